@@ -1,0 +1,49 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both build .venv from constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-full lint types format browser clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nsfwscan needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready ## build a small media store, scan it, show what was found
+	$(BIN)/python -m tests.demo_store demo/media
+	$(BIN)/nsfwscan scan demo/media --out demo/reports --max-error-rate 0.1
+	$(BIN)/nsfwscan runs demo/reports
+
+test: $(VENV)/.ready browser ## the test suite
+	$(BIN)/python -m pytest -m "not full and not gpu"
+
+test-full: $(VENV)/.ready browser ## and the long tests: a real S3 server (Ceph)
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.ready ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.ready ## let ruff write
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The pages are tested in Debian's chromium; elsewhere, or without root, those tests say that they were skipped.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	  || echo "no chromium: the browser tests will be skipped"
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache

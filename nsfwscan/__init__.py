@@ -1,0 +1,27 @@
+"""nsfwscan: scans a media store for NSFW and harmful images, and leaves a report that people can trust.
+
+    import nsfwscan
+
+    result = nsfwscan.scan(["s3://media/2026/11/"], out="s3://reports/media")
+    [verdict] = nsfwscan.classify(["photo.jpg"])
+
+Importing this imports neither ray nor torch; they come with the first call that needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "classify", "scan"]
+
+if TYPE_CHECKING:
+    from nsfwscan.api import classify, scan
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("scan", "classify"):
+        from nsfwscan import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

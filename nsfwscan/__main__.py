@@ -1,0 +1,5 @@
+"""`python -m nsfwscan`: the command line."""
+
+from nsfwscan.cli import main
+
+main()

@@ -1,0 +1,93 @@
+"""The two public functions, `nsfwscan.scan` and `nsfwscan.classify`.
+
+In: what the command line takes, as keyword arguments. Out: `ScanResult` and `Verdict`s. Errors are those of
+`nsfwscan.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nsfwscan.config import ScanConfig, merge
+from nsfwscan.models.registry import apply_preset
+from nsfwscan.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from nsfwscan.run import ScanResult
+    from nsfwscan.single import Verdict
+
+Path = str | os.PathLike[str]
+
+
+def scan(
+    sources: Path | Iterable[Path],
+    out: Path,
+    *,
+    run_id: str | None = None,
+    preset: str | None = None,
+    config: Path | None = None,
+    progress: Progress | None = None,
+    verbose: bool = False,
+    **sections: Any,
+) -> ScanResult:
+    """Scans media stores and commits a report.
+
+    Args:
+        sources: files, directories, `s3://bucket/prefix`, any fsspec URI, or manifests (`.parquet`, `.csv`, `.jsonl`).
+        out: the report store, a directory or a URI; the run lies under `runs/<run_id>/`.
+        run_id: unset: the time (UTC). An unfinished run of that id is resumed, a committed one is left alone.
+        preset: a public checkpoint with its label map and policy; see `nsfwscan scan --help`.
+        config: a YAML file with the sections of `ScanConfig`; the other arguments are laid over it.
+        progress: what is told of the scan's progress; unset: nothing.
+        verbose: show what Ray says.
+        **sections: sections of `ScanConfig`, e.g. `model={"uri": "checkpoints/vit"}`, `policy="policy.yaml"`,
+            `storage={"endpoint_url": "http://localhost:9000"}`, `report={"save_images": True}`.
+
+    Raises:
+        SetupError: the scan cannot run; the message says what to do.
+        BalanceError: the report does not account for every listed object; nothing was committed.
+    """
+    from nsfwscan.engine import run_shards
+    from nsfwscan.run import run_scan
+
+    uris = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    given = {"source": {"uris": [os.fspath(uri) for uri in uris]}, "out": os.fspath(out)}
+    settings = load_config(preset, config, merge(sections, given))
+    return run_scan(settings, run_id, partial(run_shards, verbose=verbose), progress or Silent())
+
+
+def classify(
+    images: Path | Sequence[Path], *, preset: str | None = None, config: Path | None = None, **sections: Any
+) -> list[Verdict]:
+    """Classifies images in this process, without Ray; on a GPU where there is one.
+
+    Args:
+        images: paths or URIs.
+        preset, config, **sections: as for `scan`.
+
+    Returns:
+        One `Verdict` for each image, in order; unreadable images have a status and an error instead of scores.
+
+    Raises:
+        SetupError: the model or the policy cannot be loaded.
+    """
+    from nsfwscan.single import classify_images
+
+    uris = [os.fspath(i) for i in ([images] if isinstance(images, str | os.PathLike) else images)]
+    settings = load_config(preset, config, merge(sections, {"source": {"uris": uris}, "out": ""}))
+    return classify_images(uris, settings)
+
+
+def load_config(preset: str | None, config: Path | None, sections: dict[str, Any]) -> ScanConfig:
+    """The configuration of a call: preset, then file, then what was given, each over the one before.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+        ModelError: there is no such preset.
+    """
+    return ScanConfig.load(
+        os.fspath(config) if config else None, sections, under=apply_preset(preset) if preset else {}
+    )

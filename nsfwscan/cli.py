@@ -1,0 +1,269 @@
+"""The command line: parse, call, print; no logic.
+
+Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
+--max-error-rate.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+import nsfwscan
+from nsfwscan.api import classify as classify_images
+from nsfwscan.api import load_config
+from nsfwscan.api import scan as run_scan
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import BalanceError, SetupError
+from nsfwscan.models.registry import PRESETS
+from nsfwscan.progress import choose_progress
+from nsfwscan.report.runs import runs_of
+from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict
+from nsfwscan.storage import Store
+
+Command = Callable[..., Any]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(nsfwscan.__version__, prog_name="nsfwscan")
+def main() -> None:
+    """Scans media stores for NSFW and harmful images, and leaves a report that people can trust."""
+
+
+def storage_options(command: Command) -> Command:
+    """How to reach an object store; unset options leave it to the usual AWS environment."""
+    for option in reversed(
+        (
+            click.option("--endpoint-url", metavar="URL", help="S3 endpoint, for stores that are not AWS."),
+            click.option("--region", help="S3 region."),
+            click.option("--profile", help="AWS profile."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def source_storage_options(command: Command) -> Command:
+    """What only concerns reading media."""
+    for option in reversed(
+        (
+            click.option("--anonymous", is_flag=True, default=None, help="Read a public bucket without credentials."),
+            click.option(
+                "--requester-pays", is_flag=True, default=None, help="Pay for reading a requester-pays bucket."
+            ),
+        )
+    ):
+        command = option(command)
+    return storage_options(command)
+
+
+def model_options(command: Command) -> Command:
+    """Which weights and which policy."""
+    for option in reversed(
+        (
+            click.option(
+                "--config",
+                type=click.Path(exists=True, dir_okay=False),
+                help="YAML with the sections of the configuration; options win over it.",
+            ),
+            click.option(
+                "--preset",
+                type=click.Choice(sorted(PRESETS)),
+                help="A public checkpoint with its label map and policy.",
+            ),
+            click.option(
+                "--model",
+                metavar="URI",
+                help="embedded:open-nsfw (default), a checkpoint directory, an fsspec URI or a hub id.",
+            ),
+            click.option(
+                "--label",
+                "labels",
+                multiple=True,
+                metavar="LABEL=CATEGORY",
+                help="What a checkpoint's label means; repeatable.",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                help="Precision; auto: fp16 on CUDA, bf16 on CPUs that have it, fp32 elsewhere.",
+            ),
+            click.option(
+                "--batch-size",
+                type=click.IntRange(1),
+                help="Images in a forward pass; default 8 on a CPU, 128 on a GPU.",
+            ),
+            click.option(
+                "--policy", metavar="FILE|NAME", help="Policy file, or a preset policy; default: the model's own."
+            ),
+            click.option(
+                "--max-pixels", type=click.IntRange(1), help="Do not decode larger images (default 100,000,000)."
+            ),
+            click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", required=True, metavar="STORE", help="Report store: a directory, or s3://bucket/prefix.")
+@click.option("--run-id", help="Name of the run; the same again resumes it. Default: the time (UTC).")
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Only objects whose place within the source matches; * crosses /."
+)
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Not these; repeatable, as --include.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N listed objects.")
+@click.option(
+    "--truth",
+    metavar="path|none|FILE",
+    help="Where truth comes from: class folders (default), nowhere, or a file with uri and truth.",
+)
+@model_options
+@click.option(
+    "--save-images", is_flag=True, default=None, help="Copy the images of false positives beside their table."
+)
+@click.option(
+    "--max-error-rate",
+    type=click.FloatRange(0, 1),
+    help="Exit 4 if more of the images could not be read (default 0.05).",
+)
+@source_storage_options
+@click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
+@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
+@click.option("--verbose", is_flag=True, help="Show what Ray says, and tracebacks.")
+def scan(
+    sources: tuple[str, ...],
+    out: str,
+    run_id: str | None,
+    config: str | None,
+    preset: str | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Scan SOURCES and commit a report to STORE.
+
+    A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a manifest (.parquet, .csv, .jsonl).
+    """
+    console = Console(stderr=True)
+    with _exit_codes(console, verbose):
+        result = run_scan(
+            sources,
+            out,
+            run_id=run_id,
+            preset=preset,
+            config=config,
+            progress=choose_progress(console),
+            verbose=verbose,
+            **_sections(options),
+        )
+        click.echo(describe_scan(result))
+        sys.exit(result.exit_code)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@model_options
+@source_storage_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+def classify(
+    images: tuple[str, ...], config: str | None, preset: str | None, as_json: bool, verbose: bool, **options: Any
+) -> None:
+    """Say what IMAGES (paths or URIs) show, now, without Ray."""
+    with _exit_codes(Console(stderr=True), verbose):
+        for verdict in classify_images(images, preset=preset, config=config, **_sections(options)):
+            click.echo(json.dumps(asdict(verdict)) if as_json else describe_verdict(verdict))
+
+
+@main.command()
+@click.argument("store")
+@storage_options
+def runs(store: str, **options: Any) -> None:
+    """List the runs of a report STORE and their state."""
+    with _exit_codes(Console(stderr=True), verbose=False):
+        found = runs_of(Store.at(store, StorageConfig(**_given(options))))
+        for run in found:
+            click.echo(describe_run(run))
+        if not found:
+            click.echo(f"no runs in {store}")
+
+
+@main.command()
+@click.argument("sources", nargs=-1)
+@click.option("--out", metavar="STORE", help="Report store to be checked for writing.")
+@model_options
+@source_storage_options
+@click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
+@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
+def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset: str | None, **options: Any) -> None:
+    """Check before a night what would fail in it, line by line."""
+    from nsfwscan.doctor import examine
+
+    with _exit_codes(Console(stderr=True), verbose=False):
+        given = {"source": {"uris": sources}, "out": out or ""}
+        healthy = True
+        for finding in examine(load_config(preset, config, {**_sections(options), **given})):
+            click.echo(finding)
+            healthy = healthy and not finding.is_failure
+        sys.exit(0 if healthy else 1)
+
+
+_SECTIONS = {
+    "source": ("include", "exclude", "limit", "truth"),
+    "storage": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
+    "read": ("max_bytes",),
+    "decode": ("max_pixels",),
+    "report": ("save_images", "max_error_rate"),
+    "engine": ("address", "num_cpus"),
+}
+
+
+def _sections(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as sections of the configuration."""
+    given = _given(options)
+    sections: dict[str, Any] = {s: {k: given[k] for k in keys if k in given} for s, keys in _SECTIONS.items()}
+    model = {"uri": given.get("model"), "dtype": given.get("dtype"), "batch_size": given.get("batch_size")}
+    sections["model"] = _given(model)
+    if "labels" in given:
+        sections["model"]["labels"] = dict(_pair(label) for label in given["labels"])
+    if "policy" in given:
+        sections["policy"] = given["policy"]
+    return {name: section for name, section in sections.items() if section}
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value not in (None, ())}
+
+
+def _pair(label: str) -> tuple[str, str]:
+    name, separator, category = label.rpartition("=")
+    if not separator:
+        raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param_hint="--label")
+    return name, category
+
+
+@contextmanager
+def _exit_codes(console: Console, verbose: bool) -> Iterator[None]:
+    """Turns our errors into one message and their exit code; with --verbose the traceback comes first."""
+    try:
+        yield
+    except (SetupError, BalanceError) as error:
+        if verbose:
+            console.print_exception()
+        _fail(console, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(console, "interrupted; the same command with the same --run-id goes on where it stopped", 1)
+
+
+def _fail(console: Console, message: str, code: int) -> NoReturn:
+    console.print(f"nsfwscan: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

@@ -1,0 +1,187 @@
+"""What would fail in the night, checked before it.
+
+In: the configuration of the scan to come. Out: findings, one a line, as they are made; nothing is raised and nothing is
+left behind. A check that fails says what to do; the ones after it still run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from packaging.requirements import Requirement
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.errors import RowError, SetupError
+from nsfwscan.models import registry
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.sources.listing import list_sources
+from nsfwscan.storage import Store, fetch, scheme_of
+
+_FREE_BYTES = 2 * 2**30
+"""Free space below which a warning is given: room for a model, a listing's sort and a shard's part."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    verdict: Literal["ok", "warn", "fail"]
+    subject: str
+    detail: str
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a scan could not run."""
+        return self.verdict == "fail"
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<5} {self.subject:<9} {self.detail}"
+
+
+def examine(config: ScanConfig) -> Iterator[Finding]:
+    """Runs all checks, in the order in which a scan would need them."""
+    checks: list[tuple[str, Callable[[ScanConfig], Iterator[Finding]]]] = [
+        ("versions", _versions),
+        ("machine", _machine),
+        ("space", _space),
+        ("source", _sources),
+        ("store", _store),
+        ("model", _model),
+        ("ray", _ray),
+    ]
+    for subject, check in checks:
+        try:
+            yield from check(config)
+        except (SetupError, RowError) as error:
+            yield Finding("fail", subject, str(error))
+        except Exception as error:  # noqa: BLE001  # an examination reports what it did not expect, too
+            yield Finding("fail", subject, f"{type(error).__name__}: {error}")
+
+
+def _versions(config: ScanConfig) -> Iterator[Finding]:
+    """Every dependency against the range that the package declares."""
+    wrong = []
+    for text in metadata.requires("nsfwscan") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is not installed")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
+    said = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("ray", "torch", "transformers", "pyarrow", "pillow")
+    )
+    if wrong:
+        yield Finding("fail", "versions", "; ".join(wrong) + ": pip install -c constraints.txt nsfwscan")
+    else:
+        yield Finding("ok", "versions", f"python {platform.python_version()}, {said}")
+
+
+def _machine(config: ScanConfig) -> Iterator[Finding]:
+    import torch
+
+    cpus = f"{os.cpu_count()} CPUs" + (" with bfloat16" if registry.cpu_has_bfloat16() else "")
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("ok", "machine", f"{cpus}; GPU: {names}")
+    elif shutil.which("nvidia-smi"):
+        yield Finding(
+            "warn", "machine", f"{cpus}; an NVIDIA driver is there, but this torch ({torch.__version__}) sees no GPU"
+        )
+    else:
+        yield Finding("ok", "machine", f"{cpus}; no GPU, models run on the CPU")
+
+
+def _space(config: ScanConfig) -> Iterator[Finding]:
+    places = {"temporary": tempfile.gettempdir(), "models": str(registry.cache_folder())}
+    if config.out and scheme_of(config.out) is None:
+        places["reports"] = os.path.abspath(config.out)
+    for what, wanted in places.items():
+        place = wanted
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        free = shutil.disk_usage(place).free
+        enough: Literal["ok", "warn"] = "ok" if free >= _FREE_BYTES else "warn"
+        yield Finding(enough, "space", f"{free / 2**30:.1f} GiB free for {what} ({place})")
+
+
+def _sources(config: ScanConfig) -> Iterator[Finding]:
+    """Lists a few objects of each source and reads one."""
+    if not config.source.uris:
+        yield Finding("warn", "source", "none given: name the sources of the scan to have them checked")
+    for uri in config.source.uris:
+        source = config.source.model_copy(update={"uris": (uri,), "limit": 1})
+        first = next(iter(islice(list_sources(source, config.storage), 1)), None)
+        if first is None:
+            yield Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
+            continue
+        example = first["uri"][0].as_py()
+        try:
+            found = fetch(
+                example, config.storage, max_bytes=config.read.max_bytes, timeout_s=config.read.timeout_s, attempts=2
+            )
+            yield Finding("ok", "source", f"{uri}: can be listed and read ({example}, {len(found.data):,} bytes)")
+        except RowError as error:
+            yield Finding("fail", "source", f"{uri}: can be listed, but {example} cannot be read: {error}")
+
+
+def _store(config: ScanConfig) -> Iterator[Finding]:
+    """Writes, creates, reads, lists and deletes a file of its own under staging/."""
+    if not config.out:
+        yield Finding("warn", "store", "none given: pass --out STORE to have it checked")
+        return
+    store = Store.at(config.out, config.store_options())
+    folder = f"staging/doctor-{uuid.uuid4().hex}"
+    name, content = f"{folder}/probe", b"nsfwscan doctor"
+    try:
+        store.create(name, content)
+        if store.read(name) != content or store.names(folder) != ["probe"]:
+            yield Finding("fail", "store", f"{store.uri}: what was written is not what is read")
+            return
+        yield _refuses_overwriting(store, name)
+    finally:
+        store.delete(folder)
+
+
+def _refuses_overwriting(store: Store, name: str) -> Finding:
+    try:
+        store.create(name, b"again")
+    except FileExistsError:
+        return Finding("ok", "store", f"{store.uri}: can be written, read, listed and deleted")
+    return Finding("warn", "store", f"{store.uri}: does not refuse to overwrite; let no two scans share a run id")
+
+
+def _model(config: ScanConfig) -> Iterator[Finding]:
+    """Loads the model here and scores one grey image."""
+    spec = registry.resolve(config.model, config.storage)
+    policy = load_policy(config.policy or spec.policy)
+    hardware = registry.choose_hardware(spec, config.model, threads=os.cpu_count() or 1)
+    scores = registry.load(spec, config.storage, hardware)(
+        np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8)
+    )
+    if not np.isfinite(scores).all():
+        yield Finding("fail", "model", f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")
+        return
+    labels = ", ".join(f"{label} → {category}" for label, category in zip(spec.labels, spec.categories, strict=True))
+    yield Finding("ok", "model", f"{spec.identity} on {hardware.device} in {hardware.dtype}; {labels}")
+    yield Finding("ok", "policy", f"{policy.identity}, {len(policy.rules)} rules")
+
+
+def _ray(config: ScanConfig) -> Iterator[Finding]:
+    from nsfwscan.engine import describe_cluster
+
+    yield Finding("ok", "ray", describe_cluster(config.engine))

@@ -1,0 +1,224 @@
+"""The pipeline's stages on Ray Data: actor pools, resources, one block a shard. The only importer of ray.
+
+In: a `Job` and shards. Out: a `ShardResult` for each, as they finish, in any order. An exception of ours in a worker
+comes back as itself. Ray retries lost workers and nodes; everything else stops the run (`max_errored_blocks` stays 0,
+since anything else would also swallow a full disk or a broken GPU).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from nsfwscan.config import EngineConfig
+from nsfwscan.errors import SetupError
+from nsfwscan.pipeline import CpuChain, Job, ModelChain, Stager
+from nsfwscan.report.staging import ShardResult
+from nsfwscan.sources.plan import Shard
+
+_ACTOR_CPUS = 0.9
+"""Of one core: an actor each, with a rest for Ray's own tasks (actors that hold every CPU can hang a job)."""
+_LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which actors run, and how many."""
+
+    kind: Literal["fused", "split"]
+    """`fused`: the whole pipeline in each CPU actor. `split`: CPU actors feed model actors."""
+    cpu_actors: int
+    model_actors: int = 0
+    gpus_per_model_actor: float = 1.0
+
+
+def choose_layout(resources: dict[str, float], shards: int) -> Layout:
+    """Sizes for a cluster: model actors on its GPUs where it has some, one actor a core where not."""
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    if gpus:
+        return Layout("split", max(1, min(cpus - gpus - 1, shards)), min(gpus, shards))
+    return Layout("fused", max(1, min(cpus, shards)))
+
+
+class _Fused:
+    """The whole pipeline in one actor, one thread."""
+
+    def __init__(self, job: Job) -> None:
+        self._read, self._score, self._stage = CpuChain(job), ModelChain(job, threads=1), Stager(job)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return _results([self._stage(shard, self._score(self._read(shard))) for shard in _shards(block)])
+
+
+class _Cpu:
+    """The CPU chain; the shard's name travels beside its rows."""
+
+    def __init__(self, job: Job) -> None:
+        self._read = CpuChain(job)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        (shard,) = _shards(block)
+        rows = self._read(shard)
+        for name, value in reversed(asdict(shard).items()):
+            rows = rows.add_column(0, f"shard_{name}", pa.array([value] * rows.num_rows, pa.int64()))
+        return rows
+
+
+class _Model:
+    """The model chain, on whatever device the worker has."""
+
+    def __init__(self, job: Job) -> None:
+        self._score = ModelChain(job, threads=max(1, (os.cpu_count() or 1) // 2))
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard, rest = block.select(_SHARD_COLUMNS), block.drop_columns(_SHARD_COLUMNS)
+        scored = self._score(rest)
+        for i, name in enumerate(_SHARD_COLUMNS):
+            scored = scored.add_column(i, name, shard[name])
+        return scored
+
+
+class _Stage:
+    """Writes parts; beside the model, so that a GPU does not wait for the store."""
+
+    def __init__(self, job: Job) -> None:
+        self._stage = Stager(job)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        (shard,) = _shards(
+            block.select(_SHARD_COLUMNS).slice(0, 1).rename_columns([c.removeprefix("shard_") for c in _SHARD_COLUMNS])
+        )
+        return _results([self._stage(shard, block.drop_columns(_SHARD_COLUMNS))])
+
+
+_SHARD_COLUMNS = ["shard_file", "shard_group", "shard_rows"]
+
+
+def _shards(block: pa.Table) -> list[Shard]:
+    return [Shard(row["file"], row["group"], row["rows"]) for row in block.to_pylist()]
+
+
+def _results(results: Sequence[ShardResult]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(result) for result in results])
+
+
+@contextmanager
+def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
+    """A connection to the cluster of the address or the environment, or a local Ray that ends with it.
+
+    Raises:
+        SetupError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ side writes to this terminal, too
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        options |= {
+            "num_cpus": config.num_cpus,
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+        }
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SetupError(f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_shards(
+    job: Job, shards: Sequence[Shard], *, verbose: bool = False, layout: Layout | None = None
+) -> Iterator[ShardResult]:
+    """Runs shards on Ray, in the order given as far as workers are free.
+
+    Args:
+        layout: actors and their sizes; unset: chosen from what the cluster has.
+
+    Raises:
+        SetupError: whatever stops a worker, as the worker raised it.
+    """
+    with ray_session(job.config.engine, verbose=verbose):
+        _quiet(verbose)
+        layout = layout or choose_layout(_resources(), len(shards))
+        names = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
+        try:
+            blocks: Iterator[Any] = iter(
+                _on_ray(names, job, layout).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            )
+            for block in blocks:
+                yield from (ShardResult(**row) for row in block.to_pylist())
+        except ray.exceptions.RayError as error:
+            raise _own_error(error) from error
+
+
+def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout) -> ray.data.Dataset:
+    blockwise: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "fn_constructor_args": (job,)}
+    cpu_pool: dict[str, Any] = {
+        "compute": ActorPoolStrategy(size=layout.cpu_actors),
+        "num_cpus": _ACTOR_CPUS,
+        **blockwise,
+    }
+    if layout.kind == "fused":
+        return names.map_batches(_Fused, **cpu_pool)
+    model_pool = ActorPoolStrategy(size=layout.model_actors)
+    pixels = names.map_batches(_Cpu, **cpu_pool)
+    scored = pixels.map_batches(
+        _Model, compute=model_pool, num_cpus=_ACTOR_CPUS / 9, num_gpus=layout.gpus_per_model_actor, **blockwise
+    )
+    return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=_ACTOR_CPUS / 9, **blockwise)
+
+
+def _resources() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _quiet(verbose: bool) -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.enable_operator_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    if not verbose:
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _own_error(error: BaseException) -> Exception:
+    """The exception that a worker raised, freed of what Ray wraps around it; in words where it was Ray's own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SetupError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    cause = getattr(error, "cause", None) or error
+    return SetupError(
+        f"a worker failed: {type(cause).__name__}: {str(cause).strip().splitlines()[-1]} (--verbose shows all)"
+    )
+
+
+def describe_cluster(config: EngineConfig) -> str:
+    """What a scan would run on, in words. Raises SetupError where it cannot be reached."""
+    with ray_session(config, verbose=False):
+        resources = _resources()
+        layout = choose_layout(resources, shards=1_000_000)
+        where = config.address or os.environ.get("RAY_ADDRESS") or "a local Ray"
+        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        sizes = f"{nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+        models = f", {layout.model_actors} model actors" if layout.kind == "split" else ", the model in each"
+        return f"{where}: {sizes}; would use {layout.cpu_actors} CPU actors{models}"

@@ -1,0 +1,70 @@
+"""What goes into a row against what stops a run.
+
+In: nothing. Out: the exceptions of the project. Bad data is a `RowError` and becomes values in that object's row; a
+broken set-up is a `SetupError` and stops the run at once, with a message that says what happened, to what, and what
+to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsfwscan.schema import Status
+
+
+class RowError(Exception):
+    """One object could not be read or decoded; the run goes on and the row says so.
+
+    Args:
+        status: the row's status, never `Status.OK`.
+        message: one sentence for the row's `error`.
+        values: columns that became known before the failure (a truncated JPEG still has a width).
+    """
+
+    def __init__(self, status: Status, message: str, values: Mapping[str, Any] | None = None) -> None:
+        super().__init__(status, message, values)
+        self.status = status
+        self.message = message
+        self.values = dict(values or {})
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SetupError(Exception):
+    """The run cannot start or cannot go on; nothing that was done is lost. Exit code 1."""
+
+    exit_code = 1
+
+
+class SourceError(SetupError):
+    """A source does not exist, cannot be listed, or lists nothing."""
+
+
+class StoreError(SetupError):
+    """The report store cannot be read or written."""
+
+
+class ModelError(SetupError):
+    """A checkpoint cannot be found, loaded, or trusted to mean what its labels say."""
+
+
+class PolicyError(SetupError):
+    """A policy file is malformed or does not bind to the report's columns."""
+
+
+class ConfigError(SetupError):
+    """An option or a configuration file is wrong. Exit code 2, as for any wrong usage."""
+
+    exit_code = 2
+
+
+class RunConflict(SetupError):
+    """The run id is alive elsewhere, or was begun with other settings."""
+
+
+class BalanceError(Exception):
+    """The report does not account for every listed object exactly once; it was not committed. Exit code 3."""
+
+    exit_code = 3

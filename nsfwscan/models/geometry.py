@@ -1,0 +1,192 @@
+"""How an image becomes the pixels that a checkpoint was trained on, and how the device normalises them.
+
+In: a checkpoint's preprocessor settings. Out: a `Geometry` (resize, crop; on the CPU, in Pillow, without torch) and a
+`Normalisation` (on the device). Only steps that are reproduced exactly are accepted; the torch backend checks the
+result against the checkpoint's own processor when it loads.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nsfwscan.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resize, then centre crop, to H x W x 3 uint8.
+
+    Args:
+        resize: (height, width) in pixels; or the length of the shortest edge, the aspect kept.
+        resample: a `PIL.Image.Resampling` value.
+        crop: (height, width) in pixels, from the centre; None: nothing is cut.
+        reencode_jpeg: a round trip through JPEG at Pillow's default quality, as open_nsfw's reference does.
+    """
+
+    resize: tuple[int, int] | int
+    resample: int
+    crop: tuple[int, int] | None = None
+    reencode_jpeg: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, 3) of the result."""
+        height, width = self.crop or self.resize  # type: ignore[misc]  # __post_init__ refuses an edge without a crop
+        return height, width, 3
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one image."""
+        return int(np.prod(self.shape))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.resize, int) and self.crop is None:
+            raise ModelError(
+                "the preprocessor resizes to a shortest edge and does not crop: images would differ in size"
+            )
+        edges = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if self.crop and (self.crop[0] > edges[0] or self.crop[1] > edges[1]):
+            raise ModelError(f"the preprocessor crops to {self.crop}, which is more than it resizes to, {self.resize}")
+
+    def apply(self, image: Image.Image) -> bytes:
+        """The model's pixels of an RGB image: H*W*3 bytes, row by row."""
+        image = image.resize(self._size(image.size), Image.Resampling(self.resample))
+        if self.crop:
+            height, width = self.crop
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        if self.reencode_jpeg:
+            buffer = io.BytesIO()
+            image.save(buffer, format="JPEG")
+            image = Image.open(buffer)
+        return image.tobytes()
+
+    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) to resize to; the long edge is cut off to whole pixels, as transformers does."""
+        if not isinstance(self.resize, int):
+            return self.resize[1], self.resize[0]
+        width, height = size
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """`(pixel * scale - mean) / std`, for each channel in the order R, G, B; `bgr` turns the order round at the end."""
+
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    bgr: bool = False
+
+
+# What a processor does where its file is silent (defaults of transformers 5). `edge`: a bare number as size means the
+# shortest edge, not a square.
+_HALF, _IMAGENET, _CLIP = [0.5] * 3, [0.485, 0.456, 0.406], [0.48145466, 0.4578275, 0.40821073]
+_IMAGENET_STD, _CLIP_STD = [0.229, 0.224, 0.225], [0.26862954, 0.26130258, 0.27577711]
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": _HALF, "image_std": _HALF},
+    "Siglip": {"size": {"height": 224, "width": 224}, "resample": 3, "image_mean": _HALF, "image_std": _HALF},
+    "DeiT": {
+        "size": {"height": 256, "width": 256},
+        "resample": 3,
+        "image_mean": _IMAGENET,
+        "image_std": _IMAGENET_STD,
+        "crop_size": 224,
+        "do_center_crop": True,
+    },
+    "Bit": {
+        "size": {"shortest_edge": 224},
+        "resample": 3,
+        "image_mean": _CLIP,
+        "image_std": _CLIP_STD,
+        "crop_size": 224,
+        "do_center_crop": True,
+        "edge": True,
+    },
+    "CLIP": {
+        "size": {"shortest_edge": 224},
+        "resample": 3,
+        "image_mean": _CLIP,
+        "image_std": _CLIP_STD,
+        "crop_size": 224,
+        "do_center_crop": True,
+        "edge": True,
+    },
+    "ConvNext": {
+        "size": {"shortest_edge": 384},
+        "resample": 2,
+        "image_mean": _IMAGENET,
+        "image_std": _IMAGENET_STD,
+        "crop_pct": 224 / 256,
+        "edge": True,
+    },
+}
+
+
+def family_of(settings: dict[str, Any]) -> str:
+    """`ViT`, `Bit`, `ConvNext`, … from `preprocessor_config.json`."""
+    name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "unnamed")
+    for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def read_preprocessor(settings: dict[str, Any], model: str) -> tuple[Geometry, Normalisation]:
+    """Geometry and normalisation from the content of `preprocessor_config.json`.
+
+    Raises:
+        ModelError: the processor does something that is not reproduced here, or leaves a step open.
+    """
+    family = family_of(settings)
+    merged = {**_DEFAULTS.get(family, {}), **{k: v for k, v in settings.items() if v is not None}}
+    if not merged.get("do_resize", True) or merged.get("do_pad"):
+        raise ModelError(
+            f"{model}: its {family} preprocessor does not resize, or pads; such checkpoints cannot be scanned with"
+        )
+    missing = [key for key in ("size", "resample", "image_mean", "image_std") if key not in merged]
+    if missing:
+        raise ModelError(f"{model}: its preprocessor_config.json ({family}) does not give {', '.join(missing)}")
+    resize, crop = _resize_and_crop(merged, family, model)
+    normalise = merged.get("do_normalize", True)
+    return Geometry(resize, int(merged["resample"]), crop), Normalisation(
+        scale=float(merged.get("rescale_factor", 1 / 255)) if merged.get("do_rescale", True) else 1.0,
+        mean=_three(merged["image_mean"]) if normalise else (0.0, 0.0, 0.0),
+        std=_three(merged["image_std"]) if normalise else (1.0, 1.0, 1.0),
+    )
+
+
+def _resize_and_crop(
+    merged: dict[str, Any], family: str, model: str
+) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
+    size = merged["size"]
+    if isinstance(size, int):
+        size = {"shortest_edge": size} if merged.get("edge") else {"height": size, "width": size}
+    if family == "ConvNext":
+        edge = int(size["shortest_edge"])
+        return ((edge, edge), None) if edge >= 384 else (int(edge / merged["crop_pct"]), (edge, edge))
+    if {"height", "width"} <= set(size):
+        resize: tuple[int, int] | int = (int(size["height"]), int(size["width"]))
+    elif "shortest_edge" in size and not size.get("longest_edge"):
+        resize = int(size["shortest_edge"])
+    else:
+        raise ModelError(f"{model}: its preprocessor's size {size} is not a height and width, nor a shortest edge")
+    crop = merged.get("crop_size") if merged.get("do_center_crop") else None
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    return resize, (int(crop["height"]), int(crop["width"])) if crop else None
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    numbers = [float(values)] * 3 if isinstance(values, int | float) else [float(v) for v in values]
+    if len(numbers) != 3:
+        raise ModelError(
+            f"the preprocessor's mean or std has {len(numbers)} channels; only RGB models can be scanned with"
+        )
+    return numbers[0], numbers[1], numbers[2]

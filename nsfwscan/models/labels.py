@@ -1,0 +1,65 @@
+"""Checkpoint labels to categories, by name and never by index: public checkpoints disagree on the order.
+
+In: the labels of a checkpoint. Out: a `Category` for each. An unknown label stops the run and names itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from nsfwscan.errors import ModelError
+from nsfwscan.schema import Category
+
+ALIASES: dict[str, Category] = {
+    **{str(c): c for c in Category},
+    "drawing": Category.DRAWINGS,
+    "normal": Category.NEUTRAL,
+    "safe": Category.NEUTRAL,
+    "sfw": Category.NEUTRAL,
+    "normal or safe": Category.NEUTRAL,
+    "anime picture": Category.DRAWINGS,
+    "pornography": Category.PORN,
+    "explicit": Category.PORN,
+    "sexual": Category.SEXY,
+    "enticing or sensual": Category.SEXY,
+    "unsafe": Category.NSFW,
+    "not safe": Category.NSFW,
+}
+"""Spellings seen in public checkpoints and class folders, in the form that `plain` gives them."""
+
+
+def plain(label: str) -> str:
+    """A label without case, underscores, hyphens and doubled spaces."""
+    return re.sub(r"[\s_\-]+", " ", label).strip().lower()
+
+
+def category_of(label: str, extra: Mapping[str, str] | None = None) -> Category | None:
+    """The category that a label means; None where neither `extra` nor the alias table knows it."""
+    for known, category in (extra or {}).items():
+        if plain(known) == plain(label):
+            return Category(category) if category in set(Category) else None
+    return ALIASES.get(plain(label))
+
+
+def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -> tuple[Category, ...]:
+    """One category for each label, in the checkpoint's order.
+
+    Raises:
+        ModelError: a label is unknown, two labels mean the same category, or no category is a safe one.
+    """
+    found = [category_of(label, extra) for label in labels]
+    unknown = [label for label, category in zip(labels, found, strict=True) if category is None]
+    if unknown:
+        raise ModelError(
+            f"{model}: unknown label {', '.join(map(repr, unknown))}; say what it means with "
+            f"--label '{unknown[0]}=CATEGORY' (one of {', '.join(Category)})"
+        )
+    categories = tuple(category for category in found if category is not None)
+    if len(set(categories)) < len(categories):
+        raise ModelError(
+            f"{model}: two of its labels mean the same category: {dict(zip(labels, categories, strict=True))}"
+        )
+    if Category.NEUTRAL not in categories:
+        raise ModelError(f"{model}: none of its labels means neutral: {', '.join(labels)}")
+    return categories

@@ -1,0 +1,268 @@
+"""From a model's name to its weights: embedded, a directory, any fsspec URI, or a hub id.
+
+In: a `ModelConfig`. Out: a `ModelSpec` on the driver, a loaded `Classifier` on the worker. Weights are read from a
+node-local cache, one download a node under a file lock; pickled weights are never loaded. What is missing or cannot be
+trusted is a `ModelError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+from PIL import Image
+
+from nsfwscan.config import Dtype, ModelConfig, StorageConfig
+from nsfwscan.errors import ModelError
+from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
+from nsfwscan.models.labels import categories_of
+from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
+from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.schema import Category
+from nsfwscan.storage import STORE_ERRORS, filesystem, local_path, scheme_of, setup_error
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_WANTED = re.compile(
+    r"^(config\.json|preprocessor_config\.json|processor_config\.json|model.*\.safetensors(\.index\.json)?)$"
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A public checkpoint with the label map and the policy that belong to it."""
+
+    model: str
+    policy: str
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+PRESETS: dict[str, Preset] = {
+    "open-nsfw": Preset(EMBEDDED, "open-nsfw"),
+    "five-class": Preset("LukeJacob2023/nsfw-image-detector", "five-class"),
+    "falconsai": Preset("Falconsai/nsfw_image_detection", "binary", (("normal", "neutral"), ("nsfw", "nsfw"))),
+}
+"""What `--preset` knows: the embedded open_nsfw; a five-class ViT (Apache-2.0); a binary ViT-B/16 (Apache-2.0)."""
+
+
+def apply_preset(name: str) -> dict[str, Any]:
+    """The configuration that a preset stands for, to be laid under the user's own options.
+
+    Raises:
+        ModelError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ModelError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    return {"model": {"uri": preset.model, "labels": dict(preset.labels)}, "policy": preset.policy}
+
+
+def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
+    """Finds a model and reads all but its weights' values.
+
+    Raises:
+        ModelError: it is not there, holds no safetensors, or its labels or preprocessor are not understood.
+    """
+    if config.uri.startswith("embedded:"):
+        return _embedded(config.uri)
+    folder = local_folder(config.uri, storage)
+    name = config.uri if _is_hub_id(config.uri) else Path(config.uri.rstrip("/")).name
+    settings = _json(folder / "config.json", config.uri)
+    labels = _labels(settings, config.uri)
+    geometry, normalisation = read_preprocessor(_preprocessor(folder, config.uri), config.uri)
+    categories = categories_of(labels, config.labels, config.uri)
+    policy = "binary" if Category.NSFW in categories else "five-class"
+    return ModelSpec(name, config.uri, _digest(folder), "torch", labels, categories, geometry, normalisation, policy)
+
+
+def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
+    """Loads a model on this worker.
+
+    Raises:
+        ModelError: the weights are not those that the driver saw, or do not load.
+    """
+    if spec.backend == "onnx":
+        return load_onnx(spec, hardware)
+    from nsfwscan.models.torch_backend import load_torch
+
+    folder = local_folder(spec.uri, storage)
+    if _digest(folder) != spec.digest:
+        raise ModelError(
+            f"{spec.uri}: the weights on this worker are not those that the run began with; start a new run"
+        )
+    return load_torch(spec, folder, hardware)
+
+
+def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
+    """Device, precision and batch size for this worker: fp16 on CUDA, bf16 on a CPU that has it, fp32 elsewhere."""
+    device: Literal["cuda", "cpu"] = "cpu"
+    if spec.backend == "torch":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif spec.backend == "onnx":
+        import onnxruntime
+
+        device = "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    batch_size = config.batch_size or (128 if device == "cuda" else 8)
+    return Hardware(device, _dtype(config.dtype, device, spec.backend), batch_size, threads)
+
+
+def _dtype(wanted: Dtype, device: str, backend: str) -> Literal["float32", "bfloat16", "float16"]:
+    if backend == "onnx":
+        if wanted not in ("auto", "float32"):
+            raise ModelError(f"{EMBEDDED} runs in float32 only: leave --dtype out")
+        return "float32"
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "float16"
+    return "bfloat16" if cpu_has_bfloat16() else "float32"
+
+
+@lru_cache(maxsize=1)
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AMX, or AVX512-BF16); elsewhere it is slower than float32."""
+    try:
+        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+    except OSError:
+        return False
+    return bool(flags & {"amx_bf16", "avx512_bf16"})
+
+
+def _embedded(uri: str) -> ModelSpec:
+    if uri != EMBEDDED:
+        raise ModelError(f"no embedded model {uri!r}; there is {EMBEDDED}")
+    # https://github.com/yahoo/open_nsfw: 256 x 256 bilinear, centre crop 224, a JPEG round trip, BGR minus the mean.
+    return ModelSpec(
+        name="open-nsfw",
+        uri=uri,
+        digest=hashlib.sha256(open_nsfw_path().read_bytes()).hexdigest(),
+        backend="onnx",
+        labels=("sfw", "nsfw"),
+        categories=(Category.NEUTRAL, Category.NSFW),
+        geometry=Geometry((256, 256), Image.Resampling.BILINEAR, (224, 224), reencode_jpeg=True),
+        normalisation=Normalisation(1.0, (123.0, 117.0, 104.0), (1.0, 1.0, 1.0), bgr=True),
+        policy="open-nsfw",
+    )
+
+
+def local_folder(uri: str, storage: StorageConfig) -> Path:
+    """A folder on this node with the checkpoint's files; downloaded once a node where they are elsewhere."""
+    if scheme_of(uri) is not None:
+        return _download(uri, storage)
+    path = Path(local_path(uri))
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise ModelError(
+            f"{uri}: a model is a directory with config.json, preprocessor_config.json and safetensors, not a file"
+        )
+    if _is_hub_id(uri):
+        return _from_hub(uri)
+    raise ModelError(f"{uri}: no such model directory (nor is it {EMBEDDED}, a URI or a hub id)")
+
+
+def cache_folder() -> Path:
+    """Where this node keeps downloaded models: $NSFWSCAN_CACHE, or ~/.cache/nsfwscan."""
+    return Path(os.environ.get("NSFWSCAN_CACHE") or Path.home() / ".cache" / "nsfwscan") / "models"
+
+
+def _is_hub_id(uri: str) -> bool:
+    return _HUB_ID.match(uri) is not None and not Path(uri).exists()
+
+
+def _from_hub(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=["*.json", "model*.safetensors*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{repo}: neither a directory here nor to be had from the hub ({reason}); a gated model needs HF_TOKEN"
+        ) from error
+
+
+def _download(uri: str, storage: StorageConfig) -> Path:
+    """Copies the wanted files of a remote folder; the cache's name holds their versions, so a changed model is new."""
+    uri = uri.rstrip("/")
+    fs = filesystem(uri, storage)
+    try:
+        found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
+        wanted = {name: info for name, info in found.items() if _WANTED.match(name)}
+        version = json.dumps(
+            [uri, sorted((n, i.get("size"), str(i.get("ETag") or i.get("mtime"))) for n, i in wanted.items())]
+        )
+        target = cache_folder() / hashlib.sha256(version.encode()).hexdigest()[:32]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                partial = target.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                for name, info in wanted.items():
+                    fs.get_file(info["name"], str(partial / name))
+                partial.rename(target)
+    except STORE_ERRORS as error:
+        raise ModelError(str(setup_error(error, f"cannot fetch the model {uri}"))) from error
+    return target
+
+
+def _json(path: Path, uri: str) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{uri}: no {path.name}; a model directory has config.json, preprocessor_config.json and safetensors"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{uri}: {path.name} cannot be read: {error}") from None
+    return loaded
+
+
+def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
+    names = settings.get("id2label")
+    if not names:
+        raise ModelError(f"{uri}: its config.json names no labels (id2label); a score without a name cannot be trusted")
+    if settings.get("problem_type") not in (None, "single_label_classification") or len(names) < 2:
+        raise ModelError(
+            f"{uri}: not a classifier of one label out of several "
+            f"(problem_type {settings.get('problem_type')}, {len(names)} labels)"
+        )
+    if "auto_map" in settings:
+        raise ModelError(f"{uri}: it needs code of its own (auto_map), which is never run")
+    return tuple(names[key] for key in sorted(names, key=int))
+
+
+def _preprocessor(folder: Path, uri: str) -> dict[str, Any]:
+    nested = folder / "processor_config.json"
+    if nested.exists():
+        settings = _json(nested, uri).get("image_processor")
+        if isinstance(settings, dict):
+            return settings
+    return _json(folder / "preprocessor_config.json", uri)
+
+
+@lru_cache(maxsize=8)
+def _digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if _WANTED.match(path.name))
+    if not any(path.suffix == ".safetensors" for path in files):
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        raise ModelError(
+            f"{folder}: no safetensors"
+            + (f"; {', '.join(pickled)} is pickled and never loaded: convert it" if pickled else "")
+        )
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

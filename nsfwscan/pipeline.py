@@ -1,0 +1,124 @@
+"""The page to read first: the stages that an object goes through, in order.
+
+    list ─► plan ─► [ read ► digest ► decode ] ─► [ classify ] ─► finish ─► stage ─► commit
+                      on CPU actors                on GPU actors; fused with the CPU chain where there is no GPU
+
+In: a `Job` (everything that decides a row) and a shard. Out: the shard's part in staging. The same lists run on Ray
+(`engine.py`) and inline (`run_inline`), without Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy
+from nsfwscan.report.runs import Run
+from nsfwscan.report.staging import ShardResult, stage_part
+from nsfwscan.schema import STAGED_SCHEMA, Accounted
+from nsfwscan.sources.plan import Shard, ShardReader
+from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
+from nsfwscan.stages.classify import Classify
+from nsfwscan.stages.decode import Decode
+from nsfwscan.stages.fingerprint import Digest
+from nsfwscan.stages.read import Read
+
+_CHUNK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker must know to turn a shard into rows."""
+
+    config: ScanConfig
+    spec: ModelSpec
+    policy: Policy
+    run: Run
+
+
+def cpu_stages(config: ScanConfig, spec: ModelSpec) -> list[Stage]:
+    """From a listing to pixels; exact identities before any decoding."""
+    return [
+        Read(config.read, config.storage),
+        Digest(),
+        Decode(config.decode, spec.geometry),
+    ]
+
+
+def model_stages(config: ScanConfig, spec: ModelSpec, *, threads: int) -> list[Stage]:
+    """From pixels to scores."""
+    return [
+        Classify(spec, config.model, config.storage, threads=threads),
+    ]
+
+
+def finish(table: pa.Table) -> pa.Table:
+    """Gives each row its id, its place in the balance and its time, and the columns of `STAGED_SCHEMA` in order."""
+    scored = pc.is_valid(table["nsfw_score"])
+    rows = table.num_rows
+    columns = {
+        "object_id": pa.array([hashlib.sha256(uri.encode()).hexdigest()[:32] for uri in table["uri"].to_pylist()]),
+        "accounted_as": pc.if_else(scored, str(Accounted.SCORED), str(Accounted.ERRORED)),
+        "scanned_at": pa.array([datetime.now(UTC)] * rows, STAGED_SCHEMA.field("scanned_at").type),
+    }
+    return pa.table(
+        [columns[f.name] if f.name in columns else table[f.name] for f in STAGED_SCHEMA], schema=STAGED_SCHEMA
+    )
+
+
+class CpuChain:
+    """Reads a shard's listing and runs the CPU stages; reading is one chunk ahead of decoding."""
+
+    def __init__(self, job: Job) -> None:
+        self._read_shard = ShardReader(job.run.folder)
+        self._stages = opened(cpu_stages(job.config, job.spec))
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        """The shard's rows with pixels."""
+        return run_overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES)
+
+
+class ModelChain:
+    """Runs the model stages."""
+
+    def __init__(self, job: Job, *, threads: int) -> None:
+        self._stages = opened(model_stages(job.config, job.spec, threads=threads))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The rows with scores, finished."""
+        return finish(run(self._stages, table))
+
+
+class Stager:
+    """Writes finished shards to staging."""
+
+    def __init__(self, job: Job) -> None:
+        self._staging = job.run.staging
+        self._decide = Decider(job.policy)
+
+    def __call__(self, shard: Shard, table: pa.Table) -> ShardResult:
+        """The shard's part is in staging when this returns."""
+        return stage_part(self._staging, shard, table, self._decide)
+
+
+def opened(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The stages, each with what is heavy in it built."""
+    for stage in stages:
+        stage.open()
+    return stages
+
+
+def run_inline(job: Job, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+    """The whole pipeline in this process, shard by shard, without Ray."""
+    read, score, stage = CpuChain(job), ModelChain(job, threads=os.cpu_count() or 1), Stager(job)
+    for shard in shards:
+        yield stage(shard, score(read(shard)))

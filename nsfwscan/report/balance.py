@@ -1,0 +1,75 @@
+"""Does the report account for every listed object exactly once?
+
+In: the listing's rows and the report part that was written for them, read back from the store. Out: a `Balance`. A
+part that is not what was written, or whose URIs are not exactly the listed ones, is a `BalanceError`: an object that is
+absent is never filled in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.errors import BalanceError
+from nsfwscan.schema import Accounted
+
+
+@dataclass
+class Balance:
+    """`listed = scored + matched + duplicate + filtered + carried + errored`, over the files as they lie there."""
+
+    listed: int = 0
+    repeated: int = 0
+    accounted: Counter[str] = field(default_factory=Counter)
+
+    def add(self, listing: pa.Table, part: bytes, sha256: str) -> None:
+        """Checks one written part against its range of the listing, and counts it.
+
+        Args:
+            listing: the range's rows, in the order of their URIs.
+            part: the part's bytes, as read back.
+            sha256: hex, as written.
+
+        Raises:
+            BalanceError: the part is damaged, or lacks, doubles or invents a row.
+        """
+        if hashlib.sha256(part).hexdigest() != sha256:
+            raise BalanceError(
+                f"the report part {sha256[:16]} reads back differently than it was written: the store damages files"
+            )
+        rows = pq.read_table(io.BytesIO(part), columns=["uri", "accounted_as"])
+        check_uris(listing["uri"], rows["uri"])
+        self.listed += listing.num_rows
+        self.accounted += Counter(rows["accounted_as"].to_pylist())
+
+    def settle(self) -> None:
+        """Raises BalanceError where the sum does not come out."""
+        if self.listed != sum(self.accounted[a] for a in Accounted) or set(self.accounted) - set(Accounted):
+            raise BalanceError(f"the report does not balance: {self}")
+
+    def as_dict(self) -> dict[str, int]:
+        """Every term, zero ones too."""
+        return {"listed": self.listed, **{str(a): self.accounted[a] for a in Accounted}}
+
+    def __str__(self) -> str:
+        terms = " + ".join(f"{self.accounted[a]:,} {a}" for a in Accounted)
+        again = f" ({self.repeated:,} listed again and counted once)" if self.repeated else ""
+        return f"{self.listed:,} listed = {terms}{again}"
+
+
+def check_uris(listed: pa.ChunkedArray, reported: pa.ChunkedArray) -> None:
+    """Raises BalanceError unless both hold the same URIs, each once."""
+    if listed.equals(reported):
+        return
+    expected, found = Counter(listed.to_pylist()), Counter(reported.to_pylist())
+    absent, extra = expected - found, found - expected
+    if absent or extra:
+        example = next(iter([*absent, *extra]))
+        raise BalanceError(
+            f"{absent.total()} listed objects have no row and {extra.total()} rows have no object, e.g. {example!r}"
+        )

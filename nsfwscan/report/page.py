@@ -1,0 +1,414 @@
+"""`summary.html`: the page that a person opens first, made from `run.json` alone.
+
+In: the content of `run.json`. Out: one self-contained HTML document: no scripts, no requests, no pixel of any scanned
+image. What can go wrong: a record that lacks a field is a `KeyError` or jinja2's `UndefinedError`. Names of objects are
+hostile strings: whatever the template prints goes through `visible`, which escapes markup and spells out what hides.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from nsfwscan.schema import FLAGGED, Accounted, Decision, Status
+from nsfwscan.storage import is_s3, local_path, scheme_of
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories that a browser shows as nothing, or as a change of direction."""
+
+_REMEDIES = {
+    Status.DENIED: "Check the scanner's permissions: run `nsfwscan doctor` with the same sources. Then scan again.",
+    Status.NOT_FOUND: "Vanished between listing and reading. Nothing to do, unless something deletes unasked.",
+    Status.FETCH_ERROR: "Scan again, under a new run id. If the same objects fail again, go by the messages below.",
+    Status.TIMEOUT: "Scan again, under a new run id. If the same objects fail again, raise `read.timeout_s`.",
+    Status.DECODE_ERROR: "Damaged files stay unreadable however often they are scanned. Replace or remove them.",
+    Status.TOO_LARGE: "Raise `--max-bytes` or `--max-pixels`, as the messages below say, or have a person look.",
+    Status.CRASHED: "The decoder died. Treat such files as hostile: keep them from other decoders, and report them.",
+}
+_UNREAD = {
+    Status.DENIED: "access was denied",
+    Status.NOT_FOUND: "gone since they were listed",
+    Status.FETCH_ERROR: "the read failed",
+    Status.TIMEOUT: "the read timed out",
+    Status.DECODE_ERROR: "the image data is damaged",
+    Status.TOO_LARGE: "over the size limits",
+    Status.CRASHED: "the decoder crashed",
+}
+_TRUTH_HELP = (
+    "Truth tells how often the model is wrong; it never changes a decision. Give it by one of: folders named after the "
+    "class (`…/neutral/a.jpg`), a column `truth` in the manifest, or `--truth FILE` with the columns `uri` and `truth`."
+)
+_TONES = {
+    Decision.ALLOW: "good",
+    Decision.REVIEW: "warn",
+    Decision.BLOCK: "bad",
+    Decision.ESCALATE: "bad",
+    Decision.UNDETERMINED: "none",
+}
+_LISTED_OPEN = 20
+"""Committed files that are shown without a click."""
+_ERRORS_OPEN = 10
+_LABEL_HEIGHT = 0.08
+"""Of the plot's height: a label nearer to the zero line would be written over its label."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do next: what is the matter, what to do about it, and lines of SQL if that needs some."""
+
+    tone: str
+    title: str
+    text: str
+    query: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Share:
+    """A row of a table of counts."""
+
+    name: str
+    count: int
+    share: float
+    tone: str = ""
+    named: bool = True
+    """False for the rest that has no value, e.g. the objects without a label."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bin of the histogram: from `low` to `high`, as high as `height` (0 to 1, logarithmic)."""
+
+    low: float
+    high: float
+    count: int
+    height: float
+
+
+def render_summary(record: dict[str, Any]) -> str:
+    """The content of `summary.html`.
+
+    Args:
+        record: the content of `run.json`, as `run.py` writes it.
+    """
+    summary = record["summary"]
+    return _template().render(
+        record=record,
+        summary=summary,
+        truth=summary["truth"],
+        over=record["exit_code"] == 4,
+        seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
+        laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
+        steps=list(_steps(record)),
+        balance=[(str(a), record["balance"][a]) for a in Accounted],
+        settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
+        counts=_tables(summary),
+        bars=_bars(summary["nsfw_score_histogram"]),
+        ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
+        errors_open=_ERRORS_OPEN,
+        files_open=_LISTED_OPEN,
+    )
+
+
+def visible(value: object) -> object:
+    """Any text as HTML in which nothing is hidden: markup escaped, control and direction characters spelled out.
+
+    What is marked as HTML already, and what is no text, is left alone; None becomes a dash.
+    """
+    if value is None:
+        return "–"
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    if value.isascii() and value.isprintable():
+        return escape(value)
+    return Markup("<bdi>{}</bdi>").format(Markup("").join(_shown(c) for c in value))
+
+
+def _shown(character: str) -> Markup:
+    if unicodedata.category(character) not in _HIDDEN:
+        return escape(character)
+    name = unicodedata.name(character, "control character")
+    return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
+        ord(character), name, _spelled(character)
+    )
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def plain(text: str) -> Markup:
+    """Text for an attribute: hidden characters spelled out, escaped, without any element."""
+    return escape("".join(_spelled(c) if unicodedata.category(c) in _HIDDEN else c for c in text))
+
+
+def code_spans(text: str) -> Markup:
+    """Our own sentences, with what stands between backquotes as `<code>`."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(visible(p)) if i % 2 else escape(p) for i, p in enumerate(parts)
+    )
+
+
+def percent(share: float | None) -> str:
+    """`12.5%`; a share that is not nothing, or not all, never reads as if it were."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{share:.1%}" if share not in (0, 1) else f"{share:.0%}"
+
+
+def size(count: int | None) -> str:
+    """Bytes for a person: `1.4 GiB`."""
+    if count is None:
+        return "–"
+    amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while amount >= 1023.95 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{amount:,.0f} B" if units[0] == "B" else f"{amount:,.1f} {units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `4 min 09 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{min(seconds, 59):.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def moment(text: str) -> str:
+    """`22 November 2026, 03:10:12 UTC` from ISO 8601; what is not ISO 8601 stays as it is."""
+    try:
+        at = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return text
+    return f"{at.day} {at:%B %Y, %H:%M:%S} UTC"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 object`, `1,204 objects`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def middle(text: str, longest: int = 160) -> str:
+    """A text without its middle, where it is longer than that: names differ at their ends."""
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]} … {text[-longest // 3 :]}"
+
+
+def short_name(file: dict[str, Any]) -> str:
+    """A committed file's path with the digest in its name shortened."""
+    sha256 = file["sha256"]
+    return str(file["path"]).replace(sha256, f"{sha256[:8]}…{sha256[-8:]}")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "n": "{:,}".format,
+        "percent": percent,
+        "size": size,
+        "duration": duration,
+        "moment": moment,
+        "plural": plural,
+        "plain": plain,
+        "code_spans": code_spans,
+        "middle": middle,
+        "short_name": short_name,
+        "address": partial(quote, errors="surrogatepass"),
+    }
+    return environment.get_template("summary.html")
+
+
+def _steps(record: dict[str, Any]) -> Iterator[Step]:
+    """What to do next, the most pressing first."""
+    summary = record["summary"]
+    if not summary["rows"]:
+        yield Step(
+            "warn",
+            "Nothing was scanned",
+            "Check that the sources, and what they include and exclude, are what you meant.",
+        )
+        return
+    if record["exit_code"] == 4:
+        text = (
+            "The report is complete and can be used, but too much is missing from it to call the store scanned. "
+            "Settle the errors below, then scan again under a new run id."
+        )
+        yield Step("bad", "Too many images could not be read", text)
+    yield from _flagged_step(record)
+    for status, count in summary["status"].items():
+        if status in _REMEDIES:
+            title = f"{plural(count, 'object')}, {_UNREAD[Status(status)]} ({status})"
+            yield Step("info" if status == Status.NOT_FOUND else "warn", title, _REMEDIES[Status(status)])
+    yield from _truth_steps(record)
+
+
+def _flagged_step(record: dict[str, Any]) -> Iterator[Step]:
+    summary, decisions = record["summary"], record["summary"]["decision"]
+    if not summary["flagged"]:
+        return
+    found = [d for d in (Decision.ESCALATE, Decision.BLOCK, Decision.REVIEW) if decisions.get(d)]
+    split = ", ".join(f"{decisions[d]:,} {d}" for d in found)
+    wanted = ", ".join(f"'{d}'" for d in found)
+    query = _query(
+        record,
+        "report/",
+        "severity, decision, queue, nsfw_score, label, uri",
+        f"decision IN ({wanted})",
+        "severity DESC, nsfw_score DESC",
+    )
+    title = f"{plural(summary['flagged'], 'object')} flagged: {split}"
+    queues = " and ".join(f"`{name}`" for name in _flagged_queues(record))
+    text = f"Look at the review queue{f' ({queues})' if queues else ''}, the gravest first. In DuckDB:"
+    yield Step("bad" if set(found) - {Decision.REVIEW} else "warn", title, text, query)
+
+
+def _flagged_queues(record: dict[str, Any]) -> list[str]:
+    """The queues that flagged objects went to, by the policy's rules."""
+    policy, occurred = record["policy"], record["summary"]["rule"]
+    outcomes = [
+        *(r for r in policy["rules"] if occurred.get(r["name"])),
+        *([policy["otherwise"]] if occurred.get("otherwise") else []),
+    ]
+    return list(
+        dict.fromkeys(o["queue"].replace("`", "'") for o in outcomes if o["queue"] and o["decision"] in FLAGGED)
+    )
+
+
+def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
+    truth, config = record["summary"]["truth"], record["config"]
+    confirmed, suspected = truth["false_positives"], truth["suspected"]
+    if confirmed or suspected:
+        title = (
+            f"{plural(confirmed, 'false positive')} confirmed by truth"
+            if confirmed
+            else "No false positive is confirmed"
+        )
+        if confirmed:
+            title += f": {percent(truth['false_positive_rate'])} of {plural(truth['neutral'], 'neutral image')}"
+        if suspected:
+            title += f"; {suspected:,} suspected"
+        copies = (
+            "copies of the images in `false_positives/images/`"
+            if config["report"]["save_images"]
+            else "`--save-images` copies the images beside them"
+        )
+        query = _query(record, "false_positives/", "kind, label, confidence, reason, uri", "", "kind, confidence DESC")
+        yield Step("info", title, f"They lie in `false_positives/`; {copies}. In DuckDB:", query)
+    if not truth["by_category"]:
+        off = "It was switched off for this run (`--truth none`). " if config["source"]["truth"] == "none" else ""
+        yield Step("info", "No truth is known, so no false positive rate", off + _TRUTH_HELP)
+
+
+def _query(record: dict[str, Any], folder: str, columns: str, where: str, order: str) -> tuple[str, ...]:
+    """A DuckDB query over one folder's committed files, as `run.json` names them; none where there are none."""
+    out = record["config"]["out"]
+    here = f"{(out if scheme_of(out) else local_path(out)).rstrip('/')}/runs/{record['run_id']}"
+    paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
+    if not paths:
+        return ()
+    lines = _secret(record["config"]) if is_s3(out) else []
+    if scheme_of(out) is None and not local_path(out).startswith("/"):
+        lines.append("-- in the folder that the scan was started in")
+    source = _quoted(f"{here}/{paths[0]}")
+    if len(paths) > 1:
+        columns_read = "columns = {files: 'STRUCT(path VARCHAR)[]'}"
+        lines += [
+            "SET VARIABLE parts = (",
+            f"  SELECT list({_quoted(here + '/')} || path)",
+            "  FROM (SELECT unnest(files, recursive := true)",
+            f"        FROM read_json({_quoted(here + '/run.json')}, {columns_read}))",
+            f"  WHERE path LIKE '{folder}%'",
+            ");",
+        ]
+        source = "getvariable('parts')"
+    lines += [
+        f"SELECT {columns}",
+        f"FROM read_parquet({source})",
+        *([f"WHERE {where}"] if where else []),
+        f"ORDER BY {order};",
+    ]
+    return tuple(lines)
+
+
+def _secret(config: dict[str, Any]) -> list[str]:
+    storage = config["out_storage"] or config["storage"]
+    options = ["TYPE s3", "PROVIDER credential_chain"]
+    if storage["region"]:
+        options.append(f"REGION {_quoted(storage['region'])}")
+    if storage["endpoint_url"]:
+        scheme, _, host = storage["endpoint_url"].rpartition("://")
+        options += [
+            f"ENDPOINT {_quoted(host.rstrip('/'))}",
+            "URL_STYLE 'path'",
+            f"USE_SSL {str(scheme != 'http').lower()}",
+        ]
+    return [f"CREATE SECRET ({', '.join(options)});"]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _tables(summary: dict[str, Any]) -> list[tuple[str, list[Share]]]:
+    """The tables of counts: a title, and rows whose shares are of all objects."""
+    rest = {"decision": "", "label": "not scored", "status": "", "rule": "", "queue": "no queue", "format": "not known"}
+    return [(name, _shares(summary[name], summary["rows"], name, unnamed)) for name, unnamed in rest.items()]
+
+
+def _shares(counts: dict[str, int], rows: int, kind: str, unnamed: str) -> list[Share]:
+    tones = {str(d): tone for d, tone in _TONES.items()} if kind == "decision" else {}
+    found = [Share(name, n, n / rows, tones.get(name, "")) for name, n in counts.items()] if rows else []
+    left = rows - sum(counts.values())
+    return [*found, Share(unnamed, left, left / rows, named=False)] if unnamed and left > 0 else found
+
+
+def _bars(histogram: list[int]) -> list[Bar]:
+    """Heights go by the logarithm of 1 + count, so that one object among a million still shows."""
+    top = math.log1p(_ceiling(max(histogram, default=0)))
+    width = 1 / max(len(histogram), 1)
+    return [Bar(i * width, (i + 1) * width, n, math.log1p(n) / top) for i, n in enumerate(histogram)]
+
+
+def _ticks(highest: int) -> list[tuple[str, float]]:
+    """Labels of the count axis with their heights (0 to 1): zero, and powers of ten, at most six of them."""
+    ceiling = _ceiling(highest)
+    powers = range(int(math.log10(ceiling)) + 1)
+    counts = [0, *(10**p for p in powers if (powers[-1] - p) % math.ceil(len(powers) / 5) == 0)]
+    heights = {n: math.log1p(n) / math.log1p(ceiling) for n in counts}
+    return [(_compact(n), height) for n, height in heights.items() if n == 0 or height > _LABEL_HEIGHT]
+
+
+def _ceiling(highest: int) -> int:
+    """The top of the count axis: 1, 2 or 5 times a power of ten."""
+    power: int = 10 ** int(math.log10(max(highest, 10)))
+    return next(power * step for step in (1, 2, 5, 10) if power * step >= highest)
+
+
+def _compact(count: int) -> str:
+    for factor, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= factor:
+            return f"{count // factor}{suffix}"
+    return str(count)

@@ -1,0 +1,133 @@
+"""The few lines that a person reads when a command is done.
+
+In: a scan's result, a verdict, a run. Out: text. Names come from strangers: control characters are shown, not sent to
+the terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nsfwscan.report.runs import Run
+from nsfwscan.storage import is_s3
+
+if TYPE_CHECKING:
+    from nsfwscan.run import ScanResult
+    from nsfwscan.single import Verdict
+
+_LISTED_FILES = 8
+_BAR = 30
+
+
+def printable(text: str) -> str:
+    """The text with everything a terminal would act on, or that hides its order, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def describe_scan(result: ScanResult) -> str:
+    """What was found, where the report lies, how to open it, what to do next."""
+    record = result.record
+    summary = record["summary"]
+    head = "already committed" if result.already_committed else "committed"
+    lines = [
+        f"{head}: run {result.run_id}" + (f" — {record['reason']}" if record["reason"] else ""),
+        "",
+        f"  {_balance(record)}",
+        f"  decisions  {_counts(summary['decision'])}",
+        f"  labels     {_counts(summary['label'])}",
+        f"  status     {_counts(summary['status'])}",
+        *_truth(summary["truth"]),
+        *_errors(summary["errors"]),
+        "",
+        f"  {_speed(record)}",
+        f"  report   {result.uri}",
+        f"  summary  {result.uri}/summary.html",
+        "",
+        "Open it in DuckDB:" + (" (S3: INSTALL httpfs; LOAD httpfs; first)" if is_s3(result.uri) else ""),
+        "",
+        f"  {select_statement(result)}",
+    ]
+    return "\n".join(lines)
+
+
+def select_statement(result: ScanResult) -> str:
+    """One SELECT over exactly the committed files; by way of run.json where they are many."""
+    query = "SELECT decision, rule, count(*) AS objects FROM read_parquet({files}) GROUP BY ALL ORDER BY objects DESC;"
+    if len(result.report_files) <= _LISTED_FILES:
+        return query.format(files="[" + ", ".join(_quoted(uri) for uri in result.report_files) + "]")
+    folder, run = _quoted(result.uri + "/"), _quoted(result.uri + "/run.json")
+    paths = f"[{folder} || f.path FOR f IN files IF starts_with(f.path, 'report/')]"
+    return f"SET VARIABLE files = (SELECT {paths} FROM read_json({run}));\n  " + query.format(
+        files="getvariable('files')"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _balance(record: dict[str, Any]) -> str:
+    balance = record["balance"]
+    terms = " + ".join(f"{count:,} {name}" for name, count in balance.items() if name != "listed")
+    again = record["plan"]["repeated"]
+    return f"{balance['listed']:,} listed = {terms}" + (f"  ({again:,} listed again, counted once)" if again else "")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _truth(truth: dict[str, Any]) -> list[str]:
+    suspected = f"; {truth['suspected']:,} suspected, in false_positives/" if truth["suspected"] else ""
+    if truth["false_positive_rate"] is None:
+        return [
+            "  truth      none given: to measure false positives, use class folders (…/neutral/…) or --truth FILE"
+            + suspected
+        ]
+    found = f"{truth['false_positives']:,} of {truth['neutral']:,} neutral images ({truth['false_positive_rate']:.1%})"
+    return [f"  false positives  {found} carry an NSFW label{suspected}"]
+
+
+def _errors(errors: list[dict[str, Any]]) -> list[str]:
+    if not errors:
+        return []
+    lines = [
+        f"    {e['count']:>6,}  {e['status']}: {printable(e['message'])}  e.g. {printable(e['example'])[-80:]}"
+        for e in errors[:6]
+    ]
+    more = [f"    … and {len(errors) - 6} more kinds, in summary.html"] if len(errors) > 6 else []
+    return ["", "  not scored:", *lines, *more]
+
+
+def _speed(record: dict[str, Any]) -> str:
+    seconds = sum(value for name, value in record["timings"].items() if name.endswith("_s"))
+    rate = f"; scanning {record['images_per_s']:,.1f}/s" if record["images_per_s"] else ""
+    return f"{record['plan']['distinct']:,} objects in {seconds:.1f} s{rate}"
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """The ranked distribution of one image, as bars."""
+    name = printable(verdict.uri)
+    if not verdict.scores:
+        return f"{name}\n  {verdict.status}: {printable(verdict.error or 'no score')}"
+    call = f"{verdict.decision} ({verdict.rule})" + (", borderline: a person should look" if verdict.borderline else "")
+    bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in verdict.scores]
+    return "\n".join([name, *bars, f"  nsfw_score {verdict.nsfw_score:.3f} → {call}"])
+
+
+def describe_run(run: Run) -> str:
+    """One line: id, state, and what it found if it was committed."""
+    state = run.state()
+    if state == "committed":
+        record = run.record()
+        summary = record["summary"]
+        counts = (
+            f"{summary['rows']:>12,} objects  {summary['flagged']:>8,} flagged  {summary['unreadable']:>8,} unreadable"
+        )
+        return f"{run.run_id}  {state:<10} {record['committed_at']}  {counts}  {record['model']['identity']}"
+    hint = {
+        "failed": "did not balance; see failure.json, then run the same command again",
+        "unfinished": f"resume it: the same command with --run-id {run.run_id}",
+        "running": "alive",
+    }[state]
+    return f"{run.run_id}  {state:<10} {hint}"

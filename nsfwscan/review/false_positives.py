@@ -1,0 +1,92 @@
+"""False positives: safe images that were called NSFW, and those that are only suspected to be.
+
+In: decided report rows. Out: a table of `FALSE_POSITIVE_SCHEMA`, most confident first; copies of the images on request.
+`confirmed`: truth is neutral and the label an NSFW category. `suspected`: no truth is known, and the row contradicts
+itself: it was flagged although its label is a safe one. Suspected rows are marked as such, never counted as confirmed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, REPORT_SCHEMA, Category, score_column
+
+_SAFE_LABELS = sorted(set(Category) - NSFW_CATEGORIES)
+_KEPT = (
+    "uri",
+    "object_id",
+    "sha256",
+    "truth",
+    "label",
+    "confidence",
+    "nsfw_score",
+    "decision",
+    "rule",
+    "model",
+    "format",
+    "width",
+    "height",
+)
+
+FALSE_POSITIVE_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string(), metadata={"doc": "`confirmed` by truth, or only `suspected`"}),
+        pa.field("reason", pa.string(), metadata={"doc": "why the row is here, for a person"}),
+        *(REPORT_SCHEMA.field(name) for name in _KEPT),
+        pa.field(
+            "ranked",
+            pa.list_(pa.struct([("category", pa.string()), ("score", pa.float32())])),
+            metadata={"doc": "all categories of the model, most probable first"},
+        ),
+        pa.field("image", pa.string(), metadata={"doc": "the copy beside this file, with --save-images"}),
+    ]
+)
+
+
+def is_false_positive(table: pa.Table) -> pa.Array:
+    """The `false_positive` column: true, false, or null where truth or label is unknown."""
+    nsfw = pc.is_in(table["label"], pa.array(sorted(NSFW_CATEGORIES)))
+    wrong = pc.and_(pc.equal(table["truth"], str(Category.NEUTRAL)), nsfw)
+    known = pc.and_(pc.is_valid(table["truth"]), pc.is_valid(table["label"]))
+    result = pc.if_else(known, wrong, pa.scalar(None, pa.bool_()))
+    return result.combine_chunks() if isinstance(result, pa.ChunkedArray) else result
+
+
+def select_false_positives(report: pa.Table) -> pa.Table:
+    """The false positives among report rows, as `FALSE_POSITIVE_SCHEMA` without images, most confident first."""
+    confirmed = pc.fill_null(report["false_positive"], False)
+    flagged = pc.is_in(report["decision"], pa.array(sorted(FLAGGED)))
+    contradicts = pc.and_(flagged, pc.is_in(report["label"], pa.array(_SAFE_LABELS)))
+    suspected = pc.and_(pc.is_null(report["truth"]), contradicts)
+    rows = report.append_column("confirmed", confirmed).filter(pc.or_(confirmed, suspected))
+    rows = rows.sort_by([("confirmed", "descending"), ("confidence", "descending"), ("uri", "ascending")])
+    columns = {
+        "kind": pa.array(["confirmed" if c else "suspected" for c in rows["confirmed"].to_pylist()], pa.string()),
+        "reason": pa.array(
+            [_reason(row) for row in rows.select(["confirmed", "label", "decision"]).to_pylist()], pa.string()
+        ),
+        "ranked": pa.array(_ranked(rows), FALSE_POSITIVE_SCHEMA.field("ranked").type),
+        "image": pa.nulls(rows.num_rows, pa.string()),
+    }
+    fields = FALSE_POSITIVE_SCHEMA
+    return pa.table([columns.get(f.name, rows[f.name] if f.name in _KEPT else None) for f in fields], schema=fields)
+
+
+def _reason(row: dict[str, str]) -> str:
+    if row["confirmed"]:
+        return f"truth is neutral, the label {row['label']}"
+    return f"decided {row['decision']} although the label is {row['label']}; no truth is known"
+
+
+def _ranked(rows: pa.Table) -> list[list[dict[str, Any]]]:
+    names = {score_column(c): str(c) for c in Category}
+    return [
+        sorted(
+            ({"category": names[k], "score": v} for k, v in row.items() if v is not None),
+            key=lambda entry: -entry["score"],
+        )
+        for row in rows.select(list(names)).to_pylist()
+    ]

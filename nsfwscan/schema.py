@@ -1,0 +1,171 @@
+"""The columns of the report, and the words that stand in them. This module imports nothing of ours.
+
+Every field carries its own documentation (`doc` in the field's metadata), so the meaning travels inside the Parquet;
+the table in README.md is checked against it. Changes are additive only: a column is never renamed, retyped or removed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+
+class Status(StrEnum):
+    """What became of reading and decoding one object."""
+
+    OK = "ok"
+    NOT_FOUND = "not_found"
+    DENIED = "denied"
+    FETCH_ERROR = "fetch_error"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    DECODE_ERROR = "decode_error"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+
+
+class Accounted(StrEnum):
+    """Where an object stands in the balance; exactly one for each."""
+
+    SCORED = "scored"
+    MATCHED = "matched"
+    DUPLICATE = "duplicate"
+    FILTERED = "filtered"
+    CARRIED = "carried"
+    ERRORED = "errored"
+
+
+class Decision(StrEnum):
+    """What the policy says should happen to an object."""
+
+    ALLOW = "allow"
+    REVIEW = "review"
+    BLOCK = "block"
+    ESCALATE = "escalate"
+    UNDETERMINED = "undetermined"
+
+
+FLAGGED = frozenset({Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE})
+
+
+class Shield(StrEnum):
+    """How an image is covered before a person sees it."""
+
+    NONE = "none"
+    BLUR = "blur"
+    GRAYSCALE = "grayscale"
+    HIDDEN = "hidden"
+
+
+class Category(StrEnum):
+    """What a model can call an image: the five classes of the training data, and `nsfw` of binary models."""
+
+    DRAWINGS = "drawings"
+    HENTAI = "hentai"
+    NEUTRAL = "neutral"
+    PORN = "porn"
+    SEXY = "sexy"
+    NSFW = "nsfw"
+
+
+NSFW_CATEGORIES = frozenset({Category.HENTAI, Category.PORN, Category.SEXY, Category.NSFW})
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+def score_column(category: Category) -> str:
+    """The report column that holds one category's probability, e.g. `score_neutral`."""
+    return f"score_{category}"
+
+
+def _column(name: str, kind: pa.DataType, doc: str, *, nullable: bool = True) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
+
+
+OBJECT_COLUMNS = [
+    _column("uri", pa.string(), "where the object is: a path, `s3://…`, or any fsspec URI", nullable=False),
+    _column("size", pa.int64(), "bytes, as read; as listed where it was not read"),
+    _column("etag", pa.string(), "the store's version tag, as returned by the read"),
+    _column("modified_at", TIMESTAMP, "last modification, as listed"),
+    _column("object_id", pa.string(), "first 32 hex digits of the URI's SHA-256: a safe name for the object"),
+]
+CONTENT_COLUMNS = [
+    _column("sha256", pa.string(), "SHA-256 of the bytes, hex"),
+    _column("format", pa.string(), "by content, never by name: `JPEG`, `PNG`, `HEIF`, …"),
+    _column("width", pa.int32(), "pixels, as displayed (after EXIF orientation)"),
+    _column("height", pa.int32(), "pixels, as displayed (after EXIF orientation)"),
+    _column("frames", pa.int32(), "frames or pages in the file; the first is the one that was scored"),
+    _column("camera", pa.string(), "EXIF make and model"),
+    _column("software", pa.string(), "EXIF software tag"),
+]
+OUTCOME_COLUMNS = [
+    _column(
+        "status", pa.string(), "`ok`, or why there are no pixels: " + ", ".join(f"`{s}`" for s in Status if s != "ok")
+    ),
+    _column("error", pa.string(), "what happened, for a person; null when `ok`"),
+    _column(
+        "accounted_as", pa.string(), "the object's place in the balance: " + ", ".join(f"`{a}`" for a in Accounted)
+    ),
+]
+MODEL_COLUMNS = [
+    _column("model", pa.string(), "`name@digest` of the weights that scored the object"),
+    _column("label", pa.string(), "the category with the highest probability"),
+    _column("confidence", pa.float32(), "that category's probability, 0 to 1"),
+    _column("nsfw_score", pa.float32(), "sum over the NSFW categories, 0 to 1; what the policy goes by"),
+    *(
+        _column(score_column(c), pa.float32(), f"probability of `{c}`; null where the model has no such class")
+        for c in Category
+    ),
+]
+DECISION_COLUMNS = [
+    _column("decision", pa.string(), ", ".join(f"`{d}`" for d in Decision)),
+    _column("rule", pa.string(), "the policy rule that decided"),
+    _column("queue", pa.string(), "the review queue that the rule names"),
+    _column("shield", pa.string(), "how to cover the image for a reviewer: " + ", ".join(f"`{s}`" for s in Shield)),
+    _column("severity", pa.int32(), "0 (harmless) to 4 (worst), from the rule"),
+    _column("decided_by", pa.string(), "`policy`, or `guard` where a row without a score was kept from `allow`"),
+    _column("policy", pa.string(), "`name@digest` of the policy"),
+]
+AUDIT_COLUMNS = [
+    _column("truth", pa.string(), "the category that a person gave, where known"),
+    _column(
+        "false_positive", pa.bool_(), "truth is neutral and the label an NSFW category; null without truth or label"
+    ),
+    _column("run_id", pa.string(), "the run that wrote the row"),
+    _column("scanned_at", TIMESTAMP, "when the object was read"),
+]
+
+LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0]])
+"""What listing knows of an object: `uri, size, etag, modified_at, truth`."""
+
+BYTES = pa.field("bytes", pa.large_binary())
+"""Encoded bytes, between `read` and `decode`; never leaves the actor."""
+
+STAGED_SCHEMA = pa.schema(
+    [*OBJECT_COLUMNS, *CONTENT_COLUMNS, *OUTCOME_COLUMNS, *MODEL_COLUMNS, AUDIT_COLUMNS[0], AUDIT_COLUMNS[-1]]
+)
+"""A finished shard before anything was decided."""
+
+GROUPS: dict[str, list[pa.Field]] = {
+    "object": OBJECT_COLUMNS,
+    "content": CONTENT_COLUMNS,
+    "outcome": OUTCOME_COLUMNS,
+    "model": MODEL_COLUMNS,
+    "decision": DECISION_COLUMNS,
+    "audit": AUDIT_COLUMNS,
+}
+
+REPORT_SCHEMA = pa.schema(
+    [field for fields in GROUPS.values() for field in fields],
+    metadata={"nsfwscan.schema_version": SCHEMA_VERSION},
+)
+"""One row for every listed object."""
+
+
+def column_doc(field: pa.Field) -> str:
+    """The sentence that documents a report column."""
+    doc: bytes = (field.metadata or {}).get(b"doc", b"")
+    return doc.decode()

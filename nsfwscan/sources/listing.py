@@ -1,0 +1,196 @@
+"""What is there to scan: local paths, S3 prefixes, any fsspec URI, manifests.
+
+In: a `SourceConfig`. Out: Arrow tables of `LISTING_SCHEMA`, a few thousand rows at a time, so that a listing never
+lives in memory. Objects are taken whatever their name: no extension, hidden and `_`-names too. A source that does not
+exist or cannot be listed in full is a `SourceError`: a report must not pass over what it could not see.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from nsfwscan.config import SourceConfig, StorageConfig
+from nsfwscan.errors import SourceError
+from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.sources.manifests import is_manifest, read_manifest
+from nsfwscan.sources.truth import truth_from_path
+from nsfwscan.storage import (
+    STORE_ERRORS,
+    call_s3,
+    error_code,
+    etag_of,
+    filesystem,
+    is_s3,
+    local_path,
+    local_uri,
+    scheme_of,
+    setup_error,
+    split_s3,
+)
+
+_BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object as its store lists it; `name` is its place within the source, for globs."""
+
+    uri: str
+    name: str
+    size: int | None = None
+    etag: str | None = None
+    modified_at: datetime | None = None
+    truth: str | None = None
+
+
+def list_sources(source: SourceConfig, storage: StorageConfig, *, store: str | None = None) -> Iterator[pa.Table]:
+    """All objects of all sources, filtered, with the truth that path or manifest gives; in the order listed.
+
+    Args:
+        store: the report store's URI; its own files are no media, should it lie within a source.
+
+    Raises:
+        SourceError: a source does not exist, is malformed, or cannot be listed in full.
+    """
+    objects: Iterator[Listed] = (o for uri in source.uris for o in _list(uri, storage) if _wanted(o.name, source))
+    if store is not None:
+        objects = (o for o in objects if not o.uri.startswith(store + "/"))
+    if source.limit is not None:
+        objects = islice(objects, source.limit)
+    while batch := list(islice(objects, _BATCH_ROWS)):
+        yield _table(batch, by_path=source.truth == "path")
+
+
+def _list(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+    try:
+        if scheme_of(uri) is None:
+            yield from _list_local(os.path.abspath(local_path(uri)), storage)
+        elif is_manifest(uri):
+            yield from _list_manifest(uri, storage)
+        elif is_s3(uri):
+            yield from _list_s3(uri, storage)
+        else:
+            yield from _list_fsspec(uri, storage)
+    except STORE_ERRORS as error:
+        if error_code(error) in ("NoSuchBucket", "404"):
+            raise SourceError(f"{uri}: the bucket does not exist") from error
+        raise SourceError(str(setup_error(error, f"cannot list {uri}"))) from error
+
+
+def _list_local(path: str, storage: StorageConfig) -> Iterator[Listed]:
+    if not os.path.lexists(path):
+        raise SourceError(f"{path}: no such file or directory")
+    if os.path.isdir(path):
+        yield from _walk(path, path, frozenset())
+    elif is_manifest(path):
+        yield from _list_manifest(path, storage)
+    else:
+        yield _local_object(path, os.path.basename(path))
+
+
+def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator[Listed]:
+    """Depth first, by name. Linked folders are entered, but never one that we are in already."""
+    info = os.stat(folder)
+    here = (info.st_dev, info.st_ino)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from _walk(entry.path, root, above | {here})
+        elif entry.is_file() or entry.is_symlink():  # a broken link is listed, and ends as a `not_found` row
+            yield _local_object(entry.path, os.path.relpath(entry.path, root))
+
+
+def _local_object(path: str, name: str) -> Listed:
+    uri = local_uri(path)
+    name = name if uri == path else uri
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        return Listed(uri, name)
+    if not stat.S_ISREG(info.st_mode):
+        return Listed(uri, name)
+    return Listed(uri, name, info.st_size, None, datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC))
+
+
+def _list_s3(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+    """A prefix, as S3 understands prefixes; or the one object, where the key is exactly that."""
+    bucket, prefix = split_s3(uri)
+    folder = prefix[: prefix.rfind("/") + 1]
+    token: dict[str, str] = {}
+    while True:
+        page = call_s3(storage, uri, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
+        contents: list[dict[str, Any]] = page.get("Contents", [])
+        if contents and not token and contents[0]["Key"] == prefix and not prefix.endswith("/"):
+            contents, page = contents[:1], {}
+        for item in contents:
+            key = item["Key"]
+            yield Listed(
+                f"s3://{bucket}/{key}", key.removeprefix(folder), item["Size"], etag_of(item), item["LastModified"]
+            )
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+    fs = filesystem(uri, storage)
+    if not fs.exists(uri):
+        raise SourceError(f"{uri}: no such file or directory")
+    root = fs._strip_protocol(uri)
+    if fs.isfile(uri):
+        yield _fsspec_object(fs, root, os.path.basename(root), fs.info(uri))
+        return
+    for _, _, files in fs.walk(uri, detail=True, on_error="raise"):
+        for _, info in sorted(files.items()):
+            path = str(info["name"])
+            yield _fsspec_object(fs, path, path.removeprefix(root).lstrip("/"), info)
+
+
+def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any]) -> Listed:
+    modified = next(
+        (info[key] for key in ("LastModified", "last_modified", "updated", "mtime", "created") if info.get(key)), None
+    )
+    if isinstance(modified, int | float):
+        modified = datetime.fromtimestamp(modified, UTC)
+    elif isinstance(modified, str):
+        modified = datetime.fromisoformat(modified)
+    return Listed(fs.unstrip_protocol(path), name, info.get("size"), etag_of(info), modified)
+
+
+def _list_manifest(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+    for row in read_manifest(uri, storage):
+        yield Listed(row["uri"], row["uri"], row.get("size"), row.get("etag"), row.get("modified_at"), row.get("truth"))
+
+
+def _wanted(name: str, source: SourceConfig) -> bool:
+    if source.include and not _matches(name, source.include):
+        return False
+    return not _matches(name, source.exclude)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Shell globs over the object's place within the source; `*` crosses `/`, so `*.jpg` matches at any depth."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _table(batch: list[Listed], *, by_path: bool) -> pa.Table:
+    columns = [
+        [o.uri for o in batch],
+        [o.size for o in batch],
+        [o.etag for o in batch],
+        [o.modified_at for o in batch],
+        [o.truth or (truth_from_path(o.uri) if by_path else None) for o in batch],
+    ]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)], schema=LISTING_SCHEMA)

@@ -1,0 +1,129 @@
+"""Lists of objects that somebody else made: Parquet, CSV, JSON lines.
+
+In: a file with a `uri` column (or lines of `{"source-ref": "s3://…"}`, as AWS batch moderation and Ground Truth write
+them); `size`, `etag`, `modified_at` and `truth` are used where they are there, other columns are passed over. Relative
+URIs are relative to the manifest. Out: dicts with those keys. A malformed manifest is a `SourceError` with the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import SourceError
+from nsfwscan.models.labels import category_of
+from nsfwscan.schema import Category
+from nsfwscan.storage import filesystem, local_path, local_uri, scheme_of
+
+_SUFFIXES = (".parquet", ".csv", ".jsonl", ".manifest")
+
+
+def is_manifest(uri: str) -> bool:
+    """Whether a file is a manifest, by its name."""
+    return uri.lower().endswith(_SUFFIXES)
+
+
+def read_manifest(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest: `uri` (absolute), and `size`, `etag`, `modified_at`, `truth` where given.
+
+    Raises:
+        SourceError: the file is malformed, has no `uri`, or a row's value cannot be understood.
+        OSError: the file cannot be read.
+    """
+    parse = {".parquet": _parquet, ".csv": _csv}.get(PurePosixPath(uri.lower()).suffix, _json_lines)
+    with _open(uri, storage) as file:
+        try:
+            for number, row in enumerate(parse(file), start=1):
+                yield _checked(row, uri, number)
+        except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+            raise SourceError(f"{uri} cannot be read as a manifest: {error}") from error
+
+
+def _open(uri: str, storage: StorageConfig) -> IO[bytes]:
+    if scheme_of(uri) is None:
+        return open(local_path(uri), "rb")
+    file: IO[bytes] = filesystem(uri, storage).open(uri, "rb")
+    return file
+
+
+def _parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    wanted = {"uri", "source-ref", "size", "etag", "modified_at", "truth"}
+    parquet = pq.ParquetFile(file)
+    columns = [name for name in parquet.schema_arrow.names if name in wanted]
+    for batch in parquet.iter_batches(batch_size=4096, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    for row in csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")):
+        yield {key: value or None for key, value in row.items() if key is not None}
+
+
+def _json_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    for line in file:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        yield row if isinstance(row, dict) else {}
+
+
+def _checked(row: dict[str, Any], manifest: str, number: int) -> dict[str, Any]:
+    where = f"{manifest}, row {number}"
+    uri = row.get("uri") or row.get("source-ref")
+    if not isinstance(uri, str):
+        raise SourceError(f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row")
+    truth = row.get("truth")
+    return {
+        "uri": _absolute(uri, manifest),
+        "size": _size(row.get("size"), where),
+        "etag": None if row.get("etag") is None else str(row["etag"]).strip('"'),
+        "modified_at": _timestamp(row.get("modified_at"), where),
+        "truth": None if truth is None else _truth(str(truth), where),
+    }
+
+
+def _absolute(uri: str, manifest: str) -> str:
+    if scheme_of(uri) is not None:
+        return uri
+    path = local_path(uri)
+    if path.startswith("/"):
+        return local_uri(path)
+    folder = manifest.rsplit("/", 1)[0] if "/" in manifest else "."
+    return f"{folder}/{path}"
+
+
+def _truth(value: str, where: str) -> Category:
+    category = category_of(value)
+    if category is None:
+        raise SourceError(f"{where}: unknown truth {value!r}; one of {', '.join(Category)}")
+    return category
+
+
+def _size(value: Any, where: str) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError):
+        raise SourceError(f"{where}: size {value!r} is not a number of bytes") from None
+
+
+def _timestamp(value: Any, where: str) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        found = value
+    else:
+        try:
+            found = datetime.fromisoformat(str(value))
+        except ValueError:
+            raise SourceError(f"{where}: modified_at {value!r} is not an ISO 8601 time") from None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found

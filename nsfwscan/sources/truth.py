@@ -1,0 +1,51 @@
+"""What a person said an image is: from class folders, a manifest's column, or a file of its own.
+
+In: a URI, or a file with `uri` and `truth`. Out: categories. It never decides anything; it measures the decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import SourceError
+from nsfwscan.schema import Category
+from nsfwscan.sources.manifests import read_manifest
+from nsfwscan.storage import STORE_ERRORS, setup_error
+
+TRUTH_SCHEMA = pa.schema([("uri", pa.string()), ("truth", pa.string())])
+
+_CATEGORIES = frozenset(str(c) for c in Category)
+
+
+def truth_from_path(uri: str) -> str | None:
+    """The category that the innermost class folder names (`…/neutral/2026/a.jpg` → `neutral`), or None.
+
+    Only the categories' own names count: a folder called `safe` or `normal` is more likely no label at all.
+    """
+    for folder in reversed(uri.split("/")[:-1]):
+        if folder.lower() in _CATEGORIES:
+            return folder.lower()
+    return None
+
+
+def read_truth(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
+    """The rows of a truth file (Parquet, CSV or JSON lines), as `TRUTH_SCHEMA`.
+
+    Raises:
+        SourceError: the file is absent or malformed, or a row has no truth.
+    """
+    rows: list[dict[str, str]] = []
+    try:
+        for number, row in enumerate(read_manifest(uri, storage), start=1):
+            if row["truth"] is None:
+                raise SourceError(f"{uri}, row {number}: no `truth`")
+            rows.append({"uri": row["uri"], "truth": row["truth"]})
+            if len(rows) == 4096:
+                yield pa.RecordBatch.from_pylist(rows, schema=TRUTH_SCHEMA)
+                rows.clear()
+    except STORE_ERRORS as error:
+        raise SourceError(str(setup_error(error, f"cannot read the truth file {uri}"))) from error
+    yield pa.RecordBatch.from_pylist(rows, schema=TRUTH_SCHEMA)

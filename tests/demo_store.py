@@ -1,0 +1,674 @@
+"""A small media store with known answers, for `make demo` and for the tests.
+
+`build` writes about eighty files: photographs, drawings, odd but valid uploads and broken or foreign files. For each
+it declares what a scan has to say about it, so that a test compares a scan with declarations and not with itself.
+
+The photographs are those that ship inside the scikit-image package (public domain or CC0). They are read in place from
+the installed package and only ever written to the store being built; none of them is copied into this repository.
+Everything else is drawn or assembled here.
+
+Run it alone with `python -m tests.demo_store OUT_DIR`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image, ImageCms, ImageDraw, ImageFont
+from skimage.data import data_dir
+
+NEUTRAL = "neutral"
+DRAWINGS = "drawings"
+UPLOADS = "uploads/2026/11"
+BROKEN = "broken"
+
+EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_SOFTWARE = 0x010F, 0x0110, 0x0112, 0x0131
+
+Size = tuple[int, int]
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DemoObject:
+    """One file of the store and what a scan should report about it.
+
+    `width` and `height` are pixels as displayed, that is after the EXIF orientation. `format`, `width`, `height` and
+    `frames` are None where the file does not let a reader know them: a damaged file may still have a readable header,
+    but its frame count is never promised.
+    """
+
+    path: str
+    status: str
+    format: str | None
+    width: int | None
+    height: int | None
+    frames: int | None
+    truth: str | None
+    camera: str | None
+    software: str | None
+    note: str
+
+
+Item = tuple[DemoObject, bytes]
+
+
+def build(root: Path) -> list[DemoObject]:
+    """Write the store under `root` and return its objects sorted by path.
+
+    A file that already holds the right bytes is left alone, so that a second build keeps its modification time and an
+    incremental scan sees nothing new. Files of other names under `root` are not touched.
+    """
+    items = sorted(_all_items(), key=lambda item: item[0].path)
+    for demo, data in items:
+        target = root / demo.path
+        if target.is_file() and target.read_bytes() == data:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return [demo for demo, _ in items]
+
+
+def _all_items() -> Iterator[Item]:
+    """Every object with its bytes, in no particular order."""
+    yield from _neutral()
+    yield from _drawings()
+    yield from _uploads_formats()
+    yield from _uploads_pixel_modes()
+    yield from _uploads_metadata()
+    yield from _uploads_many_frames()
+    yield from _uploads_names()
+    yield from _uploads_shapes()
+    yield from _uploads_duplicates()
+    yield from _broken_unsupported()
+    yield from _broken_images()
+
+
+def _good(
+    path: str,
+    data: bytes,
+    fmt: str,
+    size: Size,
+    note: str,
+    *,
+    frames: int = 1,
+    camera: str | None = None,
+    software: str | None = None,
+) -> Item:
+    """An object that every reader should manage; its truth is its class folder's name, if it is in one."""
+    folder = path.split("/", 1)[0]
+    truth = folder if folder in (NEUTRAL, DRAWINGS) else None
+    return DemoObject(path, "ok", fmt, *size, frames, truth, camera, software, note), data
+
+
+def _bad(path: str, data: bytes, status: str, note: str, fmt: str | None = None, size: Size | None = None) -> Item:
+    """An object that can't be classified; `fmt` and `size` are what its header still tells."""
+    width, height = size or (None, None)
+    return DemoObject(path, status, fmt, width, height, None, None, None, None, note), data
+
+
+def _encode(image: Image.Image, fmt: str, **options: Any) -> bytes:
+    """`image` as the bytes of a file of Pillow format `fmt`."""
+    out = io.BytesIO()
+    image.save(out, fmt, **options)
+    return out.getvalue()
+
+
+# --- neutral: photographs -------------------------------------------------------------------------------------------
+
+
+def _photo_path(name: str) -> Path:
+    """Where the installed scikit-image keeps photograph `name`."""
+    return Path(data_dir) / name
+
+
+@cache
+def _photo(name: str, size: Size | None = None, crop: tuple[int, int, int, int] | None = None) -> Image.Image:
+    """A scikit-image photograph in its own mode, first cropped, then resized. Cached, so never draw on it."""
+    with Image.open(_photo_path(name)) as opened:
+        image = opened.crop(crop) if crop else opened.copy()
+    return image.resize(size, Image.Resampling.BICUBIC) if size else image
+
+
+@dataclass(frozen=True)
+class _PhotoRow:
+    """One photograph of the neutral class: which part of which source, at which size and JPEG quality."""
+
+    name: str
+    source: str
+    note: str
+    quality: int = 85
+    size: Size | None = None
+    crop: tuple[int, int, int, int] | None = None
+
+
+_PHOTOS = (
+    _PhotoRow("astronaut.jpg", "astronaut.png", "A portrait at high quality, short side over 448 px.", 92),
+    _PhotoRow("astronaut_crop.jpg", "astronaut.png", "Head only, small.", 70, (192, 192), (130, 0, 330, 200)),
+    _PhotoRow("camera.jpg", "camera.png", "A photograph that is black and white, stored as greyscale JPEG."),
+    _PhotoRow("chelsea.jpg", "chelsea.png", "A cat at the source's size."),
+    _PhotoRow("chelsea_thumbnail.jpg", "chelsea.png", "A thumbnail at low quality.", 40, (96, 64)),
+    _PhotoRow("coffee_large.jpg", "coffee.png", "Upscaled by half, short side 600 px.", 80, (900, 600)),
+    _PhotoRow("coins.jpg", "coins.png", "Grey coins on a dark ground.", 75),
+    _PhotoRow("hubble_14_megapixels.jpg", "hubble_deep_field.jpg", "Upscaled to 14 megapixels.", 60, (4000, 3488)),
+    _PhotoRow("retina_small.jpg", "retina.jpg", "A round, reddish medical photograph.", 80, (512, 512)),
+    _PhotoRow("rocket_strip.jpg", "rocket.jpg", "A wide crop.", 80, None, (0, 60, 640, 260)),
+)
+
+_PHOTOS_AS_THEY_ARE = (
+    ("coffee.png", "PNG", "The source file, byte for byte."),
+    ("rocket.jpg", "JPEG", "The source file, byte for byte; copies of it are elsewhere in the store."),
+)
+
+
+def _neutral() -> Iterator[Item]:
+    """Real photographs of harmless things."""
+    for row in _PHOTOS:
+        image = _photo(row.source, row.size, row.crop)
+        yield _good(f"{NEUTRAL}/{row.name}", _encode(image, "JPEG", quality=row.quality), "JPEG", image.size, row.note)
+    for name, fmt, note in _PHOTOS_AS_THEY_ARE:
+        yield _good(f"{NEUTRAL}/{name}", _photo_path(name).read_bytes(), fmt, _photo(name).size, note)
+
+
+# --- drawings -------------------------------------------------------------------------------------------------------
+
+
+def _canvas(size: Size, ground: Colour) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """A fresh RGB picture of one colour and the pen for it."""
+    image = Image.new("RGB", size, ground)
+    return image, ImageDraw.Draw(image)
+
+
+def _blend(first: Colour, second: Colour, share: float) -> Colour:
+    """The colour `share` of the way from `first` to `second`."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def _fill_sky(pen: ImageDraw.ImageDraw, size: Size, top: Colour, bottom: Colour) -> None:
+    """Paint a vertical gradient, one line at a time."""
+    width, height = size
+    for y in range(height):
+        pen.line((0, y, width, y), fill=_blend(top, bottom, y / height))
+
+
+def _draw_shapes() -> Image.Image:
+    """Overlapping flat-coloured shapes on white."""
+    image, pen = _canvas((480, 480), (255, 255, 255))
+    dice = random.Random(11)
+    for number in range(40):
+        x, y, side = dice.randrange(420), dice.randrange(420), dice.randrange(20, 120)
+        colour = dice.randrange(256), dice.randrange(256), dice.randrange(256)
+        box = (x, y, x + side, y + side)
+        if number % 3 == 0:
+            pen.ellipse(box, fill=colour)
+        elif number % 3 == 1:
+            pen.rectangle(box, fill=colour, outline=(0, 0, 0))
+        else:
+            pen.polygon([(x, y + side), (x + side // 2, y), (x + side, y + side)], fill=colour)
+    return image
+
+
+def _draw_landscape() -> Image.Image:
+    """Sky, sun, hills and fir trees."""
+    size = width, height = 640, 420
+    image, pen = _canvas(size, (0, 0, 0))
+    _fill_sky(pen, size, (90, 160, 230), (250, 220, 180))
+    pen.ellipse((480, 50, 560, 130), fill=(255, 235, 120))
+    for depth, colour in enumerate([(120, 150, 170), (90, 140, 110), (50, 110, 60)]):
+        ridge = [(x, 230 + 50 * depth + round(30 * math.sin(x / (70 + 25 * depth) + depth))) for x in range(0, 641, 8)]
+        pen.polygon([(0, height), *ridge, (width, height)], fill=colour)
+    for x in range(30, width, 75):
+        pen.polygon([(x - 16, 390), (x, 320), (x + 16, 390)], fill=(20, 70, 40))
+        pen.rectangle((x - 3, 390, x + 3, 402), fill=(90, 60, 30))
+    return image
+
+
+def _draw_night_city() -> Image.Image:
+    """Dark towers with lit windows."""
+    size = width, height = 500, 360
+    image, pen = _canvas(size, (0, 0, 0))
+    _fill_sky(pen, size, (10, 10, 40), (70, 30, 80))
+    dice = random.Random(12)
+    for left in range(0, width, 50):
+        top = dice.randrange(80, 240)
+        pen.rectangle((left, top, left + 46, height), fill=(20, 20, 30))
+        for x in range(left + 6, left + 40, 10):
+            for y in range(top + 8, height - 8, 14):
+                if dice.random() < 0.5:
+                    pen.rectangle((x, y, x + 5, y + 7), fill=(250, 220, 120))
+    return image
+
+
+def _draw_bar_chart() -> Image.Image:
+    """Bars with axes and labels."""
+    image, pen = _canvas((520, 360), (250, 250, 250))
+    font = ImageFont.load_default(16)
+    for number, value in enumerate([120, 210, 90, 260, 170, 230]):
+        left = 60 + 75 * number
+        pen.rectangle((left, 310 - value, left + 48, 310), fill=_blend((40, 90, 200), (230, 90, 60), number / 5))
+        pen.text((left + 12, 318), f"Q{number + 1}", fill=(0, 0, 0), font=font)
+    pen.line((50, 20, 50, 310, 510, 310), fill=(0, 0, 0), width=2)
+    return image
+
+
+def _draw_line_chart() -> Image.Image:
+    """Three wavy lines on a grid."""
+    image, pen = _canvas((600, 300), (255, 255, 255))
+    for x in range(0, 600, 50):
+        pen.line((x, 0, x, 300), fill=(220, 220, 220))
+    for y in range(0, 300, 50):
+        pen.line((0, y, 600, y), fill=(220, 220, 220))
+    for number, colour in enumerate([(200, 30, 30), (30, 120, 30), (30, 30, 200)]):
+        curve = [(x, 150 + round(90 * math.sin(x / (40 + 20 * number)))) for x in range(0, 600, 4)]
+        pen.line(curve, fill=colour, width=3)
+    return image
+
+
+def _draw_pie_chart() -> Image.Image:
+    """A pie in warm, skin-like tones, which pull a classifier away from "drawing"."""
+    image, pen = _canvas((400, 400), (245, 235, 225))
+    start = 0
+    for number, degrees in enumerate([130, 90, 80, 60]):
+        colour = _blend((240, 200, 170), (150, 90, 60), number / 3)
+        pen.pieslice((40, 40, 360, 360), start, start + degrees, fill=colour, outline=(255, 255, 255), width=3)
+        start += degrees
+    return image
+
+
+def _draw_poster() -> Image.Image:
+    """Large and small text."""
+    image, pen = _canvas((420, 594), (240, 60, 50))
+    pen.text((30, 40), "DEMO", fill=(255, 255, 255), font=ImageFont.load_default(120))
+    for line in range(16):
+        words = "the quick brown fox jumps over the lazy dog"
+        pen.text((30, 220 + 22 * line), words, fill=(255, 240, 200), font=ImageFont.load_default(14))
+    return image
+
+
+def _draw_gradient() -> Image.Image:
+    """A smooth sweep of colours without an edge anywhere."""
+    across = np.linspace(0, 255, 448, dtype=np.float64)
+    red, green = np.meshgrid(across, across)
+    return Image.fromarray(np.stack([red, green, 255 - (red + green) / 2], axis=2).astype(np.uint8))
+
+
+def _draw_smiley() -> Image.Image:
+    """A cartoon face of few colours."""
+    image, pen = _canvas((300, 300), (120, 200, 240))
+    pen.ellipse((30, 30, 270, 270), fill=(255, 210, 60), outline=(60, 40, 0), width=5)
+    for x in (95, 175):
+        pen.ellipse((x, 95, x + 30, 140), fill=(40, 30, 20))
+    pen.arc((85, 110, 215, 220), 20, 160, fill=(60, 40, 0), width=8)
+    return image
+
+
+def _draw_house_sketch() -> Image.Image:
+    """Thin black lines on white, like a pencil sketch."""
+    image, pen = _canvas((460, 380), (255, 255, 255))
+    pen.rectangle((110, 180, 350, 340), outline=(30, 30, 30), width=2)
+    pen.polygon([(90, 180), (230, 70), (370, 180)], outline=(30, 30, 30), width=2)
+    pen.rectangle((205, 250, 255, 340), outline=(30, 30, 30), width=2)
+    for left in (135, 280):
+        pen.rectangle((left, 210, left + 45, 250), outline=(30, 30, 30))
+        pen.line((left, 230, left + 45, 230), fill=(30, 30, 30))
+    for x in range(100, 360, 6):
+        pen.line((x, 180, x + 14, 168), fill=(120, 120, 120))
+    return image
+
+
+_DRAWINGS: tuple[tuple[str, str, Callable[[], Image.Image], str], ...] = (
+    ("shapes.png", "PNG", _draw_shapes, "Many flat-coloured shapes."),
+    ("landscape.jpg", "JPEG", _draw_landscape, "Looks a little like a photograph of scenery."),
+    ("night_city.jpg", "JPEG", _draw_night_city, "Mostly dark."),
+    ("bar_chart.png", "PNG", _draw_bar_chart, "A chart with labels."),
+    ("line_chart.png", "PNG", _draw_line_chart, "A chart of thin lines."),
+    ("pie_chart.webp", "WEBP", _draw_pie_chart, "A chart in skin-like tones, lossy WebP."),
+    ("poster.jpg", "JPEG", _draw_poster, "Text on a red ground."),
+    ("gradient.png", "PNG", _draw_gradient, "No edges at all."),
+    ("smiley.gif", "GIF", _draw_smiley, "A cartoon face, a GIF of one frame."),
+    ("house_sketch.png", "PNG", _draw_house_sketch, "Line art."),
+)
+
+
+def _drawings() -> Iterator[Item]:
+    """Pictures made with a pen."""
+    for name, fmt, draw, note in _DRAWINGS:
+        image = draw()
+        yield _good(f"{DRAWINGS}/{name}", _encode(image, fmt), fmt, image.size, note)
+
+
+# --- uploads: odd, but good -----------------------------------------------------------------------------------------
+
+
+def _uploads_formats() -> Iterator[Item]:
+    """One small photograph in each format that is read."""
+    image = _photo("chelsea.png", (225, 150))
+    rows: tuple[tuple[str, str, dict[str, Any], str], ...] = (
+        ("cat.jpg", "JPEG", {"quality": 85}, "Plain baseline JPEG."),
+        ("cat_progressive.jpg", "JPEG", {"quality": 85, "progressive": True}, "Progressive JPEG."),
+        ("cat.png", "PNG", {}, "Plain 8-bit RGB PNG."),
+        ("cat_lossy.webp", "WEBP", {"quality": 80}, "Lossy WebP."),
+        ("cat_lossless.webp", "WEBP", {"lossless": True}, "Lossless WebP."),
+        ("cat.gif", "GIF", {}, "A photograph squeezed into the 256 colours of a GIF."),
+        ("cat.avif", "AVIF", {"quality": 60, "speed": 8, "max_threads": 1}, "AVIF."),
+        ("cat.bmp", "BMP", {}, "Uncompressed BMP."),
+        ("cat.tiff", "TIFF", {"compression": "tiff_lzw"}, "TIFF with LZW compression."),
+    )
+    for name, fmt, options, note in rows:
+        yield _good(f"{UPLOADS}/formats/{name}", _encode(image, fmt, **options), fmt, image.size, note)
+    heic = _encode_heic(image)
+    if heic is not None:
+        yield _good(f"{UPLOADS}/formats/cat.heic", heic, "HEIF", image.size, "HEIC as phones write it.")
+
+
+def _encode_heic(image: Image.Image) -> bytes | None:
+    """`image` as HEIC, or None where pillow-heif, which is only needed for writing it, is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return None
+    out = io.BytesIO()
+    pillow_heif.from_pillow(image).save(out, quality=60)
+    return out.getvalue()
+
+
+def _uploads_pixel_modes() -> Iterator[Item]:
+    """Files whose pixels are not 8-bit RGB and have to be converted before they are classified."""
+    colour = _photo("coffee.png", (240, 160))
+    grey = _photo("camera.png", (200, 200))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    fading = colour.convert("RGBA")
+    fading.putalpha(Image.linear_gradient("L").resize(colour.size))
+    grey_fading = grey.convert("LA")
+    grey_fading.putalpha(Image.radial_gradient("L").resize(grey.size))
+    palette = colour.quantize(64, dither=Image.Dither.NONE)
+    rows: tuple[tuple[str, Image.Image, str, dict[str, Any], str], ...] = (
+        ("cmyk.jpg", colour.convert("CMYK"), "JPEG", {"quality": 85}, "CMYK JPEG, inverted, with an Adobe marker."),
+        ("cmyk.tif", colour.convert("CMYK"), "TIFF", {"compression": "tiff_lzw"}, "CMYK TIFF."),
+        ("grey.jpg", grey, "JPEG", {"quality": 85}, "Greyscale JPEG of one component."),
+        ("grey16.png", deep, "PNG", {}, "16 bits a pixel; a careless conversion to 8 bits turns it white."),
+        ("grey16.tif", deep, "TIFF", {}, "16 bits a pixel, TIFF."),
+        ("one_bit.png", grey.convert("1"), "PNG", {}, "Black and white dots only."),
+        ("palette.png", palette, "PNG", {}, "Palette of 64 colours."),
+        ("palette_transparent.png", palette, "PNG", {"transparency": 0}, "Palette with one transparent colour."),
+        ("rgba.png", fading, "PNG", {}, "RGBA, transparent at the top and opaque at the bottom."),
+        ("grey_alpha.png", grey_fading, "PNG", {}, "Greyscale with an alpha channel, transparent in the middle."),
+    )
+    for name, image, fmt, options, note in rows:
+        yield _good(f"{UPLOADS}/modes/{name}", _encode(image, fmt, **options), fmt, image.size, note)
+
+
+def _exif(tags: dict[int, int | str]) -> Image.Exif:
+    """An EXIF block of exactly these tags."""
+    exif = Image.Exif()
+    exif.update(tags)
+    return exif
+
+
+def _uploads_metadata() -> Iterator[Item]:
+    """Files with EXIF tags or a colour profile that change how they are shown or reported."""
+    scene = _photo("rocket.jpg", (320, 214))
+    upright = _photo("rocket.jpg", (214, 320), (180, 0, 460, 420))
+    phone: dict[int, int | str] = {
+        EXIF_MAKE: "Demo",
+        EXIF_MODEL: "Phone 1",
+        EXIF_SOFTWARE: "DemoOS 4.2",
+        EXIF_ORIENTATION: 6,
+    }
+    yield _good(
+        f"{UPLOADS}/phone/IMG_0001.jpg",
+        _encode(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=85, exif=_exif(phone)),
+        "JPEG",
+        upright.size,
+        "A phone photo held upright: stored on its side, with Orientation 6.",
+        camera="Demo Phone 1",
+        software="DemoOS 4.2",
+    )
+    padded: dict[int, int | str] = {EXIF_MAKE: "DEMO CORP   ", EXIF_MODEL: "  D-100  ", EXIF_ORIENTATION: 5}
+    yield _good(
+        f"{UPLOADS}/phone/DSC_0002.JPG",
+        _encode(upright.transpose(Image.Transpose.TRANSPOSE), "JPEG", quality=85, exif=_exif(padded)),
+        "JPEG",
+        upright.size,
+        "Upper-case extension, camera names padded with blanks, Orientation 5 (mirrored and turned).",
+        camera="DEMO CORP D-100",
+    )
+    yield _good(
+        f"{UPLOADS}/phone/edited.webp",
+        _encode(scene, "WEBP", quality=80, exif=_exif({EXIF_SOFTWARE: "Demo Editor 2.1"})),
+        "WEBP",
+        scene.size,
+        "WebP with an EXIF Software tag and no camera.",
+        software="Demo Editor 2.1",
+    )
+    profile = _wide_gamut_profile()
+    yield _good(
+        f"{UPLOADS}/phone/wide_gamut.jpg",
+        _encode(_into_profile(scene, profile), "JPEG", quality=85, icc_profile=profile),
+        "JPEG",
+        scene.size,
+        "Embedded profile with the primaries and gamma of Adobe RGB (1998); looks dull if the profile is ignored.",
+    )
+
+
+def _into_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """An sRGB picture's pixels re-expressed in `profile`, so that a reader who honours it sees the same colours."""
+    target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    converted = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), target)
+    if converted is None:
+        raise AssertionError("profileToProfile returns a picture unless it works in place")
+    return converted
+
+
+def _wide_gamut_profile() -> bytes:
+    """A minimal ICC v2 display profile, put together by hand.
+
+    Pillow can only create LAB, XYZ and sRGB profiles, and stamps them with the time of day; this one differs from sRGB
+    and is the same on each build.
+    """
+
+    def s15(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + s15(*values)
+
+    white = (0.9642, 1.0, 0.8249)
+    name = b"Demo wide gamut RGB\0"
+    curve = b"curv" + struct.pack(">IIH", 0, 1, 0x0233) + b"\0\0"
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(78),
+        b"cprt": b"text\0\0\0\0No copyright, use freely\0",
+        b"wtpt": xyz(*white),
+        b"rXYZ": xyz(0.60974, 0.31111, 0.01947),
+        b"gXYZ": xyz(0.20528, 0.62567, 0.06087),
+        b"bXYZ": xyz(0.14919, 0.06322, 0.74457),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
+    table, body = struct.pack(">I", len(tags)), b""
+    body_start = 128 + 4 + 12 * len(tags)
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, body_start + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    header = struct.pack(">I4xI4s4s4s", body_start + len(body), 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + s15(*white)
+    return header.ljust(128, b"\0") + table + body
+
+
+def _ball_frames(count: int, size: Size = (120, 80)) -> list[Image.Image]:
+    """A ball that crosses the picture in `count` frames, no two alike."""
+    frames = []
+    for number in range(count):
+        image, pen = _canvas(size, (30, 60, 90))
+        x = round((size[0] - 30) * number / max(1, count - 1))
+        pen.ellipse((x, 25, x + 30, 55), fill=(240, 180, 40))
+        frames.append(image)
+    return frames
+
+
+def _uploads_many_frames() -> Iterator[Item]:
+    """Files that hold more than one picture."""
+    animated: dict[str, Any] = {"duration": 120, "loop": 0}
+    rows: tuple[tuple[str, str, int, dict[str, Any], str], ...] = (
+        ("ball.gif", "GIF", 5, animated, "Animated GIF."),
+        ("ball.webp", "WEBP", 4, animated | {"lossless": True}, "Animated WebP."),
+        ("ball.png", "PNG", 6, animated, "Animated PNG; readers that do not know APNG see its first frame."),
+        ("pages.tif", "TIFF", 3, {"compression": "tiff_lzw"}, "TIFF of three pages."),
+        ("stereo.mpo", "MPO", 2, {"quality": 85}, "Two JPEGs in one file, as stereo cameras write."),
+    )
+    for name, fmt, count, options, note in rows:
+        first, *others = _ball_frames(count)
+        data = _encode(first, fmt, save_all=True, append_images=others, **options)
+        yield _good(f"{UPLOADS}/frames/{name}", data, fmt, first.size, note, frames=count)
+
+
+_NAMES = (
+    ("no_extension", "JPEG", "A JPEG without an extension."),
+    ("really_a_png.jpg", "PNG", "A PNG under the extension of a JPEG."),
+    ("really_a_jpeg.txt", "JPEG", "A JPEG under the extension of a text file."),
+    (".hidden.jpg", "JPEG", "A hidden name."),
+    ("_underscore.png", "PNG", "A leading underscore, which some readers of folders skip."),
+    ("two words  and two blanks.jpg", "JPEG", "Blanks, two of them in a row."),
+    ("каф\u00e9 写真 \U0001f4f7.jpg", "JPEG", "Letters of several scripts, a composed accent and an emoji."),
+    ("number #1.jpg", "JPEG", "A '#', which starts the fragment of a URL."),
+    ("100%25 real.jpg", "JPEG", "A '%25', which must not be decoded to '%'."),
+    ("what?size=big.jpg", "JPEG", "A '?', which starts the query of a URL and is a wildcard."),
+    ('it\'s "quoted".jpg', "JPEG", "Both kinds of quotation marks."),
+    ("line\nbreak.jpg", "JPEG", "A line break in the name, which breaks naive listings."),
+)
+
+
+def _uploads_names() -> Iterator[Item]:
+    """Good pictures under awkward names, each with its own colour so that none is another's duplicate."""
+    for number, (name, fmt, note) in enumerate(_NAMES):
+        image = _name_tile(number)
+        yield _good(f"{UPLOADS}/names/{name}", _encode(image, fmt), fmt, image.size, note)
+
+
+def _name_tile(number: int) -> Image.Image:
+    """A small tile that shows its number."""
+    image, pen = _canvas((96, 96), _blend((20, 120, 160), (220, 120, 80), number / len(_NAMES)))
+    pen.text((24, 20), str(number + 1), fill=(255, 255, 255), font=ImageFont.load_default(44))
+    return image
+
+
+def _uploads_shapes() -> Iterator[Item]:
+    """Pictures of extreme proportions."""
+    rows: tuple[tuple[str, Size, str], ...] = (
+        ("one_pixel.png", (1, 1), "A single pixel, such as a tracking pixel."),
+        ("very_wide.png", (2000, 20), "A hundred times as wide as tall."),
+        ("very_tall.png", (20, 2000), "A hundred times as tall as wide."),
+    )
+    for name, size, note in rows:
+        image = _draw_gradient().resize(size)
+        yield _good(f"{UPLOADS}/shapes/{name}", _encode(image, "PNG"), "PNG", size, note)
+
+
+def _uploads_duplicates() -> Iterator[Item]:
+    """Byte-for-byte copies of a file of the neutral class, which need to be classified only once."""
+    data, size = _photo_path("rocket.jpg").read_bytes(), _photo("rocket.jpg").size
+    for path in (f"{UPLOADS}/copies/rocket.jpg", "uploads/2026/12/launch.jpg"):
+        yield _good(path, data, "JPEG", size, "The same bytes as neutral/rocket.jpg.")
+
+
+# --- broken: damaged or no pictures at all --------------------------------------------------------------------------
+
+_SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="4"/></svg>\n'
+_PDF = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n"
+_HTML = b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not found</body></html>\n"
+_MP4 = struct.pack(">I4s4sI4s4sI4s", 24, b"ftyp", b"isom", 0x200, b"isom", b"avc1", 8, b"mdat")
+
+
+def _broken_unsupported() -> Iterator[Item]:
+    """Files that are no picture of a known format, whatever their names say."""
+    rows: tuple[tuple[str, bytes, str], ...] = (
+        ("empty.jpg", b"", "No bytes at all."),
+        ("notes.jpg", b"This is a note, not a picture.\n", "Text under the extension of a JPEG."),
+        ("icon.svg", _SVG, "A vector drawing."),
+        ("document.pdf", _PDF, "The beginning of a PDF."),
+        ("album.zip", _zip_of_text(), "A zip archive."),
+        ("not_found.html", _HTML, "A web page."),
+        ("clip.mp4", _MP4, "A video's ftyp box, of the same family as those of HEIC and AVIF."),
+        ("noise.bin", random.Random(13).randbytes(2048), "Random bytes."),
+    )
+    for name, data, note in rows:
+        yield _bad(f"{BROKEN}/{name}", data, "unsupported", note)
+
+
+def _zip_of_text() -> bytes:
+    """A zip archive of one text file with a fixed date."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("readme.txt", (2026, 1, 1, 0, 0, 0)), "nothing here\n")
+    return out.getvalue()
+
+
+def _broken_images() -> Iterator[Item]:
+    """Pictures with a good header whose pixels can't be had."""
+    image = _photo("chelsea.png", (300, 200))
+    jpeg, png = _encode(image, "JPEG", quality=85), _encode(image, "PNG")
+    rows: tuple[tuple[str, bytes, str, str], ...] = (
+        ("truncated.jpg", _cut(jpeg), "JPEG", "A JPEG cut off at 60 %, as after a failed upload."),
+        ("truncated.png", _cut(png), "PNG", "A PNG cut off at 60 %."),
+        ("garbage.jpg", _spoil_after_frame_header(jpeg), "JPEG", "A JPEG's header with garbage for tables and pixels."),
+    )
+    for name, data, fmt, note in rows:
+        yield _bad(f"{BROKEN}/{name}", data, "decode_error", note, fmt, image.size)
+    huge = 30_000, 30_000
+    note = "Claims 900 megapixels in a hundred bytes: a decompression bomb."
+    yield _bad(f"{BROKEN}/bomb.png", _png_that_claims(huge), "too_large", note, "PNG", huge)
+
+
+def _cut(data: bytes) -> bytes:
+    """The first 60 % of `data`."""
+    return data[: len(data) * 6 // 10]
+
+
+def _spoil_after_frame_header(jpeg: bytes) -> bytes:
+    """Keep the headers readable, but overwrite the first Huffman table and all coded pixels with garbage.
+
+    Garbage among the coded pixels alone is no error to libjpeg, which paints over it in grey; a bad table is.
+    """
+    table, scan = jpeg.index(b"\xff\xc4"), jpeg.index(b"\xff\xda")
+    length = int.from_bytes(jpeg[table + 2 : table + 4])
+    tables_end, scan_start = table + 2 + length, scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4])
+    noise = random.Random(14).randbytes(len(jpeg) - scan_start)
+    return jpeg[: table + 4] + b"\xee" * (length - 2) + jpeg[tables_end:scan_start] + noise
+
+
+def _png_that_claims(size: Size) -> bytes:
+    """A PNG whose valid header promises `size`, followed by next to no pixels."""
+
+    def chunk(kind: bytes, payload: bytes) -> bytes:
+        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(64))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@click.command()
+@click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
+def main(out_dir: Path) -> None:
+    """Build the demo store in OUT_DIR."""
+    objects = build(out_dir)
+    total = sum((out_dir / demo.path).stat().st_size for demo in objects)
+    click.echo(f"{len(objects)} files, {total / 1e6:.1f} MB in {out_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""What stands under deploy/ is valid, agrees with itself and with the code, and grants no more than it needs."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+import re
+import shlex
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+SCHEMAS = Path(__file__).parent / "schemas"
+DOCKERFILE = DEPLOY / "Dockerfile"
+KINDS = {"RayJob": "rayjob", "RayCronJob": "raycronjob"}
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kuberay" / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def document(kind: str) -> dict[str, Any]:
+    (found,) = (entry for entry in documents(KINDS[kind]) if entry["kind"] == kind)
+    return found
+
+
+def json_schema(schema: Any) -> Any:
+    """An OpenAPI v3 structural schema as JSON Schema, and strict: what the API server would prune is an error."""
+    if isinstance(schema, list):
+        return [json_schema(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: json_schema(value) for key, value in schema.items() if key not in ("properties", "default", "enum")}
+    made |= {key: schema[key] for key in ("enum",) if key in schema}
+    if "properties" in schema:
+        made["properties"] = {name: json_schema(value) for name, value in schema["properties"].items()}
+        if "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+            made["additionalProperties"] = False
+    if schema.get("x-kubernetes-int-or-string"):
+        made.setdefault("anyOf", [{"type": "integer"}, {"type": "string"}])
+    if schema.get("nullable") and "type" in made:
+        made["type"] = [made["type"], "null"]
+    return made
+
+
+def validator(kind: str) -> jsonschema.Draft202012Validator:
+    schema = json_schema(json.loads((SCHEMAS / f"{KINDS[kind]}-v1.json").read_text(encoding="utf-8")))
+    return jsonschema.Draft202012Validator(schema)
+
+
+def errors(kind: str, manifest: dict[str, Any]) -> list[str]:
+    return [f"{error.json_path}: {error.message}" for error in validator(kind).iter_errors(manifest)]
+
+
+def job_spec(kind: str) -> dict[str, Any]:
+    spec: dict[str, Any] = document(kind)["spec"]
+    return spec if kind == "RayJob" else spec["jobTemplate"]
+
+
+def pod_specs(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The pods of a job by role: submitter, head, and each worker group by its name."""
+    cluster = spec["rayClusterSpec"]
+    return {
+        "submitter": spec["submitterPodTemplate"]["spec"],
+        "head": cluster["headGroupSpec"]["template"]["spec"],
+        **{group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]},
+    }
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions: the word in capitals and the rest, comments out and lines joined."""
+    lines = [line for line in DOCKERFILE.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    pairs = (line.split(maxsplit=1) for line in joined.splitlines() if line.strip())
+    return [(word.upper(), rest) for word, rest in pairs]
+
+
+def values(word: str) -> list[str]:
+    return [rest for found, rest in instructions() if found == word]
+
+
+def copied() -> list[str]:
+    """What the Dockerfile copies from the repository, as paths without a trailing slash."""
+    paths: list[str] = []
+    for rest in values("COPY") + values("ADD"):
+        *sources, _target = [word for word in shlex.split(rest) if not word.startswith("--")]
+        paths += [source.rstrip("/") for source in sources]
+    return paths
+
+
+def pinned(package: str) -> str:
+    """The version that constraints.txt pins a package to."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    found: list[str] = re.findall(rf"^{package}(?:\[[^\]]*\])?==([^\s;#]+)", text, re.MULTILINE | re.IGNORECASE)
+    assert len(found) == 1, f"constraints.txt pins {package} {len(found)} times"
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_manifest_is_valid(kind: str) -> None:
+    """Each KubeRay manifest obeys KubeRay's schema, unknown fields refused."""
+    manifest = document(kind)
+    assert manifest["apiVersion"] == "ray.io/v1"
+    assert errors(kind, manifest) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "backoffLimit"), "2"),
+        (("spec", "backofLimit"), 2),
+        (("spec", "rayClusterSpec", "autoscalerOptions", "version"), "v3"),
+        (("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
+        (("spec", "submitterPodTemplate", "spec", "containers", 0, "resources", "limits", "cpu"), 0.5),
+        (("spec", "submitterPodTemplate", "spec", "containers", 0, "resources", "limits", "memory"), "1 GB"),
+    ],
+)
+def test_manifest_mistakes_are_found(path: tuple[str | int, ...], value: object) -> None:
+    """The schema check notices a wrong type, a misspelt field, a value outside the choices and a malformed quantity."""
+    manifest = json.loads(json.dumps(document("RayJob")))
+    inner: Any = manifest
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    assert len(errors("RayJob", manifest)) == 1
+
+
+@pytest.mark.parametrize("quantity", [2, "500m", "1.5Gi"])
+def test_quantities_are_numbers_or_strings(quantity: int | str) -> None:
+    """An int-or-string field takes both, as the API server does."""
+    manifest = document("RayJob")
+    manifest["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["resources"] = {"limits": {"cpu": quantity}}
+    assert errors("RayJob", manifest) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_entrypoint_starts_the_scan_under_an_idempotent_run_id(kind: str) -> None:
+    """The job runs jobs/scan.py from S3 to S3, and its run id is the RayJob's name, the same for every retry."""
+    spec = job_spec(kind)
+    assert shlex.split(spec["entrypoint"])[:2] == ["python", "jobs/scan.py"]
+    assert (ROOT / "jobs" / "scan.py").is_file()
+    _python, _script, source, *options = shlex.split(spec["entrypoint"])
+    assert source.startswith("s3://")
+    assert options[options.index("--out") + 1].startswith("s3://")
+    assert options[options.index("--run-id") + 1] == "${RUN_ID:?}"
+    (container,) = spec["submitterPodTemplate"]["spec"]["containers"]
+    (variable,) = (entry for entry in container["env"] if entry["name"] == "RUN_ID")
+    assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['batch.kubernetes.io/job-name']"
+    assert "jobId" not in spec, "a fixed job id forbids KubeRay's retries"
+    assert (spec["submissionMode"], spec["backoffLimit"] > 0) == ("K8sJobMode", True)
+
+
+def test_cluster_goes_when_the_job_is_done() -> None:
+    """A finished job leaves no cluster running, and one that hangs ends."""
+    spec = job_spec("RayJob")
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert 0 <= spec["ttlSecondsAfterFinished"] <= 3600
+    assert spec["activeDeadlineSeconds"] * (spec["backoffLimit"] + 1) <= 24 * 3600
+
+
+def test_nightly_job_is_the_single_job_on_a_schedule() -> None:
+    """The RayCronJob runs the RayJob's very spec, every night at two, with the same service account."""
+    cron = document("RayCronJob")["spec"]
+    assert (cron["schedule"], cron["timeZone"]) == ("0 2 * * *", "Etc/UTC")
+    assert cron["jobTemplate"] == job_spec("RayJob")
+    accounts = [[entry for entry in documents(name) if entry["kind"] == "ServiceAccount"] for name in KINDS.values()]
+    assert accounts[0] == accounts[1] != []
+
+
+def test_head_takes_no_work_and_workers_scale_from_zero() -> None:
+    """The head offers no CPU; a CPU and a GPU group scale between zero and a limit."""
+    cluster = job_spec("RayJob")["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["enableInTreeAutoscaling"] is True
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    assert set(groups) == {"cpu", "gpu"}
+    for group in groups.values():
+        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+    gpus = {
+        name: group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+        for name, group in groups.items()
+    }
+    assert gpus == {"cpu": None, "gpu": "1"}
+
+
+def test_pods_have_fixed_sizes_and_shared_memory() -> None:
+    """Requests equal limits in every container, and Ray's nodes have their object store in memory."""
+    for role, pod in pod_specs(job_spec("RayJob")).items():
+        (container,) = pod["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"], role
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"]), role
+        if role != "submitter":
+            (mount,) = (entry for entry in container["volumeMounts"] if entry["mountPath"] == "/dev/shm")
+            (volume,) = (entry for entry in pod["volumes"] if entry["name"] == mount["name"])
+            assert volume["emptyDir"]["medium"] == "Memory", role
+
+
+def test_pods_run_unprivileged_with_keys_from_their_service_account() -> None:
+    """No pod runs as root or holds a key; each gets its role by the service account that the file defines."""
+    (account,) = (entry for entry in documents("rayjob") if entry["kind"] == "ServiceAccount")
+    assert account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].startswith("arn:aws:iam::")
+    for role, pod in pod_specs(job_spec("RayJob")).items():
+        assert pod["serviceAccountName"] == account["metadata"]["name"], role
+        assert pod["securityContext"]["runAsNonRoot"] is True, role
+        (container,) = pod["containers"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False, role
+        assert {entry["name"] for entry in container.get("env", [])} <= {"RUN_ID"}, role
+    assert job_spec("RayJob")["rayClusterSpec"]["authOptions"]["mode"] == "token"
+
+
+def test_pods_start_where_the_image_has_the_code() -> None:
+    """Every Ray node's working directory is the image's, and no runtime_env brings other code."""
+    assert "runtimeEnvYAML" not in job_spec("RayJob")
+    (workdir,) = values("WORKDIR")
+    for role, pod in pod_specs(job_spec("RayJob")).items():
+        if role != "submitter":
+            assert pod["containers"][0]["workingDir"] == workdir, role
+
+
+def test_ray_version_is_the_locked_one() -> None:
+    """The base image, the cluster and the image tags all name the Ray version that constraints.txt pins."""
+    ray = pinned("ray")
+    assert f"RAY_VERSION={ray}" in values("ARG")
+    (base,) = values("FROM")
+    assert base == "rayproject/ray:${RAY_VERSION}-${PYTHON}-${PLATFORM}"
+    for kind in KINDS:
+        spec = job_spec(kind)
+        assert spec["rayClusterSpec"]["rayVersion"] == ray
+        for role, pod in pod_specs(spec).items():
+            tag = pod["containers"][0]["image"].rpartition(":")[2]
+            assert tag.endswith(f"-ray{ray}-{'gpu' if role == 'gpu' else 'cpu'}"), role
+
+
+def test_image_copies_only_what_is_in_the_repository() -> None:
+    """Everything the Dockerfile copies exists, and is code or a project file."""
+    project_files = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
+    assert set(copied()) <= project_files | {"nsfwscan", "jobs", "training"}
+    assert [path for path in copied() if not (ROOT / path).exists()] == []
+
+
+def test_docker_context_is_what_the_image_copies() -> None:
+    """.dockerignore shuts everything out and lets in just what the Dockerfile copies."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:].rstrip("/") for rule in rules if rule.startswith("!")} == set(copied())
+    late = [rule for rule in rules[1:] if not rule.startswith("!")]
+    assert any(fnmatch.fnmatch("nsfwscan/__pycache__", rule) for rule in late)
+
+
+def test_image_installs_the_locked_versions_and_keeps_no_cache() -> None:
+    """Every pip install is constrained and leaves no cache, and the package itself is among them."""
+    commands = [part.strip() for rest in values("RUN") for part in rest.split("&&")]
+    installs = [shlex.split(command) for command in commands if "pip install" in command]
+    assert installs
+    for install in installs:
+        assert "--no-cache-dir" in install
+        assert install[install.index("-c") + 1] == "constraints.txt"
+    assert any(install[-1] == "." for install in installs)
+    assert not any("apt" in command for command in commands)
+
+
+def test_image_stays_unprivileged_and_starts_nothing() -> None:
+    """The image ends as a numeric non-root user, has no entrypoint of its own and bakes no key in."""
+    assert values("USER") == ["1000:100"]
+    assert values("ENTRYPOINT") == values("CMD") == []
+    settings = " ".join(values("ENV") + values("ARG")).upper()
+    assert not re.search(r"AWS_|SECRET|TOKEN|PASSWORD|ACCESS_KEY", settings)
+
+
+def statements() -> list[dict[str, Any]]:
+    policy = json.loads((DEPLOY / "iam-policy.json").read_text(encoding="utf-8"))
+    assert policy["Version"] == "2012-10-17"
+    found: list[dict[str, Any]] = policy["Statement"]
+    return found
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def grants() -> Iterator[tuple[str, str]]:
+    """Each allowed (action, resource)."""
+    for statement in statements():
+        for action in as_list(statement["Action"]):
+            for resource in as_list(statement["Resource"]):
+                yield action, resource
+
+
+def test_policy_grants_no_wildcards() -> None:
+    """No action has a wildcard, and no resource names any bucket or a whole one."""
+    assert {statement["Effect"] for statement in statements()} == {"Allow"}
+    assert not any({"NotAction", "NotResource"} & set(statement) for statement in statements())
+    for action, resource in grants():
+        assert re.fullmatch(r"s3:[A-Za-z]+", action)
+        bucket, _slash, key = resource.removeprefix("arn:aws:s3:::").partition("/")
+        assert re.fullmatch(r"[A-Z-]+", bucket), "a placeholder in capitals"
+        assert bool(key) is (action != "s3:ListBucket")
+        assert not key or re.fullmatch(r"[A-Z-]+/([a-z]+/)?\*", key)
+
+
+def test_policy_reads_media_writes_reports_and_deletes_staging_only() -> None:
+    """Media are read and never written; reports are written, and only their staging is ever deleted."""
+    allowed: dict[str, set[str]] = {}
+    for action, resource in grants():
+        allowed.setdefault(resource.removeprefix("arn:aws:s3:::"), set()).add(action.removeprefix("s3:"))
+    assert allowed == {
+        "MEDIA-BUCKET": {"ListBucket"},
+        "MEDIA-BUCKET/MEDIA-PREFIX/*": {"GetObject"},
+        "REPORTS-BUCKET": {"ListBucket"},
+        "REPORTS-BUCKET/REPORTS-PREFIX/*": {"GetObject", "PutObject", "AbortMultipartUpload"},
+        "REPORTS-BUCKET/REPORTS-PREFIX/staging/*": {"DeleteObject"},
+    }
+
+
+def test_policy_limits_listing_to_the_prefixes() -> None:
+    """Listing is bound to the prefix; by IfExists, since a read of an absent key has no prefix and would be a 403."""
+    conditions = {
+        as_list(statement["Resource"])[0].removeprefix("arn:aws:s3:::"): statement["Condition"]
+        for statement in statements()
+        if statement["Action"] == "s3:ListBucket"
+    }
+    assert conditions == {
+        f"{store}-BUCKET": {"StringLikeIfExists": {"s3:prefix": [f"{store}-PREFIX", f"{store}-PREFIX/*"]}}
+        for store in ("MEDIA", "REPORTS")
+    }
+
+
+def test_placeholders_of_manifests_and_policy_agree() -> None:
+    """The scan's source and store are the buckets and prefixes that the policy grants."""
+    _python, _script, source, _out, store, *_rest = shlex.split(job_spec("RayJob")["entrypoint"])
+    granted = {resource.removeprefix("arn:aws:s3:::") for _action, resource in grants()}
+    assert {f"{address.removeprefix('s3://').rstrip('/')}/*" for address in (source, store)} <= granted
+
+
+def test_submission_carries_code_and_no_media(tmp_path: Path) -> None:
+    """Ray's own packaging takes jobs/, nsfwscan/ and training/ of a working tree, and leaves media and reports."""
+    from ray._private.runtime_env.packaging import create_package
+
+    stays = (
+        "media/a.jpg demo/b.png reports/runs/r/run.json x.parquet .git/HEAD .venv/bin/python tests/test_x.py dist/n.whl"
+    )
+    travels = "jobs/scan.py nsfwscan/models/spec.py nsfwscan/policy/presets/p.yaml training/train.py pyproject.toml"
+    tree, package = tmp_path / "tree", tmp_path / "package.zip"
+    for name in f"{stays} {travels} nsfwscan/__pycache__/cli.pyc .env".split():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(b"x")
+    shutil.copy(ROOT / ".rayignore", tree)
+    create_package(str(tree), package, include_gitignore=True, logger=logging.getLogger(__name__))
+    with zipfile.ZipFile(package) as archive:
+        files = {name for name in archive.namelist() if not name.endswith("/")}
+    assert files - {".rayignore"} == set(travels.split())
