@@ -20,7 +20,8 @@ import nsfwscan
 from nsfwscan.api import classify as classify_images
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
-from nsfwscan.config import StorageConfig
+from nsfwscan.chatter import without_native_chatter
+from nsfwscan.config import StorageConfig, merge
 from nsfwscan.errors import BalanceError, SetupError
 from nsfwscan.models.registry import PRESETS
 from nsfwscan.progress import choose_progress
@@ -153,20 +154,21 @@ def scan(
 
     A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a manifest (.parquet, .csv, .jsonl).
     """
-    console = Console(stderr=True)
-    with _exit_codes(console, verbose):
-        result = run_scan(
-            sources,
-            out,
-            run_id=run_id,
-            preset=preset,
-            config=config,
-            progress=choose_progress(console),
-            verbose=verbose,
-            **_sections(options),
-        )
-        click.echo(describe_scan(result))
-        sys.exit(result.exit_code)
+    with without_native_chatter(verbose=verbose) as stream:
+        console = Console(file=stream)
+        with _exit_codes(console, verbose):
+            result = run_scan(
+                sources,
+                out,
+                run_id=run_id,
+                preset=preset,
+                config=config,
+                progress=choose_progress(console),
+                verbose=verbose,
+                **_sections(options),
+            )
+    click.echo(describe_scan(result))
+    sys.exit(result.exit_code)
 
 
 @main.command()
@@ -208,10 +210,10 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
     """Check before a night what would fail in it, line by line."""
     from nsfwscan.doctor import examine
 
-    with _exit_codes(Console(stderr=True), verbose=False):
+    with without_native_chatter(verbose=False) as stream, _exit_codes(Console(file=stream), verbose=False):
         given = {"source": {"uris": sources}, "out": out or ""}
         healthy = True
-        for finding in examine(load_config(preset, config, {**_sections(options), **given})):
+        for finding in examine(load_config(preset, config, merge(_sections(options), given))):
             click.echo(finding)
             healthy = healthy and not finding.is_failure
         sys.exit(0 if healthy else 1)

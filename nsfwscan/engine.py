@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -49,66 +50,81 @@ def choose_layout(resources: dict[str, float], shards: int) -> Layout:
     return Layout("fused", max(1, min(cpus, shards)))
 
 
-class _Fused:
+class _Actor:
+    """What all actors share: they build their part with the first block, since Ray reports an error in a constructor
+    only as text, and one in a call as itself."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @cached_property
+    def _read(self) -> CpuChain:
+        return CpuChain(self._job)
+
+    @cached_property
+    def _stage(self) -> Stager:
+        return Stager(self._job)
+
+
+class _Fused(_Actor):
     """The whole pipeline in one actor, one thread."""
 
-    def __init__(self, job: Job) -> None:
-        self._read, self._score, self._stage = CpuChain(job), ModelChain(job, threads=1), Stager(job)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        return _results([self._stage(shard, self._score(self._read(shard))) for shard in _shards(block)])
-
-
-class _Cpu:
-    """The CPU chain; the shard's name travels beside its rows."""
-
-    def __init__(self, job: Job) -> None:
-        self._read = CpuChain(job)
+    @cached_property
+    def _score(self) -> ModelChain:
+        return ModelChain(self._job, threads=1)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (shard,) = _shards(block)
-        rows = self._read(shard)
-        for name, value in reversed(asdict(shard).items()):
-            rows = rows.add_column(0, f"shard_{name}", pa.array([value] * rows.num_rows, pa.int64()))
-        return rows
+        return _result(self._stage(shard, self._score(self._read(shard))))
 
 
-class _Model:
+class _Cpu(_Actor):
+    """The CPU chain; the shard's name travels beside its rows."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        (shard,) = _shards(block)
+        return _with_shard(self._read(shard), shard)
+
+
+class _Model(_Actor):
     """The model chain, on whatever device the worker has."""
 
-    def __init__(self, job: Job) -> None:
-        self._score = ModelChain(job, threads=max(1, (os.cpu_count() or 1) // 2))
+    @cached_property
+    def _score(self) -> ModelChain:
+        return ModelChain(self._job, threads=max(1, (os.cpu_count() or 1) // 2))
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        shard, rest = block.select(_SHARD_COLUMNS), block.drop_columns(_SHARD_COLUMNS)
-        scored = self._score(rest)
-        for i, name in enumerate(_SHARD_COLUMNS):
-            scored = scored.add_column(i, name, shard[name])
-        return scored
+        shard, rows = _without_shard(block)
+        return _with_shard(self._score(rows), shard)
 
 
-class _Stage:
+class _Stage(_Actor):
     """Writes parts; beside the model, so that a GPU does not wait for the store."""
 
-    def __init__(self, job: Job) -> None:
-        self._stage = Stager(job)
-
     def __call__(self, block: pa.Table) -> pa.Table:
-        (shard,) = _shards(
-            block.select(_SHARD_COLUMNS).slice(0, 1).rename_columns([c.removeprefix("shard_") for c in _SHARD_COLUMNS])
-        )
-        return _results([self._stage(shard, block.drop_columns(_SHARD_COLUMNS))])
+        return _result(self._stage(*_without_shard(block)))
 
 
 _SHARD_COLUMNS = ["shard_file", "shard_group", "shard_rows"]
 
 
 def _shards(block: pa.Table) -> list[Shard]:
-    return [Shard(row["file"], row["group"], row["rows"]) for row in block.to_pylist()]
+    return [Shard(**row) for row in block.to_pylist()]
 
 
-def _results(results: Sequence[ShardResult]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(result) for result in results])
+def _with_shard(rows: pa.Table, shard: Shard) -> pa.Table:
+    for name, value in zip(_SHARD_COLUMNS, (shard.file, shard.group, shard.rows), strict=True):
+        rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.int32()))
+    return rows
+
+
+def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table]:
+    first = block.select(_SHARD_COLUMNS).slice(0, 1).to_pylist()[0]
+    return Shard(*(first[name] for name in _SHARD_COLUMNS)), block.drop_columns(_SHARD_COLUMNS)
+
+
+def _result(result: ShardResult) -> pa.Table:
+    return pa.Table.from_pylist([asdict(result)])
 
 
 @contextmanager
@@ -122,8 +138,6 @@ def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ side writes to this terminal, too
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     address = config.address or os.environ.get("RAY_ADDRESS")
     if not address:
@@ -154,7 +168,7 @@ def run_shards(
         SetupError: whatever stops a worker, as the worker raised it.
     """
     with ray_session(job.config.engine, verbose=verbose):
-        _quiet(verbose)
+        _set_context(verbose)
         layout = layout or choose_layout(_resources(), len(shards))
         names = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
         try:
@@ -189,8 +203,9 @@ def _resources() -> dict[str, float]:
     return found
 
 
-def _quiet(verbose: bool) -> None:
+def _set_context(verbose: bool) -> None:
     context = DataContext.get_current()
+    context.raise_original_map_exception = True  # ours, instead of Ray's wrapper around its text
     context.enable_progress_bars = verbose
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose

@@ -83,11 +83,11 @@ def run_scan(config: ScanConfig, run_id: str | None, engine: Engine, progress: P
         job = Job(config, spec, policy, run)
         plan = run.load_plan(settings) or _plan(config, run, settings, progress)
         clock.lap("listing_s")
-        done = _work(job, plan, engine, progress)
+        worked = _work(job, plan, engine, progress)
         clock.lap("scan_s")
         report = _write(job, plan, progress)
         clock.lap("commit_s")
-        record = _record(job, plan, report, {**clock.laps, "resumed_shards": done})
+        record = _record(job, plan, report, clock.laps, worked)
         _commit(run, record)
     return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
 
@@ -106,8 +106,8 @@ def _plan(config: ScanConfig, run: Run, settings: dict[str, str], progress: Prog
     return plan
 
 
-def _work(job: Job, plan: Plan, engine: Engine, progress: Progress) -> int:
-    """Runs the shards that are not staged yet; returns how many were."""
+def _work(job: Job, plan: Plan, engine: Engine, progress: Progress) -> Sequence[Shard]:
+    """Runs the shards that are not staged yet, and returns them."""
     done = staged_shards(job.run.staging)
     todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
     resumed = sum(shard.rows for shard in plan.shards) - sum(shard.rows for shard in todo)
@@ -115,7 +115,7 @@ def _work(job: Job, plan: Plan, engine: Engine, progress: Progress) -> int:
         with progress.working(plan.distinct, resumed):
             for result in engine(job, todo):
                 progress.finished(result)
-    return len(plan.shards) - len(todo)
+    return todo
 
 
 def _write(job: Job, plan: Plan, progress: Progress) -> Report:
@@ -130,15 +130,17 @@ def _write(job: Job, plan: Plan, progress: Progress) -> Report:
         raise
 
 
-def _record(job: Job, plan: Plan, report: Report, timings: dict[str, Any]) -> dict[str, Any]:
+def _record(job: Job, plan: Plan, report: Report, laps: dict[str, float], worked: Sequence[Shard]) -> dict[str, Any]:
     """The content of `run.json`: who, what, when, and what stood behind every row."""
     config, summary = job.config, report.summary
+    scanned = sum(shard.rows for shard in worked)
     over = summary.error_rate > config.report.max_error_rate
     share = f"{summary.error_rate:.1%}, over --max-error-rate {config.report.max_error_rate:.1%}"
     reason = f"{summary.unreadable:,} images could not be read: {share}"
     return {
         "run_id": job.run.run_id,
         "kind": "scan",
+        "store": job.run.store.uri,
         "exit_code": 4 if over else 0,
         "reason": reason if over else None,
         "committed_at": _now(),
@@ -161,8 +163,8 @@ def _record(job: Job, plan: Plan, report: Report, timings: dict[str, Any]) -> di
             "shards": len(plan.shards),
         },
         "balance": report.balance.as_dict(),
-        "timings": timings,
-        "images_per_s": round(plan.distinct / timings["scan_s"], 2) if timings["scan_s"] else None,
+        "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
+        "images_per_s": round(scanned / laps["scan_s"], 2) if scanned and laps["scan_s"] else None,
         "summary": summary.as_dict(),
         "files": report.files,
     }

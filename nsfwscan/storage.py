@@ -254,9 +254,7 @@ def row_error(error: Exception, attempts: int) -> RowError:
     if code == "InvalidObjectState":
         return RowError(Status.FETCH_ERROR, "archived by the store: restore it before scanning (InvalidObjectState)")
     if isinstance(error, FileNotFoundError):
-        return RowError(
-            Status.NOT_FOUND, "gone since it was listed" if code is None else f"gone since it was listed ({code})"
-        )
+        return RowError(Status.NOT_FOUND, "no such object" + (f" ({code})" if code else ""))
     if isinstance(error, PermissionError):
         return RowError(Status.DENIED, "permission denied" + (f" ({code})" if code else ""))
     if _is_timeout(error):

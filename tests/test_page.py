@@ -151,6 +151,7 @@ def record() -> dict[str, Any]:
     return {
         "run_id": "20261122T031012Z",
         "kind": "scan",
+        "store": "s3://reports/media",
         "exit_code": 0,
         "reason": None,
         "committed_at": "2026-11-22T04:41:57+00:00",
@@ -439,7 +440,7 @@ def test_many_files() -> None:
 def test_query_runs(parts: int, tmp_path: Path) -> None:
     """The SELECT that the page gives runs as it stands, and finds what is flagged in the committed files only."""
     made = record()
-    made["config"]["out"], made["files"] = str(tmp_path / "it's"), files("report", parts, 2)
+    made["store"], made["files"] = str(tmp_path / "it's"), files("report", parts, 2)
     folder = tmp_path / "it's" / "runs" / made["run_id"]
     (folder / "report").mkdir(parents=True)
     (folder / "run.json").write_bytes(to_json(made))

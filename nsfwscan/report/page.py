@@ -20,8 +20,8 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from nsfwscan.report.query import committed_query
 from nsfwscan.schema import FLAGGED, Accounted, Decision, Status
-from nsfwscan.storage import is_s3, local_path, scheme_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -272,12 +272,11 @@ def _flagged_step(record: dict[str, Any]) -> Iterator[Step]:
     found = [d for d in (Decision.ESCALATE, Decision.BLOCK, Decision.REVIEW) if decisions.get(d)]
     split = ", ".join(f"{decisions[d]:,} {d}" for d in found)
     wanted = ", ".join(f"'{d}'" for d in found)
-    query = _query(
+    query = committed_query(
         record,
         "report/",
         "severity, decision, queue, nsfw_score, label, uri",
-        f"decision IN ({wanted})",
-        "severity DESC, nsfw_score DESC",
+        f"WHERE decision IN ({wanted})\nORDER BY severity DESC, nsfw_score DESC",
     )
     title = f"{plural(summary['flagged'], 'object')} flagged: {split}"
     queues = " and ".join(f"`{name}`" for name in _flagged_queues(record))
@@ -315,61 +314,12 @@ def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
             if config["report"]["save_images"]
             else "`--save-images` copies the images beside them"
         )
-        query = _query(record, "false_positives/", "kind, label, confidence, reason, uri", "", "kind, confidence DESC")
+        select = "kind, label, confidence, reason, uri"
+        query = committed_query(record, "false_positives/", select, "ORDER BY kind, confidence DESC")
         yield Step("info", title, f"They lie in `false_positives/`; {copies}. In DuckDB:", query)
     if not truth["by_category"]:
         off = "It was switched off for this run (`--truth none`). " if config["source"]["truth"] == "none" else ""
         yield Step("info", "No truth is known, so no false positive rate", off + _TRUTH_HELP)
-
-
-def _query(record: dict[str, Any], folder: str, columns: str, where: str, order: str) -> tuple[str, ...]:
-    """A DuckDB query over one folder's committed files, as `run.json` names them; none where there are none."""
-    out = record["config"]["out"]
-    here = f"{(out if scheme_of(out) else local_path(out)).rstrip('/')}/runs/{record['run_id']}"
-    paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
-    if not paths:
-        return ()
-    lines = _secret(record["config"]) if is_s3(out) else []
-    if scheme_of(out) is None and not local_path(out).startswith("/"):
-        lines.append("-- in the folder that the scan was started in")
-    source = _quoted(f"{here}/{paths[0]}")
-    if len(paths) > 1:
-        columns_read = "columns = {files: 'STRUCT(path VARCHAR)[]'}"
-        lines += [
-            "SET VARIABLE parts = (",
-            f"  SELECT list({_quoted(here + '/')} || path)",
-            "  FROM (SELECT unnest(files, recursive := true)",
-            f"        FROM read_json({_quoted(here + '/run.json')}, {columns_read}))",
-            f"  WHERE path LIKE '{folder}%'",
-            ");",
-        ]
-        source = "getvariable('parts')"
-    lines += [
-        f"SELECT {columns}",
-        f"FROM read_parquet({source})",
-        *([f"WHERE {where}"] if where else []),
-        f"ORDER BY {order};",
-    ]
-    return tuple(lines)
-
-
-def _secret(config: dict[str, Any]) -> list[str]:
-    storage = config["out_storage"] or config["storage"]
-    options = ["TYPE s3", "PROVIDER credential_chain"]
-    if storage["region"]:
-        options.append(f"REGION {_quoted(storage['region'])}")
-    if storage["endpoint_url"]:
-        scheme, _, host = storage["endpoint_url"].rpartition("://")
-        options += [
-            f"ENDPOINT {_quoted(host.rstrip('/'))}",
-            "URL_STYLE 'path'",
-            f"USE_SSL {str(scheme != 'http').lower()}",
-        ]
-    return [f"CREATE SECRET ({', '.join(options)});"]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _tables(summary: dict[str, Any]) -> list[tuple[str, list[Share]]]:

@@ -129,6 +129,8 @@ class Run:
             stop.set()
             thread.join()
             staging.delete("alive.json")
+            if not staging.names(""):  # on local disk an empty folder would stay
+                self.store.delete(f"staging/{self.run_id}")
 
 
 def runs_of(store: Store) -> list[Run]:

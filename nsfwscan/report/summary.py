@@ -60,10 +60,10 @@ class Summary:
     def _add_errors(self, report: pa.Table) -> None:
         failed = report.filter(pc.is_valid(report["error"])).select(["status", "error", "uri"])
         for row in failed.to_pylist():
-            key = (row["status"], _kind_of(row["error"]))
+            key, message = (row["status"], _kind_of(row["error"])), row["error"]
             if key not in self.errors and len(self.errors) >= _ERROR_KINDS:
-                key = (row["status"], "others")
-            entry = self.errors.setdefault(key, {"count": 0, "example": row["uri"], "message": row["error"]})
+                key, message = (row["status"], "others"), f"other errors, e.g. {message}"
+            entry = self.errors.setdefault(key, {"count": 0, "example": row["uri"], "message": message})
             entry["count"] += 1
 
     def _add_truth(self, report: pa.Table) -> None:

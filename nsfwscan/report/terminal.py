@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nsfwscan.report.query import committed_query
 from nsfwscan.report.runs import Run
-from nsfwscan.storage import is_s3
 
 if TYPE_CHECKING:
     from nsfwscan.run import ScanResult
     from nsfwscan.single import Verdict
 
-_LISTED_FILES = 8
+_OVERVIEW = "decision, rule, count(*) AS objects"
 _BAR = 30
 
 
@@ -43,27 +43,11 @@ def describe_scan(result: ScanResult) -> str:
         f"  report   {result.uri}",
         f"  summary  {result.uri}/summary.html",
         "",
-        "Open it in DuckDB:" + (" (S3: INSTALL httpfs; LOAD httpfs; first)" if is_s3(result.uri) else ""),
+        "Open it in DuckDB:",
         "",
-        f"  {select_statement(result)}",
+        *(f"  {line}" for line in committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC")),
     ]
     return "\n".join(lines)
-
-
-def select_statement(result: ScanResult) -> str:
-    """One SELECT over exactly the committed files; by way of run.json where they are many."""
-    query = "SELECT decision, rule, count(*) AS objects FROM read_parquet({files}) GROUP BY ALL ORDER BY objects DESC;"
-    if len(result.report_files) <= _LISTED_FILES:
-        return query.format(files="[" + ", ".join(_quoted(uri) for uri in result.report_files) + "]")
-    folder, run = _quoted(result.uri + "/"), _quoted(result.uri + "/run.json")
-    paths = f"[{folder} || f.path FOR f IN files IF starts_with(f.path, 'report/')]"
-    return f"SET VARIABLE files = (SELECT {paths} FROM read_json({run}));\n  " + query.format(
-        files="getvariable('files')"
-    )
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _balance(record: dict[str, Any]) -> str:

@@ -1,0 +1,57 @@
+"""DuckDB statements over exactly the committed files of a run, for a person to paste.
+
+In: the content of `run.json`. Out: lines of SQL. Never a glob: a part that no run names is no part of a report.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nsfwscan.storage import is_s3
+
+
+def committed_query(record: dict[str, Any], folder: str, select: str, rest: str) -> tuple[str, ...]:
+    """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files.
+
+    Args:
+        record: the content of `run.json`.
+        folder: `report/` or `false_positives/`.
+        select: the columns.
+        rest: `WHERE …`, `GROUP BY …`, `ORDER BY …`; may be several lines.
+    """
+    here = f"{record['store']}/runs/{record['run_id']}"
+    paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
+    if not paths:
+        return ()
+    lines = _secret(record["config"]) if is_s3(here) else []
+    source = _quoted(f"{here}/{paths[0]}")
+    if len(paths) > 1:
+        lines += [
+            "SET VARIABLE parts = (",
+            f"  SELECT list({_quoted(here + '/')} || path)",
+            "  FROM (SELECT unnest(files, recursive := true)",
+            f"        FROM read_json({_quoted(here + '/run.json')}, columns = {{files: 'STRUCT(path VARCHAR)[]'}}))",
+            f"  WHERE path LIKE '{folder}%'",
+            ");",
+        ]
+        source = "getvariable('parts')"
+    return *lines, f"SELECT {select}", f"FROM read_parquet({source})", *f"{rest};".splitlines()
+
+
+def _secret(config: dict[str, Any]) -> list[str]:
+    storage = config["out_storage"] or config["storage"]
+    options = ["TYPE s3", "PROVIDER credential_chain"]
+    if storage["region"]:
+        options.append(f"REGION {_quoted(storage['region'])}")
+    if storage["endpoint_url"]:
+        scheme, _, host = storage["endpoint_url"].rpartition("://")
+        options += [
+            f"ENDPOINT {_quoted(host.rstrip('/'))}",
+            "URL_STYLE 'path'",
+            f"USE_SSL {str(scheme != 'http').lower()}",
+        ]
+    return [f"CREATE SECRET ({', '.join(options)});"]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,138 @@
+"""The pipeline on a real Ray: the same rows as inline, in both layouts, and errors that come back as themselves."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.engine import Layout, choose_layout, run_shards
+from nsfwscan.errors import ModelError, SetupError
+from nsfwscan.pipeline import run_inline
+from nsfwscan.progress import Silent
+from nsfwscan.run import Engine, ScanResult, run_scan
+from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.storage import Store
+from tests.demo_store import DemoObject
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+
+_SPLIT = Layout("split", cpu_actors=1, model_actors=1, gpus_per_model_actor=0)
+"""What runs where there are GPUs, here without one."""
+
+
+def _scan(media: Path, out: Path, engine: Engine, **sections: object) -> ScanResult:
+    config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
+    return run_scan(config, "test", engine, Silent())
+
+
+def _report(result: ScanResult) -> pa.Table:
+    """The report's rows by URI, without what differs between any two runs."""
+    parts = [pq.read_table(io.BytesIO(Path(uri).read_bytes())) for uri in result.report_files]
+    table = pa.concat_tables(parts)
+    assert table.schema == REPORT_SCHEMA
+    return table.sort_by("uri").drop_columns(["scanned_at"])
+
+
+@pytest.fixture(scope="module")
+def inline(demo: tuple[Path, list[DemoObject]], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    return _report(_scan(demo[0], tmp_path_factory.mktemp("inline"), run_inline))
+
+
+@pytest.mark.parametrize("layout", [None, _SPLIT], ids=["fused", "split"])
+def test_ray_equals_inline(
+    demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
+) -> None:
+    """A scan on Ray reports exactly what the same stages report inline, scores to the bit, in either layout."""
+    result = _scan(demo[0], tmp_path, partial(run_shards, layout=layout))
+    assert _report(result).equals(inline)
+
+
+def test_every_object_as_declared(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:
+    """Every object of the demo store ends in exactly one row, with the status, format and size that it has."""
+    root, objects = demo
+    rows = inline.to_pylist()
+    assert [row["uri"] for row in rows] == sorted(str(root / o.path) for o in objects)
+    by_path = {o.path: o for o in objects}
+    for row in rows:
+        expected = by_path[row["uri"].removeprefix(f"{root}/")]
+        found = (
+            row["status"],
+            row["format"],
+            row["width"],
+            row["height"],
+            row["camera"],
+            row["software"],
+            row["truth"],
+        )
+        assert found == (
+            expected.status,
+            expected.format,
+            expected.width,
+            expected.height,
+            expected.camera,
+            expected.software,
+            expected.truth,
+        ), expected
+        assert (row["error"] is None) == (expected.status == "ok")
+        assert (row["nsfw_score"] is None) == (expected.status != "ok")
+        assert (row["decision"] == "undetermined") == (expected.status != "ok")
+        assert row["sha256"] is not None
+        if expected.status == "ok":
+            assert row["frames"] == expected.frames
+            assert 0 <= row["nsfw_score"] <= 1
+            assert abs(row["score_neutral"] + row["score_nsfw"] - 1) < 1e-5
+
+
+def test_duplicates_score_alike(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:
+    """The same bytes get the same score to the bit, in whatever shard and batch they fell."""
+    scores: dict[str, set[float]] = {}
+    for row in inline.to_pylist():
+        scores.setdefault(row["sha256"], set()).add(row["nsfw_score"])
+    assert max(len(found) for found in scores.values()) == 1
+    assert len(scores) < inline.num_rows
+
+
+def test_worker_error_is_itself(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
+    """A set-up that breaks on a worker stops the run with the worker's own message, and stages nothing."""
+    with pytest.raises(ModelError, match="float32 only"):
+        _scan(demo[0], tmp_path, run_shards, model={"dtype": "float16"})
+    assert Store.at(str(tmp_path), ScanConfig.model_fields["storage"].default).names("staging") == []
+
+
+def test_full_disk_is_not_success(
+    demo: tuple[Path, list[DemoObject]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A staging area that cannot be written stops the run instead of ending in a report without rows."""
+    (tmp_path / "staging").mkdir()
+    engine = partial(_with_staging_in_the_way, tmp_path)
+    with pytest.raises(SetupError, match="cannot write"):
+        _scan(demo[0], tmp_path, engine)
+    assert not (tmp_path / "runs" / "test" / "_SUCCESS").exists()
+
+
+def _with_staging_in_the_way(out: Path, job: object, shards: object) -> object:
+    for shard in shards:  # type: ignore[attr-defined]
+        (out / "staging" / "test" / f"{shard.name}.parquet").mkdir(parents=True)
+    return run_shards(job, shards)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("resources", "shards", "expected"),
+    [
+        ({"CPU": 2.0}, 100, Layout("fused", 2)),
+        ({"CPU": 64.0}, 3, Layout("fused", 3)),
+        ({"CPU": 0.5}, 1, Layout("fused", 1)),
+        ({"CPU": 16.0, "GPU": 1.0}, 100, Layout("split", 14, 1)),
+        ({"CPU": 2.0, "GPU": 1.0}, 100, Layout("split", 1, 1)),
+        ({"CPU": 256.0, "GPU": 8.0}, 4, Layout("split", 4, 4)),
+    ],
+)
+def test_layout(resources: dict[str, float], shards: int, expected: Layout) -> None:
+    """Model actors go where GPUs are; without one, every core has the whole pipeline; never more actors than shards."""
+    assert choose_layout(resources, shards) == expected
