@@ -1,0 +1,157 @@
+"""A whole scan from S3 to S3 over HTTP, on Ray, through a store that misbehaves; on moto, and on Ceph in the full suite."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.engine import run_shards
+from nsfwscan.errors import SourceError
+from nsfwscan.pipeline import Job, run_inline
+from nsfwscan.progress import Silent
+from nsfwscan.report.runs import Run
+from nsfwscan.report.staging import ShardResult
+from nsfwscan.run import ScanResult, run_scan
+from nsfwscan.sources.plan import Shard
+from nsfwscan.storage import Store
+from tests.demo_store import DemoObject
+from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
+from tests.s3.test_servers import client
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+
+VANISHING = "neutral/rocket.jpg"
+MOTO_KEY = "testing"
+
+
+@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.full)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    if request.param == "moto":
+        yield request.getfixturevalue("moto")
+        return
+    with ceph_server(tmp_path_factory.mktemp("ceph")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def media(server: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> str:
+    """The demo store in a bucket, and a bucket for reports."""
+    s3 = client(server)
+    s3.create_bucket(Bucket="media")
+    s3.create_bucket(Bucket="reports")
+    for o in uploaded(server, demo[1]):
+        s3.put_object(Bucket="media", Key=f"demo/{o.path}", Body=(demo[0] / o.path).read_bytes())
+    return "s3://media/demo/"
+
+
+def uploaded(server: S3Endpoint, objects: list[DemoObject]) -> list[DemoObject]:
+    """All objects; moto has no route for a key with a newline, Ceph has."""
+    return [o for o in objects if "\n" not in o.path or server.access_key != MOTO_KEY]
+
+
+def storage(server: S3Endpoint, proxy: FaultyProxy | None = None) -> dict[str, Any]:
+    """The server's keys as options, so that a Ray of any environment reaches it."""
+    url = proxy.endpoint.endpoint_url if proxy else server.endpoint_url
+    return {"endpoint_url": url, "options": {"key": server.access_key, "secret": server.secret_key}}
+
+
+def rows(result: ScanResult, config: ScanConfig) -> list[dict[str, Any]]:
+    """The report's rows by URI, read as `run.json` names them."""
+    folder = Store.at(result.uri, config.store_options())
+    parts = [f["path"] for f in result.record["files"] if f["path"].startswith("report/")]
+    table = pa.concat_tables([pq.read_table(io.BytesIO(folder.read(part))) for part in parts])
+    return table.sort_by("uri").to_pylist()
+
+
+def vanish(server: S3Endpoint, job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
+    """Runs the shards after one of the listed objects is gone."""
+    client(server).delete_object(Bucket="media", Key=f"demo/{VANISHING}")
+    yield from run_shards(job, shards)
+
+
+def test_scan_of_a_failing_store(
+    server: S3Endpoint, media: str, demo: tuple[Path, list[DemoObject]], tmp_path: Path
+) -> None:
+    """With 503s, cut bodies and a vanished key, the report from S3 has the very rows of the report from local disk."""
+    local = ScanConfig.load(None, {"source": {"uris": [str(demo[0])]}, "out": str(tmp_path)})
+    expected = {
+        r["uri"].removeprefix(f"{demo[0]}/"): r for r in rows(run_scan(local, "local", run_inline, Silent()), local)
+    }
+    with FaultyProxy(server) as proxy:
+        proxy.fail(
+            lambda method, path: method == "GET" and "/media/demo/" in path, status=503, code="SlowDown", every=7
+        )
+        proxy.cut_body(lambda method, path: method == "GET" and "/media/demo/" in path, every=11)
+        config = ScanConfig.load(
+            None, {"source": {"uris": [media]}, "out": "s3://reports/nightly", "storage": storage(server, proxy)}
+        )
+        result = run_scan(config, "faulty", partial(vanish, server), Silent())
+        assert proxy.injected["fail"] > 5 and proxy.injected["cut_body"] > 2, proxy.injected
+    found = rows(result, config)
+    assert len(found) == len(uploaded(server, demo[1]))
+    ignored = {"uri", "object_id", "etag", "modified_at", "run_id", "scanned_at"}
+    for row in found:
+        path = row["uri"].removeprefix(media)
+        if path == VANISHING:
+            assert (row["status"], row["accounted_as"], row["decision"]) == ("not_found", "errored", "undetermined")
+            continue
+        twin = expected[path]
+        assert {k: v for k, v in row.items() if k not in ignored} == {k: v for k, v in twin.items() if k not in ignored}
+        assert row["etag"]
+    assert result.record["balance"]["listed"] == len(uploaded(server, demo[1]))
+
+
+def test_committed_on_s3(server: S3Endpoint, media: str) -> None:
+    """A run on S3 is committed as on disk: found by its state, left alone by a second start, without staging or secrets."""
+    options = storage(server)
+    config = ScanConfig.load(
+        None, {"source": {"uris": [media], "limit": 12}, "out": "s3://reports/commit", "storage": options}
+    )
+    first = run_scan(config, "once", run_inline, Silent())
+    again = run_scan(config, "once", run_inline, Silent())
+    store = Store.at(config.out, config.store_options())
+    assert again.already_committed and again.record == first.record
+    assert Run(store, "once").state() == "committed"
+    assert store.names("staging") == []
+    assert server.secret_key.encode() not in store.read("runs/once/run.json")
+    assert sorted(store.names("runs/once")) == [
+        "_SUCCESS",
+        "listing",
+        "plan.json",
+        "report",
+        "run.json",
+        "summary.html",
+    ]
+
+
+def test_create_refuses_to_overwrite(server: S3Endpoint, media: str) -> None:
+    """A file that must be new is not written over an older one, even where the look-up beforehand saw none."""
+    store = Store.at("s3://reports/create", ScanConfig.load(None, {"source": {"uris": []}, "out": "", "storage": storage(server)}).storage)  # fmt: skip
+    store.create("one", b"first")
+    blind = Store(store.uri, store.storage)
+    object.__setattr__(blind, "exists", lambda name: False)
+    with pytest.raises(FileExistsError):
+        blind.create("one", b"second")
+    assert store.read("one") == b"first"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("s3://no-such-bucket/x", "bucket does not exist"), ("s3://media/no/such/prefix/", "nothing to scan")],
+)
+def test_wrong_source(server: S3Endpoint, media: str, source: str, message: str) -> None:
+    """A bucket that does not exist, or a prefix without objects, is a clear error before anything starts."""
+    config = ScanConfig.load(
+        None, {"source": {"uris": [source]}, "out": "s3://reports/wrong", "storage": storage(server)}
+    )
+    with pytest.raises(SourceError, match=message):
+        run_scan(config, "wrong", run_inline, Silent())
+    assert Store.at(config.out, config.store_options()).names("staging") == []
