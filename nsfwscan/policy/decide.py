@@ -11,9 +11,10 @@ from functools import reduce
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-from duckdb import ConstantExpression, SQLExpression
+from duckdb import ConstantExpression
 
-from nsfwscan.policy.rules import GUARD, VISIBLE, Outcome, Policy, Rule, connect
+from nsfwscan.errors import PolicyError
+from nsfwscan.policy.rules import GUARD, VISIBLE, Outcome, Policy, connect, predicate
 from nsfwscan.schema import DECISION_COLUMNS, Decision
 
 _UNDETERMINED = Outcome(decision=Decision.UNDETERMINED)
@@ -32,8 +33,12 @@ class Decider:
         ]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The decision columns (`DECISION_COLUMNS`) of a table that has the columns of `VISIBLE`; the same order."""
-        rows = _without_nan(table.select(VISIBLE.names))
+        """The decision columns (`DECISION_COLUMNS`) of a table that has the columns of `VISIBLE`; the same order.
+
+        Raises:
+            PolicyError: a rule cannot be evaluated on a row, as where a cast does not take its value.
+        """
+        rows = _finite(table.select(VISIBLE.names))
         chosen = self._first_match(rows)
         guarded = len(self._outcomes) - 1
         scoreless = rows["nsfw_score"].combine_chunks().is_null()
@@ -48,11 +53,16 @@ class Decider:
         if not rules:
             return pa.array([0] * rows.num_rows, pa.int32())
         case = reduce(
-            lambda expression, indexed: expression.when(_predicate(indexed[1]), ConstantExpression(indexed[0])),
+            lambda expression, indexed: expression.when(predicate(indexed[1]), ConstantExpression(indexed[0])),
             list(enumerate(rules))[1:],
-            duckdb.CaseExpression(_predicate(rules[0]), ConstantExpression(0)),
+            duckdb.CaseExpression(predicate(rules[0]), ConstantExpression(0)),
         ).otherwise(ConstantExpression(len(rules)))
-        found = self._connection.from_arrow(rows).select(case.cast("INTEGER").alias("rule")).to_arrow_table()
+        try:
+            found = self._connection.from_arrow(rows).select(case.cast("INTEGER").alias("rule")).to_arrow_table()
+        except duckdb.Error as error:
+            raise PolicyError(
+                f"a rule of {self.policy.identity} fails on a row: {str(error).splitlines()[0]}"
+            ) from error
         column: pa.Array = found["rule"].combine_chunks()
         return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
 
@@ -70,14 +80,10 @@ class Decider:
         return pa.table([values[f.name] for f in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
 
 
-def _predicate(rule: Rule) -> duckdb.Expression:
-    return SQLExpression(f"coalesce(({rule.when}), false)")
-
-
-def _without_nan(table: pa.Table) -> pa.Table:
-    """NaN as null: in SQL `NaN >= 0.95` is true, and a score that is no number must not decide anything."""
+def _finite(table: pa.Table) -> pa.Table:
+    """NaN and infinity as null: in SQL `NaN >= 0.95` is true, and a score that is no number must not decide."""
     for i, field in enumerate(table.schema):
         if pa.types.is_floating(field.type):
             column = table[field.name]
-            table = table.set_column(i, field, pc.if_else(pc.is_nan(column), None, column))
+            table = table.set_column(i, field, pc.if_else(pc.is_finite(column), column, None))
     return table

@@ -7,6 +7,7 @@ An unknown key or column, a predicate that is no predicate, a duplicate rule nam
 from __future__ import annotations
 
 import datetime
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,8 @@ _DECIDED = {field.name for field in DECISION_COLUMNS} | {"false_positive", "run_
 
 VISIBLE = pa.schema([field for field in REPORT_SCHEMA if field.name not in _DECIDED])
 """The columns that a rule may ask for: all that are known before anything is decided."""
+
+_NULLABLE = pa.schema([field.with_nullable(True) for field in VISIBLE])
 
 GUARD = "no-score"
 """The rule named in a row that had no score and matched no rule; users cannot take the name, nor remove the rule."""
@@ -114,15 +117,35 @@ def connect() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"enable_external_access": "false", "threads": 1, "lock_configuration": "true"})
 
 
+def predicate(rule: Rule) -> duckdb.Expression:
+    """The rule's condition as it is evaluated: never null, on lines of its own, since it may end in a comment."""
+    return duckdb.SQLExpression(f"coalesce((\n{rule.when}\n), false)")
+
+
+_OTHER_ROWS = re.compile(r'"class":"(?:WINDOW|SUBQUERY)"|"function_name":"(?:random|uuid(?:v4|v7)?|gen_random_uuid)"')
+"""In DuckDB's JSON of a query: what makes a predicate depend on more than its row. A constant's quotes are escaped."""
+
+
 def _bind(connection: duckdb.DuckDBPyConnection, rule: Rule, source: str) -> None:
-    """Lets DuckDB parse the predicate as one expression over an empty report, and asks for its type."""
+    """Lets DuckDB parse the predicate as one expression, asks for its type, and evaluates it on no row and on one."""
+    empty = VISIBLE.empty_table()
     try:
-        bound = connection.from_arrow(VISIBLE.empty_table()).select(duckdb.SQLExpression(rule.when).alias("matches"))
+        bound = connection.from_arrow(empty).select(duckdb.SQLExpression(rule.when).alias("matches"))
         kind = str(bound.types[0])
+        if kind != "BOOLEAN" or len(bound.types) != 1:
+            raise PolicyError(
+                f"{source}: rule {rule.name!r}: `when` must be true or false, this is {kind}: {rule.when}"
+            )
+        tables = [empty, pa.Table.from_pylist([{}], schema=_NULLABLE)]
+        rows = [len(connection.from_arrow(table).select(predicate(rule)).fetchall()) for table in tables]
+        parsed = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{rule.when}\n)"]).fetchall()
     except duckdb.Error as error:
         detail = str(error).splitlines()[0]
         raise PolicyError(
             f"{source}: rule {rule.name!r}: {detail}\n  when: {rule.when}\n  columns: {', '.join(VISIBLE.names)}"
         ) from None
-    if kind != "BOOLEAN" or len(bound.types) != 1:
-        raise PolicyError(f"{source}: rule {rule.name!r}: `when` must be true or false, this is {kind}: {rule.when}")
+    if rows != [0, 1] or _OTHER_ROWS.search(parsed[0][0]):
+        raise PolicyError(
+            f"{source}: rule {rule.name!r}: `when` must follow from the row alone, without aggregates, windows, "
+            f"subqueries or random(): {rule.when}"
+        )

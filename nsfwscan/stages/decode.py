@@ -156,7 +156,10 @@ def _open_large(data: bytes) -> Image.Image:
     if claimed is None:
         raise RowError(Status.TOO_LARGE, "more pixels than Pillow accepts")
     factory, _ = Image.OPEN[claimed]
-    image: Image.Image = factory(io.BytesIO(data), "")
+    try:
+        image: Image.Image = factory(io.BytesIO(data), "")
+    except Exception as error:  # a GIF's first frame may be larger than the file's own size
+        raise RowError(Status.TOO_LARGE, _first_line(error), {"format": claimed}) from error
     return image
 
 
@@ -234,7 +237,11 @@ def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
     """Turned as its EXIF orientation says; other values than 2 to 8 turn nothing."""
     orientation = exif.get(_ORIENTATION)
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.pop("exif", None)  # it would ask the next reader to turn it again
+    return turned
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
