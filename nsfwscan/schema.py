@@ -95,9 +95,9 @@ OBJECT_COLUMNS = [
 CONTENT_COLUMNS = [
     _column("sha256", pa.string(), "SHA-256 of the bytes, hex"),
     _column("format", pa.string(), "by content, never by name: `JPEG`, `PNG`, `HEIF`, …"),
-    _column("width", pa.int32(), "pixels, as displayed (after EXIF orientation)"),
-    _column("height", pa.int32(), "pixels, as displayed (after EXIF orientation)"),
-    _column("frames", pa.int32(), "frames or pages in the file; the first is the one that was scored"),
+    _column("width", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
+    _column("height", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
+    _column("frames", pa.int64(), "frames or pages in the file; the first is the one that was scored"),
     _column("camera", pa.string(), "EXIF make and model"),
     _column("software", pa.string(), "EXIF software tag"),
 ]

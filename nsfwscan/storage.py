@@ -20,7 +20,13 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 from fsspec.asyn import sync
 
 from nsfwscan.config import StorageConfig
@@ -54,6 +60,7 @@ _BAD_CREDENTIALS = frozenset(
         "ExpiredTokenException",
     }
 )
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
 _ALREADY_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})  # of If-None-Match: *
 _CREDENTIALS_HELP = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or --profile (a public bucket: --anonymous)"
@@ -244,8 +251,8 @@ def row_error(error: Exception, attempts: int) -> RowError:
         SetupError: the credentials are missing or refused, which no other object would survive either.
     """
     code = error_code(error)
-    if isinstance(error, NoCredentialsError):
-        raise SetupError(f"no AWS credentials: {_CREDENTIALS_HELP}") from None
+    if isinstance(error, _NO_CREDENTIALS):
+        raise SetupError(f"no AWS credentials ({error}): {_CREDENTIALS_HELP}") from None
     if code in _BAD_CREDENTIALS:
         raise SetupError(f"the store refuses the credentials ({code}): {_CREDENTIALS_HELP}") from None
     tries = f" after {attempts} attempts" if attempts > 1 else ""
@@ -269,7 +276,7 @@ def _is_timeout(error: BaseException) -> bool:
 
 def _is_transient(error: Exception) -> bool:
     """A cut body, a broken connection or a time-out; answers of the store were already retried by botocore."""
-    if isinstance(error, FileNotFoundError | PermissionError | NoCredentialsError | ProfileNotFound):
+    if isinstance(error, (FileNotFoundError, PermissionError, *_NO_CREDENTIALS)):
         return False
     return error_code(error) is None
 
@@ -355,7 +362,10 @@ class Store:
         try:
             if self._is_local:
                 return os.path.exists(self.locate(name))
-            return bool(self._fs.isfile(self.locate(name)))
+            # Not `isfile`, which takes any failure for a file that is not there.
+            return bool(self._fs.info(self.locate(name))["type"] == "file")
+        except FileNotFoundError:
+            return False
         except STORE_ERRORS as error:
             raise setup_error(error, f"cannot look into {self.uri}") from error
 
@@ -373,12 +383,17 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Removes a file or a folder with all that is in it; absent ones are no error."""
+        path = self.locate(name)
         try:
-            self._fs.rm(self.locate(name), recursive=True)
+            if set(path) & set("*?["):  # `rm` would take it for a glob
+                for file in self._fs.find(path):
+                    self._fs.rm_file(file)
+            else:
+                self._fs.rm(path, recursive=True)
         except FileNotFoundError:
             pass
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot delete {self.locate(name)}") from error
+            raise setup_error(error, f"cannot delete {path}") from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file's content; None where the file is absent or not (yet) whole."""

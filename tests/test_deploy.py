@@ -118,7 +118,7 @@ def test_manifest_is_valid(kind: str) -> None:
     [
         (("spec", "backoffLimit"), "2"),
         (("spec", "backofLimit"), 2),
-        (("spec", "rayClusterSpec", "autoscalerOptions", "version"), "v3"),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "replicas"), "4"),
         (("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
         (("spec", "submitterPodTemplate", "spec", "containers", 0, "resources", "limits", "cpu"), 0.5),
         (("spec", "submitterPodTemplate", "spec", "containers", 0, "resources", "limits", "memory"), "1 GB"),
@@ -176,15 +176,15 @@ def test_nightly_job_is_the_single_job_on_a_schedule() -> None:
     assert accounts[0] == accounts[1] != []
 
 
-def test_head_takes_no_work_and_workers_scale_from_zero() -> None:
-    """The head offers no CPU; a CPU and a GPU group scale between zero and a limit."""
+def test_head_takes_no_work_and_workers_are_there_from_the_start() -> None:
+    """The head offers no CPU; a CPU and a GPU group have their full size before the scan looks what there is."""
     cluster = job_spec("RayJob")["rayClusterSpec"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    assert cluster["enableInTreeAutoscaling"] is True
+    assert "enableInTreeAutoscaling" not in cluster
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     assert set(groups) == {"cpu", "gpu"}
     for group in groups.values():
-        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+        assert 0 < group["minReplicas"] == group["replicas"] == group["maxReplicas"]
     gpus = {
         name: group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
         for name, group in groups.items()

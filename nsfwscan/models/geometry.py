@@ -50,12 +50,14 @@ class Geometry:
                 "the preprocessor resizes to a shortest edge and does not crop: images would differ in size"
             )
         edges = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if min(*edges, *(self.crop or ())) < 1:
+            raise ModelError(f"the preprocessor resizes to {self.resize} and crops to {self.crop}: no pixels are left")
         if self.crop and (self.crop[0] > edges[0] or self.crop[1] > edges[1]):
             raise ModelError(f"the preprocessor crops to {self.crop}, which is more than it resizes to, {self.resize}")
 
     def apply(self, image: Image.Image) -> bytes:
         """The model's pixels of an RGB image: H*W*3 bytes, row by row."""
-        image = image.resize(self._size(image.size), Image.Resampling(self.resample))
+        image = image.resize(self.resized(image.size), Image.Resampling(self.resample))
         if self.crop:
             height, width = self.crop
             left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -66,8 +68,9 @@ class Geometry:
             image = Image.open(buffer)
         return image.tobytes()
 
-    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) to resize to; the long edge is cut off to whole pixels, as transformers does."""
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that a (width, height) is resized to, before cropping: the shortest edge of a sliver makes it
+        enormous. The long edge is cut off to whole pixels, as transformers does."""
         if not isinstance(self.resize, int):
             return self.resize[1], self.resize[0]
         width, height = size
@@ -88,16 +91,22 @@ class Normalisation:
 
 # What a processor does where its file is silent (defaults of transformers 5). `edge`: a bare number as size means the
 # shortest edge, not a square.
-_HALF, _IMAGENET, _CLIP = [0.5] * 3, [0.485, 0.456, 0.406], [0.48145466, 0.4578275, 0.40821073]
-_IMAGENET_STD, _CLIP_STD = [0.229, 0.224, 0.225], [0.26862954, 0.26130258, 0.27577711]
+_HALF = [0.5] * 3
+_CLIP, _CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": _HALF, "image_std": _HALF},
-    "Siglip": {"size": {"height": 224, "width": 224}, "resample": 3, "image_mean": _HALF, "image_std": _HALF},
+    "Siglip": {
+        "size": {"height": 224, "width": 224},
+        "resample": 3,
+        "image_mean": _HALF,
+        "image_std": _HALF,
+        "edge": True,
+    },
     "DeiT": {
         "size": {"height": 256, "width": 256},
         "resample": 3,
-        "image_mean": _IMAGENET,
-        "image_std": _IMAGENET_STD,
+        "image_mean": _HALF,
+        "image_std": _HALF,
         "crop_size": 224,
         "do_center_crop": True,
     },
@@ -121,9 +130,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "ConvNext": {
         "size": {"shortest_edge": 384},
-        "resample": 2,
-        "image_mean": _IMAGENET,
-        "image_std": _IMAGENET_STD,
+        "resample": 3,
+        "image_mean": _HALF,
+        "image_std": _HALF,
         "crop_pct": 224 / 256,
         "edge": True,
     },
@@ -153,9 +162,22 @@ def read_preprocessor(settings: dict[str, Any], model: str) -> tuple[Geometry, N
     missing = [key for key in ("size", "resample", "image_mean", "image_std") if key not in merged]
     if missing:
         raise ModelError(f"{model}: its preprocessor_config.json ({family}) does not give {', '.join(missing)}")
+    try:
+        return _geometry(merged, family, model), _normalisation(merged)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{model}: its preprocessor_config.json ({family}) is not understood: {error!r}") from error
+
+
+def _geometry(merged: dict[str, Any], family: str, model: str) -> Geometry:
     resize, crop = _resize_and_crop(merged, family, model)
+    return Geometry(resize, Image.Resampling(merged["resample"]), crop)
+
+
+def _normalisation(merged: dict[str, Any]) -> Normalisation:
     normalise = merged.get("do_normalize", True)
-    return Geometry(resize, int(merged["resample"]), crop), Normalisation(
+    if normalise and 0 in _three(merged["image_std"]):
+        raise ValueError("a standard deviation of 0")
+    return Normalisation(
         scale=float(merged.get("rescale_factor", 1 / 255)) if merged.get("do_rescale", True) else 1.0,
         mean=_three(merged["image_mean"]) if normalise else (0.0, 0.0, 0.0),
         std=_three(merged["image_std"]) if normalise else (1.0, 1.0, 1.0),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nsfwscan.errors import ModelError
-from nsfwscan.schema import Category
+from nsfwscan.schema import NSFW_CATEGORIES, Category
 
 ALIASES: dict[str, Category] = {
     **{str(c): c for c in Category},
@@ -46,7 +46,7 @@ def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -
     """One category for each label, in the checkpoint's order.
 
     Raises:
-        ModelError: a label is unknown, two labels mean the same category, or no category is a safe one.
+        ModelError: a label is unknown, two labels mean the same category, or none means neutral, or none NSFW.
     """
     found = [category_of(label, extra) for label in labels]
     unknown = [label for label, category in zip(labels, found, strict=True) if category is None]
@@ -62,4 +62,6 @@ def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -
         )
     if Category.NEUTRAL not in categories:
         raise ModelError(f"{model}: none of its labels means neutral: {', '.join(labels)}")
+    if NSFW_CATEGORIES.isdisjoint(categories):
+        raise ModelError(f"{model}: none of its labels is an NSFW one: {', '.join(labels)}")
     return categories

@@ -99,17 +99,28 @@ def _list_local(path: str, storage: StorageConfig) -> Iterator[Listed]:
 
 def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator[Listed]:
     """Depth first, by name. Linked folders are entered, but never one that we are in already."""
-    info = os.stat(folder)
-    here = (info.st_dev, info.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    try:
+        info = os.stat(folder)
+        here = (info.st_dev, info.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceError(str(setup_error(error, f"cannot list {local_uri(folder)}"))) from error
     for entry in ordered:
-        if entry.is_dir():
+        if _leads_to_folder(entry):
             yield from _walk(entry.path, root, above | {here})
-        elif entry.is_file() or entry.is_symlink():  # a broken link is listed, and ends as a `not_found` row
+        elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
             yield _local_object(entry.path, os.path.relpath(entry.path, root))
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads nowhere: it is listed, and ends as a row that says so."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _local_object(path: str, name: str) -> Listed:
@@ -117,7 +128,7 @@ def _local_object(path: str, name: str) -> Listed:
     name = name if uri == path else uri
     try:
         info = os.stat(path)
-    except FileNotFoundError:
+    except OSError:  # reading it will say why
         return Listed(uri, name)
     if not stat.S_ISREG(info.st_mode):
         return Listed(uri, name)
@@ -146,11 +157,13 @@ def _list_s3(uri: str, storage: StorageConfig) -> Iterator[Listed]:
 
 def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
     fs = filesystem(uri, storage)
-    if not fs.exists(uri):
-        raise SourceError(f"{uri}: no such file or directory")
+    try:
+        info = fs.info(uri)  # `exists` and `isfile` take any failure for a no
+    except FileNotFoundError:
+        raise SourceError(f"{uri}: no such file or directory") from None
     root = fs._strip_protocol(uri)
-    if fs.isfile(uri):
-        yield _fsspec_object(fs, root, os.path.basename(root), fs.info(uri))
+    if info["type"] == "file":
+        yield _fsspec_object(fs, root, os.path.basename(root), info)
         return
     for _, _, files in fs.walk(uri, detail=True, on_error="raise"):
         for _, info in sorted(files.items()):

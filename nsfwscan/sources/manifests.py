@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -86,22 +87,30 @@ def _checked(row: dict[str, Any], manifest: str, number: int) -> dict[str, Any]:
         raise SourceError(f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row")
     truth = row.get("truth")
     return {
-        "uri": _absolute(uri, manifest),
+        "uri": _absolute(_text(uri, where), manifest),
         "size": _size(row.get("size"), where),
-        "etag": None if row.get("etag") is None else str(row["etag"]).strip('"'),
+        "etag": None if row.get("etag") is None else _text(str(row["etag"]), where).strip('"'),
         "modified_at": _timestamp(row.get("modified_at"), where),
         "truth": None if truth is None else _truth(str(truth), where),
     }
 
 
+def _text(value: str, where: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"{where}: {value!r} is not text that UTF-8 can hold") from None
+    return value
+
+
 def _absolute(uri: str, manifest: str) -> str:
+    """As a listing would write it, so that the same object has the same URI."""
     if scheme_of(uri) is not None:
         return uri
     path = local_path(uri)
-    if path.startswith("/"):
-        return local_uri(path)
-    folder = manifest.rsplit("/", 1)[0] if "/" in manifest else "."
-    return f"{folder}/{path}"
+    if scheme_of(manifest) is None:
+        return local_uri(os.path.abspath(os.path.join(os.path.dirname(local_path(manifest)), path)))
+    return local_uri(path) if path.startswith("/") else f"{manifest.rsplit('/', 1)[0]}/{path}"
 
 
 def _truth(value: str, where: str) -> Category:
@@ -112,10 +121,15 @@ def _truth(value: str, where: str) -> Category:
 
 
 def _size(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
     try:
-        return None if value is None else int(value)
-    except (TypeError, ValueError):
-        raise SourceError(f"{where}: size {value!r} is not a number of bytes") from None
+        size = int(value)
+    except (TypeError, ValueError, OverflowError):
+        size = -1
+    if not 0 <= size < 2**63:
+        raise SourceError(f"{where}: size {value!r} is not a number of bytes")
+    return size
 
 
 def _timestamp(value: Any, where: str) -> datetime | None:

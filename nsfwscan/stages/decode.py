@@ -79,6 +79,7 @@ class Decode:
 
     def _decode(self, row: Row) -> Row:
         decoded = decode(row["bytes"], max_pixels=self._max_pixels)
+        _check_resized(self._geometry.resized(decoded.image.size), self._max_pixels, decoded.facts)
         with _as_row_error(decoded.facts):
             return {**decoded.facts, "pixels": self._geometry.apply(decoded.image)}
 
@@ -101,11 +102,12 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
     """
     register_formats()
+    _lift_limit_of_pillow(max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large or odd files; what matters becomes a status
         image = _open(data, max_pixels)
-        facts: dict[str, Any] = {"format": image.format, "width": image.width, "height": image.height}
-        _check_pixels(facts, max_pixels)
+        facts = {"format": image.format, "width": _countable(image.width), "height": _countable(image.height)}
+        _check_pixels(image, facts, max_pixels)
         with _as_row_error(facts):
             frames = _frames(image)
             image.load()
@@ -113,6 +115,12 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
             facts |= {"frames": frames, "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
             upright = _upright(_to_rgb(image), exif)
         return Decoded(upright, {**facts, "width": upright.width, "height": upright.height})
+
+
+def _lift_limit_of_pillow(max_pixels: int) -> None:
+    """Pillow refuses images of more than twice its own limit; where ours is higher than that, ours holds."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
 
 
 @contextmanager
@@ -195,11 +203,23 @@ def _is_text(head: bytes) -> bool:
     return all(c.isprintable() or c.isspace() for c in text)
 
 
-def _check_pixels(facts: dict[str, Any], max_pixels: int) -> None:
-    pixels = facts["width"] * facts["height"]
-    if pixels > max_pixels:
-        size = f"{facts['width']:,} × {facts['height']:,} pixels"
+def _countable(pixels: int) -> int | None:
+    """A declared length as the report can hold it; a 64-bit TIFF may claim more than there are integers."""
+    return pixels if 0 <= pixels < 2**63 else None
+
+
+def _check_pixels(image: Image.Image, facts: dict[str, Any], max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        size = f"{image.width:,} × {image.height:,} pixels"
         raise RowError(Status.TOO_LARGE, f"{size}, over the limit of {max_pixels:,} (--max-pixels)", facts)
+
+
+def _check_resized(size: tuple[int, int], max_pixels: int, facts: dict[str, Any]) -> None:
+    """A sliver of a few pixels may become enormous when its shortest edge is resized to the model's."""
+    if size[0] * size[1] > max_pixels:
+        shape, becomes = f"{facts['width']:,} × {facts['height']:,}", f"{size[0]:,} × {size[1]:,}"
+        message = f"{shape} pixels become {becomes} in the model's preprocessing, over the limit of {max_pixels:,}"
+        raise RowError(Status.TOO_LARGE, f"{message} (--max-pixels)", facts)
 
 
 def _frames(image: Image.Image) -> int | None:
