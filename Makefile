@@ -23,10 +23,10 @@ demo: $(VENV)/.ready ## build a small media store, scan it, show what was found
 	$(BIN)/nsfwscan runs demo/reports
 
 test: $(VENV)/.ready browser ## the test suite
-	$(BIN)/python -m pytest -m "not full and not gpu"
+	$(BIN)/python -m pytest -m "not full"
 
 test-full: $(VENV)/.ready browser ## and the long tests: a real S3 server (Ceph)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.ready ## ruff
 	$(BIN)/ruff check .

@@ -50,12 +50,13 @@ def scan(
         SetupError: the scan cannot run; the message says what to do.
         BalanceError: the report does not account for every listed object; nothing was committed.
     """
-    from nsfwscan.engine import run_shards
+    from nsfwscan.engine import check_reachable, run_shards
     from nsfwscan.run import run_scan
 
     uris = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     given = {"source": {"uris": [os.fspath(uri) for uri in uris]}, "out": os.fspath(out)}
     settings = load_config(preset, config, merge(sections, given))
+    check_reachable(settings.engine)
     return run_scan(settings, run_id, partial(run_shards, verbose=verbose), progress or Silent())
 
 

@@ -7,6 +7,7 @@ Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,6 +155,7 @@ def scan(
 
     A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a manifest (.parquet, .csv, .jsonl).
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job gives its run free, as Ctrl-C does
     with without_native_chatter(verbose=verbose) as stream:
         console = Console(file=stream)
         with _exit_codes(console, verbose):

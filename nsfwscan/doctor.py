@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -124,19 +123,23 @@ def _sources(config: ScanConfig) -> Iterator[Finding]:
     if not config.source.uris:
         yield Finding("warn", "source", "none given: name the sources of the scan to have them checked")
     for uri in config.source.uris:
-        source = config.source.model_copy(update={"uris": (uri,), "limit": 1})
-        first = next(iter(islice(list_sources(source, config.storage), 1)), None)
-        if first is None:
-            yield Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
-            continue
-        example = first["uri"][0].as_py()
         try:
-            found = fetch(
-                example, config.storage, max_bytes=config.read.max_bytes, timeout_s=config.read.timeout_s, attempts=2
-            )
-            yield Finding("ok", "source", f"{uri}: can be listed and read ({example}, {len(found.data):,} bytes)")
-        except RowError as error:
-            yield Finding("fail", "source", f"{uri}: can be listed, but {example} cannot be read: {error}")
+            yield _source(uri, config)
+        except (SetupError, RowError) as error:
+            yield Finding("fail", "source", str(error))
+
+
+def _source(uri: str, config: ScanConfig) -> Finding:
+    source = config.source.model_copy(update={"uris": (uri,), "limit": 1})
+    first = next(list_sources(source, config.storage), None)
+    if first is None:
+        return Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
+    example, limits = first["uri"][0].as_py(), config.read
+    try:
+        found = fetch(example, config.storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=2)
+    except RowError as error:
+        return Finding("fail", "source", f"{uri}: can be listed, but {example} cannot be read: {error}")
+    return Finding("ok", "source", f"{uri}: can be listed and read ({example}, {len(found.data):,} bytes)")
 
 
 def _store(config: ScanConfig) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from nsfwscan.sources.plan import Shard
 
 _ACTOR_CPUS = 0.9
 """Of one core: an actor each, with a rest for Ray's own tasks (actors that hold every CPU can hang a job)."""
+_KNOCK_S = 10.0
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -127,6 +129,22 @@ def _result(result: ShardResult) -> pa.Table:
     return pa.Table.from_pylist([asdict(result)])
 
 
+def check_reachable(config: EngineConfig) -> None:
+    """Knocks at the cluster's address, if there is one: Ray itself would try for ten minutes.
+
+    Raises:
+        SetupError: nobody answers there.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS") or ""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except OSError as error:
+        raise SetupError(f"cannot reach Ray at {address}: {error}; is the head up, and is this its address?") from None
+
+
 @contextmanager
 def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
     """A connection to the cluster of the address or the environment, or a local Ray that ends with it.
@@ -137,6 +155,7 @@ def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_reachable(config)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     address = config.address or os.environ.get("RAY_ADDRESS")

@@ -230,6 +230,12 @@ def etag_of(info: dict[str, Any]) -> str | None:
     return None
 
 
+def modified_of(info: dict[str, Any]) -> Any:
+    """The time of the last change in an fsspec `info` answer, in whatever type the filesystem gives it."""
+    keys = ("LastModified", "last_modified", "updated", "mtime", "created")
+    return next((info[key] for key in keys if info.get(key)), None)
+
+
 def _unquoted(etag: str | None) -> str | None:
     return etag.strip('"') if etag else None
 
@@ -283,6 +289,8 @@ def _is_transient(error: Exception) -> bool:
 
 def setup_error(error: Exception, doing: str) -> SetupError:
     """A store's failure outside of any row (listing, writing the report), in words."""
+    if isinstance(error, OSError) and error.strerror and error_code(error) is None:
+        return StoreError(f"{doing}: {error.strerror}")
     try:
         return StoreError(f"{doing}: {row_error(error, 1)}")
     except SetupError as credentials:

@@ -27,7 +27,7 @@ from nsfwscan.models.labels import categories_of
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
-from nsfwscan.storage import STORE_ERRORS, filesystem, local_path, scheme_of, setup_error
+from nsfwscan.storage import STORE_ERRORS, etag_of, filesystem, local_path, modified_of, scheme_of, setup_error
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _WANTED = re.compile(
@@ -200,7 +200,7 @@ def _download(uri: str, storage: StorageConfig) -> Path:
         found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
         wanted = {name: info for name, info in found.items() if _WANTED.match(name)}
         version = json.dumps(
-            [uri, sorted((n, i.get("size"), str(i.get("ETag") or i.get("mtime"))) for n, i in wanted.items())]
+            [uri, sorted((n, i.get("size"), str(etag_of(i) or modified_of(i))) for n, i in wanted.items())]
         )
         target = cache_folder() / hashlib.sha256(version.encode()).hexdigest()[:32]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,9 @@ def _download(uri: str, storage: StorageConfig) -> Path:
 
 def _json(path: Path, uri: str) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(loaded, dict):
+            raise ValueError(f"a {type(loaded).__name__}, not an object")
     except FileNotFoundError:
         raise ModelError(
             f"{uri}: no {path.name}; a model directory has config.json, preprocessor_config.json and safetensors"
@@ -238,9 +240,11 @@ def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
             f"{uri}: not a classifier of one label out of several "
             f"(problem_type {settings.get('problem_type')}, {len(names)} labels)"
         )
+    if set(names) != {str(i) for i in range(len(names))} or not all(isinstance(names[key], str) for key in names):
+        raise ModelError(f"{uri}: its id2label is not a name for each of 0 to {len(names) - 1}: {names}")
     if "auto_map" in settings:
         raise ModelError(f"{uri}: it needs code of its own (auto_map), which is never run")
-    return tuple(names[key] for key in sorted(names, key=int))
+    return tuple(names[str(i)] for i in range(len(names)))
 
 
 def _preprocessor(folder: Path, uri: str) -> dict[str, Any]:
@@ -252,7 +256,6 @@ def _preprocessor(folder: Path, uri: str) -> dict[str, Any]:
     return _json(folder / "preprocessor_config.json", uri)
 
 
-@lru_cache(maxsize=8)
 def _digest(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if _WANTED.match(path.name))
     if not any(path.suffix == ".safetensors" for path in files):
@@ -261,8 +264,14 @@ def _digest(folder: Path) -> str:
             f"{folder}: no safetensors"
             + (f"; {', '.join(pickled)} is pickled and never loaded: convert it" if pickled else "")
         )
+    return _digest_of(tuple((path, (info := path.stat()).st_ino, info.st_size, info.st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _digest_of(versions: tuple[tuple[Path, int, int, int], ...]) -> str:
+    """Read once for each state of the files: (path, inode, bytes, time of change in ns)."""
     total = hashlib.sha256()
-    for path in files:
+    for path, *_ in versions:
         with path.open("rb") as file:
             total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

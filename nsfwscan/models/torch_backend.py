@@ -88,9 +88,13 @@ class _Normaliser:
 
 def check_preprocessing(spec: ModelSpec, folder: Path, normalise: _Normaliser) -> None:
     """Runs the checkpoint's own processor beside ours on generated pictures. Raises ModelError where they differ."""
-    processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        folder, backend="pil", local_files_only=True, trust_remote_code=False
-    )
+    try:
+        processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{spec.uri}: transformers cannot load its image processor: {reason}") from error
     random = np.random.default_rng(0)
     for height, width in _PROBES:
         image = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))

@@ -114,6 +114,11 @@ def _staged(run: Run, shard: Shard) -> pa.Table:
         raise BalanceError(
             f"shard {shard.name} ({shard.rows} objects) was never finished; run the same command again"
         ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise BalanceError(
+            f"the staged part of shard {shard.name} is damaged: delete it from {run.staging.uri}, then run the same "
+            "command again"
+        ) from error
 
 
 def _write_part(

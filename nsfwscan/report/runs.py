@@ -25,7 +25,7 @@ from nsfwscan.storage import Store, to_json
 
 State = Literal["committed", "running", "failed", "unfinished"]
 
-_RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEARTBEAT_S = 20.0
 _LEASE_S = 90.0
 """A lease without a heartbeat for this long is given up: its process died, or its machine did."""
@@ -42,7 +42,7 @@ class Run:
     def named(cls, store: Store, run_id: str | None) -> Run:
         """The run of that id, or a new one named by the time (UTC). Raises ConfigError for no file name."""
         run_id = run_id or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        if not _RUN_ID.match(run_id):
+        if not _RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run id {run_id!r}: letters, digits, `.`, `_` and `-` only, at most 100")
         return cls(store, run_id)
 

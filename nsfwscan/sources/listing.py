@@ -32,6 +32,7 @@ from nsfwscan.storage import (
     is_s3,
     local_path,
     local_uri,
+    modified_of,
     scheme_of,
     setup_error,
     split_s3,
@@ -172,9 +173,7 @@ def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
 
 
 def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any]) -> Listed:
-    modified = next(
-        (info[key] for key in ("LastModified", "last_modified", "updated", "mtime", "created") if info.get(key)), None
-    )
+    modified = modified_of(info)
     if isinstance(modified, int | float):
         modified = datetime.fromtimestamp(modified, UTC)
     elif isinstance(modified, str):

@@ -1,0 +1,274 @@
+"""The first rule that is true decides, and a row without a score is never allowed, whatever the policy says."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsfwscan.errors import PolicyError
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import GUARD, VISIBLE, parse_policy
+from nsfwscan.schema import DECISION_COLUMNS, Decision
+
+Row = dict[str, Any]
+
+BLOCK = {
+    "name": "high",
+    "when": "nsfw_score >= 0.9",
+    "decision": "block",
+    "queue": "adult",
+    "shield": "blur",
+    "severity": 3,
+}
+REVIEW = {"name": "low", "when": "nsfw_score >= 0.4", "decision": "review"}
+
+
+def decider(*rules: Row, otherwise: str = "allow") -> Decider:
+    return Decider(parse_policy({"name": "p", "version": "1", "rules": rules, "otherwise": {"decision": otherwise}}))
+
+
+def table(*rows: Row) -> pa.Table:
+    return pa.Table.from_pylist([{"uri": str(i), "status": "ok", **row} for i, row in enumerate(rows)], schema=VISIBLE)
+
+
+def scored(*scores: float | None) -> pa.Table:
+    return table(*({"nsfw_score": score} for score in scores))
+
+
+def decided(decide: Decider, rows: pa.Table) -> list[tuple[str, str, str]]:
+    found = decide(rows)
+    return [(row["decision"], row["rule"], row["decided_by"]) for row in found.to_pylist()]
+
+
+GUARDED = ("undetermined", GUARD, "guard")
+
+
+# Which rule
+
+
+def test_the_first_match_wins() -> None:
+    """A row that two rules match is the first one's; where none does, `otherwise` stands."""
+    assert decided(decider(BLOCK, REVIEW), scored(0.95, 0.5, 0.1)) == [
+        ("block", "high", "policy"),
+        ("review", "low", "policy"),
+        ("allow", "otherwise", "policy"),
+    ]
+    assert decided(decider(REVIEW, BLOCK), scored(0.95)) == [("review", "low", "policy")]
+
+
+def test_the_outcome_is_the_rules_own() -> None:
+    """All decision columns, in the report's types and order, with the policy's name and digest."""
+    decide = decider(BLOCK)
+    found = decide(scored(0.95, 0.1))
+    assert found.schema == pa.schema(DECISION_COLUMNS)
+    identity = decide.policy.identity
+    assert found.to_pylist() == [
+        {
+            "decision": "block",
+            "rule": "high",
+            "queue": "adult",
+            "shield": "blur",
+            "severity": 3,
+            "decided_by": "policy",
+            "policy": identity,
+        },
+        {
+            "decision": "allow",
+            "rule": "otherwise",
+            "queue": None,
+            "shield": "none",
+            "severity": 0,
+            "decided_by": "policy",
+            "policy": identity,
+        },
+    ]
+
+
+def test_thresholds_are_inclusive_as_written() -> None:
+    """A score of exactly the threshold, as a model's float32, is `>=` it; its neighbours are where they should be."""
+    edge = np.float32(0.9)
+    below, above = np.nextafter(edge, np.float32(0)), np.nextafter(edge, np.float32(1))
+    found = decided(decider(BLOCK), scored(float(below), float(edge), float(above)))
+    assert [decision for decision, *_ in found] == ["allow", "block", "block"]
+
+
+def test_rules_may_ask_for_any_column() -> None:
+    """Status, label, size in pixels, the place of the object."""
+    decide = decider(
+        {"name": "status", "when": "status = 'decode_error'", "decision": "undetermined"},
+        {"name": "big", "when": "width * height > 100 and label = 'sexy'", "decision": "review"},
+        {"name": "place", "when": "uri like '2%'", "decision": "escalate"},
+    )
+    rows = table(
+        {"status": "decode_error"},
+        {"width": 20, "height": 20, "label": "sexy", "nsfw_score": 0.0},
+        {"width": 2, "height": 2, "label": "sexy", "nsfw_score": 0.0},
+        {"nsfw_score": 0.0},
+    )
+    assert [rule for _, rule, _ in decided(decide, rows)] == ["status", "big", "place", "otherwise"]
+
+
+def test_other_columns_and_their_order_do_not_matter() -> None:
+    """A table may have more than a policy may ask for, in any order."""
+    rows = scored(0.95, 0.1)
+    turned = rows.select(rows.column_names[::-1]).append_column("extra", pa.array([1, 2]))
+    assert decider(BLOCK)(turned) == decider(BLOCK)(rows)
+
+
+# No score
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_score_matches_no_threshold(score: float | None) -> None:
+    """Null and NaN are neither above nor below: `>=`, `<`, `=` and `<>` are all not true. Infinity is no score either."""
+    for comparison in (">=", ">", "<", "<=", "=", "<>"):
+        decide = decider({"name": "r", "when": f"nsfw_score {comparison} 0.5", "decision": "block"})
+        assert decided(decide, scored(score)) == [GUARDED], comparison
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("otherwise", list(Decision))
+def test_a_row_without_a_score_does_not_fall_through(score: float | None, otherwise: str) -> None:
+    """Whatever `otherwise` says, it says it of images that were scored."""
+    assert decided(decider(BLOCK, otherwise=otherwise), scored(score)) == [GUARDED]
+
+
+@pytest.mark.parametrize(
+    "when", ["true", "nsfw_score is null", "coalesce(nsfw_score, 0) < 0.1", "not coalesce(nsfw_score >= 0.4, false)"]
+)
+def test_no_rule_allows_a_row_without_a_score(when: str) -> None:
+    """A rule that would allow it is overruled; the same rule allows rows with scores."""
+    decide = decider({"name": "fine", "when": when, "decision": "allow"})
+    [without, with_score] = decided(decide, scored(None, 0.05))
+    assert without == GUARDED
+    assert with_score[0] == "allow"
+
+
+def test_a_rule_may_still_say_what_else_happens_to_it() -> None:
+    """Unreadable images may be reviewed, escalated or left undetermined by a rule, in its queue."""
+    rules = [
+        {"name": s, "when": f"status = '{s}'", "decision": d, "queue": "ingest"}
+        for s, d in (
+            ("denied", "review"),
+            ("crashed", "escalate"),
+            ("timeout", "block"),
+            ("decode_error", "undetermined"),
+        )
+    ]
+    rows = table(*({"status": rule["name"]} for rule in rules))
+    found = decider(*rules)(rows)
+    assert found["decision"].to_pylist() == ["review", "escalate", "block", "undetermined"]
+    assert found["queue"].to_pylist() == ["ingest"] * 4
+    assert found["decided_by"].to_pylist() == ["policy"] * 4
+
+
+def test_the_guard_decides_after_the_rules() -> None:
+    """It does not hide a match: a rule on the path still escalates an image that could not be read."""
+    decide = decider({"name": "place", "when": "uri = '0'", "decision": "escalate"})
+    assert decided(decide, scored(None, None)) == [("escalate", "place", "policy"), GUARDED]
+
+
+# Edges
+
+
+def test_no_rows_give_no_decisions() -> None:
+    """An empty table has the decision columns all the same."""
+    found = decider(BLOCK)(VISIBLE.empty_table())
+    assert found.num_rows == 0 and found.schema == pa.schema(DECISION_COLUMNS)
+    assert decider()(VISIBLE.empty_table()).num_rows == 0
+
+
+def test_no_rules_leave_it_to_otherwise_and_the_guard() -> None:
+    """A policy without rules allows what was scored, and only that."""
+    assert decided(decider(), scored(0.99, None)) == [("allow", "otherwise", "policy"), GUARDED]
+
+
+def test_rows_keep_their_order_in_long_tables() -> None:
+    """300,000 rows in uneven chunks: each decision stands in its own row."""
+    scores = np.random.default_rng(0).random(300_000, np.float32)
+    scores[::7] = np.nan
+    column = pa.chunked_array([scores[:1], scores[1:150_000], scores[150_000:]])
+    nulls = {field.name: pa.nulls(len(scores), field.type) for field in VISIBLE}
+    rows = pa.table({**nulls, "uri": pa.array(map(str, range(len(scores)))), "nsfw_score": column}, schema=VISIBLE)
+    found = decider(BLOCK, REVIEW)(rows)["decision"].to_numpy()
+    expected = np.where(scores >= 0.9, "block", np.where(scores >= 0.4, "review", "allow"))
+    assert (found == np.where(np.isnan(scores), "undetermined", expected)).all()
+
+
+def test_one_decider_decides_many_tables() -> None:
+    """Calls leave nothing behind; slices decide as the whole does."""
+    decide = decider(BLOCK, REVIEW)
+    rows = scored(0.95, 0.5, None, 0.1, 0.92)
+    whole = decide(rows)
+    assert pa.concat_tables([decide(rows.slice(i, 1)) for i in range(5)]).to_pylist() == whole.to_pylist()
+    assert decide(rows.slice(2, 2)).to_pylist() == whole.slice(2, 2).to_pylist()
+
+
+def test_many_rules_are_in_order() -> None:
+    """A hundred rules that all match: the first; then one after the other as they cease to."""
+    rules = [{"name": f"r{i}", "when": f"nsfw_score >= {(100 - i) / 100}", "decision": "review"} for i in range(100)]
+    found = decided(decider(*rules), scored(*((100.5 - i) / 100 for i in range(1, 100))))
+    assert [rule for _, rule, _ in found] == [f"r{i}" for i in range(1, 100)]
+
+
+def test_a_rule_that_fails_on_a_row_is_named_with_its_policy() -> None:
+    """A cast that one value does not take stops the run with a PolicyError, not with DuckDB's own."""
+    decide = decider({"name": "r", "when": "cast(etag as integer) > 3", "decision": "block"})
+    assert decided(decide, table({"etag": "7", "nsfw_score": 0.1})) == [("block", "r", "policy")]
+    with pytest.raises(PolicyError, match=r"a rule of p@\w{16} fails on a row: .*abc"):
+        decide(table({"etag": "abc", "nsfw_score": 0.1}))
+
+
+# Against a reference
+
+_COMPARISONS = {">=": operator.ge, ">": operator.gt, "<": operator.lt, "<=": operator.le}
+_COLUMNS = ["nsfw_score", "score_porn", "confidence"]
+_THRESHOLDS = st.integers(0, 20).map(lambda i: i / 20)
+_RULES = st.lists(
+    st.tuples(
+        st.sampled_from(_COLUMNS), st.sampled_from(sorted(_COMPARISONS)), _THRESHOLDS, st.sampled_from(list(Decision))
+    ),
+    max_size=6,
+)
+_SCORES = st.none() | st.floats(width=32) | _THRESHOLDS.map(lambda value: float(np.float32(value)))
+_ROWS = st.lists(st.fixed_dictionaries(dict.fromkeys(_COLUMNS, _SCORES)), max_size=20)
+
+
+def expected_of(row: Row, rules: list[tuple[str, str, float, Decision]], otherwise: Decision) -> tuple[str, str]:
+    """What DESIGN says, in plain Python: a float32 score against the threshold as float32."""
+
+    def known(column: str) -> bool:
+        return row[column] is not None and math.isfinite(row[column])
+
+    decision, name = otherwise, "otherwise"
+    for i, (column, comparison, threshold, outcome) in enumerate(rules):
+        if known(column) and _COMPARISONS[comparison](np.float32(row[column]), np.float32(threshold)):
+            decision, name = outcome, f"r{i}"
+            break
+    if not known("nsfw_score") and (decision is Decision.ALLOW or name == "otherwise"):
+        return Decision.UNDETERMINED, GUARD
+    return decision, name
+
+
+@settings(max_examples=50, deadline=None)
+@given(rules=_RULES, rows=_ROWS, otherwise=st.sampled_from(list(Decision)))
+def test_threshold_rules_decide_as_plain_python_does(
+    rules: list[tuple[str, str, float, Decision]], rows: list[Row], otherwise: Decision
+) -> None:
+    """Any ordered thresholds over any scores, null, NaN and infinite ones too; and no scoreless row is ever allowed."""
+    written = [
+        {"name": f"r{i}", "when": f"{column} {comparison} {threshold}", "decision": outcome}
+        for i, (column, comparison, threshold, outcome) in enumerate(rules)
+    ]
+    found = decided(decider(*written, otherwise=otherwise), table(*rows))
+    assert [(decision, rule) for decision, rule, _ in found] == [expected_of(row, rules, otherwise) for row in rows]
+    for row, (decision, *_) in zip(rows, found, strict=True):
+        if row["nsfw_score"] is None or math.isnan(row["nsfw_score"]):
+            assert decision != Decision.ALLOW

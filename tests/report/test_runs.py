@@ -1,0 +1,227 @@
+"""A run's name, its state, and the lease that keeps a second process off it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError, RunConflict, StoreError
+from nsfwscan.report import runs
+from nsfwscan.report.runs import Run, runs_of
+from nsfwscan.storage import Store, to_json
+from tests.report.rows import begun
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.named(Store.at(str(tmp_path / "out"), StorageConfig()), "night-1")
+
+
+def left_behind(run: Run, **values: Any) -> None:
+    """A lease as another process would have written it."""
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": "another", "time": time.time(), **values}
+    run.staging.write("alive.json", to_json(holder))
+
+
+def holder(run: Run) -> dict[str, Any]:
+    found = run.staging.read_json("alive.json")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_name_is_named_by_the_time(run: Run) -> None:
+    """Its id is the time in UTC, so that ids sort by age."""
+    assert re.fullmatch(r"\d{8}T\d{6}Z", Run.named(run.store, None).run_id)
+
+
+@pytest.mark.parametrize("run_id", ["a", "2026-11-22", "x" * 100, "A.b_c-1"])
+def test_good_names(run: Run, run_id: str) -> None:
+    """Letters, digits, dots, hyphens and underscores make a name."""
+    assert Run.named(run.store, run_id).folder.uri == f"{run.store.uri}/runs/{run_id}"
+
+
+@pytest.mark.parametrize("run_id", ["..", ".hidden", "a/b", "../x", "a b", "é", "x" * 101, "a\n", "-x", "a\0"])
+def test_bad_names(run: Run, run_id: str) -> None:
+    """A name that could leave the store's folder, or that a shell or store would trip over, is refused."""
+    with pytest.raises(ConfigError, match="letters, digits"):
+        Run.named(run.store, run_id)
+
+
+# --- the lease ------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_held_and_given_back(run: Run) -> None:
+    """While a run is leased it is running; afterwards nothing of the lease is left, even if the work failed."""
+    with run.lease():
+        assert run.state() == "running"
+        assert (holder(run)["pid"], holder(run)["host"]) == (os.getpid(), socket.gethostname())
+    assert run.state() == "unfinished"
+    with pytest.raises(ZeroDivisionError), run.lease():
+        raise ZeroDivisionError
+    assert not run.staging.exists("alive.json")
+    assert [thread for thread in threading.enumerate() if thread.name == "lease"] == []
+
+
+def test_a_run_alive_in_this_process_is_refused(run: Run) -> None:
+    """A second scan of the same run id is refused while the first lasts, and does not disturb it."""
+    with run.lease():
+        before = holder(run)
+        with pytest.raises(RunConflict, match=f"night-1 is alive: process {os.getpid()}"), run.lease():
+            pass
+        assert holder(run)["token"] == before["token"]
+
+
+def test_a_run_alive_on_another_machine_is_refused(run: Run, dead_pid: int) -> None:
+    """A fresh heartbeat from elsewhere counts, whatever processes are here."""
+    left_behind(run, host="another-machine", pid=dead_pid)
+    assert run.state() == "running"
+    with pytest.raises(RunConflict, match=r"another-machine; wait for it or stop it"), run.lease():
+        pass
+
+
+def test_a_stale_lease_is_taken_over(run: Run) -> None:
+    """A lease without a heartbeat for a minute and a half is given up, wherever it was held."""
+    left_behind(run, host="another-machine", time=time.time() - 91)
+    assert run.state() == "unfinished"
+    with run.lease():
+        assert holder(run)["token"] != "another"
+        assert run.state() == "running"
+    assert not run.staging.exists("alive.json")
+
+
+def test_the_lease_of_a_dead_process_is_taken_over_at_once(run: Run, dead_pid: int) -> None:
+    """After a crash the same command goes on without waiting for the lease to run out."""
+    left_behind(run, pid=dead_pid)
+    assert run.state() == "unfinished"
+    with run.lease():
+        assert holder(run)["pid"] == os.getpid()
+
+
+def test_a_process_of_another_user_is_alive(run: Run) -> None:
+    """A process that may not be signalled exists all the same."""
+    left_behind(run, pid=1)
+    assert run.state() == "running"
+
+
+def test_a_broken_lease_holds_nobody_off(run: Run) -> None:
+    """A lease file that is no JSON, as a full disk leaves it, does not lock the run for ever."""
+    run.staging.write("alive.json", b"{")
+    assert run.state() == "unfinished"
+
+
+def test_the_heartbeat_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is renewed while it is held, by the same holder."""
+    monkeypatch.setattr(runs, "_HEARTBEAT_S", 0.05)
+    with run.lease():
+        first = holder(run)
+        deadline = time.monotonic() + 5
+        while holder(run)["time"] == first["time"] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert holder(run)["time"] > first["time"]
+        assert holder(run)["token"] == first["token"]
+
+
+def test_of_several_that_begin_at_once_one_wins(run: Run) -> None:
+    """Ten threads that want the lease of a new run at the same moment: exactly one gets it."""
+    begun_together, all_tried = threading.Barrier(10), threading.Barrier(10)
+    outcomes: list[str] = []
+
+    def begin() -> None:
+        begun_together.wait(10)
+        try:
+            with run.lease():
+                outcomes.append("held")
+                all_tried.wait(10)
+        except RunConflict:
+            outcomes.append("refused")
+            all_tried.wait(10)
+
+    threads = [threading.Thread(target=begin) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held"] + ["refused"] * 9
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+def test_states_follow_the_files(run: Run) -> None:
+    """A run is unfinished, failed once it did not balance, and committed once `_SUCCESS` is there, whatever else is."""
+    assert run.state() == "unfinished"
+    run.folder.write("run.json", b"{}")
+    assert (run.state(), run.is_committed()) == ("unfinished", False)
+    run.folder.write("failure.json", b"{}")
+    assert run.state() == "failed"
+    left_behind(run)
+    assert run.state() == "running"
+    run.folder.write("_SUCCESS", b"")
+    assert (run.state(), run.is_committed()) == ("committed", True)
+
+
+def test_runs_are_listed_oldest_first(run: Run) -> None:
+    """A store's runs come sorted by id; a store without any has none."""
+    assert runs_of(run.store) == []
+    for name in ("20261123T000000Z", "20261121T000000Z"):
+        Run(run.store, name).folder.write("plan.json", b"{}")
+    assert [r.run_id for r in runs_of(run.store)] == ["20261121T000000Z", "20261123T000000Z"]
+
+
+def test_the_record_is_that_of_the_commit(run: Run) -> None:
+    """`run.json` comes back as written; where it is absent or cut off, the message says that nothing was committed."""
+    with pytest.raises(StoreError, match="was not committed"):
+        run.record()
+    run.folder.write("run.json", b'{"rows": 1')
+    with pytest.raises(StoreError, match="was not committed"):
+        run.record()
+    run.folder.write("run.json", json.dumps({"rows": 1}).encode())
+    assert run.record() == {"rows": 1}
+
+
+# --- plans ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_survives_the_process(tmp_path: Path) -> None:
+    """The plan that a resumed run reads is the plan that was written."""
+    uris = [f"/media/{i:04}.jpg" for i in range(100)]
+    run, plan = begun(tmp_path, [*uris, *uris[:7]], shard_rows=10)
+    assert run.load_plan({}) == plan
+    assert (plan.listed, plan.distinct, plan.repeated, plan.bytes) == (107, 100, 7, 100_000)
+    assert [shard.rows for shard in plan.shards] == [10] * 10
+
+
+def test_a_new_run_has_no_plan(run: Run) -> None:
+    """Before its plan is written, a run has none."""
+    assert run.load_plan({"model": "m"}) is None
+
+
+def test_a_plan_of_other_settings_is_refused(run: Run, tmp_path: Path) -> None:
+    """A run begun with another model or policy is not mixed with this one, and the message says what differs."""
+    _, plan = begun(tmp_path / "other", ["/a"])
+    run.save_plan(plan, {"configuration": "1", "model": "old", "policy": "p"})
+    assert run.load_plan({"configuration": "1", "model": "old", "policy": "p"}) == plan
+    with pytest.raises(RunConflict, match="begun with another model, policy; use them, or a new --run-id"):
+        run.load_plan({"configuration": "1", "model": "new", "policy": "q"})

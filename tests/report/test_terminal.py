@@ -1,0 +1,208 @@
+"""What a person reads at the end: true, safe for the terminal, and with a query that runs."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.report import commit
+from nsfwscan.report.runs import Run, runs_of
+from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict, printable
+from nsfwscan.run import ScanResult
+from nsfwscan.single import Verdict
+from nsfwscan.storage import Store
+from tests.report.rows import begun, files, scanned, staged_row
+
+HOSTILE = "/media/\x1b[2J\x1b]0;owned\x07a\r\nb\x00\x9b31m\u202egpj.exe\u2066\ud7ff\U000e0041"
+
+
+def mixed(uri: str) -> dict[str, Any]:
+    """Of thirty objects: three blocked, six for review, one broken."""
+    number = int(uri[-8:-4])
+    if number == 29:
+        return staged_row(uri, status="decode_error", error="broken data\x1b[31m")
+    return staged_row(uri, nsfw_score=0.9 if number < 3 else 0.3 if number < 9 else 0.01, truth="neutral")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> ScanResult:
+    folder = tmp_path_factory.mktemp("scan")
+    return scanned(files(folder / "media", 30), folder / "out", mixed)
+
+
+def verdict(**values: Any) -> Verdict:
+    scores = (("neutral", 0.75), ("nsfw", 0.25))
+    made = {
+        **{"uri": "cat.jpg", "status": "ok", "error": None, "scores": scores, "nsfw_score": 0.25},
+        **{"decision": "review", "rule": "borderline", "borderline": True, "model": "m@1", "policy": "p@1"},
+    }
+    return Verdict(**{**made, **values})
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_is_described(result: ScanResult) -> None:
+    """The run, the balance, the counts, the errors, the rate of false positives, and where everything lies."""
+    text = describe_scan(result)
+    for line in (
+        "committed: run made",
+        "  30 listed = 29 scored + 0 matched + 0 duplicate + 0 filtered + 0 carried + 1 errored",
+        "  decisions  allow 20  review 6  block 3  undetermined 1",
+        "  labels     neutral 26  nsfw 3",
+        "  status     ok 29  decode_error 1",
+        "  false positives  3 of 29 neutral images (10.3%) carry an NSFW label",
+        f"  report   {result.uri}",
+        f"  summary  {result.uri}/summary.html",
+    ):
+        assert line in text.splitlines(), line
+    assert "decode_error: broken data\\x1b[31m  e.g. " in text
+    assert Path(result.uri, "summary.html").is_file()
+
+
+def test_a_bad_run_says_why(tmp_path: Path) -> None:
+    """Over the error rate, the first line has the reason and the limit."""
+    found = scanned(files(tmp_path / "media", 30), tmp_path / "out", mixed, report={"max_error_rate": 0.01})
+    first = describe_scan(found).splitlines()[0]
+    assert found.exit_code == 4
+    assert first == "committed: run made — 1 images could not be read: 3.3%, over --max-error-rate 1.0%"
+
+
+def test_a_run_that_was_committed_before_says_so(result: ScanResult) -> None:
+    """A second call on the same run id is told that nothing was done."""
+    again = ScanResult(result.run_id, result.uri, 0, result.record, already_committed=True)
+    assert describe_scan(again).splitlines()[0] == "already committed: run made"
+
+
+def test_without_truth_it_is_said_how_to_give_it(tmp_path: Path) -> None:
+    """No false positive rate is made up where no truth is known."""
+    text = describe_scan(scanned(files(tmp_path / "media", 2), tmp_path / "out"))
+    assert "truth      none given: to measure false positives, use class folders" in text
+
+
+def test_many_kinds_of_errors_are_cut(result: ScanResult) -> None:
+    """Six kinds are shown, and how many more there are."""
+    record = copy.deepcopy(result.record)
+    record["summary"]["errors"] = [
+        {"status": "timeout", "count": 9 - i, "message": f"kind {i}", "example": "/a"} for i in range(9)
+    ]
+    text = describe_scan(ScanResult("made", result.uri, 0, record))
+    assert "kind 5" in text and "kind 6" not in text
+    assert "… and 3 more kinds, in summary.html" in text
+
+
+# --- nothing that a terminal would obey -----------------------------------------------------------------------------
+
+
+def assert_tame(text: str) -> None:
+    """Nothing but printable characters and line ends."""
+    assert {c for c in text if not c.isprintable()} <= {"\n"}, repr(text)
+
+
+@given(st.text())
+def test_printable_text_is_tame(text: str) -> None:
+    """Whatever a name holds, what is printed moves no cursor and turns no writing round; plain names stay as they are."""
+    assert_tame(printable(text))
+    assert "\n" not in printable(text)
+    if text.isprintable():
+        assert printable(text) == text
+
+
+def test_hostile_names_are_shown_and_not_obeyed(result: ScanResult) -> None:
+    """Control characters of names and messages reach neither the lines of a scan nor those of a verdict."""
+    record = copy.deepcopy(result.record)
+    record["summary"]["errors"] = [{"status": "timeout", "count": 1, "message": HOSTILE, "example": HOSTILE}]
+    text = describe_scan(ScanResult("made", result.uri, 0, record))
+    assert_tame(text)
+    assert len(text.splitlines()) == len(describe_scan(result).splitlines())
+    for made in (verdict(uri=HOSTILE), verdict(uri=HOSTILE, scores=(), status="timeout", error=HOSTILE)):
+        assert_tame(describe_verdict(made))
+        assert "\\x1b[2J" in describe_verdict(made)
+        assert len(describe_verdict(made).splitlines()) in (2, 4)
+
+
+# --- the query ------------------------------------------------------------------------------------------------------
+
+
+def query_of(text: str) -> str:
+    """The SQL as printed, ready to paste."""
+    return text.split("Open it in DuckDB:\n", 1)[1]
+
+
+@pytest.mark.parametrize("range_rows", [1000, 8, 1], ids=["one file", "a few files", "many files"])
+@pytest.mark.parametrize("folder", ["out", "it's \"quoted\" 'twice' %20 ö"])
+def test_the_query_runs_on_exactly_the_committed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int, folder: str
+) -> None:
+    """Pasted into DuckDB, it counts every decision of this run: strangers beside its files do not matter."""
+    monkeypatch.setattr(commit, "_RANGE_ROWS", range_rows)
+    media = files(tmp_path / "media", 30)
+    result = scanned(media, tmp_path / folder, mixed, engine={"shard_rows": 1 if range_rows == 1 else 8})
+    assert len(result.report_files) == {1000: 1, 8: 4, 1: 30}[range_rows]
+    shutil.copy(result.report_files[0], Path(result.uri, "report", "part-00099-left-behind.parquet"))
+    Path(result.uri, "report", ".tmp-half.parquet").write_bytes(b"half")
+
+    rows = duckdb.connect().execute(query_of(describe_scan(result))).fetchall()
+    assert sorted(rows) == [
+        ("allow", "otherwise", 20),
+        ("block", "explicit", 3),
+        ("review", "borderline", 6),
+        ("undetermined", "unreadable", 1),
+    ]
+    assert [count for _, _, count in rows] == [20, 6, 3, 1]
+
+
+def test_report_files_are_the_reports_alone(result: ScanResult) -> None:
+    """The Python API names the files to open: the report's parts, not the false positives'."""
+    assert any(file["path"].startswith("false_positives/") for file in result.record["files"])
+    assert [pq.read_table(path).num_rows for path in result.report_files] == [30]
+
+
+# --- verdicts and runs ----------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_a_ranked_distribution() -> None:
+    """One bar a category, the decision and its rule, and that a person should look where it is close."""
+    assert describe_verdict(verdict()).splitlines() == [
+        "cat.jpg",
+        "  neutral    75.0%  ██████████████████████",
+        "  nsfw       25.0%  ████████",
+        "  nsfw_score 0.250 → review (borderline), borderline: a person should look",
+    ]
+    assert "a person should look" not in describe_verdict(verdict(borderline=False))
+
+
+def test_an_unreadable_image_has_its_reason() -> None:
+    """Without scores there is no bar, but the status and the error."""
+    made = verdict(status="decode_error", error="the JPEG data is damaged", scores=(), nsfw_score=None)
+    assert describe_verdict(made).splitlines() == ["cat.jpg", "  decode_error: the JPEG data is damaged"]
+
+
+def test_runs_are_one_line_each(tmp_path: Path) -> None:
+    """A committed run has its counts and model; the others say what to do about them."""
+    media, out = files(tmp_path / "media", 30), tmp_path / "out"
+    committed = scanned(media, out, mixed, run_id="a-done")
+    begun(out, ["/x"], run_id="b-unfinished")
+    failed, _ = begun(out, ["/x"], run_id="c-failed")
+    failed.folder.write("failure.json", b"{}")
+    store = Store.at(str(out), StorageConfig())
+    with Run(store, "b-unfinished").lease():
+        alive = [describe_run(run) for run in runs_of(store)]
+    lines = [describe_run(run) for run in runs_of(store)]
+    assert all("\n" not in line for line in lines)
+    when, model = committed.record["committed_at"], committed.record["model"]["identity"]
+    assert lines[0].split() == (
+        ["a-done", "committed", when, "30", "objects", "9", "flagged", "1", "unreadable", model]
+    )
+    assert lines[1] == "b-unfinished  unfinished resume it: the same command with --run-id b-unfinished"
+    assert lines[2].startswith("c-failed  failed     did not balance; see failure.json")
+    assert alive[1] == "b-unfinished  running    alive"

@@ -1,0 +1,397 @@
+"""A listing has every object of its sources once each, whatever their names, or says what it could not see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import fsspec
+import pyarrow as pa
+import pytest
+
+from nsfwscan.config import SourceConfig, StorageConfig
+from nsfwscan.errors import SourceError
+from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.sources.listing import list_sources
+from nsfwscan.storage import fetch
+from tests.permissions import unprivileged
+from tests.s3.servers import FaultyProxy, S3Endpoint
+
+LOCAL = StorageConfig()
+BUCKET = "listing-tests"
+
+
+def tables(
+    *uris: str | Path, store: str | None = None, storage: StorageConfig = LOCAL, **options: Any
+) -> list[pa.Table]:
+    source = SourceConfig(uris=tuple(map(str, uris)), **options)
+    return list(list_sources(source, storage, store=store))
+
+
+def rows(*uris: str | Path, **options: Any) -> list[dict[str, Any]]:
+    found = tables(*uris, **options)
+    assert all(table.schema == LISTING_SCHEMA for table in found)
+    return [row for table in found for row in table.to_pylist()]
+
+
+def uris_in(*uris: str | Path, **options: Any) -> list[str]:
+    return [row["uri"] for row in rows(*uris, **options)]
+
+
+def names_in(folder: Path, **options: Any) -> list[str]:
+    return [os.path.relpath(uri, folder) for uri in uris_in(folder, **options)]
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return folder
+
+
+# Local folders
+
+
+def test_every_file_is_an_object(tmp_path: Path) -> None:
+    """Hidden names, `_`-names, names without an extension and foreign ones are all listed, at any depth."""
+    names = [".hidden/.a.jpg", "_SUCCESS", "_x/b", "README", "c.txt", "deep/er/still/d.JPG"]
+    assert sorted(names_in(fill(tmp_path, *names))) == sorted(names)
+
+
+def test_order_is_by_name_folder_by_folder(tmp_path: Path) -> None:
+    """Two listings of one folder are alike."""
+    fill(tmp_path, "b/2", "b/1", "a", "c")
+    assert names_in(tmp_path) == names_in(tmp_path) == ["a", "b/1", "b/2", "c"]
+
+
+def test_a_row_has_size_and_time_of_the_file(tmp_path: Path) -> None:
+    """`size` in bytes and `modified_at` in UTC, to the microsecond; a local file has no version tag."""
+    path = fill(tmp_path, "a.jpg") / "a.jpg"
+    os.utime(path, ns=(0, 1_700_000_000_123_456_000))
+    [row] = rows(tmp_path)
+    moment = datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
+    assert row == {"uri": str(path), "size": 5, "etag": None, "modified_at": row["modified_at"], "truth": None}
+    assert abs(row["modified_at"] - moment) <= timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"line\nbreak",
+        b" ",
+        b"100%25 real#1?.jpg",
+        "写真 📷.jpg".encode(),
+        b"caf\xe9.jpg",
+        b"\xff\xfe",
+        b"a\\b",
+        b"\x01",
+    ],
+)
+def test_any_name_is_listed_and_read_again(tmp_path: Path, name: bytes) -> None:
+    """Newlines, percent signs, emoji and bytes that are no text: the listed URI is text and leads to the file."""
+    with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+        file.write(name)
+    [uri] = uris_in(tmp_path)
+    assert fetch(uri, LOCAL, max_bytes=100, timeout_s=1, attempts=1).data == name
+
+
+def test_a_folder_whose_name_is_no_text_is_entered(tmp_path: Path) -> None:
+    """Undecodable bytes in a folder's name concern all files in it."""
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(folder)
+    with open(os.path.join(folder, b"a.jpg"), "wb") as file:
+        file.write(b"x")
+    assert uris_in(tmp_path) == [f"file://{tmp_path}/caf%E9/a.jpg"]
+
+
+def test_one_file_is_a_source(tmp_path: Path) -> None:
+    """A source may be a file; its name, relative or absolute, decides nothing."""
+    path = fill(tmp_path, "a.txt") / "a.txt"
+    assert uris_in(path) == [str(path)]
+    assert uris_in(f"file://{path}") == [str(path)]
+
+
+def test_relative_sources_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are found again from any folder."""
+    fill(tmp_path, "media/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert uris_in("media") == uris_in("./media/") == [str(tmp_path / "media/a.jpg")]
+
+
+def test_an_empty_folder_lists_nothing(tmp_path: Path) -> None:
+    """Nothing is listed, and nothing raised: another source may have the objects."""
+    assert tables(tmp_path) == []
+
+
+# Links and what is no file
+
+
+def test_linked_folders_are_entered_and_loops_are_not(tmp_path: Path) -> None:
+    """A link to a folder is followed; one that leads back to where we are ends there, and listing ends."""
+    fill(tmp_path / "elsewhere", "b.jpg")
+    root = fill(tmp_path / "media", "a.jpg")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "self").symlink_to(root)
+    (tmp_path / "elsewhere" / "up").symlink_to(root)
+    assert names_in(root) == ["a.jpg", "linked/b.jpg"]
+
+
+def test_a_broken_link_is_listed(tmp_path: Path) -> None:
+    """What a link promised and is not there must not vanish: it ends as a `not_found` row."""
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "absent")
+    assert rows(tmp_path) == [
+        {"uri": f"{tmp_path}/gone.jpg", "size": None, "etag": None, "modified_at": None, "truth": None}
+    ]
+
+
+def test_a_link_to_itself_is_listed(tmp_path: Path) -> None:
+    """A link that never resolves is one object, which cannot be read, and does not end the listing."""
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    fill(tmp_path, "z.jpg")
+    assert names_in(tmp_path) == ["loop.jpg", "z.jpg"]
+
+
+def test_pipes_and_sockets_are_no_objects(tmp_path: Path) -> None:
+    """What has no content is not listed, and not opened."""
+    os.mkfifo(tmp_path / "pipe")
+    assert names_in(fill(tmp_path, "a.jpg")) == ["a.jpg"]
+
+
+# What cannot be seen
+
+
+def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
+    """A path that is not there stops the run, even where another source has objects."""
+    fill(tmp_path, "media/a.jpg")
+    with pytest.raises(SourceError, match=r"absent: no such file or directory"):
+        tables(tmp_path / "media", tmp_path / "absent")
+
+
+def test_an_unreadable_folder_is_an_error() -> None:
+    """A folder that may not be listed is named: the report must not pass over what it could not see."""
+    root = Path(tempfile.mkdtemp())  # tmp_path lies in a folder that only its owner may enter
+    try:
+        root.chmod(0o755)
+        fill(root, "a.jpg", "deep/locked/b.jpg")
+        (root / "deep/locked").chmod(0)
+        with unprivileged(), pytest.raises(SourceError, match=r"deep/locked: permission denied"):
+            tables(root)
+    finally:
+        shutil.rmtree(root)
+
+
+def test_files_that_only_their_names_are_known_of_are_listed() -> None:
+    """In a folder that may be listed but not entered, each file ends as a row that says `denied`."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        root.chmod(0o755)
+        fill(root, "closed/a.jpg", "closed/b.jpg")
+        (root / "closed").chmod(0o744)
+        with unprivileged():
+            assert names_in(root) == ["closed/a.jpg", "closed/b.jpg"]
+    finally:
+        shutil.rmtree(root)
+
+
+# Choosing
+
+
+def test_globs_choose_by_the_place_within_the_source(tmp_path: Path) -> None:
+    """`*` crosses `/`; what lies above the source is not matched; excluding wins over including."""
+    root = fill(tmp_path / "x.jpg", "a.jpg", "b.png", "deep/c.jpg", "thumbs/d.jpg", "E.JPG")
+    assert names_in(root, include=["*.jpg"]) == ["a.jpg", "deep/c.jpg", "thumbs/d.jpg"]
+    assert names_in(root, include=["*.jpg"], exclude=["thumbs/*"]) == ["a.jpg", "deep/c.jpg"]
+    assert names_in(root, exclude=["*.jpg", "*.JPG"]) == ["b.png"]
+    assert names_in(root, include=["deep/*", "[ab].*"]) == ["a.jpg", "b.png", "deep/c.jpg"]
+
+
+def test_a_limit_counts_what_was_chosen(tmp_path: Path) -> None:
+    """`limit` is over all sources together, after the globs."""
+    fill(tmp_path, "one/a.txt", "one/b.jpg", "two/c.jpg", "two/d.jpg")
+    chosen = uris_in(tmp_path / "one", tmp_path / "two", include=["*.jpg"], limit=2)
+    assert chosen == [f"{tmp_path}/one/b.jpg", f"{tmp_path}/two/c.jpg"]
+
+
+def test_the_report_store_is_no_media(tmp_path: Path) -> None:
+    """A report store within a source is left out; a folder whose name only begins alike is not."""
+    fill(tmp_path, "a.jpg", "reports/runs/1/summary.html", "reports-old/b.jpg")
+    assert names_in(tmp_path, store=str(tmp_path / "reports")) == ["a.jpg", "reports-old/b.jpg"]
+
+
+def test_overlapping_sources_list_twice(tmp_path: Path) -> None:
+    """Listing does not make distinct; the plan does, and counts."""
+    fill(tmp_path, "deep/a.jpg")
+    assert uris_in(tmp_path, tmp_path / "deep") == [f"{tmp_path}/deep/a.jpg"] * 2
+
+
+def test_class_folders_give_the_truth_unless_told_otherwise(tmp_path: Path) -> None:
+    """With `truth: path` a class folder names the category; with `none`, or a file, nothing does."""
+    root = fill(tmp_path, "neutral/a.jpg", "misc/b.jpg")
+    assert [row["truth"] for row in rows(root)] == [None, "neutral"]
+    assert [row["truth"] for row in rows(root, truth="none")] == [None, None]
+
+
+def test_long_listings_come_in_tables_of_bounded_length(tmp_path: Path) -> None:
+    """Ten thousand rows of a manifest are three tables, so a listing is never held whole."""
+    path = tmp_path / "many.csv"
+    path.write_text("uri\n" + "".join(f"/media/{i}\n" for i in range(10_000)))
+    assert [table.num_rows for table in tables(path)] == [4096, 4096, 1808]
+
+
+# Manifests as sources
+
+
+def test_manifests_are_sources(tmp_path: Path) -> None:
+    """A manifest lists what it names, with its truth before the path's; globs are over its URIs."""
+    path = tmp_path / "list.csv"
+    path.write_text("uri,size,truth\ns3://b/neutral/a.jpg,5,porn\ns3://b/neutral/b.png,,\n")
+    assert [(r["uri"], r["size"], r["truth"]) for r in rows(path)] == [
+        ("s3://b/neutral/a.jpg", 5, "porn"),
+        ("s3://b/neutral/b.png", None, "neutral"),
+    ]
+    assert uris_in(path, include=["*.png"]) == ["s3://b/neutral/b.png"]
+
+
+def test_manifests_within_a_folder_are_objects(tmp_path: Path) -> None:
+    """Only a source that names a manifest is read as one: a folder's CSV is a foreign file like any other."""
+    assert names_in(fill(tmp_path, "list.csv")) == ["list.csv"]
+
+
+# Any other fsspec filesystem
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.rm("/listing-tests", recursive=True)
+
+
+def test_any_fsspec_filesystem_is_listed(memory: Any) -> None:
+    """Folders, hidden names and a single file of a filesystem that is neither local nor S3; each can be read."""
+    for name in ("a", "deep/_b", "deep/.c"):
+        memory.pipe_file(f"/listing-tests/{name}", b"12345")
+    found = rows("memory://listing-tests")
+    assert [(row["uri"].removeprefix("memory:///listing-tests/"), row["size"]) for row in found] == [
+        ("a", 5),
+        ("deep/.c", 5),
+        ("deep/_b", 5),
+    ]
+    assert found[0]["modified_at"] is not None
+    for row in found:
+        assert fetch(row["uri"], LOCAL, max_bytes=9, timeout_s=1, attempts=1).data == b"12345"
+    assert uris_in("memory://listing-tests/deep/_b") == ["memory:///listing-tests/deep/_b"]
+    assert uris_in("memory://listing-tests", include=["deep/*"], exclude=["*/.c"]) == [
+        "memory:///listing-tests/deep/_b"
+    ]
+
+
+def test_a_missing_folder_of_any_filesystem_is_an_error(memory: Any) -> None:
+    """A URI that is not there is a SourceError with the URI; so is a scheme that nobody knows."""
+    memory.pipe_file("/listing-tests/a", b"")
+    with pytest.raises(SourceError, match="memory://listing-tests/b: no such file or directory"):
+        tables("memory://listing-tests/b")
+
+
+# S3
+
+
+@pytest.fixture(scope="module")
+def s3(moto: S3Endpoint) -> Any:
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+def put(client: Any, *keys: str) -> None:
+    for key in keys:
+        client.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
+
+
+def test_an_s3_prefix_lists_with_versions(s3: Any) -> None:
+    """Each key under the prefix with size, ETag and time; keys are kept byte for byte."""
+    keys = ["odd/100% real#1?.jpg", "odd/_hidden/.b", "odd/a//b", "odd/a b+c", "odd/写真.jpg"]
+    put(s3, *keys)
+    found = rows(f"s3://{BUCKET}/odd/")
+    assert [row["uri"] for row in found] == [f"s3://{BUCKET}/{key}" for key in sorted(keys)]
+    head = s3.head_object(Bucket=BUCKET, Key=keys[0])
+    assert (found[0]["size"], found[0]["etag"]) == (len(keys[0]), head["ETag"].strip('"'))
+    assert found[0]["modified_at"] == head["LastModified"]
+
+
+def test_a_prefix_is_no_folder(s3: Any) -> None:
+    """As S3 understands it: `…/2026/1` covers `…/2026/11/` too; globs are over what follows the last `/`."""
+    put(s3, "prefix/1/a", "prefix/11/b", "prefix/2/c")
+    assert uris_in(f"s3://{BUCKET}/prefix/1") == [f"s3://{BUCKET}/prefix/1/a", f"s3://{BUCKET}/prefix/11/b"]
+    assert uris_in(f"s3://{BUCKET}/prefix/1", include=["11/*"]) == [f"s3://{BUCKET}/prefix/11/b"]
+
+
+def test_an_exact_key_lists_only_that_object(s3: Any) -> None:
+    """A URI that is a key is that object, and not what else begins like it; `key/` is a prefix all the same."""
+    put(s3, "exact/a.jpg", "exact/a.jpg.bak", "exact/a.jpg/b")
+    assert uris_in(f"s3://{BUCKET}/exact/a.jpg") == [f"s3://{BUCKET}/exact/a.jpg"]
+    assert uris_in(f"s3://{BUCKET}/exact/a.jpg/") == [f"s3://{BUCKET}/exact/a.jpg/b"]
+
+
+def test_the_report_store_on_s3_is_no_media(s3: Any) -> None:
+    """A store within the scanned prefix is left out."""
+    put(s3, "own/a", "own/reports/runs/1/run.json", "own/reports2/b")
+    listed = uris_in(f"s3://{BUCKET}/own/", store=f"s3://{BUCKET}/own/reports")
+    assert listed == [f"s3://{BUCKET}/own/a", f"s3://{BUCKET}/own/reports2/b"]
+
+
+def test_long_prefixes_are_paged_as_they_are_read(s3: Any, moto: S3Endpoint) -> None:
+    """1,003 keys are two pages; the second is asked for when the first has been used up, and not before."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda i: s3.put_object(Bucket=BUCKET, Key=f"many/{i:05d}", Body=b""), range(1003)))
+    with FaultyProxy(moto) as proxy:
+        storage = StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+        keys = [f"s3://{BUCKET}/many/{i:05d}" for i in range(1003)]
+        assert uris_in(f"s3://{BUCKET}/many/", storage=storage, limit=1000) == keys[:1000]
+        assert proxy.requests["GET"] == 1
+        assert uris_in(f"s3://{BUCKET}/many/", storage=storage) == keys
+        assert proxy.requests["GET"] == 3
+
+
+def test_a_missing_bucket_is_an_error(s3: Any) -> None:
+    """It says that the bucket does not exist."""
+    with pytest.raises(SourceError, match="s3://no-such-bucket-here/x: the bucket does not exist"):
+        tables("s3://no-such-bucket-here/x")
+
+
+def test_a_missing_manifest_on_s3_is_an_error(s3: Any) -> None:
+    """A manifest's key that is not there is not blamed on the bucket, which is."""
+    with pytest.raises(SourceError, match=r"absent\.csv: no such object"):
+        tables(f"s3://{BUCKET}/absent.csv")
+
+
+def test_a_manifest_on_s3_is_read(s3: Any) -> None:
+    """Relative URIs in it are relative to its own place."""
+    s3.put_object(Bucket=BUCKET, Key="lists/today.jsonl", Body=b'{"uri": "a b.jpg"}\n{"source-ref": "s3://x/y"}\n')
+    assert uris_in(f"s3://{BUCKET}/lists/today.jsonl") == [f"s3://{BUCKET}/lists/a b.jpg", "s3://x/y"]
+
+
+def test_a_listing_that_breaks_off_is_an_error(s3: Any, moto: S3Endpoint) -> None:
+    """Where the second page is refused, what came before is no listing: SourceError, with the reason."""
+    with FaultyProxy(moto) as proxy:
+        proxy.fail(lambda method, path: "continuation-token" in path, status=403, code="AccessDenied")
+        storage = StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+        with pytest.raises(SourceError, match=rf"cannot list s3://{BUCKET}/many/: permission denied \(AccessDenied\)"):
+            tables(f"s3://{BUCKET}/many/", storage=storage)
+
+
+def test_a_filesystem_that_refuses_is_not_taken_for_a_missing_one(s3: Any, moto: S3Endpoint) -> None:
+    """Refused credentials are said as such, not as a source that is not there."""
+    with FaultyProxy(moto) as proxy:
+        proxy.fail(lambda method, path: True, status=403, code="InvalidAccessKeyId")
+        storage = StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+        with pytest.raises(SourceError, match="InvalidAccessKeyId"):
+            tables(f"s3://{BUCKET}/many/", storage=storage)

@@ -1,0 +1,128 @@
+"""What every stage keeps, whatever it does: rows, order, `uri`, declared columns, and rows that are none of its work."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.models.registry import resolve
+from nsfwscan.pipeline import cpu_stages, model_stages, opened
+from nsfwscan.schema import LISTING_SCHEMA, Status
+from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
+from tests.demo_store import UPLOADS, DemoObject
+
+_GOOD = ("neutral/coffee.png", f"{UPLOADS}/modes/rgba.png", f"{UPLOADS}/phone/IMG_0001.jpg", "drawings/smiley.gif")
+_BAD = ("broken/truncated.jpg", "broken/notes.jpg", "broken/bomb.png", "broken/empty.jpg", "broken/absent.jpg")
+_NAMES = ("read", "digest", "decode", "classify")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The pipeline's stages, opened, with the table that each of them is given."""
+
+    stages: list[Stage]
+    listing: pa.Table
+    given: dict[str, pa.Table]
+
+
+@pytest.fixture(scope="module")
+def line(demo: tuple[Path, list[DemoObject]]) -> Line:
+    """All stages; before each but the first, rows are added that failed earlier and lack everything but a listing."""
+    config = ScanConfig.load(
+        None, {"source": {"uris": [str(demo[0])]}, "out": "", "model": {"batch_size": 3}, "read": {"concurrency": 4}}
+    )
+    spec = resolve(config.model, config.storage)
+    stages = list(opened([*cpu_stages(config, spec), *model_stages(config, spec, threads=1)]))
+    listing = _listing([f"{demo[0]}/{name}" for pair in zip(_GOOD, _BAD, strict=False) for name in pair])
+    table, given = fresh(pa.concat_tables([listing, _listing([f"{demo[0]}/{_BAD[-1]}", "/elsewhere/ф\n.jpg"])])), {}
+    for stage in stages:
+        given[stage.name] = table = _with_failed_rows(table)
+        table = stage(table)
+    return Line(stages, listing, given)
+
+
+def _listing(uris: list[str]) -> pa.Table:
+    rows = [{"uri": uri, "size": None if i % 3 else 1000, "etag": f"tag-{i}"} for i, uri in enumerate(uris)]
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA)
+
+
+def _with_failed_rows(table: pa.Table) -> pa.Table:
+    """The table in three chunks, with two rows of another status and nothing in the stages' columns."""
+    rows = [
+        {"uri": "/failed/a", "status": Status.TIMEOUT, "error": "too slow", "size": 7},
+        {"uri": "/failed/b", "status": Status.CRASHED, "error": "gone", "truth": "neutral"},
+    ]
+    failed = pa.Table.from_pylist(rows, schema=table.schema)
+    return pa.concat_tables([table.slice(0, 4), failed, table.slice(4)])
+
+
+def _field_by_name(schema: pa.Schema) -> dict[str, pa.Field]:
+    assert len(set(schema.names)) == len(schema)
+    return {field.name: field for field in schema}
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_every_stage_keeps_the_contract(line: Line, name: str) -> None:
+    """Rows, order and `uri` stay; columns change exactly as declared; rows without what is needed are left alone;
+    neither neighbours nor earlier tables matter."""
+    stage, table = next(s for s in line.stages if s.name == name), line.given[name]
+    out = stage(table)
+
+    assert out["uri"].equals(table["uri"])
+    expected = {**_field_by_name(table.schema), **_field_by_name(stage.adds)}
+    for dropped in stage.drops:
+        del expected[dropped]
+    assert _field_by_name(out.schema) == expected
+    out.validate(full=True)
+
+    before, after = table.to_pylist(), out.to_pylist()
+    lacking = [i for i, row in enumerate(before) if any(row[column] is None for column in stage.needs)]
+    assert bool(lacking) == (stage.needs != ("uri",))
+    for i in lacking:
+        kept = {column: value for column, value in before[i].items() if column not in stage.drops}
+        assert after[i] == {**dict.fromkeys(stage.adds.names), **kept}
+
+    order = random.Random(name).sample(range(table.num_rows), table.num_rows)
+    shuffled = stage(table.take(order))
+    assert shuffled.schema == out.schema
+    assert shuffled.to_pylist() == [after[i] for i in order]
+    assert stage(table).to_pylist() == after
+    assert stage(table.slice(3, 5)).to_pylist() == after[3:8]
+    assert [row for i in range(4) for row in stage(table.slice(i, 1)).to_pylist()] == after[:4]
+
+    for empty in (table.schema.empty_table(), table.slice(2, 0)):
+        nothing = stage(empty)
+        assert nothing.num_rows == 0
+        assert nothing.schema == out.schema
+
+
+def test_every_stage_is_held_to_the_contract(line: Line) -> None:
+    """No stage of the pipeline is missing from the test above."""
+    assert tuple(stage.name for stage in line.stages) == _NAMES
+
+
+@settings(max_examples=25, deadline=None)
+@given(chunk_bytes=st.integers(0, 5000), data=st.data())
+def test_overlapped_equals_run(line: Line, chunk_bytes: int, data: st.DataObject) -> None:
+    """Reading ahead gives the same table as one stage after the other, whatever is cut where and however little."""
+    picked = data.draw(st.lists(st.integers(0, line.listing.num_rows - 1), max_size=6))
+    table, stages = fresh(line.listing.take(pa.array(picked, pa.int64()))), line.stages[:3]
+    expected = run(stages, table)
+    found = run_overlapped(stages, table, chunk_bytes)
+    assert found.schema == expected.schema
+    assert found.to_pylist() == expected.to_pylist()
+
+
+def test_overlapped_equals_run_to_the_bit_of_a_score(line: Line) -> None:
+    """With the model in the line, too, chunks change nothing."""
+    table = fresh(line.listing)
+    expected = run(line.stages, table).to_pylist()
+    assert run_overlapped(line.stages, table, 1500).to_pylist() == expected
+    assert any(row["nsfw_score"] is not None for row in expected)

@@ -1,0 +1,166 @@
+"""Reading objects: what was read, and what each kind of failure becomes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import s3fs
+
+from nsfwscan.config import ReadConfig, StorageConfig
+from nsfwscan.errors import SetupError
+from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.stages.base import Row, fresh
+from nsfwscan.stages.read import Read
+from tests.s3.servers import FaultyProxy, S3Endpoint
+
+BUCKET = "media-to-read"
+OBJECTS = {f"{BUCKET}/{i:02}.jpg": f"object {i}".encode() for i in range(12)}
+
+
+def read(rows: list[Row], storage: StorageConfig | None = None, **limits: object) -> list[Row]:
+    """The rows (`uri`, and what else was listed) after reading."""
+    stage = Read(ReadConfig.model_validate(limits), storage or StorageConfig())
+    stage.open()
+    found: list[Row] = stage(fresh(pa.Table.from_pylist(rows, schema=LISTING_SCHEMA))).to_pylist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def media(moto: S3Endpoint) -> S3Endpoint:
+    """A bucket of small objects."""
+    files = s3fs.S3FileSystem(endpoint_url=moto.endpoint_url, key="testing", secret="testing")
+    files.mkdir(BUCKET)
+    for name, data in OBJECTS.items():
+        files.pipe_file(name, data)
+    return moto
+
+
+@pytest.fixture
+def proxy(media: S3Endpoint) -> Iterator[FaultyProxy]:
+    with FaultyProxy(media) as faulty:
+        yield faulty
+
+
+def through(proxy: FaultyProxy) -> StorageConfig:
+    return StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+
+
+def test_bytes_and_size_are_those_of_the_file(tmp_path: Path) -> None:
+    """What was read is in the row, with its true size where the listing's was old or absent; the etag stays."""
+    data = bytes(range(256)) * 10
+    file = tmp_path / "a b#%25?.jpg"
+    file.write_bytes(data)
+    empty = tmp_path / "empty"
+    empty.touch()
+    rows = read([{"uri": str(file), "size": 3, "etag": "listed"}, {"uri": f"file://{tmp_path}/empty"}])
+    assert [(r["bytes"], r["size"], r["etag"], r["status"]) for r in rows] == [
+        (data, 2560, "listed", "ok"),
+        (b"", 0, None, "ok"),
+    ]
+
+
+def test_each_failure_has_its_own_status(tmp_path: Path) -> None:
+    """A file that is gone, a folder and a pipe fail alone, with status and reason; their neighbours are read."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "good").write_bytes(b"good")
+    expected = {
+        "good": "ok",
+        "gone": "not_found",
+        "dangling": "not_found",
+        "": "fetch_error",
+        "pipe": "fetch_error",
+        "loop": "fetch_error",
+        "good/below": "fetch_error",
+        "n" * 300: "fetch_error",
+        "nul\0": "fetch_error",
+    }
+    rows = read([{"uri": str(tmp_path / name)} for name in expected], timeout_s=5)
+    assert {name: row["status"] for name, row in zip(expected, rows, strict=True)} == expected
+    assert [row["bytes"] for row in rows] == [b"good", *[None] * 8]
+    assert all((row["error"] is None) == (row["status"] == "ok") for row in rows)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_forbidden_file_is_denied(tmp_path: Path) -> None:
+    """A file that may not be read is `denied`, not gone."""
+    (tmp_path / "secret").touch(mode=0o000)
+    [row] = read([{"uri": str(tmp_path / "secret")}])
+    assert row["status"] == "denied"
+
+
+def test_an_object_over_the_limit_is_not_read(tmp_path: Path) -> None:
+    """The limit holds against the listed size and against the real one, and the row says by how much; at the limit an
+    object is read."""
+    (tmp_path / "grown").write_bytes(bytes(101))
+    (tmp_path / "fits").write_bytes(bytes(100))
+    listed_larger = {"uri": str(tmp_path / "absent"), "size": 5000}
+    rows = read(
+        [listed_larger, {"uri": str(tmp_path / "grown"), "size": 3}, {"uri": str(tmp_path / "fits")}], max_bytes=100
+    )
+    assert [(r["status"], r["size"], r["bytes"]) for r in rows] == [
+        ("too_large", 5000, None),
+        ("too_large", 101, None),
+        ("ok", 100, bytes(100)),
+    ]
+    assert rows[0]["error"] == "5,000 bytes, over the limit of 100 (--max-bytes)"
+
+
+def test_the_etag_is_the_one_that_the_read_returned(media: S3Endpoint) -> None:
+    """An object that changed after it was listed carries the version that was scored."""
+    [row] = read([{"uri": f"s3://{BUCKET}/00.jpg", "size": 1, "etag": "of-the-listing"}])
+    assert (row["bytes"], row["size"], row["status"]) == (b"object 0", 8, "ok")
+    assert row["etag"] not in (None, "of-the-listing")
+    assert '"' not in row["etag"]
+
+
+def test_one_object_s3_refuses_is_one_row(proxy: FaultyProxy) -> None:
+    """A missing key, a denied and a throttled object fail in their own rows, among good ones."""
+    proxy.fail(lambda method, path: "03.jpg" in path, status=403, code="AccessDenied")
+    rows = read([{"uri": f"s3://{name}"} for name in [*OBJECTS, f"{BUCKET}/absent"]], through(proxy))
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["denied"] + ["ok"] * 8 + ["not_found"]
+    assert [row["bytes"] for row in rows[:3]] == list(OBJECTS.values())[:3]
+    assert "AccessDenied" in rows[3]["error"] and "NoSuchKey" in rows[-1]["error"]
+
+
+def test_a_cut_connection_is_tried_again(proxy: FaultyProxy) -> None:
+    """A body that breaks off is fetched again up to the configured attempts, and is never taken for the whole."""
+    proxy.cut_body(lambda method, path: "05.jpg" in path, times=2)
+    uri = f"s3://{BUCKET}/05.jpg"
+    [row] = read([{"uri": uri}], through(proxy), attempts=3)
+    assert (row["status"], row["bytes"]) == ("ok", b"object 5")
+    proxy.clear()
+    proxy.cut_body(lambda method, path: "05.jpg" in path)
+    [row] = read([{"uri": uri}], through(proxy), attempts=2)
+    assert (row["status"], row["bytes"]) == ("fetch_error", None)
+    assert "after 2 attempts" in row["error"]
+
+
+def test_a_slow_object_times_out_alone(proxy: FaultyProxy) -> None:
+    """An answer that does not come is that row's `timeout`."""
+    proxy.delay(lambda method, path: "07.jpg" in path, 5.0)
+    rows = read([{"uri": f"s3://{BUCKET}/0{i}.jpg"} for i in (6, 7)], through(proxy), attempts=1, timeout_s=0.5)
+    assert [(row["status"], row["bytes"]) for row in rows] == [("ok", b"object 6"), ("timeout", None)]
+
+
+def test_objects_are_read_at_the_same_time(proxy: FaultyProxy) -> None:
+    """Twelve objects that take 0.4 s each are read in far less than one after the other."""
+    read([{"uri": f"s3://{BUCKET}/00.jpg"}], through(proxy))  # connects
+    proxy.delay(lambda method, path: method == "GET", 0.4)
+    began = time.monotonic()
+    rows = read([{"uri": f"s3://{name}"} for name in OBJECTS], through(proxy), concurrency=12)
+    assert time.monotonic() - began < 2.4
+    assert [row["bytes"] for row in rows] == list(OBJECTS.values())
+
+
+def test_refused_credentials_stop_the_run(proxy: FaultyProxy) -> None:
+    """Credentials that fail every object alike are a broken set-up, with what to do, and not a thousand bad rows."""
+    proxy.fail(lambda method, path: True, status=403, code="InvalidAccessKeyId")
+    with pytest.raises(SetupError, match="AWS_ACCESS_KEY_ID"):
+        read([{"uri": f"s3://{name}"} for name in OBJECTS], through(proxy))

@@ -1,0 +1,194 @@
+"""The configuration refuses what it does not know, names what is wrong, and writes down nothing secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nsfwscan.config import ScanConfig, StorageConfig, digest_of, merge
+from nsfwscan.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {"source": {"uris": ["media"]}, "out": "reports"}
+
+
+def load(**sections: Any) -> ScanConfig:
+    return ScanConfig.load(None, merge(MINIMAL, sections))
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "scan.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_sources_and_a_store_are_all_it_takes() -> None:
+    """Everything but the source and the report store has a default."""
+    config = load()
+    assert config.source.uris == ("media",) and config.out == "reports"
+    assert config.model.uri == "embedded:open-nsfw"
+    assert config.policy is None
+
+
+def test_options_lie_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    """Sections are merged key by key: an option beats the file, the file beats what a preset says."""
+    path = written(
+        tmp_path, "source: {uris: [media]}\nout: reports\nmodel: {uri: from-file, batch_size: 4}\npolicy: file"
+    )
+    under = {"model": {"uri": "from-preset", "labels": {"normal": "neutral"}}, "policy": "preset"}
+    config = ScanConfig.load(path, {"model": {"batch_size": 16}}, under)
+    assert config.model.uri == "from-file"
+    assert config.model.batch_size == 16
+    assert config.model.labels == {"normal": "neutral"}
+    assert config.policy == "file"
+
+
+def test_merging_leaves_its_arguments_alone() -> None:
+    """`merge` gives a new mapping; a section that was null is replaced whole."""
+    base: dict[str, Any] = {"a": {"x": 1}, "b": None}
+    assert merge(base, {"a": {"y": 2}, "b": {"z": 3}}) == {"a": {"x": 1, "y": 2}, "b": {"z": 3}}
+    assert base == {"a": {"x": 1}, "b": None}
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"modell": {}}, "modell"),
+        ({"read": {"max_byte": 1}}, "read.max_byte"),
+        ({"read": {"attempts": 0}}, "read.attempts"),
+        ({"read": {"timeout_s": float("nan")}}, "read.timeout_s"),
+        ({"source": {"limit": 0}}, "source.limit"),
+        ({"source": {"uris": "media"}}, "source.uris"),
+        ({"model": {"dtype": "int8"}}, "model.dtype"),
+        ({"report": {"max_error_rate": 1.5}}, "report.max_error_rate"),
+        ({"engine": {"shard_rows": 1001}}, "engine.shard_rows"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(sections: dict[str, Any], named: str) -> None:
+    """A key that does not exist, or a value out of range, is a ConfigError that names its place; exit code 2."""
+    with pytest.raises(ConfigError, match=rf"\n  {named}: ") as error:
+        load(**sections)
+    assert error.value.exit_code == 2
+
+
+def test_all_faults_are_named_at_once() -> None:
+    """Two wrong keys in two sections are both in the message."""
+    with pytest.raises(ConfigError) as error:
+        load(read={"attempts": 0}, decode={"pixels": 3})
+    assert "read.attempts" in str(error.value) and "decode.pixels" in str(error.value)
+
+
+def test_a_missing_section_is_named() -> None:
+    """Without a source there is nothing to scan, and the message says so."""
+    with pytest.raises(ConfigError, match="source: Field required"):
+        ScanConfig.load(None, {"out": "reports"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a\n- b\n", "must be a mapping of sections, not a list"),
+        ("source: [", "is not YAML"),
+        ("source: !!python/object/apply:os.system [id]", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_configuration_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    """A list, broken YAML, or YAML that would run code is a ConfigError with the file's name."""
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=said) as error:
+        ScanConfig.load(path, MINIMAL)
+    assert path in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are a ConfigError, not a traceback."""
+    path = tmp_path / "scan.yaml"
+    path.write_bytes(b"out: \xff\xfe\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        ScanConfig.load(str(path), MINIMAL)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A missing file is named, with the reason."""
+    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+        ScanConfig.load(str(tmp_path / "absent.yaml"), MINIMAL)
+
+
+def test_an_empty_file_is_an_empty_configuration(tmp_path: Path) -> None:
+    """A file with nothing but a comment changes nothing."""
+    assert ScanConfig.load(written(tmp_path, "# nothing yet\n"), MINIMAL) == load()
+
+
+def test_nobody_changes_it_afterwards() -> None:
+    """A loaded configuration is frozen, its sections too."""
+    config = load()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.out = "elsewhere"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.read.attempts = 1  # type: ignore[misc]
+
+
+def test_storage_options_are_not_written_down() -> None:
+    """`public()` has endpoint and profile, but never `options`, which may hold a key; nor for the report store."""
+    secret = {"options": {"secret": "hunter2"}, "endpoint_url": "http://minio:9000"}
+    public = load(storage=secret, out_storage=secret).public()
+    assert "hunter2" not in str(public)
+    assert public["storage"]["endpoint_url"] == public["out_storage"]["endpoint_url"] == "http://minio:9000"
+
+
+def test_public_is_json_and_loads_again() -> None:
+    """What run.json keeps of a configuration is a configuration."""
+    config = load(source={"limit": 5, "include": ["*.jpg"]}, model={"labels": {"sfw": "neutral"}})
+    assert ScanConfig.load(None, config.public()) == config
+
+
+def test_the_report_store_is_not_reached_anonymously() -> None:
+    """Anonymous reading and requester-pays concern the source; the report store shares endpoint, region and profile."""
+    config = load(storage={"anonymous": True, "requester_pays": True, "endpoint_url": "http://x", "profile": "p"})
+    assert config.store_options() == StorageConfig(endpoint_url="http://x", profile="p")
+    own = StorageConfig(endpoint_url="http://y")
+    assert load(out_storage={"endpoint_url": "http://y"}).store_options() == own
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"source": {"uris": ["other"]}},
+        {"source": {"include": ["*.jpg"]}},
+        {"source": {"exclude": ["*.jpg"]}},
+        {"source": {"limit": 3}},
+        {"source": {"truth": "none"}},
+        {"read": {"max_bytes": 10}},
+        {"decode": {"max_pixels": 10}},
+        {"model": {"uri": "elsewhere"}},
+        {"model": {"dtype": "float32"}},
+        {"model": {"labels": {"sfw": "neutral"}}},
+        {"policy": "binary"},
+    ],
+)
+def test_the_fingerprint_covers_what_decides_the_rows(sections: dict[str, Any]) -> None:
+    """Another source, limit, model or policy is another fingerprint: such a run cannot be resumed with it."""
+    assert load(**sections).fingerprint() != load().fingerprint()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"engine": {"num_cpus": 2, "address": "auto", "seed": 7}},
+        {"read": {"concurrency": 2, "timeout_s": 5, "attempts": 2}},
+        {"report": {"max_error_rate": 0.5, "save_images": True}},
+        {"storage": {"endpoint_url": "http://localhost:1"}},
+        {"out": "elsewhere"},
+    ],
+)
+def test_the_fingerprint_does_not_cover_where_it_runs(sections: dict[str, Any]) -> None:
+    """A dead run may be resumed on another cluster, with other concurrency or through another endpoint."""
+    assert load(**sections).fingerprint() == load().fingerprint()
+
+
+def test_digests_do_not_depend_on_the_order_of_keys() -> None:
+    """`digest_of` is over canonical JSON: key order does not matter, list order does."""
+    assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
+    assert digest_of([1, 2]) != digest_of([2, 1])
