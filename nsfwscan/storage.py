@@ -90,7 +90,8 @@ def is_s3(uri: str) -> bool:
 def local_path(uri: str) -> str:
     """The path behind a local URI; `file://` URIs are percent-decoded (RFC 8089)."""
     if _SCHEME.match(uri):
-        return os.fsdecode(unquote_to_bytes(uri.split("://", 1)[1]))
+        path = uri.split("://", 1)[1]
+        return os.fsdecode(unquote_to_bytes(path.removeprefix("localhost") if path.startswith("localhost/") else path))
     return uri
 
 

@@ -92,7 +92,7 @@ def test_a_broken_set_up_raises(demo: Demo) -> None:
         nsfwscan.classify(path, model={"uri": "/absent"})
     with pytest.raises(PolicyError, match="cannot read the policy"):
         nsfwscan.classify(path, policy="/absent.yaml")
-    with pytest.raises(ConfigError, match="decode.max_pixel"):
+    with pytest.raises(ConfigError, match=r"decode\.max_pixel"):
         nsfwscan.classify(path, decode={"max_pixel": 1})
     with pytest.raises(ModelError, match="no preset 'absent'"):
         nsfwscan.classify(path, preset="absent")

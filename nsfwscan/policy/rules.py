@@ -22,10 +22,11 @@ from nsfwscan.errors import PolicyError
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, Decision, Shield
 
 _PRESETS = Path(__file__).parent / "presets"
-_DECIDED = {field.name for field in DECISION_COLUMNS} | {"false_positive", "run_id"}
+_HIDDEN = {field.name for field in DECISION_COLUMNS} | {"truth", "false_positive", "run_id"}
 
-VISIBLE = pa.schema([field for field in REPORT_SCHEMA if field.name not in _DECIDED])
-"""The columns that a rule may ask for: all that are known before anything is decided."""
+VISIBLE = pa.schema([field for field in REPORT_SCHEMA if field.name not in _HIDDEN])
+"""The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
+decisions and must not make them."""
 
 _NULLABLE = pa.schema([field.with_nullable(True) for field in VISIBLE])
 
@@ -122,8 +123,25 @@ def predicate(rule: Rule) -> duckdb.Expression:
     return duckdb.SQLExpression(f"coalesce((\n{rule.when}\n), false)")
 
 
-_OTHER_ROWS = re.compile(r'"class":"(?:WINDOW|SUBQUERY)"|"function_name":"(?:random|uuid(?:v4|v7)?|gen_random_uuid)"')
-"""In DuckDB's JSON of a query: what makes a predicate depend on more than its row. A constant's quotes are escaped."""
+_OTHER_ROWS = re.compile(r'"class":"(?:WINDOW|SUBQUERY)"')
+_FUNCTION = re.compile(r'"function_name":"([^"]*)"')
+_COLUMN = re.compile(r'"column_names":\["([^"]*)"\]')
+"""In DuckDB's JSON of a query: what a predicate calls and names. A constant's quotes are escaped there."""
+
+_UNSTABLE = "SELECT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+_CLOCKS = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "age"})
+"""SQL's names for the time of the query, which DuckDB parses as columns; `age` of one argument reckons from today."""
+
+
+def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
+    """What makes a predicate follow from more than its row: a decision could then not be repeated."""
+    parsed = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{when}\n)"]).fetchall()[0][0]
+    if _OTHER_ROWS.search(parsed):
+        return "a window or subquery"
+    unstable = {name for (name,) in connection.execute(_UNSTABLE).fetchall()} | _CLOCKS
+    called = {name.lower() for name in _FUNCTION.findall(parsed)} & unstable
+    clocks = {name.lower() for name in _COLUMN.findall(parsed)} & _CLOCKS
+    return next(iter(sorted(called | clocks)), None)
 
 
 def _bind(connection: duckdb.DuckDBPyConnection, rule: Rule, source: str) -> None:
@@ -138,14 +156,14 @@ def _bind(connection: duckdb.DuckDBPyConnection, rule: Rule, source: str) -> Non
             )
         tables = [empty, pa.Table.from_pylist([{}], schema=_NULLABLE)]
         rows = [len(connection.from_arrow(table).select(predicate(rule)).fetchall()) for table in tables]
-        parsed = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{rule.when}\n)"]).fetchall()
+        foreign = "an aggregate" if rows != [0, 1] else _foreign(connection, rule.when)
     except duckdb.Error as error:
         detail = str(error).splitlines()[0]
         raise PolicyError(
             f"{source}: rule {rule.name!r}: {detail}\n  when: {rule.when}\n  columns: {', '.join(VISIBLE.names)}"
         ) from None
-    if rows != [0, 1] or _OTHER_ROWS.search(parsed[0][0]):
+    if foreign is not None:
         raise PolicyError(
-            f"{source}: rule {rule.name!r}: `when` must follow from the row alone, without aggregates, windows, "
-            f"subqueries or random(): {rule.when}"
+            f"{source}: rule {rule.name!r}: `when` must follow from the row alone, so that a decision can be repeated; "
+            f"{foreign} does not: {rule.when}"
         )

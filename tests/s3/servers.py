@@ -127,6 +127,7 @@ def ceph_server(directory: Path, timeout_s: float = 600.0) -> Iterator[S3Endpoin
     try:
         start = subprocess.run(
             [*script, "start", str(directory), str(free_port(span=3))],
+            check=False,
             capture_output=True,
             text=True,
             timeout=timeout_s,
