@@ -29,6 +29,8 @@ from nsfwscan.sources.plan import Shard
 
 _ACTOR_CPUS = 0.9
 """Of one core: an actor each, with a rest for Ray's own tasks (actors that hold every CPU can hang a job)."""
+_SIDE_CPUS = 0.1
+"""Of what mostly waits: a GPU, or the store."""
 _KNOCK_S = 10.0
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -44,10 +46,16 @@ class Layout:
     gpus_per_model_actor: float = 1.0
 
 
-def choose_layout(resources: dict[str, float], shards: int) -> Layout:
-    """Sizes for a cluster: model actors on its GPUs where it has some, one actor a core where not."""
+def choose_layout(resources: dict[str, float], shards: int, backend: str = "torch") -> Layout:
+    """Sizes for a cluster: model actors on its GPUs where it has some, one actor a core where not.
+
+    Args:
+        resources: what `ray.cluster_resources()` says.
+        shards: how many there are to run; more actors would idle.
+        backend: of the model; the embedded ONNX model is so light that cores serve it better than a GPU's queue.
+    """
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if gpus:
+    if gpus and backend == "torch":
         return Layout("split", max(1, min(cpus - gpus - 1, shards)), min(gpus, shards))
     return Layout("fused", max(1, min(cpus, shards)))
 
@@ -188,7 +196,7 @@ def run_shards(
     """
     with ray_session(job.config.engine, verbose=verbose):
         _set_context(verbose)
-        layout = layout or choose_layout(_resources(), len(shards))
+        layout = layout or choose_layout(_resources(), len(shards), job.spec.backend)
         names = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
         try:
             blocks: Iterator[Any] = iter(
@@ -212,9 +220,9 @@ def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout) -> ray.data.Datas
     model_pool = ActorPoolStrategy(size=layout.model_actors)
     pixels = names.map_batches(_Cpu, **cpu_pool)
     scored = pixels.map_batches(
-        _Model, compute=model_pool, num_cpus=_ACTOR_CPUS / 9, num_gpus=layout.gpus_per_model_actor, **blockwise
+        _Model, compute=model_pool, num_cpus=_SIDE_CPUS, num_gpus=layout.gpus_per_model_actor, **blockwise
     )
-    return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=_ACTOR_CPUS / 9, **blockwise)
+    return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=_SIDE_CPUS, **blockwise)
 
 
 def _resources() -> dict[str, float]:

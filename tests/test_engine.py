@@ -136,3 +136,8 @@ def _with_staging_in_the_way(out: Path, job: object, shards: object) -> object:
 def test_layout(resources: dict[str, float], shards: int, expected: Layout) -> None:
     """Model actors go where GPUs are; without one, every core has the whole pipeline; never more actors than shards."""
     assert choose_layout(resources, shards) == expected
+
+
+def test_layout_of_the_embedded_model() -> None:
+    """The embedded model is served by the cores, GPUs or not."""
+    assert choose_layout({"CPU": 16.0, "GPU": 1.0}, 100, "onnx") == Layout("fused", 16)

@@ -436,7 +436,7 @@ def test_many_files() -> None:
     assert "<summary>20 files" not in render_summary({**made, "files": files("report", 20, 400_000)})
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [1, 3, 21])
 def test_query_runs(parts: int, tmp_path: Path) -> None:
     """The SELECT that the page gives runs as it stands, and finds what is flagged in the committed files only."""
     made = record()

@@ -1,221 +1,148 @@
-"""The story of a scan as its files tell it: begun, cut off, resumed, committed, and not done twice."""
+"""The story of one scan: resumed, left alone, refused, not committed."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nsfwscan.errors import BalanceError, ConfigError, ModelError, RunConflict, SourceError
-from nsfwscan.pipeline import Job
+from nsfwscan.config import ScanConfig
+from nsfwscan.errors import BalanceError, RunConflict, SetupError, SourceError
+from nsfwscan.pipeline import Job, run_inline
+from nsfwscan.progress import Silent
+from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import ShardResult
-from nsfwscan.run import Engine
+from nsfwscan.run import ScanResult, run_scan
 from nsfwscan.sources.plan import Shard
-from tests.report.rows import engine, files, scanned, staged_row
+from nsfwscan.storage import Store
+from tests.demo_store import DemoObject
 
-SMALL_SHARDS = {"engine": {"shard_rows": 4}}
-
-
-class PowerCut(BaseException):
-    """Ends a process at once; no code of ours catches it."""
+Demo = tuple[Path, list[DemoObject]]
 
 
-def cut_after(count: int) -> Engine:
-    """An engine that loses power after so many shards."""
-
-    def run_shards(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        yield from engine()(job, shards[:count])
-        raise PowerCut
-
-    return run_shards
+def config(media: Path | str, out: Path, **sections: Any) -> ScanConfig:
+    return ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
 
 
-def forgetful(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-    """An engine that passes over a shard, as some frameworks do with what failed."""
-    yield from engine()(job, shards[1:])
+class Counting:
+    """Runs shards inline and remembers which; dies before shard number `dies_at`."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.ran: list[str] = []
+        self._dies_at = dies_at
+
+    def __call__(self, job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
+        for result in run_inline(job, islice(shards, self._dies_at)):
+            self.ran.append(result.shard)
+            yield result
+        if self._dies_at is not None:
+            raise SetupError("the power failed")
 
 
-def refuses(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-    """An engine that must not be asked."""
-    raise AssertionError(f"asked for {len(shards)} shards")
+def scan(settings: ScanConfig, engine: Any = run_inline) -> ScanResult:
+    return run_scan(settings, "r", engine, Silent())
 
 
-def test_a_committed_run(tmp_path: Path) -> None:
-    """`run.json` says who, what and when, names every data file, and adds up; staging is empty; `_SUCCESS` is there."""
-    result = scanned(files(tmp_path / "media", 10), tmp_path / "out", **SMALL_SHARDS)
-    folder = Path(result.uri)
-    record = json.loads((folder / "run.json").read_text())
-    assert record == result.record
-    assert (result.exit_code, result.already_committed, record["reason"]) == (0, False, None)
-    assert (folder / "_SUCCESS").read_bytes() == b""
-    assert record["plan"] == {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3}
-    assert record["balance"]["listed"] == record["balance"]["scored"] == record["summary"]["rows"] == 10
-    assert record["model"]["identity"].startswith("open-nsfw@")
-    assert record["policy"]["identity"].startswith("open-nsfw@")
-    assert [name for name in record["libraries"] if not record["libraries"][name]] == []
-    on_disk = {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
-    assert {file["path"] for file in record["files"]} == {name for name in on_disk if not name.startswith("listing/")}
-    assert not (tmp_path / "out" / "staging").exists() or not any((tmp_path / "out" / "staging").rglob("*"))
+def test_resume(demo: Demo, tmp_path: Path) -> None:
+    """The same run id goes on where it stopped: no finished shard is run again, and the report is whole."""
+    settings = config(demo[0], tmp_path)
+    first, second = Counting(dies_at=2), Counting()
+    with pytest.raises(SetupError, match="power failed"):
+        scan(settings, first)
+    run = Run(Store.at(str(tmp_path), settings.storage), "r")
+    assert run.state() == "unfinished"
+    result = scan(settings, second)
+    assert len(first.ran) == 2 and not set(first.ran) & set(second.ran)
+    assert result.record["balance"]["listed"] == len(demo[1])
+    assert result.record["timings"]["resumed_shards"] == 2
+    assert run.state() == "committed"
 
 
-def test_a_committed_run_is_left_alone(tmp_path: Path) -> None:
-    """The same run id again does nothing, says so, and gives the same answer, exit code included."""
-    media = files(tmp_path / "media", 10)
-
-    def broken(uri: str) -> dict[str, Any]:
-        return staged_row(uri, status="timeout")
-
-    first = scanned(media, tmp_path / "out", broken)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    (media / "new.jpg").write_bytes(b"new")
-    again = scanned(media, tmp_path / "out", run_shards=refuses)
-    assert (again.already_committed, again.exit_code, again.record) == (True, 4, first.record)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+def test_resume_keeps_the_first_listing(tmp_path: Path) -> None:
+    """A resumed run scans what was planned, whatever has come into the store since."""
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / "a").write_bytes(b"no image")
+    settings = config(media, tmp_path / "out")
+    with pytest.raises(SetupError):
+        scan(settings, Counting(dies_at=0))
+    (media / "b").write_bytes(b"new")
+    assert scan(settings).record["balance"]["listed"] == 1
 
 
-def test_a_resumed_run_does_only_what_is_left(tmp_path: Path) -> None:
-    """After a power cut the same command works on the shards without a part, by the plan of the first attempt."""
-    media, out = files(tmp_path / "media", 18), tmp_path / "out"
-    with pytest.raises(PowerCut):
-        scanned(media, out, run_shards=cut_after(3), **SMALL_SHARDS)
-    (media / "later.jpg").write_bytes(b"later")
-    asked: list[int] = []
-
-    def watched(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        asked.extend(shard.rows for shard in shards)
-        yield from engine()(job, shards)
-
-    result = scanned(media, out, run_shards=watched, **SMALL_SHARDS)
-    assert (sorted(asked), result.exit_code) == ([2, 4], 0)
-    assert result.record["balance"]["listed"] == 18
-    assert result.record["timings"]["resumed_shards"] == 3
+def test_committed_run_is_left_alone(demo: Demo, tmp_path: Path) -> None:
+    """A committed run is said to be so, with its own exit code; nothing is read or written."""
+    settings = config(demo[0], tmp_path, report={"max_error_rate": 0.01})
+    first = scan(settings)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    again = run_scan(settings, "r", Counting(dies_at=0), Silent())
+    assert again.already_committed and (first.exit_code, again.exit_code) == (4, 4)
+    assert "could not be read" in first.record["reason"]
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
 
 
-def test_the_rate_is_that_of_this_attempt(tmp_path: Path) -> None:
-    """Objects that an earlier attempt scanned do not make this one look fast."""
-    media, out = files(tmp_path / "media", 40), tmp_path / "out"
-    with pytest.raises(PowerCut):
-        scanned(media, out, run_shards=cut_after(9), **SMALL_SHARDS)
-    record = scanned(media, out, **SMALL_SHARDS).record
-    assert record["plan"]["shards"] - record["timings"]["resumed_shards"] == 1
-    assert record["images_per_s"] == pytest.approx(4 / record["timings"]["scan_s"], abs=0.01)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"decode": {"max_pixels": 1000}}, "configuration"),
+        ({"policy": "binary"}, "configuration, policy"),
+    ],
+)
+def test_other_settings_are_refused(demo: Demo, tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    """Resuming with other settings is refused with what differs; the old settings still go on."""
+    with pytest.raises(SetupError):
+        scan(config(demo[0], tmp_path), Counting(dies_at=1))
+    with pytest.raises(RunConflict, match=f"another {named};"):
+        scan(config(demo[0], tmp_path, **change))
+    assert scan(config(demo[0], tmp_path)).record["timings"]["resumed_shards"] == 1
 
 
-def test_an_attempt_that_only_commits_has_no_rate(tmp_path: Path) -> None:
-    """Where every shard was done before, nothing is asked of the engine and no rate is made up."""
-    media, out = files(tmp_path / "media", 8), tmp_path / "out"
-    with pytest.raises(PowerCut):
-        scanned(media, out, run_shards=cut_after(2), **SMALL_SHARDS)
-    record = scanned(media, out, run_shards=refuses, **SMALL_SHARDS).record
-    assert (record["images_per_s"], record["timings"]["resumed_shards"]) == (None, 2)
+def test_lost_part_is_not_committed(demo: Demo, tmp_path: Path) -> None:
+    """A shard whose part vanished before the commit: exit code 3 with the reason on file; the next start heals it."""
 
+    def lose_one(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
+        yield from run_inline(job, shards)
+        (tmp_path / "staging" / "r" / f"{shards[0].name}.parquet").unlink()
 
-def test_a_shard_passed_over_is_not_committed(tmp_path: Path) -> None:
-    """A report with a hole is no report: exit code 3, the reason in failure.json, and the same command mends it."""
-    media, out = files(tmp_path / "media", 10), tmp_path / "out"
+    settings, folder = config(demo[0], tmp_path), tmp_path / "runs" / "r"
     with pytest.raises(BalanceError, match="never finished"):
-        scanned(media, out, run_shards=forgetful, **SMALL_SHARDS)
-    folder = out / "runs" / "made"
+        scan(settings, lose_one)
     failure = json.loads((folder / "failure.json").read_text())
-    assert (failure["exit_code"], failure["run_id"]) == (3, "made")
-    assert "never finished" in failure["reason"]
-    assert not (folder / "run.json").exists()
-    assert not (folder / "_SUCCESS").exists()
-    result = scanned(media, out, **SMALL_SHARDS)
-    assert result.record["balance"]["listed"] == 10
-    assert not (folder / "failure.json").exists()
+    assert failure["exit_code"] == 3 and "never finished" in failure["reason"]
+    assert not (folder / "run.json").exists() and not (folder / "_SUCCESS").exists()
+    counting = Counting()
+    assert scan(settings, counting).record["balance"]["listed"] == len(demo[1])
+    assert len(counting.ran) == 1 and not (folder / "failure.json").exists()
 
 
-@pytest.mark.parametrize("lost", [["_SUCCESS"], ["_SUCCESS", "run.json"]])
-def test_a_second_commit_is_harmless(tmp_path: Path, lost: list[str]) -> None:
-    """A committer that died between its last writes, or a second one beside it, changes no row and loses no file."""
-    media, out = files(tmp_path / "media", 10), tmp_path / "out"
-
-    def kept(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        yield from engine()(job, shards)
-        shutil.copytree(job.run.staging.uri, tmp_path / "kept")
-
-    first = scanned(media, out, run_shards=kept, **SMALL_SHARDS)
-    (tmp_path / "kept" / "alive.json").unlink()
-    (out / "staging").mkdir(exist_ok=True)
-    (tmp_path / "kept").rename(out / "staging" / "made")
-    folder = Path(first.uri)
-    before = (folder / "run.json").read_bytes()
-    for name in lost:
-        (folder / name).unlink()
-    second = scanned(media, out, run_shards=refuses, **SMALL_SHARDS)
-    assert (folder / "_SUCCESS").exists()
-    assert second.record["files"] == first.record["files"]
-    assert ((folder / "run.json").read_bytes() == before) == ("run.json" not in lost)
-    assert all((folder / file["path"]).is_file() for file in second.record["files"])
-    assert second.record == json.loads((folder / "run.json").read_text())
-
-
-def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
-    """A run that was begun with other limits is refused, and can still be finished with its own."""
-    media, out = files(tmp_path / "media", 10), tmp_path / "out"
-    with pytest.raises(PowerCut):
-        scanned(media, out, run_shards=cut_after(1), **SMALL_SHARDS)
-    with pytest.raises(RunConflict, match="begun with another configuration"):
-        scanned(media, out, run_shards=refuses, decode={"max_pixels": 10}, **SMALL_SHARDS)
-    with pytest.raises(RunConflict, match="policy"):
-        scanned(media, out, run_shards=refuses, policy="five-class", **SMALL_SHARDS)
-    assert scanned(media, out, **SMALL_SHARDS, read={"concurrency": 2}).exit_code == 0
-
-
-def test_where_it_runs_is_no_other_setting(tmp_path: Path) -> None:
-    """Resuming with another reading concurrency, error rate or number of cores is the same run."""
-    media, out = files(tmp_path / "media", 10), tmp_path / "out"
-    with pytest.raises(PowerCut):
-        scanned(media, out, run_shards=cut_after(1), **SMALL_SHARDS)
-    result = scanned(
-        media, out, engine={"num_cpus": 1, "shard_rows": 9}, report={"max_error_rate": 1}, read={"timeout_s": 5}
-    )
-    assert result.record["plan"]["shards"] == 3
-
-
-def test_a_broken_set_up_begins_nothing(tmp_path: Path) -> None:
-    """A missing source or model, or a bad run id, is found before anything of a run is written."""
-    media, out = files(tmp_path / "media", 1), tmp_path / "out"
-    with pytest.raises(ModelError):
-        scanned(media, out, model={"uri": "/absent"})
-    with pytest.raises(ConfigError):
-        scanned(media, out, run_id="../elsewhere")
+def test_wrong_source_leaves_nothing(tmp_path: Path) -> None:
+    """A source that does not exist stops before anything starts, and leaves no run behind."""
     with pytest.raises(SourceError, match="no such file or directory"):
-        scanned(tmp_path / "absent", out)
-    with pytest.raises(SourceError, match="the sources list no object"):
-        scanned(media, out, source={"uris": [str(media)], "include": ["*.png"]})
-    assert not out.exists() or {path.name for path in out.rglob("*")} <= {"staging", "runs"}
+        scan(config("/no/such/media", tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_error_rate_decides_the_exit_code(tmp_path: Path) -> None:
-    """Over the rate a run is committed all the same, with exit code 4 and the reason; at the rate it is fine."""
-
-    def row(uri: str) -> dict[str, Any]:
-        return staged_row(uri, **({"status": "timeout"} if uri.endswith("0.jpg") else {}))
-
-    media = files(tmp_path / "media", 10)
-    fine = scanned(media, tmp_path / "out", row, run_id="fine", report={"max_error_rate": 0.1})
-    bad = scanned(media, tmp_path / "out", row, run_id="bad", report={"max_error_rate": 0.09})
-    assert (fine.exit_code, fine.record["reason"]) == (0, None)
-    assert bad.exit_code == bad.record["exit_code"] == 4
-    assert bad.record["reason"] == "1 images could not be read: 10.0%, over --max-error-rate 9.0%"
-    assert Path(bad.uri, "_SUCCESS").exists()
+def test_overlapping_sources_count_once(demo: Demo, tmp_path: Path) -> None:
+    """An object that two sources list has one row, and is counted as repeated."""
+    settings = ScanConfig.load(
+        None, {"source": {"uris": [str(demo[0]), str(demo[0] / "neutral")]}, "out": str(tmp_path)}
+    )
+    record = scan(settings).record
+    repeated = sum(o.path.startswith("neutral/") for o in demo[1])
+    assert (record["plan"]["distinct"], record["plan"]["repeated"]) == (len(demo[1]), repeated)
+    assert record["balance"]["listed"] == len(demo[1])
 
 
-def test_a_store_within_the_source_is_not_scanned(tmp_path: Path) -> None:
-    """Reports that lie among the media are no media, however often a scan is run."""
-    media = files(tmp_path / "media", 5)
-    for run_id in ("one", "two"):
-        assert scanned(media, media / "reports", run_id=run_id).record["plan"]["listed"] == 5
-
-
-def test_secrets_are_not_written_down(tmp_path: Path) -> None:
-    """Options for a filesystem, which may hold credentials, are in no file of the run."""
-    media, out = files(tmp_path / "media", 2), tmp_path / "out"
-    scanned(media, out, storage={"options": {"token": "hunter2"}})
-    assert not any(b"hunter2" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+def test_record_names_what_stood_behind_the_rows(demo: Demo, tmp_path: Path) -> None:
+    """run.json names model, policy, versions and every file with its digest, and holds no storage secrets."""
+    storage = {"options": {"key": "AKIA-SECRET", "secret": "hush"}}
+    record = scan(config(demo[0], tmp_path, storage=storage)).record
+    assert record == json.loads((tmp_path / "runs" / "r" / "run.json").read_text())
+    assert record["model"]["sha256"].startswith(record["model"]["identity"].split("@")[1])
+    assert record["policy"]["rules"] and record["libraries"]["pyarrow"] and record["config"]["source"]["uris"]
+    assert sum(f["rows"] for f in record["files"] if f["path"].startswith("report/")) == len(demo[1])
+    assert "hush" not in json.dumps(record) and "AKIA" not in json.dumps(record)

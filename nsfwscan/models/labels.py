@@ -46,7 +46,8 @@ def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -
     """One category for each label, in the checkpoint's order.
 
     Raises:
-        ModelError: a label is unknown, `extra` explains one that is not there, two labels mean the same category, or none means neutral, or none NSFW.
+        ModelError: a label is unknown, `extra` explains one that is not there, two mean
+            the same category, or none means neutral, or none NSFW.
     """
     there = {plain(label) for label in labels}
     unmatched = [given for given in extra if plain(given) not in there]

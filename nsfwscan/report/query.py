@@ -9,6 +9,9 @@ from typing import Any
 
 from nsfwscan.storage import is_s3
 
+_NAMED_FILES = 20
+"""Up to so many files are named in the statement itself; more are read from `run.json` by it."""
+
 
 def committed_query(record: dict[str, Any], folder: str, select: str, rest: str) -> tuple[str, ...]:
     """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files.
@@ -24,8 +27,8 @@ def committed_query(record: dict[str, Any], folder: str, select: str, rest: str)
     if not paths:
         return ()
     lines = _secret(record["config"]) if is_s3(here) else []
-    source = _quoted(f"{here}/{paths[0]}")
-    if len(paths) > 1:
+    source = f"[{', '.join(_quoted(f'{here}/{path}') for path in paths)}]"
+    if len(paths) > _NAMED_FILES:
         lines += [
             "SET VARIABLE parts = (",
             f"  SELECT list({_quoted(here + '/')} || path)",
