@@ -150,8 +150,8 @@ def _store(config: ScanConfig) -> Iterator[Finding]:
     store = Store.at(config.out, config.store_options())
     folder = f"staging/doctor-{uuid.uuid4().hex}"
     name, content = f"{folder}/probe", b"nsfwscan doctor"
+    store.create(name, content)
     try:
-        store.create(name, content)
         if store.read(name) != content or store.names(folder) != ["probe"]:
             yield Finding("fail", "store", f"{store.uri}: what was written is not what is read")
             return

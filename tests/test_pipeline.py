@@ -95,9 +95,14 @@ def test_the_record_adds_up(demo: Demo, scan: Scanned) -> None:
     """Balance, counts and exit code in `run.json` are those of the declared objects."""
     record = scan.result.record
     statuses = Counter(declared.status for declared in demo[1])
+    terms = {"scored": statuses["ok"], "errored": len(demo[1]) - statuses["ok"]}
     assert record["balance"] == {
-        **{"listed": len(demo[1]), "scored": statuses["ok"], "errored": len(demo[1]) - statuses["ok"]},
-        **{"matched": 0, "duplicate": 0, "filtered": 0, "carried": 0},
+        "listed": len(demo[1]),
+        "matched": 0,
+        "duplicate": 0,
+        "filtered": 0,
+        "carried": 0,
+        **terms,
     }
     assert record["summary"]["status"] == statuses
     assert record["summary"]["bytes"] == sum((demo[0] / declared.path).stat().st_size for declared in demo[1])

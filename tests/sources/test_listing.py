@@ -182,7 +182,7 @@ def test_an_unreadable_folder_is_an_error() -> None:
         root.chmod(0o755)
         fill(root, "a.jpg", "deep/locked/b.jpg")
         (root / "deep/locked").chmod(0)
-        with unprivileged(), pytest.raises(SourceError, match=r"deep/locked: permission denied"):
+        with unprivileged(), pytest.raises(SourceError, match=r"deep/locked: Permission denied"):
             tables(root)
     finally:
         shutil.rmtree(root)

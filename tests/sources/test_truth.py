@@ -86,5 +86,5 @@ def test_an_unknown_category_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_truth_file_is_an_error(tmp_path: Path) -> None:
     """It is named, as what it is: the truth file."""
-    with pytest.raises(SourceError, match=r"cannot read the truth file .*absent\.csv: no such"):
+    with pytest.raises(SourceError, match=r"cannot read the truth file .*absent\.csv: No such"):
         judged(tmp_path / "absent.csv")

@@ -1,0 +1,432 @@
+"""The command line: options reach the configuration, results and errors reach the person, exit codes the shell."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import nsfwscan
+import nsfwscan.engine
+from nsfwscan.cli import main
+from nsfwscan.pipeline import Job
+from nsfwscan.report.staging import ShardResult
+from nsfwscan.sources.plan import Shard
+from tests.demo_store import DemoObject
+from tests.report.rows import Row, begun, engine, files, scanned, staged_row
+
+Demo = tuple[Path, list[DemoObject]]
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A scan takes SIGTERM as Ctrl-C; that is no business of the other tests."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    return files(tmp_path / "media", 4)
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch, row: Callable[[str], Row] = staged_row, lost: int = 0) -> None:
+    """Puts made-up rows in the place of a Ray; `lost` shards are passed over."""
+
+    def run_shards(job: Job, shards: Sequence[Shard], *, verbose: bool = False) -> Iterator[ShardResult]:
+        yield from engine(row)(job, shards[lost:])
+
+    monkeypatch.setattr(nsfwscan.engine, "run_shards", run_shards)
+
+
+def call(*arguments: str | Path) -> Result:
+    """One command, in this process; what goes past Python to standard error is not in its result."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def record(out: Path, run_id: str = "r") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "runs" / run_id / "run.json").read_text())
+    return found
+
+
+def in_a_shell(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nsfwscan", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+_OPTIONS: dict[tuple[str, str], tuple[list[str], Any]] = {
+    ("source", "include"): (["--include", "*.jpg", "--include", "*.png"], ["*.jpg", "*.png"]),
+    ("source", "exclude"): (["--exclude", "*/thumbs/*"], ["*/thumbs/*"]),
+    ("source", "limit"): (["--limit", "3"], 3),
+    ("source", "truth"): (["--truth", "none"], "none"),
+    ("storage", "endpoint_url"): (["--endpoint-url", "http://localhost:9000"], "http://localhost:9000"),
+    ("storage", "region"): (["--region", "eu-central-1"], "eu-central-1"),
+    ("storage", "profile"): (["--profile", "media"], "media"),
+    ("storage", "anonymous"): (["--anonymous"], True),
+    ("storage", "requester_pays"): (["--requester-pays"], True),
+    ("read", "max_bytes"): (["--max-bytes", "1000"], 1000),
+    ("decode", "max_pixels"): (["--max-pixels", "2000"], 2000),
+    ("model", "uri"): (["--model", "embedded:open-nsfw"], "embedded:open-nsfw"),
+    ("model", "dtype"): (["--dtype", "float32"], "float32"),
+    ("model", "batch_size"): (["--batch-size", "2"], 2),
+    ("model", "labels"): (["--label", "a=b=neutral", "--label", "X=porn"], {"a=b": "neutral", "X": "porn"}),
+    ("report", "save_images"): (["--save-images"], True),
+    ("report", "max_error_rate"): (["--max-error-rate", "0.5"], 0.5),
+    ("engine", "num_cpus"): (["--num-cpus", "1"], 1),
+}
+
+
+def test_options_reach_the_configuration(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option of a scan is the field of the configuration that it is meant to be, and wins over the file's."""
+    without_ray(monkeypatch)
+    other: dict[str, dict[str, Any]] = {
+        "source": {"include": ["x"], "exclude": ["y"], "limit": 1, "truth": "path"},
+        "storage": {"endpoint_url": "http://other", "region": "r", "profile": "p"},
+        "read": {"max_bytes": 9},
+        "model": {"labels": {"Y": "sexy"}, "batch_size": 9},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**other, "policy": "binary"}))
+    options = [word for words, _ in _OPTIONS.values() for word in words]
+    done = call(
+        *("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--policy", "five-class"),
+        *("--config", tmp_path / "c.yaml", *options),
+    )
+    assert done.exit_code == 0, done.output
+    config = record(tmp_path / "out")["config"]
+    expected = {key: value for key, (_, value) in _OPTIONS.items()}
+    expected["model", "labels"] = {"Y": "sexy", **expected["model", "labels"]}
+    assert {(section, name): config[section][name] for section, name in expected} == expected
+    assert (config["source"]["uris"], config["out"], config["policy"]) == (
+        [str(media)],
+        str(tmp_path / "out"),
+        "five-class",
+    )
+
+
+def test_options_that_are_not_given_leave_the_file_alone(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every value of a YAML file holds where the command line says nothing."""
+    without_ray(monkeypatch)
+    sections: dict[str, Any] = {}
+    for (section, name), (_, value) in _OPTIONS.items():
+        sections.setdefault(section, {})[name] = value
+    sections["read"]["timeout_s"] = 7.0
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**sections, "policy": "binary"}))
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--config", tmp_path / "c.yaml")
+    assert done.exit_code == 0, done.output
+    config = record(tmp_path / "out")["config"]
+    for section, values in sections.items():
+        assert {name: config[section][name] for name in values} == values, section
+    assert config["policy"] == "binary"
+
+
+def test_defaults(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any option, a scan has the embedded model and the documented limits, and its run is named by the time."""
+    without_ray(monkeypatch)
+    assert call("scan", media, "--out", tmp_path / "out").exit_code == 0
+    [run] = (tmp_path / "out" / "runs").iterdir()
+    config = record(tmp_path / "out", run.name)["config"]
+    assert config["model"] == {"uri": "embedded:open-nsfw", "dtype": "auto", "batch_size": None, "labels": {}}
+    assert (config["read"]["max_bytes"], config["decode"]["max_pixels"]) == (64 * 2**20, 100_000_000)
+    assert (config["report"]["max_error_rate"], config["report"]["save_images"]) == (0.05, False)
+    assert (config["policy"], config["source"]["truth"], config["engine"]["address"]) == (None, "path", None)
+
+
+def test_a_preset_lies_under_the_options(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--preset` sets model and policy; what is given besides wins over it."""
+    without_ray(monkeypatch)
+    done = call(
+        *("scan", media, "--out", tmp_path / "out", "--run-id", "r"),
+        *("--preset", "falconsai", "--model", "embedded:open-nsfw", "--policy", "five-class"),
+    )
+    assert done.exit_code == 0, done.output
+    config = record(tmp_path / "out")["config"]
+    assert (config["model"]["uri"], config["policy"]) == ("embedded:open-nsfw", "five-class")
+    assert config["model"]["labels"] == {"normal": "neutral", "nsfw": "nsfw"}
+
+
+# --- wrong usage: exit code 2 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scan", "MEDIA", "--out", "OUT", "--max-byte", "1", "--nonsense"], "No such option"),
+        (["scan", "MEDIA"], "Missing option '--out'"),
+        (["scan", "--out", "OUT"], "Missing argument 'SOURCES...'"),
+        (["classify"], "Missing argument 'IMAGES...'"),
+        (["scan", "MEDIA", "--out", "OUT", "--label", "porn"], "'porn' is not LABEL=CATEGORY"),
+        (["classify", "MEDIA", "--label", "porn"], "'porn' is not LABEL=CATEGORY"),
+        (["scan", "MEDIA", "--out", "OUT", "--limit", "0"], "0 is not in the range"),
+        (["scan", "MEDIA", "--out", "OUT", "--max-error-rate", "1.5"], "1.5 is not in the range"),
+        (["scan", "MEDIA", "--out", "OUT", "--dtype", "int8"], "'int8' is not one of"),
+        (["scan", "MEDIA", "--out", "OUT", "--preset", "none"], "'none' is not one of"),
+        (["scan", "MEDIA", "--out", "OUT", "--config", "/absent.yaml"], "'/absent.yaml' does not exist"),
+        (["scna"], "No such command 'scna'"),
+    ],
+)
+def test_wrong_usage(media: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    """An option that there is not, or of the wrong form, is exit code 2, is named, and begins nothing."""
+    places = {"MEDIA": str(media), "OUT": str(tmp_path / "out")}
+    done = call(*(places.get(word, word) for word in arguments))
+    assert done.exit_code == 2
+    assert words in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("read: {max_byte: 1}", "read.max_byte: Extra inputs are not permitted"),
+        ("reed: {}", "reed: Extra inputs are not permitted"),
+        ("decode: {max_pixels: many}", "decode.max_pixels: Input should be a valid integer"),
+        ("decode: {max_pixels: 0}", "decode.max_pixels: Input should be greater than or equal to 1"),
+        ("[1, 2]", "must be a mapping of sections, not a list"),
+        ("a: [", "is not YAML"),
+        ("\x00", "is not YAML"),
+    ],
+)
+def test_a_wrong_configuration(
+    media: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    """A key or value that is wrong in the file is exit code 2, with the file's and the key's name."""
+    (tmp_path / "c.yaml").write_text(text)
+    done = call("scan", media, "--out", tmp_path / "out", "--config", tmp_path / "c.yaml")
+    said = capfd.readouterr().err
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said.startswith("nsfwscan: ") and str(tmp_path / "c.yaml") in said and words in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_run_id_is_wrong_usage(media: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A run id that is no file name is exit code 2."""
+    assert call("scan", media, "--out", tmp_path / "out", "--run-id", "a/b").exit_code == 2
+    assert "run id 'a/b': letters, digits" in capfd.readouterr().err
+
+
+# --- could not run: exit code 1 -------------------------------------------------------------------------------------
+
+
+def assert_one_clear_line(said: str, words: str) -> None:
+    [line] = said.splitlines()
+    assert line.startswith("nsfwscan: ") and words in line, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "OUT", "/absent"], "/absent: no such file or directory"),
+        (["--out", "OUT", "MEDIA", "--include", "*.png"], "the sources list no object"),
+        (["--out", "FILE/out", "MEDIA"], "FILE/out"),
+        (["--out", "OUT", "MEDIA", "--model", "/absent"], "/absent: no such model directory"),
+        (["--out", "OUT", "MEDIA", "--model", "embedded:x"], "no embedded model 'embedded:x'"),
+        (["--out", "OUT", "MEDIA", "--policy", "/absent"], "cannot read the policy /absent"),
+        (["--out", "OUT", "MEDIA", "--truth", "/absent.csv"], "cannot read the truth file /absent.csv"),
+        (["--out", "OUT", "nosuch://bucket/"], "cannot read nosuch:// URIs"),
+        (["--out", "OUT", "MEDIA", "--address", "127.0.0.1:1"], "cannot reach Ray at 127.0.0.1:1"),
+    ],
+)
+def test_a_broken_set_up_is_one_clear_line(
+    media: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    """What keeps a scan from running is one line that names it, exit code 1, no traceback and nothing committed."""
+    without_ray(monkeypatch)
+    (tmp_path / "file").touch()
+    places = {"MEDIA": media, "OUT": tmp_path / "out", "FILE/out": tmp_path / "file" / "out"}
+    done = call("scan", *(places.get(word, word) for word in arguments))
+    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("model ", "listed "))]
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert_one_clear_line("\n".join(said), str(places.get(words, words)))
+    assert not list(tmp_path.rglob("_SUCCESS"))
+
+
+def test_in_a_real_shell(tmp_path: Path) -> None:
+    """Standard output stays empty, standard error has the line, and the exit status is 1; Ray is not started for it."""
+    done = in_a_shell("scan", "/absent", "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "nsfwscan: /absent: no such file or directory"
+    assert "Traceback" not in done.stderr
+
+
+def test_verbose_shows_the_traceback(tmp_path: Path) -> None:
+    """With --verbose the traceback comes before the line, for whoever mends it."""
+    done = call("scan", "/absent", "--out", tmp_path / "out", "--verbose")
+    assert done.exit_code == 1
+    assert "SourceError" in done.stderr
+    assert done.stderr.splitlines()[-1] == "nsfwscan: /absent: no such file or directory"
+
+
+def test_an_interrupted_scan_says_how_to_go_on(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C is no traceback but the hint that the same command goes on, and the run is not held any more."""
+
+    def interrupted(job: Job, shards: Sequence[Shard], *, verbose: bool) -> Iterator[ShardResult]:
+        yield from engine()(job, shards[:0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nsfwscan.engine, "run_shards", interrupted)
+        done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+    assert done.exit_code == 1
+    assert "nsfwscan: interrupted; the same command with the same --run-id goes on" in capfd.readouterr().err
+    without_ray(monkeypatch)
+    assert call("scan", media, "--out", tmp_path / "out", "--run-id", "r").exit_code == 0
+
+
+# --- scans ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_is_described(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The result goes to standard output, the progress to standard error; the same again says that it was done."""
+    without_ray(monkeypatch)
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("committed: run r\n\n  4 listed = 4 scored")
+    assert "Open it in DuckDB:" in done.stdout
+    assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == [
+        "model",
+        "listed",
+        "scanned",
+        "committing",
+    ]
+    again = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+    assert (again.exit_code, again.stdout.splitlines()[0]) == (0, "already committed: run r")
+
+
+def test_over_the_error_rate_is_exit_4(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A committed report with too many unreadable images is exit code 4, the first time and again."""
+    without_ray(monkeypatch, lambda uri: staged_row(uri, status="timeout"))
+    for head in ("committed", "already committed"):
+        done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+        assert done.exit_code == 4
+        reason = "4 images could not be read: 100.0%, over --max-error-rate 5.0%"
+        assert done.stdout.splitlines()[0] == f"{head}: run r — {reason}"
+
+
+def test_a_report_with_a_hole_is_exit_3(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A report that does not balance is exit code 3 and not committed; its run is listed as failed."""
+    without_ray(monkeypatch, lost=1)
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "nsfwscan: shard 00000-0000 (4 objects) was never finished" in capfd.readouterr().err
+    assert call("runs", tmp_path / "out").stdout.startswith("r  failed     did not balance; see failure.json")
+
+
+def test_a_run_that_is_alive_is_exit_1(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A second scan of a run that is at work is refused, with who is at it."""
+    without_ray(monkeypatch)
+    run, _ = begun(tmp_path / "out", ["/a"], run_id="r")
+    with run.lease():
+        done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+    assert done.exit_code == 1
+    assert "run r is alive: process" in capfd.readouterr().err
+
+
+# --- classify -------------------------------------------------------------------------------------------------------
+
+
+def test_classify_as_json(demo: Demo) -> None:
+    """One JSON object a line, in order, for readable and unreadable images alike; exit code 0."""
+    paths = [demo[0] / name for name in ("neutral/chelsea.jpg", "broken/notes.jpg", "absent.jpg")]
+    done = call("classify", "--json", *paths)
+    assert done.exit_code == 0
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["uri"] for row in found] == [str(path) for path in paths]
+    assert [row["status"] for row in found] == ["ok", "unsupported", "not_found"]
+    assert [len(row["scores"]) for row in found] == [2, 0, 0]
+    names = "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy"
+    assert list(found[0]) == names.split(", ")
+    assert found[0]["scores"][0][0] == "neutral" and found[0]["decision"] == "allow"
+    assert found[1]["nsfw_score"] is None and found[1]["decision"] == "undetermined"
+
+
+def test_classify_for_a_person(demo: Demo) -> None:
+    """The ranked distribution as bars, and the reason where there is none."""
+    done = call("classify", demo[0] / "neutral" / "chelsea.jpg", demo[0] / "broken" / "empty.jpg")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(demo[0] / "neutral" / "chelsea.jpg")
+    assert lines[1].startswith("  neutral ") and "█" in lines[1]
+    assert lines[-1] == "  unsupported: empty: 0 bytes"
+
+
+def test_classify_with_a_broken_set_up(demo: Demo) -> None:
+    """A model that is not there is one line and exit code 1."""
+    done = call("classify", demo[0] / "neutral" / "chelsea.jpg", "--model", "/absent")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert_one_clear_line(done.stderr, "/absent: no such model directory")
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_store(media: Path, tmp_path: Path) -> None:
+    """A line for each run, oldest first, with its state."""
+    scanned(media, tmp_path / "out", run_id="a")
+    begun(tmp_path / "out", ["/x"], run_id="b")
+    done = call("runs", tmp_path / "out")
+    assert done.exit_code == 0
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["a", "committed"], ["b", "unfinished"]]
+
+
+def test_runs_of_an_empty_store(tmp_path: Path) -> None:
+    """A store without runs, or one that is not there yet, has none, and that is no error."""
+    for store in (tmp_path, tmp_path / "absent"):
+        done = call("runs", store)
+        assert (done.exit_code, done.stdout) == (0, f"no runs in {store}\n")
+    assert not (tmp_path / "absent").exists()
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+def test_version_and_help() -> None:
+    """`--version` is the package's, and every command explains itself."""
+    assert call("--version").stdout == f"nsfwscan, version {nsfwscan.__version__}\n"
+    for command in ("scan", "classify", "runs", "doctor"):
+        assert command in call("--help").stdout
+        shown = call(command, "-h")
+        assert shown.exit_code == 0
+        assert shown.stdout.startswith(f"Usage: main {command} [OPTIONS] ")
+
+
+def test_the_command_is_installed_and_light() -> None:
+    """`python -m nsfwscan` is the command, and answers without importing ray or torch."""
+    assert in_a_shell("--version").stdout.endswith(f"{nsfwscan.__version__}\n")
+    script = "import sys, nsfwscan, nsfwscan.cli; print(sorted({'ray', 'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_public_names() -> None:
+    """The package offers `scan` and `classify`, and nothing that there is not."""
+    assert set(nsfwscan.__all__) == {"__version__", "scan", "classify"}
+    assert callable(nsfwscan.scan) and callable(nsfwscan.classify)
+    with pytest.raises(AttributeError, match="has no attribute 'scna'"):
+        _ = nsfwscan.scna
