@@ -28,7 +28,7 @@ from nsfwscan.models.registry import PRESETS
 from nsfwscan.progress import choose_progress
 from nsfwscan.report.runs import runs_of
 from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 
 Command = Callable[..., Any]
 

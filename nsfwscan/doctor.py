@@ -24,7 +24,8 @@ from nsfwscan.errors import RowError, SetupError
 from nsfwscan.models import registry
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.storage import Store, fetch, scheme_of
+from nsfwscan.storage import fetch, scheme_of
+from nsfwscan.store import Store
 
 _FREE_BYTES = 2 * 2**30
 """Free space below which a warning is given: room for a model, a listing's sort and a shard's part."""

@@ -30,7 +30,7 @@ from nsfwscan.report.staging import ShardResult, staged_shards
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.plan import Plan, Shard, make_plan
 from nsfwscan.sources.truth import read_truth
-from nsfwscan.storage import Store, to_json
+from nsfwscan.store import Store, to_json
 
 Engine = Callable[[Job, Sequence[Shard]], Iterable[ShardResult]]
 """What runs shards: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""

@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"config"},
     {"storage"},
+    {"store"},
     {"models"},
     {"sources"},
     {"stages", "policy"},

@@ -17,7 +17,7 @@ from nsfwscan.pipeline import run_inline
 from nsfwscan.progress import Silent
 from nsfwscan.run import Engine, ScanResult, run_scan
 from nsfwscan.schema import REPORT_SCHEMA
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 from tests.demo_store import DemoObject
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]

@@ -16,19 +16,8 @@ import pytest
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SetupError, StoreError
 from nsfwscan.schema import Status
-from nsfwscan.storage import (
-    Fetched,
-    Store,
-    etag_of,
-    fetch,
-    filesystem,
-    is_s3,
-    local_path,
-    local_uri,
-    scheme_of,
-    split_s3,
-    to_json,
-)
+from nsfwscan.storage import Fetched, etag_of, fetch, filesystem, is_s3, local_path, local_uri, scheme_of, split_s3
+from nsfwscan.store import Store, to_json
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint
 

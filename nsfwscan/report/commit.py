@@ -26,7 +26,8 @@ from nsfwscan.report.summary import Summary
 from nsfwscan.review.false_positives import is_false_positive, select_false_positives
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.sources.plan import Plan, Shard, ShardReader
-from nsfwscan.storage import Store, fetch
+from nsfwscan.storage import fetch
+from nsfwscan.store import Store
 
 _RANGE_ROWS = 400_000
 """Rows of a report part: about 128 MiB with names of ordinary length."""

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from nsfwscan.errors import ConfigError, RunConflict, StoreError
 from nsfwscan.sources.plan import Plan, Shard
-from nsfwscan.storage import Store, to_json
+from nsfwscan.store import Store, to_json
 
 State = Literal["committed", "running", "failed", "unfinished"]
 
@@ -29,6 +29,9 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEARTBEAT_S = 20.0
 _LEASE_S = 90.0
 """A lease without a heartbeat for this long is given up: its process died, or its machine did."""
+_SETTLE_S = 1.0
+_HELD_HERE: set[str] = set()
+"""Tokens of the leases that this process holds."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,14 @@ class Run:
                 staging.create("alive.json", _heartbeat(token))
             except FileExistsError:
                 # A retried request finds what its first try wrote.
-                if (staging.read_json("alive.json") or {}).get("token") != token:
+                if not _holds(staging, token):
                     raise RunConflict(f"run {self.run_id} was begun by another process just now") from None
-        else:
+        else:  # a dead one's: of several that take it over at once, the last to write has it
             staging.write("alive.json", _heartbeat(token))
+            time.sleep(_SETTLE_S)
+            if not _holds(staging, token):
+                raise RunConflict(f"run {self.run_id} was taken over by another process just now")
+        _HELD_HERE.add(token)
         stop = threading.Event()
         thread = threading.Thread(target=_keep_alive, args=(staging, token, stop), daemon=True, name="lease")
         thread.start()
@@ -128,7 +135,9 @@ class Run:
         finally:
             stop.set()
             thread.join()
-            staging.delete("alive.json")
+            _HELD_HERE.discard(token)
+            if _holds(staging, token):  # a process that slept too long may have lost it
+                staging.delete("alive.json")
             if not staging.names(""):  # on local disk an empty folder would stay
                 self.store.delete(f"staging/{self.run_id}")
 
@@ -145,6 +154,8 @@ def _heartbeat(token: str) -> bytes:
 def _keep_alive(staging: Store, token: str, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
         try:
+            if not _holds(staging, token):
+                return
             staging.write("alive.json", _heartbeat(token))
         except StoreError:  # the store is away for a moment; the shards' own writes will tell if it stays away
             continue
@@ -153,7 +164,15 @@ def _keep_alive(staging: Store, token: str, stop: threading.Event) -> None:
 def _is_alive(holder: dict[str, Any] | None) -> bool:
     if holder is None or time.time() - holder["time"] > _LEASE_S:
         return False
-    return holder["host"] != socket.gethostname() or _process_exists(holder["pid"])
+    if holder["host"] != socket.gethostname():
+        return True
+    if holder["pid"] == os.getpid():  # ours, or that of a container before us: those start with the same few pids
+        return holder["token"] in _HELD_HERE
+    return _process_exists(holder["pid"])
+
+
+def _holds(staging: Store, token: str) -> bool:
+    return (staging.read_json("alive.json") or {}).get("token") == token
 
 
 def _process_exists(pid: int) -> bool:

@@ -18,7 +18,7 @@ from nsfwscan.errors import SetupError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.schema import FLAGGED, STAGED_SCHEMA, Status
 from nsfwscan.sources.plan import Shard
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 
 _SUFFIX = ".parquet"
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision, Status
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Accounted, Category, Decision, Status
 
 HISTOGRAM_BINS = 20
 _ERROR_KINDS = 50
@@ -29,6 +29,7 @@ class Summary:
     rows: int = 0
     bytes: int = 0
     status: Counter[str] = field(default_factory=Counter)
+    accounted: Counter[str] = field(default_factory=Counter)
     decision: Counter[str] = field(default_factory=Counter)
     label: Counter[str] = field(default_factory=Counter)
     rule: Counter[str] = field(default_factory=Counter)
@@ -50,6 +51,7 @@ class Summary:
         self.bytes += pc.sum(report["size"]).as_py() or 0
         for name in ("status", "decision", "label", "rule", "queue", "format"):
             getattr(self, name).update(_counts(report[name]))
+        self.accounted.update(_counts(report["accounted_as"]))
         scores = report["nsfw_score"].drop_null().to_numpy()
         bins, _ = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
         self.histogram = [old + int(new) for old, new in zip(self.histogram, bins, strict=True)]
@@ -82,7 +84,7 @@ class Summary:
     @property
     def unreadable(self) -> int:
         """Objects that should have been images and could not be scored; objects that are no images do not count."""
-        return self.rows - self.status[Status.OK] - self.status[Status.UNSUPPORTED]
+        return self.accounted[Accounted.ERRORED] - self.status[Status.UNSUPPORTED]
 
     @property
     def error_rate(self) -> float:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.truth import TRUTH_SCHEMA
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 
 _SHARDS_PER_FILE = 64
 _FIRST_SHARDS = (16, 16, 32, 32, 64, 64, 128, 128)

@@ -24,7 +24,7 @@ from nsfwscan.report.staging import ShardResult, stage_part
 from nsfwscan.run import Engine, ScanResult, run_scan
 from nsfwscan.schema import LISTING_SCHEMA, STAGED_SCHEMA
 from nsfwscan.sources.plan import Plan, Shard, ShardReader, make_plan
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 
 Row = Mapping[str, Any]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, RunConflict, StoreError
 from nsfwscan.report import runs
 from nsfwscan.report.runs import Run, runs_of
-from nsfwscan.storage import Store, to_json
+from nsfwscan.store import Store, to_json
 from tests.report.rows import begun
 
 
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> Run:
 
 def left_behind(run: Run, **values: Any) -> None:
     """A lease as another process would have written it."""
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": "another", "time": time.time(), **values}
+    holder = {"host": socket.gethostname(), "pid": os.getppid(), "token": "another", "time": time.time(), **values}
     run.staging.write("alive.json", to_json(holder))
 
 
@@ -225,3 +226,43 @@ def test_a_plan_of_other_settings_is_refused(run: Run, tmp_path: Path) -> None:
     assert run.load_plan({"configuration": "1", "model": "old", "policy": "p"}) == plan
     with pytest.raises(RunConflict, match="begun with another model, policy; use them, or a new --run-id"):
         run.load_plan({"configuration": "1", "model": "new", "policy": "q"})
+
+
+def test_a_dead_lease_is_taken_over_once(tmp_path: Path) -> None:
+    """Of five threads that find the lease of a dead process at the same moment, exactly one gets the run."""
+    run = Run(Store.at(str(tmp_path), StorageConfig()), "r")
+    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "token": "dead", "time": time.time()}
+    run.staging.write("alive.json", json.dumps(dead).encode())
+    start, got = threading.Barrier(5), []
+
+    def take() -> None:
+        start.wait()
+        with suppress(RunConflict), run.lease():
+            got.append(run.staging.read_json("alive.json"))
+            time.sleep(0.5)
+
+    threads = [threading.Thread(target=take) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+
+
+def test_a_lost_lease_is_not_given_back(tmp_path: Path) -> None:
+    """A process that slept until another took its run over leaves the other's lease alone."""
+    run = Run(Store.at(str(tmp_path), StorageConfig()), "r")
+    other = json.dumps({"host": "elsewhere", "pid": 1, "token": "other", "time": time.time()}).encode()
+    with run.lease():
+        run.staging.write("alive.json", other)
+    assert run.staging.read("alive.json") == other
+
+
+def test_a_lease_of_an_earlier_container(tmp_path: Path) -> None:
+    """A restarted container has the host name and the process id of the one before; its lease is dead all the same."""
+    run = Run(Store.at(str(tmp_path), StorageConfig()), "r")
+    before = {"host": socket.gethostname(), "pid": os.getpid(), "token": "before", "time": time.time()}
+    run.staging.write("alive.json", json.dumps(before).encode())
+    assert run.state() == "unfinished"
+    with run.lease():
+        assert run.state() == "running"

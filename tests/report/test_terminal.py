@@ -19,7 +19,7 @@ from nsfwscan.report.runs import Run, runs_of
 from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict, printable
 from nsfwscan.run import ScanResult
 from nsfwscan.single import Verdict
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 from tests.report.rows import begun, files, scanned, staged_row
 
 HOSTILE = "/media/\x1b[2J\x1b]0;owned\x07a\r\nb\x00\x9b31m\u202egpj.exe\u2066\ud7ff\U000e0041"

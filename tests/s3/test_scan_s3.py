@@ -21,7 +21,7 @@ from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import ShardResult
 from nsfwscan.run import ScanResult, run_scan
 from nsfwscan.sources.plan import Shard
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 from tests.demo_store import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
 from tests.s3.test_servers import client

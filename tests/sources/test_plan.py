@@ -20,7 +20,7 @@ from nsfwscan.errors import SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.plan import Plan, ShardReader, listing_name, make_plan
 from nsfwscan.sources.truth import TRUTH_SCHEMA
-from nsfwscan.storage import Store
+from nsfwscan.store import Store
 
 Row = dict[str, Any]
 

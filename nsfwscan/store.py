@@ -1,0 +1,155 @@
+"""The report store: a folder of small files, on local disk or any object store.
+
+In: names relative to the store, and bytes. Out: files that appear whole or not at all. A store that fails is a
+`StoreError`; a file that must be new and is not, a `FileExistsError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.storage import STORE_ERRORS, error_code, filesystem, local_path, scheme_of, setup_error
+
+_ALREADY_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})  # of If-None-Match: *
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of small files, on local disk or any object store; names are relative to it, with `/`.
+
+    Writes appear whole or not at all: a temporary file and a rename on local disk, one PUT on an object store.
+    """
+
+    uri: str
+    storage: StorageConfig
+
+    @classmethod
+    def at(cls, uri: str, storage: StorageConfig) -> Store:
+        """The store at a URI; local paths are made absolute."""
+        if scheme_of(uri) is None:
+            return cls(os.path.abspath(local_path(uri)), storage)
+        return cls(uri.rstrip("/"), storage)
+
+    def locate(self, name: str) -> str:
+        """The full URI of a name."""
+        return f"{self.uri}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
+        try:
+            if self._is_local:
+                return Path(self.locate(name)).read_bytes()
+            data: bytes = self._fs.cat_file(self.locate(name))
+            return data
+        except FileNotFoundError:
+            raise
+        except STORE_ERRORS as error:
+            raise setup_error(error, f"cannot read {self.locate(name)}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, over an older one. Raises StoreError."""
+        try:
+            if self._is_local:
+                temporary = self._write_temporary(name, data)
+                os.replace(temporary, self.locate(name))
+            else:
+                self._fs.pipe_file(self.locate(name), data)
+        except STORE_ERRORS as error:
+            raise setup_error(error, f"cannot write {self.locate(name)}") from error
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a file that must not be there yet. Raises FileExistsError, StoreError."""
+        try:
+            if self._is_local:
+                temporary = self._write_temporary(name, data)
+                try:
+                    os.link(temporary, self.locate(name))
+                finally:
+                    temporary.unlink()
+            elif self.exists(name):  # for stores without conditional writes
+                raise FileExistsError(self.locate(name))
+            else:
+                self._fs.pipe_file(self.locate(name), data, mode="create")
+        except FileExistsError:
+            raise
+        except STORE_ERRORS as error:
+            if error_code(error) in _ALREADY_THERE:
+                raise FileExistsError(self.locate(name)) from error
+            raise setup_error(error, f"cannot write {self.locate(name)}") from error
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of that name is there. Raises StoreError where the store does not say."""
+        try:
+            if self._is_local:
+                return os.path.exists(self.locate(name))
+            # Not `isfile`, which takes any failure for a file that is not there.
+            return bool(self._fs.info(self.locate(name))["type"] == "file")
+        except FileNotFoundError:
+            return False
+        except STORE_ERRORS as error:
+            raise setup_error(error, f"cannot look into {self.uri}") from error
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly under a folder, sorted; empty where there is no such folder."""
+        try:
+            if self._is_local:
+                return sorted(n for n in os.listdir(self.locate(folder)) if not n.startswith(".tmp-"))
+            found = self._fs.ls(self.locate(folder), detail=False, refresh=True)
+            return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
+        except FileNotFoundError:
+            return []
+        except STORE_ERRORS as error:
+            raise setup_error(error, f"cannot list {self.locate(folder)}") from error
+
+    def delete(self, name: str) -> None:
+        """Removes a file or a folder with all that is in it; absent ones are no error."""
+        path = self.locate(name)
+        try:
+            if set(path) & set("*?["):  # `rm` would take it for a glob
+                for file in self._fs.find(path):
+                    self._fs.rm_file(file)
+            else:
+                self._fs.rm(path, recursive=True)
+        except FileNotFoundError:
+            pass
+        except STORE_ERRORS as error:
+            raise setup_error(error, f"cannot delete {path}") from error
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file's content; None where the file is absent or not (yet) whole."""
+        try:
+            loaded = json.loads(self.read(name))
+        except (FileNotFoundError, ValueError):
+            return None
+        return loaded if isinstance(loaded, dict) else None
+
+    @property
+    def _is_local(self) -> bool:
+        return scheme_of(self.uri) is None
+
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        return filesystem(self.uri, self.storage)
+
+    def _write_temporary(self, name: str, data: bytes) -> Path:
+        target = Path(self.locate(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+
+def to_json(value: Any) -> bytes:
+    """Indented, key-ordered-as-given UTF-8 JSON, one trailing newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
