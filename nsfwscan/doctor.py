@@ -56,6 +56,7 @@ def examine(config: ScanConfig) -> Iterator[Finding]:
         ("space", _space),
         ("source", _sources),
         ("store", _store),
+        ("policy", _policy),
         ("model", _model),
         ("ray", _ray),
     ]
@@ -169,10 +170,17 @@ def _refuses_overwriting(store: Store, name: str) -> Finding:
     return Finding("warn", "store", f"{store.uri}: does not refuse to overwrite; let no two scans share a run id")
 
 
+def _policy(config: ScanConfig) -> Iterator[Finding]:
+    if config.policy is None:
+        yield Finding("ok", "policy", "the model's own")
+    else:
+        policy = load_policy(config.policy)
+        yield Finding("ok", "policy", f"{policy.identity}, {len(policy.rules)} rules")
+
+
 def _model(config: ScanConfig) -> Iterator[Finding]:
     """Loads the model here and scores one grey image."""
     spec = registry.resolve(config.model, config.storage)
-    policy = load_policy(config.policy or spec.policy)
     hardware = registry.choose_hardware(spec, config.model, threads=os.cpu_count() or 1)
     scores = registry.load(spec, config.storage, hardware)(
         np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8)
@@ -182,7 +190,6 @@ def _model(config: ScanConfig) -> Iterator[Finding]:
         return
     labels = ", ".join(f"{label} → {category}" for label, category in zip(spec.labels, spec.categories, strict=True))
     yield Finding("ok", "model", f"{spec.identity} on {hardware.device} in {hardware.dtype}; {labels}")
-    yield Finding("ok", "policy", f"{policy.identity}, {len(policy.rules)} rules")
 
 
 def _ray(config: ScanConfig) -> Iterator[Finding]:

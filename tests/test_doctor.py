@@ -60,7 +60,7 @@ def test_a_healthy_set_up(media: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert all(line.split()[0] in ("ok", "warn") for line in lines), done.stdout
-    subjects = ["versions", "machine", "space", "space", "space", "source", "store", "model", "policy", "ray"]
+    subjects = ["versions", "machine", "space", "space", "space", "source", "store", "policy", "model", "ray"]
     assert [line.split()[1] for line in lines] == subjects
     assert "ok    ray       a local Ray: 1 nodes, 1 CPUs, 0 GPUs; would use 1 CPU actors, the model in each" in lines
     assert f"ok    source    {media}: can be listed and read ({media}/0000.jpg, 1 bytes)" in lines
@@ -210,7 +210,7 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch, error
     monkeypatch.setattr(doctor, "_machine", broken)
     findings = examined(None, None)
     assert "unforeseen" in failures(findings)["machine"] or failures(findings)["machine"] == "in words"
-    assert findings[-1].subject == "policy"
+    assert findings[-1].subject == "model"
 
 
 def test_lines_are_aligned() -> None:
