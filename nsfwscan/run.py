@@ -141,6 +141,7 @@ def _record(job: Job, plan: Plan, report: Report, laps: dict[str, float], worked
         "run_id": job.run.run_id,
         "kind": "scan",
         "store": job.run.store.uri,
+        "store_endpoint": job.run.store.endpoint_url,
         "exit_code": 4 if over else 0,
         "reason": reason if over else None,
         "committed_at": _now(),

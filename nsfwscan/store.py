@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.storage import STORE_ERRORS, error_code, filesystem, local_path, scheme_of, setup_error
+from nsfwscan.storage import STORE_ERRORS, error_code, filesystem, is_s3, local_path, scheme_of, setup_error
 
 _ALREADY_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})  # of If-None-Match: *
 
@@ -37,6 +37,12 @@ class Store:
         if scheme_of(uri) is None:
             return cls(os.path.abspath(local_path(uri)), storage)
         return cls(uri.rstrip("/"), storage)
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """The S3 endpoint that the configuration or the environment names; None for AWS, or no S3."""
+        environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return (self.storage.endpoint_url or environment) if is_s3(self.uri) else None
 
     def locate(self, name: str) -> str:
         """The full URI of a name."""

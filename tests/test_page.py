@@ -152,6 +152,7 @@ def record() -> dict[str, Any]:
         "run_id": "20261122T031012Z",
         "kind": "scan",
         "store": "s3://reports/media",
+        "store_endpoint": None,
         "exit_code": 0,
         "reason": None,
         "committed_at": "2026-11-22T04:41:57+00:00",
@@ -460,7 +461,8 @@ def test_query_for_a_store() -> None:
     """A report on S3 is queried with the credentials of the environment, at the endpoint of the report store."""
     made = record()
     assert queries(made)[0].startswith("CREATE SECRET (TYPE s3, PROVIDER credential_chain, REGION 'eu-central-1');")
-    made["config"]["out_storage"] = {**made["config"]["storage"], "endpoint_url": "http://minio:9000", "region": None}
+    made["config"]["out_storage"] = {**made["config"]["storage"], "region": None}
+    made["store_endpoint"] = "http://minio:9000"
     assert "ENDPOINT 'minio:9000', URL_STYLE 'path', USE_SSL false);" in queries(made)[0]
 
 

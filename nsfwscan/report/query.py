@@ -26,7 +26,7 @@ def committed_query(record: dict[str, Any], folder: str, select: str, rest: str)
     paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
     if not paths:
         return ()
-    lines = _secret(record["config"]) if is_s3(here) else []
+    lines = _secret(record) if is_s3(here) else []
     source = f"[{', '.join(_quoted(f'{here}/{path}') for path in paths)}]"
     if len(paths) > _NAMED_FILES:
         lines += [
@@ -41,13 +41,13 @@ def committed_query(record: dict[str, Any], folder: str, select: str, rest: str)
     return *lines, f"SELECT {select}", f"FROM read_parquet({source})", *f"{rest};".splitlines()
 
 
-def _secret(config: dict[str, Any]) -> list[str]:
-    storage = config["out_storage"] or config["storage"]
+def _secret(record: dict[str, Any]) -> list[str]:
+    storage, endpoint = record["config"]["out_storage"] or record["config"]["storage"], record["store_endpoint"]
     options = ["TYPE s3", "PROVIDER credential_chain"]
     if storage["region"]:
         options.append(f"REGION {_quoted(storage['region'])}")
-    if storage["endpoint_url"]:
-        scheme, _, host = storage["endpoint_url"].rpartition("://")
+    if endpoint:  # DuckDB takes the environment's credentials, but not its endpoint
+        scheme, _, host = endpoint.rpartition("://")
         options += [
             f"ENDPOINT {_quoted(host.rstrip('/'))}",
             "URL_STYLE 'path'",

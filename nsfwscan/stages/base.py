@@ -45,19 +45,15 @@ def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], executor
     """Runs `work` on every row that has what the stage needs; the one place where a row's failure is caught.
 
     Args:
-        work: takes the row's `needs` (and `uri`), returns values for `adds`, or for columns that are there already;
-            raises `RowError` for bad data, whose status, message and values go into the row.
+        work: takes the row's `needs`, and its `uri` and `size`; returns values for `adds`, or for columns that are
+            there already; raises `RowError` for bad data, whose status, message and values go into the row.
         executor: where rows are worked on concurrently; unset: one after the other.
     """
-    present = [name for name in ("uri", *stage.needs, *_LISTED) if name in table.column_names]
-    given = {name: table[name].to_pylist() for name in dict.fromkeys(present)}
+    given = {name: table[name].to_pylist() for name in {"uri", "size", *stage.needs}}
     todo = [i for i in range(table.num_rows) if all(given[name][i] is not None for name in stage.needs)]
     results = (executor.map if executor else map)(_guarded(work), ({k: v[i] for k, v in given.items()} for i in todo))
     changed: dict[int, Row] = dict(zip(todo, results, strict=True))
     return _merge(stage, table, changed)
-
-
-_LISTED = ("size",)
 
 
 def _guarded(work: Callable[[Row], Row]) -> Callable[[Row], Row]:

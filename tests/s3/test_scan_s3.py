@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.engine import run_shards
 from nsfwscan.errors import SourceError
 from nsfwscan.pipeline import Job, run_inline
@@ -155,3 +155,11 @@ def test_wrong_source(server: S3Endpoint, media: str, source: str, message: str)
     with pytest.raises(SourceError, match=message):
         run_scan(config, "wrong", run_inline, Silent())
     assert Store.at(config.out, config.store_options()).names("staging") == []
+
+
+def test_endpoint_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The endpoint that the printed query needs is the option's, or the environment's; a local store has none."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    assert Store.at("s3://reports/x", StorageConfig()).endpoint_url == "http://minio:9000"
+    assert Store.at("s3://reports/x", StorageConfig(endpoint_url="http://other")).endpoint_url == "http://other"
+    assert Store.at("/reports", StorageConfig()).endpoint_url is None
