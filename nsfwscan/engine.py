@@ -160,10 +160,10 @@ def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
     Raises:
         SetupError: the cluster cannot be reached.
     """
+    check_reachable(config)
     if ray.is_initialized():
         yield
         return
-    check_reachable(config)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     address = config.address or os.environ.get("RAY_ADDRESS")
