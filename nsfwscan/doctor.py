@@ -195,4 +195,4 @@ def _model(config: ScanConfig) -> Iterator[Finding]:
 def _ray(config: ScanConfig) -> Iterator[Finding]:
     from nsfwscan.engine import describe_cluster
 
-    yield Finding("ok", "ray", describe_cluster(config.engine))
+    yield Finding("ok", "ray", describe_cluster(config.engine, registry.backend_of(config.model)))

@@ -254,11 +254,11 @@ def _own_error(error: BaseException) -> Exception:
     )
 
 
-def describe_cluster(config: EngineConfig) -> str:
+def describe_cluster(config: EngineConfig, backend: str) -> str:
     """What a scan would run on, in words. Raises SetupError where it cannot be reached."""
     with ray_session(config, verbose=False):
         resources = _resources()
-        layout = choose_layout(resources, shards=1_000_000)
+        layout = choose_layout(resources, 1_000_000, backend)
         where = config.address or os.environ.get("RAY_ADDRESS") or "a local Ray"
         nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
         sizes = f"{nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,8 @@ class Store:
         """Writes a file, over an older one. Raises StoreError."""
         try:
             if self._is_local:
-                temporary = self._write_temporary(name, data)
-                os.replace(temporary, self.locate(name))
+                with self._temporary(name, data) as temporary:
+                    os.replace(temporary, self.locate(name))
             else:
                 self._fs.pipe_file(self.locate(name), data)
         except STORE_ERRORS as error:
@@ -75,11 +77,8 @@ class Store:
         """Writes a file that must not be there yet. Raises FileExistsError, StoreError."""
         try:
             if self._is_local:
-                temporary = self._write_temporary(name, data)
-                try:
+                with self._temporary(name, data) as temporary:
                     os.link(temporary, self.locate(name))
-                finally:
-                    temporary.unlink()
             elif self.exists(name):  # for stores without conditional writes
                 raise FileExistsError(self.locate(name))
             else:
@@ -145,15 +144,20 @@ class Store:
     def _fs(self) -> fsspec.AbstractFileSystem:
         return filesystem(self.uri, self.storage)
 
-    def _write_temporary(self, name: str, data: bytes) -> Path:
+    @contextmanager
+    def _temporary(self, name: str, data: bytes) -> Iterator[Path]:
+        """A file beside the target that is on the disk, whole; gone afterwards, whatever became of it."""
         target = Path(self.locate(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return temporary
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def to_json(value: Any) -> bytes:

@@ -114,6 +114,7 @@ def test_full_disk_is_not_success(
     with pytest.raises(SetupError, match="cannot write"):
         _scan(demo[0], tmp_path, engine)
     assert not (tmp_path / "runs" / "test" / "_SUCCESS").exists()
+    assert not list((tmp_path / "staging").rglob(".tmp-*"))
 
 
 def _with_staging_in_the_way(out: Path, job: object, shards: object) -> object:

@@ -70,7 +70,7 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     Raises:
         ModelError: it is not there, holds no safetensors, or its labels or preprocessor are not understood.
     """
-    if config.uri.startswith("embedded:"):
+    if backend_of(config) == "onnx":
         return _embedded(config.uri)
     folder = local_folder(config.uri, storage)
     name = config.uri if _is_hub_id(config.uri) else Path(config.uri.rstrip("/")).name
@@ -80,6 +80,11 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     categories = categories_of(labels, config.labels, config.uri)
     policy = "binary" if Category.NSFW in categories else "five-class"
     return ModelSpec(name, config.uri, _digest(folder), "torch", labels, categories, geometry, normalisation, policy)
+
+
+def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
+    """What runs a model: ONNX Runtime the embedded one, torch all others."""
+    return "onnx" if config.uri.startswith("embedded:") else "torch"
 
 
 def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
