@@ -1,4 +1,4 @@
-"""The columns of the report, and the words that stand in them. This module imports nothing of ours.
+"""The columns of the report, and the words that stand in them. It imports nothing of ours but `Status`.
 
 Every field carries its own documentation (`doc` in the field's metadata), so the meaning travels inside the Parquet;
 the table in README.md is checked against it. Changes are additive only: a column is never renamed, retyped or removed.
@@ -10,21 +10,9 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+from nsfwscan.status import Status as Status
+
 SCHEMA_VERSION = "1"
-
-
-class Status(StrEnum):
-    """What became of reading and decoding one object."""
-
-    OK = "ok"
-    NOT_FOUND = "not_found"
-    DENIED = "denied"
-    FETCH_ERROR = "fetch_error"
-    TOO_LARGE = "too_large"
-    UNSUPPORTED = "unsupported"
-    DECODE_ERROR = "decode_error"
-    TIMEOUT = "timeout"
-    CRASHED = "crashed"
 
 
 class Accounted(StrEnum):
@@ -46,6 +34,14 @@ class Decision(StrEnum):
     BLOCK = "block"
     ESCALATE = "escalate"
     UNDETERMINED = "undetermined"
+
+
+class Change(StrEnum):
+    """What became of an object since the run that this one goes on from."""
+
+    DELETED = "deleted"
+    NEWLY_FLAGGED = "newly_flagged"
+    CLEARED = "cleared"
 
 
 FLAGGED = frozenset({Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE})
@@ -135,6 +131,7 @@ AUDIT_COLUMNS = [
         "false_positive", pa.bool_(), "truth is neutral and the label an NSFW category; null without truth or label"
     ),
     _column("run_id", pa.string(), "the run that wrote the row"),
+    _column("carried_from", pa.string(), "the run that looked at the object, where nothing changed since; else null"),
     _column("scanned_at", TIMESTAMP, "when the object was read"),
 ]
 

@@ -14,7 +14,7 @@ from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models import registry, torch_backend
 from nsfwscan.models.spec import Hardware, ModelSpec
-from nsfwscan.stages.decode import decode
+from nsfwscan.images.decoder import decode
 from tests import checkpoints
 from tests.demo_store import DemoObject
 

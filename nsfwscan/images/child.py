@@ -1,0 +1,184 @@
+"""Decoding in a process of its own, which a file may crash, stall or fill, and which is replaced when it does.
+
+In: the bytes of a file. Out: facts and pixels. A file that its process does not survive is a `RowError`, `crashed` or
+`timeout`; a child that cannot be started at all is a `SetupError`. What a child answers is checked, never trusted: it
+may be speaking for a hostile file. (A file that takes a worker over can lie about the files after it, up to the next
+replacement, and do no more.)
+
+The child (`worker.py`) is a zygote, which imports what is needed and forks workers, one at a time. This process itself
+cannot be forked: Ray's workers have threads, and locks that they hold would stay locked in the fork.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from typing import Any
+
+from nsfwscan.errors import RowError, SetupError
+from nsfwscan.images import wire
+from nsfwscan.images.wire import NO_MEMORY, Settings
+from nsfwscan.images.zygote import Zygote
+from nsfwscan.status import Status
+
+_TYPES = {"format": str, "width": int, "height": int, "frames": int, "camera": str, "software": str}
+_VERDICTS = (Status.UNSUPPORTED, Status.TOO_LARGE, Status.DECODE_ERROR)
+_TEXT_LIMIT = 300
+_HEADER_S = 1.0
+
+Facts = dict[str, Any]
+
+
+class _Dead(Exception):
+    """A worker did not survive; the message says how, for a person."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DecodeChild:
+    """Decodes files in another process, one after the other. Not for several threads.
+
+    Attributes:
+        workers: how many were started so far.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._zygote: Zygote | None = None
+        self._worker: socket.socket | None = None
+        self.workers = 0
+
+    def start(self) -> None:
+        """Starts the child, which gets ready while this process goes on. Raises SetupError."""
+        self._zygote = self._zygote or Zygote(self._settings)
+
+    def decode(self, data: bytes) -> tuple[Facts, bytes]:
+        """The values of the content columns, and `geometry.nbytes` bytes of pixels.
+
+        Raises:
+            RowError: the file is at fault; with what had become known of it.
+            SetupError: there is no child to decode it.
+        """
+        fresh = self._worker is None
+        try:
+            try:
+                return self._ask({}, data, self._settings.timeout_s)
+            except _Dead as death:
+                if fresh or death.status == Status.TIMEOUT:
+                    raise
+                return self._ask({}, data, self._settings.timeout_s)  # what earlier files left behind is not its fault
+        except _Dead as death:
+            raise RowError(death.status, str(death), self._header(data)) from None
+
+    def retire(self) -> dict[str, int]:
+        """Ends the worker, if there is one; the next file gets a new one.
+
+        Returns:
+            As `Zygote.reap`; nothing where that cannot be known.
+        """
+        worker, self._worker = self._worker, None
+        if worker is None or self._zygote is None:
+            return {}
+        with worker:
+            try:
+                return self._zygote.reap()
+            except (EOFError, OSError, ValueError):
+                self.close()
+                return {}
+
+    def close(self) -> str:
+        """Ends the child; the next file gets a new one. Returns its last words."""
+        worker, self._worker = self._worker, None
+        zygote, self._zygote = self._zygote, None
+        if worker is not None:
+            worker.close()
+        return zygote.close() if zygote is not None else ""
+
+    def _header(self, data: bytes) -> Facts:
+        """What the header of a file says that killed a worker."""
+        try:
+            return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))[0]
+        except (_Dead, RowError):
+            return {}
+
+    def _ask(self, asked: wire.Said, data: bytes, timeout_s: float) -> tuple[Facts, bytes]:
+        worker = self._worker = self._worker or self._hire()
+        deadline = time.monotonic() + timeout_s
+        try:
+            wire.send(worker, asked, data, deadline=deadline)
+            said, pixels = wire.receive(worker, most=self._settings.geometry.nbytes, deadline=deadline)
+            return self._understood(said, pixels, 0 if asked else self._settings.geometry.nbytes)
+        except RowError:
+            raise
+        except TimeoutError:
+            self.retire()
+            raise _Dead(Status.TIMEOUT, f"decoding took more than {timeout_s:g} s (decode.timeout_s)") from None
+        except (EOFError, ConnectionError):
+            raise _Dead(Status.CRASHED, self._cause_of_death(self.retire().get("exit_code"))) from None
+        except (ValueError, KeyError, TypeError):
+            self.retire()
+            raise _Dead(Status.CRASHED, "the decoder crashed (its answer makes no sense)") from None
+        except BaseException:  # interrupted: the next answer would be that to this file
+            self.close()
+            raise
+
+    def _hire(self) -> socket.socket:
+        """A worker, of a new child where the old one is gone."""
+        for _ in range(2):
+            self.start()
+            assert self._zygote is not None
+            try:
+                worker = self._zygote.fork()
+            except (EOFError, OSError, ValueError):
+                last_words = self.close()
+            except SetupError:
+                self.close()
+                raise
+            else:
+                self.workers += 1
+                return worker
+        raise SetupError(f"the process to decode images in keeps dying: {last_words}")
+
+    def _cause_of_death(self, exit_code: int | None) -> str:
+        if exit_code is None:
+            return "the decoder crashed"
+        if exit_code == NO_MEMORY:
+            limit = f"{self._settings.max_memory_bytes / 2**20:,.0f} MiB (decode.max_memory_bytes)"
+            return f"decoding takes more memory than {limit}"
+        if exit_code >= 0:
+            return f"the decoder ended (exit code {exit_code})"
+        name = next((s.name for s in signal.Signals if s == -exit_code), f"signal {-exit_code}")
+        return f"the decoder crashed ({name})"
+
+    @staticmethod
+    def _understood(said: wire.Said, pixels: bytes, expected: int) -> tuple[Facts, bytes]:
+        """An answer that can be relied upon in its form. Raises RowError, or ValueError, KeyError, TypeError."""
+        facts, status = _facts(said["facts"]), Status(said["status"])
+        if status == Status.OK and len(pixels) == expected:
+            return facts, pixels
+        if status in _VERDICTS and isinstance(said["error"], str):
+            raise RowError(status, _printable(said["error"]), facts)
+        raise ValueError("neither pixels nor an error")
+
+
+def _facts(said: Any) -> Facts:
+    """Values of the content columns as the report can hold them. Raises ValueError, KeyError or TypeError."""
+    facts = dict(said)
+    for name, value in facts.items():
+        expected = _TYPES[name]
+        if value is None:
+            continue
+        if type(value) is not expected:
+            raise ValueError(f"{name} is a {type(value).__name__}")
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= _TEXT_LIMIT):
+            raise ValueError(f"{name} is no text for a person")
+        if isinstance(value, int) and not 0 <= value < 2**63:
+            raise ValueError(f"{name} is out of range")
+    return facts
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_TEXT_LIMIT])

@@ -1,0 +1,392 @@
+"""Encoded bytes to an upright picture and the model's pixels, and what the file says about itself.
+
+In: the bytes of a file. Out: an RGB image, or `H*W*3` uint8 of a model's geometry, and `format, width, height, frames,
+camera, software`. Formats are known by content and restricted to an allow-list; the header's size is checked before
+anything is decoded. Whatever is wrong with a file is a `RowError`; where memory ran out it is a `MemoryError`. What
+takes a whole process down is the business of `child.py`, which runs this in a process of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pi_heif
+import puremagic
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from nsfwscan.errors import RowError
+from nsfwscan.models.geometry import Geometry
+from nsfwscan.status import Status
+
+Facts = dict[str, Any]
+"""Values of the content columns."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+"""Allow-list of Pillow's plugins (MPO comes through JPEG's). PSD, EPS, FITS, JPEG2000 and the like are left out for
+their security history."""
+
+_MAKE, _MODEL, _SOFTWARE = 0x010F, 0x0110, 0x0131  # EXIF 2.3, table 4
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TEXT_LIMIT = 120
+_TEXT_FORMATS = (".html", ".svg", ".xml", ".json", ".eps", ".ps", ".pdf")
+_SURE = 0.4
+"""Of puremagic's confidence, 0 to 1; below it a name is a coincidence of two or three bytes."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An upright RGB image, and what its file says."""
+
+    image: Image.Image
+    facts: Facts
+
+
+@lru_cache(maxsize=1)
+def register_formats() -> None:
+    """Makes Pillow know its own formats and HEIC; once a process."""
+    Image.init()
+    pi_heif.register_heif_opener()
+
+
+def to_pixels(data: bytes, geometry: Geometry, **limits: Any) -> tuple[Facts, bytes]:
+    """What the file says about itself, and the model's pixels of its first frame: `geometry.nbytes` bytes.
+
+    Args:
+        data, **limits: as for `decode`.
+
+    Raises:
+        RowError, MemoryError: as `decode`; and `too_large` where resizing would make a sliver enormous.
+    """
+    decoded = decode(data, **limits)
+    _check_resized(geometry.resized(decoded.image.size), limits["max_pixels"], decoded.facts)
+    with _as_row_error(decoded.facts):
+        return decoded.facts, geometry.apply(decoded.image)
+
+
+def decode(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Decoded:
+    """The first frame as an upright sRGB image on white.
+
+    Args:
+        data: the whole encoded file.
+        max_pixels: width x height over which a file is not decoded.
+        formats: Pillow's names of those that are opened.
+
+    Raises:
+        RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
+        MemoryError: this process may not have as much memory as it takes.
+    """
+    with _quiet():
+        image, facts = _open_within(data, max_pixels, formats)
+        with _as_row_error(facts):
+            image.load()
+            exif = _exif_of(image)
+            facts |= {"frames": _frames(image, data), "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
+            upright = _upright(_to_rgb(image), exif)
+        return Decoded(upright, {**facts, "width": upright.width, "height": upright.height})
+
+
+def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Facts:
+    """`format`, `width` and `height` as they are stored, before any turning. Raises as `decode`, which does not come so
+    far with every file."""
+    with _quiet():
+        return _open_within(data, max_pixels, formats)[1]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of large or odd files; what matters becomes a status."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open_within(data: bytes, max_pixels: int, formats: Sequence[str]) -> tuple[Image.Image, Facts]:
+    register_formats()
+    _lift_limit_of_pillow(max_pixels)
+    if (canvas := _webp_canvas(data)) is not None:
+        _check_pixels("WEBP", canvas, max_pixels)  # Pillow makes room for two canvases when it opens one
+    image = _open(data, formats)
+    return image, _check_pixels(image.format, image.size, max_pixels)
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """Width and height by a WebP's first chunk (RFC 9649, 2.5 to 2.7); None where it is none."""
+    kind, head = data[8:16].removeprefix(b"WEBP"), int.from_bytes(data[20:30], "little")
+    if kind == b"VP8X":
+        return (head >> 32 & 0xFFFFFF) + 1, (head >> 56 & 0xFFFFFF) + 1
+    if kind == b"VP8L":
+        return (head >> 8 & 0x3FFF) + 1, (head >> 22 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return head >> 48 & 0x3FFF, head >> 64 & 0x3FFF
+    return None
+
+
+def _lift_limit_of_pillow(max_pixels: int) -> None:
+    """Pillow refuses images of more than twice its own limit; where ours is higher than that, ours holds."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
+
+
+@contextmanager
+def _as_row_error(facts: Facts) -> Iterator[None]:
+    """Pillow's plugins raise nearly anything on a malformed file; all of it is the file's fault, and its row's."""
+    try:
+        yield
+    except (RowError, MemoryError):
+        raise
+    except Exception as error:
+        words = f"the {facts['format']} data is damaged: {_first_line(error)}"
+        raise RowError(Status.DECODE_ERROR, words, facts) from error
+
+
+def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
+    if not data:
+        raise RowError(Status.UNSUPPORTED, "empty: 0 bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=tuple(formats))
+    except Image.DecompressionBombError:
+        return _open_large(data, formats)
+    except UnidentifiedImageError:
+        claimed = _claimed_format(data, formats)
+        if claimed is None:
+            raise RowError(
+                Status.UNSUPPORTED, f"not a format that is scanned: looks like {_name_content(data)}"
+            ) from None
+        raise RowError(
+            Status.DECODE_ERROR, f"begins like {claimed}, but its header is damaged", {"format": claimed}
+        ) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        words = f"the header is damaged: {_first_line(error)}"
+        raise RowError(Status.DECODE_ERROR, words, {"format": _claimed_format(data, formats)}) from error
+
+
+def _open_large(data: bytes, formats: Sequence[str]) -> Image.Image:
+    """Reads the header that Pillow's own limit refuses, so that the row can say how large the image claims to be."""
+    claimed = _claimed_format(data, formats)
+    if claimed is None:
+        raise RowError(Status.TOO_LARGE, "more pixels than Pillow accepts")
+    factory, _ = Image.OPEN[claimed]
+    try:
+        image: Image.Image = factory(io.BytesIO(data), "")
+    except Exception as error:  # a GIF's first frame may be larger than the file's own size
+        raise RowError(Status.TOO_LARGE, _first_line(error), {"format": claimed}) from error
+    return image
+
+
+def _claimed_format(data: bytes, formats: Sequence[str]) -> str | None:
+    """The allowed format that the first bytes claim, by the plugins' own signatures."""
+    for name in formats:
+        _, accepts = Image.OPEN.get(name, (None, None))
+        if accepts is not None and accepts(data[:16]) is True:
+            return name
+    return None
+
+
+def _name_content(data: bytes) -> str:
+    """What a file that is no image looks like, for a person."""
+    head = data[:65536]
+    if head.startswith(b"PK\x03\x04"):
+        return "a ZIP archive"  # or one of the hundred formats packed as one
+    try:
+        matches = [m for m in puremagic.magic_string(head) if m.name and m.confidence >= _SURE]
+    except (puremagic.PureError, ValueError):
+        matches = []
+    if _is_text(head):
+        matches = [m for m in matches if m.extension in _TEXT_FORMATS]
+        return matches[0].name.strip() if matches else "plain text"
+    return matches[0].name.strip()[:_TEXT_LIMIT] if matches else "unknown binary data"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8", errors="strict" if len(head) < 65536 else "ignore")
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c.isspace() for c in text)
+
+
+def _countable(pixels: int) -> int | None:
+    """A declared length as the report can hold it; a 64-bit TIFF may claim more than there are integers."""
+    return pixels if 0 <= pixels < 2**63 else None
+
+
+def _check_pixels(name: str | None, size: tuple[int, int], max_pixels: int) -> Facts:
+    width, height = size
+    facts: Facts = {"format": name, "width": _countable(width), "height": _countable(height)}
+    if width * height > max_pixels:
+        words = f"{width:,} × {height:,} pixels, over the limit of {max_pixels:,} (--max-pixels)"
+        raise RowError(Status.TOO_LARGE, words, facts)
+    return facts
+
+
+def _check_resized(size: tuple[int, int], max_pixels: int, facts: Facts) -> None:
+    """A sliver of a few pixels may become enormous when its shortest edge is resized to the model's."""
+    if size[0] * size[1] > max_pixels:
+        shape, becomes = f"{facts['width']:,} × {facts['height']:,}", f"{size[0]:,} × {size[1]:,}"
+        message = f"{shape} pixels become {becomes} in the model's preprocessing, over the limit of {max_pixels:,}"
+        raise RowError(Status.TOO_LARGE, f"{message} (--max-pixels)", facts)
+
+
+class _CountedReads(io.BytesIO):
+    """A file that may only be read so often. A few megabytes can hold a million frames or pages, which nobody needs to
+    know so exactly, and which are no reason to leave the first one undecoded."""
+
+    _left = 2_000_000
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._charge(1)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._charge(100)  # once or twice for each frame, which costs Pillow more than a read
+        return super().seek(offset, whence)
+
+    def _charge(self, reads: int) -> None:
+        self._left -= reads
+        if self._left < 0:
+            raise _TooManyReads  # not an OSError: Pillow would take that for the end of the file
+
+
+class _TooManyReads(Exception):
+    pass
+
+
+def _frames(image: Image.Image, data: bytes) -> int | None:
+    """How many frames the file has; None where counting them fails or takes too long."""
+    try:
+        if image.format in ("GIF", "TIFF"):  # Pillow walks through the whole file; the others have a number in it
+            image = Image.open(_CountedReads(data), formats=[image.format])
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def _exif_of(image: Image.Image) -> Image.Exif:
+    try:
+        return image.getexif()
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # malformed EXIF is common and harmless
+        return Image.Exif()
+
+
+def _camera(exif: Image.Exif) -> str | None:
+    make, model = _text(exif.get(_MAKE)), _text(exif.get(_MODEL))
+    return " ".join(part for part in (make, model) if part) or None
+
+
+def _text(value: Any) -> str | None:
+    """An EXIF string without control characters; None where it is empty or no string."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if not isinstance(value, str):
+        return None
+    clean = "".join(c for c in value if c.isprintable()).strip()
+    return clean[:_TEXT_LIMIT].encode("utf-8", errors="replace").decode() or None
+
+
+def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    """Turned as its EXIF orientation says; other values than 2 to 8 turn nothing."""
+    orientation = exif.get(_ORIENTATION)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.pop("exif", None)  # it would ask the next reader to turn it again
+    return turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit sRGB, alpha over white."""
+    profile = image.info.get("icc_profile")
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        return _eight_bit(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return _to_rgb_with_profile(_over_white(image), profile)
+    return _to_rgb_with_profile(image, profile)
+
+
+def _to_rgb_with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode in ("P", "1", "YCbCr", "HSV"):
+        image = image.convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK", "L", "LAB"):
+        transform = _to_srgb(bytes(profile), image.mode)
+        if transform is not None:
+            converted = ImageCms.applyTransform(image, transform)
+            if converted is not None:
+                return converted
+    if image.mode == "LAB":
+        image = ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )  # type: ignore[assignment]
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """A transform to sRGB; None where the profile is sRGB already, broken, or meant for another mode."""
+    try:
+        source = ImageCms.getOpenProfile(io.BytesIO(profile))
+        if mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(source):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey levels of 16 or 32 bits, or floats, to 8 bits over the range that the type stands for."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    top = max(float(_finite(values[strip]).max(initial=0.0)) for strip in _strips(len(values)))
+    scale = (
+        255.0 if top <= 1 and image.mode == "F" else 1.0 if top <= 255 else 255 / 65535 if top <= 65535 else 255 / top
+    )
+    grey = np.empty(values.shape, np.uint8)
+    for strip in _strips(len(values)):
+        grey[strip] = np.clip(_finite(values[strip]) * scale, 0, 255)
+    return Image.fromarray(grey)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    flat = Image.new("RGB", image.size)
+    for strip in _strips(image.height):
+        box = (0, strip.start, image.width, strip.stop)
+        rgba = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        flat.paste(Image.alpha_composite(white, rgba).convert("RGB"), box)
+    return flat
+
+
+def _strips(height: int, rows: int = 256) -> list[slice]:
+    """An image's rows, a few at a time: what is made on the way to the result takes little memory that way."""
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:_TEXT_LIMIT]

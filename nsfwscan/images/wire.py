@@ -1,0 +1,116 @@
+"""What a process and its decode child say to each other: a JSON object and some bytes, over a socket.
+
+In: sockets and messages. Out: messages, of bounded length. JSON and not pickle, which can call anything: the child is
+what a hostile file may take over. A peer that is gone is an `EOFError` or a `ConnectionError`, one that talks nonsense
+a `ValueError`, one that is too slow a `TimeoutError`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nsfwscan.models.geometry import Geometry
+
+FORK, REAP = b"f", b"r"
+"""Asked of the first process: a worker at the socket that comes along; an end to it, and what became of it."""
+
+NO_MEMORY = 12
+"""Exit code of a worker that reached its limit: ENOMEM."""
+
+_HEAD = struct.Struct("!IQ")  # bytes of JSON, bytes after it
+
+Said = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a decode child is told, once.
+
+    Args:
+        geometry: of the pixels that it returns.
+        max_pixels: width x height over which a file is not decoded.
+        plugins: further formats, Pillow's name to the module that registers it.
+        timeout_s: for one file.
+        max_memory_bytes: for a worker, beyond what it has when it is forked.
+    """
+
+    geometry: Geometry
+    max_pixels: int
+    plugins: dict[str, str]
+    timeout_s: float
+    max_memory_bytes: int
+
+    def said(self) -> Said:
+        """As a message."""
+        return asdict(self)
+
+    @classmethod
+    def heard(cls, said: Said) -> Settings:
+        """From a message; JSON has no tuples."""
+        geometry: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said["geometry"].items()}
+        return cls(**{**said, "geometry": Geometry(**geometry)})
+
+
+def send(sock: socket.socket, said: Said, data: bytes = b"", *, deadline: float | None = None) -> None:
+    """Sends one message; `deadline` is a time of `time.monotonic()`.
+
+    Raises:
+        TimeoutError, ConnectionError: see the module.
+    """
+    text = json.dumps(said).encode()
+    head = _HEAD.pack(len(text), len(data)) + text
+    _wait_until(sock, deadline)
+    sent = sock.sendmsg([head, data])  # at once: each part that comes alone wakes the other side up
+    if sent < len(head) + len(data):
+        _wait_until(sock, deadline)
+        sock.sendall(head[sent:])
+        sock.sendall(memoryview(data)[max(0, sent - len(head)) :])
+
+
+def receive(
+    sock: socket.socket, *, most: int | None = None, most_json: int = 65_536, deadline: float | None = None
+) -> tuple[Said, bytes]:
+    """The next message: its JSON object and the bytes after it.
+
+    Args:
+        most: bytes that may come after the JSON; unset: any number, from a peer that is trusted.
+        most_json: bytes that the JSON may have.
+
+    Raises:
+        TimeoutError, EOFError, ConnectionError, ValueError: see the module.
+    """
+    lengths: tuple[int, int] = _HEAD.unpack(_exactly(sock, _HEAD.size, deadline))
+    if lengths[0] > most_json or (most is not None and lengths[1] > most):
+        raise ValueError(f"a message of {lengths[0]} and {lengths[1]} bytes")
+    try:
+        said = json.loads(_exactly(sock, lengths[0], deadline))
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    if not isinstance(said, dict):
+        raise ValueError("JSON that is no object")
+    return said, _exactly(sock, lengths[1], deadline)
+
+
+def _exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        _wait_until(sock, deadline)
+        part = sock.recv(size, socket.MSG_WAITALL)
+        if not part:
+            raise EOFError("the other side is gone")
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _wait_until(sock: socket.socket, deadline: float | None) -> None:
+    if deadline is not None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
