@@ -1,4 +1,4 @@
-"""What is there to scan: local paths, S3 prefixes, any fsspec URI, manifests.
+"""What is there to scan: local paths, S3 prefixes, any fsspec URI, manifests, S3 inventories.
 
 In: a `SourceConfig`. Out: Arrow tables of `LISTING_SCHEMA`, a few thousand rows at a time, so that a listing never
 lives in memory. Objects are taken whatever their name: no extension, hidden and `_`-names too. A source that does not
@@ -20,12 +20,14 @@ import pyarrow as pa
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
-from nsfwscan.sources.manifests import is_manifest, read_manifest
+from nsfwscan.sources.inventory import read_inventory
+from nsfwscan.sources.manifests import is_inventory, is_manifest, read_manifest
+from nsfwscan.sources.prefixes import list_prefix
 from nsfwscan.sources.truth import truth_from_path
 from nsfwscan.storage import (
     STORE_ERRORS,
-    call_s3,
     error_code,
     etag_of,
     filesystem,
@@ -53,16 +55,24 @@ class Listed:
     truth: str | None = None
 
 
-def list_sources(source: SourceConfig, storage: StorageConfig, *, store: str | None = None) -> Iterator[pa.Table]:
-    """All objects of all sources, filtered, with the truth that path or manifest gives; in the order listed.
+def list_sources(
+    source: SourceConfig, storage: StorageConfig, *, store: str | None = None, pace: Pace = UNPACED
+) -> Iterator[pa.Table]:
+    """All objects of all sources, filtered, with the truth that path or manifest gives; source by source.
+
+    Without a limit a large S3 prefix is listed by many requests at once, in no order. With one it is listed in the
+    order of its keys: the same objects each time.
 
     Args:
         store: the report store's URI; its own files are no media, should it lie within a source.
+        pace: of the requests that list S3 prefixes.
 
     Raises:
         SourceError: a source does not exist, is malformed, or cannot be listed in full.
     """
-    objects: Iterator[Listed] = (o for uri in source.uris for o in _list(uri, storage) if _wanted(o.name, source))
+    ordered = source.limit is not None
+    listed = (o for uri in source.uris for o in _list(uri, storage, pace, ordered))
+    objects: Iterator[Listed] = (o for o in listed if _wanted(o.name, source))
     if store is not None:
         objects = (o for o in objects if not o.uri.startswith(store + "/"))
     if source.limit is not None:
@@ -71,14 +81,14 @@ def list_sources(source: SourceConfig, storage: StorageConfig, *, store: str | N
         yield _table(batch, by_path=source.truth == "path")
 
 
-def _list(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+def _list(uri: str, storage: StorageConfig, pace: Pace, ordered: bool) -> Iterator[Listed]:
     try:
         if scheme_of(uri) is None:
             yield from _list_local(os.path.abspath(local_path(uri)), storage)
         elif is_manifest(uri):
             yield from _list_manifest(uri, storage)
         elif is_s3(uri):
-            yield from _list_s3(uri, storage)
+            yield from _list_s3(uri, storage, pace, ordered)
         else:
             yield from _list_fsspec(uri, storage)
     except STORE_ERRORS as error:
@@ -136,24 +146,15 @@ def _local_object(path: str, name: str) -> Listed:
     return Listed(uri, name, info.st_size, None, datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC))
 
 
-def _list_s3(uri: str, storage: StorageConfig) -> Iterator[Listed]:
-    """A prefix, as S3 understands prefixes; or the one object, where the key is exactly that."""
+def _list_s3(uri: str, storage: StorageConfig, pace: Pace, ordered: bool) -> Iterator[Listed]:
     bucket, prefix = split_s3(uri)
     folder = prefix[: prefix.rfind("/") + 1]
-    token: dict[str, str] = {}
-    while True:
-        page = call_s3(storage, uri, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
-        contents: list[dict[str, Any]] = page.get("Contents", [])
-        if contents and not token and contents[0]["Key"] == prefix and not prefix.endswith("/"):
-            contents, page = contents[:1], {}
-        for item in contents:
+    for objects in list_prefix(uri, storage, pace, ordered=ordered):
+        for item in objects:
             key = item["Key"]
             yield Listed(
                 f"s3://{bucket}/{key}", key.removeprefix(folder), item["Size"], etag_of(item), item["LastModified"]
             )
-        if not page.get("IsTruncated"):
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
@@ -173,17 +174,15 @@ def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
 
 
 def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any]) -> Listed:
-    modified = modified_of(info)
-    if isinstance(modified, int | float):
-        modified = datetime.fromtimestamp(modified, UTC)
-    elif isinstance(modified, str):
-        modified = datetime.fromisoformat(modified)
-    return Listed(fs.unstrip_protocol(path), name, info.get("size"), etag_of(info), modified)
+    return Listed(fs.unstrip_protocol(path), name, info.get("size"), etag_of(info), modified_of(info))
 
 
 def _list_manifest(uri: str, storage: StorageConfig) -> Iterator[Listed]:
-    for row in read_manifest(uri, storage):
-        yield Listed(row["uri"], row["uri"], row.get("size"), row.get("etag"), row.get("modified_at"), row.get("truth"))
+    """A manifest's objects are found by their URIs, an inventory's by their keys: it is the listing of a bucket."""
+    inventory = is_inventory(uri)
+    for row in read_inventory(uri, storage) if inventory else read_manifest(uri, storage):
+        name = split_s3(row["uri"])[1] if inventory else row["uri"]
+        yield Listed(row["uri"], name, row["size"], row["etag"], row["modified_at"], row["truth"])
 
 
 def _wanted(name: str, source: SourceConfig) -> bool:

@@ -23,14 +23,19 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
-from nsfwscan.storage import filesystem, local_path, local_uri, scheme_of
+from nsfwscan.storage import local_path, local_uri, open_remote, scheme_of
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl", ".manifest")
 
 
 def is_manifest(uri: str) -> bool:
-    """Whether a file is a manifest, by its name."""
-    return uri.lower().endswith(_SUFFIXES)
+    """Whether a file lists objects, by its name: what `read_manifest` or `inventory.read_inventory` reads."""
+    return uri.lower().endswith(_SUFFIXES) or is_inventory(uri)
+
+
+def is_inventory(uri: str) -> bool:
+    """Whether a file is the manifest of an S3 Inventory, by its name: `manifest.json`."""
+    return uri.lower().rsplit("/", 1)[-1] == "manifest.json"
 
 
 def read_manifest(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
@@ -41,19 +46,19 @@ def read_manifest(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
         OSError: the file cannot be read.
     """
     parse = {".parquet": _parquet, ".csv": _csv}.get(PurePosixPath(uri.lower()).suffix, _json_lines)
-    with _open(uri, storage) as file:
+    with open_source(uri, storage) as file:
         try:
             for number, row in enumerate(parse(file), start=1):
-                yield _checked(row, uri, number)
+                yield checked(row, uri, f"{uri}, row {number}")
         except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"{uri} cannot be read as a manifest: {error}") from error
 
 
-def _open(uri: str, storage: StorageConfig) -> IO[bytes]:
+def open_source(uri: str, storage: StorageConfig) -> IO[bytes]:
+    """A file of objects' names, wherever it lies, to be read as bytes."""
     if scheme_of(uri) is None:
         return open(local_path(uri), "rb")
-    file: IO[bytes] = filesystem(uri, storage).open(uri, "rb")
-    return file
+    return open_remote(uri, storage)
 
 
 def _parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -80,8 +85,15 @@ def _json_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         yield row if isinstance(row, dict) else {}
 
 
-def _checked(row: dict[str, Any], manifest: str, number: int) -> dict[str, Any]:
-    where = f"{manifest}, row {number}"
+def checked(row: dict[str, Any], manifest: str, where: str) -> dict[str, Any]:
+    """A row as `read_manifest` gives it, from values as they were written.
+
+    Args:
+        where: the place of the row, for the message.
+
+    Raises:
+        SourceError: a value cannot be understood.
+    """
     uri = row.get("uri") or row.get("source-ref")
     if not isinstance(uri, str):
         raise SourceError(f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row")
