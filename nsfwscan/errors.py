@@ -2,7 +2,7 @@
 
 In: nothing. Out: the exceptions of the project. Bad data is a `RowError` and becomes values in that object's row; a
 broken set-up is a `SetupError` and stops the run at once, with a message that says what happened, to what, and what
-to do.
+to do. Whoever raises them need not think of secrets: messages are `redacted` here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nsfwscan.schema import Status
+from nsfwscan.display import redacted
+from nsfwscan.status import Status
 
 
 class RowError(Exception):
@@ -23,6 +24,7 @@ class RowError(Exception):
     """
 
     def __init__(self, status: Status, message: str, values: Mapping[str, Any] | None = None) -> None:
+        message = redacted(message)
         super().__init__(status, message, values)
         self.status = status
         self.message = message
@@ -36,6 +38,9 @@ class SetupError(Exception):
     """The run cannot start or cannot go on; nothing that was done is lost. Exit code 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class SourceError(SetupError):
@@ -64,7 +69,18 @@ class RunConflict(SetupError):
     """The run id is alive elsewhere, or was begun with other settings."""
 
 
+class DeadlineReached(SetupError):
+    """The run's time is up; it is unfinished and can be resumed."""
+
+
+class Stalled(SetupError):
+    """No worker has moved for too long, or one shard kills every worker that takes it."""
+
+
 class BalanceError(Exception):
     """The report does not account for every listed object exactly once; it was not committed. Exit code 3."""
 
     exit_code = 3
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))

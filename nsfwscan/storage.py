@@ -3,31 +3,54 @@
 In: URIs (plain paths, `file://`, `s3://`, any fsspec URI) and a `StorageConfig`. Out: filesystems, and an object's
 bytes with the version that was read. What can go wrong with one object is a `RowError` with its own status; refused
 credentials are a `SetupError`, since they would fail every object alike.
+
+Which bytes are an object (`fetch` holds it, for every kind of store):
+
+- They are as many as the store itself says with the read: S3's Content-Length, another filesystem's `info`, the size of
+  a local file. A local file must have the same size and time of change before and after.
+- Where the listing gave an etag and the read returns the same, they are as many as the listing says, too: the version
+  is the listed one, so other bytes are a part of it. Fewer or more are tried again, and then a `fetch_error`.
+- Where the etags differ, or one of them is not known, the object may have changed since it was listed: it is taken as
+  it is now, with its own size and etag, even where nothing is left of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import os
+import random
 import re
 import stat
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from itertools import count
+from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import fsspec
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from fsspec.asyn import sync
 
+from nsfwscan.aws import aws_session
 from nsfwscan.config import StorageConfig
+from nsfwscan.display import printable
 from nsfwscan.errors import RowError, SetupError, StoreError
+from nsfwscan.pacing import UNPACED
 from nsfwscan.schema import Status
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
@@ -55,11 +78,40 @@ _BAD_CREDENTIALS = frozenset(
         "TokenRefreshRequired",
         "RequestTimeTooSkewed",
         "ExpiredTokenException",
+        "RequestExpired",
     }
 )
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
+_BUFFER_BYTES = 4 * 2**20
+_FULL = frozenset(
+    {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+)
+_NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+)
 _CREDENTIALS_HELP = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or --profile (a public bucket: --anonymous)"
+)
+
+_PERMANENT = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    TypeError,
+    ParamValidationError,
+    RowError,
+    SetupError,
+    *_NO_CREDENTIALS,
+)
+_PERMANENT_ERRNO = frozenset(
+    {errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 )
 
 
@@ -100,6 +152,13 @@ def local_uri(path: str) -> str:
         return "file://" + quote_from_bytes(os.fsencode(path))
 
 
+def absolute_uri(uri: str) -> str:
+    """A source as listings write its objects' URIs: local paths absolute, S3 as `s3://`."""
+    if is_s3(uri):
+        return f"s3://{uri.split('://', 1)[1]}"
+    return uri if scheme_of(uri) is not None else local_uri(os.path.abspath(local_path(uri)))
+
+
 def split_s3(uri: str) -> tuple[str, str]:
     """Bucket and key, byte for byte: `?`, `#` and `%` are ordinary characters of a key."""
     bucket, _, key = uri.split("://", 1)[1].partition("/")
@@ -123,16 +182,23 @@ def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
                 "read_timeout": 30,
                 "max_pool_connections": 64,
             },
-            **({"profile": config.profile} if config.profile else {}),
+            "s3_additional_kwargs": _encryption(config),
+            "session": aws_session(config.profile),
             **options,
         }
     try:
         fs = fsspec.filesystem(scheme, **options)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:
         raise SetupError(f"cannot read {scheme}:// URIs: {error}") from None
     if scheme in _S3:
         fs.retries = 1
     return fs
+
+
+def _encryption(config: StorageConfig) -> dict[str, str]:
+    """What each request that writes asks for; s3fs leaves it out of the others."""
+    wanted = {"ServerSideEncryption": config.sse, "SSEKMSKeyId": config.sse_kms_key_id}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def filesystem(uri: str, storage: StorageConfig) -> fsspec.AbstractFileSystem:
@@ -150,67 +216,218 @@ def call_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> 
     return result
 
 
-def fetch(uri: str, storage: StorageConfig, *, max_bytes: int, timeout_s: float, attempts: int) -> Fetched:
+def submit_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> Future[dict[str, Any]]:
+    """`call_s3`, begun but not waited for: many at once need no threads. Cancelling the future drops the request."""
+    fs = filesystem(uri, storage)
+    return asyncio.run_coroutine_threadsafe(fs._call_s3(method, **arguments), fs.loop)
+
+
+class Wait(Protocol):
+    """Returns when the next request may go, and not before `after_s` seconds; `Pace.wait` is one."""
+
+    def __call__(self, after_s: float = 0.0, /) -> None:
+        """Waits."""
+
+
+def fetch(
+    uri: str,
+    storage: StorageConfig,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    attempts: int,
+    size: int | None = None,
+    etag: str | None = None,
+    wait: Wait = UNPACED.wait,
+) -> Fetched:
     """Reads one object whole.
 
     Args:
         uri: a local path or any fsspec URI.
         max_bytes: a larger object is not read.
-        timeout_s: for each attempt.
-        attempts: how often a cut connection or a time-out is tried again (the store's own 5xx answers are retried
-            below this, with backoff).
+        timeout_s: for each attempt, from its start to its last byte. A filesystem that blocks (a local disk,
+            fsspec's synchronous ones) cannot be interrupted: who calls must see to that, as the stage `read` does.
+        attempts: how often a cut connection, a part of a body or a time-out is tried again, with backoff (S3's own 5xx
+            answers are retried below this, with another).
+        size, etag: as listed, where that is known.
+        wait: called before each attempt.
 
     Raises:
         RowError: this object cannot be read, with the status that says why.
         SetupError: the credentials are refused.
     """
-    if scheme_of(uri) is None:
-        return _fetch_local(uri, max_bytes)
-    for attempt in range(1, attempts + 1):
-        try:
-            return _fetch_remote(uri, storage, max_bytes, timeout_s)
-        except RowError:
-            raise
-        except Exception as error:
-            if attempt == attempts or not _is_transient(error):
-                raise row_error(error, attempt) from error
-    raise AssertionError("unreachable: attempts is at least 1")
 
+    def attempt() -> Fetched:
+        found = _fetch(uri, storage, max_bytes, timeout_s)
+        if etag is not None and found.etag == etag and size is not None:
+            _check_whole(len(found.data), size)
+        return found
 
-def _fetch_local(uri: str, max_bytes: int) -> Fetched:
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        with open(os.open(local_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise RowError(Status.FETCH_ERROR, "not a regular file")
-            _check_size(info.st_size, max_bytes)
-            return Fetched(file.read(), None)
-    except (OSError, ValueError) as error:
-        raise row_error(error, 1) from error
+        return persistently(attempt, attempts, wait)
+    except RowError:
+        raise
+    except Exception as error:
+        raise row_error(error, attempts if _is_transient(error) else 1) from error
 
 
-def _fetch_remote(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float) -> Fetched:
+def read_file(uri: str, storage: StorageConfig) -> bytes:
+    """The bytes of a file that is not local, one of ours; a cut connection is tried again. Raises what the filesystem
+    does."""
+
+    def attempt() -> bytes:
+        fs = filesystem(uri, storage)
+        data: bytes = sync(fs.loop, _get_object, fs, *split_s3(uri)).data if is_s3(uri) else fs.cat_file(uri)
+        return data
+
+    return persistently(attempt)
+
+
+def open_remote(uri: str, storage: StorageConfig) -> IO[bytes]:
+    """A file that is not local, to be read from its start on; cut connections are tried again. Raises what the
+    filesystem does."""
+    fs = filesystem(uri, storage)
+    if persistently(lambda: fs.info(uri)).get("size") is None:  # an HTTP server may not say how long it is
+        return io.BytesIO(read_file(uri, storage))
+    return io.BufferedReader(RemoteFile(uri, storage), _BUFFER_BYTES)
+
+
+class RemoteFile(io.RawIOBase):
+    """A file that is not local and is read here and there, such as a Parquet file's footer and some of its columns; a
+    cut connection is tried again. Raises what the filesystem does."""
+
+    def __init__(self, uri: str, storage: StorageConfig) -> None:
+        self._uri = uri
+        self._fs = filesystem(uri, storage)
+        self._size: int = persistently(lambda: self._fs.info(uri))["size"]
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to an offset in bytes from the start, from here, or from the end."""
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readall(self) -> bytes:
+        """The rest of the file, in one request."""
+        return self.read(max(0, self._size - self._position)) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer with the bytes from here on, in one request."""
+        start, end = self._position, min(self._position + len(buffer), self._size)
+        if start >= end:
+            return 0
+
+        def attempt() -> bytes:
+            data: bytes = self._fs.cat_file(self._uri, start=start, end=end)
+            _check_whole(len(data), end - start)
+            return data
+
+        buffer[: end - start] = persistently(attempt)
+        self._position = end
+        return end - start
+
+
+_Result = TypeVar("_Result")
+
+
+def persistently(call: Callable[[], _Result], attempts: int = 4, wait: Wait = UNPACED.wait) -> _Result:
+    """Calls again, with backoff, what a bad moment may have failed: a cut connection, a part of a body, a time-out."""
+    for attempt in count(1):
+        wait(_backoff_s(attempt))
+        try:
+            return call()
+        except Exception as error:  # whatever the filesystem's library raises
+            if attempt < attempts and _is_transient(error):
+                continue
+            real = _unmasked(error)
+            if _is_http(real) and not isinstance(real, STORE_ERRORS):
+                raise ConnectionError(_detail(real)) from real
+            raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _backoff_s(attempt: int) -> float:
+    """Nothing before the first attempt, then a quarter of a second, doubled each time up to 8 s, give or take half: the
+    threads of all workers must not come back in step."""
+    return 0.0 if attempt == 1 else min(8.0, 0.25 * 2 ** (attempt - 2)) * random.uniform(0.5, 1.5)
+
+
+class _NotWhole(OSError):
+    """What was read is not one version of the object, from its first byte to its last."""
+
+
+def _check_whole(read: int, expected: int | None) -> None:
+    if expected is not None and read != expected:
+        raise _NotWhole(f"read {read:,} of {expected:,} bytes")
+
+
+def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float) -> Fetched:
+    if scheme_of(uri) is None:
+        return _read_local(local_path(uri), max_bytes)
     fs = filesystem(uri, storage)
     if is_s3(uri):
         fetched: Fetched = sync(fs.loop, _get_object, fs, *split_s3(uri), max_bytes, timeout=timeout_s)
-        return fetched
-    info = fs.info(uri)
+    elif fs.async_impl:
+        fetched = sync(fs.loop, _cat, fs, uri, max_bytes, timeout=timeout_s)
+    else:
+        info = fs.info(uri)
+        _check_info(info, max_bytes)
+        fetched = _taken(fs.cat_file(uri), info)
+    return fetched
+
+
+def _read_local(path: str, max_bytes: int) -> Fetched:
+    # O_NONBLOCK: opening a named pipe must not wait for a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise RowError(Status.FETCH_ERROR, "not a regular file")
+        _check_size(before.st_size, max_bytes)
+        data = file.read(before.st_size + 1)  # one more, to see one that grows
+        after = os.fstat(file.fileno())
+    _check_whole(len(data), after.st_size)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _NotWhole("it changed while it was read")
+    return Fetched(data, None)
+
+
+async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int | None = None) -> Fetched:
+    response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+    async with response["Body"] as body:
+        size = response.get("ContentLength")
+        _check_size(size, max_bytes)
+        data = await body.read()
+    _check_whole(len(data), size)
+    return Fetched(data, _unquoted(response.get("ETag")))
+
+
+async def _cat(fs: Any, uri: str, max_bytes: int) -> Fetched:
+    info = await fs._info(uri)
+    _check_info(info, max_bytes)
+    return _taken(await fs._cat_file(uri), info)
+
+
+def _check_info(info: dict[str, Any], max_bytes: int) -> None:
     if info.get("type") == "directory":
         raise RowError(Status.FETCH_ERROR, "not an object but a directory")
     _check_size(info.get("size"), max_bytes)
-    return Fetched(fs.cat_file(uri), etag_of(info))
 
 
-async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int) -> Fetched:
-    response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
-    async with response["Body"] as body:
-        _check_size(response.get("ContentLength"), max_bytes)
-        return Fetched(await body.read(), _unquoted(response.get("ETag")))
+def _taken(data: bytes, info: dict[str, Any]) -> Fetched:
+    _check_whole(len(data), info.get("size"))
+    return Fetched(data, etag_of(info))
 
 
-def _check_size(size: int | None, max_bytes: int) -> None:
-    if size is not None and size > max_bytes:
+def _check_size(size: int | None, max_bytes: int | None) -> None:
+    if size is not None and max_bytes is not None and size > max_bytes:
         raise too_large(size, max_bytes)
 
 
@@ -227,10 +444,15 @@ def etag_of(info: dict[str, Any]) -> str | None:
     return None
 
 
-def modified_of(info: dict[str, Any]) -> Any:
-    """The time of the last change in an fsspec `info` answer, in whatever type the filesystem gives it."""
+def modified_of(info: dict[str, Any]) -> datetime | None:
+    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and however it tells it."""
     keys = ("LastModified", "last_modified", "updated", "mtime", "created")
-    return next((info[key] for key in keys if info.get(key)), None)
+    found = next((info[key] for key in keys if info.get(key)), None)
+    if isinstance(found, int | float):
+        return datetime.fromtimestamp(found, UTC)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return found.replace(tzinfo=UTC) if isinstance(found, datetime) and found.tzinfo is None else found
 
 
 def _unquoted(etag: str | None) -> str | None:
@@ -238,11 +460,13 @@ def _unquoted(etag: str | None) -> str | None:
 
 
 def error_code(error: BaseException | None) -> str | None:
-    """The S3 error code behind an exception, e.g. `NoSuchKey` or `503`; None where no store answered."""
+    """The store's code behind an exception: S3's, such as `NoSuchKey`, or an HTTP status; None where none answered."""
     while error is not None:
         if isinstance(error, ClientError):
             answer = error.response.get("Error", {})
             return str(answer.get("Code") or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+        if (status := _http_status(error)) is not None:
+            return str(status)
         error = error.__cause__
     return None
 
@@ -253,24 +477,50 @@ def row_error(error: Exception, attempts: int) -> RowError:
     Raises:
         SetupError: the credentials are missing or refused, which no other object would survive either.
     """
+    error = _unmasked(error)
     code = error_code(error)
-    if isinstance(error, _NO_CREDENTIALS):
+    said = f" ({code})" if code else ""
+    if isinstance(error, _NO_CREDENTIALS) or "credentials are still expired" in str(error):
         raise SetupError(f"no AWS credentials ({error}): {_CREDENTIALS_HELP}") from None
     if code in _BAD_CREDENTIALS:
-        raise SetupError(f"the store refuses the credentials ({code}): {_CREDENTIALS_HELP}") from None
+        raise SetupError(f"the store refuses the credentials{said}: {_CREDENTIALS_HELP}") from None
     tries = f" after {attempts} attempts" if attempts > 1 else ""
     if code in _THROTTLED:
-        return RowError(Status.FETCH_ERROR, f"throttled by the store ({code}), retries used up")
+        return RowError(Status.FETCH_ERROR, f"throttled by the store{said}, retries used up")
     if code == "InvalidObjectState":
-        return RowError(Status.FETCH_ERROR, "archived by the store: restore it before scanning (InvalidObjectState)")
+        return RowError(Status.FETCH_ERROR, f"archived by the store: restore it before scanning{said}")
     if isinstance(error, FileNotFoundError):
-        return RowError(Status.NOT_FOUND, "no such object" + (f" ({code})" if code else ""))
-    if isinstance(error, PermissionError):
-        return RowError(Status.DENIED, "permission denied" + (f" ({code})" if code else ""))
+        return RowError(Status.NOT_FOUND, f"no such object{said}")
+    if isinstance(error, PermissionError) or code in ("401", "403"):
+        return RowError(Status.DENIED, f"permission denied{said}")
     if _is_timeout(error):
         return RowError(Status.TIMEOUT, f"the read timed out{tries}")
-    detail = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
-    return RowError(Status.FETCH_ERROR, f"{detail}{f' ({code})' if code else ''}{tries}")
+    return RowError(Status.FETCH_ERROR, f"{_detail(error)}{said}{tries}")
+
+
+def _detail(error: Exception) -> str:
+    known = {  # the words of aiohttp and botocore are about chunks and digests, and are others each time
+        "ClientPayloadError": "the connection broke off before the end of the body",
+        "FlexibleChecksumError": "the bytes do not match the store's checksum",
+    }.get(type(error).__name__)
+    return known or (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _unmasked(error: Exception) -> Exception:
+    """The error behind a FileNotFoundError that is none: fsspec's HTTP filesystem raises it for whatever happens."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _is_http(cause):
+        return error if _http_status(cause) in (404, 410) else cause
+    return error
+
+
+def _http_status(error: BaseException) -> int | None:
+    return getattr(error, "status", None) if _is_http(error) else None
+
+
+def _is_http(error: BaseException) -> bool:
+    """Whether it is aiohttp's; the package takes an eighth of a second to import, and not every command needs it."""
+    return type(error).__module__.startswith("aiohttp.")
 
 
 def _is_timeout(error: BaseException) -> bool:
@@ -278,20 +528,31 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def _is_transient(error: Exception) -> bool:
-    """A cut body, a broken connection or a time-out; answers of the store were already retried by botocore."""
-    if isinstance(error, (FileNotFoundError, PermissionError, *_NO_CREDENTIALS)):
+    """Whether another attempt may help: a broken connection, a part of a body, a time-out, a server that has trouble.
+    S3's own answers were retried by botocore already."""
+    error = _unmasked(error)
+    if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_ERRNO:
         return False
+    status = _http_status(error)
+    if status is not None:
+        return status in (408, 425, 429) or status >= 500
     return error_code(error) is None
 
 
 def setup_error(error: Exception, doing: str) -> SetupError:
     """A store's failure outside of any row (listing, writing the report), in words."""
-    if isinstance(error, OSError) and error.strerror and error_code(error) is None:
-        return StoreError(f"{doing}: {error.strerror}")
-    try:
-        return StoreError(f"{doing}: {row_error(error, 1)}")
-    except SetupError as credentials:
-        return StoreError(f"{doing}: {credentials}")
+    code = error_code(error)
+    strerror = error.strerror if isinstance(error, OSError) and code is None else None
+    if code in _FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        why = f"the store is full ({strerror or code}): make room, then run the same command again"
+    elif strerror:
+        why = strerror
+    else:
+        try:
+            why = str(row_error(error, 1))
+        except SetupError as credentials:
+            why = str(credentials)
+    return StoreError(printable(f"{doing}: {why}"))
 
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, ValueError)

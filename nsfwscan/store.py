@@ -12,14 +12,32 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from nsfwscan.config import StorageConfig
-from nsfwscan.storage import STORE_ERRORS, error_code, filesystem, is_s3, local_path, scheme_of, setup_error
+from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
+from nsfwscan.display import has_password, redacted
+from nsfwscan.errors import ConfigError
+from nsfwscan.storage import (
+    STORE_ERRORS,
+    RemoteFile,
+    error_code,
+    filesystem,
+    is_s3,
+    local_path,
+    modified_of,
+    read_file,
+    scheme_of,
+    setup_error,
+)
 
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+"""Of a file that is not there: not even its folder is, or a stray file lies in its place."""
 _ALREADY_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})  # of If-None-Match: *
 
 
@@ -35,16 +53,19 @@ class Store:
 
     @classmethod
     def at(cls, uri: str, storage: StorageConfig) -> Store:
-        """The store at a URI; local paths are made absolute."""
+        """The store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password."""
+        if has_password(uri):
+            raise ConfigError(PASSWORD_IN_URI)
         if scheme_of(uri) is None:
             return cls(os.path.abspath(local_path(uri)), storage)
         return cls(uri.rstrip("/"), storage)
 
     @property
     def endpoint_url(self) -> str | None:
-        """The S3 endpoint that the configuration or the environment names; None for AWS, or no S3."""
+        """The S3 endpoint that the configuration or the environment names, to be shown; None for AWS, or no S3."""
         environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return (self.storage.endpoint_url or environment) if is_s3(self.uri) else None
+        found = (self.storage.endpoint_url or environment) if is_s3(self.uri) else None
+        return redacted(found) if found else None
 
     def locate(self, name: str) -> str:
         """The full URI of a name."""
@@ -55,10 +76,9 @@ class Store:
         try:
             if self._is_local:
                 return Path(self.locate(name)).read_bytes()
-            data: bytes = self._fs.cat_file(self.locate(name))
-            return data
-        except FileNotFoundError:
-            raise
+            return read_file(self.locate(name), self.storage)
+        except _ABSENT:
+            raise FileNotFoundError(self.locate(name)) from None
         except STORE_ERRORS as error:
             raise setup_error(error, f"cannot read {self.locate(name)}") from error
 
@@ -90,16 +110,29 @@ class Store:
                 raise FileExistsError(self.locate(name)) from error
             raise setup_error(error, f"cannot write {self.locate(name)}") from error
 
+    @contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A Parquet file of which only some columns are read. Raises StoreError, also where it is absent or damaged."""
+        try:
+            path = self.locate(name)
+            with open(path, "rb") if self._is_local else RemoteFile(path, self.storage) as file:
+                yield pq.ParquetFile(file, pre_buffer=True)
+        except (*STORE_ERRORS, pa.ArrowException) as error:
+            raise setup_error(error, f"cannot read {self.locate(name)}") from error
+
     def exists(self, name: str) -> bool:
         """Whether a file of that name is there. Raises StoreError where the store does not say."""
         try:
             if self._is_local:
-                return os.path.exists(self.locate(name))
-            # Not `isfile`, which takes any failure for a file that is not there.
+                os.stat(self.locate(name))
+                return True
+            # Neither here nor above `exists` or `isfile`, which take any failure for a file that is not there.
             return bool(self._fs.info(self.locate(name))["type"] == "file")
-        except FileNotFoundError:
+        except _ABSENT:
             return False
         except STORE_ERRORS as error:
+            if error_code(error) in ("400", "403"):  # to HEAD, S3 does not say why; to listing it does
+                self.names(name)
             raise setup_error(error, f"cannot look into {self.uri}") from error
 
     def names(self, folder: str) -> list[str]:
@@ -113,6 +146,21 @@ class Store:
             return []
         except STORE_ERRORS as error:
             raise setup_error(error, f"cannot list {self.locate(folder)}") from error
+
+    def newest(self, folder: str) -> datetime | None:
+        """When a file directly under a folder was last written; None where there is none."""
+        try:
+            if self._is_local:
+                with os.scandir(self.locate(folder)) as entries:
+                    times = [modified_of({"mtime": entry.stat().st_mtime}) for entry in entries]
+            else:
+                found = self._fs.ls(self.locate(folder), detail=True, refresh=True)
+                times = [modified_of(info) for info in found if info.get("type") == "file"]
+        except FileNotFoundError:
+            return None
+        except STORE_ERRORS as error:
+            raise setup_error(error, f"cannot list {self.locate(folder)}") from error
+        return max((time for time in times if time is not None), default=None)
 
     def delete(self, name: str) -> None:
         """Removes a file or a folder with all that is in it; absent ones are no error."""

@@ -1,23 +1,36 @@
-"""One object is fetched, or its row says why not; a report store's files appear whole or not at all."""
+"""One object is fetched, whole and in bounded time, or its row says why not."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import fsspec
 import pytest
+from botocore.config import Config
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.errors import RowError, SetupError, StoreError
+from nsfwscan.errors import RowError, SetupError
 from nsfwscan.schema import Status
-from nsfwscan.storage import Fetched, etag_of, fetch, filesystem, is_s3, local_path, local_uri, scheme_of, split_s3
-from nsfwscan.store import Store, to_json
+from nsfwscan.storage import (
+    Fetched,
+    RemoteFile,
+    etag_of,
+    fetch,
+    filesystem,
+    is_s3,
+    local_path,
+    local_uri,
+    scheme_of,
+    split_s3,
+)
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint
 
@@ -56,6 +69,12 @@ def through(proxy: FaultyProxy) -> StorageConfig:
     """Storage that reaches the S3 server through the proxy; two attempts a request, where the default has five."""
     quick = {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}, "connect_timeout": 5}}
     return StorageConfig(endpoint_url=proxy.endpoint.endpoint_url, options=quick)
+
+
+@pytest.fixture
+def lasting(proxy: FaultyProxy) -> StorageConfig:
+    """As `through`, with as many attempts as a scan has."""
+    return StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
 
 
 def is_object(method: str, path: str) -> bool:
@@ -162,7 +181,105 @@ def test_a_local_file_without_permission_is_denied(tmp_path: Path) -> None:
         assert failure(str(path)).status == Status.DENIED
 
 
+def test_a_local_file_is_taken_as_it_is_now(tmp_path: Path) -> None:
+    """Disks have no version tags: a file that has another size than listed has changed since, even where it is empty."""
+    path = tmp_path / "changed"
+    for now in (b"", b"shorter", BODY):
+        path.write_bytes(now)
+        assert get(str(path), size=5000) == Fetched(now, None)
+        assert get(str(path), size=5000, etag="of-some-manifest") == Fetched(now, None)
+
+
+@pytest.fixture
+def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What somebody else does to the file `written`, one after each of our looks at its size."""
+    path, changes = tmp_path / "written", list[Callable[[], object]]()
+    fstat = os.fstat
+
+    def look(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        if changes and found.st_ino == path.stat().st_ino:
+            changes.pop(0)()
+        return found
+
+    monkeypatch.setattr("nsfwscan.storage.os.fstat", look)
+    return changes
+
+
+def test_a_local_file_that_is_being_written_is_read_again(tmp_path: Path, changes: list[Callable[[], object]]) -> None:
+    """A file that changes is never taken in the middle: it is whole once its writer is done, a `fetch_error` before."""
+    path = tmp_path / "written"
+    path.write_bytes(BODY)
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(b"x" * 4096)
+
+    def shrink() -> None:
+        os.truncate(path, 1000)
+
+    changes += [grow] * 4
+    error = failure(str(path), attempts=2)
+    assert (error.status, error.message.endswith("after 2 attempts")) == (Status.FETCH_ERROR, True)
+    for change in (grow, shrink, lambda: os.utime(path, (1, 1))):
+        changes.append(change)
+        assert get(str(path)).data == path.read_bytes()
+    assert path.stat().st_size == 1000
+
+
+def test_a_local_error_that_will_not_pass_is_not_tried_again(tmp_path: Path) -> None:
+    """A name that is too long, a loop of links, a folder, NUL: at once, without backoff."""
+    (tmp_path / "loop").symlink_to("loop")
+    began = time.monotonic()
+    for name in ("n" * 300, "loop", "", "nul\0", "loop/below"):
+        assert failure(str(tmp_path / name), attempts=10).status == Status.FETCH_ERROR
+    assert time.monotonic() - began < 0.2
+
+
 # Any other fsspec filesystem
+
+
+@pytest.fixture
+def odd() -> Iterator[type[Odd]]:
+    """A filesystem that shows the size that a test wants."""
+    fsspec.register_implementation("odd", Odd, clobber=True)
+    Odd.shown_sizes, Odd.content = [], b"12345678"
+    yield Odd
+    Odd.clear_instance_cache()
+
+
+class Odd(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """One object, whose listed sizes are the test's."""
+
+    protocol = "odd"
+    content = b""
+    shown_sizes: ClassVar[list[int | None]] = []
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """The object with the next of the sizes."""
+        return {"name": path, "type": "file", "size": self.shown_sizes.pop(0), "etag": "v1"}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """The bytes."""
+        return self.content[start:end]
+
+
+def test_other_filesystems_are_held_to_the_size_that_they_say(odd: type[Odd]) -> None:
+    """Bytes that do not come to what `info` says are read again, and then a `fetch_error` with both numbers."""
+    odd.shown_sizes = [9, 8]
+    assert get("odd://a") == Fetched(b"12345678", "v1")
+    odd.shown_sizes = [5000] * 3
+    error = failure("odd://a")
+    assert (error.status, error.message) == (Status.FETCH_ERROR, "read 8 of 5,000 bytes after 3 attempts")
+    odd.shown_sizes = [None]
+    assert get("odd://a").data == b"12345678"
+
+
+def test_other_filesystems_are_held_to_the_listing_of_the_same_version(odd: type[Odd]) -> None:
+    """With the listed tag the size must be the listed one; with another tag the object has changed since."""
+    odd.shown_sizes = [8, 8]
+    assert failure("odd://a", attempts=1, size=9, etag="v1").message == "read 8 of 9 bytes"
+    assert get("odd://a", size=9, etag="v0") == Fetched(b"12345678", "v1")
 
 
 def test_any_fsspec_filesystem_is_read() -> None:
@@ -176,6 +293,50 @@ def test_any_fsspec_filesystem_is_read() -> None:
         assert failure("memory://storage-tests/folder").message == "not an object but a directory"
     finally:
         fs.rm("/storage-tests", recursive=True)
+
+
+class Slow(fsspec.asyn.AsyncFileSystem):  # type: ignore[misc]
+    """An asynchronous filesystem whose answers never come."""
+
+    protocol = "slow"
+
+    async def _info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        await asyncio.sleep(0 if "body" in path else 60)
+        return {"name": path, "type": "file", "size": 8}
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+
+@pytest.mark.parametrize("uri", ["slow://info", "slow://body"])
+def test_asynchronous_filesystems_are_interrupted(uri: str) -> None:
+    """Wherever gcsfs, adlfs or HTTP hang, each attempt ends after `timeout_s`, and the row is a `timeout`."""
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    began = time.monotonic()
+    error = failure(uri, timeout_s=0.2, attempts=2)
+    assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
+    assert 0.4 <= time.monotonic() - began < 3
+
+
+def test_http_errors_are_told_apart(moto: S3Endpoint, s3: Any, proxy: FaultyProxy) -> None:
+    """fsspec calls every HTTP failure FileNotFoundError; a refused connection or a 503 is no missing object."""
+    url = f"{proxy.endpoint.endpoint_url}/{BUCKET}"
+    s3.put_object(Bucket=BUCKET, Key="public", Body=BODY, ACL="public-read")
+    assert get(f"{url}/public").data == BODY
+    away = failure("http://127.0.0.1:9/a.jpg", attempts=2)
+    assert away.status == Status.FETCH_ERROR and away.message.startswith("Connect call failed ('127.0.0.1', 9)")
+    proxy.fail(lambda method, path: True, status=404, code="NoSuchKey")
+    assert failure(f"{url}/public").status == Status.NOT_FOUND
+    proxy.clear()
+    proxy.fail(lambda method, path: True, status=403, code="AccessDenied")
+    assert failure(f"{url}/public").message == "permission denied (403)"
+    proxy.clear()
+    proxy.fail(lambda method, path: True, status=503)
+    assert failure(f"{url}/public", attempts=2).message == "throttled by the store (503), retries used up"
+    proxy.clear()
+    proxy.fail(lambda method, path: True, status=503, times=2)
+    assert get(f"{url}/public").data == BODY
 
 
 def test_a_scheme_without_a_package_stops_the_run() -> None:
@@ -286,6 +447,102 @@ def test_a_body_that_is_always_cut_is_a_fetch_error(proxy: FaultyProxy, through:
     assert error.status == Status.FETCH_ERROR and error.message.endswith("after 2 attempts")
 
 
+@pytest.fixture(scope="module")
+def unsummed(s3: Any) -> dict[str, tuple[int, str]]:
+    """Objects that were put without a checksum, as by older clients: size and etag by key."""
+    client = boto3.client("s3", config=Config(request_checksum_calculation="when_required"))
+    objects = {"object-without-checksum": BODY, "object-of-one-byte": b"1"}
+    return {
+        key: (len(body), client.put_object(Bucket=BUCKET, Key=key, Body=body)["ETag"].strip('"'))
+        for key, body in objects.items()
+    }
+
+
+def test_a_truncated_body_is_read_again(
+    unsummed: dict[str, tuple[int, str]], proxy: FaultyProxy, through: StorageConfig
+) -> None:
+    """Half an object under the listed etag, whatever its own headers say, is a part of it, and the rest is asked for."""
+    proxy.truncate(is_object, times=2)
+    size, etag = unsummed["object-without-checksum"]
+    assert get(f"s3://{BUCKET}/object-without-checksum", through, size=size, etag=etag) == Fetched(BODY, etag)
+    assert proxy.injected == {"truncate": 2}
+
+
+def test_a_body_that_is_always_truncated_says_so(
+    unsummed: dict[str, tuple[int, str]], proxy: FaultyProxy, through: StorageConfig
+) -> None:
+    """The row says how much of how much there was; nothing shorter is ever taken for the image, an empty one neither."""
+    proxy.truncate(is_object)
+    said = {"object-without-checksum": "read 131,072 of 262,144 bytes", "object-of-one-byte": "read 0 of 1 bytes"}
+    for key, (size, etag) in unsummed.items():
+        error = failure(f"s3://{BUCKET}/{key}", through, size=size, etag=etag, attempts=2)
+        assert (error.status, error.message) == (Status.FETCH_ERROR, f"{said[key]} after 2 attempts")
+
+
+def test_a_checksum_of_the_store_is_held_against_the_bytes(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
+    """Where the store keeps checksums, a truncated body is noticed without any listing."""
+    proxy.truncate(is_object, times=1)
+    assert get(f"s3://{BUCKET}/object", through).data == BODY
+    proxy.truncate(is_object)
+    error = failure(f"s3://{BUCKET}/object", through, attempts=2)
+    assert error.message == "the bytes do not match the store's checksum after 2 attempts"
+
+
+@pytest.mark.parametrize("now", [b"", b"shorter", BODY + b"longer"])
+def test_an_object_that_changed_since_it_was_listed_is_taken_as_it_is(s3: Any, now: bytes) -> None:
+    """Another etag is another version: its size and its etag are what counts, also where nothing is left of it."""
+    s3.put_object(Bucket=BUCKET, Key="changing", Body=BODY)
+    listed = s3.head_object(Bucket=BUCKET, Key="changing")["ETag"].strip('"')
+    etag = s3.put_object(Bucket=BUCKET, Key="changing", Body=now)["ETag"].strip('"')
+    assert get(f"s3://{BUCKET}/changing", size=len(BODY), etag=listed) == Fetched(now, etag)
+
+
+def test_a_listing_without_etags_is_not_held_against_an_object(s3: Any) -> None:
+    """A manifest's size alone may be old: the object is taken with its own."""
+    assert get(f"s3://{BUCKET}/object", size=5000).data == BODY
+
+
+def test_one_request_in_ten_fails_and_nothing_is_lost(moto: S3Endpoint, s3: Any) -> None:
+    """500, 503, cut and reset connections, at random: every object comes back whole."""
+    with FaultyProxy(moto, seed=7) as proxy:
+        storage = StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+        proxy.fail(is_object, status=500, code="InternalError", share=0.04)
+        proxy.fail(is_object, status=503, code="ServiceUnavailable", share=0.04)
+        proxy.fail(is_object, status=503, code="SlowDown", share=0.04)
+        proxy.reset(is_object, share=0.05)
+        proxy.cut_body(is_object, share=0.05)
+        with ThreadPoolExecutor(16) as threads:
+            found = list(threads.map(lambda _: get(f"s3://{BUCKET}/object", storage, attempts=4).data, range(200)))
+        assert found == [BODY] * 200
+        assert all(proxy.injected[kind] > 3 for kind in ("fail", "reset", "cut_body")), proxy.injected
+
+
+def test_attempts_back_off(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """Between attempts passes a while, longer each time and never the same, and each asks for its turn."""
+    waits: list[float] = []
+    proxy.cut_body(is_object)
+    failure(f"s3://{BUCKET}/object", through, attempts=8, wait=waits.append)
+    assert waits[0] == 0.0 and len(waits) == 8
+    for number, seconds in enumerate(waits[1:]):
+        assert 0.5 <= seconds / min(8.0, 0.25 * 2**number) <= 1.5
+    assert len(set(waits)) == 8
+
+
+@pytest.mark.parametrize("fault", ["silence", "stall", "drip"])
+def test_every_read_ends(proxy: FaultyProxy, through: StorageConfig, fault: str) -> None:
+    """A server that never answers, that stops in the middle of a body, or that sends a byte now and then: each attempt
+    ends after `timeout_s`, and the row is a `timeout`."""
+    {
+        "silence": lambda: proxy.delay(is_object, 60),
+        "stall": lambda: proxy.stall(is_object),
+        "drip": lambda: proxy.drip(is_object, 0.05),
+    }[fault]()
+    began = time.monotonic()
+    error = failure(f"s3://{BUCKET}/object", through, timeout_s=0.5, attempts=2)
+    assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
+    assert 1.0 <= time.monotonic() - began < 5
+
+
 def test_a_slow_object_times_out(proxy: FaultyProxy, through: StorageConfig) -> None:
     """An answer that does not come is a `timeout` after as many attempts as allowed, each as long as allowed."""
     proxy.delay(is_object, 30)
@@ -317,6 +574,19 @@ def test_an_archived_object_says_so(proxy: FaultyProxy, through: StorageConfig) 
     assert error.status == Status.FETCH_ERROR and "restore it" in error.message
 
 
+def test_files_are_read_here_and_there(s3: Any, proxy: FaultyProxy, lasting: StorageConfig) -> None:
+    """A remote file reads as a local one does, over connections that break, and costs a request for each read."""
+    file = RemoteFile(f"s3://{BUCKET}/object", lasting)
+    proxy.cut_body(is_object, every=2)
+    assert file.seek(-10, os.SEEK_END) == len(BODY) - 10
+    assert file.read(100) == BODY[-10:] and file.read(1) == b""
+    assert file.seek(1000) == 1000 and file.read(3) == BODY[1000:1003] and file.tell() == 1003
+    assert file.seek(5, os.SEEK_CUR) == 1008 and file.read() == BODY[1008:]
+    assert proxy.injected["cut_body"] == 2 and proxy.requests["GET"] == 5
+    with pytest.raises(FileNotFoundError):
+        RemoteFile(f"s3://{BUCKET}/absent", lasting)
+
+
 def test_many_threads_read_at_once(s3: Any) -> None:
     """The filesystem is shared by all reading threads of a worker."""
     found: list[bool] = []
@@ -328,181 +598,3 @@ def test_many_threads_read_at_once(s3: Any) -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 16
-
-
-# Report stores
-
-
-@pytest.fixture(params=["local", "file uri", "s3", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """An empty store on each kind of storage."""
-    name = tmp_path.name
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-        yield Store.at(f"s3://{BUCKET}/{name}/", LOCAL)
-    elif request.param == "memory":
-        yield Store.at(f"memory://{name}", LOCAL)
-        fs = fsspec.filesystem("memory")
-        if fs.exists(f"/{name}"):
-            fs.rm(f"/{name}", recursive=True)
-    else:
-        yield Store.at(str(tmp_path / "store") if request.param == "local" else f"file://{tmp_path}/a%20store", LOCAL)
-
-
-def test_what_was_written_is_read(store: Store) -> None:
-    """Files come back as written, in folders that nobody made before; a second write replaces the first."""
-    store.write("runs/1/run.json", b"first")
-    store.write("runs/1/run.json", b"second")
-    assert store.read("runs/1/run.json") == b"second"
-    assert store.exists("runs/1/run.json") and not store.exists("runs/1/_SUCCESS")
-
-
-def test_a_file_that_is_absent_is_not_found(store: Store) -> None:
-    """Reading what is not there is FileNotFoundError, which callers tell from a store that fails."""
-    with pytest.raises(FileNotFoundError):
-        store.read("absent")
-
-
-def test_create_refuses_to_overwrite(store: Store) -> None:
-    """The second creation of a name is FileExistsError and leaves the first one's content."""
-    store.create("runs/1/run.json", b"first")
-    with pytest.raises(FileExistsError):
-        store.create("runs/1/run.json", b"second")
-    assert store.read("runs/1/run.json") == b"first"
-
-
-def test_names_are_those_directly_under_a_folder(store: Store) -> None:
-    """Files and folders by name, sorted, without what lies deeper; nothing for a folder that is not there."""
-    for name in ("runs/b/run.json", "runs/a/listing/part-0", "runs/c", "other"):
-        store.write(name, b"x")
-    assert store.names("runs") == ["a", "b", "c"]
-    assert store.names("") == ["other", "runs"]
-    assert store.names("absent") == []
-    store.write("runs/d", b"x")
-    assert store.names("runs") == ["a", "b", "c", "d"]
-
-
-def test_delete_takes_a_file_or_a_folder_with_all_in_it(store: Store) -> None:
-    """What is deleted is gone at once, its neighbours stay, and deleting what is absent is no error."""
-    for name in ("staging/1/a", "staging/1/b", "staging/10/c", "staging/d"):
-        store.write(name, b"x")
-    store.delete("staging/1")
-    store.delete("staging/d")
-    store.delete("staging/absent")
-    assert store.names("staging/1") == []
-    assert store.names("staging") == ["10"]
-    assert not store.exists("staging/d")
-
-
-def test_json_that_is_absent_or_half_written_is_none(store: Store) -> None:
-    """`read_json` gives the mapping, or None; it does not raise over a heartbeat that is being written."""
-    store.write("good", to_json({"é": [1]}))
-    store.write("half", b'{"a": ')
-    store.write("list", b"[]")
-    assert store.read_json("good") == {"é": [1]}
-    assert store.read_json("half") is store.read_json("list") is store.read_json("absent") is None
-
-
-def test_a_store_may_have_odd_characters_in_its_name(s3: Any, tmp_path: Path) -> None:
-    """Brackets and blanks in the store's own path are no globs: deleting takes just what it names."""
-    for uri in (f"{tmp_path}/odd [1] *", f"s3://{BUCKET}/odd [1] *"):
-        odd, neighbour = Store.at(uri, LOCAL), Store.at(uri.replace("[1] *", "1 x"), LOCAL)
-        odd.write("run/a", b"x")
-        neighbour.write("run/a", b"x")
-        odd.delete("run")
-        assert odd.names("run") == []
-        assert neighbour.names("run") == ["a"]
-
-
-def test_local_stores_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path and a `file://` URI become the absolute path that run.json records."""
-    monkeypatch.chdir(tmp_path)
-    assert Store.at("reports", LOCAL).uri == str(tmp_path / "reports")
-    assert Store.at("reports/", LOCAL).uri == str(tmp_path / "reports")
-    assert Store.at(f"file://{tmp_path}/a%20b", LOCAL).uri == str(tmp_path / "a b")
-    assert Store.at("s3://bucket/reports/", LOCAL).uri == "s3://bucket/reports"
-
-
-def test_a_local_write_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
-    """Temporary files are gone after writes and refused creations, and a listing never shows one in progress."""
-    store = Store.at(str(tmp_path), LOCAL)
-    store.write("a", b"x")
-    store.create("b", b"x")
-    with pytest.raises(FileExistsError):
-        store.create("b", b"y")
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
-    (tmp_path / ".tmp-0123").write_bytes(b"ha")
-    assert store.names("") == ["a", "b"]
-
-
-def test_one_of_many_creators_wins(tmp_path: Path, s3: Any) -> None:
-    """Of eight creators at once exactly one succeeds, and its content is what stays; on disk and on S3."""
-    for uri in (str(tmp_path), f"s3://{BUCKET}/race"):
-        store, won = Store.at(uri, LOCAL), list[bytes]()
-        gate = threading.Barrier(8)
-
-        def create(number: int, store: Store = store, won: list[bytes] = won, gate: threading.Barrier = gate) -> None:
-            gate.wait()
-            try:
-                store.create("run.json", b"%d" % number)
-                won.append(b"%d" % number)
-            except FileExistsError:
-                pass
-
-        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert won == [store.read("run.json")]
-
-
-def test_s3_itself_refuses_the_second_creation(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another process was quicker after we looked, the store's own 412 is FileExistsError too."""
-    store = Store.at(f"s3://{BUCKET}/conditional", LOCAL)
-    store.create("run.json", b"first")
-    monkeypatch.setattr(Store, "exists", lambda self, name: False)  # what we saw before the other one wrote
-    with pytest.raises(FileExistsError):
-        store.create("run.json", b"second")
-    assert store.read("run.json") == b"first"
-
-
-@pytest.mark.parametrize("act", ["read", "write", "create", "exists", "names", "delete"])
-def test_a_store_that_fails_is_a_store_error(proxy: FaultyProxy, through: StorageConfig, act: str) -> None:
-    """No failure of the store is taken for a file that is not there: each call raises StoreError with the reason."""
-    store = Store.at(f"s3://{BUCKET}/failing", through)
-    store.write("a", b"x")
-    proxy.fail(lambda method, path: True, status=403, code="AccessDenied")
-    calls = {
-        "read": lambda: store.read("a"),
-        "write": lambda: store.write("a", b"y"),
-        "create": lambda: store.create("b", b"y"),
-        "exists": lambda: store.exists("a"),
-        "names": lambda: store.names(""),
-        "delete": lambda: store.delete("a"),
-    }
-    with pytest.raises(StoreError, match="permission denied"):
-        calls[act]()
-
-
-def test_a_missing_bucket_is_said_on_the_first_write(s3: Any) -> None:
-    """A store in a bucket that does not exist looks empty, and refuses to be written to."""
-    store = Store.at("s3://no-such-bucket-here/reports", LOCAL)
-    assert store.names("runs") == []
-    with pytest.raises(StoreError, match="cannot write s3://no-such-bucket-here/reports/a: no such object"):
-        store.write("a", b"x")
-
-
-def test_a_local_store_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
-    """A file where the store's folder should be is a StoreError with the path and the system's reason."""
-    (tmp_path / "file").write_bytes(b"")
-    store = Store.at(str(tmp_path / "file"), LOCAL)
-    with pytest.raises(StoreError, match=r"cannot write .*/file/runs/a: "):
-        store.write("runs/a", b"x")
-    with pytest.raises(StoreError, match="cannot list"):
-        store.names("")
-
-
-def test_json_is_readable_and_ends_in_a_newline() -> None:
-    """Keys in the order given, no ASCII escapes: a person will read it."""
-    assert to_json({"b": "é", "a": 1}).decode() == '{\n  "b": "é",\n  "a": 1\n}\n'

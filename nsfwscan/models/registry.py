@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,16 @@ from nsfwscan.models.labels import categories_of
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
-from nsfwscan.storage import STORE_ERRORS, etag_of, filesystem, local_path, modified_of, scheme_of, setup_error
+from nsfwscan.storage import (
+    STORE_ERRORS,
+    etag_of,
+    filesystem,
+    local_path,
+    modified_of,
+    persistently,
+    scheme_of,
+    setup_error,
+)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _WANTED = re.compile(
@@ -211,12 +220,12 @@ def _download(uri: str, storage: StorageConfig) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                partial = target.with_suffix(".partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
+                unfinished = target.with_suffix(".partial")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
                 for name, info in wanted.items():
-                    fs.get_file(info["name"], str(partial / name))
-                partial.rename(target)
+                    persistently(partial(fs.get_file, info["name"], str(unfinished / name)))
+                unfinished.rename(target)
     except STORE_ERRORS as error:
         raise ModelError(str(setup_error(error, f"cannot fetch the model {uri}"))) from error
     return target

@@ -92,11 +92,14 @@ def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
     return table
 
 
-def run_overlapped(stages: Sequence[Stage], table: pa.Table, chunk_bytes: int) -> pa.Table:
+def run_overlapped(
+    stages: Sequence[Stage], table: pa.Table, chunk_bytes: int, moved: Callable[[], None] = lambda: None
+) -> pa.Table:
     """As `run`, in chunks: while one chunk goes through the later stages, the first stage already reads the next.
 
     Args:
         chunk_bytes: listed bytes in a chunk; bounds the encoded bytes in memory to two chunks of it.
+        moved: called after each chunk.
     """
     first, rest = stages[0], stages[1:]
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
@@ -106,6 +109,7 @@ def run_overlapped(stages: Sequence[Stage], table: pa.Table, chunk_bytes: int) -
         for chunk in chunks:
             current, pending = pending.result(), ahead.submit(first, chunk)
             done.append(run(rest, current))
+            moved()
             del current
         done.append(run(rest, pending.result()))
     return pa.concat_tables(done)

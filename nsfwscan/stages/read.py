@@ -1,33 +1,50 @@
 """Objects to bytes: bounded concurrent reads, each failure kept as what it was.
 
-In: `uri, size` of the listing. Out: `bytes` (null where the read failed), and `size` and `etag` as the read returned
-them. An object over the size limit is not read. Refused credentials stop the run.
+In: `uri, size, etag` of the listing. Out: `bytes` (null where the read failed), and `size` and `etag` as the read
+returned them. An object over the size limit is not read. Refused credentials stop the run.
+
+Every read ends. Those from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
+filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from math import inf
 
 import pyarrow as pa
 
 from nsfwscan.config import ReadConfig, StorageConfig
+from nsfwscan.errors import RowError, SetupError
+from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.status import Status
 from nsfwscan.storage import fetch, too_large
+from nsfwscan.threads import Call, Hung, Threads
+
+_GRACE_S = 1.0
+"""How much later than its time-out a read is given up: one that ends by itself says why."""
+_MAX_HUNG = 64
+"""Threads of one worker that may hang at a time."""
 
 
 class Read:
-    """Fetches every object of a table, `config.concurrency` at a time."""
+    """Fetches every object of a table, `config.concurrency` at a time.
+
+    Args:
+        pace: of this worker's requests.
+    """
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)
     adds = pa.schema([BYTES])
     drops: tuple[str, ...] = ()
 
-    def __init__(self, config: ReadConfig, storage: StorageConfig) -> None:
+    def __init__(self, config: ReadConfig, storage: StorageConfig, pace: Pace = UNPACED) -> None:
         self._config = config
         self._storage = storage
+        self._pace = pace
 
     def open(self) -> None:
         """Starts the reading threads."""
@@ -35,18 +52,50 @@ class Read:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with `bytes`."""
-        return map_rows(self, table, self._fetch, self._threads)
+        listed = table.select(["uri", "size", "etag"]).to_pylist()
+        reads = [self._threads.submit(partial(self._fetch, row)) for row in listed]
+        in_order = iter(reads)
+        try:
+            return map_rows(self, table, lambda row: self._result(row["uri"], next(in_order)))
+        finally:
+            for read in reads:
+                read.cancel()
 
     @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="read")
+    def _threads(self) -> Threads:
+        return Threads(self._config.concurrency, "read")
 
-    def _fetch(self, row: Row) -> Row:
+    def _fetch(self, row: Row, read: Call[Row]) -> Row:
         limits = self._config
+
+        def wait(after_s: float = 0.0) -> None:
+            read.expect_within(inf)
+            self._pace.wait(after_s)
+            read.expect_within(limits.timeout_s + _GRACE_S)
+
         if row["size"] is not None and row["size"] > limits.max_bytes:
             raise too_large(row["size"], limits.max_bytes)
         found = fetch(
-            row["uri"], self._storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=limits.attempts
+            row["uri"],
+            self._storage,
+            max_bytes=limits.max_bytes,
+            timeout_s=limits.timeout_s,
+            attempts=limits.attempts,
+            size=row["size"],
+            etag=row["etag"],
+            wait=wait,
         )
         known = {} if found.etag is None else {"etag": found.etag}
         return {"bytes": found.data, "size": len(found.data), **known}
+
+    def _result(self, uri: str, read: Call[Row]) -> Row:
+        try:
+            return read.result()
+        except Hung:
+            hanging = self._threads.replace(read)
+        if hanging > _MAX_HUNG:
+            raise SetupError(
+                f"{hanging} reads hang, the last of them {uri}: bring its file system back, then run the same command "
+                "again"
+            )
+        raise RowError(Status.TIMEOUT, f"the read hangs: it did not end within {self._config.timeout_s:g} s")

@@ -13,9 +13,11 @@ import contextlib
 import dataclasses
 import http.client
 import os
+import random
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self, TypedDict, Unpack
 
 CEPH_SCRIPT = Path(__file__).with_name("ceph.sh")
 CHUNK_BYTES = 64 * 1024
@@ -149,24 +151,38 @@ def ceph_server(directory: Path, timeout_s: float = 600.0) -> Iterator[S3Endpoin
 Match = Callable[[str, str], bool]
 
 
+class When(TypedDict, total=False):
+    """Which of the matching requests a rule strikes; all of them, unless it says otherwise."""
+
+    times: int
+    """The first so many."""
+    every: int
+    """Each so-many-th."""
+    share: float
+    """Each with this probability, from 0 to 1, drawn from the proxy's seed."""
+    after: int
+    """None of the first so many."""
+
+
 @dataclasses.dataclass
 class _Rule:
-    kind: str  # "fail", "cut_body" or "delay": the key in FaultyProxy.injected
+    kind: str  # the name of the method that added it: the key in FaultyProxy.injected
     match: Match
-    times: int | None
-    every: int | None
+    when: When
     status: int = 503
     code: str = "SlowDown"
     seconds: float = 0.0
     matched: int = 0
     done: int = 0
 
-    def takes(self, method: str, path: str) -> bool:
+    def takes(self, method: str, path: str, chance: random.Random) -> bool:
         """Whether this rule strikes now; counts the request. Called under the proxy's lock."""
-        if not self.match(method, path) or (self.times is not None and self.done >= self.times):
+        if not self.match(method, path) or self.done >= self.when.get("times", self.done + 1):
             return False
         self.matched += 1
-        if self.every is not None and self.matched % self.every:
+        if self.matched <= self.when.get("after", 0) or self.matched % self.when.get("every", 1):
+            return False
+        if "share" in self.when and chance.random() >= self.when["share"]:
             return False
         self.done += 1
         return True
@@ -176,9 +192,9 @@ class FaultyProxy:
     """An HTTP reverse proxy on loopback that passes S3 requests on unchanged, except where a rule strikes.
 
     ``match(method, path)`` gets the request line's own words: ``path`` is still quoted and has the query, such as
-    ``/bucket/a%20key?partNumber=2``. ``times=n`` strikes the first n matching requests, ``every=k`` each k-th of them,
-    neither all of them. Rules are asked in the order they were added, and the first of a kind that strikes is used:
-    one request may be delayed and then failed. Every method is safe to call from any thread.
+    ``/bucket/a%20key?partNumber=2``. Which of those requests are struck, :class:`When` says. Rules are asked in the
+    order they were added, and the first of a kind that strikes is used: one request may be delayed and then failed.
+    Every method is safe to call from any thread.
 
     The client's Host header goes on as it came, since the request's signature covers it.
 
@@ -187,12 +203,13 @@ class FaultyProxy:
     ...     proxy.endpoint.environment()
     """
 
-    def __init__(self, backend: S3Endpoint) -> None:
+    def __init__(self, backend: S3Endpoint, *, seed: int = 0) -> None:
         parts = urllib.parse.urlsplit(backend.endpoint_url)
         if parts.scheme != "http" or parts.hostname is None:
             raise ValueError(f"the proxy speaks to plain http only, not to {backend.endpoint_url}")
         self._backend_address = (parts.hostname, parts.port or 80)
         self._lock = threading.Lock()
+        self._chance = random.Random(seed)
         self._rules: list[_Rule] = []
         self._injected: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
@@ -209,30 +226,38 @@ class FaultyProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping.set()  # ends the delays
+        self._stopping.set()  # ends the delays, stalls and drips
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def fail(
-        self,
-        match: Match,
-        *,
-        status: int = 503,
-        code: str = "SlowDown",
-        times: int | None = None,
-        every: int | None = None,
-    ) -> None:
+    def fail(self, match: Match, *, status: int = 503, code: str = "SlowDown", **when: Unpack[When]) -> None:
         """Answer with an S3 error in the backend's stead; the backend never sees the request."""
-        self._add(_Rule("fail", match, times, every, status=status, code=code))
+        self._add(_Rule("fail", match, when, status=status, code=code))
 
-    def cut_body(self, match: Match, *, times: int | None = None, every: int | None = None) -> None:
+    def reset(self, match: Match, **when: Unpack[When]) -> None:
+        """Drop the connection (RST) before any answer; the backend never sees the request."""
+        self._add(_Rule("reset", match, when))
+
+    def cut_body(self, match: Match, **when: Unpack[When]) -> None:
         """Announce the whole body, send half of it and drop the connection. Answers without a body don't count."""
-        self._add(_Rule("cut_body", match, times, every))
+        self._add(_Rule("cut_body", match, when))
 
-    def delay(self, match: Match, seconds: float, *, times: int | None = None, every: int | None = None) -> None:
+    def truncate(self, match: Match, **when: Unpack[When]) -> None:
+        """Announce and send half of the body, with the whole one's headers, as a broken cache does."""
+        self._add(_Rule("truncate", match, when))
+
+    def stall(self, match: Match, **when: Unpack[When]) -> None:
+        """Announce the whole body, send half of it and then nothing, with the connection open until the proxy ends."""
+        self._add(_Rule("stall", match, when))
+
+    def drip(self, match: Match, seconds: float, **when: Unpack[When]) -> None:
+        """Announce the whole body and send it byte by byte, so many seconds apart."""
+        self._add(_Rule("drip", match, when, seconds=seconds))
+
+    def delay(self, match: Match, seconds: float, **when: Unpack[When]) -> None:
         """Wait before the request is passed on (or failed)."""
-        self._add(_Rule("delay", match, times, every, seconds=seconds))
+        self._add(_Rule("delay", match, when, seconds=seconds))
 
     def clear(self) -> None:
         """Forget every rule; the counts stay."""
@@ -241,7 +266,7 @@ class FaultyProxy:
 
     @property
     def injected(self) -> Counter[str]:
-        """How many faults were injected so far, by kind: ``fail``, ``cut_body``, ``delay``."""
+        """How many faults were injected so far, by kind: ``fail``, ``cut_body``, ``delay``, …"""
         with self._lock:
             return self._injected.copy()
 
@@ -252,8 +277,9 @@ class FaultyProxy:
             return self._requests.copy()
 
     def _add(self, rule: _Rule) -> None:
-        for name, number in (("times", rule.times), ("every", rule.every)):
-            if number is not None and number < 1:
+        for name in ("times", "every"):
+            number = rule.when.get(name, 1)
+            if number < 1:  # type: ignore[operator]
                 raise ValueError(f"{name} must be at least 1, not {number}")
         with self._lock:
             self._rules.append(rule)
@@ -261,7 +287,7 @@ class FaultyProxy:
     def _struck(self, kind: str, method: str, path: str) -> _Rule | None:
         with self._lock:
             for rule in self._rules:
-                if rule.kind == kind and rule.takes(method, path):
+                if rule.kind == kind and rule.takes(method, path, self._chance):
                     self._injected[kind] += 1
                     return rule
         return None
@@ -293,10 +319,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         proxy = self.server.proxy
         proxy._saw(self.command)
-        if (delayed := proxy._struck("delay", self.command, self.path)) is not None:
+        if (delayed := self._struck("delay")) is not None:
             proxy._stopping.wait(delayed.seconds)
-        if (failed := proxy._struck("fail", self.command, self.path)) is not None:
+        if (failed := self._struck("fail")) is not None:
             self._send_failure(failed)
+            return
+        if self._struck("reset") is not None:
+            self._reset()
             return
         backend = http.client.HTTPConnection(*proxy._backend_address, timeout=120)
         try:
@@ -333,6 +362,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
     def _request_is_chunked(self) -> bool:
         return "chunked" in self.headers.get("Transfer-Encoding", "").lower()
 
@@ -367,27 +401,45 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_response_on(self, response: http.client.HTTPResponse) -> None:
         length = response.getheader("Content-Length")
         bodiless = self.command == "HEAD" or response.status in (204, 304) or length == "0"
-        rechunk = length is None and not bodiless
+        headers = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP]
+        if length is not None and not bodiless and self._struck("truncate"):
+            length = str(int(length) // 2)
+            headers = [(name, length if name.lower() == "content-length" else value) for name, value in headers]
         self.send_response_only(response.status, response.reason)
-        for name, value in response.getheaders():
-            if name.lower() not in HOP_BY_HOP:
-                self.send_header(name, value)
-        if rechunk:
+        for name, value in headers:
+            self.send_header(name, value)
+        if length is None and not bodiless:
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        if bodiless:
-            return
-        if self.server.proxy._struck("cut_body", self.command, self.path) is not None:
+        if not bodiless:
+            self._pass_body_on(response, length)
+
+    def _pass_body_on(self, response: http.client.HTTPResponse, length: str | None) -> None:
+        if self._struck("cut_body"):
             self._send_half(response, length)
-            return
-        sent = 0
-        for piece in iter(lambda: response.read1(CHUNK_BYTES), b""):
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if rechunk else piece)
-            sent += len(piece)
-        if rechunk:
+            self._hang_up()
+        elif self._struck("stall"):
+            self._send_half(response, length)
+            self.server.proxy._stopping.wait()
+        elif length is not None and (dripping := self._struck("drip")):
+            for byte in response.read():
+                self.wfile.write(bytes([byte]))
+                if self.server.proxy._stopping.wait(dripping.seconds):
+                    break
+        elif length is not None:
+            left = int(length)
+            while left and (piece := response.read1(min(left, CHUNK_BYTES))):
+                self.wfile.write(piece)
+                left -= len(piece)
+            if left:
+                self._hang_up()  # the backend hung up: so do we, or the client would wait for the rest
+        else:
+            for piece in iter(lambda: response.read1(CHUNK_BYTES), b""):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.wfile.write(b"0\r\n\r\n")
-        elif length is not None and sent < int(length):
-            self._hang_up()  # the backend hung up: so do we, or the client would wait for the rest
+
+    def _struck(self, kind: str) -> _Rule | None:
+        return self.server.proxy._struck(kind, self.command, self.path)
 
     def _send_half(self, response: http.client.HTTPResponse, length: str | None) -> None:
         if length is None:
@@ -395,7 +447,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         else:
             self.wfile.writelines(_pieces(response, int(length) // 2))
-        self._hang_up()
 
     def _hang_up(self) -> None:
         self.wfile.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.deadline import Deadline
 from nsfwscan.engine import run_shards
 from nsfwscan.errors import SourceError
 from nsfwscan.pipeline import Job, run_inline
@@ -71,10 +73,10 @@ def rows(result: ScanResult, config: ScanConfig) -> list[dict[str, Any]]:
     return table.sort_by("uri").to_pylist()
 
 
-def vanish(server: S3Endpoint, job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
+def vanish(server: S3Endpoint, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     """Runs the shards after one of the listed objects is gone."""
     client(server).delete_object(Bucket="media", Key=f"demo/{VANISHING}")
-    yield from run_shards(job, shards)
+    yield from run_shards(job, shards, deadline)
 
 
 def test_scan_of_a_failing_store(
@@ -107,6 +109,67 @@ def test_scan_of_a_failing_store(
         assert {k: v for k, v in row.items() if k not in ignored} == {k: v for k, v in twin.items() if k not in ignored}
         assert row["etag"]
     assert result.record["balance"]["listed"] == len(uploaded(server, demo[1]))
+
+
+def test_the_second_night_asks_only_for_what_changed(
+    server: S3Endpoint, media: str, demo: tuple[Path, list[DemoObject]]
+) -> None:
+    """Over HTTP: a listing, and one GET for each new, changed or failed object; the rest is carried by its etag."""
+    s3 = client(server)
+    s3.create_bucket(Bucket="nights")
+    pictures = [demo[0] / o.path for o in demo[1] if o.status == "ok"][:12]
+    for number, path in enumerate(pictures[:10]):
+        s3.put_object(Bucket="nights", Key=f"{number}", Body=path.read_bytes())
+    asked: list[str] = []
+
+    def note(method: str, path: str) -> bool:
+        asked.extend([path] if method == "GET" and path.startswith("/nights/") and "?" not in path else [])
+        return False
+
+    with FaultyProxy(server) as proxy:
+        sections = {"out": "s3://reports/nights", "storage": storage(server, proxy)}
+        config = ScanConfig.load(None, {"source": {"uris": ["s3://nights/"]}, **sections})
+        proxy.fail(lambda method, path: path == "/nights/7", status=403, code="AccessDenied")
+        run_scan(config, "1", run_inline, Silent())
+        proxy.clear()
+        proxy.delay(note, 0)
+        s3.put_object(Bucket="nights", Key="3", Body=pictures[10].read_bytes())
+        s3.put_object(Bucket="nights", Key="new", Body=pictures[11].read_bytes())
+        s3.put_object(Bucket="nights", Key="4", Body=pictures[4].read_bytes())  # the same bytes again: the same etag
+        s3.delete_object(Bucket="nights", Key="5")
+        result = run_scan(config, "2", run_shards, Silent())
+    assert sorted(asked) == ["/nights/3", "/nights/7", "/nights/new"]
+    assert result.record["plan"]["fates"] == {"carried": 7, "changed": 1, "failed": 1, "new": 1}
+    assert result.record["ledger"]["changes"]["deleted"] == 1
+    assert {row["status"] for row in rows(result, config)} == {"ok"}
+    assert [row["uri"][-1] for row in rows(result, config) if row["carried_from"] == "1"] == list("0124689")
+
+
+@pytest.mark.parametrize("workers", ["inline", "ray"])
+def test_the_store_is_asked_no_faster_than_allowed(server: S3Endpoint, media: str, workers: str) -> None:
+    """With --max-requests-per-s, listing and reading together keep under the rate, however many workers there are."""
+    times: list[float] = []
+
+    def note(method: str, path: str) -> bool:
+        times.extend([time.monotonic()] if method == "GET" and path.startswith("/media") else [])
+        return False
+
+    with FaultyProxy(server) as proxy:
+        proxy.delay(note, 0)
+        config = ScanConfig.load(
+            None,
+            {
+                "source": {"uris": [media]},
+                "out": f"s3://reports/paced-{workers}",
+                "storage": storage(server, proxy),
+                "read": {"max_requests_per_s": 20},
+                "ledger": {"ignore": True},
+            },
+        )
+        run_scan(config, "paced", run_shards if workers == "ray" else run_inline, Silent())
+    assert len(times) > 40
+    busiest = max(sum(start <= t < start + 1 for t in times) for start in times)
+    assert busiest <= 24, busiest  # 20, and what network and threads push together
 
 
 def test_committed_on_s3(server: S3Endpoint, media: str) -> None:

@@ -21,7 +21,7 @@ from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 from nsfwscan.schema import LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.classify import NO_SCORE, Classify
-from nsfwscan.stages.decode import decode
+from nsfwscan.images.decoder import decode
 from tests.demo_store import DemoObject
 
 SPEC = registry.resolve(ModelConfig(), StorageConfig())

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
+import fsspec
 import pyarrow as pa
 import pytest
 import s3fs
+from botocore.config import Config
 
 from nsfwscan.config import ReadConfig, StorageConfig
 from nsfwscan.errors import SetupError
+from nsfwscan.pacing import Pace
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.read import Read
@@ -154,6 +160,100 @@ def test_a_slow_object_times_out_alone(proxy: FaultyProxy) -> None:
     proxy.delay(lambda method, path: "07.jpg" in path, 20.0)
     rows = read([{"uri": f"s3://{BUCKET}/0{i}.jpg"} for i in (6, 7)], through(proxy), attempts=1, timeout_s=1)
     assert [(row["status"], row["bytes"]) for row in rows] == [("ok", b"object 6"), ("timeout", None)]
+
+
+class Hanging(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """A filesystem that blocks, as a network mount does whose server is gone: names with `hangs` never come back."""
+
+    protocol = "hanging"
+    cachable = False
+    back = threading.Event()
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """Any object of four bytes."""
+        return {"name": path, "type": "file", "size": 4}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """Its bytes, some day."""
+        if "hangs" in path:
+            self.back.wait()
+        return b"four"
+
+
+@pytest.fixture
+def hanging() -> Iterator[None]:
+    """The filesystem `hanging://`, whose threads go when the test is over."""
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    Hanging.back.clear()
+    yield
+    Hanging.back.set()
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_read_that_hangs_is_left_behind() -> None:
+    """Rows that do not come back are `timeout`; all others are read, though as many hang as there are threads."""
+    names = ["a", "hangs-1", "b", "hangs-2", "hangs-3", "hangs-4", "c", *(f"d{i}" for i in range(20)), "hangs-5", "e"]
+    began = time.monotonic()
+    rows = read([{"uri": f"hanging://{name}"} for name in names], concurrency=2, timeout_s=0.2)
+    assert time.monotonic() - began < 12
+    assert [(row["status"], row["bytes"]) for row in rows] == [
+        ("timeout", None) if "hangs" in name else ("ok", b"four") for name in names
+    ]
+    assert rows[1]["error"] == "the read hangs: it did not end within 0.2 s"
+
+
+@pytest.mark.usefixtures("hanging")
+def test_too_many_reads_that_hang_stop_the_run() -> None:
+    """A mount that is gone would otherwise make one thread after another hang, and every row a `timeout`."""
+    rows: list[Row] = [{"uri": f"hanging://hangs/{i}"} for i in range(100)]
+    with pytest.raises(SetupError, match=r"65 reads hang, the last of them hanging://hangs/64: bring its file system"):
+        read(rows, concurrency=100, timeout_s=0.2)
+
+
+def test_waiting_for_a_turn_is_not_hanging(tmp_path: Path) -> None:
+    """A pace that makes rows wait for longer than their time-out makes none of them fail, and is kept."""
+    files = [tmp_path / str(i) for i in range(5)]
+    for file in files:
+        file.write_bytes(b"x")
+    stage = Read(ReadConfig(timeout_s=0.1), StorageConfig(), Pace(2))
+    table = fresh(pa.Table.from_pylist([{"uri": str(file)} for file in files], schema=LISTING_SCHEMA))
+    began = time.monotonic()
+    assert stage(table)["status"].to_pylist() == ["ok"] * 5
+    assert time.monotonic() - began >= 1.99
+
+
+def test_retries_keep_the_pace(proxy: FaultyProxy) -> None:
+    """Each attempt takes a turn of its own."""
+    proxy.cut_body(lambda method, path: "08.jpg" in path)
+    stage = Read(ReadConfig(attempts=3), through(proxy), Pace(1))
+    table = fresh(pa.Table.from_pylist([{"uri": f"s3://{BUCKET}/08.jpg"}], schema=LISTING_SCHEMA))
+    began = time.monotonic()
+    assert stage(table)["status"].to_pylist() == ["fetch_error"]
+    assert time.monotonic() - began >= 1.99
+
+
+def test_a_part_of_the_listed_object_is_not_taken(media: S3Endpoint, proxy: FaultyProxy) -> None:
+    """A body shorter than listed, under the listed etag, is a `fetch_error` that keeps the listed size and etag."""
+    uri = f"s3://{BUCKET}/without-checksum.jpg"
+    client = boto3.client("s3", config=Config(request_checksum_calculation="when_required"))
+    etag = client.put_object(Bucket=BUCKET, Key="without-checksum.jpg", Body=bytes(5000))["ETag"].strip('"')
+    listed = {"uri": uri, "size": 5000, "etag": etag}
+    proxy.truncate(lambda method, path: "without-checksum" in path, times=2)
+    assert [r["status"] for r in read([listed], through(proxy), attempts=3)] == ["ok"]
+    proxy.truncate(lambda method, path: "without-checksum" in path)
+    [row] = read([listed], through(proxy), attempts=2)
+    assert (row["status"], row["size"], row["etag"], row["bytes"]) == ("fetch_error", 5000, etag, None)
+    assert row["error"] == "read 2,500 of 5,000 bytes after 2 attempts"
+
+
+def test_after_a_failed_set_up_nothing_more_is_read(proxy: FaultyProxy) -> None:
+    """When the credentials are refused, the rows that wait are not asked for."""
+    proxy.fail(lambda method, path: True, status=400, code="ExpiredToken")
+    proxy.delay(lambda method, path: True, 0.1)
+    with pytest.raises(SetupError, match="ExpiredToken"):
+        read([{"uri": f"s3://{BUCKET}/{i}"} for i in range(200)], through(proxy), concurrency=4)
+    time.sleep(0.5)
+    assert proxy.requests["GET"] < 50
 
 
 def test_objects_are_read_at_the_same_time(proxy: FaultyProxy) -> None:

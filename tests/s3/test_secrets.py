@@ -1,0 +1,148 @@
+"""Canaries in every place that may hold a secret, scans that succeed and fail, and a search for them afterwards.
+
+The one place where they may be is the column `uri` of Parquet files: a signed URL in a manifest is that object's name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.demo_store import DemoObject
+from tests.s3.servers import FaultyProxy, S3Endpoint
+from tests.s3.test_servers import client
+
+CANARY = "cAnArY5oWqRzXcVbNmLkJhGf"
+KEY_ID = "AKIACANARY5OWQRZXCVB"
+BUCKET = "secretive"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}-env",
+    "AWS_SESSION_TOKEN": f"{CANARY}-token",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+@pytest.fixture
+def proxy(moto: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> Iterator[FaultyProxy]:
+    """A bucket of three images that anyone may read, behind a proxy."""
+    s3 = client(moto)
+    s3.create_bucket(Bucket=BUCKET)
+    for name in ("coffee.png", "rocket.jpg", "chelsea.png"):
+        body = (demo[0] / "neutral" / "coffee.png").read_bytes()
+        s3.put_object(Bucket=BUCKET, Key=f"media/{name}", Body=body, ACL="public-read")
+    with FaultyProxy(moto) as faulty:
+        yield faulty
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, with canaries for credentials; its output is searched at once."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "nsfwscan", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**others, **ENVIRONMENT, **environment},
+    )
+    assert_clean(done.stdout)
+    assert_clean(done.stderr)
+    return done
+
+
+def assert_clean(text: str) -> None:
+    for canary in (CANARY, KEY_ID):
+        assert canary not in text, text
+
+
+def assert_clean_below(folder: Path) -> int:
+    """Searches all files of a store, Parquet files cell by cell; returns how many there were."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            assert_clean(str(table.drop_columns(["uri"]).to_pydict()) + str(table.schema))
+        else:
+            assert_clean(path.read_bytes().decode(errors="replace"))
+    return len(files)
+
+
+def configured(folder: Path, **storage: object) -> Path:
+    """A configuration whose storage options hold canaries."""
+    path = folder / "scan.yaml"
+    options = {"key": KEY_ID, "secret": f"{CANARY}-option", "token": f"{CANARY}-option"}
+    path.write_text(json.dumps({"storage": {"options": options, **storage}}))
+    return path
+
+
+@pytest.mark.ray
+def test_a_scan_that_succeeds_writes_no_secret(proxy: FaultyProxy, tmp_path: Path) -> None:
+    """Signed URLs in a manifest and keys in options and environment: none in the report, the page or the output, though
+    one of the URLs fails and its name is an example in the summary."""
+    url = proxy.endpoint.endpoint_url
+    signature = f"X-Amz-Credential={KEY_ID}&X-Amz-Signature={CANARY}-signature"
+    signed = [f"{url}/{BUCKET}/media/{name}?{signature}" for name in ("coffee.png", "absent.png", "refused.png")]
+    proxy.fail(lambda method, path: "refused.png" in path, status=503)
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in signed))
+    out = tmp_path / "reports"
+    # The options' keys are s3fs's, and HTTP takes none; they are there for the run's S3 objects.
+    with manifest.open("a") as lines:
+        lines.write(json.dumps({"uri": f"s3://{BUCKET}/media/rocket.jpg"}) + "\n")
+    config = tmp_path / "scan.yaml"
+    config.write_text(json.dumps({"storage": {"endpoint_url": url}, "read": {"attempts": 2}}))
+    arguments = ["--out", out, "--run-id", "r", "--num-cpus", "1", "--max-error-rate", "1", "--verbose"]
+    done = run("scan", manifest, *arguments, "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert_clean_below(out)
+    record = json.loads((out / "runs" / "r" / "run.json").read_text())
+    assert record["summary"]["status"] == {"ok": 2, "not_found": 1, "fetch_error": 1}
+    assert "absent.png?X-Amz-Credential=***" in json.dumps(record["summary"])
+    assert run("runs", out).returncode == run("verify", out).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("expired", r"ExpiredToken"), ("denied", "permission denied"), ("away", "Could not connect"), ("reset", "Connection")],
+)  # fmt: skip
+def test_a_scan_that_fails_tells_no_secret(proxy: FaultyProxy, tmp_path: Path, fault: str, said: str) -> None:
+    """Refused, absent and broken stores, with tracebacks of all that led to it, and `doctor` about the same."""
+    url = proxy.endpoint.endpoint_url
+    config = configured(tmp_path, **({"endpoint_url": url} if fault != "away" else {}))
+    everything = {"expired": (400, "ExpiredToken"), "denied": (403, "AccessDenied")}
+    if fault in everything:
+        status, code = everything[fault]
+        proxy.fail(lambda method, path: True, status=status, code=code)
+    elif fault == "reset":
+        proxy.reset(lambda method, path: True)
+    # An endpoint of the environment is not the configuration's to refuse.
+    away = f"http://{KEY_ID}:{CANARY}-url@127.0.0.1:9"
+    for out in (tmp_path / "reports", f"s3://{BUCKET}/reports"):
+        arguments = [f"s3://{BUCKET}/media/", "--out", out, "--config", config]
+        done = run("scan", *arguments, "--run-id", "r", "--verbose", AWS_ENDPOINT_URL=away)
+        assert done.returncode == 1 and said in done.stderr and "Traceback" in done.stderr, done.stderr
+    assert_clean_below(tmp_path / "reports")
+    if fault == "expired":
+        assert said in run("doctor", *arguments, "--num-cpus", "1", AWS_ENDPOINT_URL=away).stdout
+
+
+@pytest.mark.parametrize("command", ["scan", "doctor", "classify", "runs"])
+def test_a_password_on_the_command_line_is_not_repeated(tmp_path: Path, command: str) -> None:
+    """A URI with a password is wrong usage of every command, and so is a file that cannot be parsed."""
+    uri = f"ftp://user:{CANARY}@host/media"
+    out = ["--out", str(tmp_path)] if command in ("scan", "doctor") else []
+    calls = [[uri, *out], [tmp_path, *out, "--endpoint-url", f"http://user:{CANARY}@minio:9000"]]
+    if command != "runs":
+        broken = tmp_path / "broken.yaml"
+        broken.write_text(f"storage: {{options: {{secret: {CANARY}")
+        calls.append([tmp_path, *out, "--config", broken])
+    for arguments in calls:
+        done = run(command, *arguments)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
