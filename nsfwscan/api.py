@@ -27,6 +27,7 @@ def scan(
     out: Path,
     *,
     run_id: str | None = None,
+    resume: bool = False,
     preset: str | None = None,
     config: Path | None = None,
     progress: Progress | None = None,
@@ -39,6 +40,7 @@ def scan(
         sources: files, directories, `s3://bucket/prefix`, any fsspec URI, or manifests (`.parquet`, `.csv`, `.jsonl`).
         out: the report store, a directory or a URI; the run lies under `runs/<run_id>/`.
         run_id: unset: the time (UTC). An unfinished run of that id is resumed, a committed one is left alone.
+        resume: go on with the newest unfinished run over the same sources, if there is one; instead of `run_id`.
         preset: a public checkpoint with its label map and policy; see `nsfwscan scan --help`.
         config: a YAML file with the sections of `ScanConfig`; the other arguments are laid over it.
         progress: what is told of the scan's progress; unset: nothing.
@@ -57,7 +59,7 @@ def scan(
     given = {"source": {"uris": [os.fspath(uri) for uri in uris]}, "out": os.fspath(out)}
     settings = load_config(preset, config, merge(sections, given))
     check_reachable(settings.engine)
-    return run_scan(settings, run_id, partial(run_shards, verbose=verbose), progress or Silent())
+    return run_scan(settings, run_id, partial(run_shards, verbose=verbose), progress or Silent(), resume=resume)
 
 
 def classify(

@@ -6,6 +6,7 @@ descriptor 2, past Python's logging and Ray's own settings; everything else that
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
@@ -38,6 +39,12 @@ def without_native_chatter(*, verbose: bool) -> Iterator[TextIO]:
         sys.stderr.flush()
         os.dup2(terminal, 2)  # closes the pipe's last end here, which ends the thread
         filtering.join(timeout=1)  # a child that outlives us may hold its other end
+
+
+def mute_at_exit() -> None:
+    """From when the interpreter ends, standard error goes nowhere: native modules count there, at length, what the
+    interpreter did not free before it ended (nanobind's "leaked instances"), which concerns nobody any more."""
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
 def _pass_on(incoming: int, terminal: int) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import click
@@ -21,13 +23,16 @@ import nsfwscan
 from nsfwscan.api import classify as classify_images
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
-from nsfwscan.chatter import without_native_chatter
+from nsfwscan.chatter import mute_at_exit, without_native_chatter
 from nsfwscan.config import StorageConfig, merge
+from nsfwscan.display import printable, printable_lines, redacted
 from nsfwscan.errors import BalanceError, SetupError
 from nsfwscan.models.registry import PRESETS
 from nsfwscan.progress import choose_progress
-from nsfwscan.report.runs import runs_of
+from nsfwscan.report.garbage import GIVEN_UP, collect
+from nsfwscan.report.runs import committed_runs, runs_of
 from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict
+from nsfwscan.report.verify import verify as check_run
 from nsfwscan.store import Store
 
 Command = Callable[..., Any]
@@ -46,6 +51,12 @@ def storage_options(command: Command) -> Command:
             click.option("--endpoint-url", metavar="URL", help="S3 endpoint, for stores that are not AWS."),
             click.option("--region", help="S3 region."),
             click.option("--profile", help="AWS profile."),
+            click.option(
+                "--sse",
+                type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
+                help="Server-side encryption to ask S3 for when writing.",
+            ),
+            click.option("--sse-kms-key-id", metavar="KEY", help="The KMS key for it."),
         )
     ):
         command = option(command)
@@ -120,6 +131,9 @@ def model_options(command: Command) -> Command:
 @click.option("--out", required=True, metavar="STORE", help="Report store: a directory, or s3://bucket/prefix.")
 @click.option("--run-id", help="Name of the run; the same again resumes it. Default: the time (UTC).")
 @click.option(
+    "--resume", type=click.Choice(["last"]), help="Go on with the newest unfinished run over the same sources, if any."
+)
+@click.option(
     "--include", multiple=True, metavar="GLOB", help="Only objects whose place within the source matches; * crosses /."
 )
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these; repeatable, as --include.")
@@ -128,6 +142,16 @@ def model_options(command: Command) -> Command:
     "--truth",
     metavar="path|none|FILE",
     help="Where truth comes from: class folders (default), nowhere, or a file with uri and truth.",
+)
+@click.option("--full", is_flag=True, default=None, help="Read all objects, also those that have not changed.")
+@click.option(
+    "--report",
+    type=click.Choice(["snapshot", "delta"]),
+    help="A row for every listed object (default), or only for those looked at or decided differently this time.",
+)
+@click.option("--deadline", metavar="WHEN", help="Stop then, to be resumed: 90m, 6h30m, 06:00, or an ISO 8601 time.")
+@click.option(
+    "--max-requests-per-s", type=click.FloatRange(0, min_open=True), help="Ask the media store no more often than this."
 )
 @model_options
 @click.option(
@@ -146,6 +170,7 @@ def scan(
     sources: tuple[str, ...],
     out: str,
     run_id: str | None,
+    resume: str | None,
     config: str | None,
     preset: str | None,
     verbose: bool,
@@ -153,9 +178,12 @@ def scan(
 ) -> None:
     """Scan SOURCES and commit a report to STORE.
 
-    A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a manifest (.parquet, .csv, .jsonl).
+    A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a manifest (.parquet, .csv, .jsonl, the
+    manifest.json of an S3 Inventory). What did not change since the last run over it is not read again.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job gives its run free, as Ctrl-C does
+    if not verbose:
+        mute_at_exit()
     with without_native_chatter(verbose=verbose) as stream:
         console = Console(file=stream)
         with _exit_codes(console, verbose):
@@ -163,13 +191,14 @@ def scan(
                 sources,
                 out,
                 run_id=run_id,
+                resume=resume == "last",
                 preset=preset,
                 config=config,
                 progress=choose_progress(console),
                 verbose=verbose,
                 **_sections(options),
             )
-    click.echo(describe_scan(result))
+    _echo(describe_scan(result))
     sys.exit(result.exit_code)
 
 
@@ -185,7 +214,10 @@ def classify(
     """Say what IMAGES (paths or URIs) show, now, without Ray."""
     with _exit_codes(Console(stderr=True), verbose):
         for verdict in classify_images(images, preset=preset, config=config, **_sections(options)):
-            click.echo(json.dumps(asdict(verdict)) if as_json else describe_verdict(verdict))
+            if as_json:
+                click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as it was given
+            else:
+                _echo(describe_verdict(verdict))
 
 
 @main.command()
@@ -194,11 +226,54 @@ def classify(
 def runs(store: str, **options: Any) -> None:
     """List the runs of a report STORE and their state."""
     with _exit_codes(Console(stderr=True), verbose=False):
-        found = runs_of(Store.at(store, StorageConfig(**_given(options))))
+        found = runs_of(Store.at(store, StorageConfig.of(_given(options))))
         for run in found:
-            click.echo(describe_run(run))
+            _echo(describe_run(run))
         if not found:
-            click.echo(f"no runs in {store}")
+            _echo(f"no runs in {store}")
+
+
+@main.command()
+@click.argument("run")
+@storage_options
+def verify(run: str, **options: Any) -> None:
+    """Check that a committed RUN (STORE/runs/ID) is still what it was: every file, every row, every count.
+
+    Given a STORE, all its committed runs are checked. Exits 1 where anything is wrong.
+    """
+    with _exit_codes(Console(stderr=True), verbose=False):
+        wrong = 0
+        for found in committed_runs(run, StorageConfig.of(_given(options))):
+            findings = list(check_run(found))
+            _echo(f"{found.run_id}  {'as committed' if not findings else f'{len(findings):,} findings'}")
+            for finding in findings:
+                _echo(f"  {printable(finding)}")
+            wrong += len(findings)
+        sys.exit(1 if wrong else 0)
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(0),
+    metavar="DAYS",
+    default=GIVEN_UP / timedelta(days=1),
+    show_default=True,
+    help="An unfinished run that nobody worked on for so long is abandoned.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@storage_options
+def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
+    """Remove abandoned staging from a report STORE, and only that."""
+    with _exit_codes(Console(stderr=True), verbose=False):
+        reports = Store.at(store, StorageConfig.of(_given(options)))
+        found = list(collect(reports, older_than=timedelta(days=older_than), dry_run=dry_run))
+        for folder in found:
+            done = "would remove" if dry_run else "removed"
+            _echo(f"{done} staging/{folder.run_id}  {folder.files:,} files  {folder.reason}")
+        if not found:
+            _echo(f"nothing abandoned in {reports.uri}")
 
 
 @main.command()
@@ -216,18 +291,26 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
         given = {"source": {"uris": sources}, "out": out or ""}
         healthy = True
         for finding in examine(load_config(preset, config, merge(_sections(options), given))):
-            click.echo(finding)
+            _echo(finding)
             healthy = healthy and not finding.is_failure
         sys.exit(0 if healthy else 1)
 
 
 _SECTIONS = {
     "source": ("include", "exclude", "limit", "truth"),
-    "storage": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
-    "read": ("max_bytes",),
+    "storage": (
+        "endpoint_url",
+        "region",
+        "profile",
+        "anonymous",
+        "requester_pays",
+        "sse",
+        "sse_kms_key_id",
+    ),
+    "read": ("max_bytes", "max_requests_per_s"),
     "decode": ("max_pixels",),
     "report": ("save_images", "max_error_rate"),
-    "engine": ("address", "num_cpus"),
+    "engine": ("address", "num_cpus", "deadline"),
 }
 
 
@@ -239,6 +322,10 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
     sections["model"] = _given(model)
     if "labels" in given:
         sections["model"]["labels"] = dict(_pair(label) for label in given["labels"])
+    if "report" in given:
+        sections["report"]["mode"] = given["report"]
+    if "full" in given:
+        sections["ledger"] = {"ignore": given["full"]}
     if "policy" in given:
         sections["policy"] = given["policy"]
     return {name: section for name, section in sections.items() if section}
@@ -257,17 +344,32 @@ def _pair(label: str) -> tuple[str, str]:
 
 @contextmanager
 def _exit_codes(console: Console, verbose: bool) -> Iterator[None]:
-    """Turns our errors into one message and their exit code; with --verbose the traceback comes first."""
+    """Turns our errors into one message and their exit code; with --verbose the traceback comes first, and always for
+    an error that is none of ours."""
     try:
         yield
     except (SetupError, BalanceError) as error:
         if verbose:
-            console.print_exception()
+            _show(console, "".join(traceback.format_exception(error)).rstrip())
         _fail(console, str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(console, "interrupted; the same command with the same --run-id goes on where it stopped", 1)
+        _fail(console, "interrupted; the same command with --resume last goes on where it stopped", 1)
+    except click.ClickException:
+        raise
+    except Exception as error:  # noqa: BLE001  # Python would print it with whatever secret it holds
+        _show(console, "".join(traceback.format_exception(error)).rstrip())
+        _fail(console, "this should not have happened: please report the lines above", 1)
 
 
 def _fail(console: Console, message: str, code: int) -> NoReturn:
-    console.print(f"nsfwscan: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    _show(console, f"nsfwscan: {message}", style="red")
     sys.exit(code)
+
+
+def _show(console: Console, text: str, style: str | None = None) -> None:
+    console.print(printable_lines(redacted(text)), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _echo(text: object) -> None:
+    """To standard output; names in it come from strangers, and must not act on the terminal, nor hold a secret."""
+    click.echo(printable_lines(redacted(str(text))))

@@ -1,51 +1,100 @@
-"""One frozen model per stage; YAML in, unknown keys refused; `fingerprint()` out.
+"""One frozen model per stage; YAML in, unknown keys refused; `deciding()` out.
 
 In: a YAML file and options. Out: a `ScanConfig` that no one changes afterwards. A wrong key or value is a
 `ConfigError` that names it. Secrets are never part of it: credentials come from the environment or a profile, and
-`storage.options` (which may hold some) is left out of `public()`.
+`storage.options` (which may hold some) is left out of `public()`; a URI with a password is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nsfwscan.display import has_password, redacted_json
 from nsfwscan.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+PASSWORD_IN_URI = (
+    "a URI must not hold a password, since it is written down with the report: give it by the environment, "
+    "--profile or storage.options"
+)
+
+
+def _without_password(uri: str) -> str:
+    if has_password(uri):
+        raise ValueError(PASSWORD_IN_URI)
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(_without_password)]
+"""A path or URI without `user:password@`."""
 
 
 class Frozen(BaseModel):
     """A configuration that cannot be changed and does not accept what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+
+    @classmethod
+    def of(cls, values: dict[str, Any], path: str | None = None) -> Self:
+        """The configuration that the values stand for.
+
+        Args:
+            path: the file that they come from, for the message.
+
+        Raises:
+            ConfigError: a key or value is wrong; the message names each, and repeats no value.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, path)) from None
 
 
 class StorageConfig(Frozen):
     """How to reach an object store; unset fields leave it to the usual AWS environment."""
 
-    endpoint_url: str | None = None
+    endpoint_url: Uri | None = None
     region: str | None = None
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
-    options: dict[str, Any] = Field(default_factory=dict)
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    """Server-side encryption that writing to S3 asks for; unset: the bucket's own."""
+    sse_kms_key_id: str | None = None
+    """The KMS key to encrypt with; `sse` is then `aws:kms` unless it says `aws:kms:dsse`."""
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Further keyword arguments for the fsspec filesystem, for stores that are neither local nor S3."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_means_kms(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("sse_kms_key_id") and not values.get("sse"):
+            return {**values, "sse": "aws:kms"}
+        return values
+
+    @model_validator(mode="after")
+    def _key_fits(self) -> Self:
+        if self.sse_kms_key_id and self.sse == "AES256":
+            raise ValueError("sse_kms_key_id is for sse aws:kms or aws:kms:dsse; AES256 takes no key")
+        return self
 
 
 class SourceConfig(Frozen):
     """What to scan."""
 
-    uris: tuple[str, ...]
+    uris: tuple[Uri, ...]
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     limit: int | None = Field(None, ge=1)
-    truth: str = "path"
+    truth: Uri = "path"
     """`path` (class folders), `none`, or a file with `uri` and `truth` columns."""
 
 
@@ -56,20 +105,28 @@ class ReadConfig(Frozen):
     concurrency: int = Field(16, ge=1, le=512)
     """Objects in flight for each CPU actor."""
     timeout_s: float = Field(60.0, gt=0)
-    """For one object, all attempts but the last included."""
+    """For each attempt to read one object."""
     attempts: int = Field(4, ge=1)
+    max_requests_per_s: float | None = Field(None, gt=0)
+    """Requests to the media store, listing and reading, of the whole run; unset: as many as it takes."""
 
 
 class DecodeConfig(Frozen):
     """How bytes become pixels."""
 
     max_pixels: int = Field(100_000_000, ge=1)
+    timeout_s: float = Field(20.0, gt=0)
+    """For one image; over it the row is `timeout`."""
+    max_memory_bytes: int = Field(2 * 2**30, ge=2**26)
+    """Of the process that decodes, beyond what it has at its start; over it the row is `crashed`."""
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """Further formats: Pillow's name of the format to the module that registers it, as `{JXL: pillow_jxl}`."""
 
 
 class ModelConfig(Frozen):
     """Which weights score the images, and how they are run."""
 
-    uri: str = "embedded:open-nsfw"
+    uri: Uri = "embedded:open-nsfw"
     """`embedded:open-nsfw`, a directory, any fsspec URI of one, or a hub id."""
     dtype: Dtype = "auto"
     batch_size: int | None = Field(None, ge=1)
@@ -81,13 +138,22 @@ class ModelConfig(Frozen):
 class ReportConfig(Frozen):
     """What is written, and when a finished run counts as a bad one."""
 
+    mode: Literal["snapshot", "delta"] = "snapshot"
+    """`snapshot`: a row for every listed object; `delta`: only those looked at, or decided differently, this time."""
     save_images: bool = False
     max_error_rate: float = Field(0.05, ge=0, le=1)
     """Over this share of images that could not be read, exit code 4; objects that are no images do not count."""
 
 
+class LedgerConfig(Frozen):
+    """What earlier runs are good for."""
+
+    ignore: bool = False
+    """Read and score every object, also those that have not changed."""
+
+
 class EngineConfig(Frozen):
-    """Where it runs."""
+    """Where it runs, and when it gives up."""
 
     address: str | None = None
     """A Ray cluster; unset: the one of the environment, or a local one."""
@@ -96,22 +162,29 @@ class EngineConfig(Frozen):
     shard_rows: int = Field(256, ge=1, le=1000)
     seed: int = 0
     """Order in which shards are handed out."""
+    deadline: str | None = None
+    """When to stop, unfinished if need be: a duration (`90m`, `6h30m`) or an ISO 8601 time (`06:00` is the next one)."""
+    stall_timeout_s: float = Field(1800.0, gt=0)
+    """A run of which no worker has moved for this long is stopped."""
+    max_attempts: int = Field(5, ge=1)
+    """A shard that was begun so often and never finished stops the run: something in it kills its worker."""
 
 
 class ScanConfig(Frozen):
     """Everything that one scan does."""
 
     source: SourceConfig
-    out: str
+    out: Uri
     storage: StorageConfig = StorageConfig()
     out_storage: StorageConfig | None = None
     """Unset: endpoint, region and profile of `storage`."""
     read: ReadConfig = ReadConfig()
     decode: DecodeConfig = DecodeConfig()
     model: ModelConfig = ModelConfig()
-    policy: str | None = None
+    policy: Uri | None = None
     """A policy file, or a preset's name; unset: the one that comes with the model."""
     report: ReportConfig = ReportConfig()
+    ledger: LedgerConfig = LedgerConfig()
     engine: EngineConfig = EngineConfig()
 
     def store_options(self) -> StorageConfig:
@@ -123,12 +196,26 @@ class ScanConfig(Frozen):
     def public(self) -> dict[str, Any]:
         """The configuration as it may be written down: JSON types, without anything that could be a secret."""
         secret = {"options"}
-        return self.model_dump(mode="json", exclude={"storage": secret, "out_storage": secret})
+        shown: dict[str, Any] = redacted_json(
+            self.model_dump(mode="json", exclude={"storage": secret, "out_storage": secret})
+        )
+        return shown
 
-    def fingerprint(self) -> str:
-        """Hex SHA-256 over what decides the rows of a run: source, limits, model and policy, not where it runs."""
-        wanted: Any = {"source": True, "read": {"max_bytes"}, "decode": True, "model": True, "policy": True}
-        return digest_of(self.model_dump(mode="json", include=wanted))
+    def deciding(self) -> dict[str, Any]:
+        """What decides the rows of a run (source, limits, model, policy; not where it runs), flat, as JSON values:
+        `{"source.uris": […], …}`. A run can only be resumed with the same."""
+        wanted: Any = {
+            "source": True,
+            "read": {"max_bytes"},
+            "decode": {"max_pixels", "plugins"},
+            "model": True,
+            "policy": True,
+            "report": {"mode"},
+            "ledger": True,
+        }
+        sections = redacted_json(self.model_dump(mode="json", include=wanted))
+        policy = {"policy": sections.pop("policy")}
+        return policy | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
     @classmethod
     def load(cls, path: str | None, over: dict[str, Any], under: dict[str, Any] | None = None) -> Self:
@@ -137,11 +224,7 @@ class ScanConfig(Frozen):
         Raises:
             ConfigError: the file cannot be read, or a key or value is wrong; the message names each.
         """
-        merged = merge(merge(under or {}, _read_yaml(path) if path else {}), over)
-        try:
-            return cls.model_validate(merged)
-        except ValidationError as error:
-            raise ConfigError(_explain(error, path)) from None
+        return cls.of(merge(merge(under or {}, _read_yaml(path) if path else {}), over), path)
 
 
 def digest_of(value: Any) -> str:
@@ -164,7 +247,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {path} is not YAML: {error}") from None
+        raise ConfigError(f"the configuration {path} is not YAML: {_problem(error)}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -172,6 +255,18 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return loaded
 
 
+def _problem(error: Exception) -> str:
+    """What is wrong and where, without the words of the file, which may be a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    problem = re.sub("'[^']*'", "…", error.problem or "it cannot be parsed")
+    return f"{problem}, in line {mark.line + 1}, column {mark.column + 1}"
+
+
 def _explain(error: ValidationError, path: str | None) -> str:
-    lines = [f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors()]
+    lines = [
+        f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors(include_input=False)
+    ]
     return f"wrong configuration{f' in {path}' if path else ''}:\n  " + "\n  ".join(lines)

@@ -20,6 +20,7 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from nsfwscan.config import ScanConfig
+from nsfwscan.display import printable
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.models import registry
 from nsfwscan.policy.rules import load_policy
@@ -137,11 +138,12 @@ def _source(uri: str, config: ScanConfig) -> Finding:
     if first is None:
         return Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
     example, limits = first["uri"][0].as_py(), config.read
+    name = printable(example)
     try:
         found = fetch(example, config.storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=2)
     except RowError as error:
-        return Finding("fail", "source", f"{uri}: can be listed, but {example} cannot be read: {error}")
-    return Finding("ok", "source", f"{uri}: can be listed and read ({example}, {len(found.data):,} bytes)")
+        return Finding("fail", "source", f"{uri}: can be listed, but {name} cannot be read: {error}")
+    return Finding("ok", "source", f"{uri}: can be listed and read ({name}, {len(found.data):,} bytes)")
 
 
 def _store(config: ScanConfig) -> Iterator[Finding]:

@@ -2,17 +2,21 @@
 
 In: a `Job` and shards. Out: a `ShardResult` for each, as they finish, in any order. An exception of ours in a worker
 comes back as itself. Ray retries lost workers and nodes; everything else stops the run (`max_errored_blocks` stays 0,
-since anything else would also swallow a full disk or a broken GPU).
+since anything else would also swallow a full disk or a broken GPU). Those retries have no limit: a watchdog stops a run
+that no longer moves, or in which a shard kills every worker that takes it, and names the shards.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import socket
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,7 +26,8 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from nsfwscan.config import EngineConfig
-from nsfwscan.errors import SetupError
+from nsfwscan.deadline import NEVER, Deadline
+from nsfwscan.errors import SetupError, Stalled, StoreError
 from nsfwscan.pipeline import CpuChain, Job, ModelChain, Stager
 from nsfwscan.report.staging import ShardResult
 from nsfwscan.sources.plan import Shard
@@ -32,6 +37,8 @@ _ACTOR_CPUS = 0.9
 _SIDE_CPUS = 0.1
 """Of what mostly waits: a GPU, or the store."""
 _KNOCK_S = 10.0
+_LOOK_S = 2.0
+_NAMED_SHARDS = 10
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -60,20 +67,63 @@ def choose_layout(resources: dict[str, float], shards: int, backend: str = "torc
     return Layout("fused", max(1, min(cpus, shards)))
 
 
+class _Pulse:
+    """Where workers say what they have in hand, so that the watchdog knows; never waited for by them."""
+
+    def __init__(self) -> None:
+        self._moved_at = time.monotonic()
+        self._begun: dict[str, int] = {}
+        self._workers: dict[str, str] = {}
+        self._actors: dict[str, Any] = {}
+
+    def begin(self, shard: str, worker: str, actor: Any) -> None:
+        self._begun[shard] = self._begun.get(shard, 0) + 1
+        self._workers[shard] = worker
+        self._actors[worker] = actor
+        self._moved_at = time.monotonic()
+
+    def move(self) -> None:
+        self._moved_at = time.monotonic()
+
+    def finish(self, shard: str) -> None:
+        self._begun.pop(shard, None)
+        self._workers.pop(shard, None)
+        self._moved_at = time.monotonic()
+
+    def look(self) -> tuple[float, dict[str, int], dict[str, str]]:
+        """Seconds without a movement; how often each unfinished shard was begun, and by whom last."""
+        return time.monotonic() - self._moved_at, self._begun, self._workers
+
+    def actors(self) -> list[Any]:
+        """Handles of all workers that ever had a shard in hand."""
+        return list(self._actors.values())
+
+
 class _Actor:
     """What all actors share: they build their part with the first block, since Ray reports an error in a constructor
     only as text, and one in a call as itself."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, layout: Layout, pulse: Any) -> None:
+        self._job, self._layout, self._pulse = job, layout, pulse
+        self._worker = f"process {os.getpid()} on {socket.gethostname()}"
 
     @cached_property
     def _read(self) -> CpuChain:
-        return CpuChain(self._job)
+        return CpuChain(self._job, self._layout.cpu_actors)
 
     @cached_property
     def _stage(self) -> Stager:
         return Stager(self._job)
+
+    def _begin(self, shard: Shard) -> None:
+        self._pulse.begin.remote(shard.name, self._worker, ray.get_runtime_context().current_actor)
+
+    def _moved(self) -> None:
+        self._pulse.move.remote()
+
+    def _finish(self, shard: Shard, result: ShardResult) -> pa.Table:
+        self._pulse.finish.remote(shard.name)
+        return pa.Table.from_pylist([asdict(result)])
 
 
 class _Fused(_Actor):
@@ -84,16 +134,21 @@ class _Fused(_Actor):
         return ModelChain(self._job, threads=1)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        (shard,) = _shards(block)
-        return _result(self._stage(shard, self._score(self._read(shard))))
+        shard, _ = _without_shard(block)
+        self._begin(shard)
+        result = self._stage.found(shard) or self._stage(shard, self._score(self._read(shard, self._moved)))
+        return self._finish(shard, result)
 
 
 class _Cpu(_Actor):
-    """The CPU chain; the shard's name travels beside its rows."""
+    """The CPU chain; the shard's name travels beside its rows, and alone where the shard is staged already."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        (shard,) = _shards(block)
-        return _with_shard(self._read(shard), shard)
+        shard, _ = _without_shard(block)
+        self._begin(shard)
+        if self._stage.found(shard):
+            return block
+        return _with_shard(self._read(shard, self._moved), shard)
 
 
 class _Model(_Actor):
@@ -105,36 +160,38 @@ class _Model(_Actor):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
-        return _with_shard(self._score(rows), shard)
+        self._begin(shard)
+        return block if rows is None else _with_shard(self._score(rows), shard)
 
 
 class _Stage(_Actor):
     """Writes parts; beside the model, so that a GPU does not wait for the store."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return _result(self._stage(*_without_shard(block)))
+        shard, rows = _without_shard(block)
+        result = self._stage.found(shard) if rows is None else self._stage(shard, rows)
+        if result is None:
+            raise StoreError(f"the staged part of shard {shard.name} vanished from {self._job.run.staging.uri}")
+        return self._finish(shard, result)
 
 
-_SHARD_COLUMNS = ["shard_file", "shard_group", "shard_rows"]
-
-
-def _shards(block: pa.Table) -> list[Shard]:
-    return [Shard(**row) for row in block.to_pylist()]
+_SHARD_COLUMNS = [f"shard_{field.name}" for field in fields(Shard)]
 
 
 def _with_shard(rows: pa.Table, shard: Shard) -> pa.Table:
-    for name, value in zip(_SHARD_COLUMNS, (shard.file, shard.group, shard.rows), strict=True):
-        rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.int32()))
-    return rows
+    """One row, the shard's rows a list in it, without a copy: Ray cuts large blocks and gathers small ones, but leaves
+    a row whole."""
+    whole = rows.to_struct_array().combine_chunks()
+    inside = pa.LargeListArray.from_arrays(pa.array([0, len(whole)], pa.int64()), whole)
+    named = [pa.array([value]) for value in astuple(shard)]
+    return pa.table([*named, inside], [*_SHARD_COLUMNS, "rows"])
 
 
-def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table]:
-    first = block.select(_SHARD_COLUMNS).slice(0, 1).to_pylist()[0]
-    return Shard(*(first[name] for name in _SHARD_COLUMNS)), block.drop_columns(_SHARD_COLUMNS)
-
-
-def _result(result: ShardResult) -> pa.Table:
-    return pa.Table.from_pylist([asdict(result)])
+def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table | None]:
+    """The shard, and its rows where they are there."""
+    [named] = block.select(_SHARD_COLUMNS).to_pylist()
+    rows = pa.Table.from_struct_array(block["rows"].chunk(0).flatten()) if "rows" in block.column_names else None
+    return Shard(*named.values()), rows
 
 
 def check_reachable(config: EngineConfig) -> None:
@@ -184,7 +241,12 @@ def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
 
 
 def run_shards(
-    job: Job, shards: Sequence[Shard], *, verbose: bool = False, layout: Layout | None = None
+    job: Job,
+    shards: Sequence[Shard],
+    deadline: Deadline = NEVER,
+    *,
+    verbose: bool = False,
+    layout: Layout | None = None,
 ) -> Iterator[ShardResult]:
     """Runs shards on Ray, in the order given as far as workers are free.
 
@@ -192,24 +254,125 @@ def run_shards(
         layout: actors and their sizes; unset: chosen from what the cluster has.
 
     Raises:
+        DeadlineReached: in time, whatever the workers are at.
+        Stalled: no worker moves any more, or a shard kills every worker that takes it.
         SetupError: whatever stops a worker, as the worker raised it.
     """
     with ray_session(job.config.engine, verbose=verbose):
         _set_context(verbose)
         layout = layout or choose_layout(_resources(), len(shards), job.spec.backend)
-        names = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
+        pulse = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
+        named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
+        names = ray.data.from_items(named, override_num_blocks=len(named))
+        dataset = _on_ray(names, job, layout, pulse)
+        blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
         try:
-            blocks: Iterator[Any] = iter(
-                _on_ray(names, job, layout).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            )
-            for block in blocks:
+            for block in _watched(blocks, watchdog, deadline):
                 yield from (ShardResult(**row) for row in block.to_pylist())
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
+        except BaseException:
+            _abandon(pulse)
+            raise
 
 
-def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout) -> ray.data.Dataset:
-    blockwise: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "fn_constructor_args": (job,)}
+def _abandon(pulse: Any) -> None:
+    """Ends the workers of a run that is given up: on a cluster that stays they would work on, or hang on."""
+    try:
+        for actor in ray.get(pulse.actors.remote(), timeout=_KNOCK_S):
+            ray.kill(actor)
+    except ray.exceptions.RayError:  # Ray itself is going down, and they with it
+        return
+
+
+def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
+    """The blocks as they come; between them, and while none comes, the watchdog and the clock are looked at."""
+    came: queue.Queue[Any] = queue.Queue(maxsize=1)
+    left = threading.Event()
+    # Waiting for Ray cannot be interrupted: a thread that dies with the process does it.
+    waiting = threading.Thread(target=_hand_over, args=(blocks, came, left), daemon=True, name="blocks")
+    waiting.start()
+    try:
+        while True:
+            deadline.check()
+            watchdog.look()
+            try:
+                block = came.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            if isinstance(block, BaseException):
+                raise block
+            if block is None:
+                waiting.join()
+                return
+            yield block
+    finally:
+        left.set()
+
+
+def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], left: threading.Event) -> None:
+    def put(item: Any) -> None:
+        while not left.is_set():
+            try:
+                to.put(item, timeout=_LOOK_S)
+                return
+            except queue.Full:
+                continue
+
+    try:
+        for block in blocks:
+            put(block)
+            if left.is_set():
+                return
+        put(None)
+    except BaseException as error:  # noqa: BLE001  # it is raised where the blocks are waited for
+        put(error)
+
+
+class _Watchdog:
+    """Stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
+
+    def __init__(self, pulse: Any, config: EngineConfig, shards: Mapping[str, Shard]) -> None:
+        self._pulse, self._config, self._shards = pulse, config, shards
+        self._looked_at = time.monotonic()
+
+    def look(self) -> None:
+        """Raises Stalled, and names the shards in hand."""
+        if time.monotonic() - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            still_s, begun, workers = ray.get(self._pulse.look.remote(), timeout=_KNOCK_S)
+        except ray.exceptions.RayError:  # it is being restarted, or Ray is in trouble that the blocks will tell of
+            return
+        deadly = [name for name, times in begun.items() if times > self._config.max_attempts]
+        if deadly:
+            raise Stalled(
+                f"{len(deadly)} shards were begun {self._config.max_attempts} times and never finished: something in "
+                f"them kills its worker.{self._name(deadly, workers)}"
+            )
+        if still_s > self._config.stall_timeout_s:
+            raise Stalled(
+                f"no worker has moved for {still_s:,.0f} s (engine.stall_timeout_s); in hand:"
+                f"{self._name(list(begun), workers) or ' nothing'}"
+            )
+
+    def _name(self, names: list[str], workers: Mapping[str, str]) -> str:
+        lines = [
+            f"\n  shard {name}: row group {self._shards[name].group} of {self._shards[name].listing}, last with "
+            f"{workers[name]}"
+            for name in names[:_NAMED_SHARDS]
+        ]
+        return "".join(lines) + ("\n  …" if len(names) > _NAMED_SHARDS else "")
+
+
+def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any) -> ray.data.Dataset:
+    blockwise: dict[str, Any] = {
+        "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to take blocks as they are
+        "batch_format": "pyarrow",
+        "fn_constructor_args": (job, layout, pulse),
+    }
     cpu_pool: dict[str, Any] = {
         "compute": ActorPoolStrategy(size=layout.cpu_actors),
         "num_cpus": _ACTOR_CPUS,

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, digest_of
+from nsfwscan.deadline import NEVER, Deadline
 from nsfwscan.models.spec import ModelSpec
+from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.runs import Run
-from nsfwscan.report.staging import ShardResult, stage_part
+from nsfwscan.report.staging import ShardResult, describe_part, read_part, stage_part
 from nsfwscan.schema import STAGED_SCHEMA, Accounted
 from nsfwscan.sources.plan import Shard, ShardReader
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
@@ -33,6 +35,8 @@ from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.read import Read
 
 _CHUNK_BYTES = 32 * 2**20
+PIXELS_VERSION = 1
+"""Raised whenever the same file gives other pixels than before: scores made of the old ones are stale."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,10 @@ class Job:
     run: Run
 
 
-def cpu_stages(config: ScanConfig, spec: ModelSpec) -> list[Stage]:
+def cpu_stages(config: ScanConfig, spec: ModelSpec, pace: Pace = UNPACED) -> list[Stage]:
     """From a listing to pixels; exact identities before any decoding."""
     return [
-        Read(config.read, config.storage),
+        Read(config.read, config.storage, pace),
         Digest(),
         Decode(config.decode, spec.geometry),
     ]
@@ -59,6 +63,20 @@ def model_stages(config: ScanConfig, spec: ModelSpec, *, threads: int) -> list[S
     return [
         Classify(spec, config.model, config.storage, threads=threads),
     ]
+
+
+def fingerprints(config: ScanConfig, spec: ModelSpec) -> dict[str, str]:
+    """What stands behind a row, for the nights to come: `scoring` (model, labels, preprocessing, precision) behind a
+    score, `decoding` behind what could not be decoded. A row made with others is stale."""
+    scoring = {
+        "weights": spec.digest,
+        "categories": [str(c) for c in spec.categories],
+        "geometry": asdict(spec.geometry),
+        "normalisation": asdict(spec.normalisation),
+        "dtype": config.model.dtype,
+        "pixels": PIXELS_VERSION,
+    }
+    return {"scoring": digest_of(scoring), "decoding": digest_of([PIXELS_VERSION, config.decode.plugins])}
 
 
 def finish(table: pa.Table) -> pa.Table:
@@ -76,15 +94,20 @@ def finish(table: pa.Table) -> pa.Table:
 
 
 class CpuChain:
-    """Reads a shard's listing and runs the CPU stages; reading is one chunk ahead of decoding."""
+    """Reads a shard's listing and runs the CPU stages; reading is one chunk ahead of decoding.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        actors: how many of these share the requests that the media store may be asked.
+    """
+
+    def __init__(self, job: Job, actors: int = 1) -> None:
+        most = job.config.read.max_requests_per_s
         self._read_shard = ShardReader(job.run.folder)
-        self._stages = opened(cpu_stages(job.config, job.spec))
+        self._stages = opened(cpu_stages(job.config, job.spec, Pace(most / actors if most else None)))
 
-    def __call__(self, shard: Shard) -> pa.Table:
-        """The shard's rows with pixels."""
-        return run_overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES)
+    def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
+        """The shard's rows with pixels; `moved` is called now and then, as long as there is progress."""
+        return run_overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
 
 
 class ModelChain:
@@ -105,6 +128,13 @@ class Stager:
         self._staging = job.run.staging
         self._decide = Decider(job.policy)
 
+    def found(self, shard: Shard) -> ShardResult | None:
+        """The result of a shard that is staged already: a task that Ray runs again reads and scores nothing again."""
+        try:
+            return describe_part(shard, read_part(self._staging, shard), self._decide)
+        except FileNotFoundError:
+            return None
+
     def __call__(self, shard: Shard, table: pa.Table) -> ShardResult:
         """The shard's part is in staging when this returns."""
         return stage_part(self._staging, shard, table, self._decide)
@@ -117,8 +147,9 @@ def opened(stages: Sequence[Stage]) -> Sequence[Stage]:
     return stages
 
 
-def run_inline(job: Job, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) -> Iterator[ShardResult]:
     """The whole pipeline in this process, shard by shard, without Ray."""
     read, score, stage = CpuChain(job), ModelChain(job, threads=os.cpu_count() or 1), Stager(job)
     for shard in shards:
+        deadline.check()
         yield stage(shard, score(read(shard)))

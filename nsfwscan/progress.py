@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from nsfwscan.display import printable, redacted
 from nsfwscan.report.staging import ShardResult
 
 _LINE_EVERY_S = 10.0
@@ -95,7 +96,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         """One line."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(redacted(line)), markup=False, highlight=False, soft_wrap=True)
 
     def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """The tables; their count now and then, and at the end."""

@@ -7,33 +7,44 @@ recorded in `failure.json` and not committed.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import pyarrow as pa
+
 import nsfwscan
 from nsfwscan.config import ScanConfig
-from nsfwscan.errors import BalanceError, StoreError
+from nsfwscan.deadline import Deadline, deadline_of
+from nsfwscan.display import redacted_json
+from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Stalled, StoreError
 from nsfwscan.models.registry import resolve
-from nsfwscan.pipeline import Job
+from nsfwscan.pacing import Pace
+from nsfwscan.pipeline import Job, fingerprints
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.progress import Progress
-from nsfwscan.report.commit import ImageCopies, Report, write_report
+from nsfwscan.report.commit import Report, write_report
+from nsfwscan.report.ledger import Ledger, Yardstick, find_bases
 from nsfwscan.report.page import render_summary
-from nsfwscan.report.runs import Run
+from nsfwscan.report.runs import Run, unfinished
 from nsfwscan.report.staging import ShardResult, staged_shards
+from nsfwscan.report.terminal import describe_fates
+from nsfwscan.schema import Change
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.sources.plan import Plan, Shard, make_plan
+from nsfwscan.sources.plan import Known, Plan, Shard, make_plan
 from nsfwscan.sources.truth import read_truth
+from nsfwscan.storage import absolute_uri
 from nsfwscan.store import Store, to_json
 
-Engine = Callable[[Job, Sequence[Shard]], Iterable[ShardResult]]
-"""What runs shards: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""
+Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
+"""What runs shards until a deadline: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""
 
 _LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
 _NO_TRUTH = {"path", "none"}
@@ -63,33 +74,81 @@ class ScanResult:
         return [f"{self.uri}/{f['path']}" for f in self.record["files"] if f["path"].startswith("report/")]
 
 
-def run_scan(config: ScanConfig, run_id: str | None, engine: Engine, progress: Progress) -> ScanResult:
+def run_scan(
+    config: ScanConfig, run_id: str | None, engine: Engine, progress: Progress, *, resume: bool = False
+) -> ScanResult:
     """Runs one scan from listing to commit.
+
+    Args:
+        run_id: unset: the time (UTC).
+        resume: go on with the newest unfinished run over the same sources, if there is one.
 
     Raises:
         SetupError: the run cannot start or go on; what was staged is kept, and the same run id resumes it.
         BalanceError: the report does not account for every object; nothing was committed.
     """
-    run = Run.named(Store.at(config.out, config.store_options()), run_id)
+    deadline = deadline_of(config.engine.deadline)
+    config = _with_absolute_sources(config)
+    store = Store.at(config.out, config.store_options())
+    run = _choose_run(store, config.source.uris, run_id, resume, progress)
     if run.is_committed():
         return _committed_before(run)
     policy = load_policy(config.policy) if config.policy else None
     progress.say(f"model    {config.model.uri}")
     spec = resolve(config.model, config.storage)
-    policy = policy or load_policy(spec.policy)
-    settings = {"configuration": config.fingerprint(), "model": spec.identity, "policy": policy.identity}
-    with run.lease():
+    job = Job(config, spec, policy or load_policy(spec.policy), run)
+    with run.lease(), _resumable(run):
+        if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+            _seal(run)
+            return _committed_before(run)
         clock = _Clock()
-        job = Job(config, spec, policy, run)
-        plan = run.load_plan(settings) or _plan(config, run, settings, progress)
+        plan = run.load_plan(_settings(job)) or _plan(job, progress, deadline)
         clock.lap("listing_s")
-        worked = _work(job, plan, engine, progress)
+        worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
-        report = _write(job, plan, progress)
+        ledger = Ledger.of(store, plan.bases, config.source.uris)
+        report = _write(job, plan, ledger, progress)
         clock.lap("commit_s")
-        record = _record(job, plan, report, clock.laps, worked)
+        record = _record(job, plan, ledger, report, clock.laps, worked)
         _commit(run, record)
     return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
+
+
+def _with_absolute_sources(config: ScanConfig) -> ScanConfig:
+    """The sources as listings write them, so that a run means the same wherever it is gone on with."""
+    uris = tuple(absolute_uri(uri) for uri in config.source.uris)
+    return config.model_copy(update={"source": config.source.model_copy(update={"uris": uris})})
+
+
+def _choose_run(store: Store, sources: Sequence[str], run_id: str | None, resume: bool, progress: Progress) -> Run:
+    """The run of that id, the one to resume, or a new one; tells of those that nobody finished."""
+    if resume and run_id:
+        raise ConfigError("--run-id and --resume last name two runs: give one of them")
+    begun = unfinished(store, sources)
+    if resume and begun:
+        progress.say(f"resuming run {begun[0].run.run_id}")
+        return begun[0].run
+    run = Run.named(store, run_id)
+    for other in begun:
+        if other.run.run_id != run.run_id:
+            progress.say(
+                f"run {other.run.run_id} over the same sources is {other.run.state()}: {other.done:,} of "
+                f"{other.total:,} objects done; --run-id {other.run.run_id} (the newest: --resume last) goes on with it"
+            )
+    return run
+
+
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Says how to go on with a run that was stopped on purpose."""
+    try:
+        yield
+    except (DeadlineReached, Stalled) as error:
+        begun = run.begun()
+        if begun is None:
+            raise type(error)(f"{error}\nit was still listing: the same command begins anew") from error
+        far = f"{begun.done:,} of {begun.total:,} objects are done"
+        raise type(error)(f"{error}\n{far}; --run-id {run.run_id} or --resume last goes on from there") from error
 
 
 def _committed_before(run: Run) -> ScanResult:
@@ -97,49 +156,71 @@ def _committed_before(run: Run) -> ScanResult:
     return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=True)
 
 
-def _plan(config: ScanConfig, run: Run, settings: dict[str, str], progress: Progress) -> Plan:
+def _settings(job: Job) -> dict[str, Any]:
+    """What a run must not change while it is unfinished."""
+    return {**job.config.deciding(), "model": job.spec.identity, "policy": job.policy.identity}
+
+
+def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
+    config, run = job.config, job.run
     truth = config.source.truth
     judged = [] if truth in _NO_TRUTH else read_truth(truth, config.storage)
-    tables = progress.listing(list_sources(config.source, config.storage, store=run.store.uri))
-    plan = make_plan(tables, judged, run.folder, config.engine.shard_rows)
-    run.save_plan(plan, settings)
-    return plan
+    pace = Pace(config.read.max_requests_per_s)
+    tables = progress.listing(list_sources(config.source, config.storage, store=run.store.uri, pace=pace))
+    bases = [] if config.ledger.ignore else find_bases(run, config)
+    known = Ledger(bases, config.source.uris).known(_yardstick(job)) if bases else Known()
+    plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows)
+    if bases:
+        progress.say(f"since    run {bases[0].run.run_id}: {describe_fates(plan.fates)}")
+    return run.save_plan(plan, _settings(job))
 
 
-def _work(job: Job, plan: Plan, engine: Engine, progress: Progress) -> Sequence[Shard]:
+def _yardstick(job: Job) -> Yardstick:
+    made_with, limits = fingerprints(job.config, job.spec), job.config
+    return Yardstick(made_with["scoring"], made_with["decoding"], limits.read.max_bytes, limits.decode.max_pixels)
+
+
+def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]:
+    for table in tables:
+        deadline.check()
+        yield table
+
+
+def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: Deadline) -> Sequence[Shard]:
     """Runs the shards that are not staged yet, and returns them."""
     done = staged_shards(job.run.staging)
     todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
-    resumed = sum(shard.rows for shard in plan.shards) - sum(shard.rows for shard in todo)
+    total = plan.distinct - plan.carried
     if todo:
-        with progress.working(plan.distinct, resumed):
-            for result in engine(job, todo):
+        with progress.working(total, total - sum(shard.rows for shard in todo)):
+            for result in engine(job, todo, deadline):
                 progress.finished(result)
     return todo
 
 
-def _write(job: Job, plan: Plan, progress: Progress) -> Report:
-    config = job.config
-    copies = ImageCopies(config.storage, config.read) if config.report.save_images else None
+def _write(job: Job, plan: Plan, ledger: Ledger, progress: Progress) -> Report:
     progress.say("committing")
     try:
-        return write_report(job.run, plan, Decider(job.policy), copies)
+        return write_report(job.run, plan, ledger, Decider(job.policy), job.config)
     except BalanceError as error:
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": _now()}
         job.run.folder.write("failure.json", to_json(failure))
         raise
 
 
-def _record(job: Job, plan: Plan, report: Report, laps: dict[str, float], worked: Sequence[Shard]) -> dict[str, Any]:
+def _record(
+    job: Job, plan: Plan, ledger: Ledger, report: Report, laps: dict[str, float], worked: Sequence[Shard]
+) -> dict[str, Any]:
     """The content of `run.json`: who, what, when, and what stood behind every row."""
     config, summary = job.config, report.summary
     scanned = sum(shard.rows for shard in worked)
     over = summary.error_rate > config.report.max_error_rate
     share = f"{summary.error_rate:.1%}, over --max-error-rate {config.report.max_error_rate:.1%}"
     reason = f"{summary.unreadable:,} images could not be read: {share}"
-    return {
+    record = {
         "run_id": job.run.run_id,
         "kind": "scan",
+        "parent": ledger.bases[0].reference if ledger.bases else None,
         "store": job.run.store.uri,
         "store_endpoint": job.run.store.endpoint_url,
         "exit_code": 4 if over else 0,
@@ -156,28 +237,36 @@ def _record(job: Job, plan: Plan, report: Report, laps: dict[str, float], worked
             "sha256": job.spec.digest,
             "labels": dict(zip(job.spec.labels, map(str, job.spec.categories), strict=True)),
         },
+        "fingerprints": fingerprints(config, job.spec),
         "policy": {"identity": job.policy.identity, **job.policy.model_dump(mode="json")},
-        "plan": {
-            "listed": plan.listed,
-            "distinct": plan.distinct,
-            "repeated": plan.repeated,
-            "shards": len(plan.shards),
-        },
+        "plan": plan.counts,
+        "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
         "balance": report.balance.as_dict(),
         "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
         "images_per_s": round(scanned / laps["scan_s"], 2) if scanned and laps["scan_s"] else None,
         "summary": summary.as_dict(),
-        "files": report.files,
+        "files": [*report.files, *plan.files],
     }
+    return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
 
 
 def _commit(run: Run, record: dict[str, Any]) -> None:
     """The last three writes, in the order that readers rely on. A second committer yields to the first."""
-    run.folder.write("summary.html", render_summary(record).encode())
+    page = render_summary(record).encode()
+    run.folder.write("summary.html", page)
+    for name, data in (("summary.html", page), ("plan.json", run.folder.read("plan.json"))):
+        sha256 = hashlib.sha256(data).hexdigest()
+        record["files"].append({"path": name, "rows": None, "bytes": len(data), "sha256": sha256})
     try:
         run.folder.create("run.json", to_json(record))
     except FileExistsError:
         record.update(run.record())
+        run.folder.write("summary.html", render_summary(record).encode())  # ours lies over the one that it names
+    _seal(run)
+
+
+def _seal(run: Run) -> None:
+    """Opens the report to readers, and clears away what led to it."""
     run.folder.write("_SUCCESS", b"")
     try:
         run.folder.delete("failure.json")  # of an earlier attempt
@@ -199,7 +288,7 @@ def _versions() -> dict[str, str]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class _Clock:

@@ -15,12 +15,16 @@ PACKAGE = ROOT / "nsfwscan"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: list[set[str]] = [
+    {"status"},
     {"schema"},
+    {"aws", "display", "pacing", "threads"},
     {"errors"},
     {"config"},
+    {"deadline"},
     {"storage"},
     {"store"},
     {"models"},
+    {"images"},
     {"sources"},
     {"stages", "policy"},
     {"review"},

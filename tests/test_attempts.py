@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from nsfwscan.config import StorageConfig
+from nsfwscan.deadline import Deadline
 from nsfwscan.errors import ConfigError, ModelError, SourceError
 from nsfwscan.pipeline import Job
 from nsfwscan.report.staging import ShardResult
+from nsfwscan.report.runs import Run
+from nsfwscan.report.verify import verify
 from nsfwscan.run import Engine
 from nsfwscan.sources.plan import Shard
+from nsfwscan.store import Store
 from tests.report.rows import engine, files, scanned, staged_row
 
 SMALL_SHARDS = {"engine": {"shard_rows": 4}}
@@ -27,14 +33,14 @@ class PowerCut(BaseException):
 def cut_after(count: int) -> Engine:
     """An engine that loses power after so many shards."""
 
-    def run_shards(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        yield from engine()(job, shards[:count])
+    def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        yield from engine()(job, shards[:count], deadline)
         raise PowerCut
 
     return run_shards
 
 
-def refuses(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
+def refuses(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     """An engine that must not be asked."""
     raise AssertionError(f"asked for {len(shards)} shards")
 
@@ -47,13 +53,20 @@ def test_a_committed_run(tmp_path: Path) -> None:
     assert record == result.record
     assert (result.exit_code, result.already_committed, record["reason"]) == (0, False, None)
     assert (folder / "_SUCCESS").read_bytes() == b""
-    assert record["plan"] == {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3}
+    assert record["plan"] == {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3, "fates": {"new": 10}}
+    assert record["ledger"] == {"bases": [], "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0}}
+    assert (record["parent"], set(record["fingerprints"])) == (None, {"scoring", "decoding"})
     assert record["balance"]["listed"] == record["balance"]["scored"] == record["summary"]["rows"] == 10
     assert record["model"]["identity"].startswith("open-nsfw@")
     assert record["policy"]["identity"].startswith("open-nsfw@")
     assert [name for name in record["libraries"] if not record["libraries"][name]] == []
-    on_disk = {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
-    assert {file["path"] for file in record["files"]} == {name for name in on_disk if not name.startswith("listing/")}
+    on_disk = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    named = {file["path"]: (file["bytes"], file["sha256"]) for file in record["files"]}
+    assert named.keys() == on_disk - {"run.json", "_SUCCESS"}
+    assert {path.split("/")[0] for path in named} == {"report", "listing", "plan.json", "summary.html"}
+    for path, recorded in named.items():
+        data = (folder / path).read_bytes()
+        assert recorded == (len(data), hashlib.sha256(data).hexdigest())
     assert not (tmp_path / "out" / "staging").exists() or not any((tmp_path / "out" / "staging").rglob("*"))
 
 
@@ -81,8 +94,8 @@ def test_a_second_commit_is_harmless(tmp_path: Path, lost: list[str]) -> None:
     """A committer that died between its last writes, or a second one beside it, changes no row and loses no file."""
     media, out = files(tmp_path / "media", 10), tmp_path / "out"
 
-    def kept(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        yield from engine()(job, shards)
+    def kept(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        yield from engine()(job, shards, deadline)
         shutil.copytree(job.run.staging.uri, tmp_path / "kept")
 
     first = scanned(media, out, run_shards=kept, **SMALL_SHARDS)
@@ -95,7 +108,11 @@ def test_a_second_commit_is_harmless(tmp_path: Path, lost: list[str]) -> None:
         (folder / name).unlink()
     second = scanned(media, out, run_shards=refuses, **SMALL_SHARDS)
     assert (folder / "_SUCCESS").exists()
-    assert second.record["files"] == first.record["files"]
+    pages = [{f["path"]: f for f in result.record["files"]} for result in (first, second)]
+    if "run.json" in lost:  # another attempt has other timings
+        assert [page.pop("summary.html")["path"] for page in pages] == ["summary.html"] * 2
+    assert pages[0] == pages[1]
+    assert list(verify(Run(Store.at(str(out), StorageConfig()), "made"))) == []
     assert ((folder / "run.json").read_bytes() == before) == ("run.json" not in lost)
     assert all((folder / file["path"]).is_file() for file in second.record["files"])
     assert second.record == json.loads((folder / "run.json").read_text())

@@ -28,3 +28,14 @@ def test_native_lines(verbose: bool) -> None:
     assert ("core_worker.cc" in shown.stderr and "rpc_client.h" in shown.stderr) == verbose
     for kept in ("[not ray's] a line of somebody else\n", "half a lin\u00e9", "ours\n", "after\n"):
         assert kept in shown.stderr
+
+
+def test_the_end_is_silent() -> None:
+    """What native modules say while the interpreter goes down is not shown; a traceback before it is."""
+    script = (
+        "import atexit, os\nfrom nsfwscan.chatter import mute_at_exit\n"
+        "atexit.register(lambda: os.write(2, b'leaked instances'))\n"
+        "mute_at_exit()\nraise ValueError('shown')\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ValueError: shown" in shown.stderr and "leaked" not in shown.stderr

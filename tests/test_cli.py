@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 import nsfwscan
 import nsfwscan.engine
 from nsfwscan.cli import main
+from nsfwscan.deadline import Deadline
 from nsfwscan.pipeline import Job
 from nsfwscan.report.staging import ShardResult
 from nsfwscan.sources.plan import Shard
@@ -43,8 +44,10 @@ def media(tmp_path: Path) -> Path:
 def without_ray(monkeypatch: pytest.MonkeyPatch, row: Callable[[str], Row] = staged_row, lost: int = 0) -> None:
     """Puts made-up rows in the place of a Ray; `lost` shards are passed over."""
 
-    def run_shards(job: Job, shards: Sequence[Shard], *, verbose: bool = False) -> Iterator[ShardResult]:
-        yield from engine(row)(job, shards[lost:])
+    def run_shards(
+        job: Job, shards: Sequence[Shard], deadline: Deadline, *, verbose: bool = False
+    ) -> Iterator[ShardResult]:
+        yield from engine(row)(job, shards[lost:], deadline)
 
     monkeypatch.setattr(nsfwscan.engine, "run_shards", run_shards)
 
@@ -280,15 +283,17 @@ def test_an_interrupted_scan_says_how_to_go_on(
 ) -> None:
     """Ctrl-C is no traceback but the hint that the same command goes on, and the run is not held any more."""
 
-    def interrupted(job: Job, shards: Sequence[Shard], *, verbose: bool) -> Iterator[ShardResult]:
-        yield from engine()(job, shards[:0])
+    def interrupted(job: Job, shards: Sequence[Shard], deadline: Deadline, *, verbose: bool) -> Iterator[ShardResult]:
+        yield from engine()(job, shards[:0], deadline)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(nsfwscan.engine, "run_shards", interrupted)
         done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
     assert done.exit_code == 1
-    assert "nsfwscan: interrupted; the same command with the same --run-id goes on" in capfd.readouterr().err
+    assert (
+        "nsfwscan: interrupted; the same command with --resume last goes on where it stopped" in capfd.readouterr().err
+    )
     without_ray(monkeypatch)
     assert call("scan", media, "--out", tmp_path / "out", "--run-id", "r").exit_code == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +169,9 @@ def test_the_report_store_is_not_reached_anonymously() -> None:
         {"policy": "binary"},
     ],
 )
-def test_the_fingerprint_covers_what_decides_the_rows(sections: dict[str, Any]) -> None:
+def test_the_deciding_settings_cover_what_decides_the_rows(sections: dict[str, Any]) -> None:
     """Another source, limit, model or policy is another fingerprint: such a run cannot be resumed with it."""
-    assert load(**sections).fingerprint() != load().fingerprint()
+    assert load(**sections).deciding() != load().deciding()
 
 
 @pytest.mark.parametrize(
@@ -183,12 +184,102 @@ def test_the_fingerprint_covers_what_decides_the_rows(sections: dict[str, Any]) 
         {"out": "elsewhere"},
     ],
 )
-def test_the_fingerprint_does_not_cover_where_it_runs(sections: dict[str, Any]) -> None:
+def test_the_deciding_settings_do_not_cover_where_it_runs(sections: dict[str, Any]) -> None:
     """A dead run may be resumed on another cluster, with other concurrency or through another endpoint."""
-    assert load(**sections).fingerprint() == load().fingerprint()
+    assert load(**sections).deciding() == load().deciding()
 
 
 def test_digests_do_not_depend_on_the_order_of_keys() -> None:
     """`digest_of` is over canonical JSON: key order does not matter, list order does."""
     assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
     assert digest_of([1, 2]) != digest_of([2, 1])
+
+
+CANARY = "hunter2"
+LOCKED = f"ftp://user:{CANARY}@host/place"
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"source": {"uris": ["media", LOCKED]}}, r"source\.uris\.1"),
+        ({"source": {"truth": LOCKED}}, r"source\.truth"),
+        ({"out": LOCKED}, "out"),
+        ({"storage": {"endpoint_url": f"http://:{CANARY}@minio:9000"}}, r"storage\.endpoint_url"),
+        ({"out_storage": {"endpoint_url": f"http://u:p@{CANARY}@minio:9000"}}, r"out_storage\.endpoint_url"),
+        ({"model": {"uri": LOCKED}}, r"model\.uri"),
+        ({"policy": LOCKED}, "policy"),
+    ],
+)
+def test_a_uri_with_a_password_is_refused(tmp_path: Path, sections: dict[str, Any], named: str) -> None:
+    """Wherever a URI may stand, on the command line and in a file; the message names the place, not the password."""
+    path = written(tmp_path, json.dumps(sections))
+    for attempt in (lambda: load(**sections), lambda: ScanConfig.load(path, merge(MINIMAL, sections))):
+        with pytest.raises(ConfigError, match=rf"\n  {named}: a URI must not hold a password") as error:
+            attempt()
+        assert CANARY not in str(error.value) and error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"storage": {"options": CANARY}},
+        {"storage": {"anonymous": CANARY}},
+        {"storage": {"sse": CANARY}},
+        {"storage": {"sse_kms_key_id": {"secret": CANARY}}},
+        {"storage": {"secret": CANARY}},
+        {"read": {"attempts": CANARY}},
+        {"source": CANARY},
+        {"engine": {"num_cpus": [CANARY]}},
+    ],
+)
+def test_wrong_values_are_not_repeated(sections: dict[str, Any]) -> None:
+    """A secret that got into the wrong place is not in the message that says so."""
+    with pytest.raises(ConfigError) as error:
+        load(**sections)
+    assert CANARY not in str(error.value)
+    with pytest.raises(ValidationError) as raw:
+        ScanConfig.model_validate({**MINIMAL, **sections})
+    assert CANARY not in str(raw.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"storage: {{options: {{secret: {CANARY}}}",
+        f"storage:\n  options:\n    secret: *{CANARY}\n",
+        f"storage:\n  options:\n    secret: !{CANARY} x\n",
+        f"secret: {CANARY}\n\tx: y",
+        f"secret: '{CANARY}",
+        f"a: b: {CANARY}",
+    ],
+)
+def test_broken_yaml_is_not_repeated(tmp_path: Path, text: str) -> None:
+    """YAML that cannot be parsed is refused with line and column, without the words that stand there."""
+    with pytest.raises(ConfigError, match=r"is not YAML: .*, in line \d+, column \d+") as error:
+        ScanConfig.load(written(tmp_path, text), MINIMAL)
+    assert CANARY not in str(error.value)
+
+
+def test_options_are_in_no_representation() -> None:
+    """Logs and tracebacks show configurations by `repr`; the options, which may hold keys, are not in it."""
+    config = load(storage={"options": {"secret": CANARY}}, out_storage={"options": {"secret": CANARY}})
+    assert CANARY not in repr(config) and CANARY not in str(config)
+
+
+def test_signed_uris_are_written_down_without_their_signature() -> None:
+    """What run.json and plan.json keep of a source is its name; a new signature is no other source."""
+    signed = [load(source={"uris": [f"https://h/a.jpg?sig={tag}&v=1"]}) for tag in ("one", "two")]
+    assert signed[0].public()["source"]["uris"] == ["https://h/a.jpg?sig=***&v=1"]
+    assert signed[0].deciding() == signed[1].deciding()
+    assert signed[0].source.uris == ("https://h/a.jpg?sig=one&v=1",)
+
+
+def test_a_key_means_kms() -> None:
+    """A KMS key asks for aws:kms by itself; with AES256, which takes none, it is a mistake."""
+    assert load(storage={"sse_kms_key_id": "alias/k"}).storage.sse == "aws:kms"
+    assert load(storage={"sse_kms_key_id": "k", "sse": "aws:kms:dsse"}).storage.sse == "aws:kms:dsse"
+    assert load(storage={"sse": "AES256"}).storage.sse_kms_key_id is None
+    assert load(storage={"sse_kms_key_id": "alias/k"}).store_options().sse == "aws:kms"
+    with pytest.raises(ConfigError, match="\n  storage: sse_kms_key_id is for sse aws:kms"):
+        load(storage={"sse": "AES256", "sse_kms_key_id": "alias/k"})

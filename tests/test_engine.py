@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.deadline import Deadline
 from nsfwscan.engine import Layout, choose_layout, run_shards
-from nsfwscan.errors import ModelError, SetupError
-from nsfwscan.pipeline import run_inline
+from nsfwscan.errors import DeadlineReached, ModelError, SetupError, Stalled
+from nsfwscan.models.registry import resolve
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.pipeline import Job, run_inline
+from nsfwscan.policy.rules import load_policy
 from nsfwscan.progress import Silent
+from nsfwscan.report.runs import Run
+from nsfwscan.report.staging import ShardResult
 from nsfwscan.run import Engine, ScanResult, run_scan
 from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.sources.plan import Shard
 from nsfwscan.store import Store
 from tests.demo_store import DemoObject
+from tests.report.rows import begun, finished
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
@@ -26,9 +41,9 @@ _SPLIT = Layout("split", cpu_actors=1, model_actors=1, gpus_per_model_actor=0)
 """What runs where there are GPUs, here without one."""
 
 
-def _scan(media: Path, out: Path, engine: Engine, **sections: object) -> ScanResult:
+def _scan(media: Path, out: Path, run: Engine, **sections: object) -> ScanResult:
     config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
-    return run_scan(config, "test", engine, Silent())
+    return run_scan(config, "test", run, Silent())
 
 
 def _report(result: ScanResult) -> pa.Table:
@@ -111,16 +126,97 @@ def test_full_disk_is_not_success(
     """A staging area that cannot be written stops the run instead of ending in a report without rows."""
     (tmp_path / "staging").mkdir()
     engine = partial(_with_staging_in_the_way, tmp_path)
-    with pytest.raises(SetupError, match="cannot write"):
+    with pytest.raises(SetupError, match=r"cannot (read|write)"):
         _scan(demo[0], tmp_path, engine)
     assert not (tmp_path / "runs" / "test" / "_SUCCESS").exists()
     assert not list((tmp_path / "staging").rglob(".tmp-*"))
 
 
-def _with_staging_in_the_way(out: Path, job: object, shards: object) -> object:
-    for shard in shards:  # type: ignore[attr-defined]
+def _with_staging_in_the_way(out: Path, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+    for shard in shards:
         (out / "staging" / "test" / f"{shard.name}.parquet").mkdir(parents=True)
-    return run_shards(job, shards)  # type: ignore[arg-type]
+    return run_shards(job, shards, deadline)
+
+
+def _asked_by_the_model_stage(name: str) -> bool:
+    return name == "categories" and "default_worker" in sys.argv[0]  # the driver looks at all fields, to show them
+
+
+class DeadlySpec(ModelSpec):
+    """A model that kills its worker whenever it is asked, as a fault in a driver or a kernel would."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if _asked_by_the_model_stage(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getattribute__(name)
+
+
+class StuckSpec(ModelSpec):
+    """A model that never answers."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if _asked_by_the_model_stage(name):
+            time.sleep(600)
+        return super().__getattribute__(name)
+
+
+def _with_model(kind: type[ModelSpec], layout: Layout | None) -> Engine:
+    def engine(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        spec = kind(**{field.name: getattr(job.spec, field.name) for field in fields(ModelSpec)})
+        return run_shards(replace(job, spec=spec), shards, deadline, layout=layout)
+
+    return engine
+
+
+@pytest.mark.parametrize("layout", [Layout("fused", 1), _SPLIT], ids=["fused", "split"])
+def test_a_model_that_keeps_dying_stops_the_run(
+    demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
+) -> None:
+    """Ray would restart its actor for ever: the watchdog stops the run and names the shard; resumed, it ends right."""
+    with pytest.raises(
+        Stalled, match=r"begun 2 times and never finished.*\n  shard 00000-0000: row group 0 of listing/"
+    ):
+        _scan(demo[0], tmp_path, _with_model(DeadlySpec, layout), engine={"max_attempts": 2})
+    assert _report(_scan(demo[0], tmp_path, run_shards)).equals(inline)
+
+
+@pytest.mark.parametrize(
+    ("engine", "error", "message"),
+    [
+        (
+            {"stall_timeout_s": 4},
+            Stalled,
+            r"no worker has moved for \d+ s \(engine.stall_timeout_s\); in hand:\n  shard",
+        ),
+        ({"deadline": "8s"}, DeadlineReached, r"the deadline .* has come\n0 of \d+ objects are done; --run-id test or"),
+    ],
+)
+def test_a_model_that_hangs_does_not_hold_the_run(
+    demo: tuple[Path, list[DemoObject]],
+    tmp_path: Path,
+    engine: dict[str, Any],
+    error: type[SetupError],
+    message: str,
+) -> None:
+    """A run in which nothing moves is stopped by the watchdog, and one that is out of time by its deadline."""
+    began = time.monotonic()
+    with pytest.raises(error, match=message):
+        _scan(demo[0], tmp_path, _with_model(StuckSpec, Layout("fused", 1)), engine=engine)
+    assert time.monotonic() - began < 60
+    assert Run(Store.at(str(tmp_path), StorageConfig()), "test").state() == "unfinished"
+
+
+@pytest.mark.parametrize("layout", [Layout("fused", 1), _SPLIT], ids=["fused", "split"])
+def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -> None:
+    """A task that Ray runs again, as when a node is lost, finds its shard staged: no read, no score, the same result."""
+    run, plan = begun(tmp_path, [f"/nowhere/{i}.jpg" for i in range(40)])
+    first = finished(run, plan.shards)
+    config = ScanConfig.load(None, {"source": {"uris": ["/nowhere"]}, "out": str(tmp_path)})
+    job = Job(config, resolve(config.model, config.storage), load_policy("open-nsfw"), run)
+    before = {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")}
+    again = list(run_shards(job, plan.shards, layout=layout))
+    assert sorted(again, key=lambda result: result.shard) == first
+    assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")} == before
 
 
 @pytest.mark.parametrize(

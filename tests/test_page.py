@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nsfwscan.report.changes import CHANGES_SCHEMA
 from nsfwscan.report.page import duration, percent, render_summary, size, visible
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.store import to_json
@@ -133,11 +134,18 @@ def config() -> dict[str, Any]:
         "out": "s3://reports/media",
         "storage": storage,
         "out_storage": None,
-        "read": {"max_bytes": 67_108_864, "concurrency": 16, "timeout_s": 60.0, "attempts": 4},
+        "read": {
+            "max_bytes": 67_108_864,
+            "concurrency": 16,
+            "timeout_s": 60.0,
+            "attempts": 4,
+            "max_requests_per_s": None,
+        },
         "decode": {"max_pixels": 100_000_000},
         "model": {"uri": "embedded:open-nsfw", "dtype": "auto", "batch_size": None, "labels": {}},
         "policy": None,
-        "report": {"save_images": False, "max_error_rate": 0.05},
+        "report": {"mode": "snapshot", "save_images": False, "max_error_rate": 0.05},
+        "ledger": {"ignore": False},
         "engine": {"address": None, "num_cpus": None, "shard_rows": 256, "seed": 0},
     }
 
@@ -151,6 +159,7 @@ def record() -> dict[str, Any]:
     return {
         "run_id": "20261122T031012Z",
         "kind": "scan",
+        "parent": None,
         "store": "s3://reports/media",
         "store_endpoint": None,
         "exit_code": 0,
@@ -181,7 +190,14 @@ def record() -> dict[str, Any]:
             "rules": [dict(zip(keys, rule, strict=True)) for rule in _RULES],
             "otherwise": {"decision": "allow", "queue": None, "shield": "none", "severity": 0},
         },
-        "plan": {"listed": counted["rows"] + 1_204, "distinct": counted["rows"], "repeated": 1_204, "shards": 4_338},
+        "plan": {
+            "listed": counted["rows"] + 1_204,
+            "distinct": counted["rows"],
+            "repeated": 1_204,
+            "shards": 4_338,
+            "fates": {"new": counted["rows"]},
+        },
+        "ledger": {"bases": [], "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0}},
         "balance": {
             "listed": counted["rows"],
             "scored": counted["status"]["ok"],
@@ -196,6 +212,32 @@ def record() -> dict[str, Any]:
         "summary": counted,
         "files": [*files("report", 3, 370_000), *files("false_positives", 1, 310)],
     }
+
+
+def nightly_record() -> dict[str, Any]:
+    """A run that goes on from two earlier ones: most rows are carried, some objects are gone, some flags are new."""
+    made = record()
+    made["config"]["source"]["exclude"] = []
+    listed = made["plan"]["distinct"]
+    looked_at = {"new": 11_003, "changed": 17, "failed": 515}
+    carried = listed - sum(looked_at.values())
+    made["parent"] = {"run_id": "20261121T031009Z", "sha256": "5e" * 32}
+    made["ledger"] = {
+        "bases": ["20261121T031009Z", "20261120T031011Z"],
+        "changes": {"deleted": 20_113, "newly_flagged": 412, "cleared": 3},
+    }
+    made["plan"]["fates"] = {"carried": carried, **looked_at}
+    made["balance"] |= {"scored": 10_900, "carried": carried, "errored": 635}
+    made["files"] += files("changes", 1, 20_528)
+    return made
+
+
+def delta_record() -> dict[str, Any]:
+    """The same, of which only what was looked at or decided differently is written."""
+    made = nightly_record()
+    made["config"]["report"]["mode"] = "delta"
+    made["files"] = [*files("report", 2, 6_000), *files("changes", 1, 20_528)]
+    return made
 
 
 def files(folder: str, count: int, rows: int) -> list[dict[str, Any]]:
@@ -232,7 +274,7 @@ def empty_record() -> dict[str, Any]:
         "truth": truth,
     }
     made["balance"] = dict.fromkeys(made["balance"], 0)
-    made["plan"] = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0}
+    made["plan"] = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0, "fates": {}}
     made["images_per_s"], made["files"] = None, []
     return made
 
@@ -307,12 +349,11 @@ def test_hostile_names() -> None:
     assert 'title="U+202E RIGHT-TO-LEFT OVERRIDE"' in page
 
 
-def test_hostile_everywhere() -> None:
+@pytest.mark.parametrize("make", [record, nightly_record])
+def test_hostile_everywhere(make: Callable[[], dict[str, Any]]) -> None:
     """No string of the record becomes markup, wherever it stands: names, versions, labels, rules, paths, messages."""
-    clean, page = (
-        Elements(render_summary(record())),
-        render_summary(poisoned(record(), "\"'><b onclick=x>\u202e\x07\ud800")),
-    )
+    clean = Elements(render_summary(make()))
+    page = render_summary(poisoned(make(), "\"'><b onclick=x>\u202e\x07\ud800"))
     dirty = Elements(page)
     added = set(dirty.names) - set(clean.names)
     assert not added and not [name for name, _ in dirty.attributes if name.startswith("on")]
@@ -343,9 +384,10 @@ def test_self_contained() -> None:
     assert "url(" not in render_summary(record()) and "@import" not in render_summary(record())
 
 
-def test_headings_and_tables() -> None:
+@pytest.mark.parametrize("make", [record, nightly_record])
+def test_headings_and_tables(make: Callable[[], dict[str, Any]]) -> None:
     """Headings leave out no level, every table has a caption, every column head a scope, every id is there once."""
-    page = render_summary(record())
+    page = render_summary(make())
     elements = Elements(page)
     levels = [int(name[1]) for name in elements.names if re.fullmatch(r"h\d", name)]
     assert levels[0] == 1 and levels.count(1) == 1
@@ -391,6 +433,44 @@ def test_what_to_do() -> None:
     made = record()
     made["summary"]["status"] = {"ok": made["summary"]["status"]["ok"]}
     assert "doctor" not in text_of(made) and "Vanished" not in text_of(made)
+
+
+def test_first_night() -> None:
+    """A run that goes on from no other says nothing of earlier ones, of carried rows or of changes."""
+    page, text = render_summary(record()), text_of(record())
+    assert 'id="since"' not in page and "#since" not in page
+    assert "arried:" not in text and "looked at in this run" not in text and "Goes on from" not in text
+
+
+def test_later_night() -> None:
+    """A run that goes on from others says from which, what it carried and looked at, and what changed since."""
+    text = text_of(nightly_record())
+    assert "Since 20261121T031009Z The last run over these sources, together with 1 run before it." in text
+    assert "unchanged, carried over 1,098,922 99.0% new 11,003 1.0% changed 17 <0.1% tried again 515" in text
+    assert "deleted 20,113 not listed any more newly flagged 412" in text and "no longer flagged 3 flagged then" in text
+    assert "3.1 TiB; 11,535 looked at in this run" in text
+    assert "1,098,922 carried + 635 errored" in text and "Carried: not read again, since nothing changed;" in text
+    assert f"Goes on from 20261121T031009Z, whose run.json has the SHA-256 {'5e' * 32}" in text
+    assert "delta report" not in text
+
+
+@pytest.mark.parametrize("part", [{"limit": 5}, {"include": ["*.jpg"]}, {"exclude": ["*.mp4"]}])
+def test_listed_in_part(part: dict[str, Any]) -> None:
+    """Where the sources were listed in part, no number is given for the objects that are gone."""
+    made = nightly_record()
+    made["config"]["source"] |= part
+    assert "deleted – not known: the sources were listed in part newly flagged 412" in text_of(made)
+
+
+def test_delta() -> None:
+    """A delta report says that its counts are those of the whole listing and its files are not."""
+    text = text_of(delta_record())
+    assert "A delta report. The counts on this page speak for the whole listing." in text
+    assert "hold only the 12,000 objects that were looked at, or decided differently, in this run" in text
+    assert "the gravest first. In DuckDB, those that this delta report holds:" in text
+    assert "All of their rows stand in the reports of earlier runs" in text, "it has no false_positives/"
+    first = {**record(), "config": {**config(), "report": {**config()["report"], "mode": "delta"}}}
+    assert "delta" not in text_of(first), "the first night's report is whole whatever was asked for"
 
 
 def test_nothing_to_do() -> None:
@@ -455,6 +535,24 @@ def test_query_runs(parts: int, tmp_path: Path) -> None:
     with duckdb.connect() as connection:
         found = connection.execute(queries(made)[0]).fetchall()
     assert [row[-1] for row in found] == ["c"] * parts + ["a"] * parts
+
+
+def test_changes_query_runs(tmp_path: Path) -> None:
+    """The SELECT over the changes runs as it stands; where nothing changed, there is none."""
+    made = nightly_record()
+    made["store"] = str(tmp_path)
+    (changes,) = (file for file in made["files"] if file["path"].startswith("changes/"))
+    path = tmp_path / "runs" / made["run_id"] / changes["path"]
+    path.parent.mkdir(parents=True)
+    pq.write_table(
+        pa.Table.from_pylist([dict.fromkeys(CHANGES_SCHEMA.names) | {"change": "deleted", "uri": "a"}], CHANGES_SCHEMA),
+        path,
+    )
+    with duckdb.connect() as connection:
+        (found,) = (q for q in queries(made) if "changes/" in q)
+        assert connection.execute(found).fetchall() == [("deleted", None, None, None, "a")]
+    made["files"].remove(changes)
+    assert not [q for q in queries(made) if "changes/" in q]
 
 
 def test_query_for_a_store() -> None:
@@ -556,7 +654,7 @@ def opened(browser: BrowserContext, tmp_path: Path) -> Iterator[Callable[..., Pa
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
-@pytest.mark.parametrize("make", [record, over_record, empty_record])
+@pytest.mark.parametrize("make", [record, over_record, empty_record, delta_record])
 def test_in_a_browser(opened: Callable[..., Page], make: Callable[[], dict[str, Any]], width: int, scheme: str) -> None:
     """On a phone and on a desk the headline is on the first screen, nothing scrolls sideways, nothing is requested."""
     page = opened(make(), width, scheme)
@@ -605,4 +703,5 @@ _CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(opened: Callable[..., Page], scheme: str) -> None:
     """All text stands out from its background by 4.5 to 1 (WCAG AA), in light and in dark."""
-    assert opened(over_record(), scheme=scheme).evaluate(_CONTRAST) == []
+    made = {**delta_record(), "exit_code": 4, "reason": "too many"}
+    assert opened(made, scheme=scheme).evaluate(_CONTRAST) == []

@@ -17,6 +17,7 @@ import pytest
 
 import nsfwscan
 from nsfwscan.config import ScanConfig
+from nsfwscan.deadline import Deadline
 from nsfwscan.pipeline import Job, finish, run_inline
 from nsfwscan.progress import Silent
 from nsfwscan.report.staging import ShardResult, read_part
@@ -44,8 +45,8 @@ class Scanned:
             str(Path(row["uri"]).relative_to(media)): row for row in self.report.to_pylist()
         }
 
-    def _inline(self, job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        for shard, told in zip(shards, run_inline(job, shards), strict=True):
+    def _inline(self, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        for shard, told in zip(shards, run_inline(job, shards, deadline), strict=True):
             self.staged[shard.name] = read_part(job.run.staging, shard)
             self.told.append(told)
             yield told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, merge
+from nsfwscan.deadline import Deadline
 from nsfwscan.errors import BalanceError, RunConflict, SetupError, SourceError
 from nsfwscan.pipeline import Job, run_inline
 from nsfwscan.progress import Silent
@@ -25,7 +27,7 @@ Demo = tuple[Path, list[DemoObject]]
 
 
 def config(media: Path | str, out: Path, **sections: Any) -> ScanConfig:
-    return ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
+    return ScanConfig.load(None, merge({"source": {"uris": [str(media)]}, "out": str(out)}, sections))
 
 
 class Counting:
@@ -35,8 +37,8 @@ class Counting:
         self.ran: list[str] = []
         self._dies_at = dies_at
 
-    def __call__(self, job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        for result in run_inline(job, islice(shards, self._dies_at)):
+    def __call__(self, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        for result in run_inline(job, islice(shards, self._dies_at), deadline):
             self.ran.append(result.shard)
             yield result
         if self._dies_at is not None:
@@ -86,26 +88,41 @@ def test_committed_run_is_left_alone(demo: Demo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "differs"),
     [
-        ({"decode": {"max_pixels": 1000}}, "configuration"),
-        ({"policy": "binary"}, "configuration, policy"),
+        ({"decode": {"max_pixels": 1000}}, [r"decode.max_pixels was 100000000, is 1000"]),
+        (
+            {"policy": "binary", "ledger": {"ignore": True}},
+            [
+                r"ledger.ignore was False, is True",
+                r"policy was 'open-nsfw@\w+', is 'binary@\w+'",
+            ],
+        ),
+        ({"model": {"labels": {"x": "porn"}}}, [r"model.labels was {}, is {'x': 'porn'}"]),
+        ({"report": {"mode": "delta"}}, [r"report.mode was 'snapshot', is 'delta'"]),
+        (
+            {"source": {"limit": 3, "truth": "none"}},
+            [r"source.limit was None, is 3", r"source.truth was 'path', is 'none'"],
+        ),
     ],
 )
-def test_other_settings_are_refused(demo: Demo, tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    """Resuming with other settings is refused with what differs; the old settings still go on."""
+def test_other_settings_are_refused(demo: Demo, tmp_path: Path, change: dict[str, Any], differs: list[str]) -> None:
+    """Resuming with other settings is refused with exactly what differs; the old settings still go on."""
     with pytest.raises(SetupError):
         scan(config(demo[0], tmp_path), Counting(dies_at=1))
-    with pytest.raises(RunConflict, match=f"another {named};"):
+    with pytest.raises(RunConflict) as caught:
         scan(config(demo[0], tmp_path, **change))
+    head, *lines = str(caught.value).splitlines()
+    assert head == "run r was begun with other settings; use those, or a new --run-id:"
+    assert re.fullmatch("\n".join(f"  {line}" for line in differs), "\n".join(lines))
     assert scan(config(demo[0], tmp_path)).record["timings"]["resumed_shards"] == 1
 
 
 def test_lost_part_is_not_committed(demo: Demo, tmp_path: Path) -> None:
     """A shard whose part vanished before the commit: exit code 3 with the reason on file; the next start heals it."""
 
-    def lose_one(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        yield from run_inline(job, shards)
+    def lose_one(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        yield from run_inline(job, shards, deadline)
         (tmp_path / "staging" / "r" / f"{shards[0].name}.parquet").unlink()
 
     settings, folder = config(demo[0], tmp_path), tmp_path / "runs" / "r"

@@ -22,11 +22,17 @@ from nsfwscan.errors import PolicyError
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, Decision, Shield
 
 _PRESETS = Path(__file__).parent / "presets"
-_HIDDEN = {field.name for field in DECISION_COLUMNS} | {"truth", "false_positive", "run_id"}
+_HIDDEN = {field.name for field in DECISION_COLUMNS} | {
+    "truth",
+    "false_positive",
+    "run_id",
+    "carried_from",
+    "accounted_as",
+}
 
 VISIBLE = pa.schema([field for field in REPORT_SCHEMA if field.name not in _HIDDEN])
 """The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
-decisions and must not make them."""
+decisions and must not make them, and what only says how this run came by the row."""
 
 _NULLABLE = pa.schema([field.with_nullable(True) for field in VISIBLE])
 

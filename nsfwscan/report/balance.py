@@ -27,11 +27,11 @@ class Balance:
     repeated: int = 0
     accounted: Counter[str] = field(default_factory=Counter)
 
-    def add(self, listing: pa.Table, part: bytes, sha256: str) -> None:
-        """Checks one written part against its range of the listing, and counts it.
+    def add(self, expected: pa.ChunkedArray, part: bytes, sha256: str) -> None:
+        """Checks one written part against the objects that it must hold, and counts it.
 
         Args:
-            listing: the range's rows, in the order of their URIs.
+            expected: their URIs.
             part: the part's bytes, as read back.
             sha256: hex, as written.
 
@@ -43,9 +43,14 @@ class Balance:
                 f"the report part {sha256[:16]} reads back differently than it was written: the store damages files"
             )
         rows = pq.read_table(io.BytesIO(part), columns=["uri", "accounted_as"])
-        check_uris(listing["uri"], rows["uri"])
-        self.listed += listing.num_rows
+        check_uris(expected, rows["uri"])
+        self.listed += len(expected)
         self.accounted += Counter(rows["accounted_as"].to_pylist())
+
+    def leave(self, carried: int) -> None:
+        """Counts carried rows that a delta report does not write again."""
+        self.listed += carried
+        self.accounted[Accounted.CARRIED] += carried
 
     def settle(self) -> None:
         """Raises BalanceError where the sum does not come out."""

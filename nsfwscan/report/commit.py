@@ -1,45 +1,40 @@
-"""Staged shards to a committed report.
+"""Staged shards and carried rows to a report.
 
-In: a run whose shards are all staged. Out: `report/`, `false_positives/`, `summary.html`, then `run.json` (created only
-if it is not there), then `_SUCCESS`. A map over ranges of shards: nothing holds all rows at once. A shard without a
-part, or a part that does not hold exactly its listed objects, is a `BalanceError`, and nothing is committed.
+In: a run whose shards are all staged, and the ledger that its plan was made from. Out: `report/`, `false_positives/`
+and `changes/`; `run.py` then writes `summary.html`, `run.json` (created only if it is not there), and `_SUCCESS`. A map
+over ranges of the listing: nothing holds all rows at once. A shard without a part, a part that does not hold exactly
+its listed objects, or a carried row that is gone, is a `BalanceError`, and nothing is committed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from nsfwscan.config import ReadConfig, StorageConfig
+from nsfwscan.config import ScanConfig
 from nsfwscan.errors import BalanceError, RowError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.report.balance import Balance, check_uris
+from nsfwscan.report.changes import deleted_among, flags_changed
+from nsfwscan.report.ledger import Ledger
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import read_part, to_parquet
 from nsfwscan.report.summary import Summary
 from nsfwscan.review.false_positives import is_false_positive, select_false_positives
-from nsfwscan.schema import REPORT_SCHEMA
-from nsfwscan.sources.plan import Plan, Shard, ShardReader
+from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA, Accounted
+from nsfwscan.sources.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.storage import fetch
-from nsfwscan.store import Store
 
-_RANGE_ROWS = 400_000
-"""Rows of a report part: about 128 MiB with names of ordinary length."""
 _PARTS_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class ImageCopies:
-    """How to copy the images of false positives; they are read again from the source."""
-
-    storage: StorageConfig
-    read: ReadConfig
+_CARRIED_FROM = REPORT_SCHEMA.field("carried_from")
+_CARRIED_SCHEMA = STAGED_SCHEMA.append(_CARRIED_FROM)
 
 
 @dataclass
@@ -48,6 +43,8 @@ class Report:
 
     balance: Balance = field(default_factory=Balance)
     summary: Summary = field(default_factory=Summary)
+    changes: Counter[str] = field(default_factory=Counter)
+    """How many objects, by `Change`."""
     files: list[dict[str, Any]] = field(default_factory=list)
     """`path` within the run's folder, `rows`, `bytes`, `sha256`; report parts first in the order of their URIs."""
 
@@ -56,8 +53,12 @@ class Report:
         return [file["path"] for file in self.files if file["path"].startswith(folder + "/")]
 
 
-def write_report(run: Run, plan: Plan, decider: Decider, copies: ImageCopies | None) -> Report:
-    """Writes report and false positives range by range, and recounts both from the files.
+def write_report(run: Run, plan: Plan, ledger: Ledger, decider: Decider, config: ScanConfig) -> Report:
+    """Writes report, false positives and changes range by range, and recounts the report from its files.
+
+    Args:
+        ledger: of the runs in `plan.bases`.
+        config: its sources, report mode, and how to read again what is copied.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
@@ -65,85 +66,120 @@ def write_report(run: Run, plan: Plan, decider: Decider, copies: ImageCopies | N
     """
     report = Report()
     report.balance.repeated = plan.repeated
-    read_listing = ShardReader(run.folder)
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        for number, shards in enumerate(_ranges(plan.shards)):
-            listing = pa.concat_tables([read_listing(shard) for shard in shards])
-            staged = pa.concat_tables(threads.map(lambda shard: _staged(run, shard), shards))
-            check_uris(listing["uri"], staged["uri"])
-            table = decided(staged, decider, run.run_id)
-            false_positives = select_false_positives(table)
-            _write_part(run.folder, "report", number, table, report, listing)
-            if false_positives.num_rows:
-                if copies is not None:
-                    false_positives = _with_images(false_positives, run.folder, copies, threads)
-                _write_part(run.folder, "false_positives", number, false_positives, report)
-            report.summary.add(table, false_positives)
+        commit = _Commit(run, ledger, decider, config, threads, report)
+        after: str | None = None
+        for part in plan.ranges:
+            upto = commit.last_of(part) if part is not plan.ranges[-1] else None
+            commit.write(part, after, upto)
+            after = upto
     report.balance.settle()
     return report
 
 
-def decided(staged: pa.Table, decider: Decider, run_id: str) -> pa.Table:
-    """Report rows from staged ones, sorted by decision, then URI."""
-    decisions = decider(staged)
-    columns = {
-        **{name: staged[name] for name in staged.column_names},
-        **{name: decisions[name] for name in decisions.column_names},
-        "false_positive": is_false_positive(staged),
-        "run_id": pa.array([run_id] * staged.num_rows, pa.string()),
-    }
-    table = pa.table([columns[f.name] for f in REPORT_SCHEMA], schema=REPORT_SCHEMA)
-    return table.sort_by([("decision", "ascending"), ("uri", "ascending")])
+@dataclass
+class _Commit:
+    """One range after the other."""
 
+    run: Run
+    ledger: Ledger
+    decider: Decider
+    config: ScanConfig
+    threads: ThreadPoolExecutor
+    report: Report
 
-def _ranges(shards: Sequence[Shard]) -> Iterator[list[Shard]]:
-    """Consecutive shards, so that ranges are sorted by URI among themselves."""
-    held: list[Shard] = []
-    for shard in shards:
-        if held and sum(s.rows for s in held) + shard.rows > _RANGE_ROWS:
-            yield held
-            held = []
-        held.append(shard)
-    if held:
-        yield held
+    def last_of(self, part: Range) -> str:
+        """The last URI of a range."""
+        last = [read_carried(self.run.folder, part)]
+        if part.shards:
+            last.append(ShardReader(self.run.folder)(part.shards[-1]))
+        return str(max(table["uri"][-1].as_py() for table in last if table.num_rows))
 
+    def write(self, part: Range, after: str | None, upto: str | None) -> None:
+        """Writes a range's files; it speaks for the URIs with `after < uri <= upto`."""
+        read_listing = ShardReader(self.run.folder)
+        todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
+        staged = pa.concat_tables([STAGED_SCHEMA.empty_table(), *self.threads.map(self._staged, part.shards)])
+        check_uris(todo["uri"], staged["uri"])
+        unchanged = read_carried(self.run.folder, part)
+        earlier = self._earlier(part, pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks]), after, upto)
+        carried = carried_over(unchanged, earlier)
+        rows = decided(staged, carried, self.decider, self.run.run_id)
+        if self.ledger.bases:
+            self._write_changes(part, flags_changed(rows, earlier))
+        written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
+        false_positives = select_false_positives(rows)
+        self._write_report(part, written, left=rows.num_rows - written.num_rows)
+        self._write_false_positives(part, false_positives.filter(pc.is_in(false_positives["uri"], written["uri"])))
+        self.report.summary.add(rows, false_positives)
 
-def _staged(run: Run, shard: Shard) -> pa.Table:
-    try:
-        return read_part(run.staging, shard)
-    except FileNotFoundError:
-        raise BalanceError(
-            f"shard {shard.name} ({shard.rows} objects) was never finished; run the same command again"
-        ) from None
-    except (pa.ArrowException, OSError) as error:
-        raise BalanceError(
-            f"the staged part of shard {shard.name} is damaged: delete it from {run.staging.uri}, then run the same "
-            "command again"
-        ) from error
+    def _staged(self, shard: Shard) -> pa.Table:
+        try:
+            return read_part(self.run.staging, shard)
+        except FileNotFoundError:
+            raise BalanceError(
+                f"shard {shard.name} ({shard.rows} objects) was never finished; run the same command again"
+            ) from None
+        except (pa.ArrowException, OSError) as error:
+            raise BalanceError(
+                f"the staged part of shard {shard.name} is damaged: delete it from {self.run.staging.uri}, then run "
+                "the same command again"
+            ) from error
 
+    def _earlier(self, part: Range, listed: pa.Array, after: str | None, upto: str | None) -> pa.Table:
+        """The earlier rows of the listed objects; those of objects that are gone are written as changes."""
+        found = [REPORT_SCHEMA.empty_table()]
+        for piece in self.ledger.rows(after, upto):
+            self._write_changes(part, deleted_among(piece, listed, self.config.source))
+            found.append(piece.filter(pc.is_in(piece["uri"], listed)))
+        return pa.concat_tables(found)
 
-def _write_part(
-    folder: Store, kind: str, number: int, table: pa.Table, report: Report, listing: pa.Table | None = None
-) -> None:
-    """Writes one file under its content's SHA-256, reads it back, and records it."""
-    data = to_parquet(table)
-    sha256 = hashlib.sha256(data).hexdigest()
-    name = f"{kind}/part-{number:05d}-{sha256}.parquet"
-    folder.write(name, data)
-    if listing is not None:
-        report.balance.add(listing, folder.read(name), sha256)
-    report.files.append({"path": name, "rows": table.num_rows, "bytes": len(data), "sha256": sha256})
+    def _write_report(self, part: Range, rows: pa.Table, *, left: int) -> None:
+        """Writes the report part of a range, and counts it as it lies there.
 
+        Args:
+            left: carried rows that a delta report leaves to the runs that hold them.
+        """
+        self.report.balance.leave(left)
+        if rows.num_rows:
+            ordered = rows.sort_by([("decision", "ascending"), ("uri", "ascending")])
+            path, sha256 = self._write("report", part, ordered)
+            self.report.balance.add(rows["uri"], self.run.folder.read(path), sha256)
 
-def _with_images(rows: pa.Table, folder: Store, copies: ImageCopies, threads: ThreadPoolExecutor) -> pa.Table:
-    """The rows with the names of their copies; null where the object is gone or has changed since it was scored."""
+    def _write_false_positives(self, part: Range, rows: pa.Table) -> None:
+        if rows.num_rows:
+            copied = self._with_images(rows) if self.config.report.save_images else rows
+            self._write("false_positives", part, copied)
 
-    def copy(row: dict[str, Any]) -> str | None:
-        limits = copies.read
+    def _write_changes(self, part: Range, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self.report.changes.update(rows["change"].to_pylist())
+            self._write("changes", part, rows)
+
+    def _write(self, kind: str, part: Range, table: pa.Table) -> tuple[str, str]:
+        """Writes one file under its content's SHA-256, and records it."""
+        data = to_parquet(table)
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
+        self.run.folder.write(path, data)
+        self.report.files.append({"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256})
+        return path, sha256
+
+    def _with_images(self, rows: pa.Table) -> pa.Table:
+        """The rows with the names of their copies; null where the object is gone or has changed since it was scored,
+        and where it was not looked at in this run."""
+        asked = rows.select(["uri", "sha256", "object_id", "format", "carried_from"]).to_pylist()
+        images = pa.array(list(self.threads.map(self._copy, asked)), pa.string())
+        return rows.set_column(rows.schema.get_field_index("image"), "image", images)
+
+    def _copy(self, row: dict[str, Any]) -> str | None:
+        limits = self.config.read
+        if row["carried_from"] is not None:
+            return None
         try:
             found = fetch(
                 row["uri"],
-                copies.storage,
+                self.config.storage,
                 max_bytes=limits.max_bytes,
                 timeout_s=limits.timeout_s,
                 attempts=limits.attempts,
@@ -154,8 +190,49 @@ def _with_images(rows: pa.Table, folder: Store, copies: ImageCopies, threads: Th
             return None
         # The object's id, not its name: a key may hold `../`, NUL or a thousand characters.
         name = str(PurePosixPath("false_positives", "images", f"{row['object_id']}.{row['format'].lower()}"))
-        folder.write(name, found.data)
+        self.run.folder.write(name, found.data)
         return name
 
-    images = list(threads.map(copy, rows.select(["uri", "sha256", "object_id", "format"]).to_pylist()))
-    return rows.set_column(rows.schema.get_field_index("image"), "image", pa.array(images, pa.string()))
+
+def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
+    """The earlier rows of unchanged objects as staged ones, with `carried_from`; time and truth as they are known now.
+
+    Args:
+        unchanged: `LISTING_SCHEMA`.
+        earlier: report rows, one for each URI.
+
+    Raises:
+        BalanceError: an unchanged object has no earlier row.
+    """
+    rows = earlier.filter(pc.is_in(earlier["uri"], unchanged["uri"])).sort_by("uri")
+    unchanged = unchanged.sort_by("uri")
+    check_uris(unchanged["uri"], rows["uri"])
+    columns = {
+        "modified_at": unchanged["modified_at"],
+        "truth": unchanged["truth"],
+        "accounted_as": pa.array([str(Accounted.CARRIED)] * rows.num_rows, pa.string()),
+        "carried_from": pc.coalesce(rows["carried_from"], rows["run_id"]),
+    }
+    return pa.table([columns.get(f.name, rows[f.name]) for f in _CARRIED_SCHEMA], schema=_CARRIED_SCHEMA)
+
+
+def decided(staged: pa.Table, carried: pa.Table, decider: Decider, run_id: str) -> pa.Table:
+    """Report rows from staged and carried ones."""
+    looked_at = staged.append_column(_CARRIED_FROM, pa.nulls(staged.num_rows, pa.string()))
+    rows = pa.concat_tables([looked_at.cast(_CARRIED_SCHEMA), carried])
+    decisions = decider(rows)
+    columns = {
+        **{name: rows[name] for name in rows.column_names},
+        **{name: decisions[name] for name in decisions.column_names},
+        "false_positive": is_false_positive(rows),
+        "run_id": pa.array([run_id] * rows.num_rows, pa.string()),
+    }
+    return pa.table([columns[f.name] for f in REPORT_SCHEMA], schema=REPORT_SCHEMA)
+
+
+def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
+    """The rows that say something new: looked at in this run, or decided differently."""
+    keys = pa.table({"uri": earlier["uri"], "decision": earlier["decision"], "same": pa.repeat(True, len(earlier))})
+    known = rows.join(keys, ["uri", "decision"], join_type="left outer")
+    unchanged = pc.and_(pc.is_valid(known["carried_from"]), pc.is_valid(known["same"]))
+    return known.filter(pc.invert(unchanged)).select(REPORT_SCHEMA.names).cast(REPORT_SCHEMA)

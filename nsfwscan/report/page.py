@@ -21,7 +21,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from nsfwscan.report.query import committed_query
-from nsfwscan.schema import FLAGGED, Accounted, Decision, Status
+from nsfwscan.schema import FLAGGED, Accounted, Change, Decision, Status
+from nsfwscan.sources.plan import Fate
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -30,20 +31,32 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _REMEDIES = {
     Status.DENIED: "Check the scanner's permissions: run `nsfwscan doctor` with the same sources. Then scan again.",
     Status.NOT_FOUND: "Vanished between listing and reading. Nothing to do, unless something deletes unasked.",
-    Status.FETCH_ERROR: "Scan again, under a new run id. If the same objects fail again, go by the messages below.",
-    Status.TIMEOUT: "Scan again, under a new run id. If the same objects fail again, raise `read.timeout_s`.",
-    Status.DECODE_ERROR: "Damaged files stay unreadable however often they are scanned. Replace or remove them.",
+    Status.FETCH_ERROR: "The next run tries them again. If the same objects fail again, go by the messages below.",
+    Status.TIMEOUT: "The next run tries them again. If it fails as well, raise the limit that the messages below name.",
+    Status.DECODE_ERROR: "Damaged files stay unreadable, and are not read again until they change. Replace them.",
     Status.TOO_LARGE: "Raise `--max-bytes` or `--max-pixels`, as the messages below say, or have a person look.",
-    Status.CRASHED: "The decoder died. Treat such files as hostile: keep them from other decoders, and report them.",
+    Status.CRASHED: "Treat such files as hostile: keep them from other decoders. The next run tries them again.",
 }
 _UNREAD = {
     Status.DENIED: "access was denied",
     Status.NOT_FOUND: "gone since they were listed",
     Status.FETCH_ERROR: "the read failed",
-    Status.TIMEOUT: "the read timed out",
+    Status.TIMEOUT: "reading or decoding took too long",
     Status.DECODE_ERROR: "the image data is damaged",
     Status.TOO_LARGE: "over the size limits",
-    Status.CRASHED: "the decoder crashed",
+    Status.CRASHED: "the decoder died",
+}
+_FATES = {
+    Fate.CARRIED: "unchanged, carried over",
+    Fate.NEW: "new",
+    Fate.CHANGED: "changed",
+    Fate.FAILED: "tried again",
+    Fate.STALE: "stale: another model, preprocessing or limit",
+}
+_CHANGES = {
+    Change.DELETED: ("deleted", "not listed any more"),
+    Change.NEWLY_FLAGGED: ("newly flagged", "flagged now; new, or not flagged then"),
+    Change.CLEARED: ("no longer flagged", "flagged then; not now"),
 }
 _TRUTH_HELP = (
     "Truth tells how often the model is wrong; it never changes a decision. Give it by one of: folders named after the "
@@ -86,6 +99,29 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """A row of the table of changes."""
+
+    name: str
+    count: int | None
+    """None where it cannot be known."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Since:
+    """What became of the store since the run that this one goes on from."""
+
+    bases: list[str]
+    """The runs that rows are carried from, newest first."""
+    found: list[Share]
+    changes: list[Changed]
+    query: tuple[str, ...]
+    reported: int | None
+    """Rows in the files of a delta report; None of a snapshot, which holds a row for every object."""
+
+
+@dataclass(frozen=True)
 class Bar:
     """A bin of the histogram: from `low` to `high`, as high as `height` (0 to 1, logarithmic)."""
 
@@ -112,6 +148,7 @@ def render_summary(record: dict[str, Any]) -> str:
         steps=list(_steps(record)),
         balance=[(str(a), record["balance"][a]) for a in Accounted],
         settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
+        since=_since(record),
         counts=_tables(summary),
         bars=_bars(summary["nsfw_score_histogram"]),
         ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
@@ -280,7 +317,7 @@ def _flagged_step(record: dict[str, Any]) -> Iterator[Step]:
     )
     title = f"{plural(summary['flagged'], 'object')} flagged: {split}"
     queues = " and ".join(f"`{name}`" for name in _flagged_queues(record))
-    text = f"Look at the review queue{f' ({queues})' if queues else ''}, the gravest first. In DuckDB:"
+    text = f"Look at the review queue{f' ({queues})' if queues else ''}, the gravest first. {_place(record, query)}"
     yield Step("bad" if set(found) - {Decision.REVIEW} else "warn", title, text, query)
 
 
@@ -294,6 +331,13 @@ def _flagged_queues(record: dict[str, Any]) -> list[str]:
     return list(
         dict.fromkeys(o["queue"].replace("`", "'") for o in outcomes if o["queue"] and o["decision"] in FLAGGED)
     )
+
+
+def _place(record: dict[str, Any], query: tuple[str, ...]) -> str:
+    """Leads over to the lines of SQL; a delta report may have few of the rows that were counted, or none."""
+    if not query:
+        return "All of their rows stand in the reports of earlier runs; this one is a delta."
+    return "In DuckDB, those that this delta report holds:" if _is_delta(record) else "In DuckDB:"
 
 
 def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
@@ -316,10 +360,39 @@ def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
         )
         select = "kind, label, confidence, reason, uri"
         query = committed_query(record, "false_positives/", select, "ORDER BY kind, confidence DESC")
-        yield Step("info", title, f"They lie in `false_positives/`; {copies}. In DuckDB:", query)
+        yield Step("info", title, f"They lie in `false_positives/`; {copies}. {_place(record, query)}", query)
     if not truth["by_category"]:
         off = "It was switched off for this run (`--truth none`). " if config["source"]["truth"] == "none" else ""
         yield Step("info", "No truth is known, so no false positive rate", off + _TRUTH_HELP)
+
+
+def _since(record: dict[str, Any]) -> Since | None:
+    """What is said of earlier runs; None where this one goes on from none."""
+    bases, changes, fates = record["ledger"]["bases"], record["ledger"]["changes"], record["plan"]["fates"]
+    if not bases:
+        return None
+    listed = record["plan"]["distinct"]
+    select = "change, previous_decision, decision, nsfw_score, uri"
+    query = committed_query(record, "changes/", select, "ORDER BY change, nsfw_score DESC")
+    return Since(
+        bases,
+        [Share(name, fates.get(fate, 0), fates.get(fate, 0) / listed) for fate, name in _FATES.items()],
+        [_changed(change, changes[change], record["config"]["source"]) for change in _CHANGES],
+        query,
+        sum(f["rows"] for f in record["files"] if f["path"].startswith("report/")) if _is_delta(record) else None,
+    )
+
+
+def _changed(change: Change, count: int, source: dict[str, Any]) -> Changed:
+    name, meaning = _CHANGES[change]
+    if change == Change.DELETED and (source["limit"] or source["include"] or source["exclude"]):
+        return Changed(name, None, "not known: the sources were listed in part")
+    return Changed(name, count, meaning)
+
+
+def _is_delta(record: dict[str, Any]) -> bool:
+    """Whether the report leaves rows to those of earlier runs."""
+    return bool(record["config"]["report"]["mode"] == "delta" and record["ledger"]["bases"])
 
 
 def _tables(summary: dict[str, Any]) -> list[tuple[str, list[Share]]]:

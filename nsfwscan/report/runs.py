@@ -13,14 +13,17 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from nsfwscan.config import StorageConfig
+from nsfwscan.display import redacted
 from nsfwscan.errors import ConfigError, RunConflict, StoreError
-from nsfwscan.sources.plan import Plan, Shard
+from nsfwscan.sources.plan import Plan
 from nsfwscan.store import Store, to_json
 
 State = Literal["committed", "running", "failed", "unfinished"]
@@ -30,6 +33,7 @@ _HEARTBEAT_S = 20.0
 _LEASE_S = 90.0
 """A lease without a heartbeat for this long is given up: its process died, or its machine did."""
 _SETTLE_S = 1.0
+_AT_ONCE = 16
 _HELD_HERE: set[str] = set()
 """Tokens of the leases that this process holds."""
 
@@ -63,6 +67,10 @@ class Run:
         """Whether readers may use it."""
         return self.folder.exists("_SUCCESS")
 
+    def is_alive(self) -> bool:
+        """Whether a process is at work on it."""
+        return _is_alive(self.staging.read_json("alive.json"))
+
     def record(self) -> dict[str, Any]:
         """The content of `run.json`. Raises StoreError where it is absent or broken."""
         found = self.folder.read_json("run.json")
@@ -74,35 +82,55 @@ class Run:
         """What became of it, from its files alone."""
         if self.is_committed():
             return "committed"
-        if _is_alive(self.staging.read_json("alive.json")):
+        if self.is_alive():
             return "running"
         return "failed" if self.folder.exists("failure.json") else "unfinished"
 
-    def load_plan(self, settings: dict[str, str]) -> Plan | None:
+    def load_plan(self, settings: dict[str, Any]) -> Plan | None:
         """The plan of a run that was begun before; None for a new one.
 
         Args:
-            settings: fingerprints of what decides the rows (configuration, model, policy).
+            settings: what decides the rows, flat; JSON types.
 
         Raises:
-            RunConflict: it was begun with other settings; the message says which.
+            RunConflict: it was begun with other settings; the message says which, and how they differ.
         """
         found = self.folder.read_json("plan.json")
         if found is None:
             return None
-        differs = [name for name, value in settings.items() if found["settings"].get(name) != value]
+        begun = found["settings"]
+        differs = [
+            f"{name} was {begun.get(name)!r}, is {settings.get(name)!r}"
+            for name in sorted(begun.keys() | settings.keys())
+            if begun.get(name) != settings.get(name)
+        ]
         if differs:
             raise RunConflict(
-                f"run {self.run_id} was begun with another {', '.join(differs)}; use them, or a new --run-id"
+                f"run {self.run_id} was begun with other settings; use those, or a new --run-id:\n  "
+                + "\n  ".join(differs)
             )
-        shards = tuple(Shard(*fields) for fields in found["shards"])
-        return Plan(found["listed"], found["distinct"], found["bytes"], shards)
+        return Plan.from_json(found["plan"])
 
-    def save_plan(self, plan: Plan, settings: dict[str, str]) -> None:
-        """Records the plan: from here on the run can be resumed."""
-        shards = [[shard.file, shard.group, shard.rows] for shard in plan.shards]
-        counts = {key: value for key, value in asdict(plan).items() if key != "shards"}
-        self.folder.write("plan.json", to_json({"settings": settings, **counts, "shards": shards}))
+    def save_plan(self, plan: Plan, settings: dict[str, Any]) -> Plan:
+        """Records the plan: from here on the run can be resumed. Returns the plan that holds: another process's, where
+        two began the run at once."""
+        try:
+            self.folder.create("plan.json", to_json({"settings": settings, "plan": plan.as_json()}))
+        except FileExistsError:
+            return self.load_plan(settings) or plan
+        return plan
+
+    def begun(self) -> Begun | None:
+        """How far an uncommitted run came; None where it was never planned, or is committed."""
+        if self.is_committed():
+            return None
+        found = self.folder.read_json("plan.json")
+        if found is None:
+            return None
+        shards = Plan.from_json(found["plan"]).shards
+        staged = set(self.staging.names(""))
+        done = sum(shard.rows for shard in shards if f"{shard.name}.parquet" in staged)
+        return Begun(self, found["settings"], done, sum(shard.rows for shard in shards))
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -142,9 +170,45 @@ class Run:
                 self.store.delete(f"staging/{self.run_id}")
 
 
-def runs_of(store: Store) -> list[Run]:
-    """All runs of a store, oldest id first."""
-    return [Run(store, name) for name in store.names("runs")]
+@dataclass(frozen=True)
+class Begun:
+    """A run that was planned and not committed."""
+
+    run: Run
+    settings: dict[str, Any]
+    done: int
+    """Objects whose rows are staged."""
+    total: int
+    """Objects that are to be read."""
+
+
+def unfinished(store: Store, sources: Sequence[str]) -> list[Begun]:
+    """The begun runs over exactly these sources, the newest id first."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        begun = threads.map(Run.begun, reversed(runs_of(store)))
+        ours = [redacted(uri) for uri in sources]  # as settings are written down
+        return [found for found in begun if found is not None and found.settings.get("source.uris") == ours]
+
+
+def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
+    """The run whose folder is at a URI (`STORE/runs/ID`), or all committed ones of the store there.
+
+    Raises:
+        StoreError: there is neither.
+    """
+    place = Store.at(uri, storage)
+    store, separator, run_id = place.uri.rpartition("/runs/")
+    if separator and (place.exists("run.json") or place.exists("plan.json")):
+        return [Run(Store(store, storage), run_id)]
+    found = [run for run in runs_of(place) if run.is_committed()]
+    if not found:
+        raise StoreError(f"{place.uri}: neither a run's folder nor a store with committed runs")
+    return found
+
+
+def runs_of(store: Store, folder: Literal["runs", "staging"] = "runs") -> list[Run]:
+    """The runs of a store that have a folder in that one, oldest id first; what else lies there is passed over."""
+    return [Run(store, name) for name in store.names(folder) if _RUN_ID.fullmatch(name)]
 
 
 def _heartbeat(token: str) -> bytes:

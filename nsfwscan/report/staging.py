@@ -41,6 +41,11 @@ def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) 
             f"defect: shard {shard.name} came back with {table.num_rows} rows of {shard.rows}; please report it"
         )
     staging.write(shard.name + _SUFFIX, to_parquet(table))
+    return describe_part(shard, table, decider)
+
+
+def describe_part(shard: Shard, table: pa.Table, decider: Decider) -> ShardResult:
+    """What the driver learns of a part."""
     statuses = Counter(table["status"].to_pylist())
     decisions = Counter(decider(table)["decision"].to_pylist())
     fine = statuses[Status.OK] + statuses[Status.UNSUPPORTED]

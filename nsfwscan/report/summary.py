@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Accounted, Category, Decision, Status
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision, Status
 
 HISTOGRAM_BINS = 20
 _ERROR_KINDS = 50
@@ -28,8 +28,9 @@ class Summary:
 
     rows: int = 0
     bytes: int = 0
+    scored: int = 0
+    """Rows with a score, of this run or carried over."""
     status: Counter[str] = field(default_factory=Counter)
-    accounted: Counter[str] = field(default_factory=Counter)
     decision: Counter[str] = field(default_factory=Counter)
     label: Counter[str] = field(default_factory=Counter)
     rule: Counter[str] = field(default_factory=Counter)
@@ -49,9 +50,9 @@ class Summary:
         """Counts one range of the report."""
         self.rows += report.num_rows
         self.bytes += pc.sum(report["size"]).as_py() or 0
+        self.scored += report.num_rows - report["nsfw_score"].null_count
         for name in ("status", "decision", "label", "rule", "queue", "format"):
             getattr(self, name).update(_counts(report[name]))
-        self.accounted.update(_counts(report["accounted_as"]))
         scores = report["nsfw_score"].drop_null().to_numpy()
         bins, _ = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
         self.histogram = [old + int(new) for old, new in zip(self.histogram, bins, strict=True)]
@@ -84,7 +85,7 @@ class Summary:
     @property
     def unreadable(self) -> int:
         """Objects that should have been images and could not be scored; objects that are no images do not count."""
-        return self.accounted[Accounted.ERRORED] - self.status[Status.UNSUPPORTED]
+        return self.rows - self.scored - self.status[Status.UNSUPPORTED]
 
     @property
     def error_rate(self) -> float:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nsfwscan.display import printable
 from nsfwscan.report.query import committed_query
 from nsfwscan.report.runs import Run
+from nsfwscan.schema import Change
+from nsfwscan.sources.plan import Fate
 
 if TYPE_CHECKING:
     from nsfwscan.run import ScanResult
@@ -19,15 +22,11 @@ _OVERVIEW = "decision, rule, count(*) AS objects"
 _BAR = 30
 
 
-def printable(text: str) -> str:
-    """The text with everything a terminal would act on, or that hides its order, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def describe_scan(result: ScanResult) -> str:
     """What was found, where the report lies, how to open it, what to do next."""
     record = result.record
     summary = record["summary"]
+    query = committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC")
     head = "already committed" if result.already_committed else "committed"
     lines = [
         f"{head}: run {result.run_id}" + (f" — {record['reason']}" if record["reason"] else ""),
@@ -37,17 +36,48 @@ def describe_scan(result: ScanResult) -> str:
         f"  labels     {_counts(summary['label'])}",
         f"  status     {_counts(summary['status'])}",
         *_truth(summary["truth"]),
+        *_since(record),
         *_errors(summary["errors"]),
         "",
         f"  {_speed(record)}",
         f"  report   {result.uri}",
         f"  summary  {result.uri}/summary.html",
-        "",
-        "Open it in DuckDB:",
-        "",
-        *(f"  {line}" for line in committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC")),
+        *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
     ]
     return "\n".join(lines)
+
+
+def describe_fates(fates: dict[str, int]) -> str:
+    """What a plan does with the listed objects, in words."""
+    words = {
+        Fate.CARRIED: "unchanged and carried over",
+        Fate.NEW: "new",
+        Fate.CHANGED: "changed",
+        Fate.FAILED: "tried again",
+        Fate.STALE: "stale (another model, preprocessing or limit)",
+    }
+    return ", ".join(f"{fates[fate]:,} {word}" for fate, word in words.items() if fates.get(fate))
+
+
+def _since(record: dict[str, Any]) -> list[str]:
+    """What changed since the run that this one goes on from."""
+    bases, changes = record["ledger"]["bases"], record["ledger"]["changes"]
+    if not bases:
+        return []
+    source = record["config"]["source"]
+    words = {Change.DELETED: "deleted", Change.NEWLY_FLAGGED: "newly flagged", Change.CLEARED: "no longer flagged"}
+    if source["limit"] or source["include"] or source["exclude"]:
+        del words[Change.DELETED]  # what was not listed need not be gone
+    found = "  ".join(f"{word} {changes[change]:,}" for change, word in words.items())
+    where = ", in changes/" if any(changes.values()) else ""
+    delta = [
+        "  delta      the report holds what was looked at or decided differently; earlier ones hold the other rows"
+    ]
+    return [
+        f"  since      {bases[0]}: {describe_fates(record['plan']['fates'])}",
+        f"  changes    {found}{where}",
+        *(delta if record["config"]["report"]["mode"] == "delta" else []),
+    ]
 
 
 def _balance(record: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ _KEPT = (
     "format",
     "width",
     "height",
+    "carried_from",
 )
 
 FALSE_POSITIVE_SCHEMA = pa.schema(
@@ -41,7 +42,11 @@ FALSE_POSITIVE_SCHEMA = pa.schema(
             pa.list_(pa.struct([("category", pa.string()), ("score", pa.float32())])),
             metadata={"doc": "all categories of the model, most probable first"},
         ),
-        pa.field("image", pa.string(), metadata={"doc": "the copy beside this file, with --save-images"}),
+        pa.field(
+            "image",
+            pa.string(),
+            metadata={"doc": "the copy beside this file, with --save-images; of a carried row in `carried_from`"},
+        ),
     ]
 )
 

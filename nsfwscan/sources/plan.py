@@ -1,22 +1,28 @@
-"""The plan: the listing, distinct by URI, sorted, and cut into shards.
+"""The plan: the listing, distinct by URI, sorted, less what is carried over, and cut into ranges of shards.
 
-In: tables of `LISTING_SCHEMA` in any order and with repetitions. Out: `listing/*.parquet` in the run's folder, one row
-group a shard, and the list of shards. Sorting spills to disk (DuckDB), so memory stays bounded however long the
-listing is. An empty listing is a `SourceError`.
+In: tables of `LISTING_SCHEMA` in any order and with repetitions, and what earlier runs know (`LEDGER_SCHEMA`). Out:
+`listing/*.parquet` in the run's folder (one row group a shard, and a file of carried objects a range), and the ranges.
+Sorting and joining spill to disk (DuckDB), so memory stays bounded however long the listing and the ledger are. An
+empty listing is a `SourceError`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import SourceError
@@ -27,12 +33,58 @@ from nsfwscan.store import Store
 _SHARDS_PER_FILE = 64
 _FIRST_SHARDS = (16, 16, 32, 32, 64, 64, 128, 128)
 """Rows of the first shards: small, so that rows come soon and a small store is spread over all actors."""
+_RANGE_ROWS = 400_000
+"""Objects of a range, and so rows of a report part: about 128 MiB with names of ordinary length."""
 
-_DISTINCT = """
-    SELECT uri, max(size), max(etag), max(modified_at), coalesce(max(given), min(truth))
-    FROM read_parquet($listed)
-    LEFT JOIN (SELECT uri, min(truth) AS given FROM read_parquet($truth) GROUP BY uri) USING (uri)
-    GROUP BY uri ORDER BY uri
+
+class Standing(StrEnum):
+    """What an earlier run's row is worth now, should its object be unchanged."""
+
+    GOOD = "good"
+    FAILED = "failed"
+    """The object could not be read, or killed its decoder; it may be better tonight."""
+    STALE = "stale"
+    """Another model, preprocessing or limit stood behind it."""
+
+
+class Fate(StrEnum):
+    """What the plan does with an object, and why."""
+
+    CARRIED = "carried"
+    NEW = "new"
+    CHANGED = "changed"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        *(LISTING_SCHEMA.field(name) for name in ("uri", "size", "etag", "modified_at")),
+        pa.field("standing", pa.string()),
+        pa.field("age", pa.int32()),
+    ]
+)
+"""What the earlier runs know of objects; of several rows of one URI the one with the smallest `age` counts. Without a
+`standing`, the object was gone then."""
+
+_FATES = """
+    WITH listed AS (
+        SELECT uri, max(size) AS size, max(etag) AS etag, max(modified_at) AS modified_at,
+               coalesce(max(given), min(truth)) AS truth
+        FROM read_parquet($listed)
+        LEFT JOIN (SELECT uri, min(truth) AS given FROM read_parquet($truth) GROUP BY uri) USING (uri)
+        GROUP BY uri
+    ), known AS (
+        FROM read_parquet($known) QUALIFY row_number() OVER (PARTITION BY uri ORDER BY age) = 1
+    )
+    SELECT l.uri, l.size, l.etag, l.modified_at, l.truth,
+           CASE WHEN k.standing IS NULL THEN 'new'
+                WHEN CASE WHEN l.etag IS NOT NULL AND k.etag IS NOT NULL THEN l.etag = k.etag
+                          ELSE coalesce(l.size = k.size AND l.modified_at = k.modified_at, false) END
+                THEN CASE k.standing WHEN 'good' THEN 'carried' ELSE k.standing END
+                ELSE 'changed' END AS fate
+    FROM listed l LEFT JOIN known k USING (uri)
+    ORDER BY l.uri
 """
 
 
@@ -43,6 +95,8 @@ class Shard:
     file: int
     group: int
     rows: int
+    listing: str
+    """The file's name within the run's folder."""
 
     @property
     def name(self) -> str:
@@ -51,19 +105,61 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Consecutive objects of the listing: the unit of the commit."""
+
+    number: int
+    shards: tuple[Shard, ...]
+    carried: str | None
+    """The file that lists the objects whose rows are carried over, within the run's folder."""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What was to be scanned: counts, and the shards in the order of their URIs."""
+    """What was to be scanned."""
 
     listed: int
     """Objects as the sources listed them, repetitions included."""
-    distinct: int
     bytes: int
-    shards: tuple[Shard, ...]
+    """Of the objects that are read."""
+    fates: dict[str, int]
+    """How many objects, by `Fate`."""
+    ranges: tuple[Range, ...]
+    files: tuple[dict[str, Any], ...]
+    """`path`, `rows`, `bytes`, `sha256` of the listing files."""
+    bases: tuple[str, ...] = ()
+    """The runs that rows are carried from, newest first."""
+
+    @property
+    def distinct(self) -> int:
+        """Objects, each counted once."""
+        return sum(self.fates.values())
 
     @property
     def repeated(self) -> int:
         """Objects that were listed again, by an overlapping source or a manifest; each counts once."""
         return self.listed - self.distinct
+
+    @property
+    def carried(self) -> int:
+        """Objects that are not looked at, since nothing changed."""
+        return self.fates.get(Fate.CARRIED, 0)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards, in the order of their URIs."""
+        return tuple(shard for part in self.ranges for shard in part.shards)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The plan in numbers, as `run.json` has it."""
+        return {
+            "listed": self.listed,
+            "distinct": self.distinct,
+            "repeated": self.repeated,
+            "shards": len(self.shards),
+            "fates": self.fates,
+        }
 
     def handed_out(self, seed: int) -> list[Shard]:
         """The shards in the order of work: the small first ones, then a seeded random order: S3 throttles by prefix."""
@@ -71,18 +167,50 @@ class Plan:
         random.Random(seed).shuffle(rest)
         return head + rest
 
+    def as_json(self) -> dict[str, Any]:
+        """JSON types; `from_json` reads it."""
+        return {
+            "listed": self.listed,
+            "bytes": self.bytes,
+            "fates": self.fates,
+            "bases": list(self.bases),
+            "files": list(self.files),
+            "ranges": [
+                {"shards": [[s.file, s.group, s.rows] for s in part.shards], "carried": part.carried}
+                for part in self.ranges
+            ],
+        }
 
-def listing_name(file: int) -> str:
-    """The name of a listing file within its run."""
-    return f"listing/part-{file:05d}.parquet"
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Self:
+        """The plan that `as_json` gave."""
+        paths = [file["path"] for file in found["files"] if file["path"].startswith("listing/part-")]
+        ranges = tuple(
+            Range(number, tuple(Shard(f, g, rows, paths[f]) for f, g, rows in part["shards"]), part["carried"])
+            for number, part in enumerate(found["ranges"])
+        )
+        files, bases = tuple(found["files"]), tuple(found["bases"])
+        return cls(found["listed"], found["bytes"], found["fates"], ranges, files, bases)
 
 
-def make_plan(tables: Iterable[pa.Table], truth: Iterable[pa.RecordBatch], run: Store, shard_rows: int) -> Plan:
+@dataclass(frozen=True)
+class Known:
+    """What earlier runs know of the listed objects."""
+
+    bases: tuple[str, ...] = ()
+    tables: Iterable[pa.Table] = ()
+    """Of `LEDGER_SCHEMA`, in any order."""
+
+
+def make_plan(
+    tables: Iterable[pa.Table], truth: Iterable[pa.RecordBatch], known: Known, run: Store, shard_rows: int
+) -> Plan:
     """Sorts and cuts a listing, and writes it to the run's folder.
 
     Args:
         tables: `LISTING_SCHEMA`, in any order.
         truth: `TRUTH_SCHEMA`; overrides what path or manifest said.
+        known: what need not be read again.
         run: the run's folder.
         shard_rows: rows of a full shard.
 
@@ -90,27 +218,20 @@ def make_plan(tables: Iterable[pa.Table], truth: Iterable[pa.RecordBatch], run: 
         SourceError: nothing was listed, or the truth file names none of the listed objects.
     """
     with tempfile.TemporaryDirectory(prefix="nsfwscan-plan-") as folder:
-        listed_path, truth_path = Path(folder, "listed.parquet"), Path(folder, "truth.parquet")
-        listed = _spool(listed_path, LISTING_SCHEMA, tables)
-        judged = _spool(truth_path, TRUTH_SCHEMA, (pa.Table.from_batches([batch]) for batch in truth))
+        paths = {name: str(Path(folder, f"{name}.parquet")) for name in ("listed", "truth", "known")}
+        listed = _spool(paths["listed"], LISTING_SCHEMA, tables)
         if not listed:
             raise SourceError("nothing to scan: the sources list no object (or --include/--exclude leave none)")
+        judged = _spool(paths["truth"], TRUTH_SCHEMA, (pa.Table.from_batches([batch]) for batch in truth))
+        _spool(paths["known"], LEDGER_SCHEMA, known.tables)
         with duckdb.connect(config={"memory_limit": "1GB", "temp_directory": folder}) as connection:
-            paths = {"listed": str(listed_path), "truth": str(truth_path)}
-            if (
-                judged
-                and not connection.execute(
-                    "SELECT count(*) FROM read_parquet($listed) SEMI JOIN read_parquet($truth) USING (uri)", paths
-                ).fetchall()[0][0]
-            ):
-                raise SourceError(
-                    f"none of the {judged:,} URIs in the truth file is among those listed: are they written alike?"
-                )
-            reader = connection.sql(_DISTINCT, params=paths).to_arrow_reader(4096)
-            return _write(reader, listed, run, shard_rows)
+            if judged:
+                _check_truth(connection, paths, judged)
+            reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
+            return _Writer(run, shard_rows).write(reader, listed, known.bases)
 
 
-def _spool(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
     with pq.ParquetWriter(path, schema) as writer:
         rows = 0
         for table in tables:
@@ -119,40 +240,83 @@ def _spool(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
         return rows
 
 
-def _write(reader: pa.RecordBatchReader, listed: int, run: Store, shard_rows: int) -> Plan:
-    shards: list[Shard] = []
-    total_bytes = 0
-    sizes = chain((min(rows, shard_rows) for rows in _FIRST_SHARDS), repeat(shard_rows))
-    tables = _cut(reader, sizes)
-    for file in range(1_000_000):
+def _check_truth(connection: duckdb.DuckDBPyConnection, paths: dict[str, str], judged: int) -> None:
+    found = connection.execute(
+        "SELECT count(*) FROM read_parquet($listed) SEMI JOIN read_parquet($truth) USING (uri)",
+        {name: paths[name] for name in ("listed", "truth")},
+    ).fetchall()
+    if not found[0][0]:
+        raise SourceError(
+            f"none of the {judged:,} URIs in the truth file is among those listed: are they written alike?"
+        )
+
+
+@dataclass
+class _Writer:
+    """Cuts the sorted listing and writes its files, each under its content's SHA-256: of two processes that plan the
+    same run at once, neither can harm the other's."""
+
+    run: Store
+    shard_rows: int
+    files: list[dict[str, Any]] = field(default_factory=list)
+    fates: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    _parts: int = 0
+
+    def write(self, reader: pa.RecordBatchReader, listed: int, bases: tuple[str, ...]) -> Plan:
+        sizes = chain((min(rows, self.shard_rows) for rows in _FIRST_SHARDS), repeat(self.shard_rows))
+        ranges = tuple(self._range(number, rows, sizes) for number, rows in enumerate(_ranges(reader)))
+        return Plan(listed, self.bytes, dict(self.fates), ranges, tuple(self.files), bases)
+
+    def _range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
+        self.fates.update(rows["fate"].to_pylist())
+        is_carried = pc.equal(rows["fate"], str(Fate.CARRIED))
+        objects = rows.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+        carried, todo = objects.filter(is_carried), objects.filter(pc.invert(is_carried))
+        self.bytes += pc.sum(todo["size"]).as_py() or 0
+        name = self._write("carried", number, [carried]) if carried.num_rows else None
+        shards: list[Shard] = []
+        tables = _cut(todo, sizes)
+        while group := [table for _, table in zip(range(_SHARDS_PER_FILE), tables)]:  # noqa: B905  # the shorter ends it
+            listing = self._write("part", self._parts, group)
+            shards += [Shard(self._parts, i, table.num_rows, listing) for i, table in enumerate(group)]
+            self._parts += 1
+        return Range(number, tuple(shards), name)
+
+    def _write(self, kind: str, number: int, tables: list[pa.Table]) -> str:
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, LISTING_SCHEMA, compression="zstd") as writer:
-            group = 0
-            for group, table in enumerate(tables, start=1):
+            for table in tables:
                 writer.write_table(table, row_group_size=table.num_rows)
-                shards.append(Shard(file, group - 1, table.num_rows))
-                total_bytes += sum(size or 0 for size in table["size"].to_pylist())
-                if group == _SHARDS_PER_FILE:
-                    break
-        if group:
-            run.write(listing_name(file), buffer.getvalue())
-        if group < _SHARDS_PER_FILE:
-            break
-    return Plan(listed, sum(shard.rows for shard in shards), total_bytes, tuple(shards))
+        data = buffer.getvalue()
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = f"listing/{kind}-{number:05d}-{sha256}.parquet"
+        self.run.write(path, data)
+        rows = sum(table.num_rows for table in tables)
+        self.files.append({"path": path, "rows": rows, "bytes": len(data), "sha256": sha256})
+        return path
 
 
-def _cut(reader: pa.RecordBatchReader, sizes: Iterator[int]) -> Iterator[pa.Table]:
-    """The stream in tables of the given sizes; the last may be smaller."""
-    waiting = LISTING_SCHEMA.empty_table()
-    size = next(sizes)
+def _ranges(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The stream in tables of `_RANGE_ROWS` rows; the last may be smaller."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
     for batch in reader:
-        rows = pa.Table.from_batches([batch]).rename_columns(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
-        waiting = pa.concat_tables([waiting, rows])
-        while waiting.num_rows >= size:
-            yield waiting.slice(0, size).combine_chunks()
-            waiting, size = waiting.slice(size), next(sizes)
-    if waiting.num_rows:
-        yield waiting.combine_chunks()
+        while rows + batch.num_rows >= _RANGE_ROWS:
+            fits = _RANGE_ROWS - rows
+            yield pa.Table.from_batches([*held, batch.slice(0, fits)])
+            batch, held, rows = batch.slice(fits), [], 0  # noqa: PLW2901
+        held, rows = [*held, batch], rows + batch.num_rows
+    if rows:
+        yield pa.Table.from_batches(held)
+
+
+def _cut(table: pa.Table, sizes: Iterator[int]) -> Iterator[pa.Table]:
+    start = 0
+    while start < table.num_rows:
+        piece = table.slice(start, next(sizes)).combine_chunks()
+        yield piece
+        start += piece.num_rows
 
 
 class ShardReader:
@@ -160,11 +324,18 @@ class ShardReader:
 
     def __init__(self, run: Store) -> None:
         self._run = run
-        self._file = -1
+        self._file = ""
         self._data = b""
 
     def __call__(self, shard: Shard) -> pa.Table:
         """The rows of a shard, as `LISTING_SCHEMA`."""
-        if shard.file != self._file:
-            self._data, self._file = self._run.read(listing_name(shard.file)), shard.file
+        if shard.listing != self._file:
+            self._data, self._file = self._run.read(shard.listing), shard.listing
         return pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group)
+
+
+def read_carried(run: Store, part: Range) -> pa.Table:
+    """The objects of a range whose rows are carried over, as `LISTING_SCHEMA`; empty where there are none."""
+    if part.carried is None:
+        return LISTING_SCHEMA.empty_table()
+    return pq.read_table(io.BytesIO(run.read(part.carried)))

@@ -14,19 +14,22 @@ from typing import Any
 import pyarrow as pa
 
 from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.deadline import Deadline
 from nsfwscan.pipeline import Job
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.progress import Progress, Silent
-from nsfwscan.report.commit import decided
+from nsfwscan.report.commit import Report, carried_over, decided, write_report
+from nsfwscan.report.ledger import Ledger
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import ShardResult, stage_part
 from nsfwscan.run import Engine, ScanResult, run_scan
-from nsfwscan.schema import LISTING_SCHEMA, STAGED_SCHEMA
-from nsfwscan.sources.plan import Plan, Shard, ShardReader, make_plan
+from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA
+from nsfwscan.sources.plan import Known, Plan, Shard, ShardReader, make_plan
 from nsfwscan.store import Store
 
 Row = Mapping[str, Any]
+NOTHING_CARRIED = carried_over(LISTING_SCHEMA.empty_table(), REPORT_SCHEMA.empty_table())
 
 
 @cache
@@ -70,14 +73,14 @@ def staged(rows: Iterable[Row]) -> pa.Table:
 
 def report(rows: Iterable[Row], run_id: str = "made") -> pa.Table:
     """Staged rows, decided."""
-    return decided(staged(rows), decider(), run_id)
+    return decided(staged(rows), NOTHING_CARRIED, decider(), run_id)
 
 
 def begun(out: Path, uris: Sequence[str], *, shard_rows: int = 1000, run_id: str = "made") -> tuple[Run, Plan]:
     """A run whose plan is written: the URIs, in shards."""
     run = Run.named(Store.at(str(out), StorageConfig()), run_id)
     listing = pa.Table.from_pylist([{"uri": uri, "size": 1000} for uri in uris], schema=LISTING_SCHEMA)
-    plan = make_plan([listing], [], run.folder, shard_rows)
+    plan = make_plan([listing], [], Known(), run.folder, shard_rows)
     run.save_plan(plan, {})
     return run, plan
 
@@ -90,10 +93,19 @@ def finished(run: Run, shards: Iterable[Shard], row: Callable[[str], Row] = stag
     ]
 
 
+def reported(
+    run: Run, plan: Plan, *, save_images: bool = False, ledger: Ledger | None = None, **sections: Any
+) -> Report:
+    """The report of a run whose shards are staged."""
+    given = {"source": {"uris": ["/media"]}, "out": run.store.uri, "report": {"save_images": save_images}, **sections}
+    config = ScanConfig.load(None, given)
+    return write_report(run, plan, ledger or Ledger((), ()), decider(), config)
+
+
 def engine(row: Callable[[str], Row] = staged_row) -> Engine:
     """An engine that reads no object and asks no model, but sets down a row for each URI."""
 
-    def run_shards(job: Job, shards: Sequence[Shard]) -> Iterator[ShardResult]:
+    def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
         for shard in shards:
             yield from finished(job.run, [shard], row)
 

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from nsfwscan.errors import BalanceError
 from nsfwscan.report.balance import Balance, check_uris
 from nsfwscan.report.staging import to_parquet
-from nsfwscan.schema import LISTING_SCHEMA
 from tests.report.rows import report, staged_row
 
 URIS = ["/a.jpg", "/b.jpg", "/c\n.jpg", "/d.jpg"]
 
 
-def listing(uris: list[str]) -> pa.Table:
-    return pa.Table.from_pylist([{"uri": uri} for uri in uris], schema=LISTING_SCHEMA)
+def listed(uris: list[str]) -> pa.ChunkedArray:
+    return pa.chunked_array([uris], pa.string())
 
 
 def part(rows: list[dict[str, object]]) -> tuple[bytes, str]:
@@ -35,8 +34,8 @@ def test_a_whole_part_balances() -> None:
     """Every listed object has its row, in whatever order, and every term is counted from the file."""
     balance = Balance(repeated=3)
     rows = [staged_row("/b.jpg", status="timeout"), staged_row("/a.jpg"), staged_row("/c\n.jpg", nsfw_score=0.9)]
-    balance.add(listing(URIS[:3]), *part(rows))
-    balance.add(listing(URIS[3:]), *part([staged_row("/d.jpg", accounted_as="carried")]))
+    balance.add(listed(URIS[:3]), *part(rows))
+    balance.add(listed(URIS[3:]), *part([staged_row("/d.jpg", accounted_as="carried")]))
     balance.settle()
     terms = {"scored": 2, "matched": 0, "duplicate": 0, "filtered": 0, "carried": 1, "errored": 1}
     assert balance.as_dict() == {"listed": 4, **terms}
@@ -60,7 +59,7 @@ def test_a_whole_part_balances() -> None:
 def test_a_part_with_other_rows_does_not_balance(reported: list[str], message: str) -> None:
     """A row that is missing, doubled, invented or another's is found, counted and named."""
     with pytest.raises(BalanceError, match=message) as caught:
-        Balance().add(listing(URIS), *part([staged_row(uri) for uri in reported]))
+        Balance().add(listed(URIS), *part([staged_row(uri) for uri in reported]))
     assert caught.value.exit_code == 3
 
 
@@ -69,14 +68,14 @@ def test_a_damaged_part_does_not_balance() -> None:
     data, sha256 = part([staged_row(uri) for uri in URIS])
     for damaged in (data[:-1], data[:100] + bytes([data[100] ^ 1]) + data[101:], b""):
         with pytest.raises(BalanceError, match=f"{sha256[:16]} reads back differently"):
-            Balance().add(listing(URIS), damaged, sha256)
+            Balance().add(listed(URIS), damaged, sha256)
 
 
 @pytest.mark.parametrize("term", [None, "lost"])
 def test_a_row_without_a_place_does_not_balance(term: str | None) -> None:
     """A row that stands in no term of the sum, or in one that there is not, is not passed over."""
     balance = Balance()
-    balance.add(listing(URIS[:1]), *part([staged_row(URIS[0], accounted_as=term)]))
+    balance.add(listed(URIS[:1]), *part([staged_row(URIS[0], accounted_as=term)]))
     with pytest.raises(BalanceError, match="does not balance: 1 listed = 0 scored"):
         balance.settle()
 

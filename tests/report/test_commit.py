@@ -12,20 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from nsfwscan.config import ReadConfig, StorageConfig
 from nsfwscan.errors import BalanceError
-from nsfwscan.report import commit
-from nsfwscan.report.commit import ImageCopies, Report, write_report
+from nsfwscan.report.commit import Report
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import stage_part
 from nsfwscan.review.false_positives import FALSE_POSITIVE_SCHEMA
 from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.sources import plan as planning
 from nsfwscan.sources.plan import Plan
-from tests.report.rows import begun, decider, finished, staged, staged_row
+from tests.report.rows import begun, decider, finished, reported, staged, staged_row
 from tests.s3.servers import S3Endpoint
 
 URIS = [f"/media/{i:03}.jpg" for i in range(35)]
-COPIES = ImageCopies(StorageConfig(), ReadConfig())
 
 
 def mixed(uri: str) -> dict[str, object]:
@@ -61,12 +59,12 @@ def written(folder: Path) -> set[str]:
 @pytest.mark.parametrize("range_rows", [1, 10, 400_000])
 def test_ranges_hold_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int) -> None:
     """In one file or in many, the report has each listed object once, files in the order of URIs, rows by decision."""
-    monkeypatch.setattr(commit, "_RANGE_ROWS", range_rows)
+    monkeypatch.setattr(planning, "_RANGE_ROWS", range_rows)
     run, plan = begun(tmp_path, [*URIS, *URIS[:4]], shard_rows=4)
     finished(run, plan.shards, mixed)
-    report = write_report(run, plan, decider(), None)
+    report = reported(run, plan)
     parts = tables(run, report, "report/")
-    assert len(parts) == {1: 9, 10: 5, 400_000: 1}[range_rows]
+    assert len(parts) == {1: 35, 10: 4, 400_000: 1}[range_rows]
     assert [sorted(part["uri"].to_pylist()) for part in parts] == sorted(sorted(p["uri"].to_pylist()) for p in parts)
     assert sorted(uri for part in parts for uri in part["uri"].to_pylist()) == URIS
     for part in parts:
@@ -84,9 +82,9 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
     """A second commit of the same shards writes the very same files over the first ones."""
     run, plan = begun(tmp_path, URIS, shard_rows=4)
     finished(run, plan.shards, mixed)
-    first = write_report(run, plan, decider(), None)
+    first = reported(run, plan)
     before = written(Path(run.folder.uri))
-    second = write_report(run, plan, decider(), None)
+    second = reported(run, plan)
     assert second.files == first.files
     assert written(Path(run.folder.uri)) == before
 
@@ -95,7 +93,7 @@ def test_no_false_positives_no_file(tmp_path: Path) -> None:
     """Where nothing was wrongly flagged, there is no empty file to open."""
     run, plan = begun(tmp_path, URIS)
     finished(run, plan.shards)
-    report = write_report(run, plan, decider(), COPIES)
+    report = reported(run, plan, save_images=True)
     assert report.paths("false_positives") == []
     assert len(report.paths("report")) == 1
 
@@ -105,7 +103,7 @@ def test_an_unfinished_shard_does_not_balance(tmp_path: Path) -> None:
     run, plan = begun(tmp_path, URIS, shard_rows=4)
     finished(run, plan.shards[:-1])
     with pytest.raises(BalanceError, match=r"shard 00000-0008 \(3 objects\) was never finished; run the same command"):
-        write_report(run, plan, decider(), None)
+        reported(run, plan)
 
 
 def spoil_part(run: Run, plan: Plan) -> None:
@@ -142,7 +140,7 @@ def test_parts_that_are_not_the_listing_do_not_balance(
     finished(run, plan.shards)
     spoil(run, plan)
     with pytest.raises(BalanceError, match=message):
-        write_report(run, plan, decider(), None)
+        reported(run, plan)
 
 
 # --- copies of images -----------------------------------------------------------------------------------------------
@@ -200,7 +198,7 @@ def test_copies_have_safe_names(tmp_path: Path, bucket: dict[str, bytes]) -> Non
     bucket = {**bucket, str(broken_name): b"local"}
     run, plan = begun(tmp_path / "store", list(bucket))
     finished(run, plan.shards, wrongly_flagged(bucket))
-    report = write_report(run, plan, decider(), COPIES)
+    report = reported(run, plan, save_images=True)
     assert copied(run, report) == bucket
     images = {
         name for name in written(tmp_path) - {f"media/{broken_name.name}"} if not name.endswith((".parquet", ".json"))
@@ -220,7 +218,7 @@ def test_changed_and_vanished_objects_are_not_copied(tmp_path: Path) -> None:
     (tmp_path / "media" / "folder").mkdir(parents=True)
     (tmp_path / "media" / "same").write_bytes(b"same")
     (tmp_path / "media" / "changed").write_bytes(b"another")
-    report = write_report(run, plan, decider(), COPIES)
+    report = reported(run, plan, save_images=True)
     found = {Path(uri).name: data for uri, data in copied(run, report).items()}
     assert found == {"same": b"same", "changed": None, "gone": None, "folder": None}
     assert len(written(Path(run.folder.uri, "false_positives", "images"))) == 1
@@ -232,6 +230,6 @@ def test_nothing_is_copied_unasked(tmp_path: Path) -> None:
     contents = {str(tmp_path / "a.jpg"): b"a"}
     run, plan = begun(tmp_path / "out", list(contents))
     finished(run, plan.shards, wrongly_flagged(contents))
-    report = write_report(run, plan, decider(), None)
+    report = reported(run, plan)
     assert copied(run, report) == dict.fromkeys(contents)
     assert not Path(run.folder.uri, "false_positives", "images").exists()

@@ -222,10 +222,18 @@ def test_a_new_run_has_no_plan(run: Run) -> None:
 def test_a_plan_of_other_settings_is_refused(run: Run, tmp_path: Path) -> None:
     """A run begun with another model or policy is not mixed with this one, and the message says what differs."""
     _, plan = begun(tmp_path / "other", ["/a"])
-    run.save_plan(plan, {"configuration": "1", "model": "old", "policy": "p"})
-    assert run.load_plan({"configuration": "1", "model": "old", "policy": "p"}) == plan
-    with pytest.raises(RunConflict, match="begun with another model, policy; use them, or a new --run-id"):
-        run.load_plan({"configuration": "1", "model": "new", "policy": "q"})
+    begun_with = {"source.uris": ["/a"], "model": "old", "policy": "p", "gone": 1}
+    run.save_plan(plan, begun_with)
+    assert run.load_plan(begun_with) == plan
+    with pytest.raises(RunConflict) as caught:
+        run.load_plan({"source.uris": ["/a"], "model": "new", "policy": "q", "come": [2]})
+    assert str(caught.value).splitlines() == [
+        "run night-1 was begun with other settings; use those, or a new --run-id:",
+        "  come was None, is [2]",
+        "  gone was 1, is None",
+        "  model was 'old', is 'new'",
+        "  policy was 'p', is 'q'",
+    ]
 
 
 def test_a_dead_lease_is_taken_over_once(tmp_path: Path) -> None:

@@ -101,6 +101,6 @@ def test_a_full_store_stops_the_run(planned: tuple[Run, Plan]) -> None:
 
 def test_shards_are_named_in_the_order_of_their_uris() -> None:
     """Names sort as numbers do."""
-    assert Shard(3, 17, 1).name == "00003-0017"
-    shards = [Shard(f, g, 1) for f in (0, 9, 10) for g in (0, 9, 10)]
+    assert Shard(3, 17, 1, "listing/part-00003.parquet").name == "00003-0017"
+    shards = [Shard(f, g, 1, "") for f in (0, 9, 10) for g in (0, 9, 10)]
     assert sorted(shard.name for shard in shards) == [shard.name for shard in shards]

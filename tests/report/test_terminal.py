@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.report import commit
+from nsfwscan.display import printable
 from nsfwscan.report.runs import Run, runs_of
-from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict, printable
+from nsfwscan.report.terminal import describe_run, describe_scan, describe_verdict
 from nsfwscan.run import ScanResult
 from nsfwscan.single import Verdict
+from nsfwscan.sources import plan as planning
 from nsfwscan.store import Store
 from tests.report.rows import begun, files, scanned, staged_row
 
@@ -37,6 +40,15 @@ def mixed(uri: str) -> dict[str, Any]:
 def result(tmp_path_factory: pytest.TempPathFactory) -> ScanResult:
     folder = tmp_path_factory.mktemp("scan")
     return scanned(files(folder / "media", 30), folder / "out", mixed)
+
+
+def suspect(uri: str) -> dict[str, Any]:
+    """A row that is flagged against its label, and good for the nights to come while the file does not change."""
+    info = os.stat(uri)
+    modified_at = datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC)
+    return staged_row(
+        uri, nsfw_score=0.3, size=info.st_size, modified_at=modified_at, scanned_at=modified_at + timedelta(hours=1)
+    )
 
 
 def verdict(**values: Any) -> Verdict:
@@ -81,6 +93,36 @@ def test_a_run_that_was_committed_before_says_so(result: ScanResult) -> None:
     """A second call on the same run id is told that nothing was done."""
     again = ScanResult(result.run_id, result.uri, 0, result.record, already_committed=True)
     assert describe_scan(again).splitlines()[0] == "already committed: run made"
+
+
+def test_a_later_night_says_what_changed(tmp_path: Path) -> None:
+    """A run that goes on from another says from which, what it found and what changed; a first one says nothing of it."""
+    media, out = files(tmp_path / "media", 5), tmp_path / "out"
+    first = describe_scan(scanned(media, out, suspect, run_id="1"))
+    assert "since" not in first and "changes" not in first
+    (media / "0000.jpg").unlink()
+    (media / "new.jpg").write_bytes(b"new")
+    lines = describe_scan(scanned(media, out, suspect, run_id="2")).splitlines()
+    assert "  since      1: 4 unchanged and carried over, 1 new" in lines
+    assert "  changes    deleted 1  newly flagged 1  no longer flagged 0, in changes/" in lines
+    part = describe_scan(scanned(media, out, suspect, run_id="3", source={"uris": [str(media)], "include": ["*"]}))
+    assert "  changes    newly flagged 0  no longer flagged 0" in part.splitlines()
+
+
+def test_a_delta_says_what_it_holds(tmp_path: Path) -> None:
+    """A delta counts the whole listing and says that its report does not hold it; where it holds nothing, nothing is
+    to be opened."""
+    media, out = files(tmp_path / "media", 5), tmp_path / "out"
+    scanned(media, out, suspect, run_id="1")
+    (media / "new.jpg").write_bytes(b"new")
+    delta = {"mode": "delta"}
+    text = describe_scan(scanned(media, out, suspect, run_id="2", report=delta))
+    assert "  delta      the report holds what was looked at or decided differently" in text
+    assert "decisions  review 6" in text and "6 suspected" in text
+    with duckdb.connect() as connection:
+        found = connection.execute(text.split("Open it in DuckDB:")[1]).fetchall()
+    assert found == [("review", "borderline", 1)]
+    assert "Open it" not in describe_scan(scanned(media, out, suspect, run_id="3", report=delta))
 
 
 def test_without_truth_it_is_said_how_to_give_it(tmp_path: Path) -> None:
@@ -144,7 +186,7 @@ def test_the_query_runs_on_exactly_the_committed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int, folder: str
 ) -> None:
     """Pasted into DuckDB, it counts every decision of this run: strangers beside its files do not matter."""
-    monkeypatch.setattr(commit, "_RANGE_ROWS", range_rows)
+    monkeypatch.setattr(planning, "_RANGE_ROWS", range_rows)
     media = files(tmp_path / "media", 30)
     result = scanned(media, tmp_path / folder, mixed, engine={"shard_rows": 1 if range_rows == 1 else 8})
     assert len(result.report_files) == {1000: 1, 8: 4, 1: 30}[range_rows]

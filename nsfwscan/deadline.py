@@ -1,0 +1,65 @@
+"""When a run must stop, unfinished if need be.
+
+In: a duration or a time, as a person writes it. Out: a `Deadline` that says how long is left. What cannot be understood
+is a `ConfigError`; a deadline that has passed raises `DeadlineReached`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+
+from nsfwscan.errors import ConfigError, DeadlineReached
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment, or none."""
+
+    at: datetime | None = None
+
+    def left_s(self) -> float | None:
+        """Seconds until then, negative afterwards; None without a deadline."""
+        return None if self.at is None else (self.at - datetime.now().astimezone()).total_seconds()
+
+    def check(self) -> None:
+        """Raises DeadlineReached once it has passed."""
+        left = self.left_s()
+        if left is not None and left <= 0:
+            raise DeadlineReached(f"the deadline ({self}) has come")
+
+    def __str__(self) -> str:
+        return "none" if self.at is None else self.at.isoformat(timespec="seconds")
+
+
+NEVER = Deadline()
+
+
+def deadline_of(text: str | None) -> Deadline:
+    """The deadline that `90m`, `6h30m`, `45s`, `06:00` (the next one) or an ISO 8601 time means, seen from now; times
+    without a zone are this machine's.
+
+    Raises:
+        ConfigError: it is none of these, or a moment that has passed.
+    """
+    if text is None:
+        return NEVER
+    now = datetime.now().astimezone()
+    match = _DURATION.fullmatch(text)
+    try:
+        if text and match:
+            hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            return Deadline(now + timedelta(hours=hours, minutes=minutes, seconds=seconds))
+        if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text):
+            today, clock = now.date(), time.fromisoformat(text)
+            days = (datetime.combine(today + timedelta(days=ahead), clock).astimezone() for ahead in (0, 1))
+            return Deadline(next(at for at in days if at > now))
+        at = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise ConfigError(f"deadline {text!r}: neither a duration (90m, 6h30m) nor an ISO 8601 time") from None
+    if at <= now:
+        raise ConfigError(f"deadline {text!r} has passed")
+    return Deadline(at)

@@ -1,0 +1,307 @@
+"""The ledger: what the live committed runs of a store know, never rewritten in place.
+
+In: a report store and the scan to come. Out: for the plan, what each earlier row is worth now (`Known`); for the
+commit, the earlier rows of one range after the other, the newest run's first. Reports are sorted by URI among their
+parts, so no step holds all keys. A part that is not what its run recorded is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.errors import StoreError
+from nsfwscan.report.runs import Run, runs_of
+from nsfwscan.schema import Change, Status
+from nsfwscan.sources.manifests import is_manifest
+from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
+from nsfwscan.storage import scheme_of
+from nsfwscan.store import Store
+
+_AT_ONCE = 16
+_SETTLED = timedelta(seconds=2)
+"""A file changed again within the resolution of its time of modification (2 s on FAT, 1 s on NFSv2) would look
+unchanged: a time so close to the read proves nothing."""
+_LAST = "\U0010ffff"
+_LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
+"""What stays true of an object while nothing changes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a committed report, and the URIs that it spans."""
+
+    path: str
+    sha256: str
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Base:
+    """A committed run that rows may be carried from."""
+
+    run: Run
+    record: dict[str, Any]
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The report's parts in the order of their URIs, from their footers."""
+        files = [file for file in self.record["files"] if file["path"].startswith("report/")]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return tuple(threads.map(self._part, files))
+
+    def _part(self, file: dict[str, Any]) -> Part:
+        with self.run.folder.parquet(file["path"]) as parquet:
+            return Part(file["path"], file["sha256"], *_span(parquet))
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The run as its successor names it: with the SHA-256 of its record, so that tampering shows."""
+        return {"run_id": self.run.run_id, "sha256": hashlib.sha256(self.run.folder.read("run.json")).hexdigest()}
+
+    @cached_property
+    def gone(self) -> pa.Array:
+        """URIs of the objects that this run reported as deleted."""
+        found = [pa.array([], pa.string())]
+        for file in self.record["files"]:
+            if file["path"].startswith("changes/"):
+                rows = pq.read_table(io.BytesIO(self.run.folder.read(file["path"])), columns=["change", "uri"])
+                deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
+                found.append(deleted["uri"].combine_chunks())
+        return pa.concat_arrays(found)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether its report holds a row for all that it listed."""
+        return bool(self.record["config"]["report"]["mode"] == "snapshot")
+
+    def read(self, part: Part) -> pa.Table:
+        """A part's rows. Raises StoreError where they are not what the run recorded."""
+        try:
+            data = self.run.folder.read(part.path)
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            raise StoreError(
+                f"{self.run.folder.locate(part.path)}, whose rows are to be carried over, is absent or damaged; "
+                "`nsfwscan verify` says more, and a new run with --full does without it"
+            )
+        return pq.read_table(io.BytesIO(data))
+
+
+def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
+    """The first and the last URI of a part."""
+    footer = parquet.metadata
+    column = footer.schema.to_arrow_schema().get_field_index("uri")
+    spans = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
+    if all(span is not None and span.has_min_max for span in spans):
+        return min(span.min for span in spans), max(span.max for span in spans)
+    span = pc.min_max(parquet.read(["uri"])["uri"])  # Parquet keeps no statistics of values over 4 KiB
+    return span["min"].as_py(), span["max"].as_py()
+
+
+def find_bases(run: Run, config: ScanConfig) -> list[Base]:
+    """The committed scans that this one goes on from, newest first: those that overlap with its sources, back to the
+    first whole report of all of them."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        found = [base for base in threads.map(_base, runs_of(run.store)) if base is not None]
+    ours = config.public()["source"]  # as the records have it, without secrets
+    chain: list[Base] = []
+    for base in sorted(found, key=lambda base: base.record["committed_at"], reverse=True):
+        theirs = base.record["config"]["source"]
+        if base.run.run_id == run.run_id or not (_covers(theirs, ours) or _covers(ours, theirs)):
+            continue
+        chain.append(base)
+        if base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours):
+            break
+    return chain
+
+
+def _base(run: Run) -> Base | None:
+    """None for an uncommitted run, another kind of run, and one whose record was lost since: it is no base any more."""
+    record = run.folder.read_json("run.json") if run.is_committed() else None
+    return Base(run, record) if record is not None and record["kind"] == "scan" else None
+
+
+def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:
+    """Whether each source of `part` lies within one of `whole`, filters left aside."""
+    return all(any(_within(theirs, ours) for theirs in whole["uris"]) for ours in part["uris"])
+
+
+def _within(whole: str, part: str) -> bool:
+    if is_manifest(part) or is_manifest(whole):
+        return _series(whole) == _series(part)
+    return part == whole or any(part.startswith(prefix) for prefix in _inside(whole))
+
+
+def _series(manifest: str) -> str:
+    """A manifest's name without its numbers: those of two nights differ only in their dates."""
+    return re.sub(r"\d+", "#", manifest)
+
+
+def _unfiltered_like(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    filters = ("include", "exclude")
+    return theirs["limit"] is None and all(theirs[f] in ([], ours[f]) for f in filters)
+
+
+def _inside(source: str) -> tuple[str, ...]:
+    """What the URIs of a source's objects begin with, unless the source is an object itself."""
+    if scheme_of(source) is not None:
+        return (source,)
+    folder = os.path.join(source, "")
+    return folder, "file://" + quote_from_bytes(os.fsencode(folder))
+
+
+def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str]) -> pa.ChunkedArray:
+    """Which of the URIs would be listed by the sources, were they still there; all of them, for manifests."""
+    mask = pc.is_in(uris, pa.array(sources, pa.string()))
+    for source in sources:
+        if is_manifest(source):
+            return pc.is_valid(uris)
+        for prefix in _inside(source):
+            mask = pc.or_(mask, pc.starts_with(uris, prefix))
+    return mask
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a row must have been made with to be good tonight."""
+
+    scoring: str
+    """Fingerprint of model, preprocessing and precision."""
+    decoding: str
+    """Fingerprint of what can be decoded at all."""
+    max_bytes: int
+    max_pixels: int
+
+    def standing(self, rows: pa.Table, record: dict[str, Any]) -> pa.Array:
+        """`Standing` of each row of a run's report; see `_LASTING` for what is carried without a score."""
+        made_with, limits = record["fingerprints"], record["config"]
+        same_limits = (limits["read"]["max_bytes"], limits["decode"]["max_pixels"]) == (self.max_bytes, self.max_pixels)
+        same_decoding, same_scoring = made_with["decoding"] == self.decoding, made_with["scoring"] == self.scoring
+        scored = pc.is_valid(rows["nsfw_score"])
+        pixels = pc.multiply(pc.cast(rows["width"], pa.float64()), pc.cast(rows["height"], pa.float64()))
+        over = pc.or_(
+            pc.fill_null(pc.greater(rows["size"], self.max_bytes), False),
+            pc.fill_null(pc.greater(pixels, self.max_pixels), False),
+        )
+        lasting = pc.is_in(rows["status"], pa.array([str(s) for s in _LASTING]))
+        # Too large by itself, or only in the preprocessing of that model.
+        too_large = pc.equal(rows["status"], str(Status.TOO_LARGE))
+        still_too_large = pc.and_(same_limits, pc.or_(over, same_scoring))
+        good = pc.if_else(
+            scored,
+            pc.and_(pc.invert(over), same_scoring),
+            pc.and_(pc.and_(lasting, same_decoding), pc.or_(pc.invert(too_large), still_too_large)),
+        )
+        bad = pc.if_else(pc.or_(scored, lasting), str(Standing.STALE), str(Standing.FAILED))
+        return pc.if_else(good, str(Standing.GOOD), bad)
+
+
+class Ledger:
+    """The reports of some committed runs, newest first, as far as they concern some sources."""
+
+    def __init__(self, bases: Sequence[Base], sources: Sequence[str]) -> None:
+        self.bases = tuple(bases)
+        self._starts = None if any(map(is_manifest, sources)) else [s for uri in sources for s in (uri, *_inside(uri))]
+        self._held: dict[str, tuple[Part, pa.Table]] = {}
+
+    @classmethod
+    def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str]) -> Ledger:
+        """The ledger over the runs that a plan was made from. Raises StoreError where one is gone."""
+        return cls([Base(run, run.record()) for run in (Run(store, run_id) for run_id in run_ids)], sources)
+
+    def _parts(self, base: Base) -> list[Part]:
+        starts = self._starts
+        if starts is None:
+            return list(base.parts)
+        return [part for part in base.parts if any(s <= part.last and part.first <= s + _LAST for s in starts)]
+
+    def known(self, yardstick: Yardstick) -> Known:
+        """What the plan needs to know."""
+        return Known(tuple(base.run.run_id for base in self.bases), self._standing(yardstick))
+
+    def _standing(self, yardstick: Yardstick) -> Iterator[pa.Table]:
+        columns = ["uri", "size", "etag", "modified_at", "scanned_at", "status", "nsfw_score", "width", "height"]
+        for age, base in enumerate(self.bases):
+            # What was gone then hides older rows, here as in `rows`: should it be back, it is new.
+            gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
+            yield pa.Table.from_pylist(gone, schema=LEDGER_SCHEMA)
+            for part in self._parts(base):
+                with base.run.folder.parquet(part.path) as parquet:
+                    for batch in parquet.iter_batches(65536, columns=columns):
+                        rows = pa.Table.from_batches([batch])
+                        values = {
+                            "modified_at": _settled(rows),
+                            "standing": yardstick.standing(rows, base.record),
+                            "age": pa.array([age] * rows.num_rows, pa.int32()),
+                        }
+                        yield pa.table([values.get(n, rows[n] if n in columns else None) for n in LEDGER_SCHEMA.names],
+                                       schema=LEDGER_SCHEMA)  # fmt: skip
+
+    def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
+        """Report rows with `after < uri <= upto` (None: no bound), one for each URI, the newest run's; a piece at a
+        time, each no larger than a few parts."""
+        ends = {part.last for base in self.bases for part in self._parts(base)}
+        cuts = sorted(end for end in ends if (after is None or end > after) and (upto is None or end < upto))
+        for low, high in zip([after, *cuts], [*cuts, upto], strict=True):
+            piece = self._piece(low, high)
+            if piece is not None and piece.num_rows:
+                yield piece
+
+    def _piece(self, after: str | None, upto: str | None) -> pa.Table | None:
+        found: list[pa.Table] = []
+        seen: list[pa.Array] = []
+        for base in self.bases:
+            rows = [_between(self._read(base, part), after, upto) for part in self._overlapping(base, after, upto)]
+            if rows:
+                known = pa.concat_tables(rows)
+                for newer in seen:
+                    known = known.filter(pc.invert(pc.is_in(known["uri"], newer)))
+                found.append(known)
+                seen.append(known["uri"])
+            seen.append(base.gone)
+        return pa.concat_tables(found) if found else None
+
+    def _overlapping(self, base: Base, after: str | None, upto: str | None) -> list[Part]:
+        return [
+            part
+            for part in self._parts(base)
+            if (upto is None or part.first <= upto) and (after is None or part.last > after)
+        ]
+
+    def _read(self, base: Base, part: Part) -> pa.Table:
+        held = self._held.get(base.run.run_id)
+        if held is None or held[0] != part:
+            held = part, base.read(part)
+            self._held[base.run.run_id] = held
+        return held[1]
+
+
+def _settled(rows: pa.Table) -> pa.Array:
+    """`modified_at`, null where the object may have changed again without another time."""
+    latest = pc.subtract(rows["scanned_at"], pa.scalar(_SETTLED, pa.duration("us")))
+    return pc.if_else(pc.less(rows["modified_at"], latest), rows["modified_at"], None)
+
+
+def _between(rows: pa.Table, after: str | None, upto: str | None) -> pa.Table:
+    if after is not None:
+        rows = rows.filter(pc.greater(rows["uri"], after))
+    if upto is not None:
+        rows = rows.filter(pc.less_equal(rows["uri"], upto))
+    return rows
