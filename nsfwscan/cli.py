@@ -230,7 +230,7 @@ def runs(store: str, **options: Any) -> None:
         for run in found:
             _echo(describe_run(run))
         if not found:
-            _echo(f"no runs in {store}")
+            _echo(f"no runs in {printable(store)}")
 
 
 @main.command()
@@ -256,7 +256,7 @@ def verify(run: str, **options: Any) -> None:
 @click.argument("store")
 @click.option(
     "--older-than",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 36_500),
     metavar="DAYS",
     default=GIVEN_UP / timedelta(days=1),
     show_default=True,
@@ -268,12 +268,12 @@ def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
     """Remove abandoned staging from a report STORE, and only that."""
     with _exit_codes(Console(stderr=True), verbose=False):
         reports = Store.at(store, StorageConfig.of(_given(options)))
-        found = list(collect(reports, older_than=timedelta(days=older_than), dry_run=dry_run))
-        for folder in found:
-            done = "would remove" if dry_run else "removed"
+        done, found = "would remove" if dry_run else "removed", False
+        for folder in collect(reports, older_than=timedelta(days=older_than), dry_run=dry_run):
             _echo(f"{done} staging/{folder.run_id}  {folder.files:,} files  {folder.reason}")
+            found = True
         if not found:
-            _echo(f"nothing abandoned in {reports.uri}")
+            _echo(f"nothing abandoned in {printable(reports.uri)}")
 
 
 @main.command()
@@ -291,7 +291,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
         given = {"source": {"uris": sources}, "out": out or ""}
         healthy = True
         for finding in examine(load_config(preset, config, merge(_sections(options), given))):
-            _echo(finding)
+            _echo(_hanging(str(finding)))
             healthy = healthy and not finding.is_failure
         sys.exit(0 if healthy else 1)
 
@@ -367,7 +367,12 @@ def _fail(console: Console, message: str, code: int) -> NoReturn:
 
 
 def _show(console: Console, text: str, style: str | None = None) -> None:
-    console.print(printable_lines(redacted(text)), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable_lines(_hanging(redacted(text))), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _hanging(message: str) -> str:
+    """The message with all lines but the first indented: a name with a newline cannot pass for another message."""
+    return "\n".join(f"  {line}" if i and line[:1] != " " else line for i, line in enumerate(message.split("\n")))
 
 
 def _echo(text: object) -> None:

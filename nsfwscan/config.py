@@ -163,7 +163,7 @@ class EngineConfig(Frozen):
     seed: int = 0
     """Order in which shards are handed out."""
     deadline: str | None = None
-    """When to stop, unfinished if need be: a duration (`90m`, `6h30m`) or an ISO 8601 time (`06:00` is the next one)."""
+    """When to stop, unfinished if need be: a duration (`90m`, `6h30m`) or an ISO 8601 time (`06:00`: the next one)."""
     stall_timeout_s: float = Field(1800.0, gt=0)
     """A run of which no worker has moved for this long is stopped."""
     max_attempts: int = Field(5, ge=1)

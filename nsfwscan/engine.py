@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -74,12 +75,10 @@ class _Pulse:
         self._moved_at = time.monotonic()
         self._begun: dict[str, int] = {}
         self._workers: dict[str, str] = {}
-        self._actors: dict[str, Any] = {}
 
-    def begin(self, shard: str, worker: str, actor: Any) -> None:
+    def begin(self, shard: str, worker: str) -> None:
         self._begun[shard] = self._begun.get(shard, 0) + 1
         self._workers[shard] = worker
-        self._actors[worker] = actor
         self._moved_at = time.monotonic()
 
     def move(self) -> None:
@@ -93,10 +92,6 @@ class _Pulse:
     def look(self) -> tuple[float, dict[str, int], dict[str, str]]:
         """Seconds without a movement; how often each unfinished shard was begun, and by whom last."""
         return time.monotonic() - self._moved_at, self._begun, self._workers
-
-    def actors(self) -> list[Any]:
-        """Handles of all workers that ever had a shard in hand."""
-        return list(self._actors.values())
 
 
 class _Actor:
@@ -116,7 +111,7 @@ class _Actor:
         return Stager(self._job)
 
     def _begin(self, shard: Shard) -> None:
-        self._pulse.begin.remote(shard.name, self._worker, ray.get_runtime_context().current_actor)
+        self._pulse.begin.remote(shard.name, self._worker)
 
     def _moved(self) -> None:
         self._pulse.move.remote()
@@ -272,18 +267,6 @@ def run_shards(
                 yield from (ShardResult(**row) for row in block.to_pylist())
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
-        except BaseException:
-            _abandon(pulse)
-            raise
-
-
-def _abandon(pulse: Any) -> None:
-    """Ends the workers of a run that is given up: on a cluster that stays they would work on, or hang on."""
-    try:
-        for actor in ray.get(pulse.actors.remote(), timeout=_KNOCK_S):
-            ray.kill(actor)
-    except ray.exceptions.RayError:  # Ray itself is going down, and they with it
-        return
 
 
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
@@ -307,8 +290,10 @@ def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> 
                 waiting.join()
                 return
             yield block
-    finally:
+    except BaseException:  # nobody waits for the blocks any more
         left.set()
+        waiting.join(_KNOCK_S)  # Ray Data must be done with Ray before Ray is shut down, or it starts another one
+        raise
 
 
 def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], left: threading.Event) -> None:
@@ -320,6 +305,7 @@ def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], left: threading.Even
             except queue.Full:
                 continue
 
+    _LEFT.set(left)
     try:
         for block in blocks:
             put(block)
@@ -330,22 +316,50 @@ def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], left: threading.Even
         put(error)
 
 
+_LEFT: ContextVar[threading.Event] = ContextVar("left")
+"""Set when nobody waits for the blocks any more that Ray Data is asked for here."""
+
+
+class _GiveUp:
+    """Ends an execution of Ray Data, and its actors with it, when nobody waits for it any more: on a cluster that stays
+    they would work on, or hang on. Ray Data makes one for each execution, where it is asked for blocks."""
+
+    def __init__(self) -> None:
+        self._left = _LEFT.get(threading.Event())
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Nothing."""
+
+    def on_execution_step(self, executor: object) -> None:
+        """Raises where the execution is to end."""
+        if self._left.is_set():
+            raise RuntimeError("given up")
+
+    def after_execution_succeeds(self, executor: object) -> None:
+        """Nothing."""
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None:
+        """Nothing."""
+
+
 class _Watchdog:
     """Stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
 
     def __init__(self, pulse: Any, config: EngineConfig, shards: Mapping[str, Shard]) -> None:
         self._pulse, self._config, self._shards = pulse, config, shards
-        self._looked_at = time.monotonic()
+        self._asked = pulse.look.remote()
 
     def look(self) -> None:
         """Raises Stalled, and names the shards in hand."""
-        if time.monotonic() - self._looked_at < _LOOK_S:
+        answered, _ = ray.wait([self._asked], timeout=0)
+        if not answered:
             return
-        self._looked_at = time.monotonic()
         try:
-            still_s, begun, workers = ray.get(self._pulse.look.remote(), timeout=_KNOCK_S)
+            still_s, begun, workers = ray.get(self._asked)
         except ray.exceptions.RayError:  # it is being restarted, or Ray is in trouble that the blocks will tell of
             return
+        finally:
+            self._asked = self._pulse.look.remote()
         deadly = [name for name, times in begun.items() if times > self._config.max_attempts]
         if deadly:
             raise Stalled(
@@ -396,6 +410,9 @@ def _resources() -> dict[str, float]:
 def _set_context(verbose: bool) -> None:
     context = DataContext.get_current()
     context.raise_original_map_exception = True  # ours, instead of Ray's wrapper around its text
+    callbacks: list[Any] = context.custom_execution_callback_classes
+    if _GiveUp not in callbacks:
+        callbacks.append(_GiveUp)
     context.enable_progress_bars = verbose
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose

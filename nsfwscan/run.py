@@ -33,7 +33,7 @@ from nsfwscan.progress import Progress
 from nsfwscan.report.commit import Report, write_report
 from nsfwscan.report.ledger import Ledger, Yardstick, find_bases
 from nsfwscan.report.page import render_summary
-from nsfwscan.report.runs import Run, unfinished
+from nsfwscan.report.runs import Begun, Run, unfinished
 from nsfwscan.report.staging import ShardResult, staged_shards
 from nsfwscan.report.terminal import describe_fates
 from nsfwscan.schema import Change
@@ -131,11 +131,14 @@ def _choose_run(store: Store, sources: Sequence[str], run_id: str | None, resume
     run = Run.named(store, run_id)
     for other in begun:
         if other.run.run_id != run.run_id:
-            progress.say(
-                f"run {other.run.run_id} over the same sources is {other.run.state()}: {other.done:,} of "
-                f"{other.total:,} objects done; --run-id {other.run.run_id} (the newest: --resume last) goes on with it"
-            )
+            progress.say(_tell_of(other))
     return run
+
+
+def _tell_of(begun: Begun) -> str:
+    name, state = begun.run.run_id, begun.run.state()
+    how = "" if state == "running" else f"; --run-id {name} (the newest: --resume last) goes on with it"
+    return f"run {name} over the same sources is {state}: {begun.done:,} of {begun.total:,} objects done{how}"
 
 
 @contextmanager
@@ -252,7 +255,7 @@ def _record(
 
 def _commit(run: Run, record: dict[str, Any]) -> None:
     """The last three writes, in the order that readers rely on. A second committer yields to the first."""
-    page = render_summary(record).encode()
+    page = _page(record)
     run.folder.write("summary.html", page)
     for name, data in (("summary.html", page), ("plan.json", run.folder.read("plan.json"))):
         sha256 = hashlib.sha256(data).hexdigest()
@@ -261,8 +264,13 @@ def _commit(run: Run, record: dict[str, Any]) -> None:
         run.folder.create("run.json", to_json(record))
     except FileExistsError:
         record.update(run.record())
-        run.folder.write("summary.html", render_summary(record).encode())  # ours lies over the one that it names
+        run.folder.write("summary.html", _page(record))  # ours lies over the one that it names
     _seal(run)
+
+
+def _page(record: dict[str, Any]) -> bytes:
+    """`summary.html`, the same before and after it is recorded itself: it names the files of rows."""
+    return render_summary({**record, "files": [f for f in record["files"] if f["rows"] is not None]}).encode()
 
 
 def _seal(run: Run) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -18,11 +21,15 @@ import nsfwscan
 import nsfwscan.engine
 from nsfwscan.cli import main
 from nsfwscan.deadline import Deadline
+from nsfwscan.errors import BalanceError
 from nsfwscan.pipeline import Job
+from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import ShardResult
 from nsfwscan.sources.plan import Shard
+from nsfwscan.storage import filesystem
+from nsfwscan.store import Store, to_json
 from tests.demo_store import DemoObject
-from tests.report.rows import Row, begun, engine, files, scanned, staged_row
+from tests.report.rows import Row, begun, engine, files, finished, scanned, staged_row
 
 Demo = tuple[Path, list[DemoObject]]
 Cli = Callable[..., Result]
@@ -80,6 +87,7 @@ _OPTIONS: dict[tuple[str, str], tuple[list[str], Any]] = {
     ("storage", "anonymous"): (["--anonymous"], True),
     ("storage", "requester_pays"): (["--requester-pays"], True),
     ("read", "max_bytes"): (["--max-bytes", "1000"], 1000),
+    ("read", "max_requests_per_s"): (["--max-requests-per-s", "2.5"], 2.5),
     ("decode", "max_pixels"): (["--max-pixels", "2000"], 2000),
     ("model", "uri"): (["--model", "embedded:open-nsfw"], "embedded:open-nsfw"),
     ("model", "dtype"): (["--dtype", "float32"], "float32"),
@@ -87,6 +95,9 @@ _OPTIONS: dict[tuple[str, str], tuple[list[str], Any]] = {
     ("model", "labels"): (["--label", "a=b=neutral", "--label", "X=porn"], {"a=b": "neutral", "X": "porn"}),
     ("report", "save_images"): (["--save-images"], True),
     ("report", "max_error_rate"): (["--max-error-rate", "0.5"], 0.5),
+    ("report", "mode"): (["--report", "delta"], "delta"),
+    ("ledger", "ignore"): (["--full"], True),
+    ("engine", "deadline"): (["--deadline", "90m"], "90m"),
     ("engine", "num_cpus"): (["--num-cpus", "1"], 1),
 }
 
@@ -178,6 +189,11 @@ def test_a_preset_lies_under_the_options(media: Path, tmp_path: Path, monkeypatc
         (["scan", "MEDIA", "--out", "OUT", "--dtype", "int8"], "'int8' is not one of"),
         (["scan", "MEDIA", "--out", "OUT", "--preset", "none"], "'none' is not one of"),
         (["scan", "MEDIA", "--out", "OUT", "--config", "/absent.yaml"], "'/absent.yaml' does not exist"),
+        (["scan", "MEDIA", "--out", "OUT", "--resume", "first"], "'first' is not"),
+        (["scan", "MEDIA", "--out", "OUT", "--report", "all"], "'all' is not one of"),
+        (["scan", "MEDIA", "--out", "OUT", "--max-requests-per-s", "0"], "0.0 is not in the range"),
+        (["verify"], "Missing argument 'RUN'"),
+        (["gc", "OUT", "--older-than", "-1"], "-1.0 is not in the range"),
         (["scna"], "No such command 'scna'"),
     ],
 )
@@ -212,6 +228,23 @@ def test_a_wrong_configuration(
     assert (done.exit_code, done.stdout) == (2, "")
     assert said.startswith("nsfwscan: ") and str(tmp_path / "c.yaml") in said and words in said
     assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--deadline", "soon"], "deadline 'soon': neither a duration (90m, 6h30m) nor an ISO 8601 time"),
+        (["--deadline", "1999-12-31"], "deadline '1999-12-31' has passed"),
+        (["--run-id", "r", "--resume", "last"], "--run-id and --resume last name two runs: give one of them"),
+    ],
+)
+def test_options_that_make_no_sense(
+    media: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    """A deadline that nobody can mean, or two runs at once, is exit code 2 and begins nothing."""
+    assert call("scan", media, "--out", tmp_path / "out", *options).exit_code == 2
+    assert_one_clear_line(capfd.readouterr().err, words)
     assert not (tmp_path / "out").exists()
 
 
@@ -353,6 +386,126 @@ def test_a_run_that_is_alive_is_exit_1(
     assert "run r is alive: process" in capfd.readouterr().err
 
 
+def test_out_of_time_is_exit_1_and_resumes(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A scan whose deadline has come stops with exit code 1 and says how to resume; `--resume last` does."""
+
+    def slow(job: Job, shards: Sequence[Shard], deadline: Deadline, *, verbose: bool) -> Iterator[ShardResult]:
+        yield from engine()(job, shards[:0], deadline)
+        while True:
+            deadline.check()
+            time.sleep(0.01)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nsfwscan.engine, "run_shards", slow)
+        done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--deadline", "2s")
+    said = capfd.readouterr().err.splitlines()
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert said[-2].startswith("nsfwscan: the deadline (") and said[-2].endswith(") has come")
+    assert said[-1].strip() == "0 of 4 objects are done; --run-id r or --resume last goes on from there"
+    without_ray(monkeypatch)
+    done = call("scan", media, "--out", tmp_path / "out", "--resume", "last")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "committed: run r")
+    assert "resuming run r" in capfd.readouterr().err
+
+
+def test_an_unfinished_run_is_told_of(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A plain command says, before its work, which run over the same sources waits to be resumed."""
+    without_ray(monkeypatch)
+    with pytest.raises(BalanceError):
+        scanned(media, tmp_path / "out", run_id="left", run_shards=lambda job, shards, deadline: ())
+    assert call("scan", media, "--out", tmp_path / "out", "--run-id", "new").exit_code == 0
+    assert capfd.readouterr().err.splitlines()[0] == (
+        "run left over the same sources is failed: 0 of 4 objects done; "
+        "--run-id left (the newest: --resume last) goes on with it"
+    )
+
+
+# --- verify and gc --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["local", "s3"])
+def reports(request: pytest.FixtureRequest, media: Path, tmp_path: Path) -> Store:
+    """A report store, on local disk or S3, with two nights and a run that was cut off after one of its shards."""
+    out = str(tmp_path / "out")
+    if request.param == "s3":
+        request.getfixturevalue("moto")
+        bucket = re.sub("[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        out = f"s3://{bucket}/reports"
+    for run_id in ("1", "2"):
+        scanned(media, out, run_id=run_id)
+    run, plan = begun(out, ["/a", "/b"], shard_rows=1, run_id="cut-off")
+    finished(run, plan.shards[:1])
+    return run.store
+
+
+def everything(store: Store) -> dict[str, bytes]:
+    """All files of a store, with their content."""
+    fs = filesystem(store.uri, store.storage)
+    fs.invalidate_cache()
+    return {str(path).partition(store.uri.split("/")[-1])[2]: fs.cat_file(path) for path in fs.find(store.uri)}
+
+
+def test_verify(reports: Store) -> None:
+    """What is as it was committed says so and is exit code 0, one run or all of a store; nothing is written."""
+    before = everything(reports)
+    done = call("verify", f"{reports.uri}/runs/2")
+    assert (done.exit_code, done.stdout) == (0, "2  as committed\n")
+    done = call("verify", reports.uri)
+    assert (done.exit_code, done.stdout) == (0, "1  as committed\n2  as committed\n")
+    assert everything(reports) == before
+
+
+def test_verify_finds_what_is_wrong(reports: Store) -> None:
+    """A damaged file and a forged count are named, and exit code 1; so is a run that was never committed."""
+    record = Run(reports, "1").record()
+    path = record["files"][0]["path"]
+    reports.write(f"runs/1/{path}", b"PAR1 no more")
+    done = call("verify", f"{reports.uri}/runs/1/")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[0] == "1  1 findings"
+    assert done.stdout.splitlines()[1].startswith(f"  {path}: 12 bytes with SHA-256 ")
+    record["files"] = []
+    reports.write("runs/2/run.json", to_json({**record, "run_id": "\x1b[2J"}))
+    done = call("verify", reports.uri)
+    assert done.exit_code == 1
+    assert "  run.json is that of run \\x1b[2J" in done.stdout.splitlines()
+    done = call("verify", f"{reports.uri}/runs/cut-off")
+    assert done.exit_code == 1 and "run.json is absent or broken" in done.stdout
+
+
+@pytest.mark.parametrize("place", ["/absent", "/runs/absent", "/staging"])
+def test_verify_of_nothing(reports: Store, place: str) -> None:
+    """Where there is no run, that is one clear line and exit code 1."""
+    done = call("verify", reports.uri + place)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert_one_clear_line(done.stderr, f"{place}: neither a run's folder nor a store with committed runs")
+
+
+def test_gc(reports: Store) -> None:
+    """Young work is kept; what is given up goes, and is named; a dry run only says so. Nothing else is touched."""
+    before = everything(reports)
+    done = call("gc", reports.uri)
+    assert (done.exit_code, done.stdout) == (0, f"nothing abandoned in {reports.uri}\n")
+    done = call("gc", reports.uri, "--older-than", "0", "--dry-run")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("would remove staging/cut-off  1 files  not committed, last worked on 20")
+    assert everything(reports) == before
+    done = call("gc", reports.uri, "--older-than", "0")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("removed staging/cut-off  1 files  not committed, last worked on 20")
+    kept = {name: data for name, data in before.items() if not name.startswith("/staging/")}
+    assert everything(reports) == kept and len(kept) == len(before) - 1
+    reports.write("staging/2/00000-0000.parquet", b"left by a commit")
+    assert call("gc", reports.uri).stdout == "removed staging/2  1 files  committed\n"
+    assert everything(reports) == kept
+    assert call("gc", f"{reports.uri}/absent").exit_code == 0
+
+
 # --- classify -------------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +567,7 @@ def test_runs_of_an_empty_store(tmp_path: Path) -> None:
 def test_version_and_help() -> None:
     """`--version` is the package's, and every command explains itself."""
     assert call("--version").stdout == f"nsfwscan, version {nsfwscan.__version__}\n"
-    for command in ("scan", "classify", "runs", "doctor"):
+    for command in ("scan", "classify", "runs", "verify", "gc", "doctor"):
         assert command in call("--help").stdout
         shown = call(command, "-h")
         assert shown.exit_code == 0
@@ -435,3 +588,49 @@ def test_the_public_names() -> None:
     assert callable(nsfwscan.scan) and callable(nsfwscan.classify)
     with pytest.raises(AttributeError, match="has no attribute 'scna'"):
         _ = nsfwscan.scna
+
+
+# --- names from strangers -------------------------------------------------------------------------------------------
+
+_HOSTILE = [
+    "esc\x1b[2J\x1b]0;owned\x07.jpg",
+    "bidi\u202egpj.exe",
+    "line\nnsfwscan: all is well",
+    "c1\x9b31m",
+    "cr\rover",
+]
+
+
+def is_harmless(shown: str) -> bool:
+    """Whether a terminal would do no more with it than start lines of ours."""
+    return all(line.isprintable() and not line.startswith("nsfwscan: all is well") for line in shown.split("\n"))
+
+
+@pytest.mark.parametrize("name", _HOSTILE)
+def test_names_do_not_act_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Escape sequences, overrides of direction and newlines in a name are shown, in results, errors and tracebacks."""
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / name).write_bytes(b"no image")
+    without_ray(monkeypatch, lambda uri: staged_row(uri, status="fetch_error", error=f"cannot read {uri}"))
+    absent = tmp_path / f"absent{name}"
+    manifest = tmp_path / f"manifest{name}.jsonl"
+    manifest.write_text('{"size": 3}\n')
+    calls: list[list[str | Path]] = [
+        ["scan", media, "--out", tmp_path / "out", "--run-id", "r"],
+        ["scan", absent, "--out", tmp_path / "out"],
+        ["scan", absent, "--out", tmp_path / "out", "--verbose"],
+        ["scan", manifest, "--out", tmp_path / "out"],
+        ["scan", media, "--out", media / name],
+        ["classify", media / name, absent],
+        ["doctor", media, absent, "--out", media / name],
+        ["runs", media / name],
+        ["runs", tmp_path / f"absent{name}"],
+    ]
+    for arguments in calls:
+        shown = call(*arguments).output + capfd.readouterr().err  # the scan's messages go past Python
+        assert is_harmless(shown), (arguments, shown)
+        escaped = name.encode("unicode_escape").decode()
+        assert escaped in shown or escaped.replace("\\n", "\n  ") in shown, (arguments, shown)

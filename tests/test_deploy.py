@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import json
 import logging
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
+import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from nsfwscan.cli import main
+from nsfwscan.config import ScanConfig
+from nsfwscan.deadline import deadline_of
+from tests.report.rows import begun
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 SCHEMAS = Path(__file__).parent / "schemas"
 DOCKERFILE = DEPLOY / "Dockerfile"
 KINDS = {"RayJob": "rayjob", "RayCronJob": "raycronjob"}
+
+
+RUNBOOK = (DEPLOY / "RUNBOOK.md").read_text(encoding="utf-8")
+OTHERS_WORDS = {"Missing authentication token", "ray job submit"}
+"""What the runbook quotes and another program says."""
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -142,16 +157,28 @@ def test_quantities_are_numbers_or_strings(quantity: int | str) -> None:
     assert errors("RayJob", manifest) == []
 
 
+def scan_options(kind: str) -> dict[str, Any]:
+    """The entrypoint of a job, as `nsfwscan scan` understands it."""
+    python, script, *arguments = shlex.split(job_spec(kind)["entrypoint"])
+    assert (python, script) == ("python", "jobs/scan.py")
+    assert (ROOT / script).is_file()
+    with click.Context(main.commands["scan"]) as context:
+        main.commands["scan"].parse_args(context, arguments)
+        return context.params
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_entrypoint_starts_the_scan_under_an_idempotent_run_id(kind: str) -> None:
-    """The job runs jobs/scan.py from S3 to S3, and its run id is the RayJob's name, the same for every retry."""
-    spec = job_spec(kind)
-    assert shlex.split(spec["entrypoint"])[:2] == ["python", "jobs/scan.py"]
-    assert (ROOT / "jobs" / "scan.py").is_file()
-    _python, _script, source, *options = shlex.split(spec["entrypoint"])
-    assert source.startswith("s3://")
-    assert options[options.index("--out") + 1].startswith("s3://")
-    assert options[options.index("--run-id") + 1] == "${RUN_ID:?}"
+def test_entrypoint_scans_from_s3_to_s3(kind: str) -> None:
+    """The job runs jobs/scan.py, with options that there are."""
+    options = scan_options(kind)
+    assert [source[:5] for source in options["sources"]] == ["s3://"]
+    assert options["out"].startswith("s3://")
+
+
+def test_job_has_an_idempotent_run_id() -> None:
+    """The run id of a single job is the RayJob's name, the same for every retry."""
+    spec = job_spec("RayJob")
+    assert scan_options("RayJob")["run_id"] == "${RUN_ID:?}"
     (container,) = spec["submitterPodTemplate"]["spec"]["containers"]
     (variable,) = (entry for entry in container["env"] if entry["name"] == "RUN_ID")
     assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['batch.kubernetes.io/job-name']"
@@ -167,11 +194,24 @@ def test_cluster_goes_when_the_job_is_done() -> None:
     assert spec["activeDeadlineSeconds"] * (spec["backoffLimit"] + 1) <= 24 * 3600
 
 
+def test_nightly_job_resumes_and_stops_in_time() -> None:
+    """A night goes on with what is unfinished, and ends in good order before its cluster is taken away."""
+    options, spec = scan_options("RayCronJob"), job_spec("RayCronJob")
+    assert (options["resume"], options["run_id"]) == ("last", None)
+    left_s = deadline_of(options["deadline"]).left_s()
+    assert left_s is not None and 1800 < spec["activeDeadlineSeconds"] - left_s < 7200
+
+
 def test_nightly_job_is_the_single_job_on_a_schedule() -> None:
-    """The RayCronJob runs the RayJob's very spec, every night at two, with the same service account."""
+    """The RayCronJob runs the RayJob's spec but for the run id, every night at two, with the same service account."""
     cron = document("RayCronJob")["spec"]
     assert (cron["schedule"], cron["timeZone"]) == ("0 2 * * *", "Etc/UTC")
-    assert cron["jobTemplate"] == job_spec("RayJob")
+    single = job_spec("RayJob")
+    (submitter,) = single["submitterPodTemplate"]["spec"]["containers"]
+    del submitter["env"]
+    assert cron["jobTemplate"] == single | {"entrypoint": cron["jobTemplate"]["entrypoint"]}
+    stores = [{name: scan_options(kind)[name] for name in ("sources", "out")} for kind in KINDS]
+    assert stores[0] == stores[1]
     accounts = [[entry for entry in documents(name) if entry["kind"] == "ServiceAccount"] for name in KINDS.values()]
     assert accounts[0] == accounts[1] != []
 
@@ -301,7 +341,10 @@ def test_policy_grants_no_wildcards() -> None:
     assert {statement["Effect"] for statement in statements()} == {"Allow"}
     assert not any({"NotAction", "NotResource"} & set(statement) for statement in statements())
     for action, resource in grants():
-        assert re.fullmatch(r"s3:[A-Za-z]+", action)
+        assert re.fullmatch(r"(s3|kms):[A-Za-z]+", action)
+        if action.startswith("kms:"):
+            assert re.fullmatch(r"arn:aws:kms:[A-Z]+:[A-Z]+:key/[A-Z-]+", resource)
+            continue
         bucket, _slash, key = resource.removeprefix("arn:aws:s3:::").partition("/")
         assert re.fullmatch(r"[A-Z-]+", bucket), "a placeholder in capitals"
         assert bool(key) is (action != "s3:ListBucket")
@@ -311,7 +354,7 @@ def test_policy_grants_no_wildcards() -> None:
 def test_policy_reads_media_writes_reports_and_deletes_staging_only() -> None:
     """Media are read and never written; reports are written, and only their staging is ever deleted."""
     allowed: dict[str, set[str]] = {}
-    for action, resource in grants():
+    for action, resource in (grant for grant in grants() if grant[0].startswith("s3:")):
         allowed.setdefault(resource.removeprefix("arn:aws:s3:::"), set()).add(action.removeprefix("s3:"))
     assert allowed == {
         "MEDIA-BUCKET": {"ListBucket"},
@@ -320,6 +363,13 @@ def test_policy_reads_media_writes_reports_and_deletes_staging_only() -> None:
         "REPORTS-BUCKET/REPORTS-PREFIX/*": {"GetObject", "PutObject", "AbortMultipartUpload"},
         "REPORTS-BUCKET/REPORTS-PREFIX/staging/*": {"DeleteObject"},
     }
+
+
+def test_policy_uses_one_key_through_s3_alone() -> None:
+    """Encrypting reports takes a data key for writing and, for parts and for reading back, decrypting; nothing else."""
+    (encrypt,) = (s for s in statements() if any(a.startswith("kms:") for a in as_list(s["Action"])))
+    assert set(encrypt["Action"]) == {"kms:GenerateDataKey", "kms:Decrypt"}
+    assert encrypt["Condition"] == {"StringEquals": {"kms:ViaService": "s3.REGION.amazonaws.com"}}
 
 
 def test_policy_limits_listing_to_the_prefixes() -> None:
@@ -359,3 +409,73 @@ def test_submission_carries_code_and_no_media(tmp_path: Path) -> None:
     with zipfile.ZipFile(package) as archive:
         files = {name for name in archive.namelist() if not name.endswith("/")}
     assert files - {".rayignore"} == set(travels.split())
+
+
+def messages() -> list[str]:
+    """Every text in the source, with `…` for what it fills in."""
+    found: list[str] = []
+    for path in (ROOT / "nsfwscan").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def quoted() -> list[str]:
+    """What the runbook says that nsfwscan says: the code in the first cells of its tables of symptoms and findings."""
+    chapters = re.findall(r"^## (?:By symptom|What `verify` finds)\n(.*?)(?=^## )", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert len(chapters) == 2
+    cells = re.findall(r"^\| (?!it says|`error` says|---)(.*?) \|", "".join(chapters), re.MULTILINE)
+    return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell) if code not in OTHERS_WORDS]
+
+
+def test_runbook_quotes_what_is_said() -> None:
+    """Each message that the runbook explains is one that the source has, word for word."""
+    said, asked = messages(), quoted()
+    assert len(asked) > 50
+    assert [quote for quote in asked if not any(quote in message for message in said)] == []
+
+
+def test_runbook_names_options_and_settings_that_exist() -> None:
+    """Every option that the runbook names is one of nsfwscan's or of the other tools', every setting one of the
+    configuration."""
+    code = " ".join(re.findall(r"`([^`]+)`", RUNBOOK))
+    ours = {option for command in main.commands.values() for p in command.params for option in p.opts}
+    assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code)) <= ours | {"--generate"}
+    config = ScanConfig.load(None, {"source": {"uris": []}, "out": ""})
+    settings = re.findall(r"\b(read|decode|engine|ledger|storage)\.([a-z_]+)", code)
+    assert settings
+    assert [f"{section}.{key}" for section, key in settings if not hasattr(getattr(config, section), key)] == []
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\$ (nsfwscan .*)$", RUNBOOK, re.MULTILINE))
+def test_runbook_commands_exist(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every nsfwscan command at a prompt in the runbook parses."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alone.yaml").touch()
+    name, *arguments = shlex.split(line)[1:]
+    with click.Context(main.commands[name], info_name=name) as context:
+        main.commands[name].parse_args(context, arguments)
+
+
+def test_runbook_finds_the_objects_of_a_shard(tmp_path: Path) -> None:
+    """The runbook's commands print the objects of a row group, write them as a manifest, and a valid configuration."""
+    run, plan = begun(tmp_path / "out", [f"/media/{i:02}.jpg" for i in range(40)], shard_rows=16)
+    shard = plan.shards[1]
+    (script,) = re.findall(r"^\$ (python -c .*?)\n```", RUNBOOK, re.MULTILINE | re.DOTALL)
+    python, option, code, _listing, _group = shlex.split(script)
+    assert (python, option) == ("python", "-c")
+    found = subprocess.run(
+        [sys.executable, "-c", code, run.folder.locate(shard.listing), str(shard.group)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == [f"/media/{i:02}.jpg" for i in range(16, 32)]
+    assert pq.read_table(tmp_path / "shard.parquet")["uri"].to_pylist() == found.stdout.split()
+    (written,) = re.findall(r"^\$ echo '(.*)' > alone.yaml$", RUNBOOK, re.MULTILINE)
+    config = ScanConfig.load(None, {"source": {"uris": []}, "out": "", **yaml.safe_load(written)})
+    assert (config.engine.shard_rows, config.engine.max_attempts) == (1, 2)

@@ -135,3 +135,10 @@ def test_a_scan_tells_its_story(tmp_path: Path, written: io.StringIO) -> None:
     """A real scan says which model, what was listed, what was done and that it commits, in this order."""
     scanned(files(tmp_path / "media", 5), tmp_path / "out", progress=Lines(Console(file=written)))
     assert [line.split()[0] for line in lines(written)] == ["model", "listed", "scanned", "committing"]
+
+
+def test_names_in_lines_do_not_act_on_the_terminal() -> None:
+    """A model or a store may be named by a stranger: what a terminal acts on is escaped, and secrets are blanked."""
+    shown = io.StringIO()
+    Lines(Console(file=shown)).say("model    a\x1b[2J\u202e\nb?sig=hush")
+    assert shown.getvalue() == "model    a\\x1b[2J\\u202e\\nb?sig=***\n"

@@ -83,6 +83,7 @@ def test_order_of_chapters() -> None:
         "Two commands",
         "What you get",
         "Your store, your model",
+        "Every night",
         "On a cluster",
         "How it flows",
         "To change X, edit Y, run Z",

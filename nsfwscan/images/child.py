@@ -43,6 +43,7 @@ class DecodeChild:
 
     Attributes:
         workers: how many were started so far.
+        peak_rss_bytes: the most memory that one of those that ended had.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,6 +51,7 @@ class DecodeChild:
         self._zygote: Zygote | None = None
         self._worker: socket.socket | None = None
         self.workers = 0
+        self.peak_rss_bytes = 0
 
     def start(self) -> None:
         """Starts the child, which gets ready while this process goes on. Raises SetupError."""
@@ -73,21 +75,23 @@ class DecodeChild:
         except _Dead as death:
             raise RowError(death.status, str(death), self._header(data)) from None
 
-    def retire(self) -> dict[str, int]:
+    def retire(self) -> int | None:
         """Ends the worker, if there is one; the next file gets a new one.
 
         Returns:
-            As `Zygote.reap`; nothing where that cannot be known.
+            its exit code, negative for a signal, as it was before if it was dead already; None where nobody knows.
         """
         worker, self._worker = self._worker, None
         if worker is None or self._zygote is None:
-            return {}
+            return None
         with worker:
             try:
-                return self._zygote.reap()
+                exit_code, rss_bytes = self._zygote.reap()
             except (EOFError, OSError, ValueError):
                 self.close()
-                return {}
+                return None
+        self.peak_rss_bytes = max(self.peak_rss_bytes, rss_bytes)
+        return exit_code
 
     def close(self) -> str:
         """Ends the child; the next file gets a new one. Returns its last words."""
@@ -117,7 +121,7 @@ class DecodeChild:
             self.retire()
             raise _Dead(Status.TIMEOUT, f"decoding took more than {timeout_s:g} s (decode.timeout_s)") from None
         except (EOFError, ConnectionError):
-            raise _Dead(Status.CRASHED, self._cause_of_death(self.retire().get("exit_code"))) from None
+            raise _Dead(Status.CRASHED, self._cause_of_death(self.retire())) from None
         except (ValueError, KeyError, TypeError):
             self.retire()
             raise _Dead(Status.CRASHED, "the decoder crashed (its answer makes no sense)") from None
@@ -150,6 +154,8 @@ class DecodeChild:
             return f"decoding takes more memory than {limit}"
         if exit_code >= 0:
             return f"the decoder ended (exit code {exit_code})"
+        if exit_code == -signal.SIGKILL:
+            return "the decoder was killed (SIGKILL): is the memory of the machine full?"
         name = next((s.name for s in signal.Signals if s == -exit_code), f"signal {-exit_code}")
         return f"the decoder crashed ({name})"
 

@@ -208,6 +208,7 @@ def _name_content(data: bytes) -> str:
         return "a ZIP archive"  # or one of the hundred formats packed as one
     try:
         matches = [m for m in puremagic.magic_string(head) if m.name and m.confidence >= _SURE]
+        matches.sort(key=lambda m: (-m.confidence, -len(m.byte_match), m.name))  # equals come from a set
     except (puremagic.PureError, ValueError):
         matches = []
     if _is_text(head):
@@ -250,7 +251,7 @@ class _CountedReads(io.BytesIO):
     """A file that may only be read so often. A few megabytes can hold a million frames or pages, which nobody needs to
     know so exactly, and which are no reason to leave the first one undecoded."""
 
-    _left = 2_000_000
+    _left = 3_000_000
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._charge(1)

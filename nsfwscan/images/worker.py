@@ -78,10 +78,10 @@ def _fork_on_demand(control: socket.socket, settings: Settings, formats: tuple[s
                 control.close()
                 _work_and_exit(sock, settings, formats)
             sock.close()
-            wire.send(control, {"pid": worker})
-        elif asked == REAP:
+        elif asked == REAP and worker:
             os.kill(worker, signal.SIGKILL)  # changes nothing where it is dead already: nobody has waited for it
             _, status, usage = os.wait4(worker, 0)
+            worker = 0
             code = os.waitstatus_to_exitcode(status)
             wire.send(control, {"exit_code": code, "max_rss_bytes": usage.ru_maxrss * 1024})
         else:
@@ -89,9 +89,10 @@ def _fork_on_demand(control: socket.socket, settings: Settings, formats: tuple[s
 
 
 def _work_and_exit(sock: socket.socket, settings: Settings, formats: tuple[str, ...]) -> NoReturn:
+    _confine(settings.max_memory_bytes)
+    errno = _errno_of_c()
     try:
-        _confine(settings.max_memory_bytes)
-        errno = _errno_of_c()
+        wire.send(sock, {})  # it is there, and confined
         while True:
             asked, data = wire.receive(sock)
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
@@ -122,7 +123,6 @@ def _errno_of_c() -> Any:
 def _confine(max_memory_bytes: int) -> None:
     """Limits this process. RLIMIT_DATA counts what is written to: heap, private mappings and threads' stacks. RLIMIT_AS
     would count what is only reserved as well, like libraries and the allocator's arenas."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C print lines of their own
     with suppress(AttributeError):  # not on Linux
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the zygote, even stuck in C
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -134,6 +134,7 @@ def _confine(max_memory_bytes: int) -> None:
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         Path("/proc/self/oom_score_adj").write_text("1000")  # rather this process than its neighbours
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C print lines of their own
 
 
 def _data_bytes() -> int:

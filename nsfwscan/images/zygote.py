@@ -63,21 +63,22 @@ class Zygote:
         """
         self._wait_until_ready()
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
+        try:
+            with theirs:  # then it is the worker's alone, and ends with it
                 self._control.settimeout(_ANSWER_S)
                 socket.send_fds(self._control, [FORK], [theirs.fileno()])
-                wire.receive(self._control, deadline=time.monotonic() + _ANSWER_S)
-            except BaseException:
-                ours.close()
-                raise
+            wire.receive(ours, deadline=time.monotonic() + _ANSWER_S)
+        except BaseException:
+            ours.close()
+            raise
         return ours
 
-    def reap(self) -> dict[str, int]:
+    def reap(self) -> tuple[int, int]:
         """Ends the worker.
 
         Returns:
-            `exit_code`, negative for a signal, as it was before if the worker was dead already; and `max_rss_bytes`.
+            its exit code, negative for a signal, as it was before if it was dead already; and the most bytes of memory
+            that it had.
 
         Raises:
             EOFError, OSError, ValueError: the process is gone, or stuck.
@@ -85,7 +86,7 @@ class Zygote:
         self._control.settimeout(_ANSWER_S)
         self._control.sendall(REAP)
         said, _ = wire.receive(self._control, deadline=time.monotonic() + _ANSWER_S)
-        return said
+        return said["exit_code"], said["max_rss_bytes"]
 
     def close(self) -> str:
         """Ends the process and its worker; what it last wrote to its standard error, or its exit code."""

@@ -8,15 +8,14 @@ absent is never filled in.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nsfwscan.errors import BalanceError
 from nsfwscan.schema import Accounted
+from nsfwscan.store import from_parquet
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Balance:
             raise BalanceError(
                 f"the report part {sha256[:16]} reads back differently than it was written: the store damages files"
             )
-        rows = pq.read_table(io.BytesIO(part), columns=["uri", "accounted_as"])
+        rows = from_parquet(part, ["uri", "accounted_as"])
         check_uris(expected, rows["uri"])
         self.listed += len(expected)
         self.accounted += Counter(rows["accounted_as"].to_pylist())

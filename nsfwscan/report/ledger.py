@@ -8,7 +8,6 @@ parts, so no step holds all keys. A part that is not what its run recorded is a 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from nsfwscan.schema import Change, Status
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
 from nsfwscan.storage import scheme_of
-from nsfwscan.store import Store
+from nsfwscan.store import Store, from_parquet
 
 _AT_ONCE = 16
 _SETTLED = timedelta(seconds=2)
@@ -80,7 +79,7 @@ class Base:
         found = [pa.array([], pa.string())]
         for file in self.record["files"]:
             if file["path"].startswith("changes/"):
-                rows = pq.read_table(io.BytesIO(self.run.folder.read(file["path"])), columns=["change", "uri"])
+                rows = from_parquet(self.run.folder.read(file["path"]), ["change", "uri"])
                 deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
                 found.append(deleted["uri"].combine_chunks())
         return pa.concat_arrays(found)
@@ -101,7 +100,7 @@ class Base:
                 f"{self.run.folder.locate(part.path)}, whose rows are to be carried over, is absent or damaged; "
                 "`nsfwscan verify` says more, and a new run with --full does without it"
             )
-        return pq.read_table(io.BytesIO(data))
+        return from_parquet(data)
 
 
 def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
@@ -122,7 +121,7 @@ def find_bases(run: Run, config: ScanConfig) -> list[Base]:
         found = [base for base in threads.map(_base, runs_of(run.store)) if base is not None]
     ours = config.public()["source"]  # as the records have it, without secrets
     chain: list[Base] = []
-    for base in sorted(found, key=lambda base: base.record["committed_at"], reverse=True):
+    for base in sorted(found, key=lambda base: base.record["plan"]["listed_at"], reverse=True):
         theirs = base.record["config"]["source"]
         if base.run.run_id == run.run_id or not (_covers(theirs, ours) or _covers(ours, theirs)):
             continue

@@ -18,7 +18,7 @@ from nsfwscan.errors import SetupError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.schema import FLAGGED, STAGED_SCHEMA, Status
 from nsfwscan.sources.plan import Shard
-from nsfwscan.store import Store
+from nsfwscan.store import Store, from_parquet
 
 _SUFFIX = ".parquet"
 
@@ -59,7 +59,7 @@ def staged_shards(staging: Store) -> set[str]:
 
 def read_part(staging: Store, shard: Shard) -> pa.Table:
     """A staged shard. Raises FileNotFoundError where it was never finished."""
-    return pq.read_table(io.BytesIO(staging.read(shard.name + _SUFFIX)))
+    return from_parquet(staging.read(shard.name + _SUFFIX))
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -40,8 +40,8 @@ def describe_scan(result: ScanResult) -> str:
         *_errors(summary["errors"]),
         "",
         f"  {_speed(record)}",
-        f"  report   {result.uri}",
-        f"  summary  {result.uri}/summary.html",
+        f"  report   {printable(result.uri)}",
+        f"  summary  {printable(result.uri)}/summary.html",
         *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
     ]
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from nsfwscan.report.balance import Balance
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import REPORT_SCHEMA, Accounted, Change
 from nsfwscan.sources.plan import Plan, Range, ShardReader, read_carried
+from nsfwscan.store import from_parquet
 
 _FOLDERS = ("report", "false_positives", "changes")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
@@ -98,7 +99,7 @@ def _images(run: Run, record: dict[str, Any], damaged: set[str]) -> Iterator[str
     for file in record["files"]:
         if not file["path"].startswith("false_positives/") or file["path"] in damaged:
             continue
-        rows = pq.read_table(io.BytesIO(run.folder.read(file["path"])), columns=["image", "sha256"])
+        rows = from_parquet(run.folder.read(file["path"]), ["image", "sha256"])
         for row in rows.filter(pc.is_valid(rows["image"])).to_pylist():
             try:
                 sha256 = hashlib.sha256(run.folder.read(row["image"])).hexdigest()
@@ -114,7 +115,7 @@ def _planned(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
         yield f"the plan is {plan.counts}, but run.json says {record['plan']}"
     changes = Counter[str]({str(change): 0 for change in Change})
     for path in _paths(record, "changes"):
-        changes.update(pq.read_table(io.BytesIO(run.folder.read(path)), columns=["change"])["change"].to_pylist())
+        changes.update(from_parquet(run.folder.read(path), ["change"])["change"].to_pylist())
     ledger = {"bases": list(plan.bases), "changes": dict(changes)}
     if ledger != record["ledger"]:
         yield f"the ledger is {ledger}, but run.json says {record['ledger']}"
@@ -180,7 +181,7 @@ def _reported(run: Run, record: dict[str, Any], part: Range) -> pa.Table:
     columns = ["uri", "accounted_as", *_COUNTED]
     found = [REPORT_SCHEMA.empty_table().select(columns)]
     for path in _parts(record, part):
-        found.append(pq.read_table(io.BytesIO(run.folder.read(path)), columns=columns))
+        found.append(from_parquet(run.folder.read(path), columns))
     return pa.concat_tables(found)
 
 

@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain, repeat
 from pathlib import Path
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.truth import TRUTH_SCHEMA
-from nsfwscan.store import Store
+from nsfwscan.store import Store, from_parquet
 
 _SHARDS_PER_FILE = 64
 _FIRST_SHARDS = (16, 16, 32, 32, 64, 64, 128, 128)
@@ -127,6 +128,8 @@ class Plan:
     ranges: tuple[Range, ...]
     files: tuple[dict[str, Any], ...]
     """`path`, `rows`, `bytes`, `sha256` of the listing files."""
+    listed_at: str
+    """When listing began, ISO 8601: a run knows the store as of then, whenever it was committed."""
     bases: tuple[str, ...] = ()
     """The runs that rows are carried from, newest first."""
 
@@ -154,6 +157,7 @@ class Plan:
     def counts(self) -> dict[str, Any]:
         """The plan in numbers, as `run.json` has it."""
         return {
+            "listed_at": self.listed_at,
             "listed": self.listed,
             "distinct": self.distinct,
             "repeated": self.repeated,
@@ -172,6 +176,7 @@ class Plan:
         return {
             "listed": self.listed,
             "bytes": self.bytes,
+            "listed_at": self.listed_at,
             "fates": self.fates,
             "bases": list(self.bases),
             "files": list(self.files),
@@ -190,7 +195,7 @@ class Plan:
             for number, part in enumerate(found["ranges"])
         )
         files, bases = tuple(found["files"]), tuple(found["bases"])
-        return cls(found["listed"], found["bytes"], found["fates"], ranges, files, bases)
+        return cls(found["listed"], found["bytes"], found["fates"], ranges, files, found["listed_at"], bases)
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ def make_plan(
     Raises:
         SourceError: nothing was listed, or the truth file names none of the listed objects.
     """
+    listed_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     with tempfile.TemporaryDirectory(prefix="nsfwscan-plan-") as folder:
         paths = {name: str(Path(folder, f"{name}.parquet")) for name in ("listed", "truth", "known")}
         listed = _spool(paths["listed"], LISTING_SCHEMA, tables)
@@ -228,7 +234,7 @@ def make_plan(
             if judged:
                 _check_truth(connection, paths, judged)
             reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
-            return _Writer(run, shard_rows).write(reader, listed, known.bases)
+            return _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
 
 
 def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
@@ -263,10 +269,10 @@ class _Writer:
     bytes: int = 0
     _parts: int = 0
 
-    def write(self, reader: pa.RecordBatchReader, listed: int, bases: tuple[str, ...]) -> Plan:
+    def write(self, reader: pa.RecordBatchReader, listed: int, listed_at: str, bases: tuple[str, ...]) -> Plan:
         sizes = chain((min(rows, self.shard_rows) for rows in _FIRST_SHARDS), repeat(self.shard_rows))
         ranges = tuple(self._range(number, rows, sizes) for number, rows in enumerate(_ranges(reader)))
-        return Plan(listed, self.bytes, dict(self.fates), ranges, tuple(self.files), bases)
+        return Plan(listed, self.bytes, dict(self.fates), ranges, tuple(self.files), listed_at, bases)
 
     def _range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
         self.fates.update(rows["fate"].to_pylist())
@@ -331,11 +337,11 @@ class ShardReader:
         """The rows of a shard, as `LISTING_SCHEMA`."""
         if shard.listing != self._file:
             self._data, self._file = self._run.read(shard.listing), shard.listing
-        return pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group)
+        return pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group, use_threads=False)
 
 
 def read_carried(run: Store, part: Range) -> pa.Table:
     """The objects of a range whose rows are carried over, as `LISTING_SCHEMA`; empty where there are none."""
     if part.carried is None:
         return LISTING_SCHEMA.empty_table()
-    return pq.read_table(io.BytesIO(run.read(part.carried)))
+    return from_parquet(run.read(part.carried))

@@ -76,7 +76,7 @@ def report(rows: Iterable[Row], run_id: str = "made") -> pa.Table:
     return decided(staged(rows), NOTHING_CARRIED, decider(), run_id)
 
 
-def begun(out: Path, uris: Sequence[str], *, shard_rows: int = 1000, run_id: str = "made") -> tuple[Run, Plan]:
+def begun(out: Path | str, uris: Sequence[str], *, shard_rows: int = 1000, run_id: str = "made") -> tuple[Run, Plan]:
     """A run whose plan is written: the URIs, in shards."""
     run = Run.named(Store.at(str(out), StorageConfig()), run_id)
     listing = pa.Table.from_pylist([{"uri": uri, "size": 1000} for uri in uris], schema=LISTING_SCHEMA)
@@ -113,18 +113,19 @@ def engine(row: Callable[[str], Row] = staged_row) -> Engine:
 
 
 def scanned(
-    media: Path,
-    out: Path,
+    media: Path | str,
+    out: Path | str,
     row: Callable[[str], Row] = staged_row,
     *,
     run_id: str | None = "made",
+    resume: bool = False,
     progress: Progress | None = None,
     run_shards: Engine | None = None,
     **sections: Any,
 ) -> ScanResult:
     """A scan of the files under `media` into the store `out`, with made-up rows."""
     config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
-    return run_scan(config, run_id, run_shards or engine(row), progress or Silent())
+    return run_scan(config, run_id, run_shards or engine(row), progress or Silent(), resume=resume)
 
 
 def files(folder: Path, count: int) -> Path:

@@ -58,7 +58,7 @@ def commit(run: Run, uris: Iterable[str], *, kind: str = "scan", at: str | None 
     record = {
         "run_id": run.run_id,
         "kind": kind,
-        "committed_at": at or now.isoformat(timespec="milliseconds"),
+        "plan": {"listed_at": at or now.isoformat(timespec="milliseconds")},
         "config": config(uris, **sections).public(),
         "files": [],
     }

@@ -14,14 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, RunConflict, StoreError
 from nsfwscan.report import runs
-from nsfwscan.report.runs import Run, runs_of
+from nsfwscan.report.runs import Begun, Run, runs_of, unfinished
+from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.sources.plan import Known, ShardReader, make_plan
 from nsfwscan.store import Store, to_json
-from tests.report.rows import begun
+from tests.report.rows import begun, finished
 
 
 @pytest.fixture
@@ -234,6 +237,132 @@ def test_a_plan_of_other_settings_is_refused(run: Run, tmp_path: Path) -> None:
         "  model was 'old', is 'new'",
         "  policy was 'p', is 'q'",
     ]
+
+
+# --- runs that were begun -------------------------------------------------------------------------------------------
+
+
+def test_how_far_a_run_came(tmp_path: Path) -> None:
+    """An uncommitted run says what it was begun with, and how many of its objects are staged."""
+    uris = [f"/media/{i}" for i in range(25)]
+    run, plan = begun(tmp_path, uris, shard_rows=10)
+    assert run.begun() == Begun(run, {}, 0, 25)
+    finished(run, plan.shards[1:])
+    run.staging.write("alive.json", b"{}")
+    run.staging.write("stranger.parquet", b"")
+    assert run.begun() == Begun(run, {}, 15, 25)
+    finished(run, plan.shards)
+    assert run.begun() == Begun(run, {}, 25, 25)
+    run.folder.write("_SUCCESS", b"")
+    assert run.begun() is None
+
+
+def test_a_run_without_a_plan_was_not_begun(run: Run) -> None:
+    """A run that was cut off while it listed has nothing to go on from."""
+    assert run.begun() is None
+    run.folder.write("listing/part-00000.parquet", b"")
+    run.folder.write("plan.json", b"{")
+    assert run.begun() is None
+
+
+def test_unfinished_runs_over_the_same_sources(tmp_path: Path) -> None:
+    """Exactly these sources, the newest id first; neither committed ones, nor others', nor what else lies there."""
+    _, plan = begun(tmp_path, ["/a"], run_id="no-settings")
+    store = Store.at(str(tmp_path), StorageConfig())
+    sources = {
+        "20261121": ["/media"],
+        "20261123": ["/media"],
+        "20261122": ["/media"],
+        "larger": ["/media", "/more"],
+        "other": ["/more"],
+        "done": ["/media"],
+        "signed": ["https://store/a?X-Amz-Signature=***"],
+    }
+    for name, uris in sources.items():
+        Run(store, name).save_plan(plan, {"source.uris": uris})
+    Run(store, "done").folder.write("_SUCCESS", b"")
+    for stranger in (".DS_Store", "README"):
+        (tmp_path / "runs" / stranger).touch()
+
+    def found(*uris: str) -> list[str]:
+        return [begun.run.run_id for begun in unfinished(store, uris)]
+
+    assert found("/media") == ["20261123", "20261122", "20261121"]
+    assert found("/media", "/more") == ["larger"]
+    assert found("https://store/a?X-Amz-Signature=another") == ["signed"]
+    assert found("/media/2026") == []
+    assert unfinished(Store.at(str(tmp_path / "absent"), StorageConfig()), ["/media"]) == []
+
+
+def test_of_several_plans_one_holds(tmp_path: Path) -> None:
+    """Ten threads that plan one run at once, each from another listing, go on with the same plan, whose files are
+    whole whoever wrote last."""
+    run = Run(Store.at(str(tmp_path), StorageConfig()), "r")
+    together, held = threading.Barrier(10), []
+
+    def make(number: int) -> None:
+        uris = [{"uri": f"/media/{number}/{i}", "size": 1} for i in range(number + 1)]
+        listing = pa.Table.from_pylist(uris, schema=LISTING_SCHEMA)
+        together.wait(10)
+        plan = make_plan([listing], [], Known(), run.folder, 4)
+        held.append(run.save_plan(plan, {"model": "m"}))
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    plan = run.load_plan({"model": "m"})
+    assert plan is not None and held == [plan] * 10
+    read = ShardReader(run.folder)
+    listed = [uri for shard in plan.shards for uri in read(shard)["uri"].to_pylist()]
+    assert len(listed) == plan.distinct and len({uri.split("/")[2] for uri in listed}) == 1
+
+
+ROOT = Path(__file__).parents[2]
+_PLANNING = """
+import sys, time
+from pathlib import Path
+from tests.report.rows import begun
+
+out, number = Path(sys.argv[1]), sys.argv[2]
+(out / f"ready-{number}").touch()
+while not (out / "go").exists():
+    time.sleep(0.001)
+run, _ = begun(out, [f"/{number}/{i}" for i in range(200)], shard_rows=10, run_id="r")
+print(run.load_plan({}).files[0]["sha256"])
+"""
+
+
+def test_two_processes_plan_at_once(tmp_path: Path) -> None:
+    """Two processes that begin a run at the same moment end with one plan, and both know which."""
+    at_once = [
+        subprocess.Popen(
+            [sys.executable, "-c", _PLANNING, tmp_path, str(n)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for n in range(2)
+    ]
+    while len(list(tmp_path.glob("ready-*"))) < 2:
+        assert all(process.poll() is None for process in at_once)
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    told = [process.communicate(timeout=60)[0] for process in at_once]
+    assert [process.returncode for process in at_once] == [0, 0]
+    assert told[0] == told[1] and len(told[0]) == 65
+    [run] = runs_of(Store.at(str(tmp_path), StorageConfig()))
+    plan = run.load_plan({})
+    assert plan is not None and plan.distinct == 200
+
+
+def test_another_process_planned_otherwise(run: Run, tmp_path: Path) -> None:
+    """Where the plan that holds was made with other settings, the second process is refused."""
+    _, plan = begun(tmp_path / "other", ["/a"])
+    assert run.save_plan(plan, {"model": "one"}) == plan
+    with pytest.raises(RunConflict, match="model was 'one', is 'two'"):
+        run.save_plan(plan, {"model": "two"})
+
+
+# --- leases that were lost ------------------------------------------------------------------------------------------
 
 
 def test_a_dead_lease_is_taken_over_once(tmp_path: Path) -> None:
