@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from nsfwscan.status import Status as Status
+from nsfwscan.status import Status
 
 SCHEMA_VERSION = "1"
 

@@ -51,7 +51,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.display import printable
 from nsfwscan.errors import RowError, SetupError, StoreError
 from nsfwscan.pacing import UNPACED
-from nsfwscan.schema import Status
+from nsfwscan.status import Status
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 _S3 = frozenset({"s3", "s3a"})
@@ -445,7 +445,7 @@ def etag_of(info: dict[str, Any]) -> str | None:
 
 
 def modified_of(info: dict[str, Any]) -> datetime | None:
-    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and however it tells it."""
+    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and tells it in."""
     keys = ("LastModified", "last_modified", "updated", "mtime", "created")
     found = next((info[key] for key in keys if info.get(key)), None)
     if isinstance(found, int | float):

@@ -15,8 +15,8 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.deadline import Deadline
 from nsfwscan.errors import ConfigError, ModelError, SourceError
 from nsfwscan.pipeline import Job
-from nsfwscan.report.staging import ShardResult
 from nsfwscan.report.runs import Run
+from nsfwscan.report.staging import ShardResult
 from nsfwscan.report.verify import verify
 from nsfwscan.run import Engine
 from nsfwscan.sources.plan import Shard

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nsfwscan.display import has_password, printable, printable_lines, redacted
 from nsfwscan.errors import BalanceError, RowError, SetupError, StoreError
-from nsfwscan.schema import Status
+from nsfwscan.status import Status
 
 
 @pytest.mark.parametrize(

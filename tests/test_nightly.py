@@ -87,6 +87,11 @@ def report(result: ScanResult, kind: str = "report") -> dict[str, dict[str, Any]
     return {os.path.basename(row["uri"]): row for row in rows}
 
 
+def _timeless(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows without what two scans of the same store tell differently."""
+    return {name: {k: v for k, v in row.items() if k != "scanned_at"} for name, row in rows.items()}
+
+
 ALL = {*(f"{n}.png" for n in range(10)), "notes.txt", "broken.png"}
 
 
@@ -122,7 +127,7 @@ def test_the_nights_are_the_same_in_any_ranges(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int
 ) -> None:
     """However finely the listing and the earlier reports are cut, the same rows are carried and the same are gone."""
-    whole, _ = night(media, tmp_path / "whole", "1")
+    night(media, tmp_path / "whole", "1")
     monkeypatch.setattr(planning, "_RANGE_ROWS", range_rows)
     cut, _ = night(media, tmp_path / "cut", "1")
     assert len(cut.report_files) == len(ALL) // range_rows + (len(ALL) % range_rows > 0)
@@ -133,10 +138,10 @@ def test_the_nights_are_the_same_in_any_ranges(
     finely, looked = night(media, tmp_path / "cut", "2")
     wholly, also_looked = night(media, tmp_path / "whole", "2")
     assert looked == also_looked == {"4.png"}
-    strip = {"scanned_at"}
-    assert {n: {k: v for k, v in r.items() if k not in strip} for n, r in report(finely).items() if n != "4.png"} == {
-        n: {k: v for k, v in r.items() if k not in strip} for n, r in report(wholly).items() if n != "4.png"
-    } or set(report(finely)) == set(report(wholly))
+    assert [_timeless(report(finely)), _timeless(report(finely, "changes"))] == [
+        _timeless(report(wholly)),
+        _timeless(report(wholly, "changes")),
+    ]
     assert finely.record["ledger"]["changes"] == wholly.record["ledger"]["changes"]
     assert finely.record["ledger"]["changes"]["deleted"] == 3
     assert {n for n, r in report(finely, "changes").items() if r["change"] == "deleted"} == {
@@ -171,7 +176,7 @@ def test_errors_of_the_last_night_are_tried_again(media: Path, tmp_path: Path) -
     first, _ = night(media, tmp_path / "out", "1")
     assert report(first)["dangling.png"]["status"] == "not_found"
     second, looked = night(media, tmp_path / "out", "2")
-    assert looked == {"dangling.png"} and second.record["plan"]["fates"]["failed" if False else "carried"] == 12
+    assert looked == {"dangling.png"} and second.record["plan"]["fates"] == {"carried": 12, "failed": 1}
     picture(media / "nowhere", 5)
     third, looked = night(media, tmp_path / "out", "3")
     assert looked == {"dangling.png", "nowhere"} and report(third)["dangling.png"]["status"] == "ok"
@@ -336,7 +341,7 @@ def test_a_damaged_ledger_stops_the_run(media: Path, tmp_path: Path) -> None:
     table = pq.read_table(part)
     scores = pa.array([0.5] * table.num_rows, pa.float32())
     pq.write_table(table.set_column(table.schema.get_field_index("nsfw_score"), "nsfw_score", scores), part)
-    with pytest.raises(StoreError, match="absent or damaged.*--full"):
+    with pytest.raises(StoreError, match=r"absent or damaged.*--full"):
         night(media, tmp_path / "out", "2")
     assert not (tmp_path / "out" / "runs" / "2" / "run.json").exists()
     result, _ = night(media, tmp_path / "out", "3", ledger={"ignore": True})

@@ -16,7 +16,8 @@ from nsfwscan.config import ScanConfig
 from nsfwscan.pipeline import run_inline
 from nsfwscan.progress import Silent
 from nsfwscan.run import run_scan
-from nsfwscan.schema import Accounted, Status
+from nsfwscan.schema import Accounted
+from nsfwscan.status import Status
 
 
 def _encoded(kind: str) -> bytes:

@@ -18,7 +18,7 @@ from botocore.config import Config
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SetupError
-from nsfwscan.schema import Status
+from nsfwscan.status import Status
 from nsfwscan.storage import (
     Fetched,
     RemoteFile,

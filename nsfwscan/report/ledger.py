@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.report.runs import Run, runs_of
-from nsfwscan.schema import Change, Status
+from nsfwscan.schema import Change
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
+from nsfwscan.status import Status
 from nsfwscan.storage import scheme_of
 from nsfwscan.store import Store, from_parquet
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from nsfwscan.errors import SetupError
 from nsfwscan.policy.decide import Decider
-from nsfwscan.schema import FLAGGED, STAGED_SCHEMA, Status
+from nsfwscan.schema import FLAGGED, STAGED_SCHEMA
 from nsfwscan.sources.plan import Shard
+from nsfwscan.status import Status
 from nsfwscan.store import Store, from_parquet
 
 _SUFFIX = ".parquet"

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision, Status
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision
+from nsfwscan.status import Status
 
 HISTOGRAM_BINS = 20
 _ERROR_KINDS = 50

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from nsfwscan.errors import RowError
-from nsfwscan.schema import Status
+from nsfwscan.status import Status
 
 
 class Stage(Protocol):

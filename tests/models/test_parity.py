@@ -12,9 +12,9 @@ from PIL import Image
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.images.decoder import decode
 from nsfwscan.models import registry, torch_backend
 from nsfwscan.models.spec import Hardware, ModelSpec
-from nsfwscan.images.decoder import decode
 from tests import checkpoints
 from tests.demo_store import DemoObject
 

@@ -142,8 +142,9 @@ def test_filters_and_limits(tmp_path: Path, theirs: Any, ours: Any, chain: list[
     assert bases(tmp_path, "/media", source=ours) == chain
 
 
-def test_the_newest_is_the_last_committed(tmp_path: Path) -> None:
-    """Not the name of a run counts but when it was committed: one that was resumed may be newer than its successor."""
+def test_the_newest_is_the_last_listed(tmp_path: Path) -> None:
+    """Neither the name of a run counts nor when it was committed, but when it listed the store: one that was resumed
+    late knows the store as it was."""
     commit(run_in(tmp_path, "20261121"), ["/media"], at="2026-11-23T09:00:00.000+00:00", **DELTA)
     commit(run_in(tmp_path, "20261122"), ["/media"], at="2026-11-22T03:00:00.000+00:00")
     assert bases(tmp_path, "/media") == ["20261121", "20261122"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nsfwscan.report import summary
 from nsfwscan.report.summary import HISTOGRAM_BINS, Summary
 from nsfwscan.review.false_positives import select_false_positives
-from nsfwscan.schema import Status
+from nsfwscan.status import Status
 from nsfwscan.store import to_json
 from tests.report.rows import Row, report, staged_row
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.images.decoder import decode
 from nsfwscan.models import registry
 from nsfwscan.models.geometry import Geometry, Normalisation
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 from nsfwscan.schema import LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.classify import NO_SCORE, Classify
-from nsfwscan.images.decoder import decode
 from tests.demo_store import DemoObject
 
 SPEC = registry.resolve(ModelConfig(), StorageConfig())

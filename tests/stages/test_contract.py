@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from nsfwscan.config import ScanConfig
 from nsfwscan.models.registry import resolve
 from nsfwscan.pipeline import cpu_stages, model_stages, opened
-from nsfwscan.schema import LISTING_SCHEMA, Status
+from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
+from nsfwscan.status import Status
 from tests.demo_store import UPLOADS, DemoObject
 
 _GOOD = ("neutral/coffee.png", f"{UPLOADS}/modes/rgba.png", f"{UPLOADS}/phone/IMG_0001.jpg", "drawings/smiley.gif")
