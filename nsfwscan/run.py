@@ -11,7 +11,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -276,13 +276,12 @@ def _page(record: dict[str, Any]) -> bytes:
 def _seal(run: Run) -> None:
     """Opens the report to readers, and clears away what led to it."""
     run.folder.write("_SUCCESS", b"")
-    try:
+    with suppress(StoreError):  # committed all the same
         run.folder.delete("failure.json")  # of an earlier attempt
+    with suppress(StoreError):  # `gc` removes what is left
         for name in run.staging.names(""):
             if name != "alive.json":
                 run.staging.delete(name)
-    except StoreError:  # committed all the same; `gc` removes what is left
-        return
 
 
 def _versions() -> dict[str, str]:

@@ -80,6 +80,7 @@ _FATES = """
     )
     SELECT l.uri, l.size, l.etag, l.modified_at, l.truth,
            CASE WHEN k.standing IS NULL THEN 'new'
+                WHEN k.standing = 'failed' THEN 'failed'
                 WHEN CASE WHEN l.etag IS NOT NULL AND k.etag IS NOT NULL THEN l.etag = k.etag
                           ELSE coalesce(l.size = k.size AND l.modified_at = k.modified_at, false) END
                 THEN CASE k.standing WHEN 'good' THEN 'carried' ELSE k.standing END
