@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-full lint types format browser clean
+.PHONY: help demo test test-full chaos lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(VENV)/.ready browser ## the test suite
 
 test-full: $(VENV)/.ready browser ## and the long tests: a real S3 server (Ceph)
 	$(BIN)/python -m pytest
+
+chaos: $(VENV)/.ready ## kill a scan again and again, resume it, compare it with an undisturbed one; SEED= OBJECTS=
+	$(BIN)/python -m tests.chaos.chaos $(if $(SEED),--seed $(SEED)) $(if $(OBJECTS),--objects $(OBJECTS))
 
 lint: $(VENV)/.ready ## ruff
 	$(BIN)/ruff check .

@@ -108,7 +108,7 @@ class HostileImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         if self.fp.read(len(MAGIC)) != MAGIC:
             raise SyntaxError("not HOSTILE")
-        where, _, deed = self.fp.read().decode().partition(" ")
+        where, _, deed = self.fp.read(64).decode().strip().partition(" ")
         self._size, self._mode, self._deed = SIZE, "RGB", DEEDS[deed]
         if where == "header":
             self._deed()

@@ -21,6 +21,7 @@ from nsfwscan.errors import RowError
 from nsfwscan.images.decoder import FORMATS, Decoded, decode, header, to_pixels
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.status import Status
+from tests.bombs import many_pages_tiff
 from tests.demo_store import (
     EXIF_MAKE,
     EXIF_MODEL,
@@ -267,6 +268,21 @@ def test_a_broken_later_frame_does_not_matter() -> None:
     assert difference(pixels(data[: last + 25]), pixels(data)) == 0
 
 
+def test_frames_beyond_counting_are_not_counted() -> None:
+    """Of a file with more frames or pages than are worth walking through, the first is decoded and no number given."""
+    for few, many in ((_gif_of(1000), _gif_of(100_000)), (many_pages_tiff(1000), many_pages_tiff(20_000))):
+        assert decode(few, max_pixels=PLENTY).facts["frames"] == 1001
+        endless = decode(many, max_pixels=PLENTY)
+        assert endless.facts["frames"] is None
+        assert difference(rgb(endless.image), pixels(few)) == 0
+
+
+def _gif_of(frames: int) -> bytes:
+    data = encode(SCENE, "GIF", save_all=True, append_images=[SCENE.rotate(90)], duration=10)
+    last = data.rindex(b"\x21\xf9\x04")
+    return data[:last] + data[last:-1] * frames + data[-1:]
+
+
 # --- what the file says ---------------------------------------------------------------------------------------------
 
 
@@ -319,6 +335,29 @@ def test_no_exif_fails_a_picture(block: bytes, order: bytes) -> None:
         assert sorted(decoded.image.size) == sorted(_TINY.size)
 
 
+def test_the_header_alone() -> None:
+    """The header says format and size as they are stored, and fails as decoding it would."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    data = encode(SCENE, "JPEG", exif=exif)
+    assert header(data[:-40], max_pixels=PLENTY) == {"format": "JPEG", "width": 64, "height": 48}
+    with pytest.raises(RowError, match="over the limit of 100"):
+        header(data, max_pixels=100)
+
+
+def test_too_little_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory runs out, no file is called damaged for it."""
+
+    def none_left(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    for step in ("PIL.PngImagePlugin.PngImageFile._open", "PIL.Image.core.new", "PIL.Image.Image.getexif"):
+        with monkeypatch.context() as patched:
+            patched.setattr(step, none_left)
+            with pytest.raises(MemoryError):
+                decode(encode(SCENE), max_pixels=PLENTY)
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +365,8 @@ def png_that_claims(width: int, height: int) -> bytes:
     def chunk(kind: bytes, payload: bytes) -> bytes:
         return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
 
 
 def claiming(fmt: str, width: int, height: int) -> bytes:
@@ -446,14 +485,18 @@ def check(data: bytes) -> Decoded | RowError:
     """Decodes in a small limit, and sees to it that the outcome can be written into a row."""
     try:
         facts, found = to_pixels(data, _GEOMETRY, max_pixels=100_000)
-        assert len(found) == _GEOMETRY.nbytes
-        decoded = decode(data, max_pixels=100_000)
-        assert decoded.facts == facts
-        return decoded
     except RowError as error:
-        assert error.status in ("unsupported", "too_large", "decode_error")
-        assert error.message and "\n" not in error.message
-        return error
+        return _writable(error)
+    assert len(found) == _GEOMETRY.nbytes
+    decoded = decode(data, max_pixels=100_000)
+    assert decoded.facts == facts
+    return decoded
+
+
+def _writable(error: RowError) -> RowError:
+    assert error.status in ("unsupported", "too_large", "decode_error")
+    assert error.message and "\n" not in error.message
+    return error
 
 
 @settings(max_examples=300, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -178,6 +179,58 @@ def test_delay_holds_a_request_back(proxy: FaultyProxy) -> None:
     assert time.monotonic() - began >= 0.5
     s3.list_objects_v2(Bucket="media")
     assert proxy.injected == {"delay": 1}
+
+
+def test_truncated_body_looks_whole(proxy: FaultyProxy) -> None:
+    """Half a body under its own Content-Length and the whole one's ETag: nothing in the answer tells."""
+    s3 = client(proxy.endpoint, request_checksum_calculation="when_required")
+    etag = s3.put_object(Bucket="media", Key="part", Body=b"x" * 200_000)["ETag"]
+    proxy.truncate(is_get, times=1)
+    response = s3.get_object(Bucket="media", Key="part")
+    assert (response["ContentLength"], response["ETag"]) == (100_000, etag)
+    assert response["Body"].read() == b"x" * 100_000
+    assert s3.get_object(Bucket="media", Key="part")["Body"].read() == b"x" * 200_000
+
+
+def test_reset_is_a_broken_connection(proxy: FaultyProxy) -> None:
+    """A reset connection gives the client no answer at all, and the next request works."""
+    s3 = client(proxy.endpoint)
+    proxy.reset(is_get, times=1)
+    with pytest.raises(botocore.exceptions.HTTPClientError):
+        s3.list_objects_v2(Bucket="media")
+    s3.list_objects_v2(Bucket="media")
+    assert proxy.injected == {"reset": 1}
+
+
+@pytest.mark.parametrize("fault", ["stall", "drip"])
+def test_slow_bodies_do_not_end(proxy: FaultyProxy, fault: str) -> None:
+    """The headers and the first bytes come; what is missing does not, within any patience."""
+    s3 = client(proxy.endpoint, read_timeout=0.3)
+    s3.put_object(Bucket="media", Key="slow", Body=b"x" * 1000)
+    proxy.stall(is_get, times=1) if fault == "stall" else proxy.drip(is_get, 1.0, times=1)
+    body = s3.get_object(Bucket="media", Key="slow")["Body"]
+    assert body.read(1) == b"x"
+    with pytest.raises(botocore.exceptions.ReadTimeoutError):
+        body.read()
+
+
+def test_shares_come_from_the_seed(moto: S3Endpoint) -> None:
+    """The same seed strikes the same requests, another one others; about as many as asked for; none before `after`."""
+
+    def struck(seed: int) -> list[bool]:
+        with FaultyProxy(moto, seed=seed) as proxy:
+            s3, found = client(proxy.endpoint), []
+            proxy.fail(is_get, share=0.25, after=10)
+            for _ in range(60):
+                before = proxy.injected["fail"]
+                with contextlib.suppress(botocore.exceptions.ClientError):
+                    s3.list_objects_v2(Bucket="media")
+                found.append(proxy.injected["fail"] > before)
+            return found
+
+    first = struck(1)
+    assert first == struck(1) != struck(2)
+    assert not any(first[:10]) and 4 <= sum(first) <= 24
 
 
 def test_counts_hold_under_threads(proxy: FaultyProxy) -> None:

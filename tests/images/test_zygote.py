@@ -1,0 +1,169 @@
+"""The first process of a decode child: what is in it, and that it goes when it should."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from nsfwscan.images.child import DecodeChild
+from nsfwscan.images.zygote import Zygote
+from tests.hostile_format import hostile
+from tests.images.test_child import GREY, settings, worker_of
+
+ROOT = Path(__file__).parents[2]
+
+_PARENT = """
+import sys
+from nsfwscan.images.child import DecodeChild
+from tests.hostile_format import hostile
+from tests.images.test_child import settings, worker_of
+
+child = DecodeChild(settings(timeout_s=60.0))
+child.decode(hostile("grey"))
+print(child._zygote._process.pid, worker_of(child), flush=True)
+if sys.argv[1:] == ["leave"]:
+    sys.exit()
+child.decode(hostile(sys.argv[1]))
+"""
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended (one that nobody has waited for yet counts as ended)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def parent(deed: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process with a child that decodes a file of that kind, and the process ids of zygote and worker."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, deed], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    return process, [int(word) for word in process.stdout.readline().split()]
+
+
+def test_it_is_light() -> None:
+    """The process that forks has one thread, and neither Arrow, Ray nor torch in it."""
+    child = DecodeChild(settings())
+    child.decode(hostile("grey"))
+    assert child._zygote is not None
+    process = Path(f"/proc/{child._zygote._process.pid}")
+    assert "Threads:\t1\n" in (process / "status").read_text()
+    mapped = (process / "maps").read_text()
+    assert "_imaging" in mapped
+    assert not [name for name in ("arrow", "/ray/", "torch", "onnx") if name in mapped]
+
+
+def test_workers_do_not_outlive_their_zygote() -> None:
+    """A worker that hangs in C goes with the zygote that forked it, however that ends."""
+    process, (zygote, worker) = parent("hang in C")
+    try:
+        os.kill(zygote, signal.SIGKILL)
+        assert soon(lambda: is_gone(worker))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("deed", ["hang", "hang in C"])
+@pytest.mark.parametrize("cause", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_it_goes_with_its_parent(deed: str, cause: signal.Signals) -> None:
+    """Zygote and worker end with the process that has them, even one killed while a file hangs in C."""
+    process, pids = parent(deed)
+    process.send_signal(cause)
+    _, complaint = process.communicate(timeout=10)
+    assert process.returncode == -cause
+    assert "KeyboardInterrupt" in complaint if cause == signal.SIGINT else complaint == ""
+    assert soon(lambda: all(map(is_gone, pids)))
+
+
+def test_it_ends_with_the_program() -> None:
+    """A program that comes to its end leaves no process behind, and is not kept waiting by one."""
+    process, pids = parent("leave")
+    _, complaint = process.communicate(timeout=10)
+    assert (process.returncode, complaint) == (0, "")
+    assert all(map(is_gone, pids))
+
+
+def test_ctrl_c_reaches_the_parent_alone() -> None:
+    """The signal that a terminal sends to all processes of a group does not end the child, but its parent, which then
+    ends the child."""
+    child = DecodeChild(settings())
+    child.decode(hostile("grey"))
+    assert child._zygote is not None
+    for pid in (child._zygote._process.pid, worker_of(child)):
+        os.kill(pid, signal.SIGINT)
+    assert child.decode(hostile("grey"))[1] == GREY
+    assert child.workers == 1
+
+
+def test_it_ends_with_its_object() -> None:
+    """Whoever drops a child has none any more, started or still starting, and no zombie either."""
+    child = DecodeChild(settings())
+    child.decode(hostile("grey"))
+    assert child._zygote is not None
+    pids = [child._zygote._process.pid, worker_of(child)]
+    starting = Zygote(settings())
+    pids.append(starting._process.pid)
+    del child, starting
+    gc.collect()
+    assert soon(lambda: all(map(is_gone, pids)))
+    assert not Path(f"/proc/{pids[0]}").exists() and not Path(f"/proc/{pids[2]}").exists()
+
+
+def test_it_starts_while_others_work() -> None:
+    """Starting does not wait for the imports."""
+    started = time.monotonic()
+    zygote = Zygote(settings())
+    took = time.monotonic() - started
+    zygote.fork().close()
+    assert took < (time.monotonic() - started) / 2
+
+
+def test_another_worker_comes_quickly() -> None:
+    """A replacement is forked, not started: a tenth of a second would be far too long for it."""
+    zygote = Zygote(settings())
+    zygote.fork().close()
+    times = []
+    for _ in range(9):
+        zygote.reap()
+        started = time.monotonic()
+        zygote.fork().close()
+        times.append(time.monotonic() - started)
+    assert sorted(times)[4] < 0.1
+
+
+def test_it_says_what_became_of_a_worker() -> None:
+    """Exit code and memory of a worker that ended by itself, or that was ended."""
+    zygote = Zygote(settings())
+    for signal_sent, expected in ((signal.SIGSEGV, -signal.SIGSEGV), (None, -signal.SIGKILL)):
+        with zygote.fork():
+            pid = zygote._process.pid
+            worker = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+            if signal_sent is not None:
+                os.kill(worker, signal_sent)
+                assert soon(partial(is_gone, worker))
+            exit_code, peak_bytes = zygote.reap()
+        assert exit_code == expected
+        assert 2**20 < peak_bytes < 2**27
+        assert is_gone(worker)
