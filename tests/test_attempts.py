@@ -120,6 +120,17 @@ def test_a_second_commit_is_harmless(tmp_path: Path, lost: list[str]) -> None:
     assert second.record == json.loads((folder / "run.json").read_text())
 
 
+def test_a_commit_that_was_cut_off_at_its_very_end(tmp_path: Path) -> None:
+    """With the record written and the staged parts gone, nothing is done again: the report is opened to readers."""
+    media, out = files(tmp_path / "media", 10), tmp_path / "out"
+    first = scanned(media, out, **SMALL_SHARDS)
+    whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (Path(first.uri) / "_SUCCESS").unlink()
+    second = scanned(media, out, run_shards=refuses, **SMALL_SHARDS)
+    assert second.already_committed and second.record == first.record
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
+
+
 def test_where_it_runs_is_no_other_setting(tmp_path: Path) -> None:
     """Resuming with another reading concurrency, error rate or number of cores is the same run."""
     media, out = files(tmp_path / "media", 10), tmp_path / "out"

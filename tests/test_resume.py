@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -188,22 +187,26 @@ def test_a_run_that_is_at_work_is_told_as_such(media: Path, out: Path) -> None:
 # --- out of time ----------------------------------------------------------------------------------------------------
 
 
-def soon(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+def taking_an_hour(patch: pytest.MonkeyPatch, shards_before: int) -> Engine:
+    """An engine that takes an hour after so many shards."""
+
+    def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        assert 3500 < (deadline.left_s() or 0) <= 3600
+        for number, shard in enumerate(shards, 1):
+            deadline.check()
+            yield from engine()(job, [shard], deadline)
+            if number == shards_before:
+                patch.setattr(Deadline, "left_s", lambda self: -1.0)
+
+    return run_shards
 
 
 def test_a_deadline_leaves_a_run_that_resumes(media: Path, out: Path) -> None:
     """When the time is up the run stops, says how far it came and how to go on; what is done is not done again."""
-
-    def slow(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-        for shard in shards:
-            deadline.check()
-            yield from engine()(job, [shard], deadline)
-            while (deadline.left_s() or 0) > 0:
-                time.sleep(0.01)
-
-    with pytest.raises(DeadlineReached) as caught:
-        scanned(media, out, run_id="r", run_shards=slow, engine={"shard_rows": 4, "deadline": soon(2)})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DeadlineReached) as caught:
+        scanned(
+            media, out, run_id="r", run_shards=taking_an_hour(patch, 1), engine={"shard_rows": 4, "deadline": "60m"}
+        )
     assert re.fullmatch(
         r"the deadline \(.*\) has come\n4 of 10 objects are done; --run-id r or --resume last goes on from there",
         str(caught.value),
@@ -222,15 +225,10 @@ def test_a_deadline_while_listing(media: Path, out: Path) -> None:
     assert scanned(media, out, run_id="r").record["balance"]["listed"] == 10
 
 
-def test_a_deadline_does_not_stop_a_commit(media: Path, out: Path) -> None:
+def test_a_deadline_does_not_stop_a_commit(media: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once all is scanned, the report is written, late or not."""
-
-    def late(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-        yield from engine()(job, shards, deadline)
-        while (deadline.left_s() or 0) > 0:
-            time.sleep(0.01)
-
-    result = scanned(media, out, run_shards=late, engine={"deadline": soon(1)})
+    late = taking_an_hour(monkeypatch, 3)
+    result = scanned(media, out, run_shards=late, engine={"shard_rows": 4, "deadline": "1h"})
     assert result.exit_code == 0 and (Path(result.uri) / "_SUCCESS").exists()
 
 

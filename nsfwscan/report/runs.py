@@ -136,6 +136,25 @@ class Run:
     def lease(self) -> Iterator[None]:
         """Holds the run for this process, with a heartbeat. Raises RunConflict where another one is alive."""
         staging, token = self.staging, uuid.uuid4().hex
+        _HELD_HERE.add(token)  # before others can read it
+        try:
+            self._take(staging, token)
+            stop = threading.Event()
+            thread = threading.Thread(target=_keep_alive, args=(staging, token, stop), daemon=True, name="lease")
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+                if _holds(staging, token):  # a process that slept too long may have lost it
+                    staging.delete("alive.json")
+                if not staging.names(""):  # on local disk an empty folder would stay
+                    self.store.delete(f"staging/{self.run_id}")
+        finally:
+            _HELD_HERE.discard(token)
+
+    def _take(self, staging: Store, token: str) -> None:
         holder = staging.read_json("alive.json")
         if _is_alive(holder):
             assert holder is not None
@@ -154,20 +173,6 @@ class Run:
             time.sleep(_SETTLE_S)
             if not _holds(staging, token):
                 raise RunConflict(f"run {self.run_id} was taken over by another process just now")
-        _HELD_HERE.add(token)
-        stop = threading.Event()
-        thread = threading.Thread(target=_keep_alive, args=(staging, token, stop), daemon=True, name="lease")
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            _HELD_HERE.discard(token)
-            if _holds(staging, token):  # a process that slept too long may have lost it
-                staging.delete("alive.json")
-            if not staging.names(""):  # on local disk an empty folder would stay
-                self.store.delete(f"staging/{self.run_id}")
 
 
 @dataclass(frozen=True)

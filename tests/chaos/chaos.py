@@ -154,7 +154,7 @@ def _undisturbed(form: Form, stores: Stores, model: str) -> pa.Table:
 
 def _command(form: Form, stores: Stores, model: str, endpoint_url: str, address: str) -> list[str]:
     file = stores.folder / "chaos.yaml"
-    limits = {"shard_rows": form.shard_rows, "max_attempts": 100, "stall_timeout_s": 120}
+    limits = {"shard_rows": form.shard_rows, "max_attempts": 100, "stall_timeout_s": 300}
     file.write_text(yaml.safe_dump({"engine": limits, "report": {"max_error_rate": 1.0}}))
     options = {
         "--out": stores.out,

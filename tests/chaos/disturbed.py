@@ -26,7 +26,7 @@ _TITLES = {"cpu": ("(_Fused)", "(_Cpu)"), "model": ("(_Model)",), "stage": ("(_S
 _OURS = ("MapBatches(", "_Pulse", "nsfwscan.images")
 """Actors and their decode children."""
 _LOOK_S = 0.1
-_GONE_S = 30.0
+_GONE_S = 60.0
 """How soon the actors of a dead driver must be gone."""
 
 

@@ -68,8 +68,8 @@ def child() -> Iterator[DecodeChild]:
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[DecodeChild]:
-    """A child that gives a file half a second."""
-    child = DecodeChild(settings(timeout_s=0.5))
+    """A child that gives a file a second."""
+    child = DecodeChild(settings(timeout_s=1.0))
     yield child
     child.close()
 
@@ -142,8 +142,8 @@ def test_a_file_that_hangs_its_decoder_timed_out(hasty: DecodeChild, deed: str) 
     hasty.decode(hostile("grey"))
     started = time.monotonic()
     error = failure(hasty, hostile(deed))
-    assert 0.5 <= time.monotonic() - started < 3
-    assert (error.status, error.message) == ("timeout", "decoding took more than 0.5 s (decode.timeout_s)")
+    assert 1.0 <= time.monotonic() - started < 4
+    assert (error.status, error.message) == ("timeout", "decoding took more than 1 s (decode.timeout_s)")
     assert error.values == HEADER
     assert failure(hasty, hostile(deed, in_header=True)).values == {}
     assert hasty.decode(hostile("grey"))[1] == GREY
@@ -173,7 +173,7 @@ def test_sending_to_a_worker_that_does_not_listen(hasty: DecodeChild) -> None:
     os.kill(worker_of(hasty), signal.SIGSTOP)
     started = time.monotonic()
     assert failure(hasty, large).status == "timeout"
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 4
     patient = DecodeChild(settings())
     patient.decode(hostile("grey"))
     os.kill(worker_of(patient), signal.SIGKILL)

@@ -16,7 +16,7 @@ import pytest
 
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.zygote import Zygote
-from tests.hostile_format import hostile
+from tests.hostile_format import PLUGINS, hostile
 from tests.images.test_child import GREY, settings, worker_of
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 _PARENT = """
 import sys
 from nsfwscan.images.child import DecodeChild
-from tests.hostile_format import hostile
+from tests.hostile_format import PLUGINS, hostile
 from tests.images.test_child import settings, worker_of
 
 child = DecodeChild(settings(timeout_s=60.0))
@@ -42,6 +42,16 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of children, and of theirs."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return children + [below for child in children for below in descendants(child)]
 
 
 def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -95,6 +105,21 @@ def test_it_goes_with_its_parent(deed: str, cause: signal.Signals) -> None:
     assert process.returncode == -cause
     assert "KeyboardInterrupt" in complaint if cause == signal.SIGINT else complaint == ""
     assert soon(lambda: all(map(is_gone, pids)))
+
+
+@pytest.mark.parametrize("cause", [signal.SIGKILL, signal.SIGINT])
+def test_classifying_leaves_nothing_behind(cause: signal.Signals, tmp_path: Path) -> None:
+    """`classify` killed or interrupted over an image that hangs ends at once, and its processes with it."""
+    (tmp_path / "image").write_bytes(hostile("hang in C"))
+    script = "import nsfwscan, sys; nsfwscan.classify(sys.argv[1], decode={'plugins': {'HOSTILE': sys.argv[2]}})"
+    command = [sys.executable, "-c", script, str(tmp_path / "image"), PLUGINS["HOSTILE"]]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
+    assert soon(lambda: len(descendants(process.pid)) == 2, 30)
+    time.sleep(0.5)
+    pids = descendants(process.pid)
+    process.send_signal(cause)
+    assert process.wait(timeout=5) == -cause
+    assert len(pids) == 2 and soon(lambda: all(map(is_gone, pids)))
 
 
 def test_it_ends_with_the_program() -> None:
