@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Self
 
 _PR_SET_CHILD_SUBREAPER = 36
-_FRUGAL = {
+_FRUGAL: dict[str, Any] = {
     "object_store_memory": 100 * 2**20,
     "include_dashboard": False,
     "include_log_monitor": False,
