@@ -245,7 +245,7 @@ def verify(run: str, **options: Any) -> None:
         wrong = 0
         for found in committed_runs(run, StorageConfig.of(_given(options))):
             findings = list(check_run(found))
-            _echo(f"{found.run_id}  {'as committed' if not findings else f'{len(findings):,} findings'}")
+            _echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
             for finding in findings:
                 _echo(f"  {printable(finding)}")
             wrong += len(findings)

@@ -272,9 +272,9 @@ def run_shards(
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
     """The blocks as they come; between them, and while none comes, the watchdog and the clock are looked at."""
     came: queue.Queue[Any] = queue.Queue(maxsize=1)
-    left = threading.Event()
+    execution = _Execution()
     # Waiting for Ray cannot be interrupted: a thread that dies with the process does it.
-    waiting = threading.Thread(target=_hand_over, args=(blocks, came, left), daemon=True, name="blocks")
+    waiting = threading.Thread(target=_hand_over, args=(blocks, came, execution), daemon=True, name="blocks")
     waiting.start()
     try:
         while True:
@@ -291,49 +291,72 @@ def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> 
                 return
             yield block
     except BaseException:  # nobody waits for the blocks any more
-        left.set()
+        execution.give_up()
         waiting.join(_KNOCK_S)  # Ray Data must be done with Ray before Ray is shut down, or it starts another one
         raise
 
 
-def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], left: threading.Event) -> None:
+def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], execution: _Execution) -> None:
     def put(item: Any) -> None:
-        while not left.is_set():
+        while not execution.given_up:
             try:
                 to.put(item, timeout=_LOOK_S)
                 return
             except queue.Full:
                 continue
 
-    _LEFT.set(left)
+    _EXECUTION.set(execution)
     try:
         for block in blocks:
             put(block)
-            if left.is_set():
+            if execution.given_up:
                 return
         put(None)
     except BaseException as error:  # noqa: BLE001  # it is raised where the blocks are waited for
         put(error)
 
 
-_LEFT: ContextVar[threading.Event] = ContextVar("left")
-"""Set when nobody waits for the blocks any more that Ray Data is asked for here."""
-
-
-class _GiveUp:
-    """Ends an execution of Ray Data, and its actors with it, when nobody waits for it any more: on a cluster that stays
-    they would work on, or hang on. Ray Data makes one for each execution, where it is asked for blocks."""
+class _Execution:
+    """An execution of Ray Data, which may be given up while it runs."""
 
     def __init__(self) -> None:
-        self._left = _LEFT.get(threading.Event())
+        self.given_up = False
+        self._executor: Any = None
+        self._lock = threading.Lock()
+
+    def begin(self, executor: Any) -> None:
+        """Raises where it was given up before it began."""
+        with self._lock:
+            if self.given_up:
+                raise RuntimeError("given up")
+            self._executor = executor
+
+    def give_up(self) -> None:
+        """Kills its actors. Ray Data would let them end what they are at: on a cluster that stays they would work on,
+        or hang on to what they have."""
+        with self._lock:
+            self.given_up = True
+            executor = self._executor
+        if executor is not None:
+            executor.shutdown(force=True)
+
+
+_EXECUTION: ContextVar[_Execution] = ContextVar("execution")
+"""That of the blocks which this thread asks for."""
+
+
+class _Begins:
+    """Ray Data makes one for each execution, where it is asked for blocks, and tells it of the executor."""
+
+    def __init__(self) -> None:
+        self._execution = _EXECUTION.get(_Execution())
 
     def before_execution_starts(self, executor: object) -> None:
-        """Nothing."""
+        """Notes it."""
+        self._execution.begin(executor)
 
     def on_execution_step(self, executor: object) -> None:
-        """Raises where the execution is to end."""
-        if self._left.is_set():
-            raise RuntimeError("given up")
+        """Nothing."""
 
     def after_execution_succeeds(self, executor: object) -> None:
         """Nothing."""
@@ -411,8 +434,8 @@ def _set_context(verbose: bool) -> None:
     context = DataContext.get_current()
     context.raise_original_map_exception = True  # ours, instead of Ray's wrapper around its text
     callbacks: list[Any] = context.custom_execution_callback_classes
-    if _GiveUp not in callbacks:
-        callbacks.append(_GiveUp)
+    if _Begins not in callbacks:
+        callbacks.append(_Begins)
     context.enable_progress_bars = verbose
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose

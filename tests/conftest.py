@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nsfwscan.config import StorageConfig
 from tests.demo_store import DemoObject, build
-from tests.s3.servers import S3Endpoint, moto_server
+from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +34,39 @@ def moto() -> Iterator[S3Endpoint]:
             os.environ.update(before)
 
 
+@pytest.fixture
+def proxy(moto: S3Endpoint) -> Iterator[FaultyProxy]:
+    """What stands between a client and the S3 server, and fails as it is told to."""
+    with FaultyProxy(moto) as faulty:
+        yield faulty
+
+
+@pytest.fixture
+def through(proxy: FaultyProxy) -> StorageConfig:
+    """Storage that reaches the S3 server through the proxy; two attempts a request, where the default has five."""
+    quick = {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}, "connect_timeout": 5}}
+    return StorageConfig(endpoint_url=proxy.endpoint.endpoint_url, options=quick)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four megabytes; skipped where mounting is not allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount a small disk")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 @pytest.fixture(scope="session")
 def ray_local(moto: S3Endpoint) -> Iterator[None]:
-    """A Ray on two cores; its workers have the S3 server's environment."""
+    """A Ray on two cores, and one GPU that is only a number; its workers have the S3 server's environment."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()

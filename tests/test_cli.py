@@ -466,7 +466,7 @@ def test_verify_finds_what_is_wrong(reports: Store) -> None:
     reports.write(f"runs/1/{path}", b"PAR1 no more")
     done = call("verify", f"{reports.uri}/runs/1/")
     assert done.exit_code == 1
-    assert done.stdout.splitlines()[0] == "1  1 findings"
+    assert done.stdout.splitlines()[0] == "1  findings: 1"
     assert done.stdout.splitlines()[1].startswith(f"  {path}: 12 bytes with SHA-256 ")
     record["files"] = []
     reports.write("runs/2/run.json", to_json({**record, "run_id": "\x1b[2J"}))

@@ -49,26 +49,13 @@ def failure(uri: str, storage: StorageConfig = LOCAL, **limits: Any) -> RowError
     return error.value
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def s3(moto: S3Endpoint) -> Any:
     """A client of the S3 server, with the bucket of these tests."""
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
     client.put_object(Bucket=BUCKET, Key="object", Body=BODY)
     return client
-
-
-@pytest.fixture
-def proxy(moto: S3Endpoint, s3: Any) -> Iterator[FaultyProxy]:
-    with FaultyProxy(moto) as faulty:
-        yield faulty
-
-
-@pytest.fixture
-def through(proxy: FaultyProxy) -> StorageConfig:
-    """Storage that reaches the S3 server through the proxy; two attempts a request, where the default has five."""
-    quick = {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}, "connect_timeout": 5}}
-    return StorageConfig(endpoint_url=proxy.endpoint.endpoint_url, options=quick)
 
 
 @pytest.fixture

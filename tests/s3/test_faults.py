@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,6 @@ def media(moto: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> str:
     for name in [*names[:: len(names) // 9], "broken/truncated.jpg", "broken/empty.jpg"]:
         s3.put_object(Bucket=MEDIA, Key=name, Body=(demo[0] / name).read_bytes())
     return f"s3://{MEDIA}/"
-
-
-@pytest.fixture
-def proxy(moto: S3Endpoint) -> Iterator[FaultyProxy]:
-    with FaultyProxy(moto, seed=3) as faulty:
-        yield faulty
 
 
 def settings(media: str, out: str, proxy: FaultyProxy | None) -> ScanConfig:
@@ -209,20 +202,6 @@ def test_a_failure_between_the_parts_of_a_report(
     scan(config)
     assert set(written) < set(run.folder.names("report"))
     assert rows(run) == undisturbed and not list(verify(run))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of four megabytes; skipped where mounting is not allowed."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("may not mount a small disk")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.mark.parametrize("left_kib", [8, 60])

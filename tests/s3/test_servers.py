@@ -54,12 +54,6 @@ def moto() -> Iterator[S3Endpoint]:
         yield endpoint
 
 
-@pytest.fixture
-def proxy(moto: S3Endpoint) -> Iterator[FaultyProxy]:
-    with FaultyProxy(moto) as faulty:
-        yield faulty
-
-
 def check_round_trip(endpoint: S3Endpoint, bucket: str) -> None:
     """Every request that a scan makes, through s3fs and botocore."""
     files, s3 = filesystem(endpoint), client(endpoint)
