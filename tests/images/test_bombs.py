@@ -28,7 +28,7 @@ def child_for() -> Iterator[Callable[[Bomb], DecodeChild]]:
 
     @cache
     def start(max_pixels: int, timeout_s: float, max_memory_bytes: int) -> DecodeChild:
-        return DecodeChild(Settings(_GEOMETRY, max_pixels, {}, timeout_s, max_memory_bytes))
+        return DecodeChild(Settings(_GEOMETRY, "exact", max_pixels, {}, timeout_s, max_memory_bytes))
 
     yield lambda bomb: start(bomb.max_pixels, bomb.timeout_s, bomb.max_memory_bytes)
     start.cache_clear()
@@ -84,5 +84,5 @@ def test_the_largest_picture_fits(fmt: str) -> None:
         image = picture((10_000, 10_000)).convert("RGBA")
         image.putalpha(200)
         image.save(out, fmt, **({"compress_level": 1} if fmt == "PNG" else {"method": 0}))
-    facts, _ = DecodeChild(Settings(_GEOMETRY, 10**8, {}, 120.0, 2 * 2**30)).decode(out.getvalue())
+    facts, _ = DecodeChild(Settings(_GEOMETRY, "exact", 10**8, {}, 120.0, 2 * 2**30)).decode(out.getvalue())
     assert (facts["width"], facts["height"]) == (10_000, 10_000)

@@ -32,6 +32,7 @@ MEMORY = 2**27
 def settings(**changed: Any) -> Settings:
     usual: dict[str, Any] = {
         "geometry": GEOMETRY,
+        "mode": "exact",
         "max_pixels": 10**8,
         "plugins": PLUGINS,
         "timeout_s": 20.0,

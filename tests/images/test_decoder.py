@@ -490,6 +490,7 @@ def check(data: bytes) -> Decoded | RowError:
     assert len(found) == _GEOMETRY.nbytes
     decoded = decode(data, max_pixels=100_000)
     assert decoded.facts == facts
+    assert to_pixels(data, _GEOMETRY, fast=True, max_pixels=100_000)[0] == facts
     return decoded
 
 
