@@ -16,6 +16,9 @@ import socket
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.images import wire
 from nsfwscan.images.wire import NO_MEMORY, Settings
@@ -58,7 +61,15 @@ class DecodeChild:
         self._zygote = self._zygote or Zygote(self._settings)
 
     def decode(self, data: bytes) -> tuple[Facts, bytes]:
-        """The values of the content columns, and `geometry.nbytes` bytes of pixels.
+        """The values of the content columns, and `geometry.nbytes` bytes of pixels. Raises as `decode_into`."""
+        pixels = np.empty(self._settings.geometry.nbytes, np.uint8)
+        return self.decode_into(pixels, data), pixels.tobytes()
+
+    def decode_into(self, pixels: NDArray[np.uint8], data: bytes) -> Facts:
+        """The values of the content columns.
+
+        Args:
+            pixels: uint8 [geometry.nbytes], filled with the pixels.
 
         Raises:
             RowError: the file is at fault; with what had become known of it.
@@ -67,13 +78,16 @@ class DecodeChild:
         fresh = self._worker is None
         try:
             try:
-                return self._ask({}, data, self._settings.timeout_s)
+                facts = self._ask({}, data, self._settings.timeout_s)
             except _Dead as death:
                 if fresh or death.status == Status.TIMEOUT:
                     raise
-                return self._ask({}, data, self._settings.timeout_s)  # what earlier files left behind is not its fault
+                facts = self._ask({}, data, self._settings.timeout_s)  # what earlier files left behind is not its fault
         except _Dead as death:
             raise RowError(death.status, str(death), self._header(data)) from None
+        assert self._zygote is not None
+        pixels[:] = self._zygote.area.pixels()
+        return facts
 
     def retire(self) -> int | None:
         """Ends the worker, if there is one; the next file gets a new one.
@@ -104,17 +118,22 @@ class DecodeChild:
     def _header(self, data: bytes) -> Facts:
         """What the header of a file says that killed a worker."""
         try:
-            return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))[0]
+            return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))
         except (_Dead, RowError):
             return {}
 
-    def _ask(self, asked: wire.Said, data: bytes, timeout_s: float) -> tuple[Facts, bytes]:
+    def _ask(self, asked: wire.Said, data: bytes, timeout_s: float) -> Facts:
+        """What it says of a file; the pixels, if there are any, lie in the area then."""
         worker = self._worker = self._worker or self._hire()
+        assert self._zygote is not None
         deadline = time.monotonic() + timeout_s
         try:
-            wire.send(worker, asked, data, deadline=deadline)
-            said, pixels = wire.receive(worker, most=self._settings.geometry.nbytes, deadline=deadline)
-            return self._understood(said, pixels, 0 if asked else self._settings.geometry.nbytes)
+            if self._zygote.area.put_file(data):
+                wire.send(worker, {**asked, "shared": len(data)}, deadline=deadline)
+            else:
+                wire.send(worker, asked, data, deadline=deadline)
+            said, _ = wire.receive(worker, most=0, deadline=deadline)
+            return self._understood(said)
         except RowError:
             raise
         except TimeoutError:
@@ -160,14 +179,14 @@ class DecodeChild:
         return f"the decoder crashed ({name})"
 
     @staticmethod
-    def _understood(said: wire.Said, pixels: bytes, expected: int) -> tuple[Facts, bytes]:
+    def _understood(said: wire.Said) -> Facts:
         """An answer that can be relied upon in its form. Raises RowError, or ValueError, KeyError, TypeError."""
         facts, status = _facts(said["facts"]), Status(said["status"])
-        if status == Status.OK and len(pixels) == expected:
-            return facts, pixels
+        if status == Status.OK:
+            return facts
         if status in _VERDICTS and isinstance(said["error"], str):
             raise RowError(status, _printable(said["error"]), facts)
-        raise ValueError("neither pixels nor an error")
+        raise ValueError("neither done nor an error")
 
 
 def _facts(said: Any) -> Facts:

@@ -1,11 +1,11 @@
 """The decode child from within: a process that has imported what decodes, and forks workers that decode.
 
-    python -m nsfwscan.images.worker SOCKET
+    python -m nsfwscan.images.worker SOCKET AREA
 
-In: a socket to `child.py`, and settings over it as JSON. Out: an answer for each file. The first process never touches
-an image: it has one thread and neither Ray, torch nor Arrow in it, so that it can fork; a replacement for a worker that
-died takes milliseconds. A worker has a limit of memory and a deadline for each file, and it may die in any way there
-is. All end where the other side of their socket ends.
+In: a socket to `child.py`, settings over it as JSON, and a file of memory that both see. Out: an answer for each file.
+The first process never touches an image: it has one thread and neither Ray, torch nor Arrow in it, so that it can fork;
+a replacement for a worker that died takes milliseconds. A worker has a limit of memory and a deadline for each file,
+and it may die in any way there is. All end where the other side of their socket ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from PIL import AvifImagePlugin, Image
 from nsfwscan.errors import RowError
 from nsfwscan.images import wire
 from nsfwscan.images.decoder import FORMATS, header, register_formats, to_pixels
-from nsfwscan.images.wire import FORK, NO_MEMORY, REAP, Said, Settings
+from nsfwscan.images.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
 from nsfwscan.status import Status
 
 _PR_SET_PDEATHSIG = 1
@@ -37,11 +37,13 @@ _GRACE_S = 5.0
 """After the deadline, in which `child.py` kills a worker; then it dies of itself."""
 
 
-def main(fd: int) -> None:
+def main(fd: int, area_fd: int) -> None:
     """Imports, says that it is ready or why not, and forks workers until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us, too; the other side decides
     control = socket.socket(fileno=fd)
     settings = Settings.heard(wire.receive(control)[0])
+    area = Area(area_fd, settings.geometry.nbytes)
+    os.close(area_fd)
     try:
         formats = (*FORMATS, *_plug_in(settings.plugins))
     except ImportError as error:
@@ -52,7 +54,7 @@ def main(fd: int) -> None:
     gc.freeze()
     wire.send(control, {})
     with suppress(ConnectionError):
-        _fork_on_demand(control, settings, formats)
+        _fork_on_demand(control, area, settings, formats)
 
 
 def _plug_in(plugins: dict[str, str]) -> list[str]:
@@ -67,7 +69,7 @@ def _plug_in(plugins: dict[str, str]) -> list[str]:
     return [name.upper() for name in plugins]
 
 
-def _fork_on_demand(control: socket.socket, settings: Settings, formats: tuple[str, ...]) -> None:
+def _fork_on_demand(control: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...]) -> None:
     worker = 0
     while True:
         asked, fds, _, _ = socket.recv_fds(control, 1, 1)
@@ -76,7 +78,7 @@ def _fork_on_demand(control: socket.socket, settings: Settings, formats: tuple[s
             worker = os.fork()
             if not worker:
                 control.close()
-                _work_and_exit(sock, settings, formats)
+                _work_and_exit(sock, area, settings, formats)
             sock.close()
         elif asked == REAP and worker:
             os.kill(worker, signal.SIGKILL)  # changes nothing where it is dead already: nobody has waited for it
@@ -88,19 +90,23 @@ def _fork_on_demand(control: socket.socket, settings: Settings, formats: tuple[s
             return
 
 
-def _work_and_exit(sock: socket.socket, settings: Settings, formats: tuple[str, ...]) -> NoReturn:
+def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...]) -> NoReturn:
     _confine(settings.max_memory_bytes)
     errno = _errno_of_c()
     try:
         wire.send(sock, {})  # it is there, and confined
         while True:
             asked, data = wire.receive(sock)
+            if "shared" in asked:
+                data = area.file(asked["shared"])
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
             errno[0] = 0
             answer, pixels = _answer(asked, data, settings, formats)
             if answer["status"] == Status.DECODE_ERROR and errno[0] == ENOMEM:
                 raise MemoryError  # few codecs in C tell a lack of memory from a broken file
-            wire.send(sock, answer, pixels)
+            if pixels:
+                area.put_pixels(pixels)
+            wire.send(sock, answer)
             signal.setitimer(signal.ITIMER_REAL, 0)
     except (EOFError, ConnectionError):
         os._exit(0)
@@ -145,7 +151,7 @@ def _data_bytes() -> int:
 def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ...]) -> tuple[Said, bytes]:
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
     try:
-        if asked:
+        if asked.get("only") == "header":
             return {"status": Status.OK, "facts": header(data, **limits)}, b""
         facts, pixels = to_pixels(data, settings.geometry, fast=settings.mode == "fast", **limits)
     except RowError as error:
@@ -154,4 +160,4 @@ def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ..
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

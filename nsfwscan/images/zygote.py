@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from nsfwscan.errors import SetupError
 from nsfwscan.images import wire
-from nsfwscan.images.wire import FORK, REAP, Settings
+from nsfwscan.images.wire import FORK, REAP, Area, Settings, area_file
 
 _START_S = 120.0
 """For its imports, on a busy node with a slow disk."""
@@ -32,15 +33,20 @@ _ENVIRONMENT = {
 
 
 class Zygote:
-    """Starts the process without waiting for it. It ends with this object, or with this process."""
+    """Starts the process without waiting for it. It ends with this object, or with this process.
+
+    Attributes:
+        area: memory that this process and its workers see.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._control, theirs = socket.socketpair()
-        with theirs:
+        with theirs, _closing(area_file(settings.geometry.nbytes)) as area:
+            self.area = Area(area, settings.geometry.nbytes)
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "nsfwscan.images.worker", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
+                    [sys.executable, "-P", "-m", "nsfwscan.images.worker", str(theirs.fileno()), str(area)],
+                    pass_fds=[theirs.fileno(), area],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -113,6 +119,14 @@ class Zygote:
             self.close()
             raise SetupError(said["error"])
         self._ready = True
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _import_path() -> str:

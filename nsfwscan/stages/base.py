@@ -7,7 +7,7 @@ A stage is a callable `Table -> Table` that declares its columns. It never chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -41,19 +41,20 @@ class Stage(Protocol):
 Row = Mapping[str, Any]
 
 
-def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], executor: Executor | None = None) -> pa.Table:
+def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], adds: pa.Schema | None = None) -> pa.Table:
     """Runs `work` on every row that has what the stage needs; the one place where a row's failure is caught.
 
     Args:
-        work: takes the row's `needs`, and its `uri` and `size`; returns values for `adds`, or for columns that are
-            there already; raises `RowError` for bad data, whose status, message and values go into the row.
-        executor: where rows are worked on concurrently; unset: one after the other.
+        work: takes the row's `needs`, and its `uri`, `size` and `index`; returns values for `adds`, or for columns that
+            are there already; raises `RowError` for bad data, whose status, message and values go into the row.
+        adds: those of the stage's columns that `work` gives; unset: all.
     """
-    given = {name: table[name].to_pylist() for name in {"uri", "size", *stage.needs}}
+    given = {name: table[name].to_pylist() for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
     todo = [i for i in range(table.num_rows) if all(given[name][i] is not None for name in stage.needs)]
-    results = (executor.map if executor else map)(_guarded(work), ({k: v[i] for k, v in given.items()} for i in todo))
+    results = map(_guarded(work), ({k: v[i] for k, v in given.items()} for i in todo))
     changed: dict[int, Row] = dict(zip(todo, results, strict=True))
-    return _merge(stage, table, changed)
+    table = _merge(table, stage.adds if adds is None else adds, changed)
+    return table.drop_columns([name for name in stage.drops if name in table.column_names])
 
 
 def _guarded(work: Callable[[Row], Row]) -> Callable[[Row], Row]:
@@ -66,10 +67,10 @@ def _guarded(work: Callable[[Row], Row]) -> Callable[[Row], Row]:
     return guarded
 
 
-def _merge(stage: Stage, table: pa.Table, changed: dict[int, Row]) -> pa.Table:
-    """Writes the changed values over the table's columns, adds what the stage adds, drops what it drops."""
+def _merge(table: pa.Table, adds: pa.Schema, changed: dict[int, Row]) -> pa.Table:
+    """Writes the changed values over the table's columns, and adds what is new."""
     touched = {name for row in changed.values() for name in row}
-    for field in [*table.schema, *stage.adds]:
+    for field in [*table.schema, *adds]:
         there = field.name in table.column_names
         if there and field.name not in touched:
             continue
@@ -82,7 +83,7 @@ def _merge(stage: Stage, table: pa.Table, changed: dict[int, Row]) -> pa.Table:
             table = table.set_column(table.schema.get_field_index(field.name), field, column)
         else:
             table = table.append_column(field, column)
-    return table.drop_columns([name for name in stage.drops if name in table.column_names])
+    return table
 
 
 def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:

@@ -7,7 +7,9 @@ whatever it does to that process, becomes its row's status. A child that cannot 
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nsfwscan.config import DecodeConfig
 from nsfwscan.images.child import DecodeChild
@@ -26,8 +28,11 @@ class Decode:
 
     def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
         self._child = DecodeChild(Settings(geometry=geometry, **config.model_dump()))
-        content = [REPORT_SCHEMA.field(name) for name in ("format", "width", "height", "frames", "camera", "software")]
-        self.adds = pa.schema([*content, pa.field("pixels", pa.binary(geometry.nbytes))])
+        self._pixels = pa.field("pixels", pa.binary(geometry.nbytes))
+        self._content = pa.schema(
+            [REPORT_SCHEMA.field(name) for name in ("format", "width", "height", "frames", "camera", "software")]
+        )
+        self.adds = self._content.append(self._pixels)
 
     def open(self) -> None:
         """Starts the child; later stages load their models while it gets ready."""
@@ -35,8 +40,19 @@ class Decode:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with `pixels` and the content columns, without `bytes`."""
-        return map_rows(self, table, self._decode)
+        pixels = np.empty((table.num_rows, self._pixels.type.byte_width), np.uint8)
+        decoded = np.zeros(table.num_rows, np.bool_)
 
-    def _decode(self, row: Row) -> Row:
-        facts, pixels = self._child.decode(row["bytes"])
-        return {**facts, "pixels": pixels}
+        def decode(row: Row) -> Row:
+            facts = self._child.decode_into(pixels[row["index"]], row["bytes"])
+            decoded[row["index"]] = True
+            return facts
+
+        table = map_rows(self, table, decode, adds=self._content)
+        return table.append_column(self._pixels, _as_column(pixels, decoded, self._pixels.type))
+
+
+def _as_column(pixels: NDArray[np.uint8], there: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
+    """Pixels [rows, bytes] as an array without a copy, null where they are not there."""
+    validity = pa.array(there).buffers()[1]
+    return pa.Array.from_buffers(type_, len(pixels), [validity, pa.py_buffer(pixels)])

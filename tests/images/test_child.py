@@ -209,46 +209,53 @@ def test_an_interrupted_question_is_forgotten(child: DecodeChild, monkeypatch: p
 
 _HONEST: dict[str, Any] = {"status": "ok", "facts": {"format": "JPEG", "width": 1, "height": 1, "camera": None}}
 _LIES: dict[str, tuple[dict[str, Any], int]] = {
-    "no answer": ({}, 0),
-    "too few pixels": (_HONEST, GEOMETRY.nbytes - 1),
-    "no pixels": (_HONEST, 0),
-    "no facts": ({"status": "ok"}, GEOMETRY.nbytes),
-    "facts of a kind": ({**_HONEST, "facts": "JPEG"}, GEOMETRY.nbytes),
-    "another column": ({**_HONEST, "facts": {"nsfw_score": 0.0}}, GEOMETRY.nbytes),
-    "a column that is another's": ({**_HONEST, "facts": {"uri": "/elsewhere"}}, GEOMETRY.nbytes),
-    "a number as text": ({**_HONEST, "facts": {"width": "1"}}, GEOMETRY.nbytes),
-    "a truth as a number": ({**_HONEST, "facts": {"width": True}}, GEOMETRY.nbytes),
-    "a fraction": ({**_HONEST, "facts": {"width": 1.5}}, GEOMETRY.nbytes),
-    "a negative": ({**_HONEST, "facts": {"width": -1}}, GEOMETRY.nbytes),
-    "more than there are integers": ({**_HONEST, "facts": {"frames": 2**63}}, GEOMETRY.nbytes),
-    "a list": ({**_HONEST, "facts": {"camera": ["a"]}}, GEOMETRY.nbytes),
-    "half a character": ({**_HONEST, "facts": {"camera": "\ud800"}}, GEOMETRY.nbytes),
-    "a terminal's colours": ({**_HONEST, "facts": {"software": "\x1b[31m"}}, GEOMETRY.nbytes),
-    "a novel": ({**_HONEST, "facts": {"software": "x" * 10_000}}, GEOMETRY.nbytes),
-    "another status": ({**_HONEST, "status": "fine", "error": "x"}, GEOMETRY.nbytes),
-    "a status of another stage": ({"status": "denied", "error": "x", "facts": {}}, 0),
-    "an error without words": ({"status": "decode_error", "facts": {}}, 0),
-    "an error that is no text": ({"status": "decode_error", "error": ["x"], "facts": {}}, 0),
-    "a list as status": ({"status": [], "error": "x", "facts": {}}, 0),
+    "no answer": {},
+    "no facts": {"status": "ok"},
+    "facts of a kind": {**_HONEST, "facts": "JPEG"},
+    "another column": {**_HONEST, "facts": {"nsfw_score": 0.0}},
+    "a column that is another's": {**_HONEST, "facts": {"uri": "/elsewhere"}},
+    "a number as text": {**_HONEST, "facts": {"width": "1"}},
+    "a truth as a number": {**_HONEST, "facts": {"width": True}},
+    "a fraction": {**_HONEST, "facts": {"width": 1.5}},
+    "a negative": {**_HONEST, "facts": {"width": -1}},
+    "more than there are integers": {**_HONEST, "facts": {"frames": 2**63}},
+    "a list": {**_HONEST, "facts": {"camera": ["a"]}},
+    "half a character": {**_HONEST, "facts": {"camera": "\ud800"}},
+    "a terminal's colours": {**_HONEST, "facts": {"software": "\x1b[31m"}},
+    "a novel": {**_HONEST, "facts": {"software": "x" * 10_000}},
+    "another status": {**_HONEST, "status": "fine", "error": "x"},
+    "a status of another stage": {"status": "denied", "error": "x", "facts": {}},
+    "an error without words": {"status": "decode_error", "facts": {}},
+    "an error that is no text": {"status": "decode_error", "error": ["x"], "facts": {}},
+    "a list as status": {"status": [], "error": "x", "facts": {}},
 }
 
 
 @pytest.mark.parametrize("lie", _LIES)
 def test_a_false_answer_is_not_believed(lie: str) -> None:
     """An answer that the report cannot hold, or that no decoder gives, is none."""
-    said, pixels = _LIES[lie]
     with pytest.raises((ValueError, KeyError, TypeError)):
-        DecodeChild._understood(said, bytes(pixels), GEOMETRY.nbytes)
+        DecodeChild._understood(_LIES[lie])
 
 
 def test_an_honest_answer_is_believed() -> None:
-    """Facts and pixels come out as they are said, and an error's words without what a terminal would obey."""
-    assert DecodeChild._understood(_HONEST, GREY, GEOMETRY.nbytes) == (_HONEST["facts"], GREY)
+    """Facts come out as they are said, and an error's words without what a terminal would obey."""
+    assert DecodeChild._understood(_HONEST) == _HONEST["facts"]
     said = {"status": "too_large", "error": "a\x1bb" + "c" * 1000, "facts": {"width": 2**63 - 1}}
     with pytest.raises(RowError) as caught:
-        DecodeChild._understood(said, b"", GEOMETRY.nbytes)
+        DecodeChild._understood(said)
     assert caught.value.message.startswith("a\N{REPLACEMENT CHARACTER}bccc") and len(caught.value.message) == 300
     assert caught.value.values == {"width": 2**63 - 1}
+
+
+def test_a_file_of_any_size_gets_there() -> None:
+    """A file too large for the memory that both processes see is decoded all the same, and small ones after it."""
+    large = io.BytesIO()
+    Image.effect_noise((2000, 1500), 80).convert("RGB").save(large, "BMP")
+    assert len(large.getvalue()) > wire._AREA_FILE_BYTES
+    child = DecodeChild(settings())
+    for data in (large.getvalue(), jpeg(), large.getvalue()):
+        assert child.decode(data) == to_pixels(data, GEOMETRY, max_pixels=10**8)
 
 
 # --- no child at all ------------------------------------------------------------------------------------------------

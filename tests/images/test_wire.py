@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -122,3 +123,17 @@ def test_settings_survive_the_wire(geometry: Geometry) -> None:
     """Settings come out equal on the other side."""
     given = Settings(geometry, "fast", 10**8, {"JXL": "pillow_jxl"}, 20.0, 2**31)
     assert Settings.heard(json.loads(json.dumps(given.said()))) == given
+
+
+def test_memory_that_both_see_cannot_be_cut() -> None:
+    """What one side puts there the other finds; neither can take the memory away, which would kill who reads it."""
+    fd = wire.area_file(300)
+    ours, theirs = wire.Area(fd, 300), wire.Area(fd, 300)
+    assert ours.put_file(b"file" * 1000) and theirs.file(4000) == b"file" * 1000
+    theirs.put_pixels(b"rgb" * 100)
+    assert ours.pixels() == b"rgb" * 100 and theirs.file(4000) == b"file" * 1000
+    assert not ours.put_file(bytes(wire._AREA_FILE_BYTES + 1))
+    for size in (0, os.fstat(fd).st_size + 1):
+        with pytest.raises(PermissionError):
+            os.truncate(fd, size)
+    os.close(fd)
