@@ -96,6 +96,31 @@ def test_delete_takes_a_file_or_a_folder_with_all_in_it(store: Store) -> None:
     assert not store.exists("staging/d")
 
 
+def test_many_files_go_at_once(store: Store) -> None:
+    """The files that are named are gone, whatever their names and whether they were all there; the others stay."""
+    for name in ("a", "b", "c[1]", "kept", "folder/a"):
+        store.write(name, b"x")
+    store.delete_files(["absent", "a", "b", "c[1]"])
+    assert store.names("") == ["folder", "kept"] and store.names("folder") == ["a"]
+    store.delete_files([])
+
+
+def test_many_files_take_few_requests(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
+    """On S3 a thousand files go with one request; where the store does not let them go, it is an error that says so."""
+    store = Store.at(f"s3://{BUCKET}/many", through)
+    names = [f"{i:04d}" for i in range(1200)]
+    for name in names:
+        s3.put_object(Bucket=BUCKET, Key=f"many/{name}", Body=b"x")
+    asked = proxy.requests.total()
+    store.delete_files(names)
+    assert store.names("") == []
+    assert proxy.requests.total() - asked < 10
+    store.write("left", b"x")
+    proxy.fail(lambda method, path: method in ("POST", "DELETE"), status=403, code="AccessDenied")
+    with pytest.raises(StoreError, match="cannot delete"):
+        store.delete_files(["left"])
+
+
 def test_json_that_is_absent_or_half_written_is_none(store: Store) -> None:
     """`read_json` gives the mapping, or None; it does not raise over a heartbeat that is being written."""
     store.write("good", to_json({"é": [1]}))

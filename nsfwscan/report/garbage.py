@@ -61,9 +61,7 @@ def _removed(run: Run) -> bool:
     """Removes a run's staging while holding its lease, so that nobody resumes it in the middle."""
     try:
         with run.lease():
-            for name in run.staging.names(""):
-                if name != "alive.json":
-                    run.staging.delete(name)
+            run.clear_staging()
     except RunConflict:  # somebody came back for it after all
         return False
     return True

@@ -154,6 +154,10 @@ class Run:
         finally:
             _HELD_HERE.discard(token)
 
+    def clear_staging(self) -> None:
+        """Removes what is staged, but for the lease, which the caller holds. Raises StoreError."""
+        self.staging.delete_files([name for name in self.staging.names("") if name != "alive.json"])
+
     def _take(self, staging: Store, token: str) -> None:
         holder = staging.read_json("alive.json")
         if _is_alive(holder):
