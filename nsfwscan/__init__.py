@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "classify", "scan"]
+__all__ = ["__version__", "classify", "explain", "scan"]
 
 if TYPE_CHECKING:
-    from nsfwscan.api import classify, scan
+    from nsfwscan.api import classify, explain, scan
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("scan", "classify"):
+    if name in ("scan", "explain", "classify"):
         from nsfwscan import api
 
         return getattr(api, name)

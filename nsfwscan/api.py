@@ -1,7 +1,7 @@
-"""The two public functions, `nsfwscan.scan` and `nsfwscan.classify`.
+"""The public functions, `nsfwscan.scan`, `nsfwscan.explain` and `nsfwscan.classify`.
 
-In: what the command line takes, as keyword arguments. Out: `ScanResult` and `Verdict`s. Errors are those of
-`nsfwscan.errors`.
+In: what the command line takes, as keyword arguments. Out: `ScanResult`, `Explanation` and `Verdict`s. Errors
+are those of `nsfwscan.errors`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from nsfwscan.models.registry import apply_preset
 from nsfwscan.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from nsfwscan.explanation import Explanation
+    from nsfwscan.layout import Fleet
     from nsfwscan.run import ScanResult
     from nsfwscan.single import Verdict
 
@@ -52,14 +54,45 @@ def scan(
         SetupError: the scan cannot run; the message says what to do.
         BalanceError: the report does not account for every listed object; nothing was committed.
     """
-    from nsfwscan.engine import check_reachable, run_shards
+    from nsfwscan.engines import check_reachable, run_where_it_is_sooner
     from nsfwscan.run import run_scan
 
+    settings = _settings(sources, out, preset, config, sections)
+    check_reachable(settings.engine)
+    fleets: list[Fleet] = []
+    engine = partial(run_where_it_is_sooner, verbose=verbose, began=fleets.append)
+    return run_scan(settings, run_id, engine, progress or Silent(), resume=resume, fleets=fleets)
+
+
+def explain(
+    sources: Path | Iterable[Path],
+    out: Path,
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    **sections: Any,
+) -> Explanation:
+    """Says what `scan` with the same arguments would do: machines, actors, memory, hours and money.
+
+    Nothing is listed, read or written; Ray is asked only where there is an address (or `RAY_ADDRESS`).
+
+    Args:
+        sources, out, preset, config, **sections: as for `scan`.
+
+    Raises:
+        SetupError: the model, the cluster or the report store cannot be reached.
+    """
+    from nsfwscan.explanation import explain_scan
+
+    return explain_scan(_settings(sources, out, preset, config, sections))
+
+
+def _settings(
+    sources: Path | Iterable[Path], out: Path, preset: str | None, config: Path | None, sections: dict[str, Any]
+) -> ScanConfig:
     uris = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     given = {"source": {"uris": [os.fspath(uri) for uri in uris]}, "out": os.fspath(out)}
-    settings = load_config(preset, config, merge(sections, given))
-    check_reachable(settings.engine)
-    return run_scan(settings, run_id, partial(run_shards, verbose=verbose), progress or Silent(), resume=resume)
+    return load_config(preset, config, merge(sections, given))
 
 
 def classify(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -133,6 +134,8 @@ class ModelConfig(Frozen):
     dtype: Dtype = "auto"
     batch_size: int | None = Field(None, ge=1)
     """Images in a forward pass, padded to exactly this; unset: 8 on a CPU, 128 on a GPU."""
+    compile: bool = False
+    """By torch.compile: a tenth faster, after minutes of preparation (less on a node that has done it before)."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Checkpoint label to category, beside the alias table."""
 
@@ -154,6 +157,15 @@ class LedgerConfig(Frozen):
     """Read and score every object, also those that have not changed."""
 
 
+class CostConfig(Frozen):
+    """What hours cost, and where rates come from; they decide nothing."""
+
+    prices: str | None = None
+    """A price table (YAML) on local disk, in place of `nsfwscan/prices.yaml`."""
+    rates: str | None = None
+    """The JSON of a benchmark (`jobs/bench.py --json`), in place of what earlier runs took."""
+
+
 class EngineConfig(Frozen):
     """Where it runs, and when it gives up."""
 
@@ -161,6 +173,8 @@ class EngineConfig(Frozen):
     """A Ray cluster; unset: the one of the environment, or a local one."""
     num_cpus: int | None = Field(None, ge=1)
     """CPUs of a local Ray; unset: all of this machine's."""
+    inline_rows: int = Field(256, ge=0)
+    """Without a cluster, up to so many objects are scanned in this process, sooner than a local Ray has started."""
     shard_rows: int = Field(256, ge=1, le=1000)
     seed: int = 0
     """Order in which shards are handed out."""
@@ -170,6 +184,11 @@ class EngineConfig(Frozen):
     """A run of which no worker has moved for this long is stopped."""
     max_attempts: int = Field(5, ge=1)
     """A shard that was begun so often and never finished stops the run: something in it kills its worker."""
+
+    @property
+    def cluster(self) -> str | None:
+        """Address of the Ray cluster to run on; None: there is none, and a local Ray is started where one is needed."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
 class ScanConfig(Frozen):
@@ -188,6 +207,7 @@ class ScanConfig(Frozen):
     report: ReportConfig = ReportConfig()
     ledger: LedgerConfig = LedgerConfig()
     engine: EngineConfig = EngineConfig()
+    cost: CostConfig = CostConfig()
 
     def store_options(self) -> StorageConfig:
         """How to reach the report store. Anonymous reading and requester-pays are matters of the source alone."""
@@ -226,7 +246,7 @@ class ScanConfig(Frozen):
         Raises:
             ConfigError: the file cannot be read, or a key or value is wrong; the message names each.
         """
-        return cls.of(merge(merge(under or {}, _read_yaml(path) if path else {}), over), path)
+        return cls.of(merge(merge(under or {}, read_yaml(path) if path else {}), over), path)
 
 
 def digest_of(value: Any) -> str:
@@ -243,7 +263,8 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty one. Raises ConfigError, without a word of the file's."""
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -58,3 +58,32 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, for a text of our own that has several lines: they stay."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def size(count: int | None) -> str:
+    """Bytes for a person: `1.4 GiB`."""
+    if count is None:
+        return "–"
+    amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while amount >= 1023.95 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{amount:,.0f} B" if units[0] == "B" else f"{amount:,.1f} {units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `4 min 09 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{min(seconds, 59):.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def money(amount: float | None, currency: str) -> str:
+    """`USD 1,204`, `USD 3.17`, `USD 0.0042`; a dash where it is not known."""
+    if amount is None:
+        return "–"
+    if 0 < amount < 0.0001:
+        return f"<{currency} 0.0001"
+    digits = 0 if amount >= 100 or amount == 0 else 2 if amount >= 1 else 4
+    return f"{currency} {amount:,.{digits}f}"

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from nsfwscan.config import ScanConfig
 from nsfwscan.display import printable
 from nsfwscan.errors import RowError, SetupError
+from nsfwscan.layout import Needs
 from nsfwscan.models import registry
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
@@ -197,4 +198,4 @@ def _model(config: ScanConfig) -> Iterator[Finding]:
 def _ray(config: ScanConfig) -> Iterator[Finding]:
     from nsfwscan.engine import describe_cluster
 
-    yield Finding("ok", "ray", describe_cluster(config.engine, registry.backend_of(config.model)))
+    yield Finding("ok", "ray", describe_cluster(config.engine, Needs(registry.backend_of(config.model))))

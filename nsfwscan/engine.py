@@ -14,12 +14,12 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -29,43 +29,15 @@ from ray.data import ActorPoolStrategy, DataContext
 from nsfwscan.config import EngineConfig
 from nsfwscan.deadline import NEVER, Deadline
 from nsfwscan.errors import SetupError, Stalled, StoreError
-from nsfwscan.pipeline import CpuChain, Job, ModelChain, Stager
+from nsfwscan.layout import SIDE_CPUS, Fleet, Layout, Needs, Node, choose_layout, local_store_bytes
+from nsfwscan.machine import this_machine
+from nsfwscan.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
 from nsfwscan.report.staging import ShardResult
 from nsfwscan.sources.plan import Shard
 
-_ACTOR_CPUS = 0.9
-"""Of one core: an actor each, with a rest for Ray's own tasks (actors that hold every CPU can hang a job)."""
-_SIDE_CPUS = 0.1
-"""Of what mostly waits: a GPU, or the store."""
-_KNOCK_S = 10.0
+_LEAVE_S = 10.0
 _LOOK_S = 2.0
 _NAMED_SHARDS = 10
-_LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which actors run, and how many."""
-
-    kind: Literal["fused", "split"]
-    """`fused`: the whole pipeline in each CPU actor. `split`: CPU actors feed model actors."""
-    cpu_actors: int
-    model_actors: int = 0
-    gpus_per_model_actor: float = 1.0
-
-
-def choose_layout(resources: dict[str, float], shards: int, backend: str = "torch") -> Layout:
-    """Sizes for a cluster: model actors on its GPUs where it has some, one actor a core where not.
-
-    Args:
-        resources: what `ray.cluster_resources()` says.
-        shards: how many there are to run; more actors would idle.
-        backend: of the model; the embedded ONNX model is so light that cores serve it better than a GPU's queue.
-    """
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if gpus and backend == "torch":
-        return Layout("split", max(1, min(cpus - gpus - 1, shards)), min(gpus, shards))
-    return Layout("fused", max(1, min(cpus, shards)))
 
 
 class _Pulse:
@@ -122,11 +94,11 @@ class _Actor:
 
 
 class _Fused(_Actor):
-    """The whole pipeline in one actor, one thread."""
+    """The whole pipeline in one actor."""
 
     @cached_property
     def _score(self) -> ModelChain:
-        return ModelChain(self._job, threads=1)
+        return ModelChain(self._job, threads=self._layout.threads)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, _ = _without_shard(block)
@@ -151,7 +123,7 @@ class _Model(_Actor):
 
     @cached_property
     def _score(self) -> ModelChain:
-        return ModelChain(self._job, threads=max(1, (os.cpu_count() or 1) // 2))
+        return ModelChain(self._job, threads=self._layout.threads)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
@@ -189,41 +161,28 @@ def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table | None]:
     return Shard(*named.values()), rows
 
 
-def check_reachable(config: EngineConfig) -> None:
-    """Knocks at the cluster's address, if there is one: Ray itself would try for ten minutes.
-
-    Raises:
-        SetupError: nobody answers there.
-    """
-    address = config.address or os.environ.get("RAY_ADDRESS") or ""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
-    except OSError as error:
-        raise SetupError(f"cannot reach Ray at {address}: {error}; is the head up, and is this its address?") from None
-
-
 @contextmanager
-def ray_session(config: EngineConfig, *, verbose: bool) -> Iterator[None]:
+def ray_session(config: EngineConfig, *, verbose: bool, needs: Needs | None = None) -> Iterator[None]:
     """A connection to the cluster of the address or the environment, or a local Ray that ends with it.
+
+    Args:
+        needs: what the object store of a local Ray has to hold.
 
     Raises:
         SetupError: the cluster cannot be reached.
     """
-    check_reachable(config)
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = config.cluster
     if not address:
+        here = this_machine(config.num_cpus)
         options |= {
-            "num_cpus": config.num_cpus,
+            "num_cpus": int(here.cpus),
             "include_dashboard": False,
-            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+            "object_store_memory": local_store_bytes(here, needs or Needs()),
         }
     try:
         ray.init(address=address or "local", **options)
@@ -242,20 +201,25 @@ def run_shards(
     *,
     verbose: bool = False,
     layout: Layout | None = None,
+    began: Callable[[Fleet], None] = lambda fleet: None,
 ) -> Iterator[ShardResult]:
     """Runs shards on Ray, in the order given as far as workers are free.
 
     Args:
         layout: actors and their sizes; unset: chosen from what the cluster has.
+        began: told of the machines and their layout, before the first shard.
 
     Raises:
         DeadlineReached: in time, whatever the workers are at.
         Stalled: no worker moves any more, or a shard kills every worker that takes it.
         SetupError: whatever stops a worker, as the worker raised it.
     """
-    with ray_session(job.config.engine, verbose=verbose):
+    needs = needs_of(job.config, job.spec)
+    with ray_session(job.config.engine, verbose=verbose, needs=needs):
         _set_context(verbose)
-        layout = layout or choose_layout(_resources(), len(shards), job.spec.backend)
+        nodes = _nodes()
+        layout = layout or choose_layout(nodes, len(shards), needs)
+        began(Fleet(nodes, layout))
         pulse = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
         named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
         names = ray.data.from_items(named, override_num_blocks=len(named))
@@ -292,7 +256,7 @@ def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> 
             yield block
     except BaseException:  # nobody waits for the blocks any more
         execution.give_up()
-        waiting.join(_KNOCK_S)  # Ray Data must be done with Ray before Ray is shut down, or it starts another one
+        waiting.join(_LEAVE_S)  # Ray Data must be done with Ray before Ray is shut down, or it starts another one
         raise
 
 
@@ -412,7 +376,7 @@ def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any) -> ra
     }
     cpu_pool: dict[str, Any] = {
         "compute": ActorPoolStrategy(size=layout.cpu_actors),
-        "num_cpus": _ACTOR_CPUS,
+        "num_cpus": layout.cpus_per_actor,
         **blockwise,
     }
     if layout.kind == "fused":
@@ -420,14 +384,30 @@ def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any) -> ra
     model_pool = ActorPoolStrategy(size=layout.model_actors)
     pixels = names.map_batches(_Cpu, **cpu_pool)
     scored = pixels.map_batches(
-        _Model, compute=model_pool, num_cpus=_SIDE_CPUS, num_gpus=layout.gpus_per_model_actor, **blockwise
+        _Model, compute=model_pool, num_cpus=SIDE_CPUS, num_gpus=layout.gpus_per_model_actor, **blockwise
     )
-    return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=_SIDE_CPUS, **blockwise)
+    return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=SIDE_CPUS, **blockwise)
 
 
-def _resources() -> dict[str, float]:
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return found
+def _nodes() -> tuple[Node, ...]:
+    """The cluster's nodes that may run actors."""
+    here, host = this_machine(), socket.gethostname()
+    found: list[Node] = []
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        has = node["Resources"]
+        if not node["Alive"] or not (has.get("CPU") or has.get("GPU")):
+            continue
+        gpu = next((name.partition(":")[2] for name in has if name.startswith("accelerator_type:")), None)
+        cpu = here.cpu if node["NodeManagerHostname"] == host else None
+        memory = [int(has[name]) if name in has else None for name in ("memory", "object_store_memory")]
+        found.append(Node(has.get("CPU", 0.0), has.get("GPU", 0.0), gpu, memory[0], memory[1], cpu))
+    return tuple(found)
+
+
+def cluster_nodes(config: EngineConfig) -> tuple[Node, ...]:
+    """The nodes that a scan would run on. Raises SetupError where the cluster cannot be reached."""
+    with ray_session(config, verbose=False):
+        return _nodes()
 
 
 def _set_context(verbose: bool) -> None:
@@ -457,13 +437,12 @@ def _own_error(error: BaseException) -> Exception:
     )
 
 
-def describe_cluster(config: EngineConfig, backend: str) -> str:
+def describe_cluster(config: EngineConfig, needs: Needs) -> str:
     """What a scan would run on, in words. Raises SetupError where it cannot be reached."""
-    with ray_session(config, verbose=False):
-        resources = _resources()
-        layout = choose_layout(resources, 1_000_000, backend)
-        where = config.address or os.environ.get("RAY_ADDRESS") or "a local Ray"
-        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-        sizes = f"{nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-        models = f", {layout.model_actors} model actors" if layout.kind == "split" else ", the model in each"
-        return f"{where}: {sizes}; would use {layout.cpu_actors} CPU actors{models}"
+    nodes = cluster_nodes(config)
+    layout = choose_layout(nodes, 1_000_000, needs)
+    where = config.cluster or "a local Ray"
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    models = f", {layout.model_actors} model actors" if layout.kind == "split" else ", the model in each"
+    sizes = f"{len(nodes)} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+    return f"{where}: {sizes}; would use {layout.cpu_actors} CPU actors{models}"

@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 
 from nsfwscan.config import ScanConfig, digest_of
 from nsfwscan.deadline import NEVER, Deadline
+from nsfwscan.layout import Needs
+from nsfwscan.models.registry import weights_bytes
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.policy.decide import Decider
@@ -77,6 +79,11 @@ def fingerprints(config: ScanConfig, spec: ModelSpec) -> dict[str, str]:
         "pixels": [PIXELS_VERSION, config.decode.mode],
     }
     return {"scoring": digest_of(scoring), "decoding": digest_of([PIXELS_VERSION, config.decode.plugins])}
+
+
+def needs_of(config: ScanConfig, spec: ModelSpec) -> Needs:
+    """What the model and its shards take, for the choice of actors."""
+    return Needs(spec.backend, weights_bytes(spec, config.storage), config.engine.shard_rows * spec.geometry.nbytes)
 
 
 def finish(table: pa.Table) -> pa.Table:

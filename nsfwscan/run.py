@@ -21,9 +21,11 @@ import pyarrow as pa
 
 import nsfwscan
 from nsfwscan.config import ScanConfig
+from nsfwscan.cost import Prices, cost_of, requests_for
 from nsfwscan.deadline import Deadline, deadline_of
 from nsfwscan.display import redacted_json
 from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Stalled, StoreError
+from nsfwscan.layout import Fleet
 from nsfwscan.models.registry import resolve
 from nsfwscan.pacing import Pace
 from nsfwscan.pipeline import Job, fingerprints
@@ -75,19 +77,26 @@ class ScanResult:
 
 
 def run_scan(
-    config: ScanConfig, run_id: str | None, engine: Engine, progress: Progress, *, resume: bool = False
+    config: ScanConfig,
+    run_id: str | None,
+    engine: Engine,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    fleets: Sequence[Fleet] = (),
 ) -> ScanResult:
     """Runs one scan from listing to commit.
 
     Args:
         run_id: unset: the time (UTC).
         resume: go on with the newest unfinished run over the same sources, if there is one.
+        fleets: where the engine says, when it begins, what it runs on; unset: the run's cost is not known.
 
     Raises:
         SetupError: the run cannot start or go on; what was staged is kept, and the same run id resumes it.
         BalanceError: the report does not account for every object; nothing was committed.
     """
-    deadline = deadline_of(config.engine.deadline)
+    deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices)
     config = _with_absolute_sources(config)
     store = Store.at(config.out, config.store_options())
     run = _choose_run(store, config.source.uris, run_id, resume, progress)
@@ -109,7 +118,8 @@ def run_scan(
         ledger = Ledger.of(store, plan.bases, config.source.uris)
         report = _write(job, plan, ledger, progress)
         clock.lap("commit_s")
-        record = _record(job, plan, ledger, report, clock.laps, worked)
+        effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
+        record = _record(job, plan, ledger, report, effort)
         _commit(run, record)
     return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
 
@@ -211,12 +221,32 @@ def _write(job: Job, plan: Plan, ledger: Ledger, progress: Progress) -> Report:
         raise
 
 
-def _record(
-    job: Job, plan: Plan, ledger: Ledger, report: Report, laps: dict[str, float], worked: Sequence[Shard]
+def _effort(
+    config: ScanConfig,
+    plan: Plan,
+    laps: dict[str, float],
+    worked: Sequence[Shard],
+    fleet: Fleet | None,
+    prices: Prices,
 ) -> dict[str, Any]:
+    """What this process took for its part of the run: time, rate, machines, cost."""
+    scanned, todo = sum(shard.rows for shard in worked), plan.distinct - plan.carried
+    found = {
+        "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
+        "images_per_s": round(scanned / laps["scan_s"], 2) if scanned and laps["scan_s"] else None,
+        "machine": None,
+        "cost": None,
+    }
+    if fleet is None:
+        return found
+    requests = requests_for(config.source.uris, plan.listed, scanned, plan.bytes * scanned // max(1, todo))
+    cost = cost_of(fleet.nodes, sum(laps.values()), scanned, requests, prices)
+    return {**found, "machine": fleet.as_json(), "cost": cost.as_json()}
+
+
+def _record(job: Job, plan: Plan, ledger: Ledger, report: Report, effort: dict[str, Any]) -> dict[str, Any]:
     """The content of `run.json`: who, what, when, and what stood behind every row."""
     config, summary = job.config, report.summary
-    scanned = sum(shard.rows for shard in worked)
     over = summary.error_rate > config.report.max_error_rate
     share = f"{summary.error_rate:.1%}, over --max-error-rate {config.report.max_error_rate:.1%}"
     reason = f"{summary.unreadable:,} images could not be read: {share}"
@@ -245,8 +275,7 @@ def _record(
         "plan": plan.counts,
         "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
         "balance": report.balance.as_dict(),
-        "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
-        "images_per_s": round(scanned / laps["scan_s"], 2) if scanned and laps["scan_s"] else None,
+        **effort,
         "summary": summary.as_dict(),
         "files": [*report.files, *plan.files],
     }
@@ -279,9 +308,7 @@ def _seal(run: Run) -> None:
     with suppress(StoreError):  # committed all the same
         run.folder.delete("failure.json")  # of an earlier attempt
     with suppress(StoreError):  # `gc` removes what is left
-        for name in run.staging.names(""):
-            if name != "alive.json":
-                run.staging.delete(name)
+        run.clear_staging()
 
 
 def _versions() -> dict[str, str]:

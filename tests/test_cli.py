@@ -17,8 +17,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 import nsfwscan
-import nsfwscan.engine
+import nsfwscan.engines
 from nsfwscan.cli import main
+from nsfwscan.cost import PRICES
 from nsfwscan.deadline import Deadline
 from nsfwscan.errors import BalanceError
 from nsfwscan.pipeline import Job
@@ -50,12 +51,10 @@ def media(tmp_path: Path) -> Path:
 def without_ray(monkeypatch: pytest.MonkeyPatch, row: Callable[[str], Row] = staged_row, lost: int = 0) -> None:
     """Puts made-up rows in the place of a Ray; `lost` shards are passed over."""
 
-    def run_shards(
-        job: Job, shards: Sequence[Shard], deadline: Deadline, *, verbose: bool = False
-    ) -> Iterator[ShardResult]:
+    def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline, **_: object) -> Iterator[ShardResult]:
         yield from engine(row)(job, shards[lost:], deadline)
 
-    monkeypatch.setattr(nsfwscan.engine, "run_shards", run_shards)
+    monkeypatch.setattr(nsfwscan.engines, "run_where_it_is_sooner", run_shards)
 
 
 def call(*arguments: str | Path) -> Result:
@@ -96,6 +95,8 @@ _OPTIONS: dict[tuple[str, str], tuple[list[str], Any]] = {
     ("report", "max_error_rate"): (["--max-error-rate", "0.5"], 0.5),
     ("report", "mode"): (["--report", "delta"], "delta"),
     ("ledger", "ignore"): (["--full"], True),
+    ("cost", "prices"): (["--prices", str(PRICES)], str(PRICES)),
+    ("cost", "rates"): (["--rates", str(PRICES)], str(PRICES)),
     ("engine", "deadline"): (["--deadline", "90m"], "90m"),
     ("engine", "num_cpus"): (["--num-cpus", "1"], 1),
 }
@@ -152,7 +153,14 @@ def test_defaults(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert call("scan", media, "--out", tmp_path / "out").exit_code == 0
     [run] = (tmp_path / "out" / "runs").iterdir()
     config = record(tmp_path / "out", run.name)["config"]
-    assert config["model"] == {"uri": "embedded:open-nsfw", "dtype": "auto", "batch_size": None, "labels": {}}
+    assert config["model"] == {
+        "uri": "embedded:open-nsfw",
+        "dtype": "auto",
+        "batch_size": None,
+        "compile": False,
+        "labels": {},
+    }
+    assert config["decode"]["mode"] == "fast"
     assert (config["read"]["max_bytes"], config["decode"]["max_pixels"]) == (64 * 2**20, 100_000_000)
     assert (config["report"]["max_error_rate"], config["report"]["save_images"]) == (0.05, False)
     assert (config["policy"], config["source"]["truth"], config["engine"]["address"]) == (None, "path", None)
@@ -315,12 +323,12 @@ def test_an_interrupted_scan_says_how_to_go_on(
 ) -> None:
     """Ctrl-C is no traceback but the hint that the same command goes on, and the run is not held any more."""
 
-    def interrupted(job: Job, shards: Sequence[Shard], deadline: Deadline, *, verbose: bool) -> Iterator[ShardResult]:
+    def interrupted(job: Job, shards: Sequence[Shard], deadline: Deadline, **_: object) -> Iterator[ShardResult]:
         yield from engine()(job, shards[:0], deadline)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(nsfwscan.engine, "run_shards", interrupted)
+        patch.setattr(nsfwscan.engines, "run_where_it_is_sooner", interrupted)
         done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
     assert done.exit_code == 1
     assert (
@@ -390,14 +398,14 @@ def test_out_of_time_is_exit_1_and_resumes(
 ) -> None:
     """A scan whose deadline has come stops with exit code 1 and says how to resume; `--resume last` does."""
 
-    def slow(job: Job, shards: Sequence[Shard], deadline: Deadline, *, verbose: bool) -> Iterator[ShardResult]:
+    def slow(job: Job, shards: Sequence[Shard], deadline: Deadline, **_: object) -> Iterator[ShardResult]:
         yield from engine()(job, shards[:0], deadline)
         deadline.check()
         patch.setattr(Deadline, "left_s", lambda self: 0.0)  # an hour goes by
         deadline.check()
 
     with monkeypatch.context() as patch:
-        patch.setattr(nsfwscan.engine, "run_shards", slow)
+        patch.setattr(nsfwscan.engines, "run_where_it_is_sooner", slow)
         done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--deadline", "1h")
     said = capfd.readouterr().err.splitlines()
     assert (done.exit_code, done.stdout) == (1, "")
@@ -582,9 +590,9 @@ def test_the_command_is_installed_and_light() -> None:
 
 
 def test_the_public_names() -> None:
-    """The package offers `scan` and `classify`, and nothing that there is not."""
-    assert set(nsfwscan.__all__) == {"__version__", "scan", "classify"}
-    assert callable(nsfwscan.scan) and callable(nsfwscan.classify)
+    """The package offers `scan`, `explain` and `classify`, and nothing that there is not."""
+    assert set(nsfwscan.__all__) == {"__version__", "scan", "explain", "classify"}
+    assert callable(nsfwscan.scan) and callable(nsfwscan.explain) and callable(nsfwscan.classify)
     with pytest.raises(AttributeError, match="has no attribute 'scna'"):
         _ = nsfwscan.scna
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nsfwscan.display import duration, size
 from nsfwscan.report.changes import CHANGES_SCHEMA
-from nsfwscan.report.page import duration, percent, render_summary, size, visible
+from nsfwscan.report.page import percent, render_summary, visible
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.store import to_json
 
@@ -150,6 +151,24 @@ def config() -> dict[str, Any]:
     }
 
 
+def cost(**changes: Any) -> dict[str, Any]:
+    """The cost of a run, as `Cost.as_json` gives it."""
+    return {
+        "objects": 1_110_457,
+        "hours": 1.529,
+        "core_hours": 122.32,
+        "gpu_hours": 1.529,
+        "requests": {"get": 1_110_457, "list": 1112, "bytes": 3_402_118_220_004},
+        "currency": "USD",
+        "amount": 7.17,
+        "missing": None,
+        "prices": "on-demand list prices, AWS us-east-1, check yours (2026-08-26)",
+        "per_million": 6.457,
+        "steady": True,
+        **changes,
+    }
+
+
 def record() -> dict[str, Any]:
     """The content of a `run.json`, in the shape that `run._record` gives it."""
     counted = summary()
@@ -209,6 +228,14 @@ def record() -> dict[str, Any]:
         },
         "timings": {"listing_s": 41.2, "scan_s": 5_402.118, "commit_s": 61.44, "resumed_shards": 0},
         "images_per_s": 205.56,
+        "machine": {
+            "nodes": [
+                {"count": 4, "cpus": 16.0, "gpus": 0.0, "gpu": None, "cpu": "AMD EPYC 7R13", "memory_bytes": 2**35},
+                {"count": 1, "cpus": 16.0, "gpus": 1.0, "gpu": "A10G", "cpu": None, "memory_bytes": 2**36},
+            ],
+            "layout": {"kind": "split", "cpu_actors": 78, "model_actors": 1},
+        },
+        "cost": cost(),
         "summary": counted,
         "files": [*files("report", 3, 370_000), *files("false_positives", 1, 310)],
     }
@@ -507,6 +534,45 @@ def test_resumed() -> None:
     made = record()
     made["timings"]["resumed_shards"] = 4_000
     assert "205.6 images/s; 4,000 of 4,338 shards are from an earlier attempt" in text_of(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (
+            {},
+            "122 core-hours and 1.53 GPU-hours: USD 7.17, USD 6.46 for a million objects read, by on-demand list prices",
+        ),
+        ({"steady": False}, "USD 6.46 for a million objects read (so few were read that the start counts), by"),
+        ({"gpu_hours": 0.0, "per_million": None}, "122 core-hours: USD 7.17, by on-demand"),
+        (
+            {"amount": None, "per_million": None, "missing": "no price for a GPU of the kind B300 (gpu_hour)"},
+            "GPU-hours: no price for a GPU of the kind B300 (gpu_hour), by on-demand list prices",
+        ),
+    ],
+)
+def test_cost(changes: dict[str, Any], shown: str) -> None:
+    """The page says on which machines the run was made, what it cost, and by whose prices."""
+    made = record() | {"cost": cost(**changes)}
+    assert shown in text_of(made)
+    assert "4 × 16 CPUs (AMD EPYC 7R13)" in text_of(made) and "1 × 16 CPUs, 1 × A10G" in text_of(made)
+
+
+def test_cost_in_the_head() -> None:
+    """Beside the time stands what the run cost, and what a million would: not where too few objects were read."""
+    assert "images/s while scanning USD 7.17; USD 6.46 a million" in text_of(record())
+    assert "images/s while scanning USD 7.17 " in text_of(record() | {"cost": cost(steady=False)})
+    made = record()
+    made["timings"]["resumed_shards"] = 7
+    assert "GPU-hours of the last attempt: USD 7.17" in text_of(made)
+
+
+def test_no_cost() -> None:
+    """A run whose machines are not known, or of a time when they were not recorded, says nothing of its cost."""
+    made = record() | {"machine": None, "cost": None}
+    assert "USD" not in text_of(made) and "Machines" not in text_of(made)
+    del made["machine"], made["cost"]
+    assert "USD" not in text_of(made)
 
 
 def test_many_files() -> None:

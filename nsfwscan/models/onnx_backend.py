@@ -43,11 +43,11 @@ def load_onnx(spec: ModelSpec, hardware: Hardware) -> Classifier:
     mean = np.array(normalisation.mean, np.float32)
     std = np.array(normalisation.std, np.float32)
 
-    def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def score(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         values = (pixels.astype(np.float32) * np.float32(normalisation.scale) - mean) / std
         if normalisation.bgr:
             values = np.ascontiguousarray(values[..., ::-1])
         result: NDArray[np.float32] = session.run([wanted.name], {given.name: values})[0]
         return result
 
-    return classify
+    return Classifier(score)

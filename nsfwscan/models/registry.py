@@ -85,10 +85,12 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     name = config.uri if _is_hub_id(config.uri) else Path(config.uri.rstrip("/")).name
     settings = _json(folder / "config.json", config.uri)
     labels = _labels(settings, config.uri)
-    geometry, normalisation = read_preprocessor(_preprocessor(folder, config.uri), config.uri)
+    geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
     categories = categories_of(labels, config.labels, config.uri)
     policy = "binary" if Category.NSFW in categories else "five-class"
-    return ModelSpec(name, config.uri, _digest(folder), "torch", labels, categories, geometry, normalisation, policy)
+    return ModelSpec(
+        name, config.uri, digest_of_folder(folder), "torch", labels, categories, geometry, normalisation, policy
+    )
 
 
 def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
@@ -107,7 +109,7 @@ def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classif
     from nsfwscan.models.torch_backend import load_torch
 
     folder = local_folder(spec.uri, storage)
-    if _digest(folder) != spec.digest:
+    if digest_of_folder(folder) != spec.digest:
         raise ModelError(
             f"{spec.uri}: the weights on this worker are not those that the run began with; start a new run"
         )
@@ -125,8 +127,21 @@ def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Ha
         import onnxruntime
 
         device = "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    return hardware_on(device, spec, config, threads=threads)
+
+
+def hardware_on(device: Literal["cuda", "cpu"], spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
+    """Precision and batch size on such a device, whether this machine has one or not."""
     batch_size = config.batch_size or (128 if device == "cuda" else 8)
-    return Hardware(device, _dtype(config.dtype, device, spec.backend), batch_size, threads)
+    dtype = _dtype(config.dtype, device, spec.backend)
+    return Hardware(device, dtype, batch_size, threads, config.compile and spec.backend == "torch")
+
+
+def weights_bytes(spec: ModelSpec, storage: StorageConfig) -> int:
+    """Bytes of the files that hold a model's weights."""
+    if spec.backend == "onnx":
+        return open_nsfw_path().stat().st_size
+    return sum(path.stat().st_size for path in local_folder(spec.uri, storage).glob("model*.safetensors"))
 
 
 def _dtype(wanted: Dtype, device: str, backend: str) -> Literal["float32", "bfloat16", "float16"]:
@@ -261,7 +276,8 @@ def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
     return tuple(names[str(i)] for i in range(len(names)))
 
 
-def _preprocessor(folder: Path, uri: str) -> dict[str, Any]:
+def preprocessor_settings(folder: Path, uri: str) -> dict[str, Any]:
+    """What a checkpoint's folder says about its preprocessing. Raises ModelError where it says nothing."""
     nested = folder / "processor_config.json"
     if nested.exists():
         settings = _json(nested, uri).get("image_processor")
@@ -270,7 +286,9 @@ def _preprocessor(folder: Path, uri: str) -> dict[str, Any]:
     return _json(folder / "preprocessor_config.json", uri)
 
 
-def _digest(folder: Path) -> str:
+def digest_of_folder(folder: Path) -> str:
+    """Hex SHA-256 over a checkpoint's weights, configuration and preprocessor. Raises ModelError where it holds no
+    safetensors."""
     files = sorted(path for path in folder.iterdir() if _WANTED.match(path.name))
     if not any(path.suffix == ".safetensors" for path in files):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))

@@ -5,7 +5,7 @@ In: a resolved checkpoint. Out: `ModelSpec`. No weights, no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,28 @@ from numpy.typing import NDArray
 from nsfwscan.models.geometry import Geometry, Normalisation
 from nsfwscan.schema import Category
 
-Classifier = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], in the order of `ModelSpec.categories`. The batch
-must be exactly `batch_size` long: a fixed shape makes a score independent of its neighbours."""
+Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class Classifier:
+    """uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], in the order of `ModelSpec.categories`.
+
+    A batch must be exactly `Hardware.batch_size` long: a fixed shape makes a score independent of its neighbours.
+
+    Args:
+        score: does so for one batch.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self._score = score
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probabilities of one batch."""
+        return self._score(pixels)
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """The probabilities of each batch, in order. A device may fetch the next batch while it works on one."""
+        return map(self, batches)
 
 
 @dataclass(frozen=True)
@@ -52,3 +71,5 @@ class Hardware:
     dtype: Literal["float32", "bfloat16", "float16"]
     batch_size: int
     threads: int
+    compiled: bool = False
+    """By torch.compile, for this batch size."""

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from nsfwscan.display import duration, money, size
 from nsfwscan.report.query import committed_query
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
 from nsfwscan.sources.plan import Fate
@@ -145,6 +146,8 @@ def render_summary(record: dict[str, Any]) -> str:
         truth=summary["truth"],
         over=record["exit_code"] == 4,
         seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
+        machines=[_machine(node) for node in (record.get("machine") or {"nodes": []})["nodes"]],
+        cost=record.get("cost"),
         laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
         steps=list(_steps(record)),
         balance=[(str(a), record["balance"][a]) for a in Accounted],
@@ -209,25 +212,6 @@ def percent(share: float | None) -> str:
     return f"{share:.1%}" if share not in (0, 1) else f"{share:.0%}"
 
 
-def size(count: int | None) -> str:
-    """Bytes for a person: `1.4 GiB`."""
-    if count is None:
-        return "–"
-    amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while amount >= 1023.95 and len(units) > 1:
-        amount /= 1024
-        units.pop(0)
-    return f"{amount:,.0f} B" if units[0] == "B" else f"{amount:,.1f} {units[0]}"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `4 min 09 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{min(seconds, 59):.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
 def moment(text: str) -> str:
     """`22 November 2026, 03:10:12 UTC` from ISO 8601; what is not ISO 8601 stays as it is."""
     try:
@@ -268,6 +252,7 @@ def _template() -> Template:
         "percent": percent,
         "size": size,
         "duration": duration,
+        "money": money,
         "moment": moment,
         "plural": plural,
         "plain": plain,
@@ -277,6 +262,13 @@ def _template() -> Template:
         "address": partial(quote, errors="surrogatepass"),
     }
     return environment.get_template("summary.html")
+
+
+def _machine(node: dict[str, Any]) -> str:
+    """Machines that are alike, in words: `4 × 16 CPUs, 1 × A10G`."""
+    gpus = f", {node['gpus']:g} × {node['gpu'] or 'GPU'}" if node["gpus"] else ""
+    kind = f" ({node['cpu']})" if node["cpu"] else ""
+    return f"{node['count']} × {node['cpus']:g} CPUs{gpus}{kind}"
 
 
 def _steps(record: dict[str, Any]) -> Iterator[Step]:

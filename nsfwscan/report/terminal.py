@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nsfwscan.display import printable
+from nsfwscan.display import duration, money, printable, size
 from nsfwscan.report.query import committed_query
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import Change
 from nsfwscan.sources.plan import Fate
 
 if TYPE_CHECKING:
+    from nsfwscan.cost import Cost
+    from nsfwscan.explanation import Expected, Explanation
     from nsfwscan.run import ScanResult
     from nsfwscan.single import Verdict
 
@@ -40,6 +42,7 @@ def describe_scan(result: ScanResult) -> str:
         *_errors(summary["errors"]),
         "",
         f"  {_speed(record)}",
+        *_cost(record.get("cost"), record["timings"]["resumed_shards"]),
         f"  report   {printable(result.uri)}",
         f"  summary  {printable(result.uri)}/summary.html",
         *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
@@ -117,6 +120,110 @@ def _speed(record: dict[str, Any]) -> str:
     seconds = sum(value for name, value in record["timings"].items() if name.endswith("_s"))
     rate = f"; scanning {record['images_per_s']:,.1f}/s" if record["images_per_s"] else ""
     return f"{record['plan']['distinct']:,} objects in {seconds:.1f} s{rate}"
+
+
+def _cost(cost: dict[str, Any] | None, resumed: int) -> list[str]:
+    """What this attempt took; nothing where the machines are not known."""
+    if cost is None:
+        return []
+    currency = cost["currency"]
+    few = " (so few that the start counts)" if not cost["steady"] else ""
+    million = f", {money(cost['per_million'], currency)} a million objects read{few}" if cost["per_million"] else ""
+    amount = f"{money(cost['amount'], currency)}{million}" if cost["missing"] is None else cost["missing"]
+    part = "; this attempt only" if resumed else ""
+    return [f"  cost     {_hours(cost['core_hours'], cost['gpu_hours'])}: {amount}; {cost['prices']}{part}"]
+
+
+def _hours(cores: float, gpus: float) -> str:
+    return f"{cores:,.3g} core-hours" + (f" and {gpus:,.3g} GPU-hours" if gpus else "")
+
+
+def describe_plan(plan: Explanation) -> str:
+    """What a scan would do, as a table."""
+    model, hardware, threads = plan.model, plan.hardware, plan.layout.threads
+    precision = hardware.dtype + ("" if plan.dtype_is_sure else " here (each worker goes by its own processor)")
+    gpus = ", ".join(sorted({e.place.node.gpu or "GPU" for e in plan.expected if e.place.node.gpus}))
+    on = gpus or "GPU" if hardware.device == "cuda" else "CPU"
+    batches = f"batches of {hardware.batch_size}, {threads} thread{'' if threads == 1 else 's'}"
+    rows = [
+        ("model", f"{model.identity}, {model.geometry.shape[1]} × {model.geometry.shape[0]} pixels"),
+        ("device", f"{on}, {precision}, {batches}"),
+        *_workers(plan),
+        ("decoders", f"one an actor, up to {size(plan.decode_bytes)} more for an image (decode.max_memory_bytes)"),
+        ("shards", f"of {plan.shard_rows:,} objects, {size(plan.shard_bytes)} of pixels"),
+        ("objects", f"{'not known' if plan.objects is None else f'{plan.objects:,}'}: {plan.objects_from}"),
+        *_estimate(plan),
+    ]
+    return "\n".join([f"  {name:<10}{printable(text)}" for name, text in rows] + ["", "Nothing was listed or written."])
+
+
+def _workers(plan: Explanation) -> list[tuple[str, str]]:
+    """Machines and actors; or this process alone."""
+    if plan.layout.kind == "inline":
+        [expected] = plan.expected
+        free = expected.place.node.memory_bytes
+        return [
+            ("cluster", "none: in this process, which is sooner for so few"),
+            _machine(expected),
+            ("  memory", size(expected.memory_bytes) + ("" if free is None else f"; {size(free)} are free")),
+        ]
+    in_flight = f"{size(plan.in_flight_bytes)} of pixels in the object store" if plan.in_flight_bytes else ""
+    return [
+        ("cluster", plan.cluster or "none: a Ray on this machine, for as long as the scan runs"),
+        *[row for expected in plan.expected for row in (_machine(expected), *_share(expected))],
+        ("actors", _actors(plan)),
+        ("in flight", in_flight or "names alone; pixels stay within their actor"),
+    ]
+
+
+def _machine(expected: Expected) -> tuple[str, str]:
+    """Machines that are alike: how many, and what they have."""
+    node = expected.place.node
+    gpus = f", {node.gpus:g} × {node.gpu or 'GPU'}" if node.gpus else ""
+    return "machines", f"{expected.count} × {node.cpus:g} CPUs{gpus}" + (f", {node.cpu}" if node.cpu else "")
+
+
+def _share(expected: Expected) -> list[tuple[str, str]]:
+    """What runs on each of them, and what that takes."""
+    place, node = expected.place, expected.place.node
+    actors = [f"{place.cpu_actors} CPU actors of {size(expected.cpu_actor_bytes)}"] if place.cpu_actors else []
+    if place.model_actors:
+        actors.append(f"{place.model_actors} model actors of {size(expected.model_actor_bytes)}")
+    free = "" if node.memory_bytes is None else f"; {size(node.memory_bytes)} are free"
+    store = "" if node.object_store_bytes is None else f"; object store {size(node.object_store_bytes)}"
+    rows = [
+        ("  each", ", ".join(actors) or "no actors"),
+        ("  memory", f"{size(expected.memory_bytes)} with Ray and the driver{free}{store}"),
+    ]
+    return [*rows, ("", "memory for no more actors than these: cores stay idle")] if place.short_of_memory else rows
+
+
+def _actors(plan: Explanation) -> str:
+    layout = plan.layout
+    room = sum(e.count * e.place.cpu_actors for e in plan.expected)
+    fewer = f"; there would be room for {room:,}, but there are no more shards" if layout.cpu_actors < room else ""
+    if layout.kind == "fused":
+        return f"{layout.cpu_actors:,} in all, the model in each{fewer}"
+    return f"{layout.cpu_actors:,} that read and decode, {layout.model_actors:,} with the model, 1 that stages{fewer}"
+
+
+def _estimate(plan: Explanation) -> list[tuple[str, str]]:
+    """Hours and money, with their ground; or why there are none."""
+    found, million = plan.estimate, plan.per_million
+    rows = [] if found is None else [("time", f"{_time(found.cost)}, if all are read"), ("money", _money(found.cost))]
+    if million is not None:
+        rows.append(("a million", f"{_time(million.cost)}, {_money(million.cost)}"))
+    known = found or million
+    basis = [("measured", known.basis), ("prices", known.cost.prices)] if known else []
+    return [*rows, *basis, *([("estimate", f"none: {plan.why_no_estimate}")] if plan.why_no_estimate else [])]
+
+
+def _time(cost: Cost) -> str:
+    return f"{duration(cost.hours * 3600)}, {_hours(cost.core_hours, cost.gpu_hours)}"
+
+
+def _money(cost: Cost) -> str:
+    return cost.missing or money(cost.amount, cost.currency)
 
 
 def describe_verdict(verdict: Verdict) -> str:

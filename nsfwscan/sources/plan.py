@@ -32,7 +32,7 @@ from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.store import Store, from_parquet
 
 _SHARDS_PER_FILE = 64
-_FIRST_SHARDS = (16, 16, 32, 32, 64, 64, 128, 128)
+_FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
 """Rows of the first shards: small, so that rows come soon and a small store is spread over all actors."""
 _RANGE_ROWS = 400_000
 """Objects of a range, and so rows of a report part: about 128 MiB with names of ordinary length."""
@@ -197,6 +197,16 @@ class Plan:
         )
         files, bases = tuple(found["files"]), tuple(found["bases"])
         return cls(found["listed"], found["bytes"], found["fates"], ranges, files, found["listed_at"], bases)
+
+
+def shard_count(rows: int, shard_rows: int) -> int:
+    """How many shards that many objects are cut into, where all of them lie in one range."""
+    small = 0
+    for first in _FIRST_SHARDS:
+        if rows <= 0:
+            break
+        rows, small = rows - min(first, shard_rows), small + 1
+    return small + max(0, -(-rows // shard_rows))
 
 
 @dataclass(frozen=True)

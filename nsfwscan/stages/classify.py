@@ -56,9 +56,11 @@ class Classify:
         rows = np.flatnonzero(pixels.is_valid().to_numpy(zero_copy_only=False))
         images = _as_images(pixels, self._spec.geometry.shape)
         scores = np.full((table.num_rows, len(self._spec.categories)), np.nan, np.float32)
-        for start in range(0, len(rows), self.hardware.batch_size):
-            batch = rows[start : start + self.hardware.batch_size]
-            scores[batch] = self._padded(images[batch])
+        size = self.hardware.batch_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found = self._classifier.stream(self._padded(images[batch]) for batch in batches)
+        for batch, probabilities in zip(batches, found, strict=True):
+            scores[batch] = probabilities[: len(batch)]
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(scores).all(axis=1))
         if len(rows) and not finite[rows].any():
             raise ModelError(
@@ -66,11 +68,11 @@ class Classify:
             )
         return self._with_scores(table.drop_columns(["pixels"]), scores, finite, lost=rows[~finite[rows]])
 
-    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities of at most one batch of images, filled up with black ones to the fixed shape."""
+    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """At most one batch of images, filled up with black ones to the fixed shape."""
         missing = self.hardware.batch_size - len(images)
         batch = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
-        return self._classifier(np.ascontiguousarray(batch))[: len(images)]
+        return np.ascontiguousarray(batch)
 
     def _with_scores(
         self, table: pa.Table, scores: NDArray[np.float32], finite: NDArray[np.bool_], lost: NDArray[np.intp]

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,19 @@ def test_another_embedded_model_is_refused() -> None:
 
 
 # A directory
+
+
+@pytest.mark.full
+def test_a_compiled_model_scores_alike(made: Path) -> None:
+    """torch.compile changes no score by more than rounding does; what it prepares is prepared when the model is loaded."""
+    spec = spec_of(made)
+    assert choose_hardware(spec, ModelConfig(compile=True), threads=1).compiled
+    assert not choose_hardware(spec_of(EMBEDDED), ModelConfig(compile=True), threads=1).compiled
+    batch = batch_of(spec, pictures(4))
+    compiled = load(spec, LOCAL, replace(CPU, compiled=True))
+    began = time.monotonic()
+    np.testing.assert_allclose(compiled(batch), load(spec, LOCAL, CPU)(batch), atol=1e-5)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("make", [make_vit, make_dinov2, make_swin])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,35 @@ def test_a_bad_run_says_why(tmp_path: Path) -> None:
     first = describe_scan(found).splitlines()[0]
     assert found.exit_code == 4
     assert first == "committed: run made — 1 images could not be read: 3.3%, over --max-error-rate 1.0%"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "  cost     12 core-hours: USD 0.5400, USD 180 a million objects read; list prices (2026-08-26)"),
+        (
+            {"gpu_hours": 3.0},
+            "  cost     12 core-hours and 3 GPU-hours: USD 0.5400, USD 180 a million objects read; list",
+        ),
+        ({"steady": False}, "USD 180 a million objects read (so few that the start counts); list prices"),
+        ({"objects": 0, "per_million": None}, "  cost     12 core-hours: USD 0.5400; list prices (2026-08-26)"),
+        (
+            {"amount": None, "per_million": None, "missing": "no price for a GPU of the kind B300 (gpu_hour)"},
+            "  cost     12 core-hours: no price for a GPU of the kind B300 (gpu_hour); list prices (2026-08-26)",
+        ),
+    ],
+)
+def test_the_cost_is_said(result: ScanResult, changes: dict[str, Any], line: str) -> None:
+    """Core-hours, GPU-hours, the amount, that for a million, and whose prices; of a resumed run, of which part."""
+    cost = {
+        **{"objects": 3000, "core_hours": 12.0, "gpu_hours": 0.0, "currency": "USD", "amount": 0.54, "missing": None},
+        **{"prices": "list prices (2026-08-26)", "per_million": 180.0, "steady": True, **changes},
+    }
+    assert result.record["cost"] is None and "cost" not in describe_scan(result)
+    record = {**result.record, "cost": cost}
+    assert line in describe_scan(replace(result, record=record))
+    record["timings"] = {**record["timings"], "resumed_shards": 2}
+    assert "(2026-08-26); this attempt only\n" in describe_scan(replace(result, record=record))
 
 
 def test_a_run_that_was_committed_before_says_so(result: ScanResult) -> None:

@@ -139,7 +139,7 @@ def with_model(monkeypatch: pytest.MonkeyPatch) -> Install:
                 assert batch.dtype == np.uint8 and batch.flags.c_contiguous
                 return model(batch)
 
-            return classify
+            return Classifier(classify)
 
         monkeypatch.setattr(registry, "load", load)
         names = tuple(str(c) for c in categories)

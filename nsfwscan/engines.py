@@ -1,0 +1,60 @@
+"""Where a scan's shards run: in this process where that is sooner, on Ray everywhere else.
+
+In: a job and shards. Out: a `ShardResult` for each. Starting Ray takes longer than scanning a few images, so those are
+scanned here, by the same stages; with a cluster's address, everything runs there.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+from nsfwscan.config import EngineConfig
+from nsfwscan.deadline import NEVER, Deadline
+from nsfwscan.errors import SetupError
+from nsfwscan.layout import Fleet, Layout
+from nsfwscan.machine import this_machine
+from nsfwscan.pipeline import Job, run_inline
+from nsfwscan.report.staging import ShardResult
+from nsfwscan.sources.plan import Shard
+
+_KNOCK_S = 10.0
+
+
+def run_where_it_is_sooner(
+    job: Job,
+    shards: Sequence[Shard],
+    deadline: Deadline = NEVER,
+    *,
+    verbose: bool = False,
+    began: Callable[[Fleet], None] = lambda fleet: None,
+) -> Iterator[ShardResult]:
+    """Runs shards here or on Ray; arguments and errors are those of `engine.run_shards`."""
+    if is_inline(job.config.engine, sum(shard.rows for shard in shards)):
+        here = this_machine(job.config.engine.num_cpus)
+        began(Fleet((here,), Layout("inline", 1, threads=int(here.cpus))))
+        return run_inline(job, shards, deadline)
+    from nsfwscan.engine import run_shards
+
+    return run_shards(job, shards, deadline, verbose=verbose, began=began)
+
+
+def is_inline(config: EngineConfig, rows: int) -> bool:
+    """Whether that many objects are scanned in this process."""
+    return config.cluster is None and rows <= config.inline_rows
+
+
+def check_reachable(config: EngineConfig) -> None:
+    """Knocks at the cluster's address, if there is one: Ray itself would try for ten minutes.
+
+    Raises:
+        SetupError: nobody answers there.
+    """
+    address = config.cluster or ""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except OSError as error:
+        raise SetupError(f"cannot reach Ray at {address}: {error}; is the head up, and is this its address?") from None
