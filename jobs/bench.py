@@ -1,0 +1,12 @@
+"""What `make bench` starts, or `python jobs/bench.py` on any machine: the benchmark, nothing else."""
+
+import sys
+from pathlib import Path
+
+# This checkout, before a package that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nsfwscan.benchmark.cli import bench
+
+if __name__ == "__main__":
+    bench()

