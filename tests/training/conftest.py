@@ -1,0 +1,106 @@
+"""What the tests of training share, since it is dear: the stand-in's images, a small backbone, and a checkpoint trained
+on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsfwscan.config import StorageConfig
+from tests.training.stand_in import small_vit, write_folders
+from training.config import DataConfig
+from training.train import Launch, Outcome, train
+from training.train_config import TrainConfig
+from training.worker import TrainJob, work
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Heard:
+    """Hears what a training tells; may stop it there, as a kill would."""
+
+    stop_at: str | None = None
+    lines: list[str] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        if self.stop_at and self.stop_at in line:
+            raise Stopped(line)
+
+    def evaluated(self, figures: dict[str, float]) -> None:
+        self.epochs.append(figures)
+
+    def check_wanted(self) -> None:
+        pass
+
+
+class Stopped(BaseException):
+    """A training was stopped where the test wanted it."""
+
+
+def _inline(heard: Heard, job: TrainJob, _: Say) -> None:
+    work(job, heard, threads=1)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The stand-in's images and a small untrained ViT, and how to train it on them, in this process."""
+
+    images: Path
+    backbone: Path
+    cache: Path
+    own_data: DataConfig | None = None
+
+    @property
+    def data(self) -> DataConfig:
+        return self.own_data or DataConfig(uris=(str(self.images),), cache=str(self.cache))
+
+    def config(self, out: str | Path, **changed: Any) -> TrainConfig:
+        settings = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "patience": None, **changed}
+        return TrainConfig.of({"backbone": str(self.backbone), "out": str(out), **settings})
+
+    def train(
+        self,
+        out: str | Path,
+        heard: Heard | None = None,
+        *,
+        launch: Launch | None = None,
+        data: DataConfig | None = None,
+        storage: StorageConfig | None = None,
+        **changed: Any,
+    ) -> Outcome:
+        heard = heard or Heard()
+        return train(
+            self.config(out, **changed),
+            data or self.data,
+            storage or StorageConfig(),
+            heard.say,
+            launch=launch or partial(_inline, heard),
+        )
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """640 images to learn from, 80 to choose by, 80 to test with."""
+    folder = tmp_path_factory.mktemp("bench")
+    return Bench(write_folders(folder / "images", each=160), small_vit(folder / "vit"), folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def small_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """As `bench`, with 40 images of each class: 160 to learn from, ten steps an epoch."""
+    folder = tmp_path_factory.mktemp("small_bench")
+    return Bench(write_folders(folder / "images", each=40), small_vit(folder / "vit"), folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def trained(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A checkpoint trained from scratch until it knows the stand-in."""
+    return bench.train(tmp_path_factory.mktemp("trained") / "checkpoint", epochs=12)

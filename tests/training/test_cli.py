@@ -1,0 +1,49 @@
+"""`nsfwscan-train` parses, says what is wrong in one line, and ends with the right code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from tests.training.pictures import write, write_classes
+from training.cli import main
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_explore_writes_a_page_and_a_table(tmp_path: Path) -> None:
+    """Options reach the configuration; the page and the table stand where they were asked for."""
+    root = write_classes(tmp_path / "data", {"neutral": 6, "cats": 6})
+    options = ("--label", "cats=drawings", "--max-per-class", 5, "--model", "none", "--no-thumbnails")
+    code, said, progress = run("explore", root, "--cache", tmp_path / "c", "--out", tmp_path / "out", *options)
+    assert code == 0 and said.startswith("10 images in 2 classes; 0 unreadable\n")
+    assert "examined 10 of 10" in progress
+    page = (tmp_path / "out" / "explore.html").read_text(encoding="utf-8")
+    assert "drawings" in page and "data:image" not in page
+    assert (tmp_path / "out" / "explore.csv").is_file()
+
+
+def test_errors_are_one_message_and_a_code(tmp_path: Path) -> None:
+    """Bad data is 1, wrong usage 2, and neither shows a traceback nor what a terminal would act on."""
+    write(tmp_path / "data" / "viol\x1b[31mence" / "a.jpg", b"x")
+    code, _, said = run("explore", tmp_path / "data", "--quiet")
+    assert code == 1 and said.startswith("nsfwscan-train: ") and "viol" in said
+    assert "\x1b" not in said and "Traceback" not in said
+    code, _, said = run("explore", "x", "--validation-share", 0.6, "--test-share", 0.5)
+    assert code == 2 and "leave nothing to train on" in said
+    assert run("explore", "x", "--label", "cats")[0] == 2
+    assert run("explore")[0] == 2
+
+
+def test_help_is_quick() -> None:
+    """Asking for help loads neither torch, Ray, datasets nor scikit-learn."""
+    heavy = "{'torch', 'ray', 'datasets', 'sklearn', 'faiss', 'transformers'}"
+    script = f"import training.cli, sys; print(sorted(set(sys.modules) & {heavy}))"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -1,0 +1,60 @@
+"""PDQ hashes of an image and of what it would be if somebody mirrored it or cut its edges off.
+
+In: an image as 256 x 256 pixels. Out: its hash, PDQ's own verdict on how much there is to hash, and the hashes of its
+variants. Nothing goes wrong.
+
+PDQ (https://github.com/facebook/ThreatExchange/tree/main/pdq) does not change when an image is resized or encoded
+again, but does when it is mirrored or cropped: of photographs cut by 2 % on each side, most are further than 31 bits
+from what they were. So each image is also compared as mirrored, and as cut, in steps that one PDQ match covers. What is
+still missed: parts cut off on one side only (more than 2 %) or far into the image, and blurred or cut copies of fine
+textures without any large structure, such as gravel or a field of stars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pdqhash
+from numpy.typing import NDArray
+
+SIDE = 256
+"""Pixels; aspect is not kept: PDQ reduces everything to 64 x 64 anyway."""
+HASH_BYTES = 32
+MIN_QUALITY = 50
+"""Of 100. PDQ's authors trust no hash below it: an image that is nearly flat has no structure to hash."""
+
+_CROPS = (1.0, 0.96, 0.92, 0.88, 0.84)
+"""What is left of width and height. Measured on photographs: each covers what is left from 2 % less to 2 % more."""
+VARIANTS = 2 * len(_CROPS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """What an image is found again by.
+
+    Attributes:
+        pdq: 32 bytes.
+        quality: 0 to 100.
+        variants: 32 bytes for each of `VARIANTS` variants.
+    """
+
+    pdq: bytes
+    quality: int
+    variants: bytes
+
+
+def hashes_of(pixels: NDArray[np.uint8]) -> Hashes:
+    """The hashes of an image: uint8 [256, 256, 3]."""
+    fours = pixels.reshape(SIDE // 2, 2, SIDE // 2, 2, 3).astype(np.uint16)
+    halved = ((fours[:, 0, :, 0] + fours[:, 0, :, 1] + fours[:, 1, :, 0] + fours[:, 1, :, 1]) // 4).astype(np.uint8)
+    hashes: list[bytes] = []
+    quality = 0
+    for share in _CROPS:
+        cut = round(SIDE / 2 * (1 - share) / 2)
+        inner = halved[cut : SIDE // 2 - cut, cut : SIDE // 2 - cut]
+        for turned in (inner, inner[:, ::-1]):
+            bits, of_this = pdqhash.compute(np.ascontiguousarray(turned))
+            quality = quality if hashes else int(of_this)
+            hashes.append(np.packbits(bits.astype(np.uint8)).tobytes())
+    return Hashes(hashes[0], quality, b"".join(hashes[1:]))

@@ -1,0 +1,117 @@
+"""How a checkpoint is trained: one frozen model, unknown keys refused, as in `nsfwscan.config`.
+
+In: options and YAML. Out: a `TrainConfig` that no one changes afterwards. A wrong key or value is a `ConfigError` that
+names it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nsfwscan.config import Dtype, Frozen, Uri
+
+FINE_TUNING_RATE = 2e-5
+"""A conservative peak learning rate for all weights, in the range that BERT's authors searched (Devlin et al. 2019,
+A.3) and that fine-tuned ViTs are published with."""
+PROBE_RATE = 1e-3
+"""For a new head alone on features that do not change: Adam's own default (Kingma & Ba 2015)."""
+
+
+class TrainConfig(Frozen):
+    """Everything that one training does, but for its data."""
+
+    backbone: Uri
+    """A directory, any fsspec URI of one, or a hub id: any transformers image model as safetensors, with or without a
+    head. The head is always a new one."""
+    out: Uri
+    """Where the checkpoint is written, and what a stopped training goes on from: a directory or `s3://bucket/prefix`
+    that all workers reach."""
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(32, ge=1)
+    """Images in one optimiser step, over all workers and accumulated batches."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Batches that one optimiser step is split into, where memory is short."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak; unset: 2e-5 for all weights, 1e-3 for the head alone."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Not applied to biases and norms."""
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Of all steps, with a learning rate that rises from 0."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """The learning rate of each layer of the backbone is that of the layer above it times this."""
+    freeze_backbone: bool = False
+    """Train the head alone (a linear probe)."""
+    class_weights: Literal["balanced", "none"] = "balanced"
+    """`balanced`: an image weighs in inverse proportion to the size of its class."""
+    augment: bool = True
+    """Flip, crop and colour jitter, all light."""
+    precision: Dtype = "auto"
+    """auto: bf16 on GPUs and CPUs that have it, fp16 on older GPUs, fp32 elsewhere; weights stay in fp32."""
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    """On the validation split, by which the best checkpoint is kept."""
+    patience: int | None = Field(3, ge=1)
+    """Epochs without a better metric after which training ends; None: never before its time."""
+    checkpoint_steps: int | None = Field(500, ge=1)
+    """Optimiser steps between checkpoints within an epoch; each epoch ends with one anyway."""
+    seed: int = Field(0, ge=0)
+    """Of the new head, the order of the images, augmentation and dropout."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """As for a scan."""
+    workers: int = Field(1, ge=1)
+    """Processes that train side by side; with GPUs, one each."""
+    use_gpu: bool | None = None
+    """Unset: where the cluster has as many GPUs as workers."""
+    loader_processes: int | None = Field(None, ge=0)
+    """Processes of each worker that decode images; unset: none on a CPU, all of a GPU worker's CPUs but one."""
+    max_failures: int = Field(3, ge=0)
+    """How often lost workers are replaced before the job ends, to be submitted again."""
+    export_onnx: bool = False
+    """Write model.onnx, too, checked against the checkpoint."""
+    address: str | None = None
+    """A Ray cluster; unset: the one of the environment, or a local one."""
+    num_cpus: int | None = Field(None, ge=1)
+    """CPUs of a local Ray; unset: all of this machine's."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        parts = self.workers * self.gradient_accumulation
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of workers x gradient_accumulation, {parts}: "
+                "each must get as many images as the others"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _probe_has_no_layers(self) -> Self:
+        if self.freeze_backbone and self.layer_decay != 1.0:
+            raise ValueError("layer_decay is for a backbone that is trained; freeze_backbone trains the head alone")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return self.learning_rate or (PROBE_RATE if self.freeze_backbone else FINE_TUNING_RATE)
+
+    @property
+    def images_at_once(self) -> int:
+        """Images in a forward pass of one worker."""
+        return self.batch_size // (self.workers * self.gradient_accumulation)
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the weights that come out, as JSON values; a training is only resumed with the same."""
+        where_it_runs = {
+            "out",
+            "checkpoint_steps",
+            "precision",  # what auto stands for is kept with each checkpoint
+            "use_gpu",
+            "loader_processes",
+            "max_failures",
+            "export_onnx",
+            "address",
+            "num_cpus",
+        }
+        return self.model_dump(mode="json", exclude=where_it_runs) | {"learning_rate": self.rate}
