@@ -23,6 +23,7 @@ from nsfwscan.config import ScanConfig
 from nsfwscan.display import printable
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.layout import Needs
+from nsfwscan.machine import usable_cpus
 from nsfwscan.models import registry
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
@@ -184,7 +185,7 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
 def _model(config: ScanConfig) -> Iterator[Finding]:
     """Loads the model here and scores one grey image."""
     spec = registry.resolve(config.model, config.storage)
-    hardware = registry.choose_hardware(spec, config.model, threads=os.cpu_count() or 1)
+    hardware = registry.choose_hardware(spec, config.model, threads=usable_cpus())
     scores = registry.load(spec, config.storage, hardware)(
         np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8)
     )

@@ -31,10 +31,10 @@ def this_machine(num_cpus: int | None = None) -> Node:
     gpus = _gpus()
     memory = _free_memory(_PROC, _CGROUP)
     kind = gpu_kind(gpus[0]) if gpus else None
-    return Node(num_cpus or usable_cpus(_CGROUP), float(len(gpus)), kind, memory, cpu=_cpu_name(_PROC))
+    return Node(num_cpus or usable_cpus(), float(len(gpus)), kind, memory, cpu=_cpu_name(_PROC))
 
 
-def usable_cpus(cgroup: Path) -> int:
+def usable_cpus(cgroup: Path = _CGROUP) -> int:
     """CPUs that this process may run on; the container's quota, rounded down, where that is less. Ray counts likewise,
     but for the affinity."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

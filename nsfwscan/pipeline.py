@@ -10,7 +10,6 @@ In: a `Job` (everything that decides a row) and a shard. Out: the shard's part i
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 from nsfwscan.config import ScanConfig, digest_of
 from nsfwscan.deadline import NEVER, Deadline
 from nsfwscan.layout import Needs
+from nsfwscan.machine import usable_cpus
 from nsfwscan.models.registry import weights_bytes
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.pacing import UNPACED, Pace
@@ -156,7 +156,8 @@ def opened(stages: Sequence[Stage]) -> Sequence[Stage]:
 
 def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) -> Iterator[ShardResult]:
     """The whole pipeline in this process, shard by shard, without Ray."""
-    read, score, stage = CpuChain(job), ModelChain(job, threads=os.cpu_count() or 1), Stager(job)
+    threads = job.config.engine.num_cpus or usable_cpus()
+    read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
     for shard in shards:
         deadline.check()
         yield stage(shard, score(read(shard)))

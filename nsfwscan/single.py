@@ -5,7 +5,6 @@ In: paths or URIs. Out: a `Verdict` for each, in order, unreadable ones too.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from nsfwscan.config import ScanConfig
+from nsfwscan.machine import usable_cpus
 from nsfwscan.models.registry import resolve
 from nsfwscan.pipeline import cpu_stages, finish, model_stages, opened
 from nsfwscan.policy.decide import Decider
@@ -62,7 +62,7 @@ def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
     """
     spec = resolve(config.model, config.storage)
     decide = Decider(load_policy(config.policy or spec.policy))
-    stages = opened([*cpu_stages(config, spec), *model_stages(config, spec, threads=os.cpu_count() or 1)])
+    stages = opened([*cpu_stages(config, spec), *model_stages(config, spec, threads=usable_cpus())])
     verdicts: list[Verdict] = []
     for start in range(0, len(uris), _AT_ONCE):
         listing = pa.Table.from_pylist([{"uri": uri} for uri in uris[start : start + _AT_ONCE]], schema=LISTING_SCHEMA)

@@ -6,7 +6,6 @@ cannot be started is a `SetupError`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -18,6 +17,7 @@ from nsfwscan.config import DecodeConfig
 from nsfwscan.errors import RowError
 from nsfwscan.images.child import DecodeChild, Facts
 from nsfwscan.images.wire import Settings
+from nsfwscan.machine import usable_cpus
 from nsfwscan.models.geometry import Geometry
 
 _MOST_CHILDREN = 16
@@ -32,7 +32,7 @@ class DecodePool:
 
     def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
         self.geometry = geometry
-        count = min(os.cpu_count() or 1, _MOST_CHILDREN)
+        count = min(usable_cpus(), _MOST_CHILDREN)
         self._all = [DecodeChild(Settings(geometry=geometry, **config.model_dump())) for _ in range(count)]
         self._free: SimpleQueue[DecodeChild] = SimpleQueue()
         for child in self._all:

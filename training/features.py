@@ -7,7 +7,6 @@ checkpoint that does not load is a `ModelError`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from nsfwscan.config import DecodeConfig, ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.machine import usable_cpus
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import choose_hardware, cpu_has_bfloat16, load, resolve
@@ -97,7 +97,7 @@ def _simple(image: NDArray[np.uint8]) -> Vectors:
 def _embedded(storage: StorageConfig) -> Eye:
     config = ModelConfig()
     spec = resolve(config, storage)
-    classify = load(spec, storage, choose_hardware(spec, config, threads=os.cpu_count() or 1))
+    classify = load(spec, storage, choose_hardware(spec, config, threads=usable_cpus()))
     nsfw = [i for i, category in enumerate(spec.categories) if category in NSFW_CATEGORIES]
 
     def look(pixels: NDArray[np.uint8]) -> Vectors:
