@@ -2,12 +2,15 @@
 
 In: any text. Out: the same text with passwords, signatures and AWS key ids blanked (`redacted`), or with control
 characters and hidden order escaped (`printable`). Rows keep the exact `uri`, which is the object's identity; everything
-else that is written down or printed comes through here. Nothing goes wrong.
+else that is written down or printed comes through here, and so does every CSV. Nothing goes wrong.
 """
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 _BLANK = "***"
@@ -53,6 +56,19 @@ def has_password(uri: str) -> bool:
 def printable(text: str) -> str:
     """The text with everything a terminal would act on, or that hides its order, escaped; newlines, too."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV that a spreadsheet may open: a text that it would take for a formula begins with an apostrophe
+    (OWASP, "CSV Injection"). Raises OSError."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([f"'{cell}" if _is_formula(cell) else cell for cell in row] for row in rows)
+
+
+def _is_formula(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 def printable_lines(text: str) -> str:

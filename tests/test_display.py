@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsfwscan.display import has_password, printable, printable_lines, redacted
+from nsfwscan.display import has_password, printable, printable_lines, redacted, write_csv
 from nsfwscan.errors import BalanceError, RowError, SetupError, StoreError
 from nsfwscan.status import Status
 
@@ -90,3 +92,14 @@ def test_lines_of_our_own_stay() -> None:
     """A message may have several lines; within each, everything is escaped."""
     assert printable_lines("wrong:\n  a\tb\n  c\x1b") == "wrong:\n  a\\tb\n  c\\x1b"
     assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f]*", printable_lines("".join(map(chr, range(32)))))
+
+
+def test_a_spreadsheet_finds_no_formula(tmp_path: Path) -> None:
+    """What a spreadsheet would run is text to it; all else, and every other CSV reader, finds what was written."""
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "a=b", "/m/=1.jpg", 'a,"b"\n', "", -1, None]
+    write_csv(tmp_path / "x.csv", ("name", "number"), ((cell, 2) for cell in cells))
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["name", "number"]
+    expected = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", "'\rx", "a=b", "/m/=1.jpg", 'a,"b"\n', "", "-1", ""]
+    assert rows == [[cell, "2"] for cell in expected]

@@ -10,10 +10,9 @@ else: one class, an empty class, nothing but broken images, a label that nobody 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nsfwscan.config import StorageConfig, digest_of
+from nsfwscan.display import write_csv
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import Category
 from nsfwscan.storage import setup_error
@@ -248,17 +248,17 @@ def _notes(counts: dict[str, dict[str, int]], config: DataConfig, groups: NDArra
 def _write_lists(
     folder: Path, unreadable: list[Unreadable], found: list[Conflict], disagreements: list[Disagreement]
 ) -> None:
-    _write_csv(
+    write_csv(
         folder / "unreadable.csv",
         ("uri", "label", "status", "error"),
         ((u.uri, u.label or "", u.status, u.error) for u in unreadable),
     )
-    _write_csv(
+    write_csv(
         folder / "conflicts.csv",
         ("conflict", "kind", "uri", "label"),
         ((i, c.kind, uri, label) for i, c in enumerate(found) for uri, label in c.members),
     )
-    _write_csv(
+    write_csv(
         folder / "disagreements.csv",
         ("uri", "taken", "verdict", "reviewer", "reviewed_at"),
         (
@@ -267,10 +267,3 @@ def _write_lists(
             for verdict, reviewer, at in d.verdicts
         ),
     )
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)

@@ -7,10 +7,10 @@ telling ones. One bad file is a finding; data that cannot be listed, or of which
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from nsfwscan.config import StorageConfig
+from nsfwscan.display import write_csv
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.storage import setup_error
 from training.config import DataConfig
@@ -54,10 +54,7 @@ def explore(
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(context(found, config, ledger.name, pictures)), encoding="utf-8")
-        with ledger.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FINDING_COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(findings(found))
+        write_csv(ledger, FINDING_COLUMNS, ([row.get(name, "") for name in FINDING_COLUMNS] for row in findings(found)))
     except OSError as error:
         raise setup_error(error, f"cannot write {page}") from error
     return [*_summary(found), f"the page: {page}", f"all findings: {ledger}"]

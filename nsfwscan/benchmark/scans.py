@@ -2,7 +2,8 @@
 
 In: a `Workload` and a model. Out: figures `scan.*`. The steady state is that of `timing.steady`, over the shards as
 they come; nothing is left out of the work, results are staged and the report is committed. A cold start is the command
-`nsfwscan scan` in a new process: Python, imports, Ray and the model are all in it; files lie in the page cache.
+`nsfwscan scan` in a new process: Python, imports and the model are all in it, and Ray where it is used; files lie in
+the page cache.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _SHARDS = 40
 _SHARD_ROWS = (8, 256)
 """At least a batch on a CPU; at most what a scan has of itself."""
 _TEN = 10
+_ON_RAY = "the same, though so few images are scanned without Ray unless told otherwise"
 _COLD_LIMIT_S = 300.0
 _POLL_S = 0.01
 
@@ -98,22 +100,30 @@ def measure_cold_start(workload: Workload) -> list[Figure]:
     _link(workload.pictures[:_TEN], media)
     runs = [cold_scan(media, workload.model, workload.cores) for _ in range(workload.repetitions)]
     embedded = [cold_scan(media, EMBEDDED, workload.cores) for _ in range(workload.repetitions)]
+    on_ray = [cold_scan(media, workload.model, workload.cores, on_ray=True) for _ in range(workload.repetitions)]
     note = f"`nsfwscan scan` of {_TEN} images, a new process; the page cache is warm"
     return [
         figure("cold.first", "cold start to the first row", [first for first, _ in runs], SECONDS, note),
         figure("cold.ten", "ten images in all", [total for _, total in runs], SECONDS, note),
         figure("cold.embedded", f"ten images in all, {EMBEDDED}", [total for _, total in embedded], SECONDS, note),
+        figure("cold.ray", "cold start to the first row, on Ray", [first for first, _ in on_ray], SECONDS, _ON_RAY),
     ]
 
 
-def cold_scan(media: Path, model: Path | str, cores: int) -> tuple[float, float]:
+def cold_scan(media: Path, model: Path | str, cores: int, *, on_ray: bool = False) -> tuple[float, float]:
     """Seconds from starting the command to the first staged part, and to its end.
+
+    Args:
+        on_ray: even so few images, as more of them would be.
 
     Raises:
         SetupError: the scan failed, or took minutes; with its last words.
     """
     with tempfile.TemporaryDirectory(prefix="nsfwscan-bench-") as out:
+        config = Path(out, "config.yaml")
+        config.write_text("engine: {inline_rows: 0}" if on_ray else "{}")
         command = [sys.executable, "-m", "nsfwscan", "scan", str(media), "--out", out, "--model", str(model)]
+        command += ["--config", str(config)]
         log = Path(out, "log")
         with log.open("wb") as said:
             began = time.perf_counter()
