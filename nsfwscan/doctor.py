@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.display import printable
+from nsfwscan.engines import check_reachable
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.layout import Needs
 from nsfwscan.machine import usable_cpus
@@ -199,4 +200,5 @@ def _model(config: ScanConfig) -> Iterator[Finding]:
 def _ray(config: ScanConfig) -> Iterator[Finding]:
     from nsfwscan.engine import describe_cluster
 
+    check_reachable(config.engine)
     yield Finding("ok", "ray", describe_cluster(config.engine, Needs(registry.backend_of(config.model))))

@@ -37,6 +37,8 @@ from nsfwscan.sources.plan import Shard
 
 _LEAVE_S = 10.0
 _LOOK_S = 2.0
+_START_S = 300.0
+"""More patience until the first shard is begun: nodes that come, images that are pulled, libraries that load."""
 _NAMED_SHARDS = 10
 
 
@@ -45,12 +47,14 @@ class _Pulse:
 
     def __init__(self) -> None:
         self._moved_at = time.monotonic()
+        self._is_under_way = False
         self._begun: dict[str, int] = {}
         self._workers: dict[str, str] = {}
 
     def begin(self, shard: str, worker: str) -> None:
         self._begun[shard] = self._begun.get(shard, 0) + 1
         self._workers[shard] = worker
+        self._is_under_way = True
         self._moved_at = time.monotonic()
 
     def move(self) -> None:
@@ -61,9 +65,10 @@ class _Pulse:
         self._workers.pop(shard, None)
         self._moved_at = time.monotonic()
 
-    def look(self) -> tuple[float, dict[str, int], dict[str, str]]:
-        """Seconds without a movement; how often each unfinished shard was begun, and by whom last."""
-        return time.monotonic() - self._moved_at, self._begun, self._workers
+    def look(self) -> tuple[float, bool, dict[str, int], dict[str, str]]:
+        """Seconds without a movement; whether there ever was one; how often each unfinished shard was begun, and by
+        whom last."""
+        return time.monotonic() - self._moved_at, self._is_under_way, self._begun, self._workers
 
 
 class _Actor:
@@ -342,7 +347,7 @@ class _Watchdog:
         if not answered:
             return
         try:
-            still_s, begun, workers = ray.get(self._asked)
+            still_s, is_under_way, begun, workers = ray.get(self._asked)
         except ray.exceptions.RayError:  # it is being restarted, or Ray is in trouble that the blocks will tell of
             return
         finally:
@@ -353,7 +358,7 @@ class _Watchdog:
                 f"{len(deadly)} shards were begun {self._config.max_attempts} times and never finished: something in "
                 f"them kills its worker.{self._name(deadly, workers)}"
             )
-        if still_s > self._config.stall_timeout_s:
+        if still_s > self._config.stall_timeout_s + (0 if is_under_way else _START_S):
             raise Stalled(
                 f"no worker has moved for {still_s:,.0f} s (engine.stall_timeout_s); in hand:"
                 f"{self._name(list(begun), workers) or ' nothing'}"

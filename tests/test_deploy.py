@@ -462,7 +462,7 @@ def test_runbook_commands_exist(line: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_runbook_finds_the_objects_of_a_shard(tmp_path: Path) -> None:
     """The runbook's commands print the objects of a row group, write them as a manifest, and a valid configuration."""
-    run, plan = begun(tmp_path / "out", [f"/media/{i:02}.jpg" for i in range(40)], shard_rows=16)
+    run, plan = begun(tmp_path / "out", [f"/media/{i:02}.jpg" for i in range(40)], shard_rows=8)
     shard = plan.shards[1]
     (script,) = re.findall(r"^\$ (python -c .*?)\n```", RUNBOOK, re.MULTILINE | re.DOTALL)
     python, option, code, _listing, _group = shlex.split(script)
@@ -474,8 +474,8 @@ def test_runbook_finds_the_objects_of_a_shard(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert found.stdout.split() == [f"/media/{i:02}.jpg" for i in range(16, 32)]
+    assert found.stdout.split() == [f"/media/{i:02}.jpg" for i in range(8, 16)]
     assert pq.read_table(tmp_path / "shard.parquet")["uri"].to_pylist() == found.stdout.split()
     (written,) = re.findall(r"^\$ echo '(.*)' > alone.yaml$", RUNBOOK, re.MULTILINE)
     config = ScanConfig.load(None, {"source": {"uris": []}, "out": "", **yaml.safe_load(written)})
-    assert (config.engine.shard_rows, config.engine.max_attempts) == (1, 2)
+    assert (config.engine.inline_rows, config.engine.shard_rows, config.engine.max_attempts) == (0, 1, 2)

@@ -31,6 +31,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_every_part_measures(work: Path) -> None:
     """A tiny run of all parts but the cold start gives a value for every figure, the limit by its formula, JSON and a
     page."""

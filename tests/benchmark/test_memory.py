@@ -15,6 +15,7 @@ from nsfwscan.benchmark.memory import Curve, PlanMemory, ScanMemory
 from nsfwscan.benchmark.processes import Peaks, role_of, sample, watched
 from nsfwscan.benchmark.timing import apart
 from nsfwscan.benchmark.workload import Workload
+from nsfwscan.sources.plan import shard_count
 
 MIB = 2**20
 
@@ -56,7 +57,7 @@ def test_a_manifest_plans(tmp_path: Path) -> None:
     assert uris != sorted(uris)
     planned = apart(memory.plan_memory, manifest)
     assert planned.objects == 5_000
-    assert planned.shards == 8 + -(-(5_000 - 480) // 256)
+    assert planned.shards == shard_count(5_000, 256)
     assert planned.peak > 20 * MIB
 
 

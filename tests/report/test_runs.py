@@ -211,10 +211,10 @@ def test_the_record_is_that_of_the_commit(run: Run) -> None:
 def test_a_plan_survives_the_process(tmp_path: Path) -> None:
     """The plan that a resumed run reads is the plan that was written."""
     uris = [f"/media/{i:04}.jpg" for i in range(100)]
-    run, plan = begun(tmp_path, [*uris, *uris[:7]], shard_rows=10)
+    run, plan = begun(tmp_path, [*uris, *uris[:7]], shard_rows=5)
     assert run.load_plan({}) == plan
     assert (plan.listed, plan.distinct, plan.repeated, plan.bytes) == (107, 100, 7, 100_000)
-    assert [shard.rows for shard in plan.shards] == [10] * 10
+    assert [shard.rows for shard in plan.shards] == [5] * 20
 
 
 def test_a_new_run_has_no_plan(run: Run) -> None:
@@ -245,12 +245,12 @@ def test_a_plan_of_other_settings_is_refused(run: Run, tmp_path: Path) -> None:
 def test_how_far_a_run_came(tmp_path: Path) -> None:
     """An uncommitted run says what it was begun with, and how many of its objects are staged."""
     uris = [f"/media/{i}" for i in range(25)]
-    run, plan = begun(tmp_path, uris, shard_rows=10)
+    run, plan = begun(tmp_path, uris, shard_rows=5)
     assert run.begun() == Begun(run, {}, 0, 25)
     finished(run, plan.shards[1:])
     run.staging.write("alive.json", b"{}")
     run.staging.write("stranger.parquet", b"")
-    assert run.begun() == Begun(run, {}, 15, 25)
+    assert run.begun() == Begun(run, {}, 20, 25)
     finished(run, plan.shards)
     assert run.begun() == Begun(run, {}, 25, 25)
     run.folder.write("_SUCCESS", b"")
