@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from nsfwscan.config import StorageConfig
@@ -48,7 +48,7 @@ class Run:
     @classmethod
     def named(cls, store: Store, run_id: str | None) -> Run:
         """The run of that id, or a new one named by the time (UTC). Raises ConfigError for no file name."""
-        run_id = run_id or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        run_id = run_id or _new_id(store)
         if not _RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run id {run_id!r}: letters, digits, `.`, `_` and `-` only, at most 100")
         return cls(store, run_id)
@@ -232,6 +232,16 @@ def _keep_alive(staging: Store, token: str, stop: threading.Event) -> None:
             staging.write("alive.json", _heartbeat(token))
         except StoreError:  # the store is away for a moment; the shards' own writes will tell if it stays away
             continue
+
+
+def _new_id(store: Store) -> str:
+    """The time, to the second; a later one where another run has that name, which would be taken for this one."""
+    at = datetime.now(UTC)
+    while True:
+        run_id = at.strftime("%Y%m%dT%H%M%SZ")
+        if not store.names(f"runs/{run_id}") and not store.names(f"staging/{run_id}"):
+            return run_id
+        at += timedelta(seconds=1)
 
 
 def _is_alive(holder: dict[str, Any] | None) -> bool:

@@ -208,6 +208,16 @@ def test_the_record_is_that_of_the_commit(run: Run) -> None:
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 
+def test_runs_of_one_second_are_several(tmp_path: Path) -> None:
+    """A run named by the time never takes the name of another one, begun or committed."""
+    store, names = Store.at(str(tmp_path / "out"), StorageConfig()), []
+    for folder in ("runs", "staging", "runs"):
+        run = Run.named(store, None)
+        store.write(f"{folder}/{run.run_id}/x", b"")
+        names.append(run.run_id)
+    assert len(set(names)) == 3 and names == sorted(names)
+
+
 def test_a_plan_survives_the_process(tmp_path: Path) -> None:
     """The plan that a resumed run reads is the plan that was written."""
     uris = [f"/media/{i:04}.jpg" for i in range(100)]
