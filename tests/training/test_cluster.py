@@ -62,6 +62,7 @@ def test_an_error_of_ours_comes_back_as_itself(small_bench: Bench, ray_local: No
 
 
 @pytest.mark.ray
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_killed_twice_it_ends_as_if_left_alone(small_bench: Bench, tmp_path: Path) -> None:
     """The driver is killed, the command submitted again, and then a worker is killed: the weights that come out are
