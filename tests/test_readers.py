@@ -167,7 +167,7 @@ def test_a_reader_sees_whole_reports_at_every_moment(media: Path, out: Path, mon
         scan(media, out)
     assert set(read_as_told(out)) == {"first", "second"}
     alone = list(takewhile(lambda runs: runs == {"first"}, seen))
-    assert set(seen[len(alone) :]) == {frozenset({"first", "second"})} and len(alone) > 20
+    assert set(seen[len(alone) :]) == {frozenset({"first", "second"})} and len(alone) > 10
 
 
 def facts(record: dict[str, Any]) -> list[Any]:
