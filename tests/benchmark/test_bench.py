@@ -68,6 +68,7 @@ def test_every_part_measures(work: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_a_cold_scan_is_timed_from_outside(work: Path) -> None:
     """The first row comes before the end, and both take longer than Python needs to start."""
     free = apart(make_checkpoint, work, "free")

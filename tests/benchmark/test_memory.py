@@ -85,6 +85,7 @@ def test_a_shorter_curve_can_be_asked_for() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_a_scan_is_watched(tmp_path: Path) -> None:
     """Driver, workers and decode children of a real scan all have memory, and nothing is spilled."""
     free = apart(make_checkpoint, tmp_path, "free")
