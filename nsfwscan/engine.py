@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, astuple, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -225,7 +225,7 @@ def run_shards(
         nodes = _nodes()
         layout = layout or choose_layout(nodes, len(shards), needs)
         began(Fleet(nodes, layout))
-        pulse = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
+        pulse: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
         named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
         names = ray.data.from_items(named, override_num_blocks=len(named))
         dataset = _on_ray(names, job, layout, pulse)
@@ -236,6 +236,8 @@ def run_shards(
                 yield from (ShardResult(**row) for row in block.to_pylist())
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
+        finally:
+            ray.kill(pulse)
 
 
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
@@ -294,20 +296,28 @@ class _Execution:
         self._lock = threading.Lock()
 
     def begin(self, executor: Any) -> None:
-        """Raises where it was given up before it began."""
+        """Raises where it was given up before it began.
+
+        However it ends, its actors are killed. Ray Data would let go of them only: they would end what they are at, or
+        hang, and those of a failed execution keep their CPUs for as long as anybody keeps its traceback.
+        """
         with self._lock:
             if self.given_up:
                 raise RuntimeError("given up")
+            executor.shutdown = partial(_shut_down_by_force, executor.shutdown)
             self._executor = executor
 
     def give_up(self) -> None:
-        """Kills its actors. Ray Data would let them end what they are at: on a cluster that stays they would work on,
-        or hang on to what they have."""
+        """Ends it as it stands."""
         with self._lock:
             self.given_up = True
             executor = self._executor
         if executor is not None:
-            executor.shutdown(force=True)
+            executor.shutdown()
+
+
+def _shut_down_by_force(shut_down: Callable[..., None], force: bool = True, exception: Exception | None = None) -> None:
+    shut_down(force=True, exception=exception)
 
 
 _EXECUTION: ContextVar[_Execution] = ContextVar("execution")
