@@ -1,9 +1,9 @@
 """What a stopped training goes on from: checkpoints in the folder that the finished one will lie in.
 
-    OUT/work/run.json                                what was begun: settings, data, backbone
-    OUT/work/attempts/<attempt>.json                 who worked on it, and when
-    OUT/work/checkpoints/<step>-<attempt>/…          weights, optimiser, schedule, random states of every worker
-    OUT/work/checkpoints/<step>-<attempt>/complete.json   its files with their SHA-256; written last of all
+    OUT/state/run.json                                     what was begun: settings, data, backbone
+    OUT/state/attempts/<attempt>.json                      who worked on it, and when
+    OUT/state/checkpoints/<step>-<attempt>/…               weights, optimiser, schedule, random states of every worker
+    OUT/state/checkpoints/<step>-<attempt>/complete.json   its files with their SHA-256; written last of all
 
 In: files of the workers. Out: the same files, later, or none. A checkpoint without `complete.json`, or with a file that
 is not as it says, is half-written and never used. Every attempt writes folders of its own, so that a worker that was
@@ -29,7 +29,7 @@ from nsfwscan.errors import StoreError
 from nsfwscan.storage import STORE_ERRORS, filesystem, persistently, scheme_of, setup_error
 from nsfwscan.store import Store, to_json
 
-FOLDER = "work/checkpoints"
+FOLDER = "state/checkpoints"
 _COMPLETE = "complete.json"
 _NAME = re.compile(r"\d{8,}-")
 

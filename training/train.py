@@ -36,10 +36,10 @@ from training.ship import CONFIG, RECORD
 from training.train_config import TrainConfig
 from training.worker import TrainJob
 
-RUN = "work/run.json"
-ATTEMPTS = "work/attempts"
+RUN = "state/run.json"
+ATTEMPTS = "state/attempts"
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "ray", "pillow", "numpy")
-_PROBE = "work/.writable"
+_PROBE = "state/.writable"
 
 Say = Callable[[str], None]
 Launch = Callable[[TrainJob, Say], None]

@@ -128,7 +128,7 @@ def _worker_of(driver: subprocess.Popen[bytes]) -> psutil.Process:
 
 def _newest(out: Path) -> int:
     """Steps of the newest complete checkpoint; 0: there is none."""
-    done = [int(path.parent.name.split("-")[0]) for path in out.glob("work/checkpoints/*/complete.json")]
+    done = [int(path.parent.name.split("-")[0]) for path in out.glob("state/checkpoints/*/complete.json")]
     return max(done, default=0)
 
 

@@ -140,7 +140,7 @@ def test_resumed_from_s3(small_bench: Bench, undisturbed: Outcome, moto: S3Endpo
     assert outcome.record["digest"] == undisturbed.record["digest"]
     assert resolve(ModelConfig(uri=out), StorageConfig()).digest == outcome.record["digest"]
     store = Store.at(out, StorageConfig())
-    assert store.names("work/checkpoints") == [] and store.names("tensorboard")
+    assert store.names("state/checkpoints") == [] and store.names("tensorboard")
 
 
 def test_finished_is_finished(small_bench: Bench, undisturbed: Outcome) -> None:
