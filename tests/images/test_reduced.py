@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
 @pytest.fixture(scope="module")
 def photographs() -> list[bytes]:
     """Photographs of 2 to 12 megapixels. Packages ship small ones: these are laid side by side, with all their detail, and
-    the largest is there alone."""
+    the largest is there alone. With NSFWSCAN_PHOTOS, the photographs of that folder, too."""
     folder = Path(skimage.__file__).parent / "data"
     small = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.jpg"))]
     small += [Image.open(folder / name).convert("RGB") for name in ("astronaut.png", "chelsea.png", "coffee.png")]
@@ -55,7 +56,22 @@ def photographs() -> list[bytes]:
                 square = picture.crop((0, 0, edge, edge)).resize((edge * times,) * 2, Image.Resampling.LANCZOS)
                 sheet.paste(square.resize((tile, tile), Image.Resampling.LANCZOS), (left, top))
         found.append(sheet)
-    return [jpeg(image, quality=int(random.integers(60, 96)), subsampling=i % 3) for i, image in enumerate(found)]
+    sheets = [jpeg(image, quality=int(random.integers(60, 96)), subsampling=i % 3) for i, image in enumerate(found)]
+    return sheets + (versions(Path(os.environ["NSFWSCAN_PHOTOS"])) if "NSFWSCAN_PHOTOS" in os.environ else [])
+
+
+def versions(folder: Path) -> list[bytes]:
+    """The photographs in a folder as they are, and as stores have them: smaller, and compressed once more."""
+    found: list[bytes] = []
+    for path in sorted(folder.rglob("*.jpg")):
+        found.append(path.read_bytes())
+        image = Image.open(path).convert("RGB")
+        for edge, quality in product((600, 900, 1300, 2000), (60, 85, 95)):
+            small = image.copy()
+            small.thumbnail((edge, edge), Image.Resampling.LANCZOS)
+            if max(image.size) > edge:
+                found.append(jpeg(small, quality=quality))
+    return found
 
 
 def pixels(data: bytes, geometry: Geometry, *, fast: bool) -> NDArray[np.uint8]:
@@ -118,10 +134,11 @@ def test_no_score_moves(
     geometry, score = model()
     exact, fast = (np.stack([pixels(data, geometry, fast=fast) for data in photographs]) for fast in (False, True))
     differ = [bool((a != b).any()) for a, b in zip(exact, fast, strict=True)]
-    assert sum(differ) > len(photographs) / 2
+    assert sum(differ) > 10
     before, after = score(exact), score(fast)
     if model is dinov2:
         assert before.max() - before.min() > 0.5
+    print(f"{len(photographs)} photographs, the largest change {np.abs(before - after).max():.4f}")
     assert np.abs(before - after).max() < MOST
     assert ((before > 0.5) == (after > 0.5)).all()
 
