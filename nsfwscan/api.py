@@ -54,11 +54,12 @@ def scan(
         SetupError: the scan cannot run; the message says what to do.
         BalanceError: the report does not account for every listed object; nothing was committed.
     """
-    from nsfwscan.engines import check_reachable, run_where_it_is_sooner
+    from nsfwscan.connection import check_reachable
+    from nsfwscan.engines import run_where_it_is_sooner
     from nsfwscan.run import run_scan
 
     settings = _settings(sources, out, preset, config, sections)
-    check_reachable(settings.engine)
+    check_reachable(settings.engine.cluster)
     fleets: list[Fleet] = []
     engine = partial(run_where_it_is_sooner, verbose=verbose, began=fleets.append)
     return run_scan(settings, run_id, engine, progress or Silent(), resume=resume, fleets=fleets)

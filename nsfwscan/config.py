@@ -166,13 +166,23 @@ class CostConfig(Frozen):
     """The JSON of a benchmark (`jobs/bench.py --json`), in place of what earlier runs took."""
 
 
-class EngineConfig(Frozen):
-    """Where it runs, and when it gives up."""
+class ClusterConfig(Frozen):
+    """Where Ray is."""
 
     address: str | None = None
     """A Ray cluster; unset: the one of the environment, or a local one."""
     num_cpus: int | None = Field(None, ge=1)
     """CPUs of a local Ray; unset: all of this machine's."""
+
+    @property
+    def cluster(self) -> str | None:
+        """Address of the Ray cluster to run on; None: there is none, and a local Ray is started where one is needed."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
+
+class EngineConfig(ClusterConfig):
+    """Where it runs, and when it gives up."""
+
     inline_rows: int = Field(256, ge=0)
     """Without a cluster, up to so many objects are scanned in this process, sooner than a local Ray has started."""
     shard_rows: int = Field(256, ge=1, le=1000)
@@ -184,11 +194,6 @@ class EngineConfig(Frozen):
     """A run of which no worker has moved for this long is stopped."""
     max_attempts: int = Field(5, ge=1)
     """A shard that was begun so often and never finished stops the run: something in it kills its worker."""
-
-    @property
-    def cluster(self) -> str | None:
-        """Address of the Ray cluster to run on; None: there is none, and a local Ray is started where one is needed."""
-        return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
 class ScanConfig(Frozen):

@@ -20,8 +20,8 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from nsfwscan.config import ScanConfig
+from nsfwscan.connection import check_reachable
 from nsfwscan.display import printable
-from nsfwscan.engines import check_reachable
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.layout import Needs
 from nsfwscan.machine import usable_cpus
@@ -200,5 +200,5 @@ def _model(config: ScanConfig) -> Iterator[Finding]:
 def _ray(config: ScanConfig) -> Iterator[Finding]:
     from nsfwscan.engine import describe_cluster
 
-    check_reachable(config.engine)
+    check_reachable(config.engine.cluster)
     yield Finding("ok", "ray", describe_cluster(config.engine, Needs(registry.backend_of(config.model))))

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import asdict, astuple, fields
 from functools import cached_property, partial
@@ -27,6 +27,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from nsfwscan.config import EngineConfig
+from nsfwscan.connection import ray_session
 from nsfwscan.deadline import NEVER, Deadline
 from nsfwscan.errors import SetupError, Stalled, StoreError
 from nsfwscan.layout import SIDE_CPUS, Fleet, Layout, Needs, Node, choose_layout, local_store_bytes
@@ -166,39 +167,6 @@ def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table | None]:
     return Shard(*named.values()), rows
 
 
-@contextmanager
-def ray_session(config: EngineConfig, *, verbose: bool, needs: Needs | None = None) -> Iterator[None]:
-    """A connection to the cluster of the address or the environment, or a local Ray that ends with it.
-
-    Args:
-        needs: what the object store of a local Ray has to hold.
-
-    Raises:
-        SetupError: the cluster cannot be reached.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
-    address = config.cluster
-    if not address:
-        here = this_machine(config.num_cpus)
-        options |= {
-            "num_cpus": int(here.cpus),
-            "include_dashboard": False,
-            "object_store_memory": local_store_bytes(here, needs or Needs()),
-        }
-    try:
-        ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SetupError(f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def run_shards(
     job: Job,
     shards: Sequence[Shard],
@@ -220,7 +188,7 @@ def run_shards(
         SetupError: whatever stops a worker, as the worker raised it.
     """
     needs = needs_of(job.config, job.spec)
-    with ray_session(job.config.engine, verbose=verbose, needs=needs):
+    with _session(job.config.engine, needs, verbose=verbose):
         _set_context(verbose)
         nodes = _nodes()
         layout = layout or choose_layout(nodes, len(shards), needs)
@@ -404,6 +372,14 @@ def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any) -> ra
     return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=SIDE_CPUS, **blockwise)
 
 
+def _session(config: EngineConfig, needs: Needs, *, verbose: bool) -> AbstractContextManager[None]:
+    """Ray as the configuration says; a local one has room for what the scan needs."""
+    here = this_machine(config.num_cpus)
+    return ray_session(
+        config.cluster, verbose=verbose, num_cpus=int(here.cpus), store_bytes=local_store_bytes(here, needs)
+    )
+
+
 def _nodes() -> tuple[Node, ...]:
     """The cluster's nodes that may run actors."""
     here, host = this_machine(), socket.gethostname()
@@ -421,7 +397,7 @@ def _nodes() -> tuple[Node, ...]:
 
 def cluster_nodes(config: EngineConfig) -> tuple[Node, ...]:
     """The nodes that a scan would run on. Raises SetupError where the cluster cannot be reached."""
-    with ray_session(config, verbose=False):
+    with _session(config, Needs(), verbose=False):
         return _nodes()
 
 

@@ -6,19 +6,15 @@ scanned here, by the same stages; with a cluster's address, everything runs ther
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 
 from nsfwscan.config import EngineConfig
 from nsfwscan.deadline import NEVER, Deadline
-from nsfwscan.errors import SetupError
 from nsfwscan.layout import Fleet, Layout
 from nsfwscan.machine import this_machine
 from nsfwscan.pipeline import Job, run_inline
 from nsfwscan.report.staging import ShardResult
 from nsfwscan.sources.plan import Shard
-
-_KNOCK_S = 10.0
 
 
 def run_where_it_is_sooner(
@@ -42,19 +38,3 @@ def run_where_it_is_sooner(
 def is_inline(config: EngineConfig, rows: int) -> bool:
     """Whether that many objects are scanned in this process."""
     return config.cluster is None and rows <= config.inline_rows
-
-
-def check_reachable(config: EngineConfig) -> None:
-    """Knocks at the cluster's address, if there is one: Ray itself would try for ten minutes.
-
-    Raises:
-        SetupError: nobody answers there.
-    """
-    address = config.cluster or ""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
-    except OSError as error:
-        raise SetupError(f"cannot reach Ray at {address}: {error}; is the head up, and is this its address?") from None

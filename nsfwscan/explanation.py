@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.config import ScanConfig
+from nsfwscan.connection import check_reachable
 from nsfwscan.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
-from nsfwscan.engines import check_reachable, is_inline
+from nsfwscan.engines import is_inline
 from nsfwscan.errors import SourceError, StoreError
 from nsfwscan.layout import (
     Fleet,
@@ -155,7 +156,7 @@ def _nodes(config: ScanConfig, cluster: str | None, needs: Needs) -> tuple[Node,
     if cluster is not None:
         from nsfwscan.engine import cluster_nodes
 
-        check_reachable(config.engine)
+        check_reachable(config.engine.cluster)
         return cluster_nodes(config.engine)
     here = this_machine(config.engine.num_cpus)
     store = local_store_bytes(here, needs)

@@ -305,7 +305,7 @@ def test_image_installs_the_locked_versions_and_keeps_no_cache() -> None:
     for install in installs:
         assert "--no-cache-dir" in install
         assert install[install.index("-c") + 1] == "constraints.txt"
-    assert any(install[-1] == "." for install in installs)
+    assert any(install[-1] == ".${EXTRAS:+[${EXTRAS}]}" for install in installs)
     assert not any("apt" in command for command in commands)
 
 

@@ -70,7 +70,7 @@ def test_job_script_is_the_scan_command() -> None:
 def test_named_files_exist() -> None:
     """Every file, folder and test that README names is there."""
     names = set(re.findall(r"\]\(([^)#]+)\)", README)) | set(
-        re.findall(r"(?:nsfwscan|tests|jobs|deploy)/[\w/.]*\w", README)
+        re.findall(r"(?:nsfwscan|training|tests|jobs|deploy)/[\w/.]*\w", README)
     )
     outside = {name for name in names if not (ROOT / name).exists()}
     assert not outside
@@ -85,6 +85,7 @@ def test_order_of_chapters() -> None:
         "Your store, your model",
         "Every night",
         "On a cluster",
+        "Your own checkpoint",
         "How it flows",
         "To change X, edit Y, run Z",
     ]

@@ -7,9 +7,7 @@ could never hold the workers is a `SetupError` at once, where Ray would wait for
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +19,9 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from nsfwscan.connection import ray_session
 from nsfwscan.errors import SetupError
 from training.course import counted
-from training.train_config import TrainConfig
 from training.worker import TrainJob, work
 
 _KNOCK_S = 10.0
@@ -78,7 +76,10 @@ def on_ray(job: TrainJob, say: Callable[[str], None], *, verbose: bool = False) 
         SetupError: as a worker raised it; or workers were lost more often than allowed.
     """
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths stay what they are
-    with ray_session(job.config, verbose=verbose), tempfile.TemporaryDirectory(prefix="nsfwscan-ray-train-") as folder:
+    session = ray_session(
+        job.config.cluster, verbose=verbose, num_cpus=job.config.num_cpus, store_bytes=_OBJECT_STORE_BYTES
+    )
+    with session, tempfile.TemporaryDirectory(prefix="nsfwscan-ray-train-") as folder:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         each = share(nodes, job.config.workers, job.config.use_gpu)
         say(f"Ray: {counted(job.config.workers, 'worker')} with {each} each")
@@ -199,48 +200,3 @@ def _reading(board: Any, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         reading.join(_KNOCK_S)
-
-
-def check_reachable(config: TrainConfig) -> None:
-    """Knocks at the cluster's address, if there is one: Ray itself would try for ten minutes.
-
-    Raises:
-        SetupError: nobody answers there.
-    """
-    address = config.address or os.environ.get("RAY_ADDRESS") or ""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
-    except OSError as error:
-        raise SetupError(f"cannot reach Ray at {address}: {error}; is the head up, and is this its address?") from None
-
-
-@contextmanager
-def ray_session(config: TrainConfig, *, verbose: bool) -> Iterator[None]:
-    """A connection to the cluster of the address or the environment, or a local Ray that ends with it.
-
-    Raises:
-        SetupError: the cluster cannot be reached.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        options |= {
-            "num_cpus": config.num_cpus,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-        }
-    try:
-        ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SetupError(f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -38,7 +38,7 @@ from training.sources import Listing, Unreadable, check_classes, list_examples
 from training.splits import SIDES, assign
 from training.tables import Disagreement
 
-SPLITS_VERSION = 1
+SPLITS_VERSION = 2
 """Raised whenever the same images and settings give other sides."""
 _SIDES_SCHEMA = pa.schema([("row", pa.int64()), ("side", pa.int8()), ("group", pa.int64())])
 _FAR_OFF = 0.02

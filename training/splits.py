@@ -105,7 +105,7 @@ def _check_sides(sides: NDArray[np.int8], labels: NDArray[np.int64], names: Sequ
 def _take(groups: list[_Group], wanted: NDArray[np.float64], still_needed: int) -> tuple[list[_Group], list[_Group]]:
     """The groups, in their order, that bring each class nearer to its number, and what is left.
 
-    A class that would get none, since all its groups are too large, gets its smallest.
+    A class that would get none, since all its groups are too large, gets the one that spoils the numbers least.
 
     Args:
         still_needed: groups of each class that must be left for the other sides.
@@ -127,10 +127,12 @@ def _take(groups: list[_Group], wanted: NDArray[np.float64], still_needed: int) 
         better = np.abs(count + group.classes - wanted).sum() < np.abs(count - wanted).sum()
         if better and may(group):
             take(index)
-    for name in np.flatnonzero(count == 0):
+    for name in range(len(wanted)):
+        if count[name]:  # perhaps by a group that another class needed
+            continue
         candidates = [i for i, group in enumerate(groups) if group.classes[name] and i not in taken and may(group)]
         if candidates:
-            take(min(candidates, key=lambda i: (groups[i].classes.sum(), groups[i].order)))
+            take(min(candidates, key=lambda i: (np.abs(count + groups[i].classes - wanted).sum(), groups[i].order)))
     return [group for i, group in enumerate(groups) if i in taken], [
         group for i, group in enumerate(groups) if i not in taken
     ]

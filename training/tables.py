@@ -9,8 +9,6 @@ several verdicts on one URI the latest. A malformed file, or a label that nobody
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +22,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
-from nsfwscan.sources.manifests import checked, open_source
+from nsfwscan.sources.manifests import checked, open_source, rows_of
 from nsfwscan.storage import STORE_ERRORS, setup_error
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -162,10 +160,9 @@ def _first_row(uri: str, storage: StorageConfig) -> Iterable[str]:
 
 
 def _rows(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
-    parse = {".parquet": _parquet, ".csv": _csv}.get(PurePosixPath(uri.lower()).suffix, _json_lines)
     try:
         with _open(uri, storage) as file:
-            yield from parse(file)
+            yield from rows_of(file, uri, _COLUMNS)
     except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{uri} cannot be read: {error}") from error
 
@@ -175,26 +172,3 @@ def _open(uri: str, storage: StorageConfig) -> IO[bytes]:
         return open_source(uri, storage)
     except STORE_ERRORS as error:
         raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error
-
-
-def _parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    parquet = pq.ParquetFile(file)
-    columns = [name for name in parquet.schema_arrow.names if name in _COLUMNS]
-    for batch in parquet.iter_batches(batch_size=4096, columns=columns):
-        yield from batch.to_pylist()
-
-
-def _csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")):
-        yield {key: value or None for key, value in row.items() if key is not None}
-
-
-def _json_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for line in file:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        yield row if isinstance(row, dict) else {}

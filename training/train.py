@@ -23,6 +23,7 @@ from uuid import uuid4
 
 import nsfwscan
 from nsfwscan.config import StorageConfig
+from nsfwscan.connection import check_reachable
 from nsfwscan.display import redacted_json
 from nsfwscan.errors import RunConflict
 from nsfwscan.models.labels import categories_of
@@ -77,7 +78,7 @@ def train(
     Raises:
         SetupError: see the module; nothing that was done is lost.
     """
-    from training.cluster import check_reachable, on_ray
+    from training.cluster import on_ray
 
     config = config.model_copy(
         update={"out": Store.at(config.out, storage).uri, "backbone": _absolute(config.backbone)}
@@ -86,7 +87,7 @@ def train(
         update={"uris": tuple(map(_absolute, data.uris)), "cache": data.cache and os.path.abspath(data.cache)}
     )
     if launch is None:
-        check_reachable(config)
+        check_reachable(config.cluster)
         launch = partial(on_ray, verbose=verbose)
     store = Store.at(config.out, _for_writing(storage))
     _check_place(store)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nsfwscan.config import Dtype, Frozen, Uri
+from nsfwscan.config import ClusterConfig, Dtype, Uri
 
 FINE_TUNING_RATE = 2e-5
 """A conservative peak learning rate for all weights, in the range that BERT's authors searched (Devlin et al. 2019,
@@ -19,7 +19,7 @@ PROBE_RATE = 1e-3
 """For a new head alone on features that do not change: Adam's own default (Kingma & Ba 2015)."""
 
 
-class TrainConfig(Frozen):
+class TrainConfig(ClusterConfig):
     """Everything that one training does, but for its data."""
 
     backbone: Uri
@@ -70,10 +70,6 @@ class TrainConfig(Frozen):
     """How often lost workers are replaced before the job ends, to be submitted again."""
     export_onnx: bool = False
     """Write model.onnx, too, checked against the checkpoint."""
-    address: str | None = None
-    """A Ray cluster; unset: the one of the environment, or a local one."""
-    num_cpus: int | None = Field(None, ge=1)
-    """CPUs of a local Ray; unset: all of this machine's."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -26,6 +26,7 @@ from nsfwscan.schema import Category
 from nsfwscan.storage import local_path, local_uri, open_remote, scheme_of
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl", ".manifest")
+_COLUMNS = {"uri", "source-ref", "size", "etag", "modified_at", "truth"}
 
 
 def is_manifest(uri: str) -> bool:
@@ -45,10 +46,9 @@ def read_manifest(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
         SourceError: the file is malformed, has no `uri`, or a row's value cannot be understood.
         OSError: the file cannot be read.
     """
-    parse = {".parquet": _parquet, ".csv": _csv}.get(PurePosixPath(uri.lower()).suffix, _json_lines)
     with open_source(uri, storage) as file:
         try:
-            for number, row in enumerate(parse(file), start=1):
+            for number, row in enumerate(rows_of(file, uri, _COLUMNS), start=1):
                 yield checked(row, uri, f"{uri}, row {number}")
         except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"{uri} cannot be read as a manifest: {error}") from error
@@ -61,8 +61,20 @@ def open_source(uri: str, storage: StorageConfig) -> IO[bytes]:
     return open_remote(uri, storage)
 
 
-def _parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    wanted = {"uri", "source-ref", "size", "etag", "modified_at", "truth"}
+def rows_of(file: IO[bytes], uri: str, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a table as they were written, by its name Parquet (of which only those columns), CSV, or else JSON
+    lines; an empty row for a line that is no JSON object.
+
+    Raises:
+        ArrowInvalid, UnicodeDecodeError, csv.Error: the file is malformed.
+    """
+    suffix = PurePosixPath(uri.lower()).suffix
+    if suffix == ".parquet":
+        return _parquet(file, columns)
+    return _csv(file) if suffix == ".csv" else _json_lines(file)
+
+
+def _parquet(file: IO[bytes], wanted: Collection[str]) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(file)
     columns = [name for name in parquet.schema_arrow.names if name in wanted]
     for batch in parquet.iter_batches(batch_size=4096, columns=columns):

@@ -47,3 +47,21 @@ def test_help_is_quick() -> None:
     script = f"import training.cli, sys; print(sorted(set(sys.modules) & {heavy}))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
+    """A checkpoint that is not there is 1 before the data are read, a wrong option 2, each with one message."""
+    code, _, said = run("evaluate", tmp_path / "data", "--model", tmp_path / "vit", "--out", tmp_path / "out")
+    assert code == 1 and said.startswith("nsfwscan-train: ") and "no such model directory" in said
+    options = ("--model", "embedded:open-nsfw", "--out", tmp_path / "out")
+    assert run("evaluate", "x", *options, "--against-label", "a=porn")[0] == 2
+    assert run("evaluate", "x", *options, "--model-label", "porn")[0] == 2
+    assert run("evaluate", "x", "--out", tmp_path)[0] == 2
+
+
+def test_both_doors_are_one() -> None:
+    """The jobs take the options of the commands: they are the commands."""
+    for job, command in (("train", "fit"), ("evaluate", "evaluate")):
+        shown = subprocess.run([sys.executable, f"jobs/{job}.py", "--help"], capture_output=True, text=True, check=True)
+        options = {name for option in main.commands[command].params for name in option.opts if name.startswith("--")}
+        assert options and all(f" {name} " in shown.stdout for name in options)

@@ -51,9 +51,9 @@ def test_an_error_of_ours_comes_back_as_itself(small_bench: Bench, ray_local: No
         def say(self, line: str) -> None:
             super().say(line)
             if line.startswith("step 3 of"):
-                (out / "work" / "checkpoints").mkdir(exist_ok=True)
-                (out / "work" / "checkpoints").rename(out / "work" / "was")
-                (out / "work" / "checkpoints").write_text("in the way")
+                (out / "state" / "checkpoints").mkdir(exist_ok=True)
+                (out / "state" / "checkpoints").rename(out / "state" / "was")
+                (out / "state" / "checkpoints").write_text("in the way")
 
     heard = Breaking()
     with pytest.raises(SetupError, match=r"cannot write .*checkpoints"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,24 +126,6 @@ def test_one_class_and_too_little_to_judge(tmp_path: Path) -> None:
     write(tmp_path / "broken" / "neutral" / "a.jpg", b"no image")
     with pytest.raises(SourceError, match="none of the 1 images can be read"):
         explored(tmp_path / "broken", tmp_path / "c.html", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """A headless Chromium with a profile of its own."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=chromium,
-            headless=True,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield context
-        context.close()
 
 
 @pytest.mark.browser

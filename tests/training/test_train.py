@@ -57,9 +57,9 @@ def test_the_directory_is_whole(trained: Outcome) -> None:
     folder = Path(trained.uri)
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "model_card.md", "training.json"),
-        *("tensorboard", "work"),
+        *("tensorboard", "state"),
     }
-    assert not (folder / "work" / "checkpoints").exists()
+    assert not (folder / "state" / "checkpoints").exists()
     spec = resolve(ModelConfig(uri=trained.uri), StorageConfig())
     assert (spec.labels, spec.digest) == (LABELS, trained.record["digest"])
 
@@ -274,7 +274,7 @@ def test_a_backbone_that_does_not_serve(small_bench: Bench, tmp_path: Path, made
         path.write_text(json.dumps(json.loads(path.read_text()) | {"do_pad": True}))
     with pytest.raises(ModelError, match=message):
         replace(small_bench, backbone=folder).train(tmp_path / "out")
-    assert not (tmp_path / "out" / "work" / "run.json").exists()
+    assert not (tmp_path / "out" / "state" / "run.json").exists()
 
 
 @pytest.mark.parametrize("labels", [("porn", "sexy"), ("neutral", "drawings")])
