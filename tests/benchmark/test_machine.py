@@ -27,5 +27,5 @@ def test_this_machine_has_a_name() -> None:
 
 def test_a_busy_machine_is_said_to_be_busy() -> None:
     """Figures that were taken beside other work say so; an idle machine has no warning."""
-    assert busy({"load_before": 0.5, "cores": 2}) == ""
-    assert "load 8.5 on 2 cores" in busy({"load_before": 8.5, "cores": 2})
+    assert busy({"busy_before": 0.05}) == ""
+    assert "85% of its cores" in busy({"busy_before": 0.85})

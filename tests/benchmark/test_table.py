@@ -22,7 +22,7 @@ MACHINE = {
     "cpu_flags": ["amx_bf16"],
     "memory_bytes": 8 * 2**30,
     "gpus": [],
-    "load_before": 0.1,
+    "busy_before": 0.02,
     "python": "3.11.7",
     "versions": {"ray": "2.60.0"},
 }

@@ -159,7 +159,7 @@ def test_the_store_is_asked_no_faster_than_allowed(server: S3Endpoint, media: st
         config = ScanConfig.load(
             None,
             {
-                "source": {"uris": [media]},
+                "source": {"uris": [media], "limit": 50},
                 "out": f"s3://reports/paced-{workers}",
                 "storage": storage(server, proxy),
                 "read": {"max_requests_per_s": 20},

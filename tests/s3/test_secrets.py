@@ -75,9 +75,10 @@ def assert_clean_below(folder: Path) -> int:
 
 
 def configured(folder: Path, **storage: object) -> Path:
-    """A configuration whose storage options hold canaries."""
+    """A configuration whose storage options hold canaries; two attempts a request, so that failing is quick."""
     path = folder / "scan.yaml"
-    options = {"key": KEY_ID, "secret": f"{CANARY}-option", "token": f"{CANARY}-option"}
+    options: dict[str, object] = {"key": KEY_ID, "secret": f"{CANARY}-option", "token": f"{CANARY}-option"}
+    options |= {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}}}
     path.write_text(json.dumps({"storage": {"options": options, **storage}}))
     return path
 
