@@ -49,7 +49,7 @@ def busy(machine: dict[str, Any]) -> str:
     share = machine["busy_before"]
     if share <= _IDLE:
         return ""
-    return f"The machine was busy: {share:.0%} of its cores were taken before the first part. These figures are too low."
+    return f"The machine was busy: {share:.0%} of its cores were taken before the first part; the figures are too low."
 
 
 def cores_here() -> int:
