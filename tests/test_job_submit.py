@@ -22,6 +22,7 @@ import pytest
 
 from tests.demo_store import DemoObject
 from tests.s3.servers import free_port
+from tests.training.stand_in import small_vit, write_folders
 
 pytestmark = pytest.mark.ray
 
@@ -105,10 +106,10 @@ def working_tree(tmp_path: Path) -> Path:
     return tree
 
 
-def submit(head: Head, tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def submit(head: Head, tree: Path, *arguments: str, job: str = "scan") -> subprocess.CompletedProcess[str]:
     command = [str(RAY), "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
     return subprocess.run(
-        [*command, "python", "jobs/scan.py", *arguments],
+        [*command, "python", f"jobs/{job}.py", *arguments],
         cwd=tree,
         env=head.environment,
         capture_output=True,
@@ -137,3 +138,22 @@ def test_submitted_scan_that_cannot_run(head: Head, working_tree: Path, tmp_path
     assert done.returncode != 0
     assert "nsfwscan: /no/such/media: no such file or directory" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+def test_submitted_training(head: Head, working_tree: Path, tmp_path: Path) -> None:
+    """A submitted training and its evaluation run the submitted code, on the cluster's workers, and say how it goes."""
+    images, backbone = write_folders(tmp_path / "images", each=20), small_vit(tmp_path / "vit")
+    data, out = (str(images), "--cache", str(tmp_path / "cache")), tmp_path / "checkpoint"
+    done = submit(
+        head, working_tree, *data, "--backbone", str(backbone), "--out", str(out), "--epochs", "2", job="train"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "images: 80 for train, 10 for validation, 10 for test" in done.stdout
+    assert "epoch 2 of 2" in done.stdout
+    record = json.loads((out / "training.json").read_text())
+    assert record["versions"]["nsfwscan"] == SHIPPED
+    done = submit(head, working_tree, *data, "--model", str(out), "--out", str(tmp_path / "evaluation"), job="evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())

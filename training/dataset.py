@@ -73,17 +73,20 @@ class Prepared:
     folder: Path
 
 
-def prepare(config: DataConfig, storage: StorageConfig, progress: Progress = quiet) -> Prepared:
+def prepare(
+    config: DataConfig, storage: StorageConfig, progress: Progress = quiet, *, listing: Listing | None = None
+) -> Prepared:
     """Lists, reads, examines, groups and divides; what was done before is taken from the cache.
 
     Args:
         progress: told of what, how many are done, of how many.
+        listing: of these data, where the caller has it already.
 
     Raises:
         SourceError: the data cannot be listed, or are none to learn from.
         SetupError: credentials are refused, the disk is full, or no process can be started to decode in.
     """
-    listing = list_examples(config, storage)
+    listing = listing or list_examples(config, storage)
     check_classes(listing)
     catalog = build_catalog(listing, config, storage, progress)
     ok = catalog.ok()

@@ -326,7 +326,8 @@ def never(*_: Any, **__: Any) -> ScanResult:
 
 
 def test_what_is_refused_before_anything_is_scanned(small: Small, trained: Training, tmp_path: Path) -> None:
-    """A checkpoint that is not there, does not know the data's categories, or is the other one; data that are not."""
+    """A checkpoint that is not there, does not know the data's categories, or is the other one; data that are not: said
+    before any image is read."""
     out = tmp_path / "out"
     four = checkpoints.make_vit(tmp_path / "four", labels=("neutral", "hentai", "porn", "sexy"))
     for model, against, data, error, message in (
@@ -336,8 +337,10 @@ def test_what_is_refused_before_anything_is_scanned(small: Small, trained: Train
         (small.model, None, "nothing", SourceError, "no such file or directory"),
         (four, None, small.images, ModelError, "does not know 'drawings', which the data have"),
     ):
+        fresh = DataConfig(uris=(str(tmp_path / data),), cache=str(tmp_path / "cache"))
         with pytest.raises(error, match=message):
-            evaluated(small.with_source(tmp_path / data), model, out, against, scan=never)
+            evaluated(fresh, model, out, against, scan=never)
+    assert not (tmp_path / "cache").exists()
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     with unprivileged(), pytest.raises(StoreError, match="cannot write"):
@@ -358,10 +361,10 @@ def test_an_unknown_label_can_be_explained(small: Small, tmp_path: Path) -> None
 def test_a_report_that_is_not_about_these_images(small: Small, tmp_path: Path) -> None:
     """Held-out copies that somebody changed before they were scanned are noticed; so is a scan that does not balance."""
 
-    def changed(source: str, *given: Any, **sections: Any) -> ScanResult:
-        path = next(path for path in Path(source).rglob("*") if path.is_file())
+    def changed(folder: str, *given: Any, **sections: Any) -> ScanResult:
+        path = next(path for path in Path(folder).rglob("*") if path.is_file())
         path.write_bytes(path.read_bytes() + b"\0")
-        return nsfwscan.scan(source, *given, **sections)
+        return nsfwscan.scan(folder, *given, **sections)
 
     with pytest.raises(StoreError, match="is not about these images"):
         evaluated(small.data, small.model, tmp_path / "changed", scan=changed)

@@ -1,0 +1,147 @@
+"""Where lines and marks of a chart stand: ROC, precision-recall, reliability.
+
+In: curves and bins as `evaluation.json` has them. Out: `Chart`s of plain numbers in SVG's units, for the template. Both
+axes go from 0 to 1. Nothing goes wrong; a chart without anything to draw is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+LEFT, TOP, WIDTH, HEIGHT = 48.0, 10.0, 342.0, 280.0
+"""The plot within the drawing, which is 400 × 340."""
+_LARGEST, _SMALLEST = 9.0, 3.0
+"""Radius of a mark."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: the `points` attribute of a polyline, and which series (0, 1) it belongs to."""
+
+    points: str
+    series: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A dot with a whisker, and the words that say what it is."""
+
+    x: float
+    y: float
+    radius: float
+    low: float
+    high: float
+    series: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label at `x` on the one axis, and at `y` on the other."""
+
+    label: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing of 400 × 340 units, and its legend: a series and its words each."""
+
+    title: str
+    x_name: str
+    y_name: str
+    guide: str
+    legend: list[tuple[int, str]]
+    lines: list[Line] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+    @property
+    def ticks(self) -> list[Tick]:
+        """Of both axes: 0, 0.2 … 1."""
+        return [Tick(f"{i / 5:.1f}", _x(i / 5), _y(i / 5)) for i in range(6)]
+
+
+def roc_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart | None:
+    """ROC curves of several models.
+
+    Args:
+        models: title, and what `curves` gives.
+    """
+    drawn = [(i, name, c["roc"]) for i, (name, c) in enumerate(models) if c["roc"]["points"]]
+    if not drawn:
+        return None
+    return Chart(
+        title,
+        "false positive rate",
+        "recall (true positive rate)",
+        _points([(0, 0), (1, 1)]),
+        [(i, f"{name}, area {curve['area']:.4f}") for i, name, curve in drawn],
+        [Line(_points(curve["points"]), i) for i, _, curve in drawn],
+    )
+
+
+def pr_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart | None:
+    """Precision-recall curves of several models, in the steps that average precision adds up; arguments as above."""
+    drawn = [(i, name, c["pr"]) for i, (name, c) in enumerate(models) if c["pr"]["points"]]
+    if not drawn:
+        return None
+    guess = models[drawn[0][0]][1]["prevalence"]
+    return Chart(
+        title,
+        "recall",
+        "precision",
+        _points([(0, guess), (1, guess)]),
+        [(i, f"{name}, average {curve['area']:.4f}") for i, name, curve in drawn],
+        [Line(_points(_steps(curve["points"])), i) for i, _, curve in drawn],
+    )
+
+
+def reliability_chart(title: str, calibration: dict[str, Any]) -> Chart | None:
+    """Confidence against accuracy, before and after scaling by the temperature."""
+    before, after = calibration["before"], calibration["after"]
+    if before is None:
+        return None
+    legend = [(0, f"as scored, ECE {before['ece']:.3f}")]
+    marks = list(_marks(before, 0))
+    if after is not None:
+        legend.append((1, f"at temperature {calibration['temperature']:.2f}, ECE {after['ece']:.3f}"))
+        marks += _marks(after, 1)
+    return Chart(title, "confidence", "accuracy", _points([(0, 0), (1, 1)]), legend, marks=marks)
+
+
+def _marks(measured: dict[str, Any], series: int) -> Iterator[Mark]:
+    for found in measured["bins"]:
+        share, accuracy = found["images"] / measured["images"], found["accuracy"]
+        yield Mark(
+            _x(found["confidence"]),
+            _y(accuracy["value"]),
+            round(_SMALLEST + (_LARGEST - _SMALLEST) * share**0.5, 1),
+            _y(accuracy["low"]),
+            _y(accuracy["high"]),
+            series,
+            f"{found['images']:,} images, confidence {found['confidence']:.3f}, accuracy {accuracy['value']:.3f}",
+        )
+
+
+def _steps(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """From (recall, precision) in rising order to a line: each precision holds back to the recall before it."""
+    made = [(points[0][0], points[0][1])]
+    for (before, _), (recall, precision) in pairwise(points):
+        made += [(before, precision), (recall, precision)]
+    return made
+
+
+def _points(points: Iterable[Sequence[float]]) -> str:
+    return " ".join(f"{_x(x):g},{_y(y):g}" for x, y in points)
+
+
+def _x(value: float) -> float:
+    return round(LEFT + WIDTH * value, 1)
+
+
+def _y(value: float) -> float:
+    return round(TOP + HEIGHT * (1 - value), 1)
