@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
@@ -26,9 +23,10 @@ from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
 from nsfwscan.chatter import mute_at_exit, without_native_chatter
 from nsfwscan.config import StorageConfig, merge
-from nsfwscan.display import printable, printable_lines, redacted
-from nsfwscan.errors import BalanceError, SetupError
+from nsfwscan.console import Command, echo, exit_codes, given_options, hanging, storage_options
+from nsfwscan.display import printable
 from nsfwscan.models.registry import PRESETS
+from nsfwscan.policy_commands import policy
 from nsfwscan.progress import choose_progress
 from nsfwscan.report.garbage import GIVEN_UP, collect
 from nsfwscan.report.runs import committed_runs, runs_of
@@ -36,32 +34,11 @@ from nsfwscan.report.terminal import describe_plan, describe_run, describe_scan,
 from nsfwscan.report.verify import verify as check_run
 from nsfwscan.store import Store
 
-Command = Callable[..., Any]
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(nsfwscan.__version__, prog_name="nsfwscan")
 def main() -> None:
     """Scans media stores for NSFW and harmful images, and leaves a report that people can trust."""
-
-
-def storage_options(command: Command) -> Command:
-    """How to reach an object store; unset options leave it to the usual AWS environment."""
-    for option in reversed(
-        (
-            click.option("--endpoint-url", metavar="URL", help="S3 endpoint, for stores that are not AWS."),
-            click.option("--region", help="S3 region."),
-            click.option("--profile", help="AWS profile."),
-            click.option(
-                "--sse",
-                type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
-                help="Server-side encryption to ask S3 for when writing.",
-            ),
-            click.option("--sse-kms-key-id", metavar="KEY", help="The KMS key for it."),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 def source_storage_options(command: Command) -> Command:
@@ -167,6 +144,13 @@ def model_options(command: Command) -> Command:
 )
 @model_options
 @click.option(
+    "--shadow-policy",
+    "shadow_policies",
+    multiple=True,
+    metavar="FILE|NAME",
+    help="Count beside the decisions what this policy would have decided; repeatable.",
+)
+@click.option(
     "--save-images", is_flag=True, default=None, help="Copy the images of false positives beside their table."
 )
 @click.option(
@@ -214,10 +198,10 @@ def scan(
         mute_at_exit()
     with without_native_chatter(verbose=verbose) as stream:
         console = Console(file=stream)
-        with _exit_codes(console, verbose):
+        with exit_codes(console, verbose):
             if explain:
                 plan = explain_scan(sources, out, preset=preset, config=config, **_sections(options))
-                _echo(describe_plan(plan))
+                echo(describe_plan(plan))
                 return
             result = run_scan(
                 sources,
@@ -230,7 +214,7 @@ def scan(
                 verbose=verbose,
                 **_sections(options),
             )
-    _echo(describe_scan(result))
+    echo(describe_scan(result))
     sys.exit(result.exit_code)
 
 
@@ -244,12 +228,12 @@ def classify(
     images: tuple[str, ...], config: str | None, preset: str | None, as_json: bool, verbose: bool, **options: Any
 ) -> None:
     """Say what IMAGES (paths or URIs) show, now, without Ray."""
-    with _exit_codes(Console(stderr=True), verbose):
+    with exit_codes(Console(stderr=True), verbose):
         for verdict in classify_images(images, preset=preset, config=config, **_sections(options)):
             if as_json:
                 click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as it was given
             else:
-                _echo(describe_verdict(verdict))
+                echo(describe_verdict(verdict))
 
 
 @main.command()
@@ -257,12 +241,12 @@ def classify(
 @storage_options
 def runs(store: str, **options: Any) -> None:
     """List the runs of a report STORE and their state."""
-    with _exit_codes(Console(stderr=True), verbose=False):
-        found = runs_of(Store.at(store, StorageConfig.of(_given(options))))
+    with exit_codes(Console(stderr=True), verbose=False):
+        found = runs_of(Store.at(store, StorageConfig.of(given_options(options))))
         for run in found:
-            _echo(describe_run(run))
+            echo(describe_run(run))
         if not found:
-            _echo(f"no runs in {printable(store)}")
+            echo(f"no runs in {printable(store)}")
 
 
 @main.command()
@@ -273,13 +257,13 @@ def verify(run: str, **options: Any) -> None:
 
     Given a STORE, all its committed runs are checked. Exits 1 where anything is wrong.
     """
-    with _exit_codes(Console(stderr=True), verbose=False):
+    with exit_codes(Console(stderr=True), verbose=False):
         wrong = 0
-        for found in committed_runs(run, StorageConfig.of(_given(options))):
+        for found in committed_runs(run, StorageConfig.of(given_options(options))):
             findings = list(check_run(found))
-            _echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
+            echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
             for finding in findings:
-                _echo(f"  {printable(finding)}")
+                echo(f"  {printable(finding)}")
             wrong += len(findings)
         sys.exit(1 if wrong else 0)
 
@@ -298,14 +282,14 @@ def verify(run: str, **options: Any) -> None:
 @storage_options
 def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
     """Remove abandoned staging from a report STORE, and only that."""
-    with _exit_codes(Console(stderr=True), verbose=False):
-        reports = Store.at(store, StorageConfig.of(_given(options)))
+    with exit_codes(Console(stderr=True), verbose=False):
+        reports = Store.at(store, StorageConfig.of(given_options(options)))
         done, found = "would remove" if dry_run else "removed", False
         for folder in collect(reports, older_than=timedelta(days=older_than), dry_run=dry_run):
-            _echo(f"{done} staging/{folder.run_id}  {folder.files:,} files  {folder.reason}")
+            echo(f"{done} staging/{folder.run_id}  {folder.files:,} files  {folder.reason}")
             found = True
         if not found:
-            _echo(f"nothing abandoned in {printable(reports.uri)}")
+            echo(f"nothing abandoned in {printable(reports.uri)}")
 
 
 @main.command()
@@ -319,13 +303,16 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
     """Check before a night what would fail in it, line by line."""
     from nsfwscan.doctor import examine
 
-    with without_native_chatter(verbose=False) as stream, _exit_codes(Console(file=stream), verbose=False):
+    with without_native_chatter(verbose=False) as stream, exit_codes(Console(file=stream), verbose=False):
         given = {"source": {"uris": sources}, "out": out or ""}
         healthy = True
         for finding in examine(load_config(preset, config, merge(_sections(options), given))):
-            _echo(_hanging(str(finding)))
+            echo(hanging(str(finding)))
             healthy = healthy and not finding.is_failure
         sys.exit(0 if healthy else 1)
+
+
+main.add_command(policy)
 
 
 _SECTIONS = {
@@ -350,7 +337,7 @@ _SECTIONS = {
 
 def _sections(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as sections of the configuration."""
-    given = _given(options)
+    given = given_options(options)
     sections: dict[str, Any] = {s: {k: given[k] for k in keys if k in given} for s, keys in _SECTIONS.items()}
     if "model" in given:
         sections["model"]["uri"] = given["model"]
@@ -362,13 +349,10 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["report"]["mode"] = given["report"]
     if "full" in given:
         sections["ledger"] = {"ignore": given["full"]}
-    if "policy" in given:
-        sections["policy"] = given["policy"]
+    for name in ("policy", "shadow_policies"):
+        if name in given:
+            sections[name] = given[name]
     return {name: section for name, section in sections.items() if section}
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value not in (None, ())}
 
 
 def _pair(label: str) -> tuple[str, str]:
@@ -376,41 +360,3 @@ def _pair(label: str) -> tuple[str, str]:
     if not separator:
         raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param_hint="--label")
     return name, category
-
-
-@contextmanager
-def _exit_codes(console: Console, verbose: bool) -> Iterator[None]:
-    """Turns our errors into one message and their exit code; with --verbose the traceback comes first, and always for
-    an error that is none of ours."""
-    try:
-        yield
-    except (SetupError, BalanceError) as error:
-        if verbose:
-            _show(console, "".join(traceback.format_exception(error)).rstrip())
-        _fail(console, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail(console, "interrupted; the same command with --resume last goes on where it stopped", 1)
-    except click.ClickException:
-        raise
-    except Exception as error:  # noqa: BLE001  # Python would print it with whatever secret it holds
-        _show(console, "".join(traceback.format_exception(error)).rstrip())
-        _fail(console, "this should not have happened: please report the lines above", 1)
-
-
-def _fail(console: Console, message: str, code: int) -> NoReturn:
-    _show(console, f"nsfwscan: {message}", style="red")
-    sys.exit(code)
-
-
-def _show(console: Console, text: str, style: str | None = None) -> None:
-    console.print(printable_lines(_hanging(redacted(text))), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _hanging(message: str) -> str:
-    """The message with all lines but the first indented: a name with a newline cannot pass for another message."""
-    return "\n".join(f"  {line}" if i and line[:1] != " " else line for i, line in enumerate(message.split("\n")))
-
-
-def _echo(text: object) -> None:
-    """To standard output; names in it come from strangers, and must not act on the terminal, nor hold a secret."""
-    click.echo(printable_lines(redacted(str(text))))

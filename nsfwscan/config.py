@@ -209,6 +209,8 @@ class ScanConfig(Frozen):
     model: ModelConfig = ModelConfig()
     policy: Uri | None = None
     """A policy file, or a preset's name; unset: the one that comes with the model."""
+    shadow_policies: tuple[Uri, ...] = ()
+    """Policies that decide nothing: what they would have decided is counted beside the decisions."""
     report: ReportConfig = ReportConfig()
     ledger: LedgerConfig = LedgerConfig()
     engine: EngineConfig = EngineConfig()

@@ -181,6 +181,8 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
     else:
         policy = load_policy(config.policy)
         yield Finding("ok", "policy", f"{policy.identity}, {len(policy.rules)} rules")
+    for name in config.shadow_policies:
+        yield Finding("ok", "policy", f"{load_policy(name).identity}, which only counts")
 
 
 def _model(config: ScanConfig) -> Iterator[Finding]:

@@ -7,38 +7,31 @@ recorded in `failure.json` and not committed.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
 
-import nsfwscan
 from nsfwscan.config import ScanConfig
 from nsfwscan.cost import Prices, cost_of, requests_for
 from nsfwscan.deadline import Deadline, deadline_of
-from nsfwscan.display import redacted_json
-from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Stalled, StoreError
+from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Stalled
 from nsfwscan.layout import Fleet
 from nsfwscan.models.registry import resolve
 from nsfwscan.pacing import Pace
 from nsfwscan.pipeline import Job, fingerprints
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import load_policy
+from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.progress import Progress
 from nsfwscan.report.commit import Report, write_report
 from nsfwscan.report.ledger import Ledger, Yardstick, find_bases
-from nsfwscan.report.page import render_summary
 from nsfwscan.report.runs import Begun, Run, unfinished
+from nsfwscan.report.seal import commit_record, now, record_of, seal
 from nsfwscan.report.staging import ShardResult, staged_shards
 from nsfwscan.report.terminal import describe_fates
-from nsfwscan.schema import Change
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.plan import Known, Plan, Shard, make_plan
 from nsfwscan.sources.truth import read_truth
@@ -48,7 +41,6 @@ from nsfwscan.store import Store, to_json
 Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
 """What runs shards until a deadline: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""
 
-_LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
 _NO_TRUTH = {"path", "none"}
 
 
@@ -103,12 +95,13 @@ def run_scan(
     if run.is_committed():
         return _committed_before(run)
     policy = load_policy(config.policy) if config.policy else None
+    shadows = [load_policy(name) for name in config.shadow_policies]
     progress.say(f"model    {config.model.uri}")
     spec = resolve(config.model, config.storage)
     job = Job(config, spec, policy or load_policy(spec.policy), run)
     with run.lease(), _resumable(run):
         if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
-            _seal(run)
+            seal(run)
             return _committed_before(run)
         clock = _Clock()
         plan = run.load_plan(_settings(job)) or _plan(job, progress, deadline)
@@ -116,11 +109,11 @@ def run_scan(
         worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
         ledger = Ledger.of(store, plan.bases, config.source.uris)
-        report = _write(job, plan, ledger, progress)
+        report = _write(job, plan, ledger, shadows, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
         record = _record(job, plan, ledger, report, effort)
-        _commit(run, record)
+        commit_record(run, record)
     return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
 
 
@@ -211,12 +204,12 @@ def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: De
     return todo
 
 
-def _write(job: Job, plan: Plan, ledger: Ledger, progress: Progress) -> Report:
+def _write(job: Job, plan: Plan, ledger: Ledger, shadows: Sequence[Policy], progress: Progress) -> Report:
     progress.say("committing")
     try:
-        return write_report(job.run, plan, ledger, Decider(job.policy), job.config)
+        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows)
     except BalanceError as error:
-        failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": _now()}
+        failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))
         raise
 
@@ -245,84 +238,27 @@ def _effort(
 
 
 def _record(job: Job, plan: Plan, ledger: Ledger, report: Report, effort: dict[str, Any]) -> dict[str, Any]:
-    """The content of `run.json`: who, what, when, and what stood behind every row."""
-    config, summary = job.config, report.summary
-    over = summary.error_rate > config.report.max_error_rate
-    share = f"{summary.error_rate:.1%}, over --max-error-rate {config.report.max_error_rate:.1%}"
-    reason = f"{summary.unreadable:,} images could not be read: {share}"
-    record = {
-        "run_id": job.run.run_id,
-        "kind": "scan",
-        "parent": ledger.bases[0].reference if ledger.bases else None,
-        "store": job.run.store.uri,
-        "store_endpoint": job.run.store.endpoint_url,
-        "exit_code": 4 if over else 0,
-        "reason": reason if over else None,
-        "committed_at": _now(),
-        "nsfwscan": nsfwscan.__version__,
-        "python": platform.python_version(),
-        "libraries": _versions(),
-        "config": config.public(),
-        "model": {
-            "identity": job.spec.identity,
-            "name": job.spec.name,
-            "uri": job.spec.uri,
-            "sha256": job.spec.digest,
-            "labels": dict(zip(job.spec.labels, map(str, job.spec.categories), strict=True)),
-        },
-        "fingerprints": fingerprints(config, job.spec),
-        "policy": {"identity": job.policy.identity, **job.policy.model_dump(mode="json")},
-        "plan": plan.counts,
-        "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
-        "balance": report.balance.as_dict(),
-        **effort,
-        "summary": summary.as_dict(),
-        "files": [*report.files, *plan.files],
+    config, spec = job.config, job.spec
+    model = {
+        "identity": spec.identity,
+        "name": spec.name,
+        "uri": spec.uri,
+        "sha256": spec.digest,
+        "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
     }
-    return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
-
-
-def _commit(run: Run, record: dict[str, Any]) -> None:
-    """The last three writes, in the order that readers rely on. A second committer yields to the first."""
-    page = _page(record)
-    run.folder.write("summary.html", page)
-    for name, data in (("summary.html", page), ("plan.json", run.folder.read("plan.json"))):
-        sha256 = hashlib.sha256(data).hexdigest()
-        record["files"].append({"path": name, "rows": None, "bytes": len(data), "sha256": sha256})
-    try:
-        run.folder.create("run.json", to_json(record))
-    except FileExistsError:
-        record.update(run.record())
-        run.folder.write("summary.html", _page(record))  # ours lies over the one that it names
-    _seal(run)
-
-
-def _page(record: dict[str, Any]) -> bytes:
-    """`summary.html`, the same before and after it is recorded itself: it names the files of rows."""
-    return render_summary({**record, "files": [f for f in record["files"] if f["rows"] is not None]}).encode()
-
-
-def _seal(run: Run) -> None:
-    """Opens the report to readers, and clears away what led to it."""
-    run.folder.write("_SUCCESS", b"")
-    with suppress(StoreError):  # committed all the same
-        run.folder.delete("failure.json")  # of an earlier attempt
-    with suppress(StoreError):  # `gc` removes what is left
-        run.clear_staging()
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return record_of(
+        job.run,
+        "scan",
+        ledger.bases[0].reference if ledger.bases else None,
+        plan,
+        report,
+        job.policy,
+        config.report.max_error_rate,
+        config=config.public(),
+        model=model,
+        fingerprints=fingerprints(config, spec),
+        **effort,
+    )
 
 
 class _Clock:

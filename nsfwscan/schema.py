@@ -120,6 +120,7 @@ DECISION_COLUMNS = [
     _column("decision", pa.string(), ", ".join(f"`{d}`" for d in Decision)),
     _column("rule", pa.string(), "the policy rule that decided"),
     _column("queue", pa.string(), "the review queue that the rule names"),
+    _column("skill", pa.string(), "what a reviewer of it must be able to do, from the rule"),
     _column("shield", pa.string(), "how to cover the image for a reviewer: " + ", ".join(f"`{s}`" for s in Shield)),
     _column("severity", pa.int32(), "0 (harmless) to 4 (worst), from the rule"),
     _column("decided_by", pa.string(), "`policy`, or `guard` where a row without a score was kept from `allow`"),

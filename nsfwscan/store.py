@@ -112,12 +112,19 @@ class Store:
             raise setup_error(error, f"cannot write {self.locate(name)}") from error
 
     @contextmanager
-    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
-        """A Parquet file of which only some columns are read. Raises StoreError, also where it is absent or damaged."""
+    def parquet(self, name: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+        """A Parquet file of which only some columns are read, these ones (where they are there) as dictionaries.
+        Raises StoreError, also where it is absent or damaged."""
         try:
             path = self.locate(name)
             with open(path, "rb") if self._is_local else RemoteFile(path, self.storage) as file:
-                yield pq.ParquetFile(file, pre_buffer=True)
+                plain = pq.ParquetFile(file, pre_buffer=True)
+                known = [name for name in dictionaries if name in plain.schema_arrow.names]
+                yield (
+                    plain
+                    if not known
+                    else pq.ParquetFile(file, metadata=plain.metadata, pre_buffer=True, read_dictionary=known)
+                )
         except (*STORE_ERRORS, pa.ArrowException) as error:
             raise setup_error(error, f"cannot read {self.locate(name)}") from error
 

@@ -33,9 +33,11 @@ LAYERS: list[set[str]] = [
     {"pipeline"},
     {"progress", "chatter", "cost"},
     {"engine", "run", "single"},
-    {"engines"},
+    {"engines", "replay"},
     {"explanation"},
     {"api", "doctor"},
+    {"console"},
+    {"policy_commands"},
     {"cli"},
     {"benchmark"},
 ]

@@ -111,11 +111,11 @@ def test_options_reach_the_configuration(media: Path, tmp_path: Path, monkeypatc
         "read": {"max_bytes": 9},
         "model": {"labels": {"Y": "sexy"}, "batch_size": 9},
     }
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**other, "policy": "binary"}))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**other, "policy": "binary", "shadow_policies": ["five-class"]}))
     options = [word for words, _ in _OPTIONS.values() for word in words]
     done = call(
         *("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--policy", "five-class"),
-        *("--config", tmp_path / "c.yaml", *options),
+        *("--shadow-policy", "binary", "--shadow-policy", "open-nsfw", "--config", tmp_path / "c.yaml", *options),
     )
     assert done.exit_code == 0, done.output
     config = record(tmp_path / "out")["config"]
@@ -127,6 +127,7 @@ def test_options_reach_the_configuration(media: Path, tmp_path: Path, monkeypatc
         str(tmp_path / "out"),
         "five-class",
     )
+    assert config["shadow_policies"] == ["binary", "open-nsfw"]
 
 
 def test_options_that_are_not_given_leave_the_file_alone(

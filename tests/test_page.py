@@ -170,11 +170,12 @@ def cost(**changes: Any) -> dict[str, Any]:
 
 
 def record() -> dict[str, Any]:
-    """The content of a `run.json`, in the shape that `run._record` gives it."""
+    """The content of a `run.json`, in the shape that `record_of` gives it."""
     counted = summary()
     errored = counted["rows"] - counted["status"]["ok"]
     digest = "9b1f0c6f2f7f4d5e8a3b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b"
     keys = ("name", "when", "decision", "queue", "shield", "severity")
+    plain = {"skill": None, "sample": None, "seed": 0}
     return {
         "run_id": "20261122T031012Z",
         "kind": "scan",
@@ -206,8 +207,12 @@ def record() -> dict[str, Any]:
             "name": "open-nsfw",
             "version": "2026-11-01",
             "description": "For the embedded open_nsfw, by its authors' own guidance: below 0.2 an image is safe with high probability.\n",
-            "rules": [dict(zip(keys, rule, strict=True)) for rule in _RULES],
-            "otherwise": {"decision": "allow", "queue": None, "shield": "none", "severity": 0},
+            "thresholds": {},
+            "regions": {},
+            "queues": [],
+            "rules": [{**dict(zip(keys, rule, strict=True)), **plain} for rule in _RULES],
+            "otherwise": {"decision": "allow", "queue": None, "skill": None, "shield": "none", "severity": 0},
+            "overrides": [],
         },
         "plan": {
             "listed": counted["rows"] + 1_204,
@@ -237,6 +242,7 @@ def record() -> dict[str, Any]:
         },
         "cost": cost(),
         "summary": counted,
+        "shadows": [],
         "files": [*files("report", 3, 370_000), *files("false_positives", 1, 310)],
     }
 
@@ -256,6 +262,26 @@ def nightly_record() -> dict[str, Any]:
     made["plan"]["fates"] = {"carried": carried, **looked_at}
     made["balance"] |= {"scored": 10_900, "carried": carried, "errored": 635}
     made["files"] += files("changes", 1, 20_528)
+    return made
+
+
+def replay_record() -> dict[str, Any]:
+    """A replay, by a policy with all that there can be in one, beside two shadows."""
+    made = nightly_record()
+    made["kind"] = "replay"
+    change = {"decision": None, "queue": "adult-eu", "skill": None, "shield": None, "severity": 4}
+    override = {"source": None, "region": "eu", "thresholds": {"explicit": 0.7}, "rules": {"borderline": change}}
+    place = {"source": "s3://media-eu/" + "kids/" * 60, "region": None, "thresholds": {"explicit": 0.5}, "rules": {}}
+    made["policy"] |= {"thresholds": {"explicit": 0.8}, "regions": {"eu": ["s3://eu/"]}, "overrides": [override, place]}
+    made["policy"]["rules"][1] |= {"skill": "calm", "sample": 0.0005, "seed": 7}
+    made["summary"]["queue"]["adult-eu"] = 12
+    values = [{"value": "review", "before": 5, "after": 1_204}, {"value": None, "before": 9, "after": 0}]
+    moves = [{"from": "allow", "to": "review", "objects": 1_199, "samples": ["s3://media-eu/" + "x" * 300, "s3://b"]}]
+    counts = {"rows": 1_110_457, "moved": 1_199, "elsewhere": 77, "moves": moves, "decision": values, "queue": values}
+    made["shadows"] = [
+        {"policy": "strict@0011223344556677", "version": "2", **counts},
+        {"policy": "same@8899aabbccddeeff", "version": "1", **counts, "moved": 0, "elsewhere": 0, "moves": []},
+    ]
     return made
 
 
@@ -376,7 +402,7 @@ def test_hostile_names() -> None:
     assert 'title="U+202E RIGHT-TO-LEFT OVERRIDE"' in page
 
 
-@pytest.mark.parametrize("make", [record, nightly_record])
+@pytest.mark.parametrize("make", [record, nightly_record, replay_record])
 def test_hostile_everywhere(make: Callable[[], dict[str, Any]]) -> None:
     """No string of the record becomes markup, wherever it stands: names, versions, labels, rules, paths, messages."""
     clean = Elements(render_summary(make()))
@@ -411,7 +437,7 @@ def test_self_contained() -> None:
     assert "url(" not in render_summary(record()) and "@import" not in render_summary(record())
 
 
-@pytest.mark.parametrize("make", [record, nightly_record])
+@pytest.mark.parametrize("make", [record, nightly_record, replay_record])
 def test_headings_and_tables(make: Callable[[], dict[str, Any]]) -> None:
     """Headings leave out no level, every table has a caption, every column head a scope, every id is there once."""
     page = render_summary(make())
@@ -498,6 +524,21 @@ def test_delta() -> None:
     assert "All of their rows stand in the reports of earlier runs" in text, "it has no false_positives/"
     first = {**record(), "config": {**config(), "report": {**config()["report"], "mode": "delta"}}}
     assert "delta" not in text_of(first), "the first night's report is whole whatever was asked for"
+
+
+def test_replay() -> None:
+    """What a replay is, the whole of its policy, and what shadow policies would have decided."""
+    text = text_of(replay_record())
+    assert "nsfwscan replay" in text
+    assert "The stored scores of that run, together with 1 run before it, decided again by another policy" in text
+    assert "no image was read" in text and "no image was read" not in text_of(nightly_record())
+    assert "$explicit 0.8" in text.replace("\xa0", " ")
+    assert "region eu: $explicit 0.7; rule borderline: queue adult-eu, severity 4" in text
+    assert "a sample of 0.05%, seed 7" in text and "skill calm" in text
+    assert "review queue (adult and adult-eu)" in text
+    assert "strict@0011223344556677 1,199 objects of 1,110,457 would be decided differently" in text
+    assert "1,199 allow → review, for example" in text and "no queue" in text
+    assert "Shadow policies" not in text_of(record())
 
 
 def test_nothing_to_do() -> None:
@@ -720,7 +761,7 @@ def opened(browser: BrowserContext, tmp_path: Path) -> Iterator[Callable[..., Pa
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
-@pytest.mark.parametrize("make", [record, over_record, empty_record, delta_record])
+@pytest.mark.parametrize("make", [record, over_record, empty_record, delta_record, replay_record])
 def test_in_a_browser(opened: Callable[..., Page], make: Callable[[], dict[str, Any]], width: int, scheme: str) -> None:
     """On a phone and on a desk the headline is on the first screen, nothing scrolls sideways, nothing is requested."""
     page = opened(make(), width, scheme)

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from nsfwscan.cli import main
+from nsfwscan.policy.lint import lint
+from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
 
 ROOT = Path(__file__).parents[1]
@@ -44,10 +47,18 @@ def test_column_table() -> None:
 @pytest.mark.parametrize("line", [line for line in console_lines() if line.startswith("nsfwscan ")])
 def test_commands_exist(line: str) -> None:
     """Every nsfwscan command in README parses: command, options and their values."""
-    name, *arguments = shlex.split(line)[1:]
-    command = main.commands[name]
-    with click.Context(command, info_name=name) as context:
+    command: click.Command = main
+    arguments = shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
+    with click.Context(command, info_name=command.name) as context:
         command.parse_args(context, arguments)
+
+
+def test_the_policy_is_sound() -> None:
+    """The policy that README shows loads, and nothing is wrong with it."""
+    [text] = re.findall(r"```yaml\n(# policy.yaml.*?)```", README, re.DOTALL)
+    assert list(lint(parse_policy({"name": "readme", **yaml.safe_load(text)}))) == []
 
 
 def test_make_targets_exist() -> None:

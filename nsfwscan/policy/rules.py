@@ -1,59 +1,111 @@
 """A policy: ordered rules over the report's columns, read from YAML and bound when the file loads.
 
 In: a file, or a preset's name. Out: a `Policy`, whose predicates are known to be boolean SQL over columns that exist.
-An unknown key or column, a predicate that is no predicate, a duplicate rule name is a `PolicyError` that names it.
+An unknown key, column, threshold, region, queue or rule, a predicate that is no predicate, a duplicate name is a
+`PolicyError` that names it.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-import duckdb
-import pyarrow as pa
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from nsfwscan.config import Frozen, digest_of
 from nsfwscan.errors import PolicyError
-from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, Decision, Shield
+from nsfwscan.policy.binding import bind, connect
+from nsfwscan.policy.thresholds import THRESHOLD_NAME, thresholds_in, with_numbers
+from nsfwscan.schema import Decision, Shield
 
 _PRESETS = Path(__file__).parent / "presets"
-_HIDDEN = {field.name for field in DECISION_COLUMNS} | {
-    "truth",
-    "false_positive",
-    "run_id",
-    "carried_from",
-    "accounted_as",
-}
-
-VISIBLE = pa.schema([field for field in REPORT_SCHEMA if field.name not in _HIDDEN])
-"""The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
-decisions and must not make them, and what only says how this run came by the row."""
-
-_NULLABLE = pa.schema([field.with_nullable(True) for field in VISIBLE])
 
 GUARD = "no-score"
 """The rule named in a row that had no score and matched no rule; users cannot take the name, nor remove the rule."""
+OTHERWISE = "otherwise"
+"""The rule named in a row that matched none."""
+
+
+def _as_place(text: str) -> str:
+    if "://" in text or text.startswith(("/", "*", "?", "[")):
+        return text
+    raise ValueError(
+        f"{text!r} is no place: write how the URI begins (`s3://media/kids/`, `/srv/media/kids/`), or a glob over all "
+        "of it (`*/kids/*`)"
+    )
+
+
+Name = Annotated[str, Field(min_length=1)]
+Severity = Annotated[int, Field(ge=0, le=4)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Place = Annotated[str, AfterValidator(_as_place)]
+"""How a URI begins, or a glob over all of it, in which `*` crosses `/`."""
 
 
 class Outcome(Frozen):
     """What a rule says of the rows that it matches."""
 
     decision: Decision
-    queue: str | None = None
+    queue: Name | None = None
+    skill: Name | None = None
+    """What a reviewer of it must be able to do, e.g. a language or a clearance."""
     shield: Shield = Shield.NONE
-    severity: Annotated[int, Field(ge=0, le=4)] = 0
+    severity: Severity = 0
 
 
 class Rule(Outcome):
     """A name, an SQL predicate over report columns, and the outcome."""
 
-    name: Annotated[str, Field(min_length=1)]
-    when: Annotated[str, Field(min_length=1)]
+    name: Name
+    when: Name
+    sample: Annotated[float, Field(strict=True, ge=1e-9, lt=1)] | None = None
+    """The share of the rows that match which the rule takes, the same ones in every run; unset: all of them."""
+    seed: int = 0
+    """Another one gives another sample."""
+
+    @model_validator(mode="after")
+    def _seed_is_of_a_sample(self) -> Self:
+        if self.seed and self.sample is None:
+            raise ValueError("a seed without a sample says nothing: give `sample`, or leave `seed` out")
+        return self
+
+
+class Adjustment(Frozen):
+    """What an override changes of a rule's outcome; unset: as the rule has it."""
+
+    decision: Decision | None = None
+    queue: Name | None = None
+    skill: Name | None = None
+    shield: Shield | None = None
+    severity: Severity | None = None
+
+
+class Override(Frozen):
+    """Other numbers, or other outcomes of rules, for the objects of one source or one region."""
+
+    source: Place | None = None
+    region: str | None = None
+    thresholds: dict[str, Number] = Field(default_factory=dict)
+    rules: dict[str, Adjustment] = Field(default_factory=dict)
+    """By the rule's name; `otherwise` is one."""
+
+    @model_validator(mode="after")
+    def _is_of_one_place(self) -> Self:
+        if (self.source is None) == (self.region is None):
+            raise ValueError("an override is for one `source` or one `region`")
+        if not self.thresholds and not any(change.model_dump(exclude_none=True) for change in self.rules.values()):
+            raise ValueError("an override changes something: give `thresholds`, or `rules` with what is to change")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What it is for, in words."""
+        return f"region {self.region}" if self.source is None else f"source {self.source}"
 
 
 def _as_text(value: Any) -> Any:
@@ -66,13 +118,41 @@ class Policy(Frozen):
     name: str
     version: Annotated[str, BeforeValidator(_as_text)]
     description: str = ""
+    thresholds: dict[str, Number] = Field(default_factory=dict)
+    """Numbers with names: `nsfw_score >= $explicit`."""
+    regions: dict[str, Annotated[tuple[Place, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Names of sets of places."""
+    queues: tuple[Name, ...] = ()
+    """All queues that there are; where given, a rule names no other one."""
     rules: tuple[Rule, ...]
     otherwise: Outcome
+    overrides: tuple[Override, ...] = ()
+    """All that are for an object apply, one after the other: of two that change the same, the later one counts."""
 
     @cached_property
     def identity(self) -> str:
-        """`name@digest`, as it stands in the report. The digest is over all that decides."""
-        return f"{self.name}@{digest_of(self.model_dump(mode='json'))[:16]}"
+        """`name@digest`, as it stands in the report. The digest is over all that decides; what is left at its default
+        is left out, so that a policy keeps its digest when there is more that could be said."""
+        return f"{self.name}@{digest_of(self.model_dump(mode='json', exclude_defaults=True))[:16]}"
+
+    def places(self, override: Override) -> tuple[str, ...]:
+        """Where an override applies."""
+        return self.regions[override.region] if override.region is not None else (str(override.source),)
+
+    def under(self, overrides: Iterable[Override] = ()) -> Policy:
+        """The plain policy, of rules and `otherwise` alone, that these overrides make of it: numbers in the place of
+        thresholds, outcomes as they are changed."""
+        numbers, changes = dict(self.thresholds), dict[str, dict[str, Any]]()
+        for override in overrides:
+            numbers |= override.thresholds
+            for name, change in override.rules.items():
+                changes.setdefault(name, {}).update(change.model_dump(exclude_none=True))
+        rules = tuple(
+            rule.model_copy(update={"when": with_numbers(rule.when, numbers), **changes.get(rule.name, {})})
+            for rule in self.rules
+        )
+        otherwise = self.otherwise.model_copy(update=changes.get(OTHERWISE, {}))
+        return Policy(name=self.name, version=self.version, rules=rules, otherwise=otherwise)
 
 
 def preset_names() -> list[str]:
@@ -105,71 +185,65 @@ def parse_policy(loaded: dict[str, Any], source: str = "policy") -> Policy:
     try:
         policy = Policy.model_validate(loaded)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in error.errors()]
-        raise PolicyError(f"{source}: wrong policy:\n  " + "\n  ".join(lines)) from None
-    names = [rule.name for rule in policy.rules]
-    for name in names:
-        if names.count(name) > 1:
-            raise PolicyError(f"{source}: two rules are called {name!r}")
-        if name in (GUARD, "otherwise"):
-            raise PolicyError(f"{source}: the rule name {name!r} is reserved")
+        raise PolicyError(f"{source}: wrong policy:\n  " + "\n  ".join(map(_explained, error.errors()))) from None
+    for problem in _unknown_names(policy):
+        raise PolicyError(f"{source}: {problem}")
+    bound: set[str] = set()
     with connect() as connection:
-        for rule in policy.rules:
-            _bind(connection, rule, source)
+        for overrides in ((), *((override,) for override in policy.overrides)):
+            for rule in policy.under(overrides).rules:
+                if rule.when not in bound:
+                    bind(connection, rule.name, rule.when, source)
+                    bound.add(rule.when)
     return policy
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory that reaches no file and no network, whatever a predicate says; one thread."""
-    return duckdb.connect(config={"enable_external_access": "false", "threads": 1, "lock_configuration": "true"})
+def _explained(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    quotes = "; YAML took it for something else, so put it in quotes" if error["type"] == "string_type" else ""
+    return f"{'.'.join(map(str, error['loc'])) or 'policy'}: {message}{quotes}"
 
 
-def predicate(rule: Rule) -> duckdb.Expression:
-    """The rule's condition as it is evaluated: never null, on lines of its own, since it may end in a comment."""
-    return duckdb.SQLExpression(f"coalesce((\n{rule.when}\n), false)")
+def _unknown_names(policy: Policy) -> Iterator[str]:
+    """What is named and not there, or there twice, in words."""
+    names = [rule.name for rule in policy.rules]
+    for name in names:
+        if names.count(name) > 1:
+            yield f"two rules are called {name!r}"
+        if name in (GUARD, OTHERWISE):
+            yield f"the rule name {name!r} is reserved"
+    for name in policy.thresholds:
+        if not re.fullmatch(THRESHOLD_NAME, name):
+            yield f"threshold {name!r}: a name is made of letters, digits and _, and does not begin with a digit"
+    for rule in policy.rules:
+        for name in thresholds_in(rule.when):
+            if name not in policy.thresholds:
+                yield f"rule {rule.name!r}: there is no threshold ${name}; {_there_are(policy.thresholds)}"
+    for number, override in enumerate(policy.overrides):
+        where = f"overrides.{number} ({override.title})"
+        if override.region is not None and override.region not in policy.regions:
+            yield f"{where}: there is no region {override.region!r}; {_there_are(policy.regions)}"
+        for name in override.thresholds.keys() - policy.thresholds.keys():
+            yield f"{where}: there is no threshold {name!r}; {_there_are(policy.thresholds)}"
+        for name in override.rules.keys() - {*names, OTHERWISE}:
+            yield f"{where}: there is no rule {name!r}; {_there_are([*names, OTHERWISE])}"
+    yield from _unknown_queues(policy)
 
 
-_OTHER_ROWS = re.compile(r'"class":"(?:WINDOW|SUBQUERY)"')
-_FUNCTION = re.compile(r'"function_name":"([^"]*)"')
-_COLUMN = re.compile(r'"column_names":\["([^"]*)"\]')
-"""In DuckDB's JSON of a query: what a predicate calls and names. A constant's quotes are escaped there."""
-
-_UNSTABLE = "SELECT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-_CLOCKS = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "age"})
-"""SQL's names for the time of the query, which DuckDB parses as columns; `age` of one argument reckons from today."""
+def _unknown_queues(policy: Policy) -> Iterator[str]:
+    for name, queue in queues_named(policy):
+        if policy.queues and queue not in policy.queues:
+            yield f"{name}: there is no queue {queue!r}; {_there_are(policy.queues)}"
 
 
-def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
-    """What makes a predicate follow from more than its row: a decision could then not be repeated."""
-    parsed = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{when}\n)"]).fetchall()[0][0]
-    if _OTHER_ROWS.search(parsed):
-        return "a window or subquery"
-    unstable = {name for (name,) in connection.execute(_UNSTABLE).fetchall()} | _CLOCKS
-    called = {name.lower() for name in _FUNCTION.findall(parsed)} & unstable
-    clocks = {name.lower() for name in _COLUMN.findall(parsed)} & _CLOCKS
-    return next(iter(sorted(called | clocks)), None)
+def queues_named(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Each queue that something sends to, and what does, in words."""
+    found: list[tuple[str, str | None]] = [(f"rule {rule.name!r}", rule.queue) for rule in policy.rules]
+    found.append((OTHERWISE, policy.otherwise.queue))
+    for number, override in enumerate(policy.overrides):
+        found += [(f"overrides.{number}.rules.{name}", change.queue) for name, change in override.rules.items()]
+    yield from ((name, queue) for name, queue in found if queue is not None)
 
 
-def _bind(connection: duckdb.DuckDBPyConnection, rule: Rule, source: str) -> None:
-    """Lets DuckDB parse the predicate as one expression, asks for its type, and evaluates it on no row and on one."""
-    empty = VISIBLE.empty_table()
-    try:
-        bound = connection.from_arrow(empty).select(duckdb.SQLExpression(rule.when).alias("matches"))
-        kind = str(bound.types[0])
-        if kind != "BOOLEAN" or len(bound.types) != 1:
-            raise PolicyError(
-                f"{source}: rule {rule.name!r}: `when` must be true or false, this is {kind}: {rule.when}"
-            )
-        tables = [empty, pa.Table.from_pylist([{}], schema=_NULLABLE)]
-        rows = [len(connection.from_arrow(table).select(predicate(rule)).fetchall()) for table in tables]
-        foreign = "an aggregate" if rows != [0, 1] else _foreign(connection, rule.when)
-    except duckdb.Error as error:
-        detail = str(error).splitlines()[0]
-        raise PolicyError(
-            f"{source}: rule {rule.name!r}: {detail}\n  when: {rule.when}\n  columns: {', '.join(VISIBLE.names)}"
-        ) from None
-    if foreign is not None:
-        raise PolicyError(
-            f"{source}: rule {rule.name!r}: `when` must follow from the row alone, so that a decision can be repeated; "
-            f"{foreign} does not: {rule.when}"
-        )
+def _there_are(names: Iterable[str]) -> str:
+    return f"there are: {', '.join(sorted(names))}" if names else "there are none"

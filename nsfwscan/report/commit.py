@@ -1,15 +1,16 @@
 """Staged shards and carried rows to a report.
 
 In: a run whose shards are all staged, and the ledger that its plan was made from. Out: `report/`, `false_positives/`
-and `changes/`; `run.py` then writes `summary.html`, `run.json` (created only if it is not there), and `_SUCCESS`. A map
-over ranges of the listing: nothing holds all rows at once. A shard without a part, a part that does not hold exactly
-its listed objects, or a carried row that is gone, is a `BalanceError`, and nothing is committed.
+and `changes/`; `seal.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A map over ranges of the listing:
+nothing holds all rows at once. A shard without a part, a part that does not hold exactly its listed objects, or a
+carried row that is gone, is a `BalanceError`, and nothing is committed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -20,7 +21,9 @@ import pyarrow.compute as pc
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import BalanceError, RowError
+from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy
 from nsfwscan.report.balance import Balance, check_uris
 from nsfwscan.report.changes import deleted_among, flags_changed
 from nsfwscan.report.ledger import Ledger
@@ -45,6 +48,8 @@ class Report:
     summary: Summary = field(default_factory=Summary)
     changes: Counter[str] = field(default_factory=Counter)
     """How many objects, by `Change`."""
+    shadows: tuple[Comparison, ...] = ()
+    """What policies that decide nothing would have decided."""
     files: list[dict[str, Any]] = field(default_factory=list)
     """`path` within the run's folder, `rows`, `bytes`, `sha256`; report parts first in the order of their URIs."""
 
@@ -53,18 +58,21 @@ class Report:
         return [file["path"] for file in self.files if file["path"].startswith(folder + "/")]
 
 
-def write_report(run: Run, plan: Plan, ledger: Ledger, decider: Decider, config: ScanConfig) -> Report:
+def write_report(
+    run: Run, plan: Plan, ledger: Ledger, decider: Decider, config: ScanConfig, shadows: Sequence[Policy] = ()
+) -> Report:
     """Writes report, false positives and changes range by range, and recounts the report from its files.
 
     Args:
         ledger: of the runs in `plan.bases`.
         config: its sources, report mode, and how to read again what is copied.
+        shadows: policies whose decisions are counted beside the decider's, and stand in no row.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
         StoreError: the store fails.
     """
-    report = Report()
+    report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         commit = _Commit(run, ledger, decider, config, threads, report)
@@ -112,6 +120,8 @@ class _Commit:
         self._write_report(part, written, left=rows.num_rows - written.num_rows)
         self._write_false_positives(part, false_positives.filter(pc.is_in(false_positives["uri"], written["uri"])))
         self.report.summary.add(rows, false_positives)
+        for shadow in self.report.shadows:
+            shadow.add(rows)
 
     def _staged(self, shard: Shard) -> pa.Table:
         try:

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import StoreError
+from nsfwscan.report.parts import with_all
 from nsfwscan.report.runs import Run, runs_of
-from nsfwscan.schema import Change
+from nsfwscan.schema import REPORT_SCHEMA, Change
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
 from nsfwscan.status import Status
@@ -37,6 +38,8 @@ _SETTLED = timedelta(seconds=2)
 """A file changed again within the resolution of its time of modification (2 s on FAT, 1 s on NFSv2) would look
 unchanged: a time so close to the read proves nothing."""
 _LAST = "\U0010ffff"
+_KINDS = ("scan", "replay")
+"""Runs whose reports speak for a listing."""
 _LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
 """What stays true of an object while nothing changes."""
 
@@ -101,7 +104,7 @@ class Base:
                 f"{self.run.folder.locate(part.path)}, whose rows are to be carried over, is absent or damaged; "
                 "`nsfwscan verify` says more, and a new run with --full does without it"
             )
-        return from_parquet(data)
+        return with_all(from_parquet(data), REPORT_SCHEMA.names).cast(REPORT_SCHEMA)
 
 
 def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
@@ -116,13 +119,13 @@ def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
 
 
 def find_bases(run: Run, config: ScanConfig) -> list[Base]:
-    """The committed scans that this one goes on from, newest first: those that overlap with its sources, back to the
-    first whole report of all of them."""
+    """The committed runs that this one goes on from, newest first: those that overlap with its sources, back to the
+    first whole report of all of them. A replay knows the store as its scan did, and what was decided since."""
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         found = [base for base in threads.map(_base, runs_of(run.store)) if base is not None]
     ours = config.public()["source"]  # as the records have it, without secrets
     chain: list[Base] = []
-    for base in sorted(found, key=lambda base: base.record["plan"]["listed_at"], reverse=True):
+    for base in sorted(found, key=_age, reverse=True):
         theirs = base.record["config"]["source"]
         if base.run.run_id == run.run_id or not (_covers(theirs, ours) or _covers(ours, theirs)):
             continue
@@ -132,10 +135,14 @@ def find_bases(run: Run, config: ScanConfig) -> list[Base]:
     return chain
 
 
+def _age(base: Base) -> tuple[str, str]:
+    return base.record["plan"]["listed_at"], base.record["committed_at"]
+
+
 def _base(run: Run) -> Base | None:
     """None for an uncommitted run, another kind of run, and one whose record was lost since: it is no base any more."""
     record = run.folder.read_json("run.json") if run.is_committed() else None
-    return Base(run, record) if record is not None and record["kind"] == "scan" else None
+    return Base(run, record) if record is not None and record["kind"] in _KINDS else None
 
 
 def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:
@@ -214,15 +221,16 @@ class Yardstick:
 
 
 class Ledger:
-    """The reports of some committed runs, newest first, as far as they concern some sources."""
+    """The reports of some committed runs, newest first, as far as they concern some sources; None: all of them."""
 
-    def __init__(self, bases: Sequence[Base], sources: Sequence[str]) -> None:
+    def __init__(self, bases: Sequence[Base], sources: Sequence[str] | None) -> None:
         self.bases = tuple(bases)
-        self._starts = None if any(map(is_manifest, sources)) else [s for uri in sources for s in (uri, *_inside(uri))]
+        whole = sources is None or any(map(is_manifest, sources))
+        self._starts = None if whole else [s for uri in sources or () for s in (uri, *_inside(uri))]
         self._held: dict[str, tuple[Part, pa.Table]] = {}
 
     @classmethod
-    def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str]) -> Ledger:
+    def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str] | None) -> Ledger:
         """The ledger over the runs that a plan was made from. Raises StoreError where one is gone."""
         return cls([Base(run, run.record()) for run in (Run(store, run_id) for run_id in run_ids)], sources)
 

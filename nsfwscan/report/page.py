@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from nsfwscan.display import duration, money, size
+from nsfwscan.policy.rules import OTHERWISE
 from nsfwscan.report.query import committed_query
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
 from nsfwscan.sources.plan import Fate
@@ -137,7 +138,7 @@ def render_summary(record: dict[str, Any]) -> str:
     """The content of `summary.html`.
 
     Args:
-        record: the content of `run.json`, as `run.py` writes it.
+        record: the content of `run.json`, as `seal.py` writes it.
     """
     summary = record["summary"]
     return _template().render(
@@ -153,6 +154,7 @@ def render_summary(record: dict[str, Any]) -> str:
         balance=[(str(a), record["balance"][a]) for a in Accounted],
         settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
         since=_since(record),
+        overrides=[_override(entry) for entry in record["policy"]["overrides"]],
         counts=_tables(summary),
         bars=_bars(summary["nsfw_score_histogram"]),
         ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
@@ -250,6 +252,7 @@ def _template() -> Template:
     environment.filters |= {
         "n": "{:,}".format,
         "percent": percent,
+        "share": lambda share: f"{share * 100:.6g}%",
         "size": size,
         "duration": duration,
         "money": money,
@@ -315,15 +318,26 @@ def _flagged_step(record: dict[str, Any]) -> Iterator[Step]:
 
 
 def _flagged_queues(record: dict[str, Any]) -> list[str]:
-    """The queues that flagged objects went to, by the policy's rules."""
-    policy, occurred = record["policy"], record["summary"]["rule"]
+    """The queues that flagged objects went to, by the policy's rules and what its overrides make of them."""
+    policy, summary = record["policy"], record["summary"]
+    rules = {**{rule["name"]: rule for rule in policy["rules"]}, OTHERWISE: policy["otherwise"]}
     outcomes = [
-        *(r for r in policy["rules"] if occurred.get(r["name"])),
-        *([policy["otherwise"]] if occurred.get("otherwise") else []),
+        {**rules[name], **{key: value for key, value in change.items() if value is not None}}
+        for changes in ({name: {} for name in rules}, *(override["rules"] for override in policy["overrides"]))
+        for name, change in changes.items()
+        if name in rules and summary["rule"].get(name)
     ]
-    return list(
-        dict.fromkeys(o["queue"].replace("`", "'") for o in outcomes if o["queue"] and o["decision"] in FLAGGED)
-    )
+    found = [o["queue"] for o in outcomes if summary["queue"].get(o["queue"]) and o["decision"] in FLAGGED]
+    return [queue.replace("`", "'") for queue in dict.fromkeys(found)]
+
+
+def _override(override: dict[str, Any]) -> str:
+    """An override in words: `region eu: $explicit 0.6; rule borderline: queue eu, severity 4`."""
+    where = f"source {override['source']}" if override["region"] is None else f"region {override['region']}"
+    said = [f"${name} {number:g}" for name, number in override["thresholds"].items()]
+    for name, change in override["rules"].items():
+        said.append(f"rule {name}: {', '.join(f'{k} {v}' for k, v in change.items() if v is not None)}")
+    return f"{where}: {'; '.join(said)}"
 
 
 def _place(record: dict[str, Any], query: tuple[str, ...]) -> str:

@@ -78,6 +78,13 @@ class Run:
             raise StoreError(f"{self.folder.locate('run.json')} is absent or broken: the run was not committed")
         return found
 
+    def plan(self) -> Plan:
+        """What it was to scan. Raises StoreError where that is absent or broken."""
+        found = self.folder.read_json("plan.json")
+        if found is None:
+            raise StoreError(f"{self.folder.locate('plan.json')} is absent or broken: the run's listing is not known")
+        return Plan.from_json(found["plan"])
+
     def state(self) -> State:
         """What became of it, from its files alone."""
         if self.is_committed():

@@ -245,7 +245,8 @@ def describe_run(run: Run) -> str:
         counts = (
             f"{summary['rows']:>12,} objects  {summary['flagged']:>8,} flagged  {summary['unreadable']:>8,} unreadable"
         )
-        return f"{run.run_id}  {state:<10} {record['committed_at']}  {counts}  {record['model']['identity']}"
+        replay = f"  replay of {record['parent']['run_id']}" if record["kind"] == "replay" else ""
+        return f"{run.run_id}  {state:<10} {record['committed_at']}  {counts}  {record['model']['identity']}{replay}"
     hint = {
         "failed": "did not balance; see failure.json, then run the same command again",
         "unfinished": f"resume it: the same command with --run-id {run.run_id}",

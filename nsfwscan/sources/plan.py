@@ -248,6 +248,21 @@ def make_plan(
             return _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
 
 
+def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...], run: Store) -> Plan:
+    """A plan that reads nothing: every object's row is carried over from the bases. Writes it to the run's folder.
+
+    Args:
+        ranges: of an earlier listing, as `LISTING_SCHEMA`, sorted by URI from the first to the last.
+        listed_at: when that was.
+        bases: newest first.
+        run: the run's folder.
+    """
+    writer = _Writer(run, shard_rows=1)
+    fates = (rows.append_column("fate", pa.array([str(Fate.CARRIED)] * rows.num_rows, pa.string())) for rows in ranges)
+    parts = tuple(writer.range(number, rows, iter(())) for number, rows in enumerate(fates))
+    return Plan(writer.fates.total(), 0, dict(writer.fates), parts, tuple(writer.files), listed_at, bases)
+
+
 def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
     with pq.ParquetWriter(path, schema) as writer:
         rows = 0
@@ -282,10 +297,11 @@ class _Writer:
 
     def write(self, reader: pa.RecordBatchReader, listed: int, listed_at: str, bases: tuple[str, ...]) -> Plan:
         sizes = chain((min(rows, self.shard_rows) for rows in _FIRST_SHARDS), repeat(self.shard_rows))
-        ranges = tuple(self._range(number, rows, sizes) for number, rows in enumerate(_ranges(reader)))
+        ranges = tuple(self.range(number, rows, sizes) for number, rows in enumerate(_ranges(reader)))
         return Plan(listed, self.bytes, dict(self.fates), ranges, tuple(self.files), listed_at, bases)
 
-    def _range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
+    def range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
+        """One range's files, from rows with their fates."""
         self.fates.update(rows["fate"].to_pylist())
         is_carried = pc.equal(rows["fate"], str(Fate.CARRIED))
         objects = rows.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsfwscan.errors import PolicyError
+from nsfwscan.policy.binding import VISIBLE
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import GUARD, VISIBLE, parse_policy
+from nsfwscan.policy.rules import GUARD, parse_policy
 from nsfwscan.schema import DECISION_COLUMNS, Decision
 
 Row = dict[str, Any]
@@ -74,6 +77,7 @@ def test_the_outcome_is_the_rules_own() -> None:
             "decision": "block",
             "rule": "high",
             "queue": "adult",
+            "skill": None,
             "shield": "blur",
             "severity": 3,
             "decided_by": "policy",
@@ -83,6 +87,7 @@ def test_the_outcome_is_the_rules_own() -> None:
             "decision": "allow",
             "rule": "otherwise",
             "queue": None,
+            "skill": None,
             "shield": "none",
             "severity": 0,
             "decided_by": "policy",
@@ -272,3 +277,208 @@ def test_threshold_rules_decide_as_plain_python_does(
     for row, (decision, *_) in zip(rows, found, strict=True):
         if row["nsfw_score"] is None or math.isnan(row["nsfw_score"]):
             assert decision != Decision.ALLOW
+
+
+# Samples
+
+
+def sampler(share: float, seed: int = 0, name: str = "spot") -> Decider:
+    return decider({"name": name, "when": "true", "sample": share, "seed": seed, "decision": "review"})
+
+
+def drawn(decide: Decider, rows: pa.Table) -> set[str]:
+    return {uri for uri, decision in zip(rows["uri"].to_pylist(), decide(rows)["decision"].to_pylist(), strict=True)
+            if decision == "review"}  # fmt: skip
+
+
+def objects(count: int) -> pa.Table:
+    return scored(*[0.1] * count)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01, 0.001])
+def test_a_sample_is_as_large_as_it_says(share: float) -> None:
+    """Of 200,000 objects, within five standard deviations."""
+    rows = objects(200_000)
+    expected, deviation = 200_000 * share, math.sqrt(200_000 * share * (1 - share))
+    assert abs(len(drawn(sampler(share), rows)) - expected) < 5 * deviation
+
+
+def test_a_sample_follows_from_the_uri_alone() -> None:
+    """Any part of the table, in any order, with any other columns, has the same objects in it; and so has plain MD5."""
+    rows, decide = objects(5000), sampler(0.1, seed=3)
+    sample = drawn(decide, rows)
+    mixed = rows.take(np.random.default_rng(0).permutation(5000))
+    assert set().union(*(drawn(decide, mixed.slice(i, 700)) for i in range(0, 5000, 700))) == sample
+    by_hand = {
+        uri
+        for uri in rows["uri"].to_pylist()
+        if int(hashlib.md5(f"3:spot:{uri}".encode()).hexdigest()[:12], 16) < int(0.1 * 16**12)
+    }
+    assert by_hand == sample
+
+
+def test_a_larger_sample_holds_the_smaller_one() -> None:
+    """Raising a share adds objects, and takes none away."""
+    assert drawn(sampler(0.01), objects(5000)) < drawn(sampler(0.05), objects(5000))
+
+
+@pytest.mark.parametrize(("seed", "name"), [(1, "spot"), (0, "check")])
+def test_other_samples_are_independent(seed: int, name: str) -> None:
+    """Another seed, or another rule, draws another tenth: a hundredth of all is in both."""
+    rows = objects(50_000)
+    assert 400 < len(drawn(sampler(0.1, seed, name), rows) & drawn(sampler(0.1), rows)) < 600
+
+
+def test_what_is_not_in_the_sample_goes_on_to_the_next_rule() -> None:
+    """A sample takes its share of the rows that its condition matches, and nothing of the others."""
+    decide = decider(
+        {"name": "spot", "when": "nsfw_score < 0.4", "sample": 0.5, "decision": "review", "queue": "quality"},
+        {"name": "rest", "when": "nsfw_score < 0.6", "decision": "block"},
+    )
+    found = decided(decide, scored(*[0.1] * 100, *[0.5] * 100, *[0.7] * 100))
+    assert {rule for _, rule, _ in found[:100]} == {"spot", "rest"}
+    assert {rule for _, rule, _ in found[100:]} == {"rest", "otherwise"}
+
+
+def test_a_sample_allows_no_row_without_a_score() -> None:
+    """A rule with a sample is guarded as any other."""
+    decide = decider({"name": "s", "when": "true", "sample": 0.5, "decision": "allow"})
+    assert set(decided(decide, scored(*[None] * 50))) == {GUARDED}
+
+
+# Thresholds and overrides
+
+
+@pytest.mark.parametrize("number", [0.9, 0.1, 0.3333333, 1e-7, 0.85])
+def test_a_threshold_decides_as_its_number_does(number: float) -> None:
+    """To the last bit of a FLOAT: the score that is exactly the threshold, and both of its neighbours."""
+    named = {"name": "p", "version": "1", "thresholds": {"t": number}, "otherwise": {"decision": "allow"}}
+    decide = Decider(parse_policy({**named, "rules": [{**BLOCK, "when": "nsfw_score >= $t"}]}))
+    edge = np.float32(number)
+    scores = [float(s) for s in (np.nextafter(edge, np.float32(-1)), edge, np.nextafter(edge, np.float32(1)))]
+    assert [d for d, *_ in decided(decide, scored(*scores))] == ["allow", "block", "block"]
+
+
+_PLACES = ["s3://a/", "s3://b/kids/", "*/kids/*", "s3://[ab]/x?.jpg"]
+_URIS = ["s3://a/kids/1.jpg", "s3://b/kids/1.jpg", "s3://b/x1.jpg", "s3://c/x1.jpg", "s3://a/x1.jpg"]
+_CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "decision": st.sampled_from(list(Decision)),
+        "queue": st.sampled_from(["q1", "q2"]),
+        "severity": st.integers(0, 4),
+        "skill": st.just("s"),
+        "shield": st.sampled_from(["hidden", "blur"]),
+    },
+)
+_OVERRIDES = st.lists(
+    st.tuples(
+        st.sampled_from(_PLACES),
+        st.dictionaries(st.sampled_from(["high", "low"]), _THRESHOLDS, max_size=2),
+        st.dictionaries(st.sampled_from(["block", "review", "otherwise"]), _CHANGES, max_size=3),
+    ),
+    max_size=4,
+)
+
+
+def outcome_by_hand(uri: str, score: float | None, overrides: list[tuple[str, Row, Row]]) -> Row:
+    """What the documentation says of overrides, in plain Python."""
+    numbers = {"high": 0.8, "low": 0.4}
+    outcomes: dict[str, Row] = {
+        "block": {"decision": "block", "queue": "adult"},
+        "review": {"decision": "review"},
+        "otherwise": {"decision": "allow"},
+    }
+    for place, thresholds, changes in overrides:
+        if fnmatchcase(uri, place) if set(place) & set("*?[") else uri.startswith(place):
+            numbers.update(thresholds)
+            for name, change in changes.items():
+                outcomes[name].update(change)
+    rule = "otherwise"
+    if score is not None:
+        value = np.float32(score)
+        rule = (
+            "block"
+            if value >= np.float32(numbers["high"])
+            else "review"
+            if value >= np.float32(numbers["low"])
+            else rule
+        )
+    if score is None:  # no rule speaks of it, and `otherwise` may not
+        rule, outcomes = GUARD, {GUARD: {"decision": "undetermined"}}
+    plain = {"queue": None, "skill": None, "shield": "none", "severity": 0}
+    return {"rule": rule, **plain, **outcomes[rule]}
+
+
+@settings(max_examples=60, deadline=None)
+@given(_OVERRIDES, st.lists(st.tuples(st.sampled_from(_URIS), st.none() | _THRESHOLDS), max_size=12))
+def test_overrides_decide_as_plain_python_does(
+    overrides: list[tuple[str, Row, Row]], rows: list[tuple[str, float | None]]
+) -> None:
+    """All that are for an object's place apply, in order, by the beginning of its URI or a glob over all of it."""
+    given = [(place, t, {n: c for n, c in changes.items() if c}) for place, t, changes in overrides]
+    given = [(place, t, changes) for place, t, changes in given if t or changes]
+    decide = Decider(
+        parse_policy(
+            {
+                "name": "p",
+                "version": "1",
+                "thresholds": {"high": 0.8, "low": 0.4},
+                "regions": {f"r{i}": [place] for i, (place, *_) in enumerate(given)},
+                "rules": [
+                    {"name": "block", "when": "nsfw_score >= $high", "decision": "block", "queue": "adult"},
+                    {"name": "review", "when": "nsfw_score >= $low", "decision": "review"},
+                ],
+                "otherwise": {"decision": "allow"},
+                "overrides": [
+                    {**({"source": place} if i % 2 else {"region": f"r{i}"}), "thresholds": t, "rules": changes}
+                    for i, (place, t, changes) in enumerate(given)
+                ],
+            }
+        )
+    )
+    found = decide(table(*({"uri": uri, "nsfw_score": score} for uri, score in rows)))
+    columns = ["rule", "decision", "queue", "skill", "shield", "severity"]
+    expected = [outcome_by_hand(uri, score, given) for uri, score in rows]
+    assert found.select(columns).to_pylist() == [{name: row[name] for name in columns} for row in expected]
+
+
+def test_the_guard_stands_under_every_override() -> None:
+    """An override may not allow what has no score, by a rule or by `otherwise`."""
+    rules = [{"name": "bad", "when": "status <> 'ok'", "decision": "review"}]
+    allowed = {"source": "*", "rules": {"bad": {"decision": "allow"}, "otherwise": {"decision": "review"}}}
+    decide = Decider(
+        parse_policy(
+            {"name": "p", "version": "1", "rules": rules, "otherwise": {"decision": "allow"}, "overrides": [allowed]}
+        )
+    )
+    assert decided(decide, table({"status": "denied"}, {}, {"nsfw_score": 0.1})) == [
+        GUARDED,
+        GUARDED,
+        ("review", "otherwise", "policy"),
+    ]
+
+
+# Columns
+
+
+def test_only_the_columns_that_are_asked_for_are_needed() -> None:
+    """A replay reads no others; the same decisions come of them."""
+    rows = scored(0.95, 0.5, None)
+    for rules, columns in (
+        ([BLOCK], ["nsfw_score"]),
+        ([{**BLOCK, "when": "SCORE_PORN > 0.5 or \"label\" = 'x'"}], ["label", "nsfw_score", "score_porn"]),
+        ([{**BLOCK, "sample": 0.5}], ["uri", "nsfw_score"]),
+        ([{**BLOCK, "when": "COLUMNS('nsfw_score') > 0.5"}], VISIBLE.names),
+    ):
+        decide = decider(*rules)
+        assert decide.columns == columns
+        assert decide(rows.select(columns)).equals(decide(rows))
+
+
+def test_what_rules_match_is_seen_whatever_stands_before_them() -> None:
+    """`matches` is each rule by itself."""
+    found = decider(BLOCK, REVIEW, {"name": "all", "when": "true", "decision": "allow"}).matches(
+        scored(0.95, 0.5, None)
+    )
+    assert found.tolist() == [[True, True, True], [False, True, True], [False, False, True]]

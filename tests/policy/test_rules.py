@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from nsfwscan.errors import PolicyError
+from nsfwscan.policy.binding import VISIBLE
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import GUARD, VISIBLE, load_policy, parse_policy, preset_names
+from nsfwscan.policy.rules import GUARD, load_policy, parse_policy, preset_names
+from nsfwscan.policy.thresholds import with_numbers
 from nsfwscan.schema import Decision
 
 POLICY: dict[str, Any] = {
@@ -149,6 +151,123 @@ def test_a_malformed_policy_names_its_fault(place: str, value: Any, said: str) -
 def test_a_policy_without_rules_is_one() -> None:
     """`otherwise` alone decides everything."""
     assert parse_policy(policy(rules=[])).rules == ()
+
+
+# Thresholds, samples, regions, overrides, queues
+
+FULL: dict[str, Any] = {
+    "name": "full",
+    "version": "1",
+    "thresholds": {"explicit": 0.9, "borderline": 0.4},
+    "regions": {"eu": ["s3://media-eu/", "*/eu/*"]},
+    "queues": ["adult", "quality", "eu"],
+    "rules": [
+        {"name": "high", "when": "nsfw_score >= $explicit", "decision": "block", "queue": "adult", "skill": "calm"},
+        {"name": "low", "when": "nsfw_score >= $borderline", "decision": "review", "queue": "adult"},
+        {"name": "spot", "when": "true", "sample": 0.01, "seed": 7, "decision": "review", "queue": "quality"},
+    ],
+    "otherwise": {"decision": "allow"},
+    "overrides": [
+        {"region": "eu", "thresholds": {"borderline": 0.3}, "rules": {"low": {"queue": "eu", "severity": 2}}},
+        {"source": "s3://media/kids/", "rules": {"otherwise": {"decision": "review"}}},
+    ],
+}
+
+
+def changed_full(place: str, value: Any) -> dict[str, Any]:
+    found: Any = (result := copy.deepcopy(FULL))
+    *path, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    for step in path:
+        found = found[step]
+    if value is None:
+        del found[last]
+    else:
+        found[last] = value
+    return result
+
+
+def test_a_full_policy_loads_and_survives_its_record() -> None:
+    """Everything that a policy may say; what `run.json` has of it is the same policy."""
+    loaded = parse_policy(FULL)
+    assert parse_policy(loaded.model_dump(mode="json")).identity == loaded.identity
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("thresholds.explicit", None, r"rule 'high': there is no threshold \$explicit; there are: borderline"),
+        ("thresholds", None, r"rule 'high': there is no threshold \$explicit; there are none"),
+        ("thresholds.explicit", "0.9", r"thresholds\.explicit: "),
+        ("thresholds.explicit", True, r"thresholds\.explicit: "),
+        ("thresholds.explicit", float("nan"), r"thresholds\.explicit: "),
+        ("thresholds.too-high", 0.9, "threshold 'too-high': a name is made of letters"),
+        ("rules.2.sample", 0, r"rules\.2\.sample: .*greater"),
+        ("rules.2.sample", 1, r"rules\.2\.sample: .*less than 1"),
+        ("rules.2.sample", "1%", r"rules\.2\.sample: "),
+        ("rules.2.sample", None, r"rules\.2: a seed without a sample says nothing"),
+        ("rules.0.skill", "", r"rules\.0\.skill: "),
+        ("regions.eu", [], r"regions\.eu: "),
+        ("regions.eu", ["media-eu/"], r"regions\.eu\.0: 'media-eu/' is no place: .*how the URI begins"),
+        ("regions", None, r"overrides\.0 \(region eu\): there is no region 'eu'; there are none"),
+        ("overrides.0.region", "us", r"overrides\.0 \(region us\): there is no region 'us'; there are: eu"),
+        ("overrides.0.region", False, r"overrides\.0\.region: .*put it in quotes"),
+        ("overrides.0.source", "s3://a/", r"overrides\.0: an override is for one `source` or one `region`"),
+        ("overrides.0.region", None, r"overrides\.0: an override is for one `source` or one `region`"),
+        ("overrides.1.rules", None, r"overrides\.1: an override changes something"),
+        ("overrides.1.rules", {"low": {}}, r"overrides\.1: an override changes something"),
+        ("overrides.0.thresholds.lower", 0.1, r"overrides\.0 \(region eu\): there is no threshold 'lower'"),
+        ("overrides.1.rules.lowest", {"severity": 1}, r"overrides\.1 .*there is no rule 'lowest'; .*high, low, otherw"),
+        ("overrides.1.rules.low", {"when": "true"}, r"overrides\.1\.rules\.low\.when: Extra inputs"),
+        ("overrides.0.rules.low.severity", 5, r"overrides\.0\.rules\.low\.severity: "),
+        ("queues", ["adult", "eu"], "rule 'spot': there is no queue 'quality'; there are: adult, eu"),
+        ("queues", ["adult", "quality"], r"overrides\.0\.rules\.low: there is no queue 'eu'"),
+    ],
+)
+def test_what_a_full_policy_gets_wrong_is_named(place: str, value: Any, said: str) -> None:
+    """Names that are not there, numbers that are none, overrides of nothing or of nowhere: each with its place."""
+    with pytest.raises(PolicyError, match=said):
+        parse_policy(changed_full(place, value))
+
+
+@pytest.mark.parametrize(
+    ("when", "bound"),
+    [
+        ("nsfw_score>=$a", "nsfw_score>=(0.25)"),
+        ("é = $a /* $a */ or uri like '%$a%' -- $a", "é = (0.25) /* $a */ or uri like '%$a%' -- $a"),
+        ('"$a" = $$ $a $$ and a$a > $long_name', '"$a" = $$ $a $$ and a$a > (-10000000000)'),
+        ("x < $tiny and $order", "x < (0.000000001) and (1.0)"),
+    ],
+)
+def test_thresholds_stand_where_sql_takes_a_number(when: str, bound: str) -> None:
+    """In no string, comment or name; as plain decimals, whatever their size."""
+    numbers = {"a": 0.25, "long_name": -1e10, "tiny": 1e-9, "order": 1.0}
+    assert with_numbers(when, numbers).replace("10000000000.0", "10000000000") == bound
+
+
+@pytest.mark.parametrize("when", ["nsfw_score >= $1", "nsfw_score >= ?", "nsfw_score >= $ explicit", "$explicit"])
+def test_other_parameters_are_refused(when: str) -> None:
+    """Numbered ones have no value, and a threshold alone is no condition."""
+    with pytest.raises(PolicyError, match="rule 'only'"):
+        parse_policy({**with_rule(when), "thresholds": {"explicit": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("thresholds.explicit", 0.91),
+        ("regions.eu", ["s3://media-eu/"]),
+        ("rules.0.skill", "strong"),
+        ("rules.2.sample", 0.02),
+        ("rules.2.seed", 8),
+        ("overrides.0.thresholds.borderline", 0.31),
+        ("overrides.0.rules.low.severity", 3),
+        ("overrides.1.source", "s3://media/adult/"),
+        ("overrides.1", None),
+    ],
+)
+def test_the_digest_covers_all_that_decides(place: str, value: Any) -> None:
+    """Thresholds, samples, skills, regions and overrides are part of the policy's identity."""
+    assert parse_policy(changed_full(place, value)).identity != parse_policy(FULL).identity
 
 
 # Binding

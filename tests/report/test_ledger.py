@@ -58,6 +58,7 @@ def commit(run: Run, uris: Iterable[str], *, kind: str = "scan", at: str | None 
     record = {
         "run_id": run.run_id,
         "kind": kind,
+        "committed_at": now.isoformat(timespec="milliseconds"),
         "plan": {"listed_at": at or now.isoformat(timespec="milliseconds")},
         "config": config(uris, **sections).public(),
         "files": [],
@@ -150,12 +151,25 @@ def test_the_newest_is_the_last_listed(tmp_path: Path) -> None:
     assert bases(tmp_path, "/media") == ["20261121", "20261122"]
 
 
+def test_a_replay_comes_before_its_scan(tmp_path: Path) -> None:
+    """It knows the store as of the scan's listing, and what was decided since: a later scan goes on from it, too, but
+    not before a scan that listed the store after it."""
+    at = "2026-11-01T00:00:00.000+00:00"
+    commit(run_in(tmp_path, "scan"), ["/media"], at=at)
+    commit(run_in(tmp_path, "a-replay"), ["/media"], at=at, kind="replay")
+    assert bases(tmp_path, "/media") == ["a-replay"]
+    commit(run_in(tmp_path, "z-replay"), ["/media"], at=at, kind="replay", **DELTA)
+    assert bases(tmp_path, "/media") == ["z-replay", "a-replay"]
+    commit(run_in(tmp_path, "later"), ["/media"])
+    assert bases(tmp_path, "/media") == ["later"]
+
+
 def test_what_is_no_base(tmp_path: Path) -> None:
     """Neither the run itself, nor an uncommitted one, nor another kind of run, nor one whose record was lost, nor
     whatever else lies in the store."""
     commit(run_in(tmp_path, "base"), ["/media"])
     commit(run_in(tmp_path, "tonight"), ["/media"])
-    commit(run_in(tmp_path, "replayed"), ["/media"], kind="replay")
+    commit(run_in(tmp_path, "matched"), ["/media"], kind="match")
     for name, lost in (("cut-off", "_SUCCESS"), ("no-record", "run.json")):
         commit(run_in(tmp_path, name), ["/media"])
         run_in(tmp_path, name).folder.delete(lost)

@@ -1,0 +1,131 @@
+"""A run decided again by another policy, from the scores that it stored: no image is read, and no model asked.
+
+In: a committed run and a policy. Out: what would change (`replay`), or a run of its own that names the first as its
+parent (`commit_replay`), with decisions, false positives and changes as a scan under that policy would have written
+them. A run that is not committed, or a part of it that is absent or damaged, is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.errors import StoreError
+from nsfwscan.policy.compare import Comparison
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.lint import Overlaps
+from nsfwscan.policy.rules import Policy
+from nsfwscan.report.commit import write_report
+from nsfwscan.report.ledger import Ledger
+from nsfwscan.report.parts import read_rows
+from nsfwscan.report.runs import Run, committed_runs
+from nsfwscan.report.seal import commit_record, record_of, seal
+from nsfwscan.run import ScanResult
+from nsfwscan.sources.plan import Plan, ShardReader, carry_all, read_carried
+
+
+def find_run(uri: str, storage: StorageConfig) -> Run:
+    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there.
+
+    Raises:
+        StoreError: there is none.
+    """
+    found = [run for run in committed_runs(uri, storage) if run.is_committed()]
+    if not found:
+        raise StoreError(f"{uri} is not committed: there are no decisions yet to compare with")
+    return max(found, key=_age)
+
+
+def _age(run: Run) -> tuple[str, str]:
+    record = run.record()
+    return record["plan"]["listed_at"], record["committed_at"]
+
+
+def replay(run: Run, policy: Policy) -> Comparison:
+    """What the policy would decide of the rows that a run's report holds, beside what was decided.
+
+    Raises:
+        PolicyError: a rule cannot be evaluated on a row.
+        StoreError: the report cannot be read.
+    """
+    comparison = Comparison(Decider(policy))
+    for rows in read_rows(run, run.record(), comparison.columns):
+        comparison.add(rows)
+    return comparison
+
+
+def overlaps(run: Run, policy: Policy) -> Overlaps:
+    """Which of the policy's rules match and decide how many rows of a run's report. Raises as `replay` does."""
+    found = Overlaps(policy)
+    for rows in read_rows(run, run.record(), found.decider.columns):
+        found.add(rows)
+    return found
+
+
+def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) -> ScanResult:
+    """Writes a run whose rows are the parent's, decided by the policy.
+
+    Args:
+        source: where the policy came from, for the record.
+        run_id: unset: the time (UTC). An unfinished replay of that id is gone on with, a committed one left alone.
+
+    Raises:
+        SetupError: the store fails, or the run id is that of another run.
+        BalanceError: rows of the parent are gone.
+    """
+    run = Run.named(parent.store, run_id)
+    settings = {"replay_of": parent.run_id, "policy": policy.identity}
+    plan = run.load_plan(settings)
+    already = run.is_committed()
+    if not already:
+        with run.lease():
+            if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+                seal(run)
+            else:
+                _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
+    record = run.record()
+    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=already)
+
+
+def _plan(parent: Run, run: Run) -> Plan:
+    """The parent's listing, of which all rows are carried over: from it alone, or where it is a delta, from the runs
+    that it went on from as well."""
+    was = parent.plan()
+    is_delta = parent.record()["config"]["report"]["mode"] == "delta"
+    bases = (parent.run_id, *(was.bases if is_delta else ()))
+    return carry_all(_listing(parent, was), was.listed_at, bases, run.folder)
+
+
+def _listing(parent: Run, plan: Plan) -> Iterator[pa.Table]:
+    read = ShardReader(parent.folder)
+    for part in plan.ranges:
+        yield pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)]).sort_by("uri")
+
+
+def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> None:
+    began, was = time.monotonic(), parent.record()
+    report = {**was["config"]["report"], "save_images": False}
+    changed = {"policy": source, "shadow_policies": [], "report": report}
+    config = ScanConfig.of({"source": was["config"]["source"], "out": run.store.uri, "report": report})
+    ledger = Ledger.of(run.store, plan.bases, None)
+    written = write_report(run, plan, ledger, Decider(policy), config)
+    record = record_of(
+        run,
+        "replay",
+        ledger.bases[0].reference,
+        plan,
+        written,
+        policy,
+        config.report.max_error_rate,
+        config={**was["config"], **changed},
+        model=was["model"],
+        fingerprints=was["fingerprints"],
+        timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},
+        images_per_s=None,
+        machine=None,
+        cost=None,
+    )
+    commit_record(run, record)

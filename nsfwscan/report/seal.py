@@ -1,0 +1,123 @@
+"""The last writes of a commit, and what every record says beside the rows: when, with what software, how it ended.
+
+In: a run whose report is written, and its record. Out: `summary.html`, `run.json` (created only if it is not there),
+`_SUCCESS`, in the order that readers rely on. A second committer of the same run yields to the first; a store that
+fails is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import nsfwscan
+from nsfwscan.display import redacted_json
+from nsfwscan.errors import StoreError
+from nsfwscan.policy.rules import Policy
+from nsfwscan.report.commit import Report
+from nsfwscan.report.page import render_summary
+from nsfwscan.report.runs import Run
+from nsfwscan.report.summary import Summary
+from nsfwscan.schema import Change
+from nsfwscan.sources.plan import Plan
+from nsfwscan.store import to_json
+
+_LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
+
+
+def record_of(
+    run: Run,
+    kind: str,
+    parent: dict[str, str] | None,
+    plan: Plan,
+    report: Report,
+    policy: Policy,
+    max_error_rate: float,
+    **further: Any,
+) -> dict[str, Any]:
+    """The content of `run.json`: who, what, when, and what stood behind every row.
+
+    Args:
+        kind: `scan` or `replay`.
+        parent: the run that this one goes on from.
+        **further: config, model, fingerprints, and what it took.
+    """
+    record = {
+        "run_id": run.run_id,
+        "kind": kind,
+        "parent": parent,
+        "store": run.store.uri,
+        "store_endpoint": run.store.endpoint_url,
+        **_verdict(report.summary, max_error_rate),
+        "committed_at": now(),
+        "nsfwscan": nsfwscan.__version__,
+        "python": platform.python_version(),
+        "libraries": _versions(),
+        "config": further.pop("config"),
+        "model": further.pop("model"),
+        "fingerprints": further.pop("fingerprints"),
+        "policy": {"identity": policy.identity, **policy.model_dump(mode="json")},
+        "plan": plan.counts,
+        "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
+        "balance": report.balance.as_dict(),
+        **further,
+        "summary": report.summary.as_dict(),
+        "shadows": [shadow.as_dict() for shadow in report.shadows],
+        "files": [*report.files, *plan.files],
+    }
+    return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
+
+
+def _verdict(summary: Summary, max_error_rate: float) -> dict[str, Any]:
+    over = summary.error_rate > max_error_rate
+    share = f"{summary.error_rate:.1%}, over --max-error-rate {max_error_rate:.1%}"
+    reason = f"{summary.unreadable:,} images could not be read: {share}"
+    return {"exit_code": 4 if over else 0, "reason": reason if over else None}
+
+
+def commit_record(run: Run, record: dict[str, Any]) -> None:
+    """The last three writes, in the order that readers rely on. A second committer yields to the first."""
+    page = _page(record)
+    run.folder.write("summary.html", page)
+    for name, data in (("summary.html", page), ("plan.json", run.folder.read("plan.json"))):
+        sha256 = hashlib.sha256(data).hexdigest()
+        record["files"].append({"path": name, "rows": None, "bytes": len(data), "sha256": sha256})
+    try:
+        run.folder.create("run.json", to_json(record))
+    except FileExistsError:
+        record.update(run.record())
+        run.folder.write("summary.html", _page(record))  # ours lies over the one that it names
+    seal(run)
+
+
+def _page(record: dict[str, Any]) -> bytes:
+    """`summary.html`, the same before and after it is recorded itself: it names the files of rows."""
+    return render_summary({**record, "files": [f for f in record["files"] if f["rows"] is not None]}).encode()
+
+
+def seal(run: Run) -> None:
+    """Opens the report to readers, and clears away what led to it."""
+    run.folder.write("_SUCCESS", b"")
+    with suppress(StoreError):  # committed all the same
+        run.folder.delete("failure.json")  # of an earlier attempt
+    with suppress(StoreError):  # `gc` removes what is left
+        run.clear_staging()
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time (UTC), ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
