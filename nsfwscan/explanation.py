@@ -19,6 +19,7 @@ from nsfwscan.connection import check_reachable
 from nsfwscan.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
 from nsfwscan.engines import is_inline
 from nsfwscan.errors import SourceError, StoreError
+from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.layout import (
     Fleet,
     Layout,
@@ -38,7 +39,7 @@ from nsfwscan.pipeline import fingerprints, needs_of
 from nsfwscan.report.runs import runs_of
 from nsfwscan.sources.manifests import open_source
 from nsfwscan.sources.plan import Fate, shard_count
-from nsfwscan.storage import STORE_ERRORS, absolute_uri, setup_error
+from nsfwscan.storage import absolute_uri
 from nsfwscan.store import Store
 
 _LOOKED_AT = 50
