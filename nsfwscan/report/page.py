@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from nsfwscan.display import duration, money, size
@@ -140,24 +140,28 @@ def render_summary(record: dict[str, Any]) -> str:
         record: the content of `run.json`, as `run.py` writes it.
     """
     summary = record["summary"]
-    return _template().render(
-        record=record,
-        summary=summary,
-        truth=summary["truth"],
-        over=record["exit_code"] == 4,
-        seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
-        machines=[_machine(node) for node in (record.get("machine") or {"nodes": []})["nodes"]],
-        cost=record.get("cost"),
-        laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
-        steps=list(_steps(record)),
-        balance=[(str(a), record["balance"][a]) for a in Accounted],
-        settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
-        since=_since(record),
-        counts=_tables(summary),
-        bars=_bars(summary["nsfw_score_histogram"]),
-        ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
-        errors_open=_ERRORS_OPEN,
-        files_open=_LISTED_OPEN,
+    return (
+        page_environment()
+        .get_template("summary.html")
+        .render(
+            record=record,
+            summary=summary,
+            truth=summary["truth"],
+            over=record["exit_code"] == 4,
+            seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
+            machines=[_machine(node) for node in (record.get("machine") or {"nodes": []})["nodes"]],
+            cost=record.get("cost"),
+            laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
+            steps=list(_steps(record)),
+            balance=[(str(a), record["balance"][a]) for a in Accounted],
+            settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
+            since=_since(record),
+            counts=_tables(summary),
+            bars=_bars(summary["nsfw_score_histogram"]),
+            ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
+            errors_open=_ERRORS_OPEN,
+            files_open=_LISTED_OPEN,
+        )
     )
 
 
@@ -238,9 +242,14 @@ def short_name(file: dict[str, Any]) -> str:
 
 
 @cache
-def _template() -> Template:
+def page_environment(*folders: Path) -> Environment:
+    """Where pages are made: escaped, strict, with the layout, the look and the filters that they have in common.
+
+    Args:
+        folders: with further templates.
+    """
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=visible,
@@ -261,7 +270,7 @@ def _template() -> Template:
         "short_name": short_name,
         "address": partial(quote, errors="surrogatepass"),
     }
-    return environment.get_template("summary.html")
+    return environment
 
 
 def _machine(node: dict[str, Any]) -> str:
