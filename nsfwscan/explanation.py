@@ -33,6 +33,7 @@ from nsfwscan.layout import (
     object_store_bytes,
 )
 from nsfwscan.machine import this_machine
+from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve
 from nsfwscan.models.spec import Hardware, ModelSpec
 from nsfwscan.pipeline import fingerprints, needs_of
@@ -229,7 +230,7 @@ def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
 
 def _rate(config: ScanConfig, spec: ModelSpec, store: Store, nodes: Sequence[Node]) -> Rate | None:
     if config.cost.rates is not None:
-        return benchmarked(config.cost.rates)
+        return benchmarked(config.cost.rates, embedded=spec.uri == EMBEDDED)
     return measured(store, fingerprints(config, spec)["scoring"], nodes)
 
 
