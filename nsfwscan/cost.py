@@ -33,7 +33,8 @@ _LOOKED_AT = 50
 STEADY = 2000
 """Objects of a run in which its start does not count for much any more."""
 _AT_ONCE = 16
-_STEADY_FIGURE = "scan.steady"
+_STEADY_FIGURE, _EMBEDDED_FIGURE = "scan.steady", "embedded.steady"
+"""Keys of a benchmark's rates: of a scan with its ViT, and with the embedded model."""
 
 Kinds = Counter[tuple[float, float, str | None, str | None]]
 """How many machines, by `Node.kind`."""
@@ -225,12 +226,19 @@ class _Bench(BaseModel):
         cores: int = Field(ge=1)
         gpus: list[str]
 
+    class Settings(BaseModel):
+        model: str
+
     machine: Machine
+    settings: Settings
     figures: list[_Figure]
 
 
-def benchmarked(path: str) -> Rate:
+def benchmarked(path: str, *, embedded: bool) -> Rate:
     """The steady rate that a benchmark measured.
+
+    Args:
+        embedded: with the embedded model; else with the benchmark's own, a ViT of a size that `basis` names.
 
     Raises:
         ConfigError: the file cannot be read, is no benchmark's, or holds no rate of a scan.
@@ -241,14 +249,14 @@ def benchmarked(path: str) -> Rate:
         raise ConfigError(f"cannot read the rates {path}: {error.strerror}") from None
     except (ValueError, ValidationError):
         raise ConfigError(f"{path} is not the JSON of a benchmark (`jobs/bench.py --json FILE`)") from None
-    rate = next((one.value for one in found.figures if one.key == _STEADY_FIGURE), None)
+    key = _EMBEDDED_FIGURE if embedded else _STEADY_FIGURE
+    rate = next((one.value for one in found.figures if one.key == key), None)
     if not rate:
-        raise ConfigError(f"{path} holds no rate of a scan ({_STEADY_FIGURE}): let the benchmark measure it")
+        raise ConfigError(f"{path} holds no rate of a scan with this model ({key}): let the benchmark measure it")
     machine = found.machine
     on = f"{machine.cores} cores of {machine.cpu}" + (f" with {len(machine.gpus)} GPUs" if machine.gpus else "")
-    return Rate(
-        rate, 0.0, None, machine.cores, len(machine.gpus), f"{rate:,.1f}/s, the benchmark {Path(path).name} on {on}"
-    )
+    basis = f"{rate:,.1f}/s with {'the same model' if embedded else found.settings.model}, the benchmark"
+    return Rate(rate, 0.0, None, machine.cores, len(machine.gpus), f"{basis} {Path(path).name} on {on}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from nsfwscan.connection import check_reachable
 from nsfwscan.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
 from nsfwscan.engines import is_inline
 from nsfwscan.errors import SourceError, StoreError
+from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.layout import (
     Fleet,
     Layout,
@@ -32,13 +33,14 @@ from nsfwscan.layout import (
     object_store_bytes,
 )
 from nsfwscan.machine import this_machine
+from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve
 from nsfwscan.models.spec import Hardware, ModelSpec
 from nsfwscan.pipeline import fingerprints, needs_of
 from nsfwscan.report.runs import runs_of
 from nsfwscan.sources.manifests import open_source
 from nsfwscan.sources.plan import Fate, shard_count
-from nsfwscan.storage import STORE_ERRORS, absolute_uri, setup_error
+from nsfwscan.storage import absolute_uri
 from nsfwscan.store import Store
 
 _LOOKED_AT = 50
@@ -228,7 +230,7 @@ def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
 
 def _rate(config: ScanConfig, spec: ModelSpec, store: Store, nodes: Sequence[Node]) -> Rate | None:
     if config.cost.rates is not None:
-        return benchmarked(config.cost.rates)
+        return benchmarked(config.cost.rates, embedded=spec.uri == EMBEDDED)
     return measured(store, fingerprints(config, spec)["scoring"], nodes)
 
 

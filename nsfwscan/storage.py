@@ -17,102 +17,31 @@ Which bytes are an object (`fetch` holds it, for every kind of store):
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import os
-import random
 import re
 import stat
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import count
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import fsspec
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
 from fsspec.asyn import sync
 
 from nsfwscan.aws import aws_session
 from nsfwscan.config import StorageConfig
-from nsfwscan.display import printable
-from nsfwscan.errors import RowError, SetupError, StoreError
+from nsfwscan.errors import RowError, SetupError
+from nsfwscan.failures import NotWhole, Wait, is_transient, persistently, row_error
 from nsfwscan.pacing import UNPACED
 from nsfwscan.status import Status
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 _S3 = frozenset({"s3", "s3a"})
 
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-_THROTTLED = frozenset(
-    {
-        "SlowDown",
-        "503",
-        "429",
-        "ServiceUnavailable",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-        "TooManyRequests",
-    }
-)
-_BAD_CREDENTIALS = frozenset(
-    {
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-        "TokenRefreshRequired",
-        "RequestTimeTooSkewed",
-        "ExpiredTokenException",
-        "RequestExpired",
-    }
-)
 _BUFFER_BYTES = 4 * 2**20
-_FULL = frozenset(
-    {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
-)
-_NO_CREDENTIALS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    SSOError,
-)
-_CREDENTIALS_HELP = (
-    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or --profile (a public bucket: --anonymous)"
-)
-
-_PERMANENT = (
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ValueError,
-    TypeError,
-    ParamValidationError,
-    RowError,
-    SetupError,
-    *_NO_CREDENTIALS,
-)
-_PERMANENT_ERRNO = frozenset(
-    {errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-)
 
 
 @dataclass(frozen=True)
@@ -222,13 +151,6 @@ def submit_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -
     return asyncio.run_coroutine_threadsafe(fs._call_s3(method, **arguments), fs.loop)
 
 
-class Wait(Protocol):
-    """Returns when the next request may go, and not before `after_s` seconds; `Pace.wait` is one."""
-
-    def __call__(self, after_s: float = 0.0, /) -> None:
-        """Waits."""
-
-
 def fetch(
     uri: str,
     storage: StorageConfig,
@@ -268,7 +190,7 @@ def fetch(
     except RowError:
         raise
     except Exception as error:
-        raise row_error(error, attempts if _is_transient(error) else 1) from error
+        raise row_error(error, attempts if is_transient(error) else 1) from error
 
 
 def read_file(uri: str, storage: StorageConfig) -> bytes:
@@ -335,38 +257,9 @@ class RemoteFile(io.RawIOBase):
         return end - start
 
 
-_Result = TypeVar("_Result")
-
-
-def persistently(call: Callable[[], _Result], attempts: int = 4, wait: Wait = UNPACED.wait) -> _Result:
-    """Calls again, with backoff, what a bad moment may have failed: a cut connection, a part of a body, a time-out."""
-    for attempt in count(1):
-        wait(_backoff_s(attempt))
-        try:
-            return call()
-        except Exception as error:  # whatever the filesystem's library raises
-            if attempt < attempts and _is_transient(error):
-                continue
-            real = _unmasked(error)
-            if _is_http(real) and not isinstance(real, STORE_ERRORS):
-                raise ConnectionError(_detail(real)) from real
-            raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _backoff_s(attempt: int) -> float:
-    """Nothing before the first attempt, then a quarter of a second, doubled each time up to 8 s, give or take half: the
-    threads of all workers must not come back in step."""
-    return 0.0 if attempt == 1 else min(8.0, 0.25 * 2 ** (attempt - 2)) * random.uniform(0.5, 1.5)
-
-
-class _NotWhole(OSError):
-    """What was read is not one version of the object, from its first byte to its last."""
-
-
 def _check_whole(read: int, expected: int | None) -> None:
     if expected is not None and read != expected:
-        raise _NotWhole(f"read {read:,} of {expected:,} bytes")
+        raise NotWhole(f"read {read:,} of {expected:,} bytes")
 
 
 def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float) -> Fetched:
@@ -395,7 +288,7 @@ def _read_local(path: str, max_bytes: int) -> Fetched:
         after = os.fstat(file.fileno())
     _check_whole(len(data), after.st_size)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise _NotWhole("it changed while it was read")
+        raise NotWhole("it changed while it was read")
     return Fetched(data, None)
 
 
@@ -457,103 +350,3 @@ def modified_of(info: dict[str, Any]) -> datetime | None:
 
 def _unquoted(etag: str | None) -> str | None:
     return etag.strip('"') if etag else None
-
-
-def error_code(error: BaseException | None) -> str | None:
-    """The store's code behind an exception: S3's, such as `NoSuchKey`, or an HTTP status; None where none answered."""
-    while error is not None:
-        if isinstance(error, ClientError):
-            answer = error.response.get("Error", {})
-            return str(answer.get("Code") or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-        if (status := _http_status(error)) is not None:
-            return str(status)
-        error = error.__cause__
-    return None
-
-
-def row_error(error: Exception, attempts: int) -> RowError:
-    """What a failed read means for its row.
-
-    Raises:
-        SetupError: the credentials are missing or refused, which no other object would survive either.
-    """
-    error = _unmasked(error)
-    code = error_code(error)
-    said = f" ({code})" if code else ""
-    if isinstance(error, _NO_CREDENTIALS) or "credentials are still expired" in str(error):
-        raise SetupError(f"no AWS credentials ({error}): {_CREDENTIALS_HELP}") from None
-    if code in _BAD_CREDENTIALS:
-        raise SetupError(f"the store refuses the credentials{said}: {_CREDENTIALS_HELP}") from None
-    tries = f" after {attempts} attempts" if attempts > 1 else ""
-    if code in _THROTTLED:
-        return RowError(Status.FETCH_ERROR, f"throttled by the store{said}, retries used up")
-    if code == "InvalidObjectState":
-        return RowError(Status.FETCH_ERROR, f"archived by the store: restore it before scanning{said}")
-    if isinstance(error, FileNotFoundError):
-        return RowError(Status.NOT_FOUND, f"no such object{said}")
-    if isinstance(error, PermissionError) or code in ("401", "403"):
-        return RowError(Status.DENIED, f"permission denied{said}")
-    if _is_timeout(error):
-        return RowError(Status.TIMEOUT, f"the read timed out{tries}")
-    return RowError(Status.FETCH_ERROR, f"{_detail(error)}{said}{tries}")
-
-
-def _detail(error: Exception) -> str:
-    known = {  # the words of aiohttp and botocore are about chunks and digests, and are others each time
-        "ClientPayloadError": "the connection broke off before the end of the body",
-        "FlexibleChecksumError": "the bytes do not match the store's checksum",
-    }.get(type(error).__name__)
-    return known or (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _unmasked(error: Exception) -> Exception:
-    """The error behind a FileNotFoundError that is none: fsspec's HTTP filesystem raises it for whatever happens."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _is_http(cause):
-        return error if _http_status(cause) in (404, 410) else cause
-    return error
-
-
-def _http_status(error: BaseException) -> int | None:
-    return getattr(error, "status", None) if _is_http(error) else None
-
-
-def _is_http(error: BaseException) -> bool:
-    """Whether it is aiohttp's; the package takes an eighth of a second to import, and not every command needs it."""
-    return type(error).__module__.startswith("aiohttp.")
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return isinstance(error, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(error).__name__
-
-
-def _is_transient(error: Exception) -> bool:
-    """Whether another attempt may help: a broken connection, a part of a body, a time-out, a server that has trouble.
-    S3's own answers were retried by botocore already."""
-    error = _unmasked(error)
-    if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_ERRNO:
-        return False
-    status = _http_status(error)
-    if status is not None:
-        return status in (408, 425, 429) or status >= 500
-    return error_code(error) is None
-
-
-def setup_error(error: Exception, doing: str) -> SetupError:
-    """A store's failure outside of any row (listing, writing the report), in words."""
-    code = error_code(error)
-    strerror = error.strerror if isinstance(error, OSError) and code is None else None
-    if code in _FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        why = f"the store is full ({strerror or code}): make room, then run the same command again"
-    elif strerror:
-        why = strerror
-    else:
-        try:
-            why = str(row_error(error, 1))
-        except SetupError as credentials:
-            why = str(credentials)
-    return StoreError(printable(f"{doing}: {why}"))
-
-
-STORE_ERRORS = (OSError, BotoCoreError, ClientError, ValueError)
-"""What a filesystem raises for a store that is not there, refuses or fails."""

@@ -24,18 +24,8 @@ import pyarrow.parquet as pq
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
 from nsfwscan.display import has_password, redacted
 from nsfwscan.errors import ConfigError
-from nsfwscan.storage import (
-    STORE_ERRORS,
-    RemoteFile,
-    error_code,
-    filesystem,
-    is_s3,
-    local_path,
-    modified_of,
-    read_file,
-    scheme_of,
-    setup_error,
-)
+from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
+from nsfwscan.storage import RemoteFile, filesystem, is_s3, local_path, modified_of, read_file, scheme_of
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 """Of a file that is not there: not even its folder is, or a stray file lies in its place."""

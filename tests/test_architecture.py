@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"aws", "display", "layout", "pacing", "threads"},
     {"errors", "machine"},
     {"config"},
-    {"connection", "deadline"},
+    {"connection", "deadline", "failures"},
     {"storage"},
     {"store"},
     {"models"},

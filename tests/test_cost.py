@@ -251,15 +251,16 @@ def bench(path: Path, *, gpus: Sequence[str] = (), value: float | None = 30.0, k
     """What jobs/bench.py writes, as far as it is read."""
     machine = {"cpu": "Xeon", "cores": 2, "gpus": list(gpus), "measured_at": "2026-11-01"}
     figures = [{"key": "model", "value": 40.0, "unit": "images/s"}, {"key": key, "value": value, "label": "a scan"}]
-    path.write_text(json.dumps({"machine": machine, "figures": figures, "ratios": {}}))
+    settings = {"model": "vit-b-16"}
+    path.write_text(json.dumps({"machine": machine, "settings": settings, "figures": figures, "ratios": {}}))
     return str(path)
 
 
 def test_a_benchmark(tmp_path: Path) -> None:
     """A benchmark's steady rate is taken in proportion to cores, or to GPUs where it had some; never from one to the
     other."""
-    rate = benchmarked(bench(tmp_path / "b.json"))
-    assert rate.basis == "30.0/s, the benchmark b.json on 2 cores of Xeon"
+    rate = benchmarked(bench(tmp_path / "b.json"), embedded=False)
+    assert rate.basis == "30.0/s with vit-b-16, the benchmark b.json on 2 cores of Xeon"
     found = estimate(3600, rate, [Node(4), Node(4)], ["/media"], OURS)
     assert found is not None and found.cost.hours == pytest.approx(3600 / 120 / 3600)
     assert estimate(3600, rate, [GPU_NODE], ["/media"], OURS) is None
@@ -267,6 +268,14 @@ def test_a_benchmark(tmp_path: Path) -> None:
     assert estimate(1, with_gpu, [CPU_NODE], ["/media"], OURS) is None
     starved = estimate(100, with_gpu, [Node(8, 1, "A10G")], ["/media"], OURS)
     assert starved is not None and starved.cost.hours == pytest.approx(2 / 3600)
+
+
+def test_a_benchmark_of_the_embedded_model(tmp_path: Path) -> None:
+    """The embedded model has a rate of its own; a ViT's is not taken for it."""
+    rate = benchmarked(bench(tmp_path / "b.json", key="embedded.steady"), embedded=True)
+    assert rate.basis == "30.0/s with the same model, the benchmark b.json on 2 cores of Xeon"
+    with pytest.raises(ConfigError, match=r"no rate of a scan with this model \(embedded.steady\)"):
+        benchmarked(bench(tmp_path / "a.json"), embedded=True)
 
 
 def test_what_is_no_benchmark(tmp_path: Path) -> None:
@@ -279,7 +288,7 @@ def test_what_is_no_benchmark(tmp_path: Path) -> None:
         (bench(tmp_path / "b.json", key="cold.first"), "holds no rate of a scan"),
     ):
         with pytest.raises(ConfigError, match=message):
-            benchmarked(path)
+            benchmarked(path, embedded=False)
 
 
 def test_the_benchmark_is_read_as_it_is_written(tmp_path: Path) -> None:
@@ -289,5 +298,7 @@ def test_the_benchmark_is_read_as_it_is_written(tmp_path: Path) -> None:
     from nsfwscan.benchmark.table import as_json
 
     path = tmp_path / "bench.json"
-    path.write_text(json.dumps(as_json(describe_machine(), {}, [figure("scan.steady", "a scan", [7.0, 9.0, 8.0])])))
-    assert benchmarked(str(path)).per_s == 8.0
+    path.write_text(
+        json.dumps(as_json(describe_machine(), {"model": "small"}, [figure("scan.steady", "a scan", [7.0, 9.0, 8.0])]))
+    )
+    assert benchmarked(str(path), embedded=False).per_s == 8.0

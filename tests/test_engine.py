@@ -180,7 +180,9 @@ def _with_model(kind: type[ModelSpec], layout: Layout | None) -> Engine:
     return engine
 
 
-@pytest.mark.parametrize("layout", [Layout("fused", 1), _SPLIT], ids=["fused", "split"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(Layout("fused", 1), id="fused", marks=pytest.mark.full), pytest.param(_SPLIT, id="split")]
+)
 def test_a_model_that_keeps_dying_stops_the_run(
     demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
 ) -> None:

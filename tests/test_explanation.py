@@ -166,7 +166,8 @@ def test_rates_of_a_benchmark(tmp_path: Path) -> None:
     """With a benchmark's JSON there is an estimate, by the user's prices, where no run was measured."""
     rates, prices = tmp_path / "bench.json", tmp_path / "prices.yaml"
     machine = {"cpu": "Xeon", "cores": 1, "gpus": []}
-    rates.write_text(json.dumps({"machine": machine, "figures": [{"key": "scan.steady", "value": 10.0}]}))
+    figures = [{"key": "scan.steady", "value": 1.0}, {"key": "embedded.steady", "value": 10.0}]
+    rates.write_text(json.dumps({"machine": machine, "settings": {"model": "vit-b-16"}, "figures": figures}))
     prices.write_text("{name: ours, currency: EUR, date: 2026-11-01, source: contract, vcpu_hour: 0.5}")
     command = ["scan", str(tmp_path / "media"), "--out", str(tmp_path / "out"), "--explain", "--num-cpus", "2"]
     command += ["--limit", "72000", "--rates", str(rates), "--prices", str(prices)]

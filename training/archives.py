@@ -21,11 +21,12 @@ import pyarrow as pa
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SourceError
+from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.schema import BYTES
 from nsfwscan.sources.manifests import open_source
 from nsfwscan.stages.base import Row, map_rows
 from nsfwscan.status import Status
-from nsfwscan.storage import STORE_ERRORS, absolute_uri, setup_error, too_large
+from nsfwscan.storage import absolute_uri, too_large
 
 HUB_ARCHIVES = {"deepghs/nsfw_detect": "nsfw_dataset_v1.zip"}
 """Data sets of the hub that are one zip of class folders."""

@@ -24,12 +24,13 @@ from filelock import FileLock
 
 from nsfwscan.config import StorageConfig, digest_of
 from nsfwscan.errors import ConfigError, StoreError
+from nsfwscan.failures import setup_error
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, Category
 from nsfwscan.stages.base import Stage, fresh, run_overlapped
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.read import Read
 from nsfwscan.status import Status
-from nsfwscan.storage import scheme_of, setup_error
+from nsfwscan.storage import scheme_of
 from training.archives import Archive, ReadMembers
 from training.config import DataConfig
 from training.decoding import DecodePool

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from nsfwscan.errors import StoreError
-from nsfwscan.storage import STORE_ERRORS, filesystem, persistently, scheme_of, setup_error
+from nsfwscan.failures import STORE_ERRORS, persistently, setup_error
+from nsfwscan.storage import filesystem, scheme_of
 from nsfwscan.store import Store, to_json
 
 FOLDER = "state/checkpoints"

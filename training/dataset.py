@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from nsfwscan.config import StorageConfig, digest_of
 from nsfwscan.display import write_csv
 from nsfwscan.errors import SourceError
+from nsfwscan.failures import setup_error
 from nsfwscan.schema import Category
-from nsfwscan.storage import setup_error
 from nsfwscan.store import to_json
 from training.catalog import CATALOG_VERSION, RETRIED, Catalog, build_catalog, cache_folder
 from training.config import DataConfig

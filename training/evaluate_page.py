@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsfwscan.display import redacted
+from nsfwscan.report.page import page_environment
 from training.audit import FalsePositive, shown
 from training.charts import Chart, pr_chart, reliability_chart, roc_chart
 from training.evaluate_steps import steps
 from training.evaluation import shared_task
-from training.explore_page import page_environment
+from training.explore_page import TEMPLATES
 from training.thumbnails import Thumbnail
 
 _PRESSING = ("bad", "warn", "good", "info")
@@ -33,7 +34,7 @@ def render(record: dict[str, Any], found: Sequence[FalsePositive], pictures: Pic
     """
     models = record["models"]
     return (
-        page_environment()
+        page_environment(TEMPLATES)
         .get_template("evaluate.html")
         .render(
             **record,

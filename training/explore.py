@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.display import write_csv
+from nsfwscan.failures import setup_error
 from nsfwscan.models.onnx_backend import EMBEDDED
-from nsfwscan.storage import setup_error
 from training.config import DataConfig
 from training.decoding import DecodePool
 from training.examine import GEOMETRY

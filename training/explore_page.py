@@ -8,16 +8,12 @@ is jinja2's `UndefinedError`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from nsfwscan.report.page import Step, page_environment, percent, plural
 
-from nsfwscan.display import size
-from nsfwscan.report.page import Step, code_spans, middle, moment, percent, plain, plural, visible
-
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _LOPSIDED = 10
 """Times that the largest class may have as many images as the smallest."""
 _FEW = 100
@@ -29,31 +25,7 @@ _PRESSING = ("bad", "warn", "info")
 def render(context: dict[str, Any]) -> str:
     """The page."""
     ordered = sorted(steps(context), key=lambda step: _PRESSING.index(step.tone))
-    return page_environment().get_template("explore.html").render(steps=ordered, **context)
-
-
-@cache
-def page_environment() -> Environment:
-    """Where the pages of training are made: escaped, strict, with the filters of the scan's summary page."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "n": "{:,}".format,
-        "percent": percent,
-        "size": size,
-        "moment": moment,
-        "plural": plural,
-        "plain": plain,
-        "code_spans": code_spans,
-        "middle": middle,
-    }
-    return environment
+    return page_environment(TEMPLATES).get_template("explore.html").render(steps=ordered, **context)
 
 
 def steps(context: dict[str, Any]) -> Iterator[Step]:

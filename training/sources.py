@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.failures import STORE_ERRORS
 from nsfwscan.schema import Category
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.status import Status
-from nsfwscan.storage import STORE_ERRORS, absolute_uri, etag_of, filesystem, is_s3, local_path, modified_of, scheme_of
+from nsfwscan.storage import absolute_uri, etag_of, filesystem, is_s3, local_path, modified_of, scheme_of
 from training.archives import Archive, Member, archive_of, archive_uri, is_archive
 from training.config import DataConfig
 from training.folders import ClassFolders, all_folders, is_hidden, leads_outside

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import checked, open_source, rows_of
-from nsfwscan.storage import STORE_ERRORS, setup_error
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 _LABEL_COLUMNS = ("verdict", "label", "truth")

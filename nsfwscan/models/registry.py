@@ -22,21 +22,13 @@ from PIL import Image
 
 from nsfwscan.config import Dtype, ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.failures import STORE_ERRORS, persistently, setup_error
 from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
 from nsfwscan.models.labels import categories_of
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
-from nsfwscan.storage import (
-    STORE_ERRORS,
-    etag_of,
-    filesystem,
-    local_path,
-    modified_of,
-    persistently,
-    scheme_of,
-    setup_error,
-)
+from nsfwscan.storage import etag_of, filesystem, local_path, modified_of, scheme_of
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _WANTED = re.compile(

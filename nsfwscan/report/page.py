@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from nsfwscan.display import duration, money, size
@@ -141,7 +141,8 @@ def render_summary(record: dict[str, Any]) -> str:
         record: the content of `run.json`, as `seal.py` writes it.
     """
     summary = record["summary"]
-    return _template().render(
+    template = page_environment().get_template("summary.html")
+    return template.render(
         record=record,
         summary=summary,
         truth=summary["truth"],
@@ -240,9 +241,14 @@ def short_name(file: dict[str, Any]) -> str:
 
 
 @cache
-def _template() -> Template:
+def page_environment(*folders: Path) -> Environment:
+    """Where pages are made: escaped, strict, with the layout, the look and the filters that they have in common.
+
+    Args:
+        folders: with further templates.
+    """
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=visible,
@@ -264,7 +270,7 @@ def _template() -> Template:
         "short_name": short_name,
         "address": partial(quote, errors="surrogatepass"),
     }
-    return environment.get_template("summary.html")
+    return environment
 
 
 def _machine(node: dict[str, Any]) -> str:

@@ -36,17 +36,9 @@ from pyarrow import orc
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.failures import STORE_ERRORS, persistently, setup_error
 from nsfwscan.sources.manifests import checked, open_source
-from nsfwscan.storage import (
-    STORE_ERRORS,
-    filesystem,
-    is_s3,
-    local_path,
-    persistently,
-    scheme_of,
-    setup_error,
-    split_s3,
-)
+from nsfwscan.storage import filesystem, is_s3, local_path, scheme_of, split_s3
 
 Row = dict[str, Any]
 Parser = Callable[[IO[bytes], str], Iterator[Row]]

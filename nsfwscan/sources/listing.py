@@ -20,25 +20,14 @@ import pyarrow as pa
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.inventory import read_inventory
 from nsfwscan.sources.manifests import is_inventory, is_manifest, read_manifest
 from nsfwscan.sources.prefixes import list_prefix
 from nsfwscan.sources.truth import truth_from_path
-from nsfwscan.storage import (
-    STORE_ERRORS,
-    error_code,
-    etag_of,
-    filesystem,
-    is_s3,
-    local_path,
-    local_uri,
-    modified_of,
-    scheme_of,
-    setup_error,
-    split_s3,
-)
+from nsfwscan.storage import etag_of, filesystem, is_s3, local_path, local_uri, modified_of, scheme_of, split_s3
 
 _BATCH_ROWS = 4096
 

@@ -145,7 +145,7 @@ def test_the_second_night_asks_only_for_what_changed(
     assert [row["uri"][-1] for row in rows(result, config) if row["carried_from"] == "1"] == list("0124689")
 
 
-@pytest.mark.parametrize("workers", ["inline", "ray"])
+@pytest.mark.parametrize("workers", ["inline", pytest.param("ray", marks=pytest.mark.full)])
 def test_the_store_is_asked_no_faster_than_allowed(server: S3Endpoint, media: str, workers: str) -> None:
     """With --max-requests-per-s, listing and reading together keep under the rate, however many workers there are."""
     times: list[float] = []

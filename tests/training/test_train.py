@@ -112,8 +112,13 @@ def undisturbed(small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize(
     "stops",
-    [["step 5 of", "step 8 of"], ["epoch 1 of", "step 14 of"], ["step 2 of", "step 20 of"]],
-    ids=["within an epoch", "at its end", "before a checkpoint, and at the last step"],
+    [
+        pytest.param(["step 5 of", "step 8 of"], id="within an epoch", marks=pytest.mark.full),
+        pytest.param(["epoch 1 of", "step 14 of"], id="at its end"),
+        pytest.param(
+            ["step 2 of", "step 20 of"], id="before a checkpoint, and at the last step", marks=pytest.mark.full
+        ),
+    ],
 )
 def test_stopped_twice_it_ends_as_if_never(
     small_bench: Bench, undisturbed: Outcome, tmp_path: Path, stops: list[str]
