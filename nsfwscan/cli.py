@@ -11,6 +11,7 @@ import signal
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,12 +26,13 @@ from nsfwscan.chatter import mute_at_exit, without_native_chatter
 from nsfwscan.config import StorageConfig, merge
 from nsfwscan.console import Command, echo, exit_codes, given_options, hanging, storage_options
 from nsfwscan.display import printable
+from nsfwscan.export.export import FORMATS, export_run
 from nsfwscan.models.registry import PRESETS
 from nsfwscan.policy_commands import policy
 from nsfwscan.progress import choose_progress
 from nsfwscan.report.garbage import GIVEN_UP, collect
-from nsfwscan.report.runs import committed_runs, runs_of
-from nsfwscan.report.terminal import describe_plan, describe_run, describe_scan, describe_verdict
+from nsfwscan.report.runs import committed_runs, find_run, runs_of
+from nsfwscan.report.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
 from nsfwscan.report.verify import verify as check_run
 from nsfwscan.store import Store
 
@@ -266,6 +268,31 @@ def verify(run: str, **options: Any) -> None:
                 echo(f"  {printable(finding)}")
             wrong += len(findings)
         sys.exit(1 if wrong else 0)
+
+
+@main.command()
+@click.argument("run")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help="The report's own columns (csv, parquet), or the answers of another service.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE", help="To write.")
+@storage_options
+def export(run: str, kind: str, out: Path, **options: Any) -> None:
+    """Write the report of RUN (STORE/runs/ID, or a STORE's newest) as one file.
+
+    rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: a response for
+    each image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        found = find_run(run, StorageConfig.of(given_options(options)))
+        exported = export_run(found, kind, out)
+        echo(f"{exported.rows:,} rows of run {found.run_id} in {', '.join(map(str, exported.files))}")
+        if delta := describe_delta(found.record()):
+            echo(delta)
 
 
 @main.command()

@@ -19,11 +19,11 @@ from nsfwscan.display import redacted_json
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import load_policy
-from nsfwscan.replay import commit_replay, find_run, overlaps
+from nsfwscan.replay import commit_replay, overlaps
 from nsfwscan.replay import replay as replay_run
 from nsfwscan.report.policy_text import describe_comparison, describe_overlaps, describe_policy
-from nsfwscan.report.runs import Run
-from nsfwscan.report.terminal import describe_scan
+from nsfwscan.report.runs import find_run
+from nsfwscan.report.terminal import describe_delta, describe_scan
 from nsfwscan.store import to_json
 
 
@@ -50,7 +50,8 @@ def check(file: str, run: str | None, **options: Any) -> None:
             committed = find_run(run, StorageConfig.of(given_options(options)))
             counted = overlaps(committed, found)
             echo(describe_overlaps(counted, committed.run_id))
-            _warn_of_delta(committed)
+            if delta := describe_delta(committed.record()):
+                echo(delta)
             findings += [finding for finding in counted.findings() if finding not in findings]
         for finding in findings:
             echo(f"wrong: {finding}")
@@ -77,20 +78,14 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
         decided, by = find_run(run, StorageConfig.of(given_options(options))), load_policy(file)
         found = replay_run(decided, by).as_dict()
         echo(describe_comparison(found, decided.run_id, decided.record()["policy"]["identity"]))
-        _warn_of_delta(decided)
+        if delta := describe_delta(decided.record()):
+            echo(delta)
         if json_file is not None:
             _write(Path(json_file), to_json(redacted_json({"run_id": decided.run_id, **found})))
         if commit:
             result = commit_replay(decided, by, file, run_id)
             echo(f"\n{describe_scan(result)}")
             sys.exit(result.exit_code)
-
-
-def _warn_of_delta(run: Run) -> None:
-    record = run.record()
-    if record["config"]["report"]["mode"] == "delta" and record["ledger"]["bases"]:
-        total = record["plan"]["distinct"]
-        echo(f"\nrun {run.run_id} is a delta: these are the rows that it holds, not all {total:,} that it listed")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from nsfwscan.config import ScanConfig, StorageConfig
-from nsfwscan.errors import StoreError
+from nsfwscan.config import ScanConfig
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import Overlaps
@@ -21,27 +20,10 @@ from nsfwscan.policy.rules import Policy
 from nsfwscan.report.commit import write_report
 from nsfwscan.report.ledger import Ledger
 from nsfwscan.report.parts import read_rows
-from nsfwscan.report.runs import Run, committed_runs
+from nsfwscan.report.runs import Run
 from nsfwscan.report.seal import commit_record, record_of, seal
 from nsfwscan.run import ScanResult
 from nsfwscan.sources.plan import Plan, ShardReader, carry_all, read_carried
-
-
-def find_run(uri: str, storage: StorageConfig) -> Run:
-    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there.
-
-    Raises:
-        StoreError: there is none.
-    """
-    found = [run for run in committed_runs(uri, storage) if run.is_committed()]
-    if not found:
-        raise StoreError(f"{uri} is not committed: there are no decisions yet to compare with")
-    return max(found, key=_age)
-
-
-def _age(run: Run) -> tuple[str, str]:
-    record = run.record()
-    return record["plan"]["listed_at"], record["committed_at"]
 
 
 def replay(run: Run, policy: Policy) -> Comparison:

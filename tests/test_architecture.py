@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"pipeline"},
     {"progress", "chatter", "cost"},
     {"engine", "run", "single"},
-    {"engines", "replay"},
+    {"engines", "export", "replay"},
     {"explanation"},
     {"api", "doctor"},
     {"console"},

@@ -575,7 +575,7 @@ def test_runs_of_an_empty_store(tmp_path: Path) -> None:
 def test_version_and_help() -> None:
     """`--version` is the package's, and every command explains itself."""
     assert call("--version").stdout == f"nsfwscan, version {nsfwscan.__version__}\n"
-    for command in ("scan", "classify", "runs", "verify", "gc", "doctor"):
+    for command in ("scan", "classify", "runs", "verify", "export", "gc", "doctor", "policy"):
         assert command in call("--help").stdout
         shown = call(command, "-h")
         assert shown.exit_code == 0

@@ -51,7 +51,7 @@ def test_commands_exist(line: str) -> None:
     arguments = shlex.split(line)[1:]
     while isinstance(command, click.Group):
         command = command.commands[arguments.pop(0)]
-    with click.Context(command, info_name=command.name) as context:
+    with click.Context(command, info_name=command.name, **main.context_settings) as context:
         command.parse_args(context, arguments)
 
 

@@ -18,8 +18,8 @@ from nsfwscan import replay as replaying
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RunConflict, StoreError
 from nsfwscan.policy.rules import Policy, load_policy
-from nsfwscan.replay import commit_replay, find_run, replay
-from nsfwscan.report.runs import Run, unfinished
+from nsfwscan.replay import commit_replay, replay
+from nsfwscan.report.runs import Run, find_run, unfinished
 from nsfwscan.report.verify import verify
 from nsfwscan.run import ScanResult
 from nsfwscan.schema import DECISION_COLUMNS, Decision

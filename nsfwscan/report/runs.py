@@ -222,6 +222,23 @@ def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
     return found
 
 
+def find_run(uri: str, storage: StorageConfig) -> Run:
+    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there.
+
+    Raises:
+        StoreError: there is none.
+    """
+    found = [run for run in committed_runs(uri, storage) if run.is_committed()]
+    if not found:
+        raise StoreError(f"{uri} is not committed: it has no report yet")
+    return max(found, key=_age)
+
+
+def _age(run: Run) -> tuple[str, str]:
+    record = run.record()
+    return record["plan"]["listed_at"], record["committed_at"]
+
+
 def runs_of(store: Store, folder: Literal["runs", "staging"] = "runs") -> list[Run]:
     """The runs of a store that have a folder in that one, oldest id first; what else lies there is passed over."""
     return [Run(store, name) for name in store.names(folder) if _RUN_ID.fullmatch(name)]

@@ -253,3 +253,11 @@ def describe_run(run: Run) -> str:
         "running": "alive",
     }[state]
     return f"{run.run_id}  {state:<10} {hint}"
+
+
+def describe_delta(record: dict[str, Any]) -> str:
+    """A line where a run's report does not hold all that it listed; else nothing."""
+    if record["config"]["report"]["mode"] != "delta" or not record["ledger"]["bases"]:
+        return ""
+    total = record["plan"]["distinct"]
+    return f"\nrun {record['run_id']} is a delta: these are the rows that it holds, not all {total:,} that it listed"
