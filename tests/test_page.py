@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import html
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -703,31 +702,6 @@ def test_record_is_left_alone() -> None:
 def test_formats(function: Callable[[Any], object], value: Any, shown: str) -> None:
     """Numbers read well at the edges: no share is rounded to nothing or to all, no unit overflows."""
     assert function(value) == shown
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """A headless Chromium with a profile of its own that calls nobody."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    quiet = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    with sync_api.sync_playwright() as playwright:
-        profile = tmp_path_factory.mktemp("profile")
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, headless=True, args=quiet
-        )
-        yield context
-        context.close()
 
 
 @pytest.fixture

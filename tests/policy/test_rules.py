@@ -35,9 +35,9 @@ def with_rule(when: str, **changes: Any) -> dict[str, Any]:
     return policy(rules=[{"name": "only", "when": when, "decision": "block", **changes}])
 
 
-def changed(place: str, value: Any) -> dict[str, Any]:
-    """POLICY with one value changed, or taken out (None), at e.g. `rules.0.when`."""
-    found: Any = (result := policy())
+def changed(place: str, value: Any, of: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A policy (unset: POLICY) with one value changed, or taken out (None), at e.g. `rules.0.when`."""
+    found: Any = (result := copy.deepcopy(of) if of else policy())
     *path, last = [int(step) if step.isdigit() else step for step in place.split(".")]
     for step in path:
         found = found[step]
@@ -174,18 +174,6 @@ FULL: dict[str, Any] = {
 }
 
 
-def changed_full(place: str, value: Any) -> dict[str, Any]:
-    found: Any = (result := copy.deepcopy(FULL))
-    *path, last = [int(step) if step.isdigit() else step for step in place.split(".")]
-    for step in path:
-        found = found[step]
-    if value is None:
-        del found[last]
-    else:
-        found[last] = value
-    return result
-
-
 def test_a_full_policy_loads_and_survives_its_record() -> None:
     """Everything that a policy may say; what `run.json` has of it is the same policy."""
     loaded = parse_policy(FULL)
@@ -226,7 +214,7 @@ def test_a_full_policy_loads_and_survives_its_record() -> None:
 def test_what_a_full_policy_gets_wrong_is_named(place: str, value: Any, said: str) -> None:
     """Names that are not there, numbers that are none, overrides of nothing or of nowhere: each with its place."""
     with pytest.raises(PolicyError, match=said):
-        parse_policy(changed_full(place, value))
+        parse_policy(changed(place, value, FULL))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +255,7 @@ def test_other_parameters_are_refused(when: str) -> None:
 )
 def test_the_digest_covers_all_that_decides(place: str, value: Any) -> None:
     """Thresholds, samples, skills, regions and overrides are part of the policy's identity."""
-    assert parse_policy(changed_full(place, value)).identity != parse_policy(FULL).identity
+    assert parse_policy(changed(place, value, FULL)).identity != parse_policy(FULL).identity
 
 
 # Binding

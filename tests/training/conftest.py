@@ -3,8 +3,7 @@ on them."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from training.train_config import TrainConfig
 from training.worker import TrainJob, work
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    pass
 
 Say = Callable[[str], None]
 
@@ -108,21 +107,3 @@ def small_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def trained(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A checkpoint trained from scratch until it knows the stand-in."""
     return bench.train(tmp_path_factory.mktemp("trained") / "checkpoint", epochs=12)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """A headless Chromium with a profile of its own."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=chromium,
-            headless=True,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield context
-        context.close()
