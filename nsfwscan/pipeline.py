@@ -28,7 +28,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import ShardResult, describe_part, read_part, stage_part
-from nsfwscan.schema import STAGED_SCHEMA, Accounted
+from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
 from nsfwscan.sources.plan import Shard, ShardReader
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
 from nsfwscan.stages.classify import Classify
@@ -95,9 +95,9 @@ def finish(table: pa.Table) -> pa.Table:
         "accounted_as": pc.if_else(scored, str(Accounted.SCORED), str(Accounted.ERRORED)),
         "scanned_at": pa.array([datetime.now(UTC)] * rows, STAGED_SCHEMA.field("scanned_at").type),
     }
-    return pa.table(
-        [columns[f.name] if f.name in columns else table[f.name] for f in STAGED_SCHEMA], schema=STAGED_SCHEMA
-    )
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return as_schema(table, STAGED_SCHEMA)
 
 
 class CpuChain:

@@ -56,6 +56,16 @@ class Shield(StrEnum):
     HIDDEN = "hidden"
 
 
+class BankKind(StrEnum):
+    """What it means to be in a hash bank."""
+
+    BLOCK = "block"
+    ALLOW = "allow"
+    NEGATIVE = "negative"
+    """Known false matches: what is in it matches no other bank by a perceptual hash, but `illegal` ones."""
+    ILLEGAL = "illegal"
+
+
 class Category(StrEnum):
     """What a model can call an image: the five classes of the training data, and `nsfw` of binary models."""
 
@@ -90,6 +100,9 @@ OBJECT_COLUMNS = [
 ]
 CONTENT_COLUMNS = [
     _column("sha256", pa.string(), "SHA-256 of the bytes, hex"),
+    _column("md5", pa.string(), "MD5 of the bytes, hex: what the older hash banks hold"),
+    _column("pdq", pa.string(), "PDQ hash of the first frame, hex (256 bits)"),
+    _column("pdq_quality", pa.int32(), "how much there is for PDQ to go by, 0 to 100; trust 50 and more"),
     _column("format", pa.string(), "by content, never by name: `JPEG`, `PNG`, `HEIF`, …"),
     _column("width", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
     _column("height", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
@@ -105,6 +118,9 @@ OUTCOME_COLUMNS = [
     _column(
         "accounted_as", pa.string(), "the object's place in the balance: " + ", ".join(f"`{a}`" for a in Accounted)
     ),
+    _column(
+        "filtered_by", pa.string(), "what settled an image as benign before the model: a heuristic, or a prefilter"
+    ),
 ]
 MODEL_COLUMNS = [
     _column("model", pa.string(), "`name@digest` of the weights that scored the object"),
@@ -116,6 +132,28 @@ MODEL_COLUMNS = [
         for c in Category
     ),
 ]
+SIGNAL_COLUMNS = [
+    _column(
+        "signals",
+        pa.map_(pa.string(), pa.float32()),
+        "what further detectors say (`<detector>.<label>`, 0 to 1), and what the file says of its making",
+    )
+]
+MATCH_COLUMNS = [
+    _column("match_bank", pa.string(), "the hash bank that the content was found in"),
+    _column("match_id", pa.string(), "the entry: its id in the bank, or the hash itself"),
+    _column(
+        "match_kind", pa.string(), "what the bank is for: " + ", ".join(f"`{k}`" for k in BankKind if k != "negative")
+    ),
+    _column("match_hash", pa.string(), "which hash was found there: `sha256`, `md5` or `pdq`"),
+    _column("match_distance", pa.int32(), "bits in which the hashes differ; 0 for `sha256` and `md5`"),
+]
+DUPLICATE_COLUMNS = [
+    _column("duplicate_of", pa.string(), "the URI of the object with the same bytes whose scores these are"),
+    _column("cluster", pa.string(), "id of the near-duplicates that this object is one of"),
+    _column("cluster_size", pa.int64(), "different contents in the cluster"),
+    _column("cluster_places", pa.int64(), "objects that show one of the cluster's contents"),
+]
 DECISION_COLUMNS = [
     _column("decision", pa.string(), ", ".join(f"`{d}`" for d in Decision)),
     _column("rule", pa.string(), "the policy rule that decided"),
@@ -123,7 +161,12 @@ DECISION_COLUMNS = [
     _column("skill", pa.string(), "what a reviewer of it must be able to do, from the rule"),
     _column("shield", pa.string(), "how to cover the image for a reviewer: " + ", ".join(f"`{s}`" for s in Shield)),
     _column("severity", pa.int32(), "0 (harmless) to 4 (worst), from the rule"),
-    _column("decided_by", pa.string(), "`policy`, or `guard` where a row without a score was kept from `allow`"),
+    _column(
+        "decided_by",
+        pa.string(),
+        "`policy`; `guard` where a row without a score was kept from `allow`; `filter` where it was settled before the "
+        "model; `bank` where an illegal match left no choice",
+    ),
     _column("policy", pa.string(), "`name@digest` of the policy"),
 ]
 AUDIT_COLUMNS = [
@@ -143,7 +186,16 @@ BYTES = pa.field("bytes", pa.large_binary())
 """Encoded bytes, between `read` and `decode`; never leaves the actor."""
 
 STAGED_SCHEMA = pa.schema(
-    [*OBJECT_COLUMNS, *CONTENT_COLUMNS, *OUTCOME_COLUMNS, *MODEL_COLUMNS, AUDIT_COLUMNS[0], AUDIT_COLUMNS[-1]]
+    [
+        *OBJECT_COLUMNS,
+        *CONTENT_COLUMNS,
+        *OUTCOME_COLUMNS,
+        *MODEL_COLUMNS,
+        *SIGNAL_COLUMNS,
+        *MATCH_COLUMNS,
+        AUDIT_COLUMNS[0],
+        AUDIT_COLUMNS[-1],
+    ]
 )
 """A finished shard before anything was decided."""
 
@@ -151,7 +203,8 @@ GROUPS: dict[str, list[pa.Field]] = {
     "object": OBJECT_COLUMNS,
     "content": CONTENT_COLUMNS,
     "outcome": OUTCOME_COLUMNS,
-    "model": MODEL_COLUMNS,
+    "model": [*MODEL_COLUMNS, *SIGNAL_COLUMNS],
+    "match": [*MATCH_COLUMNS, *DUPLICATE_COLUMNS],
     "decision": DECISION_COLUMNS,
     "audit": AUDIT_COLUMNS,
 }
@@ -161,6 +214,13 @@ REPORT_SCHEMA = pa.schema(
     metadata={"nsfwscan.schema_version": SCHEMA_VERSION},
 )
 """One row for every listed object."""
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the schema's columns; those that it lacks are null."""
+    there = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 def column_doc(field: pa.Field) -> str:

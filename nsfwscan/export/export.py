@@ -55,7 +55,7 @@ def export_run(run: Run, kind: str, out: Path) -> Exported:
 
 
 def _csv(run: Run, out: Path) -> Exported:
-    """All columns; times in ISO 8601, nothing for null, and no text that a spreadsheet would take for a formula."""
+    """All columns; times in ISO 8601, signals as JSON, nothing for null; no text that looks like a formula."""
     counted = _Counted(_rows(run, REPORT_SCHEMA.names))
     with _whole(out) as path:
         write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted))
@@ -67,6 +67,8 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):  # a map, as Arrow gives it
+        return json.dumps(dict(value), sort_keys=True)
     return value.isoformat() if isinstance(value, datetime) else value
 
 

@@ -31,7 +31,7 @@ from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import read_part, to_parquet
 from nsfwscan.report.summary import Summary
 from nsfwscan.review.false_positives import is_false_positive, select_false_positives
-from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA, Accounted
+from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA, Accounted, as_schema
 from nsfwscan.sources.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.storage import fetch
 
@@ -228,8 +228,7 @@ def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
 
 def decided(staged: pa.Table, carried: pa.Table, decider: Decider, run_id: str) -> pa.Table:
     """Report rows from staged and carried ones."""
-    looked_at = staged.append_column(_CARRIED_FROM, pa.nulls(staged.num_rows, pa.string()))
-    rows = pa.concat_tables([looked_at.cast(_CARRIED_SCHEMA), carried])
+    rows = pa.concat_tables([as_schema(staged, _CARRIED_SCHEMA), carried])
     decisions = decider(rows)
     columns = {
         **{name: rows[name] for name in rows.column_names},
@@ -237,12 +236,11 @@ def decided(staged: pa.Table, carried: pa.Table, decider: Decider, run_id: str) 
         "false_positive": is_false_positive(rows),
         "run_id": pa.array([run_id] * rows.num_rows, pa.string()),
     }
-    return pa.table([columns[f.name] for f in REPORT_SCHEMA], schema=REPORT_SCHEMA)
+    return as_schema(pa.table(columns), REPORT_SCHEMA)
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
     """The rows that say something new: looked at in this run, or decided differently."""
-    keys = pa.table({"uri": earlier["uri"], "decision": earlier["decision"], "same": pa.repeat(True, len(earlier))})
-    known = rows.join(keys, ["uri", "decision"], join_type="left outer")
-    unchanged = pc.and_(pc.is_valid(known["carried_from"]), pc.is_valid(known["same"]))
-    return known.filter(pc.invert(unchanged)).select(REPORT_SCHEMA.names).cast(REPORT_SCHEMA)
+    before = earlier["decision"].combine_chunks().take(pc.index_in(rows["uri"], earlier["uri"]))
+    same = pc.fill_null(pc.equal(rows["decision"], before), False)
+    return rows.filter(pc.invert(pc.and_(pc.is_valid(rows["carried_from"]), same)))

@@ -24,9 +24,8 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import StoreError
-from nsfwscan.report.parts import with_all
 from nsfwscan.report.runs import Run, runs_of
-from nsfwscan.schema import REPORT_SCHEMA, Change
+from nsfwscan.schema import REPORT_SCHEMA, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
 from nsfwscan.status import Status
@@ -104,7 +103,7 @@ class Base:
                 f"{self.run.folder.locate(part.path)}, whose rows are to be carried over, is absent or damaged; "
                 "`nsfwscan verify` says more, and a new run with --full does without it"
             )
-        return with_all(from_parquet(data), REPORT_SCHEMA.names).cast(REPORT_SCHEMA)
+        return as_schema(from_parquet(data), REPORT_SCHEMA)
 
 
 def _span(parquet: pq.ParquetFile) -> tuple[str, str]:

@@ -128,6 +128,13 @@ def scanned(
     return run_scan(config, run_id, run_shards or engine(row), progress or Silent(), resume=resume)
 
 
+def is_of_schema(table: pa.Table, schema: pa.Schema) -> bool:
+    """Whether the table has the schema's columns, documentation and all; Arrow names the inside of a map differently
+    once it was in Parquet."""
+    same = table.schema == schema and table.schema.metadata == schema.metadata
+    return same and [field.metadata for field in table.schema] == [field.metadata for field in schema]
+
+
 def files(folder: Path, count: int) -> Path:
     """A folder of small files that are no images."""
     folder.mkdir(parents=True)
