@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nsfwscan.display import has_password, redacted_json
 from nsfwscan.errors import ConfigError
+from nsfwscan.schema import BankKind
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -116,7 +117,11 @@ class DecodeConfig(Frozen):
     """How bytes become pixels."""
 
     mode: Literal["fast", "exact"] = "fast"
-    """`fast`: a large JPEG is decoded at reduced scale, which moves scores by less than 0.02; `exact`: it is not."""
+    """`fast`: a large JPEG is decoded at reduced scale, which moves scores by less than 0.02, if `pdq` does without all
+    of its pixels; `exact`: it is not."""
+    pdq: Literal["exact", "reduced", "off"] = "exact"
+    """The perceptual hash. `exact`: the reference's, of all pixels; `reduced`: of what `mode` decodes, which moves a
+    few of its 256 bits for large JPEGs; `off`: none."""
     max_pixels: int = Field(100_000_000, ge=1)
     timeout_s: float = Field(20.0, gt=0)
     """For one image; over it the row is `timeout`."""
@@ -124,6 +129,11 @@ class DecodeConfig(Frozen):
     """Of the process that decodes, beyond what it has at its start; over it the row is `crashed`."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Further formats: Pillow's name of the format to the module that registers it, as `{JXL: pillow_jxl}`."""
+
+    @property
+    def reduces(self) -> bool:
+        """Large JPEGs are decoded at reduced scale: nothing needs all of their pixels."""
+        return self.mode == "fast" and self.pdq != "exact"
 
 
 class ModelConfig(Frozen):
@@ -138,6 +148,44 @@ class ModelConfig(Frozen):
     """By torch.compile: a tenth faster, after minutes of preparation (less on a node that has done it before)."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Checkpoint label to category, beside the alias table."""
+
+
+class BankConfig(Frozen):
+    """A list of known hashes, and what it means to be in it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """As the report has it in `match_bank`."""
+    uri: Uri
+    """A file: CSV, Parquet, JSON, JSON lines, or a hash a line; local, or any fsspec URI."""
+    kind: BankKind = BankKind.BLOCK
+    distance: int = Field(31, ge=0, le=31)
+    """Bits, of 256, up to which a PDQ hash matches."""
+    quality: int = Field(50, ge=0, le=100)
+    """An image's PDQ hash of a lower quality is not looked up."""
+    hash: Literal["sha256", "md5", "pdq"] | None = None
+    """What the hashes are, where the file does not say; 64 hex digits may be a SHA-256 or a PDQ hash."""
+    column: str | None = None
+    """The column that holds the hashes, where its name is none of the usual ones."""
+    tags: tuple[str, ...] = ()
+    """Only entries with one of these tags; unset: all."""
+
+
+def _as_list(banks: Any) -> Any:
+    """Banks by name are as good as a list of them."""
+    if not isinstance(banks, dict):
+        return banks
+    return [{"name": name, **bank} if isinstance(bank, dict) else bank for name, bank in banks.items()]
+
+
+def _named_once(banks: tuple[BankConfig, ...]) -> tuple[BankConfig, ...]:
+    names = [bank.name for bank in banks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two banks are called {twice!r}")
+    return banks
+
+
+Banks = Annotated[tuple[BankConfig, ...], BeforeValidator(_as_list), AfterValidator(_named_once)]
+"""A list, or a mapping of names; of two that match equally well, the first counts."""
 
 
 class ReportConfig(Frozen):
@@ -207,6 +255,7 @@ class ScanConfig(Frozen):
     read: ReadConfig = ReadConfig()
     decode: DecodeConfig = DecodeConfig()
     model: ModelConfig = ModelConfig()
+    banks: Banks = ()
     policy: Uri | None = None
     """A policy file, or a preset's name; unset: the one that comes with the model."""
     shadow_policies: tuple[Uri, ...] = ()
@@ -236,7 +285,7 @@ class ScanConfig(Frozen):
         wanted: Any = {
             "source": True,
             "read": {"max_bytes"},
-            "decode": {"max_pixels", "plugins"},
+            "decode": {"mode", "pdq", "max_pixels", "plugins"},
             "model": True,
             "policy": True,
             "report": {"mode"},

@@ -76,7 +76,7 @@ def fingerprints(config: ScanConfig, spec: ModelSpec) -> dict[str, str]:
         "geometry": asdict(spec.geometry),
         "normalisation": asdict(spec.normalisation),
         "dtype": config.model.dtype,
-        "pixels": [PIXELS_VERSION, config.decode.mode],
+        "pixels": [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"],
     }
     return {"scoring": digest_of(scoring), "decoding": digest_of([PIXELS_VERSION, config.decode.plugins])}
 

@@ -149,7 +149,7 @@ def test_the_last_run_tells(tmp_path: Path) -> None:
     other = explained(tmp_path / "elsewhere", out)
     assert (other.objects, other.estimate) == (None, None)
     assert other.why_no_estimate == "how many objects there are is not known"
-    assert explained(media, out, decode={"mode": "exact"}).estimate is None
+    assert explained(media, out, decode={"pdq": "off"}).estimate is None
 
 
 def test_a_run_of_a_part_is_no_count(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from nsfwscan.config import DecodeConfig
 from nsfwscan.errors import RowError
 from nsfwscan.images.child import DecodeChild, Facts
-from nsfwscan.images.wire import Settings
 from nsfwscan.machine import usable_cpus
 from nsfwscan.models.geometry import Geometry
+from nsfwscan.stages.decode import settings_of
 
 _MOST_CHILDREN = 16
 
@@ -33,7 +33,8 @@ class DecodePool:
     def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
         self.geometry = geometry
         count = min(usable_cpus(), _MOST_CHILDREN)
-        self._all = [DecodeChild(Settings(geometry=geometry, **config.model_dump())) for _ in range(count)]
+        settings = settings_of(config.model_copy(update={"pdq": "off"}), geometry)
+        self._all = [DecodeChild(settings) for _ in range(count)]
         self._free: SimpleQueue[DecodeChild] = SimpleQueue()
         for child in self._all:
             self._free.put(child)

@@ -61,7 +61,7 @@ _PARTS = (*PARTS, "memory")
     default=400,
     show_default=True,
     metavar="N",
-    help="Distinct pictures; larger stores link to them again.",
+    help="Distinct pictures; larger stores repeat them.",
 )
 @click.option(
     "--seconds",

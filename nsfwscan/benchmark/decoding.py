@@ -11,26 +11,37 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+import pdqhash
 
-from nsfwscan.benchmark.figures import Figure, figure, missing
+from nsfwscan.benchmark.figures import Figure, figure
 from nsfwscan.benchmark.timing import Step, apart, repeat, together
 from nsfwscan.benchmark.workload import Workload
 from nsfwscan.config import DecodeConfig
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.decoder import decode, to_pixels
-from nsfwscan.images.wire import Settings
 from nsfwscan.models.geometry import Geometry
+from nsfwscan.stages.decode import settings_of
 
 _BLOCKS = 5
 """Blocks of files that are held in memory, and decoded in turn."""
 HOW = {
-    "fast": ("decode, fast (a large JPEG at reduced scale)", "what a scan does unless told otherwise"),
-    "exact": ("decode, exact (every JPEG in full)", "`--decode exact`"),
-    "child.fast": ("decode, fast, in the decode child", "one process waits for the other: as within a scan's actor"),
-    "child.exact": ("decode, exact, in the decode child", ""),
-    "pdq": ("decode in full, pixels and PDQ hash", "a perceptual hash needs the reference's pixels: no reduced scale"),
+    "hashed": ("decode in full and hash (PDQ)", "what a scan does unless told otherwise"),
+    "fast": ("decode, fast (a large JPEG at reduced scale)", "`--pdq off`"),
+    "reduced": ("decode, fast, and hash what is decoded", "`--pdq reduced`"),
+    "exact": ("decode in full", "`--pdq off --decode exact`"),
+    "child.hashed": ("decode in full and hash, in the decode child", "one process waits for the other, as in an actor"),
+    "child.fast": ("decode, fast, in the decode child", ""),
+    "pdqhash": ("decode in full and hash with `pdqhash`", "the reference, whose hashes are the same"),
 }
 """What is decoded on one core, in words."""
+_CONFIGS = {
+    "hashed": DecodeConfig(),
+    "fast": DecodeConfig(pdq="off"),
+    "reduced": DecodeConfig(pdq="reduced"),
+    "exact": DecodeConfig(pdq="off", mode="exact"),
+}
+TOGETHER = ("hashed", "fast")
+"""What is decoded on all cores, too."""
 
 
 def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
@@ -40,23 +51,17 @@ def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
     figures = []
     for way, rates in apart(_one_core, files, block, geometry, seconds, workload.repetitions).items():
         words, note = HOW[way]
-        key, label = f"decode.{way}", f"{words}, one core"
-        if rates is None:
-            figures.append(missing(key, label, "pdqhash is not installed (the extra `bench`)"))
-        else:
-            figures.append(figure(key, label, rates, note=note))
-    given = ("fast", files, block, geometry)
-    rates = together(prepare_decoding, given, workload.cores, seconds, workload.repetitions)
-    note = "a process a core, all at once"
-    return [*figures, figure("decode.all", f"decode, fast, {workload.cores} cores", rates, note=note)]
+        figures.append(figure(f"decode.{way}", f"{words}, one core", rates, note=note))
+    for way in TOGETHER:
+        given = (way, files, block, geometry)
+        rates = together(prepare_decoding, given, workload.cores, seconds, workload.repetitions)
+        label, note = f"{HOW[way][0]}, {workload.cores} cores", "a process a core, all at once"
+        figures.append(figure(f"decode.{way}.all", label, rates, note=note))
+    return figures
 
 
 def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry) -> Step:
-    """A step that decodes the next block of the files, read beforehand.
-
-    Raises:
-        ImportError: the package of the perceptual hash is not installed.
-    """
+    """A step that decodes the next block of the files, read beforehand."""
     data = [path.read_bytes() for path in files]
     blocks = cycle([data[i : i + block] for i in range(0, len(data), block)])
     one = _decoder(way, geometry)
@@ -71,34 +76,26 @@ def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry
 
 def _one_core(
     files: list[Path], block: int, geometry: Geometry, seconds: float, repetitions: int
-) -> dict[str, list[float] | None]:
-    """Images a second of every way; None where its package is not installed."""
-    rates: dict[str, list[float] | None] = {}
+) -> dict[str, list[float]]:
+    """Images a second of every way."""
+    rates: dict[str, list[float]] = {}
     for way in HOW:
-        try:
-            step = prepare_decoding(way, files, block, geometry)
-        except ImportError:
-            rates[way] = None
-            continue
+        step = prepare_decoding(way, files, block, geometry)
         step()
         rates[way] = repeat(step, seconds, repetitions)
     return rates
 
 
 def _decoder(way: str, geometry: Geometry) -> Callable[[bytes], object]:
-    limits = DecodeConfig()
-    if way == "pdq":
-        import pdqhash
-
-        return partial(_with_hash, pdqhash.compute, geometry, limits.max_pixels)
+    if way == "pdqhash":
+        return partial(_with_reference, geometry)
+    settings = settings_of(_CONFIGS[way.removeprefix("child.")], geometry)
     if way.startswith("child."):
-        mode = way.removeprefix("child.")
-        return partial(DecodeChild(Settings(geometry=geometry, **{**limits.model_dump(), "mode": mode})).decode)
-    return partial(to_pixels, geometry=geometry, fast=way == "fast", max_pixels=limits.max_pixels)
+        return DecodeChild(settings).decode
+    fast, hashed, most = settings.fast, settings.hashed, settings.max_pixels
+    return partial(to_pixels, geometry=geometry, fast=fast, hashed=hashed, max_pixels=most)
 
 
-def _with_hash(
-    compute: Callable[..., object], geometry: Geometry, max_pixels: int, data: bytes
-) -> tuple[bytes, object]:
-    image = decode(data, max_pixels=max_pixels).image
-    return geometry.apply(image), compute(np.asarray(image))
+def _with_reference(geometry: Geometry, data: bytes) -> tuple[bytes, object]:
+    image = decode(data, max_pixels=DecodeConfig().max_pixels).image
+    return geometry.apply(image), pdqhash.compute(np.asarray(image))

@@ -2,14 +2,13 @@
 
 In: a work folder, a mix, a seed. Out: a folder of JPEGs, `NNN/NNNNNN.jpg`. Pictures are colour noise with the spectrum
 of photographs and some shapes on it, so that their JPEGs have as many bytes a pixel as photographs have, and take as
-long to decode; no photograph needs to be at hand. A store of more objects than distinct pictures links to them again:
-names differ, bytes repeat. Pictures lie under a digest of what made them, so a changed recipe makes new ones.
+long to decode; no photograph needs to be at hand. A store of more objects than distinct pictures repeats them
+with other bytes behind their end. Pictures lie under a digest of what made them, so a changed recipe makes new ones.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -91,9 +90,10 @@ def make_pictures(work: Path, mix: Sequence[Share], distinct: int, seed: int = 0
     return paths
 
 
-def link_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
-    """A media store of `images` objects, each a link to one of the pictures in turn; made once."""
-    store = work / f"store-{pictures[0].parent.name}-{len(pictures)}-{images}"
+def make_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
+    """A media store of `images` objects, each one of the pictures in turn, with its number behind the end of the image:
+    no two have the same bytes, or a scan would score only one of them. Made once."""
+    store = work / f"numbered-{pictures[0].parent.name}-{len(pictures)}-{images}"
     if store.exists():
         return store
     unfinished = store.with_suffix(".partial")
@@ -102,8 +102,7 @@ def link_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
         if number % _FOLDER == 0:
             folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:06d}.jpg"
-        path.unlink(missing_ok=True)
-        os.link(pictures[number % len(pictures)], path)
+        path.write_bytes(pictures[number % len(pictures)].read_bytes() + number.to_bytes(8))
     unfinished.rename(store)
     return store
 

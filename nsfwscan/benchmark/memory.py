@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nsfwscan.benchmark.media import TINY, link_store, make_pictures
+from nsfwscan.benchmark.media import TINY, make_pictures, make_store
 from nsfwscan.benchmark.processes import ROLES, Peaks, watched
 from nsfwscan.benchmark.timing import apart, measuring_pool
 from nsfwscan.benchmark.workload import Workload
@@ -106,7 +106,7 @@ def measure_memory(
     scans = []
     for number in objects:
         say(f"scanning {number:,} small objects")
-        scans.append(scan_memory(link_store(workload.work, pictures, number), workload, number))
+        scans.append(scan_memory(make_store(workload.work, pictures, number), workload, number))
         say(f"  peak {scans[-1].total / 2**20:,.0f} MiB in all, {scans[-1].seconds:.0f} s")
     plans = []
     for number in planned:

@@ -56,7 +56,13 @@ class Course:
 
 
 def measure_scan(
-    workload: Workload, model: str, key: str, label: str, expected: float, store: tuple[Path, int] | None = None
+    workload: Workload,
+    model: str,
+    key: str,
+    label: str,
+    expected: float,
+    store: tuple[Path, int] | None = None,
+    pdq: str = "exact",
 ) -> list[Figure]:
     """The steady state of one scan, and its rate over all, start and commit included.
 
@@ -64,10 +70,11 @@ def measure_scan(
         model: what `--model` takes.
         expected: images a second, about: how large a store it takes.
         store: a media store and how many objects are in it; unset: one that lasts for the time to measure.
+        pdq: what `--pdq` takes.
     """
     media, images = store or workload.store_for(expected)
     shard_rows = shard_rows_for(images)
-    course = apart(scan_once, media, model, workload.cores, shard_rows)
+    course = apart(scan_once, media, model, workload.cores, shard_rows, pdq)
     if course.scored != images:
         raise SetupError(f"only {course.scored} of {images} generated images were scored: something is wrong here")
     actors = course.layout.cpu_actors + course.layout.model_actors
@@ -153,7 +160,7 @@ def _watch(process: subprocess.Popen[bytes], staging: Path, began: float) -> flo
     return first_s
 
 
-def scan_once(media: Path, model: str, cores: int, shard_rows: int) -> Course:
+def scan_once(media: Path, model: str, cores: int, shard_rows: int, pdq: str = "exact") -> Course:
     """One scan in this process, on a local Ray of its own; its report is thrown away."""
     from nsfwscan.engine import run_shards
 
@@ -168,7 +175,7 @@ def scan_once(media: Path, model: str, cores: int, shard_rows: int) -> Course:
             yield result
 
     try:
-        result = run_scan(_config(media, out, model, cores, shard_rows), "bench", timed, Silent())
+        result = run_scan(_config(media, out, model, cores, shard_rows, pdq), "bench", timed, Silent())
         total_s = time.perf_counter() - began
     finally:
         shutil.rmtree(out, ignore_errors=True)
@@ -176,8 +183,8 @@ def scan_once(media: Path, model: str, cores: int, shard_rows: int) -> Course:
     return Course(fleets[0].layout, tuple(arrivals), total_s, balance["listed"], balance["scored"])
 
 
-def _config(media: Path, out: str, model: str, cores: int, shard_rows: int) -> ScanConfig:
-    sections = {"source": {"uris": [str(media)]}, "out": out, "model": {"uri": model}}
+def _config(media: Path, out: str, model: str, cores: int, shard_rows: int, pdq: str) -> ScanConfig:
+    sections = {"source": {"uris": [str(media)]}, "out": out, "model": {"uri": model}, "decode": {"pdq": pdq}}
     return ScanConfig.of({**sections, "engine": {"num_cpus": cores, "shard_rows": shard_rows}})
 
 

@@ -72,27 +72,31 @@ def _geometry(workload: Workload) -> Geometry:
 def _limits(suite: Suite) -> list[Figure]:
     """What follows from decoding alone and the model alone."""
     cores = suite.workload.cores
-    fast = limits.least_core_seconds((suite.known("decode.fast"), 1), (suite.known("decode.all"), cores))
-    hashed = limits.least_core_seconds((suite.known("decode.pdq"), 1))
+    hashed, fast = (
+        limits.least_core_seconds((suite.known(f"decode.{way}"), 1), (suite.known(f"decode.{way}.all"), cores))
+        for way in ("hashed", "fast")
+    )
     gpu = suite.known("model.gpu")
     model = limits.least_core_seconds(*((suite.known(key), cores) for key in ("model.threads", "model.processes")))
-    if fast is None or (gpu is None and model is None):
+    if hashed is None or fast is None or (gpu is None and model is None):
         return [missing("limit", "the combined limit", "needs the parts decode and model")]
     if gpu is not None:
-        found = [_gpu_limit("limit", f"the limit: one GPU, {cores} cores", gpu, cores, fast)]
-        if hashed is not None:
-            found.append(_gpu_limit("limit.pdq", "the limit, with PDQ hashes", gpu, cores, hashed))
-        feeding = limits.cores_to_feed(gpu, fast)
-        note = f"{gpu:,.1f} images/s x {fast * 1000:.2f} core-ms"
         return [
-            *found,
-            figure("limit.feeding", "cores that must decode to feed one such GPU", [feeding], "cores", note),
+            _gpu_limit("limit", f"the limit: one GPU, {cores} cores", gpu, cores, hashed),
+            _gpu_limit("limit.fast", "the limit, without PDQ hashes", gpu, cores, fast),
+            _feeding("limit.feeding", "cores that must decode and hash to feed one such GPU", gpu, hashed),
+            _feeding("limit.feeding.fast", "cores that must decode to feed one such GPU", gpu, fast),
         ]
     assert model is not None
-    found = [_core_limit("limit", f"the limit: decoding and model on {cores} cores", cores, model, fast)]
-    if hashed is not None:
-        found.append(_core_limit("limit.pdq", "the limit, with PDQ hashes", cores, model, hashed))
-    return found
+    return [
+        _core_limit("limit", f"the limit: decoding, hashing and model on {cores} cores", cores, model, hashed),
+        _core_limit("limit.fast", "the limit, without PDQ hashes", cores, model, fast),
+    ]
+
+
+def _feeding(key: str, label: str, gpu: float, decode_s: float) -> Figure:
+    note = f"{gpu:,.1f} images/s x {decode_s * 1000:.2f} core-ms"
+    return figure(key, label, [limits.cores_to_feed(gpu, decode_s)], "cores", note)
 
 
 def _core_limit(key: str, label: str, cores: int, model_s: float, decode_s: float) -> Figure:
@@ -111,10 +115,11 @@ def _scan(suite: Suite) -> list[Figure]:
 
 
 def _free_scan(suite: Suite) -> list[Figure]:
-    workload, expected = suite.workload, suite.expected("decode.all")
-    return scans.measure_scan(
-        workload, str(workload.free), "free", "nsfwscan scan, a model that costs nothing", expected
-    )
+    workload, label = suite.workload, "nsfwscan scan, a model that costs nothing"
+    model = str(workload.free)
+    hashed = scans.measure_scan(workload, model, "free", label, suite.expected("decode.hashed.all"))
+    expected = suite.expected("decode.fast.all")
+    return hashed + scans.measure_scan(workload, model, "free.fast", f"{label}, no PDQ", expected, pdq="off")
 
 
 def _embedded(suite: Suite) -> list[Figure]:
@@ -148,15 +153,19 @@ NEEDS = {
 """What a part's figures are set against, and how large a store it takes."""
 
 RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
-    "decode.fast": (("decode.exact", "exact"),),
+    "decode.hashed": (("decode.exact", "without a hash"), ("decode.pdqhash", "`pdqhash`")),
+    "decode.fast": (("decode.exact", "in full"),),
+    "decode.reduced": (("decode.fast", "without a hash"), ("decode.hashed", "in full")),
+    "decode.child.hashed": (("decode.hashed", "without the child"),),
     "decode.child.fast": (("decode.fast", "without the child"),),
-    "decode.child.exact": (("decode.exact", "without the child"),),
-    "decode.pdq": (("decode.fast", "fast"),),
-    "decode.all": (("decode.fast", "one core"),),
+    "decode.hashed.all": (("decode.hashed", "one core"),),
+    "decode.fast.all": (("decode.fast", "one core"),),
     "scan.steady": (("limit", "the limit"), ("pipeline.one", "the pipeline loop"), ("ray.steady", "Ray Data")),
     "scan.overall": (("limit", "the limit"),),
-    "free.steady": (("decode.all", "raw decoding"),),
-    "free.overall": (("decode.all", "raw decoding"),),
+    "free.steady": (("decode.hashed.all", "raw decoding and hashing"),),
+    "free.overall": (("decode.hashed.all", "raw decoding and hashing"),),
+    "free.fast.steady": (("decode.fast.all", "raw decoding"),),
+    "free.fast.overall": (("decode.fast.all", "raw decoding"),),
     "pipeline.one": (("limit", "the limit"),),
     "pipeline.batched": (("limit", "the limit"), ("pipeline.one", "image by image")),
     "ray.overall": (("limit", "the limit"),),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsfwscan.benchmark.media import Share, block_of, link_store, whole_blocks
+from nsfwscan.benchmark.media import Share, block_of, make_store, whole_blocks
 
 _LEAST_IMAGES = 160
 """Twenty shards of eight: fewer show no steady state."""
@@ -44,4 +44,4 @@ class Workload:
         many objects are in it."""
         wanted = max(images_per_s * self.seconds, _LEAST_IMAGES)
         images = whole_blocks(self.mix, wanted if self.most_images is None else min(wanted, self.most_images))
-        return link_store(self.work, self.pictures, images), images
+        return make_store(self.work, self.pictures, images), images

@@ -11,6 +11,7 @@ cannot be forked: Ray's workers have threads, and locks that they hold would sta
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import time
@@ -25,7 +26,18 @@ from nsfwscan.images.wire import NO_MEMORY, Settings
 from nsfwscan.images.zygote import Zygote
 from nsfwscan.status import Status
 
-_TYPES = {"format": str, "width": int, "height": int, "frames": int, "camera": str, "software": str}
+_TYPES = {
+    "format": str,
+    "width": int,
+    "height": int,
+    "frames": int,
+    "camera": str,
+    "software": str,
+    "pdq": str,
+    "pdq_quality": int,
+}
+_MOST = {"pdq_quality": 100}
+_PDQ_DIGITS = re.compile("[0-9a-f]{64}")
 _VERDICTS = (Status.UNSUPPORTED, Status.TOO_LARGE, Status.DECODE_ERROR)
 _TEXT_LIMIT = 300
 _HEADER_S = 1.0
@@ -200,8 +212,10 @@ def _facts(said: Any) -> Facts:
             raise ValueError(f"{name} is a {type(value).__name__}")
         if isinstance(value, str) and not (value.isprintable() and len(value) <= _TEXT_LIMIT):
             raise ValueError(f"{name} is no text for a person")
-        if isinstance(value, int) and not 0 <= value < 2**63:
+        if isinstance(value, int) and not 0 <= value <= _MOST.get(name, 2**63 - 1):
             raise ValueError(f"{name} is out of range")
+        if name == "pdq" and not _PDQ_DIGITS.fullmatch(str(value)):
+            raise ValueError(f"{name} is no hash")
     return facts
 
 

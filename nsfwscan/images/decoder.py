@@ -1,9 +1,9 @@
 """Encoded bytes to an upright picture and the model's pixels, and what the file says about itself.
 
 In: the bytes of a file. Out: an RGB image, or `H*W*3` uint8 of a model's geometry, and `format, width, height, frames,
-camera, software`. Formats are known by content and restricted to an allow-list; the header's size is checked before
-anything is decoded. Whatever is wrong with a file is a `RowError`; where memory ran out it is a `MemoryError`. What
-takes a whole process down is the business of `child.py`, which runs this in a process of its own.
+camera, software, pdq, pdq_quality`. Formats are known by content and restricted to an allow-list; the header's size is
+checked before anything is decoded. Whatever is wrong with a file is a `RowError`; where memory ran out it is a
+`MemoryError`. What takes a whole process down is the business of `child.py`, which runs this in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from nsfwscan.errors import RowError
+from nsfwscan.images.pdq import pdq_of
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.status import Status
 
@@ -72,19 +73,19 @@ def register_formats() -> None:
     pi_heif.register_heif_opener()
 
 
-def to_pixels(data: bytes, geometry: Geometry, *, fast: bool = False, **limits: Any) -> tuple[Facts, bytes]:
+def to_pixels(data: bytes, geometry: Geometry, *, fast: bool = False, **how: Any) -> tuple[Facts, bytes]:
     """What the file says about itself, and the model's pixels of its first frame: `geometry.nbytes` bytes.
 
     Args:
         fast: decode a large JPEG at a half, a quarter or an eighth of its scale, and resize it from there.
-        data, **limits: as for `decode`.
+        data, **how: as for `decode`.
 
     Raises:
         RowError, MemoryError: as `decode`; and `too_large` where resizing would make a sliver enormous.
     """
-    decoded = decode(data, reduced=partial(_reduce, geometry) if fast else None, **limits)
+    decoded = decode(data, reduced=partial(_reduce, geometry) if fast else None, **how)
     size = decoded.facts["width"], decoded.facts["height"]
-    _check_resized(geometry.resized(size), limits["max_pixels"], decoded.facts)
+    _check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
     with _as_row_error(decoded.facts):
         return decoded.facts, geometry.apply(decoded.image)
 
@@ -95,6 +96,7 @@ def decode(
     max_pixels: int,
     formats: Sequence[str] = FORMATS,
     reduced: Callable[[Image.Image], None] | None = None,
+    hashed: bool = False,
 ) -> Decoded:
     """The first frame as an upright sRGB image on white.
 
@@ -102,7 +104,9 @@ def decode(
         data: the whole encoded file.
         max_pixels: width x height over which a file is not decoded.
         formats: Pillow's names of those that are opened.
-        reduced: asks an image that was opened, and not loaded, for a smaller scale. The facts stay those of the file.
+        reduced: asks an image that was opened, and not loaded, for a smaller scale. The facts stay those of the file,
+            but for a hash.
+        hashed: the facts have its PDQ hash.
 
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
@@ -118,6 +122,8 @@ def decode(
             image.load()
             exif = _exif_of(image)
             facts |= {"frames": _frames(image, data), "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
+            if hashed:
+                facts["pdq"], facts["pdq_quality"] = pdq_of(_as_the_reference_has_it(image))
             upright = _upright(_to_rgb(image), exif)
             width, height = upright.size if asked == opened else _upright_size(opened, exif)
         return Decoded(upright, {**facts, "width": width, "height": height})
@@ -349,6 +355,15 @@ def _reduce(geometry: Geometry, image: Image.Image) -> None:
     lying, upright = geometry.resized((width, height)), geometry.resized((height, width))
     wanted = max(lying[0], upright[1]), max(lying[1], upright[0])
     image.draft(None, (ceil(wanted[0] * _FAST_MARGIN), ceil(wanted[1] * _FAST_MARGIN)))
+
+
+def _as_the_reference_has_it(image: Image.Image) -> Image.Image:
+    """The frame that PDQ's reference would hash: RGB as it is stored, whatever its profile, its transparency and its
+    orientation; what Pillow cannot convert plainly, as we show it."""
+    try:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError:
+        return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ import struct
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from nsfwscan.models.geometry import Geometry
 
@@ -39,7 +39,8 @@ class Settings:
 
     Args:
         geometry: of the pixels that it returns.
-        mode: `fast` or `exact`, see `DecodeConfig`.
+        fast: decode large JPEGs at reduced scale.
+        hashed: give the PDQ hash of what was decoded.
         max_pixels: width x height over which a file is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
@@ -47,7 +48,8 @@ class Settings:
     """
 
     geometry: Geometry
-    mode: Literal["fast", "exact"]
+    fast: bool
+    hashed: bool
     max_pixels: int
     plugins: dict[str, str]
     timeout_s: float

@@ -153,7 +153,7 @@ def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ..
     try:
         if asked.get("only") == "header":
             return {"status": Status.OK, "facts": header(data, **limits)}, b""
-        facts, pixels = to_pixels(data, settings.geometry, fast=settings.mode == "fast", **limits)
+        facts, pixels = to_pixels(data, settings.geometry, fast=settings.fast, hashed=settings.hashed, **limits)
     except RowError as error:
         return {"status": error.status, "error": error.message, "facts": error.values}, b""
     return {"status": Status.OK, "facts": facts}, pixels

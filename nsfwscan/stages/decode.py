@@ -1,8 +1,9 @@
 """Bytes to the model's pixels, and what the file says about itself.
 
 In: `bytes`. Out: `pixels` (H*W*3 uint8 of the model's geometry, null where there are none) and `format, width, height,
-frames, camera, software`. Files are decoded in a child process (`images/child.py`); whatever is wrong with a file, and
-whatever it does to that process, becomes its row's status. A child that cannot be started stops the run.
+frames, camera, software, pdq, pdq_quality`. Files are decoded in a child process (`images/child.py`); whatever is wrong
+with a file, and whatever it does to that process, becomes its row's status. A child that cannot be started stops the
+run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from nsfwscan.models.geometry import Geometry
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.stages.base import Row, map_rows
 
+_CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality")
+
 
 class Decode:
     """Decodes every object that was read, for one model geometry."""
@@ -27,11 +30,9 @@ class Decode:
     drops: tuple[str, ...] = ("bytes",)
 
     def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
-        self._child = DecodeChild(Settings(geometry=geometry, **config.model_dump()))
+        self._child = DecodeChild(settings_of(config, geometry))
         self._pixels = pa.field("pixels", pa.binary(geometry.nbytes))
-        self._content = pa.schema(
-            [REPORT_SCHEMA.field(name) for name in ("format", "width", "height", "frames", "camera", "software")]
-        )
+        self._content = pa.schema([REPORT_SCHEMA.field(name) for name in _CONTENT])
         self.adds = self._content.append(self._pixels)
 
     def open(self) -> None:
@@ -50,6 +51,12 @@ class Decode:
 
         table = map_rows(self, table, decode, adds=self._content)
         return table.append_column(self._pixels, _as_column(pixels, decoded, self._pixels.type))
+
+
+def settings_of(config: DecodeConfig, geometry: Geometry) -> Settings:
+    """What a decode child is told."""
+    limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes"})
+    return Settings(geometry=geometry, fast=config.reduces, hashed=config.pdq != "off", **limits)
 
 
 def _as_column(pixels: NDArray[np.uint8], there: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:

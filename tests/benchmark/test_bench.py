@@ -60,7 +60,7 @@ def test_every_part_measures(work: Path) -> None:
     if not found["machine"]["gpus"]:
         cores = found["settings"]["cores"]
         model = cores / max(values["model.threads"], values["model.processes"])
-        decode = min(1 / values["decode.fast"], cores / values["decode.all"])
+        decode = min(1 / values["decode.hashed"], cores / values["decode.hashed.all"])
         assert values["limit"] == pytest.approx(cores / (model + decode))
     assert found["ratios"]["scan.steady"][0]["ratio"] == pytest.approx(values["scan.steady"] / values["limit"])
     assert "| nsfwscan scan, steady state |" in page.read_text()
@@ -106,23 +106,23 @@ def test_a_part_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_limits_of_suite(tmp_path: Path) -> None:
-    """Cores: the better model rate with the better decode rate, and again with hashes. A GPU: the slower side, and how
-    many cores it takes to feed it."""
+    """Cores: the better model rate with the better decode rate, and again without hashes. A GPU: the slower side, and
+    how many cores it takes to feed it."""
     workload = Workload(tmp_path, SMALL, (), tmp_path, tmp_path, cores=4, seconds=1.0)
     rates = {
+        "decode.hashed": 20.0,
         "decode.fast": 100.0,
-        "decode.all": 320.0,
-        "decode.pdq": 20.0,
+        "decode.fast.all": 320.0,
         "model.threads": 36.0,
         "model.processes": 40.0,
     }
     suite = Suite(workload, lambda _: None, [figure(key, key, [rate]) for key, rate in rates.items()])
     on_cores = {one.key: one.value for one in PARTS["limit"](suite)}
-    assert on_cores["limit"] == pytest.approx(4 / (0.1 + 0.01))
-    assert on_cores["limit.pdq"] == pytest.approx(4 / (0.1 + 0.05))
+    assert on_cores["limit"] == pytest.approx(4 / (0.1 + 0.05))
+    assert on_cores["limit.fast"] == pytest.approx(4 / (0.1 + 0.01))
     suite.figures.append(figure("model.gpu", "GPU", [1000.0]))
     with_gpu = {one.key: one.value for one in PARTS["limit"](suite)}
-    assert with_gpu == {"limit": pytest.approx(400), "limit.pdq": pytest.approx(80), "limit.feeding": pytest.approx(10)}
+    assert with_gpu == pytest.approx({"limit": 80, "limit.fast": 400, "limit.feeding": 50, "limit.feeding.fast": 10})
 
 
 def test_shards_fit_the_store() -> None:

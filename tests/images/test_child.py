@@ -32,7 +32,8 @@ MEMORY = 2**27
 def settings(**changed: Any) -> Settings:
     usual: dict[str, Any] = {
         "geometry": GEOMETRY,
-        "mode": "exact",
+        "fast": False,
+        "hashed": False,
         "max_pixels": 10**8,
         "plugins": PLUGINS,
         "timeout_s": 20.0,
