@@ -15,6 +15,7 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.images import wire
-from nsfwscan.images.wire import NO_MEMORY, Settings
+from nsfwscan.images.provenance import LONGEST_NAME, MOST_SIGNALS
+from nsfwscan.images.wire import NO_MEMORY, Encoded, Settings
 from nsfwscan.images.zygote import Zygote
 from nsfwscan.status import Status
 
@@ -35,6 +37,7 @@ _TYPES = {
     "software": str,
     "pdq": str,
     "pdq_quality": int,
+    "signals": dict,
 }
 _MOST = {"pdq_quality": 100}
 _PDQ_DIGITS = re.compile("[0-9a-f]{64}")
@@ -73,15 +76,15 @@ class DecodeChild:
         self._zygote = self._zygote or Zygote(self._settings)
 
     def decode(self, data: bytes) -> tuple[Facts, bytes]:
-        """The values of the content columns, and `geometry.nbytes` bytes of pixels. Raises as `decode_into`."""
-        pixels = np.empty(self._settings.geometry.nbytes, np.uint8)
-        return self.decode_into(pixels, data), pixels.tobytes()
+        """The values of the content columns, and `pixel_bytes` bytes of pixels. Raises as `decode_into`."""
+        pixels = np.empty(self._settings.pixel_bytes, np.uint8)
+        return self.decode_into([pixels], data), pixels.tobytes()
 
-    def decode_into(self, pixels: NDArray[np.uint8], data: bytes) -> Facts:
+    def decode_into(self, pixels: Sequence[NDArray[np.uint8]], data: Encoded) -> Facts:
         """The values of the content columns.
 
         Args:
-            pixels: uint8 [geometry.nbytes], filled with the pixels.
+            pixels: uint8, filled with the pixels, `pixel_bytes` together.
 
         Raises:
             RowError: the file is at fault; with what had become known of it.
@@ -98,7 +101,10 @@ class DecodeChild:
         except _Dead as death:
             raise RowError(death.status, str(death), self._header(data)) from None
         assert self._zygote is not None
-        pixels[:] = self._zygote.area.pixels()
+        found, start = self._zygote.area.pixels(), 0
+        for part in pixels:
+            part[:] = found[start : start + len(part)]
+            start += len(part)
         return facts
 
     def retire(self) -> int | None:
@@ -127,14 +133,14 @@ class DecodeChild:
             worker.close()
         return zygote.close() if zygote is not None else ""
 
-    def _header(self, data: bytes) -> Facts:
+    def _header(self, data: Encoded) -> Facts:
         """What the header of a file says that killed a worker."""
         try:
             return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))
         except (_Dead, RowError):
             return {}
 
-    def _ask(self, asked: wire.Said, data: bytes, timeout_s: float) -> Facts:
+    def _ask(self, asked: wire.Said, data: Encoded, timeout_s: float) -> Facts:
         """What it says of a file; the pixels, if there are any, lie in the area then."""
         worker = self._worker = self._worker or self._hire()
         assert self._zygote is not None
@@ -216,7 +222,14 @@ def _facts(said: Any) -> Facts:
             raise ValueError(f"{name} is out of range")
         if name == "pdq" and not _PDQ_DIGITS.fullmatch(str(value)):
             raise ValueError(f"{name} is no hash")
+        if isinstance(value, dict) and not (len(value) <= MOST_SIGNALS and all(map(_is_signal, value.items()))):
+            raise ValueError(f"{name} are none")
     return facts
+
+
+def _is_signal(said: tuple[str, Any]) -> bool:
+    name, value = said
+    return 0 < len(name) <= LONGEST_NAME and name.isprintable() and type(value) is float and 0 <= value <= 1
 
 
 def _printable(text: str) -> str:

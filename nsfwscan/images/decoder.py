@@ -1,8 +1,8 @@
 """Encoded bytes to an upright picture and the model's pixels, and what the file says about itself.
 
 In: the bytes of a file. Out: an RGB image, or `H*W*3` uint8 of a model's geometry, and `format, width, height, frames,
-camera, software, pdq, pdq_quality`. Formats are known by content and restricted to an allow-list; the header's size is
-checked before anything is decoded. Whatever is wrong with a file is a `RowError`; where memory ran out it is a
+camera, software, pdq, pdq_quality, signals`. Formats are known by content and restricted to an allow-list; the header's
+size is checked before anything is decoded. Whatever is wrong with a file is a `RowError`; where memory ran out it is a
 `MemoryError`. What takes a whole process down is the business of `child.py`, which runs this in a process of its own.
 """
 
@@ -25,6 +25,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from nsfwscan.errors import RowError
 from nsfwscan.images.pdq import pdq_of
+from nsfwscan.images.provenance import signals_of
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.status import Status
 
@@ -73,8 +74,9 @@ def register_formats() -> None:
     pi_heif.register_heif_opener()
 
 
-def to_pixels(data: bytes, geometry: Geometry, *, fast: bool = False, **how: Any) -> tuple[Facts, bytes]:
-    """What the file says about itself, and the model's pixels of its first frame: `geometry.nbytes` bytes.
+def to_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any) -> tuple[Facts, bytes]:
+    """What the file says about itself, and the models' pixels of its first frame: `geometry.nbytes` bytes for each
+    geometry, one after the other.
 
     Args:
         fast: decode a large JPEG at a half, a quarter or an eighth of its scale, and resize it from there.
@@ -83,11 +85,12 @@ def to_pixels(data: bytes, geometry: Geometry, *, fast: bool = False, **how: Any
     Raises:
         RowError, MemoryError: as `decode`; and `too_large` where resizing would make a sliver enormous.
     """
-    decoded = decode(data, reduced=partial(_reduce, geometry) if fast else None, **how)
+    decoded = decode(data, reduced=partial(_reduce, geometries) if fast else None, **how)
     size = decoded.facts["width"], decoded.facts["height"]
-    _check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
+    for geometry in geometries:
+        _check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
     with _as_row_error(decoded.facts):
-        return decoded.facts, geometry.apply(decoded.image)
+        return decoded.facts, b"".join(geometry.apply(decoded.image) for geometry in geometries)
 
 
 def decode(
@@ -97,6 +100,7 @@ def decode(
     formats: Sequence[str] = FORMATS,
     reduced: Callable[[Image.Image], None] | None = None,
     hashed: bool = False,
+    examined: bool = False,
 ) -> Decoded:
     """The first frame as an upright sRGB image on white.
 
@@ -107,6 +111,7 @@ def decode(
         reduced: asks an image that was opened, and not loaded, for a smaller scale. The facts stay those of the file,
             but for a hash.
         hashed: the facts have its PDQ hash.
+        examined: the facts have its `signals`, None where there are none: see `provenance.py`.
 
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
@@ -124,6 +129,8 @@ def decode(
             facts |= {"frames": _frames(image, data), "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
             if hashed:
                 facts["pdq"], facts["pdq_quality"] = pdq_of(_as_the_reference_has_it(image))
+            if examined:
+                facts["signals"] = signals_of(data, image, opened) or None
             upright = _upright(_to_rgb(image), exif)
             width, height = upright.size if asked == opened else _upright_size(opened, exif)
         return Decoded(upright, {**facts, "width": width, "height": height})
@@ -348,12 +355,13 @@ def _upright_size(size: tuple[int, int], exif: Image.Exif) -> tuple[int, int]:
     return (size[1], size[0]) if exif.get(_ORIENTATION) in _SIDEWAYS else size
 
 
-def _reduce(geometry: Geometry, image: Image.Image) -> None:
-    """Asks libjpeg for the smallest scale that leaves `_FAST_MARGIN` times what the geometry resizes to, lying or
+def _reduce(geometries: Sequence[Geometry], image: Image.Image) -> None:
+    """Asks libjpeg for the smallest scale that leaves `_FAST_MARGIN` times what the geometries resize to, lying or
     upright. Nothing changes for other formats."""
     width, height = image.size
-    lying, upright = geometry.resized((width, height)), geometry.resized((height, width))
-    wanted = max(lying[0], upright[1]), max(lying[1], upright[0])
+    lying = [geometry.resized((width, height)) for geometry in geometries]
+    upright = [geometry.resized((height, width))[::-1] for geometry in geometries]
+    wanted = tuple(max(sizes) for sizes in zip(*lying, *upright, strict=True))
     image.draft(None, (ceil(wanted[0] * _FAST_MARGIN), ceil(wanted[1] * _FAST_MARGIN)))
 
 

@@ -31,6 +31,8 @@ _AREA_FILE_BYTES = 8 * 2**20
 _HEAD = struct.Struct("!IQ")  # bytes of JSON, bytes after it
 
 Said = dict[str, Any]
+Encoded = bytes | memoryview
+"""A file as it was read."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,20 @@ class Settings:
     """What a decode child is told, once.
 
     Args:
-        geometry: of the pixels that it returns.
+        geometries: of the pixels that it returns, one after the other.
         fast: decode large JPEGs at reduced scale.
         hashed: give the PDQ hash of what was decoded.
+        examined: say what the file tells of its making.
         max_pixels: width x height over which a file is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
         max_memory_bytes: for a worker, beyond what it has when it is forked.
     """
 
-    geometry: Geometry
+    geometries: tuple[Geometry, ...]
     fast: bool
     hashed: bool
+    examined: bool
     max_pixels: int
     plugins: dict[str, str]
     timeout_s: float
@@ -62,8 +66,16 @@ class Settings:
     @classmethod
     def heard(cls, said: Said) -> Settings:
         """From a message; JSON has no tuples."""
-        geometry: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said["geometry"].items()}
-        return cls(**{**said, "geometry": Geometry(**geometry)})
+        geometries: list[dict[str, Any]] = [
+            {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
+            for geometry in said["geometries"]
+        ]
+        return cls(**{**said, "geometries": tuple(Geometry(**geometry) for geometry in geometries)})
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of all pixels of a file."""
+        return sum(geometry.nbytes for geometry in self.geometries)
 
 
 class Area:
@@ -79,7 +91,7 @@ class Area:
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
         self._pixels = pixels
 
-    def put_file(self, data: bytes) -> bool:
+    def put_file(self, data: Encoded) -> bool:
         """Puts a file there; False where it is too large for it."""
         if len(data) > _AREA_FILE_BYTES:
             return False
@@ -113,7 +125,7 @@ def area_file(pixels: int) -> int:
     return fd
 
 
-def send(sock: socket.socket, said: Said, data: bytes = b"", *, deadline: float | None = None) -> None:
+def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: float | None = None) -> None:
     """Sends one message; `deadline` is a time of `time.monotonic()`.
 
     Raises:

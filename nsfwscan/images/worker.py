@@ -42,7 +42,7 @@ def main(fd: int, area_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us, too; the other side decides
     control = socket.socket(fileno=fd)
     settings = Settings.heard(wire.receive(control)[0])
-    area = Area(area_fd, settings.geometry.nbytes)
+    area = Area(area_fd, settings.pixel_bytes)
     os.close(area_fd)
     try:
         formats = (*FORMATS, *_plug_in(settings.plugins))
@@ -153,7 +153,8 @@ def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ..
     try:
         if asked.get("only") == "header":
             return {"status": Status.OK, "facts": header(data, **limits)}, b""
-        facts, pixels = to_pixels(data, settings.geometry, fast=settings.fast, hashed=settings.hashed, **limits)
+        wanted = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
+        facts, pixels = to_pixels(data, *settings.geometries, **wanted, **limits)
     except RowError as error:
         return {"status": error.status, "error": error.message, "facts": error.values}, b""
     return {"status": Status.OK, "facts": facts}, pixels

@@ -41,8 +41,8 @@ class Zygote:
 
     def __init__(self, settings: Settings) -> None:
         self._control, theirs = socket.socketpair()
-        with theirs, _closing(area_file(settings.geometry.nbytes)) as area:
-            self.area = Area(area, settings.geometry.nbytes)
+        with theirs, _closing(area_file(settings.pixel_bytes)) as area:
+            self.area = Area(area, settings.pixel_bytes)
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "nsfwscan.images.worker", str(theirs.fileno()), str(area)],

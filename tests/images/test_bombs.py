@@ -28,7 +28,7 @@ def child_for() -> Iterator[Callable[[Bomb], DecodeChild]]:
 
     @cache
     def start(max_pixels: int, timeout_s: float, max_memory_bytes: int) -> DecodeChild:
-        return DecodeChild(Settings(_GEOMETRY, False, True, max_pixels, {}, timeout_s, max_memory_bytes))
+        return DecodeChild(Settings((_GEOMETRY,), False, True, True, max_pixels, {}, timeout_s, max_memory_bytes))
 
     yield lambda bomb: start(bomb.max_pixels, bomb.timeout_s, bomb.max_memory_bytes)
     start.cache_clear()
@@ -45,7 +45,7 @@ def test_a_bomb_harms_nobody(name: str, child_for: Callable[[Bomb], DecodeChild]
     """A bomb ends with the status that is right for it, in time and in bounds, and the picture after it is as ever."""
     bomb = BOMBS[name]
     data, child = bomb.make(), child_for(bomb)
-    good = to_pixels(_good(), _GEOMETRY, hashed=True, max_pixels=bomb.max_pixels)
+    good = to_pixels(_good(), _GEOMETRY, hashed=True, examined=True, max_pixels=bomb.max_pixels)
     assert child.decode(_good()) == good
     child.retire()
     child.peak_rss_bytes = 0
@@ -84,5 +84,5 @@ def test_the_largest_picture_fits(fmt: str) -> None:
         image = picture((10_000, 10_000)).convert("RGBA")
         image.putalpha(200)
         image.save(out, fmt, **({"compress_level": 1} if fmt == "PNG" else {"method": 0}))
-    facts, _ = DecodeChild(Settings(_GEOMETRY, False, True, 10**8, {}, 120.0, 2 * 2**30)).decode(out.getvalue())
+    facts, _ = DecodeChild(Settings((_GEOMETRY,), False, True, True, 10**8, {}, 120.0, 2 * 2**30)).decode(out.getvalue())
     assert (facts["width"], facts["height"]) == (10_000, 10_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 import signal
 import time
@@ -31,9 +32,10 @@ MEMORY = 2**27
 
 def settings(**changed: Any) -> Settings:
     usual: dict[str, Any] = {
-        "geometry": GEOMETRY,
+        "geometries": (GEOMETRY,),
         "fast": False,
         "hashed": False,
+        "examined": False,
         "max_pixels": 10**8,
         "plugins": PLUGINS,
         "timeout_s": 20.0,
@@ -208,7 +210,8 @@ def test_an_interrupted_question_is_forgotten(child: DecodeChild, monkeypatch: p
 
 # --- answers that are lies ------------------------------------------------------------------------------------------
 
-_HONEST: dict[str, Any] = {"status": "ok", "facts": {"format": "JPEG", "width": 1, "height": 1, "camera": None}}
+_FACTS = {"format": "JPEG", "width": 1, "height": 1, "camera": None, "signals": {"c2pa.manifest": 1.0}}
+_HONEST: dict[str, Any] = {"status": "ok", "facts": _FACTS}
 _LIES: dict[str, tuple[dict[str, Any], int]] = {
     "no answer": {},
     "no facts": {"status": "ok"},
@@ -224,6 +227,15 @@ _LIES: dict[str, tuple[dict[str, Any], int]] = {
     "half a character": {**_HONEST, "facts": {"camera": "\ud800"}},
     "a terminal's colours": {**_HONEST, "facts": {"software": "\x1b[31m"}},
     "a novel": {**_HONEST, "facts": {"software": "x" * 10_000}},
+    "signals that are a list": {**_HONEST, "facts": {"signals": ["a"]}},
+    "a signal that is no number": {**_HONEST, "facts": {"signals": {"a": math.nan}}},
+    "a signal without end": {**_HONEST, "facts": {"signals": {"a": math.inf}}},
+    "a signal beyond its range": {**_HONEST, "facts": {"signals": {"a": 1.5}}},
+    "a signal as text": {**_HONEST, "facts": {"signals": {"a": "1"}}},
+    "a signal with a terminal's colours": {**_HONEST, "facts": {"signals": {"\x1b[31m": 1.0}}},
+    "a signal with a long name": {**_HONEST, "facts": {"signals": {"x" * 100: 1.0}}},
+    "a signal without a name": {**_HONEST, "facts": {"signals": {"": 1.0}}},
+    "signals without end": {**_HONEST, "facts": {"signals": {str(i): 1.0 for i in range(1000)}}},
     "another status": {**_HONEST, "status": "fine", "error": "x"},
     "a status of another stage": {"status": "denied", "error": "x", "facts": {}},
     "an error without words": {"status": "decode_error", "facts": {}},

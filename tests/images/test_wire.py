@@ -121,7 +121,7 @@ def test_nonsense_is_refused(pair: Pair, text: bytes, length: int, data: int) ->
 )
 def test_settings_survive_the_wire(geometry: Geometry) -> None:
     """Settings come out equal on the other side."""
-    given = Settings(geometry, True, False, 10**8, {"JXL": "pillow_jxl"}, 20.0, 2**31)
+    given = Settings((geometry, Geometry((3, 5), 2)), True, False, True, 10**8, {"JXL": "pillow_jxl"}, 20.0, 2**31)
     assert Settings.heard(json.loads(json.dumps(given.said()))) == given
 
 
