@@ -7,6 +7,7 @@ Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from dataclasses import asdict
@@ -23,17 +24,20 @@ from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
 from nsfwscan.chatter import mute_at_exit, without_native_chatter
-from nsfwscan.config import StorageConfig, merge
+from nsfwscan.config import StorageConfig, banks_of, merge
 from nsfwscan.console import Command, echo, exit_codes, given_options, hanging, storage_options
 from nsfwscan.display import printable
 from nsfwscan.export.export import FORMATS, export_run
 from nsfwscan.models.registry import PRESETS
+from nsfwscan.policy.rules import load_policy
 from nsfwscan.policy_commands import policy
 from nsfwscan.progress import choose_progress
+from nsfwscan.queue_commands import queues
 from nsfwscan.report.garbage import GIVEN_UP, collect
 from nsfwscan.report.runs import committed_runs, find_run, runs_of
 from nsfwscan.report.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
 from nsfwscan.report.verify import verify as check_run
+from nsfwscan.retroactive import FLOOD, match_store
 from nsfwscan.store import Store
 
 
@@ -57,8 +61,45 @@ def source_storage_options(command: Command) -> Command:
     return storage_options(command)
 
 
+bank_option = click.option(
+    "--bank",
+    "banks",
+    multiple=True,
+    metavar="NAME=URI[,kind=…]",
+    help="Known hashes: CSV, Parquet, JSON, or a hash a line. kind=block (default), allow, negative, illegal; "
+    "distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B. Repeatable.",
+)
+
+
+def decode_options(command: Command) -> Command:
+    """How bytes become pixels, and up to which size."""
+    for option in reversed(
+        (
+            click.option(
+                "--max-pixels", type=click.IntRange(1), help="Do not decode larger images (default 100,000,000)."
+            ),
+            click.option(
+                "--decode",
+                type=click.Choice(["fast", "exact"]),
+                help="fast (default): large JPEGs at reduced scale, which moves scores by less than 0.02, where --pdq "
+                "does without all of their pixels.",
+            ),
+            click.option(
+                "--pdq",
+                type=click.Choice(["exact", "reduced", "off"]),
+                help="Perceptual hash: exact (default, takes all pixels), of what --decode fast leaves of large JPEGs "
+                "(a few of 256 bits differ; several times as fast), or none.",
+            ),
+            click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def model_options(command: Command) -> Command:
     """Which weights and which policy."""
+    command = decode_options(command)
     for option in reversed(
         (
             click.option(
@@ -102,22 +143,7 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--policy", metavar="FILE|NAME", help="Policy file, or a preset policy; default: the model's own."
             ),
-            click.option(
-                "--max-pixels", type=click.IntRange(1), help="Do not decode larger images (default 100,000,000)."
-            ),
-            click.option(
-                "--decode",
-                type=click.Choice(["fast", "exact"]),
-                help="fast (default): large JPEGs at reduced scale, which moves scores by less than 0.02, where --pdq "
-                "does without all of their pixels.",
-            ),
-            click.option(
-                "--pdq",
-                type=click.Choice(["exact", "reduced", "off"]),
-                help="Perceptual hash: exact (default, takes all pixels), of what --decode fast leaves of large JPEGs "
-                "(a few of 256 bits differ; several times as fast), or none.",
-            ),
-            click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
+            bank_option,
         )
     ):
         command = option(command)
@@ -152,6 +178,11 @@ def model_options(command: Command) -> Command:
     "--max-requests-per-s", type=click.FloatRange(0, min_open=True), help="Ask the media store no more often than this."
 )
 @model_options
+@click.option(
+    "--cascade/--no-cascade",
+    default=None,
+    help="Let cheap filters and a light model settle what is benign beyond doubt, before the model.",
+)
 @click.option(
     "--shadow-policy",
     "shadow_policies",
@@ -259,6 +290,46 @@ def runs(store: str, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("store")
+@bank_option
+@click.option("--policy", metavar="FILE|NAME", help="Decide by this; default: the policy of the newest run.")
+@click.option(
+    "--flood",
+    type=click.IntRange(1),
+    default=FLOOD,
+    show_default=True,
+    metavar="N",
+    help="An entry that matches more objects (or 1 % of the store) is quarantined and reported.",
+)
+@click.option("--run-id", help="Name of the run; the same again goes on with it. Default: the time (UTC).")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="YAML with a section `banks`.")
+@storage_options
+@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+def match(
+    store: str,
+    banks: tuple[str, ...],
+    policy: str | None,
+    flood: int,
+    run_id: str | None,
+    config: str | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Look for known hashes in everything that the reports of STORE have seen; no image is read.
+
+    Writes a run of its own, whose report holds the objects that match. Illegal matches stand in its escalations/.
+    """
+    with exit_codes(Console(stderr=True), verbose):
+        storage = StorageConfig.of(given_options(options))
+        given = banks_of(config, dict(map(_bank, banks)))
+        loaded = load_policy(policy) if policy else None
+        reports = Store.at(store, storage)
+        result = match_store(reports, given, storage, policy=loaded, source=policy, run_id=run_id, flood=flood)
+    echo(describe_scan(result))
+    sys.exit(result.exit_code)
+
+
+@main.command()
 @click.argument("run")
 @storage_options
 def verify(run: str, **options: Any) -> None:
@@ -347,6 +418,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 
 
 main.add_command(policy)
+main.add_command(queues)
 
 
 _SECTIONS = {
@@ -381,8 +453,12 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["decode"]["mode"] = given["decode"]
     if "report" in given:
         sections["report"]["mode"] = given["report"]
+    if "cascade" in given:
+        sections["cascade"] = {"enabled": given["cascade"]}
     if "full" in given:
         sections["ledger"] = {"ignore": given["full"]}
+    if "banks" in given:
+        sections["banks"] = dict(map(_bank, given["banks"]))
     for name in ("policy", "shadow_policies"):
         if name in given:
             sections[name] = given[name]
@@ -394,3 +470,15 @@ def _pair(label: str) -> tuple[str, str]:
     if not separator:
         raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param_hint="--label")
     return name, category
+
+
+def _bank(text: str) -> tuple[str, dict[str, Any]]:
+    """A bank's name and settings from `NAME=URI,key=value,…`; a comma without a `=` behind it is the URI's."""
+    name, separator, rest = text.partition("=")
+    uri, *settings = re.split(r",(?=(?:kind|distance|quality|hash|column|tags)=)", rest)
+    if not separator or not uri:
+        raise click.BadParameter(f"{text!r} is not NAME=URI[,kind=…]", param_hint="--bank")
+    bank: dict[str, Any] = {"uri": uri, **(dict(setting.split("=", 1) for setting in settings))}
+    if "tags" in bank:
+        bank["tags"] = bank["tags"].split("+")
+    return name, bank

@@ -122,6 +122,8 @@ class DecodeConfig(Frozen):
     pdq: Literal["exact", "reduced", "off"] = "exact"
     """The perceptual hash. `exact`: the reference's, of all pixels; `reduced`: of what `mode` decodes, which moves a
     few of its 256 bits for large JPEGs; `off`: none."""
+    provenance: bool = True
+    """`signals` has what the file says of its making, see `images/provenance.py`."""
     max_pixels: int = Field(100_000_000, ge=1)
     timeout_s: float = Field(20.0, gt=0)
     """For one image; over it the row is `timeout`."""
@@ -188,6 +190,22 @@ Banks = Annotated[tuple[BankConfig, ...], BeforeValidator(_as_list), AfterValida
 """A list, or a mapping of names; of two that match equally well, the first counts."""
 
 
+class CascadeConfig(Frozen):
+    """Cheap filters before the model: what they are sure is benign, it does not see."""
+
+    enabled: bool = False
+    prefilter: ModelConfig = ModelConfig()
+    """A light model."""
+    threshold: float = Field(0.02, ge=0, le=1)
+    """The prefilter's `nsfw_score` up to which an image is settled."""
+    icon_pixels: int = Field(32, ge=0)
+    """An image whose longest edge has no more pixels is settled."""
+    shadow: float = Field(0.02, ge=0, le=1)
+    """Share of what was settled that the model sees all the same: by it is known how often the filters are wrong."""
+    seed: int = 0
+    """Of that sample."""
+
+
 class ReportConfig(Frozen):
     """What is written, and when a finished run counts as a bad one."""
 
@@ -196,6 +214,15 @@ class ReportConfig(Frozen):
     save_images: bool = False
     max_error_rate: float = Field(0.05, ge=0, le=1)
     """Over this share of images that could not be read, exit code 4; objects that are no images do not count."""
+
+
+class DuplicatesConfig(Frozen):
+    """What counts as the same."""
+
+    near: int | None = Field(15, ge=0, le=31)
+    """Bits, of 256, up to which two PDQ hashes are those of near-duplicates; null: they are not looked for."""
+    most_contents: int = Field(5_000_000, ge=0)
+    """Of more contents than this, only the flagged ones are compared, since each takes memory."""
 
 
 class LedgerConfig(Frozen):
@@ -244,6 +271,9 @@ class EngineConfig(ClusterConfig):
     """A shard that was begun so often and never finished stops the run: something in it kills its worker."""
 
 
+DetectorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+
+
 class ScanConfig(Frozen):
     """Everything that one scan does."""
 
@@ -256,11 +286,16 @@ class ScanConfig(Frozen):
     decode: DecodeConfig = DecodeConfig()
     model: ModelConfig = ModelConfig()
     banks: Banks = ()
+    cascade: CascadeConfig = CascadeConfig()
+    detectors: dict[DetectorName, ModelConfig] = Field(default_factory=dict)
+    """Further models over the same decoding; their scores go to `signals`, as `<name>.<label>`. `labels` are new names
+    for the checkpoint's own."""
     policy: Uri | None = None
     """A policy file, or a preset's name; unset: the one that comes with the model."""
     shadow_policies: tuple[Uri, ...] = ()
     """Policies that decide nothing: what they would have decided is counted beside the decisions."""
     report: ReportConfig = ReportConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
     ledger: LedgerConfig = LedgerConfig()
     engine: EngineConfig = EngineConfig()
     cost: CostConfig = CostConfig()
@@ -285,14 +320,16 @@ class ScanConfig(Frozen):
         wanted: Any = {
             "source": True,
             "read": {"max_bytes"},
-            "decode": {"mode", "pdq", "max_pixels", "plugins"},
+            "decode": {"mode", "pdq", "provenance", "max_pixels", "plugins"},
             "model": True,
+            "cascade": True,
+            "detectors": True,
             "policy": True,
             "report": {"mode"},
             "ledger": True,
         }
         sections = redacted_json(self.model_dump(mode="json", include=wanted))
-        policy = {"policy": sections.pop("policy")}
+        policy = {name: sections.pop(name) for name in ("policy", "detectors")}
         return policy | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
     @classmethod
@@ -303,6 +340,20 @@ class ScanConfig(Frozen):
             ConfigError: the file cannot be read, or a key or value is wrong; the message names each.
         """
         return cls.of(merge(merge(under or {}, read_yaml(path) if path else {}), over), path)
+
+
+def banks_of(path: str | None, over: dict[str, Any]) -> tuple[BankConfig, ...]:
+    """The banks of a configuration file's section `banks`, with others laid over it. Raises ConfigError where there are
+    none, or one is wrong."""
+    given = merge({"banks": read_yaml(path).get("banks", {}) if path else {}}, {"banks": over} if over else {})
+    banks = _Banks.of(given, path).banks
+    if not banks:
+        raise ConfigError("no bank is given: name one with --bank NAME=URI, or in the section `banks` of --config")
+    return banks
+
+
+class _Banks(Frozen):
+    banks: Banks = ()
 
 
 def digest_of(value: Any) -> str:

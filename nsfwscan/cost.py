@@ -159,12 +159,12 @@ class Rate:
     """Measured over so many objects that it may be taken for many more."""
 
 
-def measured(store: Store, scoring: str, nodes: Sequence[Node]) -> Rate | None:
-    """The rate of the newest committed run with the same model, preprocessing and precision on machines of the same
-    kind; one that was long enough, if there is one. None where nothing was measured.
+def measured(store: Store, made_with: Mapping[str, str], nodes: Sequence[Node]) -> Rate | None:
+    """The rate of the newest committed run with the same models, filters, preprocessing and precision on machines of
+    the same kind; one that was long enough, if there is one. None where nothing was measured.
 
     Args:
-        scoring: the fingerprint of what scores.
+        made_with: the fingerprints of what would be run.
 
     Raises:
         StoreError: the store cannot be read.
@@ -176,12 +176,15 @@ def measured(store: Store, scoring: str, nodes: Sequence[Node]) -> Rate | None:
     found = [
         rate
         for record in records
-        if (record.get("fingerprints") or {}).get("scoring") == scoring
+        if all((record.get("fingerprints") or {}).get(name) == made_with[name] for name in _DECIDE_THE_RATE)
         for rate in [_rate_of(record)]
         if rate is not None and rate[0].machines is not None and set(rate[0].machines) == set(kinds)
     ]
     steady = next((rate for rate, objects in found if objects >= STEADY), None)
     return steady or (max(found, key=lambda rate: rate[1])[0] if found else None)
+
+
+_DECIDE_THE_RATE = ("scoring", "filtering")
 
 
 def _record(run: Run) -> dict[str, Any] | None:

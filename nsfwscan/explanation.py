@@ -34,8 +34,8 @@ from nsfwscan.layout import (
 )
 from nsfwscan.machine import this_machine
 from nsfwscan.models.onnx_backend import EMBEDDED
-from nsfwscan.models.registry import hardware_on, resolve
-from nsfwscan.models.spec import Hardware, ModelSpec
+from nsfwscan.models.registry import hardware_on, resolve, resolve_companions
+from nsfwscan.models.spec import Companions, Hardware, ModelSpec
 from nsfwscan.pipeline import fingerprints, needs_of
 from nsfwscan.report.runs import runs_of
 from nsfwscan.sources.manifests import open_source
@@ -114,8 +114,8 @@ def explain_scan(config: ScanConfig) -> Explanation:
     prices = Prices.load(config.cost.prices)
     sources = tuple(absolute_uri(uri) for uri in config.source.uris)
     config = config.model_copy(update={"source": config.source.model_copy(update={"uris": sources})})
-    spec = resolve(config.model, config.storage)
-    needs = needs_of(config, spec)
+    spec, companions = resolve(config.model, config.storage), resolve_companions(config)
+    needs = needs_of(config, spec, companions)
     cluster = config.engine.cluster
     nodes = _nodes(config, cluster, needs)
     store = Store.at(config.out, config.store_options())
@@ -131,7 +131,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
     has_gpu = spec.backend == "torch" and any(node.gpus >= 1 for node in nodes)
     device: Literal["cuda", "cpu"] = "cuda" if has_gpu else "cpu"
     hardware = hardware_on(device, spec, config.model, threads=layout.threads)
-    rate = _rate(config, spec, store, nodes)
+    rate = _rate(config, spec, companions, store, nodes)
     found, why = _estimate(objects, rate, nodes, config, prices)
     million = estimate(1_000_000, rate, nodes, sources, prices) if rate and rate.steady else None
     return Explanation(
@@ -228,10 +228,12 @@ def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
     return None, ""
 
 
-def _rate(config: ScanConfig, spec: ModelSpec, store: Store, nodes: Sequence[Node]) -> Rate | None:
+def _rate(
+    config: ScanConfig, spec: ModelSpec, companions: Companions, store: Store, nodes: Sequence[Node]
+) -> Rate | None:
     if config.cost.rates is not None:
         return benchmarked(config.cost.rates, embedded=spec.uri == EMBEDDED)
-    return measured(store, fingerprints(config, spec)["scoring"], nodes)
+    return measured(store, fingerprints(config, spec, companions), nodes)
 
 
 def _estimate(

@@ -1,7 +1,7 @@
 """The page to read first: the stages that an object goes through, in order.
 
-    list ─► plan ─► [ read ► digest ► decode ] ─► [ classify ] ─► finish ─► stage ─► commit
-                      on CPU actors                on GPU actors; fused with the CPU chain where there is no GPU
+    list ─► plan ─► [ read ► digest ► match ► decode ► match ► filter ] ─► [ classify ► detect ] ─► stage ─► commit
+                                  on CPU actors                       on GPU actors; with the others where there is none
 
 In: a `Job` (everything that decides a row) and a shard. Out: the shard's part in staging. The same lists run on Ray
 (`engine.py`) and inline (`run_inline`), without Ray.
@@ -13,16 +13,20 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.config import ScanConfig, digest_of
+from nsfwscan.banks.bank import BankSpec
+from nsfwscan.banks.matcher import BankSet, Search
+from nsfwscan.config import ModelConfig, ScanConfig, digest_of
 from nsfwscan.deadline import NEVER, Deadline
 from nsfwscan.layout import Needs
 from nsfwscan.machine import usable_cpus
+from nsfwscan.models.geometry import Geometry
 from nsfwscan.models.registry import weights_bytes
-from nsfwscan.models.spec import ModelSpec
+from nsfwscan.models.spec import ALONE, Companions, ModelSpec, pixel_columns
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
@@ -31,9 +35,11 @@ from nsfwscan.report.staging import ShardResult, describe_part, read_part, stage
 from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
 from nsfwscan.sources.plan import Shard, ShardReader
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
-from nsfwscan.stages.classify import Classify
+from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode
+from nsfwscan.stages.filters import Heuristics, Prefilter
 from nsfwscan.stages.fingerprint import Digest
+from nsfwscan.stages.match import MatchDigests, MatchHashes
 from nsfwscan.stages.read import Read
 
 _CHUNK_BYTES = 32 * 2**20
@@ -49,50 +55,98 @@ class Job:
     spec: ModelSpec
     policy: Policy
     run: Run
+    banks: tuple[BankSpec, ...] = ()
+    companions: Companions = ALONE
 
 
-def cpu_stages(config: ScanConfig, spec: ModelSpec, pace: Pace = UNPACED) -> list[Stage]:
-    """From a listing to pixels; exact identities before any decoding."""
+def cpu_stages(
+    config: ScanConfig,
+    spec: ModelSpec,
+    pace: Pace = UNPACED,
+    banks: BankSet | None = None,
+    companions: Companions = ALONE,
+) -> list[Stage]:
+    """From a listing to pixels; exact identities before any decoding, what is known never to a model, and what is
+    benign beyond doubt not to an expensive one."""
+    columns = pixel_columns(spec, companions)
     return [
         Read(config.read, config.storage, pace),
         Digest(),
-        Decode(config.decode, spec.geometry),
+        *([MatchDigests(banks)] if banks else []),
+        Decode(config.decode, columns),
+        *([MatchHashes(banks)] if banks else []),
+        *_filters(config, spec, companions, columns),
     ]
 
 
-def model_stages(config: ScanConfig, spec: ModelSpec, *, threads: int) -> list[Stage]:
-    """From pixels to scores."""
+def _filters(
+    config: ScanConfig, spec: ModelSpec, companions: Companions, columns: dict[Geometry, str]
+) -> Iterator[Stage]:
+    light = companions.prefilter
+    if light is not None:
+        column = columns[light.geometry]
+        keeps = any(model.geometry == light.geometry for model in (spec, *companions.detectors))
+        yield Heuristics(config.cascade, columns[spec.geometry])
+        yield Prefilter(light, config.cascade, config.storage, threads=1, column=column, keeps=keeps)
+
+
+def model_stages(config: ScanConfig, spec: ModelSpec, *, threads: int, companions: Companions = ALONE) -> list[Stage]:
+    """From pixels to scores: one decoding, however many models."""
+    columns = pixel_columns(spec, companions)
     return [
-        Classify(spec, config.model, config.storage, threads=threads),
+        Classify(spec, config.model, config.storage, threads=threads, column=columns[spec.geometry]),
+        *(
+            Detect(one, config.detectors[one.name], config.storage, threads=threads, column=columns[one.geometry])
+            for one in companions.detectors
+        ),
     ]
 
 
-def fingerprints(config: ScanConfig, spec: ModelSpec) -> dict[str, str]:
-    """What stands behind a row, for the nights to come: `scoring` (model, labels, preprocessing, precision) behind a
-    score, `decoding` behind what could not be decoded. A row made with others is stale."""
-    scoring = {
+def fingerprints(config: ScanConfig, spec: ModelSpec, companions: Companions = ALONE) -> dict[str, str]:
+    """What stands behind a row, for the nights to come: `scoring` (models, labels, preprocessing, precision) behind a
+    score, `decoding` behind what could not be decoded, `filtering` behind what a filter settled. A row made with others
+    is stale."""
+    pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
+    scoring = {**_behind(spec, config.model), "pixels": pixels}
+    if companions.detectors:
+        scoring["detectors"] = [
+            {"name": one.name, "labels": one.labels, **_behind(one, config.detectors[one.name])}
+            for one in companions.detectors
+        ]
+    light, rules = companions.prefilter, config.cascade
+    filtering: list[Any] = [rules.threshold, rules.icon_pixels, rules.shadow, rules.seed, pixels]
+    return {
+        "scoring": digest_of(scoring),
+        "decoding": digest_of([PIXELS_VERSION, config.decode.plugins]),
+        "filtering": digest_of(None if light is None else [*filtering, _behind(light, rules.prefilter)]),
+    }
+
+
+def _behind(spec: ModelSpec, config: ModelConfig) -> dict[str, Any]:
+    return {
         "weights": spec.digest,
         "categories": [str(c) for c in spec.categories],
         "geometry": asdict(spec.geometry),
         "normalisation": asdict(spec.normalisation),
-        "dtype": config.model.dtype,
-        "pixels": [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"],
+        "dtype": config.dtype,
     }
-    return {"scoring": digest_of(scoring), "decoding": digest_of([PIXELS_VERSION, config.decode.plugins])}
 
 
-def needs_of(config: ScanConfig, spec: ModelSpec) -> Needs:
-    """What the model and its shards take, for the choice of actors."""
-    return Needs(spec.backend, weights_bytes(spec, config.storage), config.engine.shard_rows * spec.geometry.nbytes)
+def needs_of(config: ScanConfig, spec: ModelSpec, companions: Companions = ALONE) -> Needs:
+    """What the models and their shards take, for the choice of actors."""
+    models = (spec, *companions.all)
+    backend: Literal["torch", "onnx"] = "torch" if any(model.backend == "torch" for model in models) else "onnx"
+    pixels = sum(geometry.nbytes for geometry in pixel_columns(spec, companions))
+    weights = sum(weights_bytes(model, config.storage) for model in models)
+    return Needs(backend, weights, config.engine.shard_rows * pixels)
 
 
 def finish(table: pa.Table) -> pa.Table:
     """Gives each row its id, its place in the balance and its time, and the columns of `STAGED_SCHEMA` in order."""
-    scored = pc.is_valid(table["nsfw_score"])
     rows = table.num_rows
     columns = {
         "object_id": pa.array([hashlib.sha256(uri.encode()).hexdigest()[:32] for uri in table["uri"].to_pylist()]),
-        "accounted_as": pc.if_else(scored, str(Accounted.SCORED), str(Accounted.ERRORED)),
+        "accounted_as": _accounted(as_schema(table, _SETTLING)),
         "scanned_at": pa.array([datetime.now(UTC)] * rows, STAGED_SCHEMA.field("scanned_at").type),
     }
     for name, values in columns.items():
@@ -100,17 +154,30 @@ def finish(table: pa.Table) -> pa.Table:
     return as_schema(table, STAGED_SCHEMA)
 
 
+_SETTLING = pa.schema([STAGED_SCHEMA.field(name) for name in ("nsfw_score", "match_kind", "filtered_by")])
+
+
+def _accounted(table: pa.Table) -> pa.ChunkedArray:
+    """A row's place in the balance: what has a score was scored; what has none was settled before, or failed."""
+    scored, matched, filtered = (pc.is_valid(table[name]) for name in _SETTLING.names)
+    unscored = pc.if_else(filtered, str(Accounted.FILTERED), str(Accounted.ERRORED))
+    return pc.if_else(scored, str(Accounted.SCORED), pc.if_else(matched, str(Accounted.MATCHED), unscored))
+
+
 class CpuChain:
     """Reads a shard's listing and runs the CPU stages; reading is one chunk ahead of decoding.
 
     Args:
         actors: how many of these share the requests that the media store may be asked.
+        search: who is asked for what looks the same; unset: indexes of its own.
     """
 
-    def __init__(self, job: Job, actors: int = 1) -> None:
+    def __init__(self, job: Job, actors: int = 1, search: Search | None = None) -> None:
         most = job.config.read.max_requests_per_s
         self._read_shard = ShardReader(job.run.folder)
-        self._stages = opened(cpu_stages(job.config, job.spec, Pace(most / actors if most else None)))
+        banks = BankSet(job.banks, job.config.storage, search) if job.banks else None
+        pace = Pace(most / actors if most else None)
+        self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.companions))
 
     def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
         """The shard's rows with pixels; `moved` is called now and then, as long as there is progress."""
@@ -121,7 +188,7 @@ class ModelChain:
     """Runs the model stages."""
 
     def __init__(self, job: Job, *, threads: int) -> None:
-        self._stages = opened(model_stages(job.config, job.spec, threads=threads))
+        self._stages = opened(model_stages(job.config, job.spec, threads=threads, companions=job.companions))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The rows with scores, finished."""

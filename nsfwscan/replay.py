@@ -91,7 +91,8 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
     began, was = time.monotonic(), parent.record()
     report = {**was["config"]["report"], "save_images": False}
     changed = {"policy": source, "shadow_policies": [], "report": report}
-    config = ScanConfig.of({"source": was["config"]["source"], "out": run.store.uri, "report": report})
+    given = {name: was["config"][name] for name in ("source", "duplicates") if name in was["config"]}
+    config = ScanConfig.of({**given, "out": run.store.uri, "report": report})
     ledger = Ledger.of(run.store, plan.bases, None)
     written = write_report(run, plan, ledger, Decider(policy), config)
     record = record_of(

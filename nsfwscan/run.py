@@ -15,12 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from nsfwscan.banks.bank import BankSpec, resolve_banks
+from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.cost import Prices, cost_of, requests_for
 from nsfwscan.deadline import Deadline, deadline_of
 from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Stalled
 from nsfwscan.layout import Fleet
-from nsfwscan.models.registry import resolve
+from nsfwscan.models.registry import resolve, resolve_companions
 from nsfwscan.pacing import Pace
 from nsfwscan.pipeline import Job, fingerprints
 from nsfwscan.policy.decide import Decider
@@ -98,7 +100,8 @@ def run_scan(
     shadows = [load_policy(name) for name in config.shadow_policies]
     progress.say(f"model    {config.model.uri}")
     spec = resolve(config.model, config.storage)
-    job = Job(config, spec, policy or load_policy(spec.policy), run)
+    banks = _banks(config, progress)
+    job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_companions(config))
     with run.lease(), _resumable(run):
         if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
             seal(run)
@@ -115,6 +118,16 @@ def run_scan(
         record = _record(job, plan, ledger, report, effort)
         commit_record(run, record)
     return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
+
+
+def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
+    """Reads the banks. Raises ConfigError where one holds hashes that the scan would not make."""
+    found = resolve_banks(config.banks, config.storage)
+    for spec in found:
+        if spec.entries["pdq"] and config.decode.pdq == "off":
+            raise ConfigError(f"bank {spec.name} holds PDQ hashes, and decode.pdq is off: let it be exact or reduced")
+        progress.say(f"bank     {spec.describe()}")
+    return found
 
 
 def _with_absolute_sources(config: ScanConfig) -> ScanConfig:
@@ -164,7 +177,8 @@ def _committed_before(run: Run) -> ScanResult:
 
 def _settings(job: Job) -> dict[str, Any]:
     """What a run must not change while it is unfinished."""
-    return {**job.config.deciding(), "model": job.spec.identity, "policy": job.policy.identity}
+    settings = {**job.config.deciding(), "model": job.spec.identity, "policy": job.policy.identity}
+    return {**settings, "banks": [spec.identity for spec in job.banks]} if job.banks else settings
 
 
 def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
@@ -182,8 +196,9 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
 
 
 def _yardstick(job: Job) -> Yardstick:
-    made_with, limits = fingerprints(job.config, job.spec), job.config
-    return Yardstick(made_with["scoring"], made_with["decoding"], limits.read.max_bytes, limits.decode.max_pixels)
+    limits, banks = job.config, BankSet(job.banks, job.config.storage)
+    made_with = fingerprints(job.config, job.spec, job.companions)
+    return Yardstick(**made_with, max_bytes=limits.read.max_bytes, max_pixels=limits.decode.max_pixels, banks=banks)
 
 
 def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]:
@@ -207,7 +222,8 @@ def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: De
 def _write(job: Job, plan: Plan, ledger: Ledger, shadows: Sequence[Policy], progress: Progress) -> Report:
     progress.say("committing")
     try:
-        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows)
+        banks = BankSet(job.banks, job.config.storage)
+        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows, banks)
     except BalanceError as error:
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))
@@ -256,7 +272,9 @@ def _record(job: Job, plan: Plan, ledger: Ledger, report: Report, effort: dict[s
         config.report.max_error_rate,
         config=config.public(),
         model=model,
-        fingerprints=fingerprints(config, spec),
+        companions=[{"name": one.name, "uri": one.uri, "sha256": one.digest} for one in job.companions.all],
+        fingerprints=fingerprints(config, spec, job.companions),
+        banks=[bank.as_json() for bank in job.banks],
         **effort,
     )
 

@@ -185,6 +185,11 @@ LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0]])
 BYTES = pa.field("bytes", pa.large_binary())
 """Encoded bytes, between `read` and `decode`; never leaves the actor."""
 
+REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
+SHADOW = _column("shadow", pa.bool_(), "settled by a filter, and scored all the same")
+COST = _column("cost", pa.map_(pa.string(), pa.float32()), "seconds that each model took for it")
+"""Known while a run is worked on; the report has what they add up to."""
+
 STAGED_SCHEMA = pa.schema(
     [
         *OBJECT_COLUMNS,
@@ -195,6 +200,8 @@ STAGED_SCHEMA = pa.schema(
         *MATCH_COLUMNS,
         AUDIT_COLUMNS[0],
         AUDIT_COLUMNS[-1],
+        REUSED,
+        COST,
     ]
 )
 """A finished shard before anything was decided."""

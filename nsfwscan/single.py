@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.machine import usable_cpus
-from nsfwscan.models.registry import resolve
+from nsfwscan.models.registry import resolve, resolve_companions
 from nsfwscan.pipeline import cpu_stages, finish, model_stages, opened
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
@@ -37,6 +39,7 @@ class Verdict:
         scores: (category, probability), most probable first; empty without scores.
         nsfw_score: sum over the NSFW categories, 0 to 1; None without scores.
         decision: what the policy decides, by `rule`.
+        match: the hash bank that it is in, the entry's id, and in how many bits they differ; None without a match.
         borderline: the two most probable categories are close, or the policy wants a person to look.
         model: `name@digest`; None without scores.
         policy: `name@digest`.
@@ -52,17 +55,26 @@ class Verdict:
     borderline: bool
     model: str | None
     policy: str
+    match: tuple[str, str, int] | None = None
 
 
 def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
     """Classifies images one after the other, in this process, on a GPU where there is one.
 
     Raises:
-        SetupError: the model or the policy cannot be loaded.
+        SetupError: the model, the policy or a hash bank cannot be loaded.
     """
     spec = resolve(config.model, config.storage)
     decide = Decider(load_policy(config.policy or spec.policy))
-    stages = opened([*cpu_stages(config, spec), *model_stages(config, spec, threads=usable_cpus())])
+    found = resolve_banks(config.banks, config.storage)
+    banks = BankSet(found, config.storage) if found else None
+    beside, threads = resolve_companions(config), usable_cpus()
+    stages = opened(
+        [
+            *cpu_stages(config, spec, banks=banks, companions=beside),
+            *model_stages(config, spec, threads=threads, companions=beside),
+        ]
+    )
     verdicts: list[Verdict] = []
     for start in range(0, len(uris), _AT_ONCE):
         listing = pa.Table.from_pylist([{"uri": uri} for uri in uris[start : start + _AT_ONCE]], schema=LISTING_SCHEMA)
@@ -87,4 +99,5 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         borderline=close or row["decision"] == Decision.REVIEW,
         model=row["model"],
         policy=row["policy"],
+        match=None if row["match_kind"] is None else (row["match_bank"], row["match_id"], row["match_distance"]),
     )

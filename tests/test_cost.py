@@ -193,26 +193,26 @@ def store(four_runs: Path, tmp_path: Path) -> Store:
     return Store.at(str(shutil.copytree(four_runs, tmp_path / "out")), StorageConfig())
 
 
-def scoring(store: Store, run_id: str) -> str:
-    return str(Run(store, run_id).record()["fingerprints"]["scoring"])
+def made_with(store: Store, run_id: str) -> dict[str, str]:
+    return dict(Run(store, run_id).record()["fingerprints"])
 
 
 def test_the_rate_is_that_of_a_run_like_this(store: Store) -> None:
     """The rate comes from a run with the same model and preprocessing on such machines; a long one counts more than
     the newest, which was hardly more than its start."""
-    rate = measured(store, scoring(store, "1"), [CPU_NODE])
+    rate = measured(store, made_with(store, "1"), [CPU_NODE])
     assert rate is not None and (rate.per_s, rate.steady) == (50.0, True)
     assert rate.basis == "50.0/s over 5,000 objects, run 1"
-    exact = measured(store, scoring(store, "3"), [CPU_NODE])
+    exact = measured(store, made_with(store, "3"), [CPU_NODE])
     assert exact is not None and exact.per_s == 40.0
-    gpu = measured(store, scoring(store, "1"), [GPU_NODE, GPU_NODE])
+    gpu = measured(store, made_with(store, "1"), [GPU_NODE, GPU_NODE])
     assert gpu is not None and gpu.per_s == 900.0
 
 
 def test_a_short_run_is_better_than_none(store: Store) -> None:
     """Where there is only a short run, its rate is given, and said to be mostly its start."""
     Run(store, "1").folder.delete("_SUCCESS")
-    rate = measured(store, scoring(store, "1"), [CPU_NODE])
+    rate = measured(store, made_with(store, "1"), [CPU_NODE])
     assert rate is not None and (rate.per_s, rate.steady) == (2.0, False)
     assert rate.basis.endswith("run 4; so few that most of it may be the start")
 
@@ -220,7 +220,7 @@ def test_a_short_run_is_better_than_none(store: Store) -> None:
 @pytest.mark.parametrize("nodes", [[Node(8, cpu="Xeon")], [Node(4, cpu="EPYC")], [CPU_NODE, GPU_NODE], [Node(16, 1)]])
 def test_nothing_is_made_up(store: Store, nodes: list[Node]) -> None:
     """On machines of a kind that was never measured, or with a model that never ran, there is no rate."""
-    assert measured(store, scoring(store, "1"), nodes) is None
+    assert measured(store, made_with(store, "1"), nodes) is None
     assert measured(store, "another", [CPU_NODE]) is None
 
 
@@ -231,14 +231,14 @@ def test_records_of_old(store: Store) -> None:
         del record["machine"], record["cost"]
         Run(store, run_id).folder.write("run.json", to_json(record))
     Run(store, "2").folder.write("run.json", b"{")
-    assert measured(store, scoring(store, "3"), [CPU_NODE]) is not None
-    assert measured(store, scoring(store, "1"), [CPU_NODE]) is None
-    assert measured(store, scoring(store, "3"), [GPU_NODE]) is None
+    assert measured(store, made_with(store, "3"), [CPU_NODE]) is not None
+    assert measured(store, made_with(store, "1"), [CPU_NODE]) is None
+    assert measured(store, made_with(store, "3"), [GPU_NODE]) is None
 
 
 def test_more_machines_take_less_time(store: Store) -> None:
     """A rate is taken in proportion to the machines, and the estimate says so; listing and commit are not."""
-    rate = measured(store, scoring(store, "1"), [CPU_NODE])
+    rate = measured(store, made_with(store, "1"), [CPU_NODE])
     assert rate is not None
     found = estimate(10_000, rate, [CPU_NODE] * 6, ["s3://media/"], OURS)
     assert found is not None

@@ -22,7 +22,7 @@ from nsfwscan.pipeline import Job, finish, run_inline
 from nsfwscan.progress import Silent
 from nsfwscan.report.staging import ShardResult, read_part
 from nsfwscan.run import ScanResult, run_scan
-from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA
+from nsfwscan.schema import DUPLICATE_COLUMNS, LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA
 from nsfwscan.sources.plan import Shard
 from nsfwscan.stages.base import fresh
 from tests.demo_store import DemoObject
@@ -75,7 +75,8 @@ def test_every_row_is_as_declared(demo: Demo, scan: Scanned) -> None:
         assert row["frames"] == declared.frames or not ok
         assert (row["size"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         assert row["object_id"] == hashlib.sha256(row["uri"].encode()).hexdigest()[:32]
-        assert row["accounted_as"] == ("scored" if ok else "errored")
+        copied = row["duplicate_of"] is not None
+        assert row["accounted_as"] == ("duplicate" if copied else "scored" if ok else "errored")
         assert (row["error"] is None) == ok
         for name in ("model", "label", "confidence", "nsfw_score", "score_neutral", "score_nsfw"):
             assert (row[name] is not None) == ok, (declared, name)
@@ -91,17 +92,22 @@ def test_the_same_bytes_have_the_same_scores(scan: Scanned) -> None:
     copies = [row for row in scan.rows.values() if row["sha256"] == scan.rows["neutral/rocket.jpg"]["sha256"]]
     assert len(copies) == 3
     assert len({(row["nsfw_score"], row["score_neutral"]) for row in copies}) == 1
+    first, *others = sorted(copies, key=lambda row: str(row["uri"]))
+    assert first["duplicate_of"] is None and {row["duplicate_of"] for row in others} == {first["uri"]}
+    assert {(row["cluster"], row["cluster_places"]) for row in copies} == {(first["cluster"], 5)}  # and two near them
 
 
 def test_the_record_adds_up(demo: Demo, scan: Scanned) -> None:
     """Balance, counts and exit code in `run.json` are those of the declared objects."""
     record = scan.result.record
     statuses = Counter(declared.status for declared in demo[1])
-    terms = {"scored": statuses["ok"], "errored": len(demo[1]) - statuses["ok"]}
+    readable = [scan.rows[declared.path]["sha256"] for declared in demo[1] if declared.status == "ok"]
+    copies = len(readable) - len(set(readable))
+    terms = {"scored": len(set(readable)), "duplicate": copies, "errored": len(demo[1]) - len(readable)}
+    assert copies == record["duplicates"]["copies"] > 0
     assert record["balance"] == {
         "listed": len(demo[1]),
         "matched": 0,
-        "duplicate": 0,
         "filtered": 0,
         "carried": 0,
         **terms,
@@ -152,7 +158,8 @@ def test_a_second_scan_reports_the_same(demo: Demo, scan: Scanned, tmp_path: Pat
     )
     result = run_scan(config, "again", run_inline, Silent())
     [path] = result.report_files
-    apart = {"run_id": None, "scanned_at": None}
+    others = ["accounted_as", *(field.name for field in DUPLICATE_COLUMNS)]  # there are fewer objects
+    apart = dict.fromkeys(["run_id", "scanned_at", *others])
     for row in pq.read_table(io.BytesIO(Path(path).read_bytes())).to_pylist():
         before = scan.rows[str(Path(row["uri"]).relative_to(demo[0]))]
         # Another batch size is another shape for the model: its last bits may differ.

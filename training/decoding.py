@@ -33,7 +33,7 @@ class DecodePool:
     def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
         self.geometry = geometry
         count = min(usable_cpus(), _MOST_CHILDREN)
-        settings = settings_of(config.model_copy(update={"pdq": "off"}), geometry)
+        settings = settings_of(config.model_copy(update={"pdq": "off", "provenance": False}), geometry)
         self._all = [DecodeChild(settings) for _ in range(count)]
         self._free: SimpleQueue[DecodeChild] = SimpleQueue()
         for child in self._all:

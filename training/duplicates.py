@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nsfwscan.banks.near import FLAT_UP_TO, NearIndex
 from nsfwscan.schema import Category
 from training.perceptual import HASH_BYTES, MIN_QUALITY, VARIANTS
 
@@ -27,13 +27,7 @@ Labels = NDArray[np.int64]
 _QUERIES = 1024
 """Hashes looked up at a time: bounds what is found at a time where very many are near each other."""
 _MERGE_AT = 1_000_000
-_FLAT_UP_TO = 100_000
-"""Hashes up to which comparing all with all is quicker than an index."""
-_HASHES, _BITS, _FLIPS = 11, 23, 2
-"""Of the index for more: a hash is cut into 11 pieces of 23 bits, each looked up with up to 2 bits flipped. Two hashes
-within 32 bits have at least one piece in which they differ by at most 2 (11 pieces with 3 each would be 33), so nothing
-within that distance is missed."""
-_INDEX_REACHES = 32
+_FLAT_UP_TO = FLAT_UP_TO
 
 
 @dataclass(frozen=True)
@@ -152,26 +146,17 @@ def _join_near(
         hashes, owners: distinct hashes [n, 32], and an image that has each.
         queries, asking: hashes [m, variants, 32] to look for, and the image that they are of.
     """
-    index = _index(hashes, distance)
+    index = NearIndex.over(hashes, distance, flat_up_to=_FLAT_UP_TO)
     step = max(1, _QUERIES // queries.shape[1])
     pending: list[NDArray[np.int64]] = []
     for start in range(0, len(queries), step):
         some = np.ascontiguousarray(queries[start : start + step].reshape(-1, HASH_BYTES))
-        limits, _, found = index.range_search(some, distance + 1)  # FAISS finds what is strictly nearer
-        counts = np.diff(limits).astype(np.int64).reshape(-1, queries.shape[1]).sum(axis=1)
+        found = index.search(some)
+        counts = np.diff(found.limits).reshape(-1, queries.shape[1]).sum(axis=1)
         left = near[np.repeat(asking[start : start + step], counts)]
-        right = near[owners[found]]
+        right = near[owners[found.entries]]
         pending.append(np.unique(np.stack([left, right])[:, left != right], axis=1))
         if sum(pairs.shape[1] for pairs in pending) > _MERGE_AT or start + step >= len(queries):
             near = _connected(int(near.max()) + 1, pending)[near]
             pending = []
     return near
-
-
-def _index(hashes: NDArray[np.uint8], distance: int) -> Any:
-    index: Any = faiss.IndexBinaryFlat(HASH_BYTES * 8)
-    if len(hashes) > _FLAT_UP_TO and distance <= _INDEX_REACHES:
-        index = faiss.IndexBinaryMultiHash(HASH_BYTES * 8, _HASHES, _BITS)
-        index.nflip = _FLIPS
-    index.add(np.ascontiguousarray(hashes))
-    return index

@@ -17,6 +17,8 @@ import click
 from rich.console import Console
 
 from nsfwscan.benchmark import table
+from nsfwscan.benchmark.banks import ENTRIES, measure_bank
+from nsfwscan.benchmark.banks import as_markdown as bank_as_markdown
 from nsfwscan.benchmark.checkpoint import make_checkpoint
 from nsfwscan.benchmark.machine import busy, cores_here, describe_machine, in_words
 from nsfwscan.benchmark.media import (
@@ -35,7 +37,7 @@ from nsfwscan.errors import SetupError
 
 MODELS = {"vit-b-16": "vit-b-16", "small": "free"}
 """What `--model-size` offers, and the checkpoint that it stands for."""
-_PARTS = (*PARTS, "memory")
+_PARTS = (*PARTS, "memory", "banks")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +49,9 @@ _PARTS = (*PARTS, "memory")
     metavar="DIR",
     help="Where pictures, stores and models are kept for the next time.",
 )
-@click.option("--only", multiple=True, type=click.Choice(_PARTS), help="Only this part; repeatable. `memory` is long.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(_PARTS), help="Only this part; repeatable. `memory`, `banks` are long."
+)
 @click.option("--skip", multiple=True, type=click.Choice(list(PARTS)), help="Not this part; repeatable.")
 @click.option(
     "--images",
@@ -87,6 +91,14 @@ _PARTS = (*PARTS, "memory")
     show_default=True,
     help="`small` only tries the benchmark itself.",
 )
+@click.option(
+    "--bank-entries",
+    type=click.IntRange(1000),
+    default=ENTRIES,
+    show_default=True,
+    metavar="N",
+    help="PDQ hashes of the bank of `--only banks`.",
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores to use; default: all.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write everything here, too."
@@ -95,7 +107,7 @@ _PARTS = (*PARTS, "memory")
     "--page",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Put the table into this page, between its comments `bench` (`bench-gpu`, `memory`).",
+    help="Put the table into this page, between its comments `bench` (`bench-gpu`, `memory`, `banks`).",
 )
 @click.option("--markdown", is_flag=True, help="Print Markdown in place of the table.")
 def bench(
@@ -104,14 +116,19 @@ def bench(
     json_path: Path | None,
     page: Path | None,
     markdown: bool,
+    bank_entries: int,
     **options: Any,
 ) -> None:
     """Measures decoding, the model, whole scans and the neighbours side by side on this machine."""
     console, told = Console(), Console(stderr=True)
     parts = [name for name in PARTS if name in (only or PARTS) and name not in skip]
+    keep = partial(_keep, json_path, page)
     try:
+        if "banks" in only:
+            _ask_a_bank(options["work"], bank_entries, options["threads"], options["seconds"], told, console, keep)
+            if set(only) == {"banks"}:
+                return
         workload, settings = prepare(told, **options)
-        keep = partial(_keep, json_path, page)
         if parts:
             _measure(workload, settings, parts, told, console, markdown, keep)
         if "memory" in only:
@@ -210,10 +227,23 @@ def _draw_curve(workload: Workload, told: Console, console: Console, keep: Keep)
     console.print(text, soft_wrap=True, markup=False)
 
 
+def _ask_a_bank(
+    work: Path, entries: int, threads: int | None, seconds: float, told: Console, console: Console, keep: Keep
+) -> None:
+    cores = _restrict_to(threads or cores_here())
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ[LOG] = str(work.resolve() / "bench.log")
+    machine, say = describe_machine(), partial(told.print, highlight=False, markup=False)
+    found = measure_bank(work.resolve(), entries, cores, seconds, say)
+    text = f"Machine: {in_words(machine)}.\n\n{bank_as_markdown(found)}"
+    keep("banks", text, {"machine": machine, **found.as_json()})
+    console.print(text, soft_wrap=True, markup=False)
+
+
 def _keep(json_path: Path | None, page: Path | None, place: str, text: str, found: dict[str, Any]) -> None:
     if page is not None:
         table.put_into(page, place, text)
     if json_path is not None:
-        path = json_path.with_suffix(".memory.json") if place == "memory" else json_path
+        path = json_path.with_suffix(f".{place}.json") if place in ("memory", "banks") else json_path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")

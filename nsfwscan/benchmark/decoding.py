@@ -92,8 +92,8 @@ def _decoder(way: str, geometry: Geometry) -> Callable[[bytes], object]:
     settings = settings_of(_CONFIGS[way.removeprefix("child.")], geometry)
     if way.startswith("child."):
         return DecodeChild(settings).decode
-    fast, hashed, most = settings.fast, settings.hashed, settings.max_pixels
-    return partial(to_pixels, geometry=geometry, fast=fast, hashed=hashed, max_pixels=most)
+    fast, hashed, examined, most = settings.fast, settings.hashed, settings.examined, settings.max_pixels
+    return lambda data: to_pixels(data, geometry, fast=fast, hashed=hashed, examined=examined, max_pixels=most)
 
 
 def _with_reference(geometry: Geometry, data: bytes) -> tuple[bytes, object]:

@@ -42,6 +42,22 @@ def category_of(label: str, extra: Mapping[str, str] | None = None) -> Category 
     return ALIASES.get(plain(label))
 
 
+def renamed(labels: Sequence[str], names: Mapping[str, str], model: str) -> tuple[str, ...]:
+    """The labels under the names that they are given, in the checkpoint's order.
+
+    Raises:
+        ModelError: a name is for a label that is not there, or two labels have one name.
+    """
+    given = {plain(label): name for label, name in names.items()}
+    if unmatched := given.keys() - {plain(label) for label in labels}:
+        there = ", ".join(labels)
+        raise ModelError(f"{model}: a name is given for {sorted(unmatched)[0]!r}, but its labels are {there}")
+    found = tuple(given.get(plain(label), label) for label in labels)
+    if len(set(found)) < len(found):
+        raise ModelError(f"{model}: two of its labels have one name: {', '.join(found)}")
+    return found
+
+
 def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -> tuple[Category, ...]:
     """One category for each label, in the checkpoint's order.
 

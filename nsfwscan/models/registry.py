@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,13 @@ from typing import Any, Literal
 from filelock import FileLock
 from PIL import Image
 
-from nsfwscan.config import Dtype, ModelConfig, StorageConfig
+from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.failures import STORE_ERRORS, persistently, setup_error
 from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
-from nsfwscan.models.labels import categories_of
+from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
-from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.models.spec import Classifier, Companions, Hardware, ModelSpec
 from nsfwscan.schema import Category
 from nsfwscan.storage import etag_of, filesystem, local_path, modified_of, scheme_of
 
@@ -83,6 +83,30 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     return ModelSpec(
         name, config.uri, digest_of_folder(folder), "torch", labels, categories, geometry, normalisation, policy
     )
+
+
+def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> ModelSpec:
+    """Finds a model whose labels mean no category of ours; `config.labels` gives them other names.
+
+    Raises:
+        ModelError: it is not there, holds no safetensors, or its preprocessor is not understood; or `config.labels`
+            renames a label that it has not got, or gives two of them one name.
+    """
+    if backend_of(config) == "onnx":
+        spec = _embedded(config.uri)
+        return replace(spec, name=name, labels=renamed(spec.labels, config.labels, config.uri))
+    folder = local_folder(config.uri, storage)
+    labels = _labels(_json(folder / "config.json", config.uri), config.uri)
+    geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
+    named = renamed(labels, config.labels, config.uri)
+    return ModelSpec(name, config.uri, digest_of_folder(folder), "torch", named, (), geometry, normalisation, "")
+
+
+def resolve_companions(config: ScanConfig) -> Companions:
+    """The models beside the first one, as far as the configuration asks for them. Raises ModelError."""
+    prefilter = resolve(config.cascade.prefilter, config.storage) if config.cascade.enabled else None
+    detectors = (resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
+    return Companions(prefilter, tuple(detectors))
 
 
 def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:

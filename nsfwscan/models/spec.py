@@ -64,6 +64,29 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Companions:
+    """The models beside the one that the policy goes by."""
+
+    prefilter: ModelSpec | None = None
+    detectors: tuple[ModelSpec, ...] = ()
+    """`name` is the detector's; their labels mean no category."""
+
+    @property
+    def all(self) -> tuple[ModelSpec, ...]:
+        """Every one of them."""
+        return (*((self.prefilter,) if self.prefilter else ()), *self.detectors)
+
+
+ALONE = Companions()
+
+
+def pixel_columns(spec: ModelSpec, companions: Companions) -> dict[Geometry, str]:
+    """The columns of pixels that the models take, one for each geometry; `pixels` is the first model's."""
+    geometries = dict.fromkeys(model.geometry for model in (spec, *companions.all))
+    return {geometry: f"pixels_{i}" if i else "pixels" for i, geometry in enumerate(geometries)}
+
+
+@dataclass(frozen=True)
 class Hardware:
     """What a classifier runs on, as found on the worker itself."""
 

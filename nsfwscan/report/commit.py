@@ -1,16 +1,16 @@
 """Staged shards and carried rows to a report.
 
-In: a run whose shards are all staged, and the ledger that its plan was made from. Out: `report/`, `false_positives/`
-and `changes/`; `seal.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A map over ranges of the listing:
-nothing holds all rows at once. A shard without a part, a part that does not hold exactly its listed objects, or a
-carried row that is gone, is a `BalanceError`, and nothing is committed.
+In: a run whose shards are all staged, and the ledger that its plan was made from. Out: `report/`, `false_positives/`,
+`escalations/` and `changes/`; `seal.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A map over ranges of the
+listing: nothing holds all rows at once. A shard without a part, a part that does not hold exactly its listed objects,
+or a carried row that is gone, is a `BalanceError`, and nothing is committed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,25 +19,37 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nsfwscan.banks.matcher import MATCH, BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import BalanceError, RowError
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.balance import Balance, check_uris
-from nsfwscan.report.changes import deleted_among, flags_changed
+from nsfwscan.report.changes import CHANGES_SCHEMA, deleted_among, flags_changed
+from nsfwscan.report.duplicates import Duplicates, find_duplicates
+from nsfwscan.report.effects import Cascade, Costs
+from nsfwscan.report.escalations import select_escalations
 from nsfwscan.report.ledger import Ledger
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import read_part, to_parquet
 from nsfwscan.report.summary import Summary
 from nsfwscan.review.false_positives import is_false_positive, select_false_positives
-from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA, Accounted, as_schema
+from nsfwscan.schema import (
+    DUPLICATE_COLUMNS,
+    FLAGGED,
+    LISTING_SCHEMA,
+    REPORT_SCHEMA,
+    STAGED_SCHEMA,
+    Accounted,
+    as_schema,
+)
 from nsfwscan.sources.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.storage import fetch
 
 _PARTS_AT_ONCE = 16
-_CARRIED_FROM = REPORT_SCHEMA.field("carried_from")
-_CARRIED_SCHEMA = STAGED_SCHEMA.append(_CARRIED_FROM)
+ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS])
+"""A row before it is decided: as it was staged, or carried over."""
 
 
 @dataclass
@@ -48,6 +60,10 @@ class Report:
     summary: Summary = field(default_factory=Summary)
     changes: Counter[str] = field(default_factory=Counter)
     """How many objects, by `Change`."""
+    duplicates: dict[str, Any] = field(default_factory=dict)
+    """How much is the same (`duplicates.Found`), and how many images the model did not see again (`reused`)."""
+    costs: Costs = field(default_factory=Costs)
+    cascade: Cascade = field(default_factory=Cascade)
     shadows: tuple[Comparison, ...] = ()
     """What policies that decide nothing would have decided."""
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -59,7 +75,13 @@ class Report:
 
 
 def write_report(
-    run: Run, plan: Plan, ledger: Ledger, decider: Decider, config: ScanConfig, shadows: Sequence[Policy] = ()
+    run: Run,
+    plan: Plan,
+    ledger: Ledger,
+    decider: Decider,
+    config: ScanConfig,
+    shadows: Sequence[Policy] = (),
+    banks: BankSet | None = None,
 ) -> Report:
     """Writes report, false positives and changes range by range, and recounts the report from its files.
 
@@ -67,6 +89,7 @@ def write_report(
         ledger: of the runs in `plan.bases`.
         config: its sources, report mode, and how to read again what is copied.
         shadows: policies whose decisions are counted beside the decider's, and stand in no row.
+        banks: what carried rows are matched with again; unset: their matches stay as they are.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
@@ -75,14 +98,38 @@ def write_report(
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        commit = _Commit(run, ledger, decider, config, threads, report)
-        after: str | None = None
-        for part in plan.ranges:
-            upto = commit.last_of(part) if part is not plan.ranges[-1] else None
-            commit.write(part, after, upto)
-            after = upto
+        commit = _Commit(run, ledger, decider, config, banks, threads, report)
+        spans = list(commit.spans(plan))
+        with find_duplicates(map(commit.facts, spans), config.duplicates) as duplicates:
+            for span in spans:
+                commit.write(commit.gather(span), duplicates)
+        report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
     report.balance.settle()
     return report
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A range, and what it speaks for: the URIs with `after < uri <= upto`; None: no bound."""
+
+    part: Range
+    after: str | None
+    upto: str | None
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """What is known of a range before anything is decided."""
+
+    span: _Span
+    rows: pa.Table
+    """`ROW_SCHEMA`, one for each listed object."""
+    earlier: pa.Table
+    """Their rows in earlier reports."""
+    deleted: pa.Table
+    """Objects that are gone since then, as `CHANGES_SCHEMA`."""
+    worked: pa.Table
+    """`reused, cost` of the rows that were staged."""
 
 
 @dataclass
@@ -93,33 +140,78 @@ class _Commit:
     ledger: Ledger
     decider: Decider
     config: ScanConfig
+    banks: BankSet | None
     threads: ThreadPoolExecutor
     report: Report
+    reused: int = 0
+    _held: _Gathered | None = None
 
-    def last_of(self, part: Range) -> str:
-        """The last URI of a range."""
+    def spans(self, plan: Plan) -> Iterator[_Span]:
+        """The ranges, with the URIs that they speak for."""
+        after: str | None = None
+        for part in plan.ranges:
+            upto = self._last_of(part) if part is not plan.ranges[-1] else None
+            yield _Span(part, after, upto)
+            after = upto
+
+    def _last_of(self, part: Range) -> str:
         last = [read_carried(self.run.folder, part)]
         if part.shards:
             last.append(ShardReader(self.run.folder)(part.shards[-1]))
         return str(max(table["uri"][-1].as_py() for table in last if table.num_rows))
 
-    def write(self, part: Range, after: str | None, upto: str | None) -> None:
-        """Writes a range's files; it speaks for the URIs with `after < uri <= upto`."""
-        read_listing = ShardReader(self.run.folder)
+    def facts(self, span: _Span) -> tuple[pa.Table, pa.ChunkedArray]:
+        """The rows of a range, and which of them are flagged."""
+        rows = self.gather(span).rows
+        return rows, pc.is_in(self.decider(rows)["decision"], pa.array(sorted(FLAGGED)))
+
+    def gather(self, span: _Span) -> _Gathered:
+        """Reads a range: what was staged, what is carried over, and what was known before."""
+        if self._held is not None and self._held.span == span:
+            return self._held
+        part, read_listing = span.part, ShardReader(self.run.folder)
         todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
         staged = pa.concat_tables([STAGED_SCHEMA.empty_table(), *self.threads.map(self._staged, part.shards)])
         check_uris(todo["uri"], staged["uri"])
         unchanged = read_carried(self.run.folder, part)
-        earlier = self._earlier(part, pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks]), after, upto)
-        carried = carried_over(unchanged, earlier)
-        rows = decided(staged, carried, self.decider, self.run.run_id)
+        listed = pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks])
+        earlier, deleted = self._earlier(span, listed)
+        rows = pa.concat_tables([as_schema(staged, ROW_SCHEMA), self._carried_over(unchanged, earlier)])
+        self._held = _Gathered(span, rows, earlier, deleted, staged.select(["reused", "cost"]))
+        return self._held
+
+    def _carried_over(self, unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
+        """As `carried_over`; matched again where today's banks are not those that the rows were matched with."""
+        rows = carried_over(unchanged, earlier)
+        if self.banks is None or not rows.num_rows:
+            return rows
+        alike = [base.run.run_id for base in self.ledger.bases if base.banks == self.banks.identities]
+        by_run = earlier.filter(pc.is_in(earlier["uri"], unchanged["uri"])).sort_by("uri")["run_id"]
+        other = pc.invert(pc.is_in(by_run, pa.array(alike, pa.string()))).combine_chunks()
+        if not pc.any(other).as_py():
+            return rows
+        found = self.banks.matched_again(rows.filter(other))
+        for place, name in ((rows.schema.get_field_index(name), name) for name in MATCH.names):
+            column = pc.replace_with_mask(rows[name].combine_chunks(), other, found[name].combine_chunks())
+            rows = rows.set_column(place, rows.schema.field(place), column)
+        return rows
+
+    def write(self, gathered: _Gathered, duplicates: Duplicates) -> None:
+        """Writes a range's files."""
+        part, earlier = gathered.span.part, gathered.earlier
+        self.reused += pc.sum(gathered.worked["reused"]).as_py() or 0
+        self.report.costs.add(gathered.worked)
+        rows = decided(duplicates.settled(gathered.rows), self.decider, self.run.run_id)
+        self._write_changes(part, gathered.deleted)
         if self.ledger.bases:
             self._write_changes(part, flags_changed(rows, earlier))
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
         false_positives = select_false_positives(rows)
         self._write_report(part, written, left=rows.num_rows - written.num_rows)
+        self._write_escalations(part, select_escalations(written))
         self._write_false_positives(part, false_positives.filter(pc.is_in(false_positives["uri"], written["uri"])))
         self.report.summary.add(rows, false_positives)
+        self.report.cascade.add(rows)
         for shadow in self.report.shadows:
             shadow.add(rows)
 
@@ -136,13 +228,13 @@ class _Commit:
                 "the same command again"
             ) from error
 
-    def _earlier(self, part: Range, listed: pa.Array, after: str | None, upto: str | None) -> pa.Table:
-        """The earlier rows of the listed objects; those of objects that are gone are written as changes."""
-        found = [REPORT_SCHEMA.empty_table()]
-        for piece in self.ledger.rows(after, upto):
-            self._write_changes(part, deleted_among(piece, listed, self.config.source))
+    def _earlier(self, span: _Span, listed: pa.Array) -> tuple[pa.Table, pa.Table]:
+        """The earlier rows of the listed objects; and those of objects that are gone, as changes."""
+        found, gone = [REPORT_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
+        for piece in self.ledger.rows(span.after, span.upto):
+            gone.append(deleted_among(piece, listed, self.config.source))
             found.append(piece.filter(pc.is_in(piece["uri"], listed)))
-        return pa.concat_tables(found)
+        return pa.concat_tables(found), pa.concat_tables(gone)
 
     def _write_report(self, part: Range, rows: pa.Table, *, left: int) -> None:
         """Writes the report part of a range, and counts it as it lies there.
@@ -160,6 +252,10 @@ class _Commit:
         if rows.num_rows:
             copied = self._with_images(rows) if self.config.report.save_images else rows
             self._write("false_positives", part, copied)
+
+    def _write_escalations(self, part: Range, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._write("escalations", part, rows)
 
     def _write_changes(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:
@@ -223,12 +319,12 @@ def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
         "accounted_as": pa.array([str(Accounted.CARRIED)] * rows.num_rows, pa.string()),
         "carried_from": pc.coalesce(rows["carried_from"], rows["run_id"]),
     }
-    return pa.table([columns.get(f.name, rows[f.name]) for f in _CARRIED_SCHEMA], schema=_CARRIED_SCHEMA)
+    kept = {name: rows[name] for name in rows.column_names} | columns
+    return as_schema(pa.table(kept), ROW_SCHEMA)
 
 
-def decided(staged: pa.Table, carried: pa.Table, decider: Decider, run_id: str) -> pa.Table:
-    """Report rows from staged and carried ones."""
-    rows = pa.concat_tables([as_schema(staged, _CARRIED_SCHEMA), carried])
+def decided(rows: pa.Table, decider: Decider, run_id: str) -> pa.Table:
+    """Report rows from those that were staged or carried over."""
     decisions = decider(rows)
     columns = {
         **{name: rows[name] for name in rows.column_names},

@@ -22,10 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import StoreError
+from nsfwscan.report.escalations import is_illegal
+from nsfwscan.report.parts import with_all
 from nsfwscan.report.runs import Run, runs_of
-from nsfwscan.schema import REPORT_SCHEMA, Change, as_schema
+from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
 from nsfwscan.status import Status
@@ -88,6 +91,11 @@ class Base:
         return pa.concat_arrays(found)
 
     @property
+    def banks(self) -> list[str]:
+        """`name@version` of the banks that its rows were matched with, in their order."""
+        return banks_behind(self.record)
+
+    @property
     def is_snapshot(self) -> bool:
         """Whether its report holds a row for all that it listed."""
         return bool(self.record["config"]["report"]["mode"] == "snapshot")
@@ -120,8 +128,7 @@ def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
 def find_bases(run: Run, config: ScanConfig) -> list[Base]:
     """The committed runs that this one goes on from, newest first: those that overlap with its sources, back to the
     first whole report of all of them. A replay knows the store as its scan did, and what was decided since."""
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        found = [base for base in threads.map(_base, runs_of(run.store)) if base is not None]
+    found = _all_bases(run.store)
     ours = config.public()["source"]  # as the records have it, without secrets
     chain: list[Base] = []
     for base in sorted(found, key=_age, reverse=True):
@@ -132,6 +139,23 @@ def find_bases(run: Run, config: ScanConfig) -> list[Base]:
         if base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours):
             break
     return chain
+
+
+def live_bases(store: Store) -> list[Base]:
+    """The committed runs that together know all objects of a store, newest first: a run is left out where a later
+    whole report covers all of its sources."""
+    live: list[Base] = []
+    for base in sorted(_all_bases(store), key=_age, reverse=True):
+        ours = base.record["config"]["source"]
+        whole = (newer.record["config"]["source"] for newer in live if newer.is_snapshot)
+        if not any(_covers(theirs, ours) and _unfiltered_like(theirs, ours) for theirs in whole):
+            live.append(base)
+    return live
+
+
+def _all_bases(store: Store) -> list[Base]:
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return [base for base in threads.map(_base, runs_of(store)) if base is not None]
 
 
 def _age(base: Base) -> tuple[str, str]:
@@ -192,8 +216,18 @@ class Yardstick:
     """Fingerprint of model, preprocessing and precision."""
     decoding: str
     """Fingerprint of what can be decoded at all."""
+    filtering: str
+    """Fingerprint of the filters before the model."""
     max_bytes: int
     max_pixels: int
+    banks: BankSet | None = None
+    """Tonight's; unset: matches are left as they are."""
+
+    @property
+    def columns(self) -> list[str]:
+        """What is looked at beside the object's version."""
+        asked = HASH_COLUMNS if self.banks is not None and self.banks.specs else ()
+        return [*_JUDGED, *asked]
 
     def standing(self, rows: pa.Table, record: dict[str, Any]) -> pa.Array:
         """`Standing` of each row of a run's report; see `_LASTING` for what is carried without a score."""
@@ -210,13 +244,57 @@ class Yardstick:
         # Too large by itself, or only in the preprocessing of that model.
         too_large = pc.equal(rows["status"], str(Status.TOO_LARGE))
         still_too_large = pc.and_(same_limits, pc.or_(over, same_scoring))
+        # Settled by a filter: good as long as those filters, and the other models, are the same.
+        filtered = pc.and_not(pc.is_valid(rows["filtered_by"]), scored)
+        same_filtering = same_scoring and made_with.get("filtering") == self.filtering
         good = pc.if_else(
-            scored,
-            pc.and_(pc.invert(over), same_scoring),
+            pc.or_(scored, filtered),
+            pc.and_(pc.invert(over), pc.if_else(filtered, same_filtering, same_scoring)),
             pc.and_(pc.and_(lasting, same_decoding), pc.or_(pc.invert(too_large), still_too_large)),
         )
-        bad = pc.if_else(pc.or_(scored, lasting), str(Standing.STALE), str(Standing.FAILED))
-        return pc.if_else(good, str(Standing.GOOD), bad)
+        bad = pc.if_else(pc.or_(pc.or_(scored, filtered), lasting), str(Standing.STALE), str(Standing.FAILED))
+        found = pc.if_else(good, str(Standing.GOOD), bad)
+        return found if self.banks is None else _by_banks(found, rows, record, self.banks)
+
+
+_JUDGED = ("size", "status", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by")
+
+
+def banks_behind(record: dict[str, Any]) -> list[str]:
+    """`name@version` of the banks that a run's rows were matched with, in their order."""
+    return [f"{bank['name']}@{bank['version'][:16]}" for bank in record.get("banks", ())]
+
+
+def _by_banks(standing: pa.ChunkedArray, rows: pa.Table, record: dict[str, Any], banks: BankSet) -> pa.ChunkedArray:
+    """Standings, as far as they hang on banks: what was settled by a match is good while it still matches; what is in
+    an illegal bank is good whatever changed, and never decoded again; what lacks a hash that banks hold is stale."""
+    scoreless, matched = pc.is_null(rows["nsfw_score"]), pc.is_valid(rows["match_kind"])
+    settled = pc.and_(matched, pc.or_(scoreless, is_illegal(rows)))
+    kinds = rows["match_kind"]
+    if pc.any(settled).as_py() and banks_behind(record) != banks.identities:
+        asked = with_all(rows.filter(settled), [*HASH_COLUMNS, *MATCH.names])
+        kinds = pc.replace_with_mask(_flat(kinds), _flat(settled), _flat(banks.matched_again(asked)["match_kind"]))
+    is_ok = pc.equal(rows["status"], str(Status.OK))
+    gone = pc.and_(pc.and_(settled, scoreless), pc.and_(is_ok, pc.is_null(kinds)))
+    still = pc.and_(pc.and_(settled, scoreless), pc.is_valid(kinds))
+    illegal = pc.fill_null(pc.equal(kinds, str(BankKind.ILLEGAL)), False)
+    lacking = pc.and_(pc.equal(standing, str(Standing.GOOD)), _lacks_a_hash(rows, is_ok, banks.kinds))
+    stale = pc.if_else(pc.or_(gone, lacking), str(Standing.STALE), standing)
+    return pc.if_else(pc.or_(illegal, pc.and_not(still, lacking)), str(Standing.GOOD), stale)
+
+
+def _lacks_a_hash(rows: pa.Table, is_ok: pa.ChunkedArray, kinds: frozenset[str]) -> pa.ChunkedArray:
+    """Which rows were read before there was a hash that the banks hold."""
+    lacking = pc.and_(is_ok, False)
+    if "md5" in kinds:
+        lacking = pc.or_(lacking, pc.and_(pc.is_valid(rows["sha256"]), pc.is_null(rows["md5"])))
+    if "pdq" in kinds:
+        lacking = pc.or_(lacking, pc.and_(is_ok, pc.is_null(rows["pdq"])))
+    return lacking
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 class Ledger:
@@ -244,15 +322,16 @@ class Ledger:
         return Known(tuple(base.run.run_id for base in self.bases), self._standing(yardstick))
 
     def _standing(self, yardstick: Yardstick) -> Iterator[pa.Table]:
-        columns = ["uri", "size", "etag", "modified_at", "scanned_at", "status", "nsfw_score", "width", "height"]
+        columns = ["uri", "etag", "modified_at", "scanned_at", *yardstick.columns]
         for age, base in enumerate(self.bases):
             # What was gone then hides older rows, here as in `rows`: should it be back, it is new.
             gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
             yield pa.Table.from_pylist(gone, schema=LEDGER_SCHEMA)
             for part in self._parts(base):
                 with base.run.folder.parquet(part.path) as parquet:
-                    for batch in parquet.iter_batches(65536, columns=columns):
-                        rows = pa.Table.from_batches([batch])
+                    there = [name for name in columns if name in parquet.schema_arrow.names]
+                    for batch in parquet.iter_batches(65536, columns=there):
+                        rows = with_all(pa.Table.from_batches([batch]), columns)
                         values = {
                             "modified_at": _settled(rows),
                             "standing": yardstick.standing(rows, base.record),

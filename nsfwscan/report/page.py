@@ -21,7 +21,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from nsfwscan.display import duration, money, size
-from nsfwscan.policy.rules import OTHERWISE
+from nsfwscan.policy.rules import ILLEGAL, OTHERWISE
+from nsfwscan.report.effects_text import describe_effects
 from nsfwscan.report.query import committed_query
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
 from nsfwscan.sources.plan import Fate
@@ -153,8 +154,11 @@ def render_summary(record: dict[str, Any]) -> str:
         laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
         steps=list(_steps(record)),
         balance=[(str(a), record["balance"][a]) for a in Accounted],
+        effects=list(describe_effects(record)),
         settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
         since=_since(record),
+        escalated=sum(f["rows"] for f in record["files"] if f["path"].startswith("escalations/")),
+        floods=_floods(record),
         overrides=[_override(entry) for entry in record["policy"]["overrides"]],
         counts=_tables(summary),
         bars=_bars(summary["nsfw_score_histogram"]),
@@ -333,8 +337,19 @@ def _flagged_queues(record: dict[str, Any]) -> list[str]:
         for name, change in changes.items()
         if name in rules and summary["rule"].get(name)
     ]
+    if summary["rule"].get(ILLEGAL):
+        outcomes.insert(0, {"queue": "legal", "decision": Decision.ESCALATE})
     found = [o["queue"] for o in outcomes if summary["queue"].get(o["queue"]) and o["decision"] in FLAGGED]
     return [queue.replace("`", "'") for queue in dict.fromkeys(found)]
+
+
+def _floods(record: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Entries that match very much, by what became of them."""
+    found = record.get("matching") or {"quarantined": [], "flooding": []}
+    return [
+        ("Quarantined: they match too much to be worth a look", found["quarantined"]),
+        ("Illegal entries that match very much; none is left out", found["flooding"]),
+    ]
 
 
 def _override(override: dict[str, Any]) -> str:
@@ -384,7 +399,7 @@ def _since(record: dict[str, Any]) -> Since | None:
     bases, changes, fates = record["ledger"]["bases"], record["ledger"]["changes"], record["plan"]["fates"]
     if not bases:
         return None
-    listed = record["plan"]["distinct"]
+    listed = max(1, record["plan"]["distinct"])
     select = "change, previous_decision, decision, nsfw_score, uri"
     query = committed_query(record, "changes/", select, "ORDER BY change, nsfw_score DESC")
     return Since(

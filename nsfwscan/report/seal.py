@@ -42,7 +42,7 @@ def record_of(
     """The content of `run.json`: who, what, when, and what stood behind every row.
 
     Args:
-        kind: `scan` or `replay`.
+        kind: `scan`, `replay` or `match`.
         parent: the run that this one goes on from.
         **further: config, model, fingerprints, and what it took.
     """
@@ -64,6 +64,9 @@ def record_of(
         "plan": plan.counts,
         "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
         "balance": report.balance.as_dict(),
+        "duplicates": report.duplicates,
+        "costs": report.costs.as_dict(),
+        "cascade": report.cascade.as_dict(report.costs),
         **further,
         "summary": report.summary.as_dict(),
         "shadows": [shadow.as_dict() for shadow in report.shadows],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nsfwscan.display import duration, money, printable, size
+from nsfwscan.report.effects_text import describe_effects
 from nsfwscan.report.query import committed_query
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import Change
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _OVERVIEW = "decision, rule, count(*) AS objects"
 _BAR = 30
+_FLOODS = 10
+"""Entries that flood, as many as are named."""
 
 
 def describe_scan(result: ScanResult) -> str:
@@ -37,6 +40,8 @@ def describe_scan(result: ScanResult) -> str:
         f"  decisions  {_counts(summary['decision'])}",
         f"  labels     {_counts(summary['label'])}",
         f"  status     {_counts(summary['status'])}",
+        *_banks(record),
+        *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
         *_truth(summary["truth"]),
         *_since(record),
         *_errors(summary["errors"]),
@@ -103,6 +108,35 @@ def _truth(truth: dict[str, Any]) -> list[str]:
         ]
     found = f"{truth['false_positives']:,} of {truth['neutral']:,} neutral images ({truth['false_positive_rate']:.1%})"
     return [f"  false positives  {found} carry an NSFW label{suspected}"]
+
+
+def _banks(record: dict[str, Any]) -> list[str]:
+    """What hash banks found, and what of them could not be read."""
+    matched = record["summary"].get("match_bank", {})
+    lines = [f"  matches    {_counts(matched)}"] if record.get("banks") or matched else []
+    for bank in record.get("banks", ()):
+        if bank["malformed"]:
+            example = printable(bank["examples"][0])
+            lines.append(f"  bank       {bank['name']}: {bank['malformed']:,} malformed entries, e.g. {example}")
+    lines += _matching(record.get("matching"))
+    escalated = sum(file["rows"] for file in record["files"] if file["path"].startswith("escalations/"))
+    return [*lines, *([f"  escalated  {escalated:,} illegal matches, in escalations/"] if escalated else [])]
+
+
+def _matching(found: dict[str, Any] | None) -> list[str]:
+    """What a retroactive match looked at, what it could not look for, and which entries flood."""
+    if found is None:
+        return []
+    without = "".join(f"; {n:,} have no {kind}" for kind, n in found["without"].items())
+    lines = [f"  looked at  {found['objects']:,} objects, by the hashes in their reports{without}"]
+    for said, entries in (("quarantined", found["quarantined"]), ("floods, kept", found["flooding"])):
+        for entry in entries[:_FLOODS]:
+            example = f", e.g. {printable(entry['examples'][0])[-80:]}" if entry["examples"] else ""
+            name = printable(entry["id"])
+            lines.append(f"  {said}  {entry['bank']} {name} ({entry['hash']}): {entry['objects']:,} objects{example}")
+        if len(entries) > _FLOODS:
+            lines.append(f"  {said}  … and {len(entries) - _FLOODS:,} more entries, in run.json")
+    return lines
 
 
 def _errors(errors: list[dict[str, Any]]) -> list[str]:
@@ -229,6 +263,10 @@ def _money(cost: Cost) -> str:
 def describe_verdict(verdict: Verdict) -> str:
     """The ranked distribution of one image, as bars."""
     name = printable(verdict.uri)
+    if verdict.match is not None:
+        bank, entry, distance = verdict.match
+        known = f"in bank {bank} as {printable(entry)}" + (f", {distance} bits off" if distance else "")
+        return f"{name}\n  {known} → {verdict.decision} ({verdict.rule})"
     if not verdict.scores:
         return f"{name}\n  {verdict.status}: {printable(verdict.error or 'no score')}"
     call = f"{verdict.decision} ({verdict.rule})" + (", borderline: a person should look" if verdict.borderline else "")
@@ -245,7 +283,7 @@ def describe_run(run: Run) -> str:
         counts = (
             f"{summary['rows']:>12,} objects  {summary['flagged']:>8,} flagged  {summary['unreadable']:>8,} unreadable"
         )
-        replay = f"  replay of {record['parent']['run_id']}" if record["kind"] == "replay" else ""
+        replay = f"  {record['kind']} of {record['parent']['run_id']}" if record["kind"] != "scan" else ""
         return f"{run.run_id}  {state:<10} {record['committed_at']}  {counts}  {record['model']['identity']}{replay}"
     hint = {
         "failed": "did not balance; see failure.json, then run the same command again",

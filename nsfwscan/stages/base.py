@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nsfwscan.errors import RowError
+from nsfwscan.schema import COST, SIGNAL_COLUMNS
+from nsfwscan.signals import merged, signals_array
 from nsfwscan.status import Status
 
 
@@ -46,15 +50,31 @@ def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], adds: pa
 
     Args:
         work: takes the row's `needs`, and its `uri`, `size` and `index`; returns values for `adds`, or for columns that
-            are there already; raises `RowError` for bad data, whose status, message and values go into the row.
+            are there already; raises `RowError` for bad data, whose status, message and values go into the row. A file
+            is a memoryview, valid as long as the table.
         adds: those of the stage's columns that `work` gives; unset: all.
     """
-    given = {name: table[name].to_pylist() for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
+    given = {name: _values(table[name]) for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
     todo = [i for i in range(table.num_rows) if all(given[name][i] is not None for name in stage.needs)]
     results = map(_guarded(work), ({k: v[i] for k, v in given.items()} for i in todo))
     changed: dict[int, Row] = dict(zip(todo, results, strict=True))
     table = _merge(table, stage.adds if adds is None else adds, changed)
     return table.drop_columns([name for name in stage.drops if name in table.column_names])
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values; files where they lie, since to copy one takes as long as to digest it."""
+    if not pa.types.is_large_binary(column.type):
+        return list(column.to_pylist())
+    return [value for chunk in column.chunks for value in _views(chunk)]
+
+
+def _views(files: pa.LargeBinaryArray) -> Iterator[memoryview | None]:
+    _, offsets, data = files.buffers()
+    ends = np.frombuffer(offsets, np.int64)[files.offset : files.offset + len(files) + 1].tolist()
+    view = memoryview(data if data is not None else b"")
+    for start, end, there in zip(ends, ends[1:], files.is_valid().to_pylist(), strict=False):
+        yield view[start:end] if there else None
 
 
 def _guarded(work: Callable[[Row], Row]) -> Callable[[Row], Row]:
@@ -84,6 +104,24 @@ def _merge(table: pa.Table, adds: pa.Schema, changed: dict[int, Row]) -> pa.Tabl
         else:
             table = table.append_column(field, column)
     return table
+
+
+def with_signals(table: pa.Table, found: Sequence[Mapping[str, float] | None]) -> pa.Table:
+    """The table with further signals of each row."""
+    [field] = SIGNAL_COLUMNS
+    return _with_merged(table, field, found)
+
+
+def with_cost(table: pa.Table, stage: str, asked: NDArray[np.bool_], seconds: float) -> pa.Table:
+    """The table with the seconds that a stage took, in equal parts on the rows that it worked on."""
+    each = {stage: seconds / max(1, int(asked.sum()))}
+    return _with_merged(table, COST, [each if one else None for one in asked])
+
+
+def _with_merged(table: pa.Table, field: pa.Field, found: Sequence[Mapping[str, float] | None]) -> pa.Table:
+    if field.name not in table.column_names:
+        return table.append_column(field, signals_array(found))
+    return table.set_column(table.schema.get_field_index(field.name), field, merged(table[field.name], found))
 
 
 def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:

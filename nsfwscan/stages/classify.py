@@ -1,13 +1,12 @@
-"""Pixels to probabilities.
+"""Pixels to probabilities: the model that the policy goes by, and further detectors over the same decoding.
 
-In: `pixels`. Out: `model, label, confidence, nsfw_score` and a score for each category. Batches have one fixed shape
-and the last is padded, so a score does not depend on its neighbours. A model that yields no number for one image leaves
-that row without a score; one that yields none for any image is a broken set-up.
+In: pixels, and `sha256` of what they were made of. Out: of the model `model, label, confidence, nsfw_score` and a score
+for each category; of a detector its labels' probabilities among the `signals`. What a filter settled is left alone, but
+for the shadow sample. A model that yields no number for one image leaves that row without a score; one that yields none
+for any image is a `ModelError`.
 """
 
 from __future__ import annotations
-
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -15,81 +14,55 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
-from nsfwscan.errors import ModelError
-from nsfwscan.models import registry
-from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
-from nsfwscan.schema import MODEL_COLUMNS, NSFW_CATEGORIES, Category, score_column
+from nsfwscan.models.scoring import Mask, Scorer
+from nsfwscan.models.spec import Hardware, ModelSpec
+from nsfwscan.schema import (
+    COST,
+    MODEL_COLUMNS,
+    NSFW_CATEGORIES,
+    REUSED,
+    SHADOW,
+    SIGNAL_COLUMNS,
+    Category,
+    score_column,
+)
+from nsfwscan.stages.base import with_cost, with_signals
 
 NO_SCORE = "the model returned no finite score for this image"
 
 
 class Classify:
-    """Scores every row that has pixels, on the device that this worker finds."""
+    """Scores every row that has pixels and that no filter settled, on the device that this worker finds.
+
+    Args:
+        column: of the model's pixels.
+    """
 
     name = "classify"
-    needs: tuple[str, ...] = ("pixels",)
-    adds = pa.schema(MODEL_COLUMNS)
-    drops: tuple[str, ...] = ("pixels",)
+    drops: tuple[str, ...] = ()
+    adds = pa.schema([*MODEL_COLUMNS, REUSED, COST])
 
-    def __init__(self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str = "pixels"
+    ) -> None:
+        self.needs: tuple[str, ...] = (column, "sha256")
         self._spec = spec
-        self._config = config
-        self._storage = storage
-        self._threads = threads
+        self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
 
     def open(self) -> None:
         """Loads the weights."""
-        _ = self._classifier
+        self._scorer.open()
 
-    @cached_property
+    @property
     def hardware(self) -> Hardware:
         """Device, precision and batch size, as found on this worker."""
-        return registry.choose_hardware(self._spec, self._config, threads=self._threads)
-
-    @cached_property
-    def _classifier(self) -> Classifier:
-        return registry.load(self._spec, self._storage, self.hardware)
+        return self._scorer.hardware
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with scores, without `pixels`."""
-        pixels = table["pixels"].combine_chunks()
-        rows = np.flatnonzero(pixels.is_valid().to_numpy(zero_copy_only=False))
-        images = _as_images(pixels, self._spec.geometry.shape)
-        scores = np.full((table.num_rows, len(self._spec.categories)), np.nan, np.float32)
-        size = self.hardware.batch_size
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        found = self._classifier.stream(self._padded(images[batch]) for batch in batches)
-        for batch, probabilities in zip(batches, found, strict=True):
-            scores[batch] = probabilities[: len(batch)]
-        finite: NDArray[np.bool_] = np.asarray(np.isfinite(scores).all(axis=1))
-        if len(rows) and not finite[rows].any():
-            raise ModelError(
-                f"{self._spec.identity} returned no finite score for any of {len(rows)} images: try --dtype float32"
-            )
-        return self._with_scores(table.drop_columns(["pixels"]), scores, finite, lost=rows[~finite[rows]])
-
-    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """At most one batch of images, filled up with black ones to the fixed shape."""
-        missing = self.hardware.batch_size - len(images)
-        batch = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
-        return np.ascontiguousarray(batch)
-
-    def _with_scores(
-        self, table: pa.Table, scores: NDArray[np.float32], finite: NDArray[np.bool_], lost: NDArray[np.intp]
-    ) -> pa.Table:
-        categories = self._spec.categories
-        by_category = {c: scores[:, i] for i, c in enumerate(categories)}
-        top = np.where(finite, np.nan_to_num(scores).argmax(axis=1), 0)
-        nsfw = scores[:, [c in NSFW_CATEGORIES for c in categories]].sum(axis=1).clip(0, 1)
-        columns: dict[str, pa.Array] = {
-            "model": pa.array([self._spec.identity] * table.num_rows),
-            "label": pa.array([str(c) for c in categories]).take(pa.array(top)),
-            "confidence": pa.array(scores[np.arange(len(scores)), top]),
-            "nsfw_score": pa.array(nsfw.astype(np.float32)),
-            **{score_column(c): pa.array(by_category[c]) for c in Category if c in by_category},
-        }
-        mask = pa.array(finite)
-        for field in self.adds:
+        """The table with scores."""
+        scored = self._scorer(table, unsettled(table))
+        columns, mask = self._columns(scored.probabilities, scored.finite), pa.array(scored.finite)
+        for field in MODEL_COLUMNS:
             values = columns.get(field.name)
             column = (
                 pa.nulls(table.num_rows, field.type)
@@ -97,14 +70,64 @@ class Classify:
                 else pc.if_else(mask, values, None).cast(field.type)
             )
             table = table.append_column(field, column)
-        return _note_lost(table, lost)
+        table = _note_lost(table, scored.lost)
+        table = table.append_column(REUSED, pa.array(scored.reused, mask=~scored.wanted))
+        return with_cost(table, self.name, scored.asked, scored.seconds)
+
+    def _columns(self, scores: NDArray[np.float32], finite: Mask) -> dict[str, pa.Array]:
+        categories = self._spec.categories
+        by_category = {c: scores[:, i] for i, c in enumerate(categories)}
+        top = np.where(finite, np.nan_to_num(scores).argmax(axis=1), 0)
+        nsfw = scores[:, [c in NSFW_CATEGORIES for c in categories]].sum(axis=1).clip(0, 1)
+        return {
+            "model": pa.array([self._spec.identity] * len(scores)),
+            "label": pa.array([str(c) for c in categories]).take(pa.array(top)),
+            "confidence": pa.array(scores[np.arange(len(scores)), top]),
+            "nsfw_score": pa.array(nsfw.astype(np.float32)),
+            **{score_column(c): pa.array(by_category[c]) for c in Category if c in by_category},
+        }
 
 
-def _as_images(pixels: pa.FixedSizeBinaryArray, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The column as uint8 [rows, H, W, 3] without a copy; null rows hold whatever lies in their slot."""
-    width = pixels.type.byte_width
-    flat = np.frombuffer(pixels.buffers()[1], np.uint8, count=(pixels.offset + len(pixels)) * width)
-    return flat[pixels.offset * width :].reshape(len(pixels), *shape)
+class Detect:
+    """Asks a further model about every row that has pixels, also where a prefilter settled what the first one would
+    have said: it looks for something else.
+
+    Args:
+        spec: `name` is the detector's, and `labels` are as the signals have them.
+        column: of its pixels.
+    """
+
+    drops: tuple[str, ...] = ()
+    adds = pa.schema([*SIGNAL_COLUMNS, COST])
+
+    def __init__(
+        self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str
+    ) -> None:
+        self.name = f"detect-{spec.name}"
+        self.needs: tuple[str, ...] = (column, "sha256")
+        self._labels = [f"{spec.name}.{label}" for label in spec.labels]
+        self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
+
+    def open(self) -> None:
+        """Loads the weights."""
+        self._scorer.open()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with the detector's probabilities among its `signals`."""
+        scored = self._scorer(table)
+        found = [
+            dict(zip(self._labels, map(float, row), strict=True)) if there else None
+            for row, there in zip(scored.probabilities, scored.finite, strict=True)
+        ]
+        return with_cost(with_signals(table, found), self.name, scored.asked, scored.seconds)
+
+
+def unsettled(table: pa.Table) -> Mask:
+    """The rows that no filter settled, and the sample of those that one did."""
+    if SHADOW.name not in table.column_names:
+        return np.ones(table.num_rows, np.bool_)
+    open_ = pc.or_(pc.is_null(table["filtered_by"]), pc.fill_null(table[SHADOW.name], False))
+    return np.asarray(open_.to_numpy(), np.bool_)
 
 
 def _note_lost(table: pa.Table, lost: NDArray[np.intp]) -> pa.Table:

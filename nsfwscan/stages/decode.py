@@ -1,12 +1,14 @@
 """Bytes to the model's pixels, and what the file says about itself.
 
-In: `bytes`. Out: `pixels` (H*W*3 uint8 of the model's geometry, null where there are none) and `format, width, height,
-frames, camera, software, pdq, pdq_quality`. Files are decoded in a child process (`images/child.py`); whatever is wrong
-with a file, and whatever it does to that process, becomes its row's status. A child that cannot be started stops the
-run.
+In: `bytes`. Out: a column of pixels for each geometry (H*W*3 uint8, null where there are none) and `format, width,
+height, frames, camera, software, pdq, pdq_quality, signals`. Files are decoded in a child process (`images/child.py`);
+whatever is wrong with a file, and whatever it does to that process, becomes its row's status. A child that cannot be
+started stops the run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -19,44 +21,51 @@ from nsfwscan.models.geometry import Geometry
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.stages.base import Row, map_rows
 
-_CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality")
+_CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
 
 
 class Decode:
-    """Decodes every object that was read, for one model geometry."""
+    """Decodes every object that was read, once for all models.
+
+    Args:
+        columns: of the pixels, by the geometry that they are of.
+    """
 
     name = "decode"
     needs: tuple[str, ...] = ("bytes",)
     drops: tuple[str, ...] = ("bytes",)
 
-    def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
-        self._child = DecodeChild(settings_of(config, geometry))
-        self._pixels = pa.field("pixels", pa.binary(geometry.nbytes))
+    def __init__(self, config: DecodeConfig, columns: Mapping[Geometry, str]) -> None:
+        self._child = DecodeChild(settings_of(config, *columns))
+        self._pixels = [pa.field(name, pa.binary(geometry.nbytes)) for geometry, name in columns.items()]
         self._content = pa.schema([REPORT_SCHEMA.field(name) for name in _CONTENT])
-        self.adds = self._content.append(self._pixels)
+        self.adds = pa.schema([*self._content, *self._pixels])
 
     def open(self) -> None:
         """Starts the child; later stages load their models while it gets ready."""
         self._child.start()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with `pixels` and the content columns, without `bytes`."""
-        pixels = np.empty((table.num_rows, self._pixels.type.byte_width), np.uint8)
+        """The table with pixels and the content columns, without `bytes`."""
+        pixels = [np.empty((table.num_rows, field.type.byte_width), np.uint8) for field in self._pixels]
         decoded = np.zeros(table.num_rows, np.bool_)
 
         def decode(row: Row) -> Row:
-            facts = self._child.decode_into(pixels[row["index"]], row["bytes"])
+            facts = self._child.decode_into([images[row["index"]] for images in pixels], row["bytes"])
             decoded[row["index"]] = True
             return facts
 
         table = map_rows(self, table, decode, adds=self._content)
-        return table.append_column(self._pixels, _as_column(pixels, decoded, self._pixels.type))
+        for field, images in zip(self._pixels, pixels, strict=True):
+            table = table.append_column(field, _as_column(images, decoded, field.type))
+        return table
 
 
-def settings_of(config: DecodeConfig, geometry: Geometry) -> Settings:
+def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:
     """What a decode child is told."""
     limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes"})
-    return Settings(geometry=geometry, fast=config.reduces, hashed=config.pdq != "off", **limits)
+    hashed, examined = config.pdq != "off", config.provenance
+    return Settings(geometries=geometries, fast=config.reduces, hashed=hashed, examined=examined, **limits)
 
 
 def _as_column(pixels: NDArray[np.uint8], there: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:

@@ -19,17 +19,16 @@ from nsfwscan.pipeline import Job
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.progress import Progress, Silent
-from nsfwscan.report.commit import Report, carried_over, decided, write_report
+from nsfwscan.report.commit import ROW_SCHEMA, Report, decided, write_report
 from nsfwscan.report.ledger import Ledger
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import ShardResult, stage_part
 from nsfwscan.run import Engine, ScanResult, run_scan
-from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA
+from nsfwscan.schema import LISTING_SCHEMA, STAGED_SCHEMA, as_schema
 from nsfwscan.sources.plan import Known, Plan, Shard, ShardReader, make_plan
 from nsfwscan.store import Store
 
 Row = Mapping[str, Any]
-NOTHING_CARRIED = carried_over(LISTING_SCHEMA.empty_table(), REPORT_SCHEMA.empty_table())
 
 
 @cache
@@ -73,7 +72,7 @@ def staged(rows: Iterable[Row]) -> pa.Table:
 
 def report(rows: Iterable[Row], run_id: str = "made") -> pa.Table:
     """Staged rows, decided."""
-    return decided(staged(rows), NOTHING_CARRIED, decider(), run_id)
+    return decided(as_schema(staged(rows), ROW_SCHEMA), decider(), run_id)
 
 
 def begun(out: Path | str, uris: Sequence[str], *, shard_rows: int = 1000, run_id: str = "made") -> tuple[Run, Plan]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from pathlib import Path
@@ -16,21 +17,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.report.changes import CHANGES_SCHEMA
 from nsfwscan.report.ledger import Base, Ledger, Yardstick, belongs_to, find_bases
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import to_parquet
 from nsfwscan.run import ScanResult
-from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.schema import REPORT_SCHEMA, BankKind
 from nsfwscan.sources.plan import LEDGER_SCHEMA
 from nsfwscan.store import Store, to_json
 from tests.report.rows import scanned, staged_row
 
 LONG = "/media/" + "x" * 5000
 """So long that Parquet keeps no statistics of it."""
-YARDSTICK = Yardstick(scoring="s", decoding="d", max_bytes=1000, max_pixels=10_000)
+YARDSTICK = Yardstick(scoring="s", decoding="d", filtering="f", max_bytes=1000, max_pixels=10_000)
 MADE_WITH: dict[str, Any] = {
     "fingerprints": {"scoring": "s", "decoding": "d"},
     "config": {"read": {"max_bytes": 1000}, "decode": {"max_pixels": 10_000}, "report": {"mode": "snapshot"}},
@@ -378,6 +381,82 @@ def test_rows_are_judged_one_by_one() -> None:
     table = pa.Table.from_pylist(rows, schema=REPORT_SCHEMA)
     assert YARDSTICK.standing(table, MADE_WITH).to_pylist() == ["good", "failed", "stale"]
     assert YARDSTICK.standing(table.slice(0, 0), MADE_WITH).to_pylist() == []
+
+
+_SHA, _MD5, _PDQ = "a" * 64, "b" * 32, "0" * 64
+_HASHED = {"sha256": _SHA, "md5": _MD5, "pdq": _PDQ, "pdq_quality": 100}
+_OTHER = {"sha256": "c" * 64, "md5": "c" * 32, "pdq": "f" * 64, "pdq_quality": 100}
+_BLOCKED = {"match_bank": "bad", "match_kind": "block", "match_hash": "sha256"}
+_ILLEGAL = {"match_bank": "csam", "match_kind": "illegal", "match_hash": "sha256"}
+
+
+@pytest.fixture
+def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BankSet:
+    """A block bank of `_SHA` and `_PDQ`, and an illegal one of `_MD5` alone."""
+    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bad.txt").write_text(f"sha256 {_SHA}\npdq {_PDQ}\n")
+    (tmp_path / "csam.txt").write_text(f"md5 {_MD5}\n")
+    configs = (
+        BankConfig(name="bad", uri=str(tmp_path / "bad.txt")),
+        BankConfig(name="csam", uri=str(tmp_path / "csam.txt"), kind=BankKind.ILLEGAL),
+    )
+    return BankSet(resolve_banks(configs, StorageConfig()), StorageConfig())
+
+
+@pytest.mark.parametrize("scoring", ["s", "another"])
+@pytest.mark.parametrize(
+    ("row", "with_banks", "without_any"),
+    [
+        # Settled by a match: good while it matches, whatever scores; read again where nothing holds it any more.
+        ({"nsfw_score": None, **_HASHED, "md5": "c" * 32, **_BLOCKED}, "good", "stale"),
+        ({"nsfw_score": None, **_OTHER, **_BLOCKED}, "stale", "stale"),
+        ({"nsfw_score": None, **_OTHER, "pdq": "0" * 60 + "00ff", **_BLOCKED}, "good", "stale"),
+        ({"nsfw_score": None, **_HASHED, **_ILLEGAL}, "good", "good"),
+        # Illegal: good though its file was never decoded, though it was scored, though its bank was left out; not where
+        # its bank was asked and holds it no more.
+        ({"nsfw_score": None, **_HASHED, "pdq": None, **_ILLEGAL}, "good", "good"),
+        ({**_HASHED, **_ILLEGAL}, "good", "good"),
+        ({"nsfw_score": None, **_OTHER, **_ILLEGAL, "match_bank": "gone"}, "good", "good"),
+        ({"nsfw_score": None, **_OTHER, **_ILLEGAL}, "stale", "good"),
+        # Scored: by what scores it; unless it lacks a hash that tonight's banks hold.
+        ({**_OTHER}, "by scoring", "by scoring"),
+        ({**_HASHED, **_BLOCKED}, "by scoring", "by scoring"),
+        ({**_OTHER, "pdq": None}, "stale", "by scoring"),
+        ({**_OTHER, "md5": None}, "stale", "by scoring"),
+        # Unreadable: nothing to hash by looks, and by bytes where they were read.
+        ({"nsfw_score": None, "status": "decode_error", **_OTHER, "pdq": None}, "good", "good"),
+        ({"nsfw_score": None, "status": "decode_error", **_OTHER, "pdq": None, "md5": None}, "stale", "good"),
+        ({"nsfw_score": None, "status": "too_large", "size": 2000}, "good", "good"),
+        ({"nsfw_score": None, "status": "timeout", **_OTHER, "pdq": None}, "failed", "failed"),
+    ],
+)  # fmt: skip
+def test_what_a_row_is_worth_under_tonights_banks(
+    banks: BankSet, row: dict[str, Any], with_banks: str, without_any: str, scoring: str
+) -> None:
+    """A match stands as long as the banks say so, and lacks nothing that they ask for."""
+    table = pa.Table.from_pylist(
+        [{"uri": "/a", "size": 10, "status": "ok", "nsfw_score": 0.5, **row}], schema=REPORT_SCHEMA
+    )
+    by_scoring = "good" if scoring == "s" else "stale"
+    for asked, expected in ((banks, with_banks), (BankSet((), StorageConfig()), without_any)):
+        yardstick = replace(YARDSTICK, scoring=scoring, banks=asked)
+        record = {**MADE_WITH, "banks": [{"name": "bad", "version": "another"}]}
+        found = yardstick.standing(table.select(["uri", *yardstick.columns]), record).to_pylist()
+        assert found == [by_scoring if expected == "by scoring" else expected]
+
+
+def test_reports_from_before_there_were_banks_can_be_judged(tmp_path: Path, banks: BankSet) -> None:
+    """A part that lacks the columns of matches and hashes: what is readable is read again, what is not is not."""
+    run = run_in(tmp_path, "1")
+    base = base_of(run, [*made(["/a"], sha256=_SHA), {"uri": "/b", "status": "unsupported"}], [])
+    [part] = base.parts
+    old = pq.read_table(tmp_path / "runs" / "1" / part.path).drop_columns(
+        ["md5", "pdq", "pdq_quality", "match_kind", "match_bank", "filtered_by"]
+    )
+    pq.write_table(old, tmp_path / "runs" / "1" / part.path)
+    known = pa.concat_tables(Ledger([base], None).known(replace(YARDSTICK, banks=banks)).tables)
+    found = {row["uri"]: row["standing"] for row in known.to_pylist() if row["standing"]}
+    assert found == {"/a": "stale", "/b": "good"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from tests.demo_store import DemoObject
 
 SPEC = registry.resolve(ModelConfig(), StorageConfig())
 _PICTURES = ("chelsea.jpg", "coffee.png", "astronaut.jpg", "rocket.jpg", "coins.jpg")
+_NUMBERS = count()
+"""Of contents that no model has seen."""
 _FACTS = ("label", "confidence", "nsfw_score", "score_neutral", "score_nsfw")
 
 
@@ -48,9 +51,14 @@ def opened(spec: ModelSpec, config: ModelConfig) -> Classify:
     return stage
 
 
-def table(pixels: Sequence[bytes | None], nbytes: int = SPEC.geometry.nbytes) -> pa.Table:
+def table(
+    pixels: Sequence[bytes | None], nbytes: int = SPEC.geometry.nbytes, digests: Sequence[str] | None = None
+) -> pa.Table:
     rows = fresh(pa.Table.from_pylist([{"uri": f"/{i}"} for i in range(len(pixels))], schema=LISTING_SCHEMA))
-    return rows.append_column("pixels", pa.array(pixels, pa.binary(nbytes)))
+    digests = [f"{next(_NUMBERS):064x}" for _ in pixels] if digests is None else digests
+    return rows.append_column("sha256", pa.array(digests, pa.string())).append_column(
+        "pixels", pa.array(pixels, pa.binary(nbytes))
+    )
 
 
 def facts(row: Row) -> tuple[object, ...]:
@@ -227,3 +235,47 @@ def test_no_image_with_a_number(with_model: Install) -> None:
         ModelError, match=r"made@abababababababab returned no finite score .* 2 images.*--dtype float32"
     ):
         stage(table([pixel(1), None, pixel(2)], 3))
+
+
+# --- the same bytes -------------------------------------------------------------------------------------------------
+
+
+def test_a_content_is_scored_once(with_model: Install) -> None:
+    """The model sees the same bytes once, in a table and over tables; all copies have its scores, and say so."""
+    seen: list[int] = []
+
+    def score(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seen.extend(int(pixel[0, 0, 0]) for pixel in batch if pixel.any())
+        return np.stack([batch[:, 0, 0, 0] / 255, 1 - batch[:, 0, 0, 0] / 255], axis=1).astype(np.float32)
+
+    stage = with_model(score, (Category.NSFW, Category.NEUTRAL))
+    pixels = [b"\x33" * 3, b"\x66" * 3, b"\x33" * 3, None]
+    first = stage(table(pixels, 3, ["a", "b", "a", "c"])).to_pylist()
+    second = stage(table(pixels, 3, ["b", "d", "a", None])).to_pylist()
+    assert seen == [0x33, 0x66, 0x66]
+    assert [row["reused"] for row in (*first, *second)] == [False, False, True, None, True, False, True, None]
+    assert [row["nsfw_score"] for row in second[:3]] == pytest.approx([0.4, 0.4, 0.2])
+    assert first[0]["nsfw_score"] == first[2]["nsfw_score"] == second[2]["nsfw_score"]
+
+
+def test_what_a_worker_remembers_is_bounded(with_model: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest contents are forgotten, and scored again."""
+    monkeypatch.setattr("nsfwscan.models.scoring._REMEMBERED", 2)
+    stage = with_model(lambda batch: np.full((len(batch), 2), 0.5, np.float32), (Category.NSFW, Category.NEUTRAL))
+    stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"]))
+    again = stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"])).to_pylist()
+    assert [row["reused"] for row in again] == [False, True, True]
+
+
+def test_no_number_is_not_remembered(with_model: Install) -> None:
+    """A content that the model yielded no number for is given to it again."""
+    values = iter([[0.1, np.nan], [0.1, 0.2]])
+
+    def score(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        column = np.resize(np.array(next(values), np.float32), len(batch))
+        return np.stack([column, 1 - column], axis=1)
+
+    stage = with_model(score, (Category.NSFW, Category.NEUTRAL))
+    first, second = (stage(table([b"\x01" * 3, b"\x02" * 3], 3, ["a", "b"])).to_pylist() for _ in range(2))
+    assert [row["nsfw_score"] is None for row in (*first, *second)] == [False, True, False, False]
+    assert second[1]["reused"] is False and second[1]["nsfw_score"] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,22 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
+from nsfwscan.images.pdq import pdq_of
 from nsfwscan.models.registry import resolve
 from nsfwscan.pipeline import cpu_stages, model_stages, opened
-from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.schema import LISTING_SCHEMA, BankKind
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
 from nsfwscan.status import Status
 from tests.demo_store import UPLOADS, DemoObject
 
 _GOOD = ("neutral/coffee.png", f"{UPLOADS}/modes/rgba.png", f"{UPLOADS}/phone/IMG_0001.jpg", "drawings/smiley.gif")
 _BAD = ("broken/truncated.jpg", "broken/notes.jpg", "broken/bomb.png", "broken/empty.jpg", "broken/absent.jpg")
-_NAMES = ("read", "digest", "decode", "classify")
+_NAMES = ("read", "digest", "match-digests", "decode", "match-hashes", "classify")
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,37 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def line(demo: tuple[Path, list[DemoObject]]) -> Line:
-    """All stages; before each but the first, rows are added that failed earlier and lack everything but a listing."""
+def line(demo: tuple[Path, list[DemoObject]], tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """All stages; before each but the first, rows are added that failed earlier and lack everything but a listing. One
+    object is in an illegal bank, one that cannot be decoded and one that can are in another."""
     config = ScanConfig.load(
         None, {"source": {"uris": [str(demo[0])]}, "out": "", "model": {"batch_size": 3}, "read": {"concurrency": 4}}
     )
     spec = resolve(config.model, config.storage)
-    stages = list(opened([*cpu_stages(config, spec), *model_stages(config, spec, threads=1)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NSFWSCAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        banks = _banks(demo[0], tmp_path_factory.mktemp("banks"))
+        stages = list(opened([*cpu_stages(config, spec, banks=banks), *model_stages(config, spec, threads=1)]))
     listing = _listing([f"{demo[0]}/{name}" for pair in zip(_GOOD, _BAD, strict=False) for name in pair])
     table, given = fresh(pa.concat_tables([listing, _listing([f"{demo[0]}/{_BAD[-1]}", "/elsewhere/ф\n.jpg"])])), {}
     for stage in stages:
         given[stage.name] = table = _with_failed_rows(table)
         table = stage(table)
     return Line(stages, listing, given)
+
+
+def _banks(root: Path, folder: Path) -> BankSet:
+    """An illegal bank of the first good object's bytes, and one of a broken file's and of what the third looks like."""
+    digests = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in (_GOOD[0], _BAD[0])]
+    looks, _ = pdq_of(Image.open(root / _GOOD[2]).convert("RGB"))
+    (folder / "illegal.txt").write_text(f"sha256 {digests[0]}")
+    (folder / "block.txt").write_text(f"sha256 {digests[1]}\npdq {looks}")
+    configs = [
+        BankConfig(name=kind, uri=str(folder / f"{kind}.txt"), kind=kind)
+        for kind in BankKind
+        if kind in ("illegal", "block")
+    ]
+    return BankSet(resolve_banks(tuple(configs), StorageConfig()), StorageConfig())
 
 
 def _listing(uris: list[str]) -> pa.Table:
@@ -114,7 +137,7 @@ def test_every_stage_is_held_to_the_contract(line: Line) -> None:
 def test_overlapped_equals_run(line: Line, chunk_bytes: int, data: st.DataObject) -> None:
     """Reading ahead gives the same table as one stage after the other, whatever is cut where and however little."""
     picked = data.draw(st.lists(st.integers(0, line.listing.num_rows - 1), max_size=6))
-    table, stages = fresh(line.listing.take(pa.array(picked, pa.int64()))), line.stages[:3]
+    table, stages = fresh(line.listing.take(pa.array(picked, pa.int64()))), line.stages[:5]
     expected = run(stages, table)
     found = run_overlapped(stages, table, chunk_bytes)
     assert found.schema == expected.schema
@@ -127,3 +150,11 @@ def test_overlapped_equals_run_to_the_bit_of_a_score(line: Line) -> None:
     expected = run(line.stages, table).to_pylist()
     assert run_overlapped(line.stages, table, 1500).to_pylist() == expected
     assert any(row["nsfw_score"] is not None for row in expected)
+
+
+def test_the_line_has_matches_of_every_kind(line: Line) -> None:
+    """The contract was held with rows that match by their bytes, readable or not, and by their looks."""
+    found = run(line.stages, fresh(line.listing)).to_pylist()
+    matched = {(row["match_kind"], row["match_hash"], row["status"]) for row in found if row["match_kind"]}
+    assert matched == {("illegal", "sha256", "ok"), ("block", "sha256", "decode_error"), ("block", "pdq", "ok")}
+    assert all(row["nsfw_score"] is None for row in found if row["match_kind"])

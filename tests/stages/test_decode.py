@@ -16,7 +16,7 @@ from nsfwscan.config import DecodeConfig
 from nsfwscan.errors import SetupError
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.models.geometry import Geometry
-from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA
 from nsfwscan.stages.base import fresh
 from nsfwscan.stages.decode import Decode
 from tests.hostile_format import PLUGINS, hostile
@@ -44,14 +44,14 @@ def table(files: list[bytes]) -> pa.Table:
 @pytest.fixture(scope="module")
 def hardened() -> Iterator[Decode]:
     """The stage with little time and memory for a file, and a format that needs them."""
-    stage = Decode(DecodeConfig(timeout_s=2.0, max_memory_bytes=2**27, plugins=PLUGINS), GEOMETRY)
+    stage = Decode(DecodeConfig(timeout_s=2.0, max_memory_bytes=2**27, plugins=PLUGINS), {GEOMETRY: "pixels"})
     stage.open()
     return stage
 
 
 def test_pixels_are_the_geometry_of_the_decoded_image() -> None:
     """The stage's `pixels` are what the geometry makes of the upright picture, in fixed-size rows."""
-    stage = Decode(DecodeConfig(), GEOMETRY)
+    stage = Decode(DecodeConfig(), {GEOMETRY: "pixels"})
     out = stage(table([encode(gradient()), b"no"]))
     assert out.schema.field("pixels").type == pa.binary(16 * 18 * 3)
     assert out["pixels"].to_pylist() == [GEOMETRY.apply(gradient()), None]
@@ -59,10 +59,23 @@ def test_pixels_are_the_geometry_of_the_decoded_image() -> None:
     assert "bytes" not in out.column_names
 
 
+def test_signals_are_of_the_files_that_have_some() -> None:
+    """The column of what files say of their making, null where they say nothing, and everywhere where nobody asks."""
+    exif = Image.Exif()
+    exif[0x0131] = "GIMP 2.10"
+    out = io.BytesIO()
+    gradient().save(out, "PNG", exif=exif)
+    files = table([out.getvalue(), encode(gradient()), b"no"])
+    found = Decode(DecodeConfig(), {GEOMETRY: "pixels"})(files)["signals"]
+    assert found.type == REPORT_SCHEMA.field("signals").type
+    assert found.to_pylist() == [[("software.gimp", 1.0)], None, None]
+    assert Decode(DecodeConfig(provenance=False), {GEOMETRY: "pixels"})(files)["signals"].null_count == 3
+
+
 def test_a_sliver_is_not_blown_up() -> None:
     """A picture so thin that scaling its short edge to the model's would take gigabytes is `too_large`, with what is
     known of it; a long, but usual one is scored."""
-    stage = Decode(DecodeConfig(max_pixels=10_000_000), Geometry(224, Image.Resampling.BILINEAR, (224, 224)))
+    stage = Decode(DecodeConfig(max_pixels=10_000_000), {Geometry(224, Image.Resampling.BILINEAR, (224, 224)): "pixels"})
     files = [encode(Image.new("RGB", size)) for size in ((1, 40_000), (40_000, 1), (70, 3000))]
     rows = stage(table(files)).to_pylist()
     assert [(r["status"], r["format"], r["width"], r["height"]) for r in rows] == [
@@ -95,7 +108,7 @@ def test_files_that_kill_their_decoder_are_rows(hardened: Decode) -> None:
 
 def test_a_plugin_that_is_not_there_stops_the_run() -> None:
     """A broken set-up is no row: it raises, and names the module."""
-    stage = Decode(DecodeConfig(plugins={"JXL": "no_such_plugin"}), GEOMETRY)
+    stage = Decode(DecodeConfig(plugins={"JXL": "no_such_plugin"}), {GEOMETRY: "pixels"})
     stage.open()
     with pytest.raises(SetupError, match=r"cannot import no_such_plugin, which decode\.plugins names for JXL"):
         stage(table([encode(gradient())]))

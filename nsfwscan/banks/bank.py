@@ -1,0 +1,376 @@
+"""A hash bank: read once on the driver, kept on each node's disk, mapped into each worker's memory.
+
+In: a `BankConfig`. Out: on the driver a `BankSpec`, which says what the bank is and what its file held; on any worker
+a `Bank`, whose hashes can be looked up. Malformed entries are counted, and a few of them named. A bank that cannot be
+read or holds no usable hash, and one whose file is another than the run began with, is a `BankError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from nsfwscan.banks.formats import DIGITS, Lines, lines_of
+from nsfwscan.banks.near import FLAT_UP_TO, Hashes, NearIndex
+from nsfwscan.config import BankConfig, StorageConfig, digest_of
+from nsfwscan.display import printable, redacted
+from nsfwscan.errors import BankError, SetupError
+from nsfwscan.failures import STORE_ERRORS, setup_error
+from nsfwscan.models.registry import cache_folder
+from nsfwscan.sources.manifests import open_source
+from nsfwscan.storage import absolute_uri
+
+_READING = 1
+"""Raised whenever the same file gives other entries than before: what nodes have kept of it is not used then."""
+_EXAMPLES = 5
+_SHOWN = 80
+"""Characters of a malformed entry that are repeated."""
+_KEPT_S = 3 * 86400.0
+"""How long a node keeps a bank that nobody opened."""
+_COPIED = 2**20
+
+
+@dataclass(frozen=True)
+class BankSpec:
+    """A bank as the driver found it: what workers need to have the same.
+
+    Attributes:
+        config: with an absolute URI.
+        content: hex SHA-256 of its file.
+        entries: distinct hashes, by kind.
+        passed_over: entries of kinds that no image is matched by (a video's MD5, a URL), by what the file calls them.
+        malformed: how many entries are no hash of their kind.
+        examples: the first of those, in words.
+    """
+
+    config: BankConfig
+    content: str
+    entries: dict[str, int]
+    passed_over: dict[str, int] = field(default_factory=dict)
+    malformed: int = 0
+    examples: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The bank's name."""
+        return self.config.name
+
+    @property
+    def version(self) -> str:
+        """Hex digest of all that its matches follow from: the file, and how it is read and asked."""
+        return digest_of([self.content, self.config.model_dump(mode="json", exclude={"name", "uri"})])
+
+    @property
+    def identity(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version[:16]}"
+
+    @property
+    def is_large(self) -> bool:
+        """Its index takes so much memory that a node has it once, and not in each worker."""
+        return self.entries["pdq"] > FLAT_UP_TO
+
+    @property
+    def folder(self) -> Path:
+        """Where this node keeps its entries: equal files, read alike, share one."""
+        config = self.config
+        return _folder(digest_of([_READING, self.content, config.hash, config.column, list(config.tags)]))
+
+    def describe(self) -> str:
+        """In words: how many hashes it holds, and what of its file could not be used."""
+        held = ", ".join(f"{n:,} {kind}" for kind, n in self.entries.items() if n)
+        others = "".join(f"; {n:,} {name} passed over" for name, n in self.passed_over.items() if n)
+        wrong = f"; {self.malformed:,} malformed, e.g. {self.examples[0]}" if self.malformed else ""
+        return f"{self.identity} ({self.config.kind}): {held}{others}{wrong}"
+
+    def as_json(self) -> dict[str, Any]:
+        """What `run.json` says of it."""
+        config = self.config.model_dump(mode="json", include={"name", "kind", "distance", "quality", "tags"})
+        found = asdict(self)
+        kept = {name: found[name] for name in ("entries", "passed_over", "malformed", "examples")}
+        return {**config, "uri": redacted(self.config.uri), "version": self.version, "sha256": self.content, **kept}
+
+
+class Entries:
+    """The distinct hashes of one kind, sorted, on this node's disk.
+
+    Attributes:
+        hashes: uint8 [n, bytes], mapped from the file: the workers of a node share the memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        column = table["hash"].combine_chunks()
+        self.hashes = _as_matrix(column)
+        self._ids = table["id"].combine_chunks()
+        self._keys = _as_keys(self.hashes)
+
+    def find(self, hashes: Hashes) -> NDArray[np.int64]:
+        """For each hash, uint8 [m, bytes], its place among the entries; -1 where it is none."""
+        wanted = _as_keys(hashes)
+        if not len(self._keys):
+            return np.full(len(wanted), -1, np.int64)
+        places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        return np.where(self._keys[places] == wanted, places, -1)
+
+    def id_of(self, entry: int) -> str:
+        """What the bank calls an entry; the hash itself where it has no id."""
+        return str(self._ids[entry].as_py() or self.hashes[entry].tobytes().hex())
+
+
+def _as_matrix(column: pa.Array) -> Hashes:
+    """Hashes of one width, none of them null, as uint8 [n, bytes] without a copy."""
+    width = column.type.byte_width
+    flat = np.frombuffer(column.buffers()[1] or b"", np.uint8)
+    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
+
+
+def _as_keys(hashes: Hashes) -> NDArray[np.bytes_]:
+    """Each hash as one value that compares as its bytes do."""
+    return np.ascontiguousarray(hashes).view(f"S{hashes.shape[1]}").reshape(-1)
+
+
+class Bank:
+    """A bank on this node, ready to be asked."""
+
+    def __init__(self, spec: BankSpec) -> None:
+        self.spec = spec
+        self._folder = spec.folder
+
+    @cached_property
+    def entries(self) -> dict[str, Entries]:
+        """By kind; only kinds that it has."""
+        return {kind: Entries(self._folder / f"{kind}.arrow") for kind, n in self.spec.entries.items() if n}
+
+    def near(self) -> NearIndex:
+        """The index of its PDQ hashes. A large one is built once a node, and read by those who come later."""
+        hashes, distance = self.entries["pdq"].hashes, self.spec.config.distance
+        if len(hashes) <= FLAT_UP_TO:
+            return NearIndex.over(hashes, distance)
+        path = self._folder / "pdq.faiss"
+        with FileLock(f"{self._folder}.lock"):
+            if path.exists():
+                try:
+                    return NearIndex.read(path, distance)
+                except RuntimeError:  # cut off by a full disk, say
+                    path.unlink()
+            index = NearIndex.over(hashes, distance)
+            unfinished = path.with_suffix(".partial")
+            index.write(unfinished)
+            unfinished.rename(path)
+            return index
+
+
+def resolve_banks(configs: tuple[BankConfig, ...], storage: StorageConfig) -> tuple[BankSpec, ...]:
+    """Reads banks, and keeps what they hold on this node.
+
+    Raises:
+        BankError: one of them cannot be read, or holds no usable hash.
+    """
+    return tuple(_resolve(config.model_copy(update={"uri": absolute_uri(config.uri)}), storage) for config in configs)
+
+
+def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
+    """A bank on this node, read from its URI where the node has not got it.
+
+    Raises:
+        BankError: its file is another than the run began with, or cannot be read.
+    """
+    if not (spec.folder / _SUMMARY).exists():
+        found = _resolve(spec.config, storage)
+        if found.content != spec.content:
+            raise BankError(
+                f"bank {spec.name}: {spec.config.uri} has changed since the run began (its SHA-256 was "
+                f"{spec.content[:16]}…, is {found.content[:16]}…): keep a bank's file as it is until the run is "
+                "committed, or start a new run"
+            )
+    with open(spec.folder / _SUMMARY, "rb"):
+        os.utime(spec.folder)
+    return Bank(spec)
+
+
+_SUMMARY = "bank.json"
+
+
+def _folder(key: str) -> Path:
+    return cache_folder().parent / "banks" / key[:32]
+
+
+def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
+    home = _folder("")
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=home, prefix=".reading-") as scratch:
+            copy = Path(scratch, "file")
+            content = _copied(config.uri, storage, copy)
+            spec = BankSpec(config, content, {})
+            with FileLock(f"{spec.folder}.lock"):
+                if not (spec.folder / _SUMMARY).exists():
+                    _keep(config, copy, spec.folder, Path(scratch, "bank"))
+                    _forget_others(home, spec.folder)
+            found = json.loads((spec.folder / _SUMMARY).read_text(encoding="utf-8"))
+    except STORE_ERRORS as error:
+        raise BankError(f"bank {config.name}: {setup_error(error, f'cannot read {config.uri}')}") from error
+    except SetupError as error:
+        raise BankError(f"bank {config.name}: {error}") from error
+    spec = BankSpec(
+        config, content, found["entries"], found["passed_over"], found["malformed"], tuple(found["examples"])
+    )
+    _check_usable(spec)
+    return spec
+
+
+def _copied(uri: str, storage: StorageConfig, to: Path) -> str:
+    """Copies a bank's file, so that what is read is what was digested. Returns its hex SHA-256."""
+    digest = hashlib.sha256()
+    with open_source(uri, storage) as source, to.open("wb") as copy:
+        while block := source.read(_COPIED):
+            digest.update(block)
+            copy.write(block)
+    return digest.hexdigest()
+
+
+def _check_usable(spec: BankSpec) -> None:
+    if any(spec.entries.values()):
+        return
+    others = ", ".join(f"{n:,} {printable(name)}" for name, n in spec.passed_over.items())
+    tagged = f" with one of the tags {', '.join(spec.config.tags)}" if spec.config.tags else ""
+    parts = [f"{spec.malformed:,} malformed ({spec.examples[0]})" if spec.malformed else "", others]
+    raise BankError(
+        f"bank {spec.name}: {spec.config.uri} holds no usable sha256, md5 or pdq hash{tagged}; it holds "
+        f"{' and '.join(filter(None, parts)) or 'nothing'}"
+    )
+
+
+def _keep(config: BankConfig, copy: Path, folder: Path, scratch: Path) -> None:
+    """Reads a file into a folder that is there whole or not at all."""
+    scratch.mkdir()
+    with copy.open("rb") as file:
+        reading = _Reading(config)
+        for lines in lines_of(file, config.uri, config.column):
+            reading.add(lines)
+    entries = {kind: _write(reading.found[kind], scratch / f"{kind}.arrow", DIGITS[kind] // 2) for kind in DIGITS}
+    summary = {
+        "entries": entries,
+        "passed_over": dict(reading.passed_over.most_common()),
+        "malformed": reading.malformed,
+        "examples": reading.examples,
+    }
+    (scratch / _SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+
+
+def _forget_others(home: Path, folder: Path) -> None:
+    """Removes banks that nobody opened for days: each new version of a bank is a folder of its own."""
+    for other in home.iterdir():
+        if other.is_dir() and other != folder and time.time() - other.stat().st_mtime > _KEPT_S:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+_Found = list[tuple[pa.Array, pa.Array]]
+
+
+class _Reading:
+    """What a file's lines add up to."""
+
+    def __init__(self, config: BankConfig) -> None:
+        self._config = config
+        self.found: dict[str, _Found] = {kind: [] for kind in DIGITS}
+        """Hashes (bytes) and ids, by kind."""
+        self.passed_over: Counter[str] = Counter()
+        self.malformed = 0
+        self.examples: list[str] = []
+
+    def add(self, lines: Lines) -> None:
+        """Adds lines. Raises BankError where it cannot be told what their hashes are."""
+        kept = pa.array(self._wanted(lines.tags or [()] * len(lines.hashes)), pa.bool_())
+        hashes = pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(lines.hashes, pa.string())))
+        kinds = self._kinds(lines, hashes)
+        ids, numbers = pa.array(lines.ids, pa.string()), pa.array(lines.numbers, pa.int64())
+        for kind in kinds.unique().to_pylist():
+            here = pc.and_(kept, pc.equal(kinds, kind))
+            if kind not in DIGITS:
+                self.passed_over[kind] += pc.sum(here).as_py() or 0
+                continue
+            good = pc.fill_null(pc.match_substring_regex(hashes, f"^[0-9a-f]{{{DIGITS[kind]}}}$"), False)
+            usable = pc.and_(here, good)
+            self.found[kind].append((_from_hex(hashes.filter(usable), DIGITS[kind] // 2), ids.filter(usable)))
+            bad = pc.and_(here, pc.invert(good))
+            self._add_malformed(kind, numbers.filter(bad), pa.array(lines.hashes, pa.string()).filter(bad))
+
+    def _wanted(self, tags: Sequence[tuple[str, ...]]) -> list[bool]:
+        wanted = set(self._config.tags)
+        return [not wanted or not wanted.isdisjoint(tag) for tag in tags]
+
+    def _kinds(self, lines: Lines, hashes: pa.Array) -> pa.Array:
+        """A kind for each line: as it says, else as the configuration does, else by the number of digits."""
+        said = pa.array(lines.kinds, pa.string())
+        if not said.null_count:
+            return said
+        if self._config.hash is not None:
+            return pc.fill_null(said, self._config.hash)
+        unsaid = pc.is_null(said)
+        open_question = pc.and_(unsaid, pc.fill_null(pc.match_substring_regex(hashes, "^[0-9a-f]{64}$"), False))
+        if pc.any(open_question).as_py():
+            number = lines.numbers[pc.index(open_question, True).as_py()]
+            raise BankError(
+                f"{self._config.uri}: line {number} has 64 hex digits, which may be a SHA-256 or a PDQ hash: say which "
+                "with hash=sha256 or hash=pdq"
+            )
+        return pc.fill_null(said, "md5")
+
+    def _add_malformed(self, kind: str, numbers: pa.Array, texts: pa.Array) -> None:
+        self.malformed += len(numbers)
+        for number, text in zip(numbers.to_pylist(), texts.to_pylist(), strict=True):
+            if len(self.examples) >= _EXAMPLES:
+                return
+            what = "nothing" if text is None else repr(text[:_SHOWN])
+            self.examples.append(f"line {number}: {what} is not {DIGITS[kind]} hex digits, as {kind} has")
+
+
+def _from_hex(texts: pa.Array, width: int) -> pa.Array:
+    """Valid hex of so many bytes each, as bytes."""
+    raw = bytes.fromhex("".join(texts.to_pylist()))
+    return pa.Array.from_buffers(pa.binary(width), len(texts), [None, pa.py_buffer(raw)])
+
+
+def _write(found: _Found, path: Path, width: int) -> int:
+    """Writes distinct hashes, sorted, each with the first of its ids. Returns how many there are."""
+    kind = pa.binary(width)
+    hashes = pa.concat_arrays([pa.array([], kind), *(some for some, _ in found)])
+    ids = pa.concat_arrays([pa.array([], pa.large_string()), *(some.cast(pa.large_string()) for _, some in found)])
+    keys = _as_keys(_as_matrix(hashes))
+    order = _sorted(keys, ids)
+    first = np.ones(len(order), np.bool_)
+    first[1:] = keys[order[1:]] != keys[order[:-1]]
+    picked = pa.array(order[first])
+    table = pa.table({"hash": hashes.take(picked), "id": ids.take(picked)}).combine_chunks()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        for batch in table.to_batches():
+            writer.write_batch(batch)
+    return len(picked)
+
+
+def _sorted(keys: NDArray[np.bytes_], ids: pa.Array) -> NDArray[np.int64]:
+    """The order of hashes, and of ids where hashes are equal."""
+    if ids.null_count == len(ids):
+        return np.argsort(keys, kind="stable")
+    by_id: NDArray[np.int64] = pc.sort_indices(ids).to_numpy().astype(np.int64)
+    return by_id[np.argsort(keys[by_id], kind="stable")]

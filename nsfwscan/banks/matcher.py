@@ -1,0 +1,231 @@
+"""Which rows are in which banks, by their hashes alone.
+
+In: a table with `sha256, md5, pdq, pdq_quality`. Out: the match columns (`MATCH`). Nothing goes wrong.
+
+Of all entries that a row matches one counts. The first of these that decides:
+
+1. `illegal` before everything else: no other bank can hide it.
+2. The same bytes (`sha256`, `md5`) before what only looks the same (`pdq`): somebody has seen this very file.
+3. `block` before `allow`.
+4. The smaller distance; then the bank that is named first; then the smaller id.
+
+A `negative` bank lists known false matches. A row that is in one, by any hash, has no `pdq` match in `block` and
+`allow` banks; matches of its bytes stand, and so does whatever matches an `illegal` bank. A PDQ hash of less quality
+than a bank asks for is not looked up there; the bank's own entries are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nsfwscan.banks.bank import Bank, BankSpec, open_bank
+from nsfwscan.banks.near import Found, Hashes, NearIndex
+from nsfwscan.config import StorageConfig
+from nsfwscan.schema import MATCH_COLUMNS, BankKind
+
+MATCH = pa.schema(MATCH_COLUMNS)
+"""What is said of a match; all null of none."""
+HASH_COLUMNS = ("sha256", "md5", "pdq", "pdq_quality")
+"""What rows are matched by."""
+_EXACT = ("sha256", "md5")
+
+Search = Callable[[int, Hashes], Found]
+"""All entries within its distance of the bank with that number, for each hash."""
+
+
+Entry = tuple[str, str, str]
+"""Bank, kind of hash, id: how a match names its entry."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An entry that a row matches."""
+
+    bank: int
+    """Its number, in the order of the configuration."""
+    hash: str
+    entry: int
+    distance: int
+    id: str
+
+
+class BankSet:
+    """Banks on this node, asked together.
+
+    Args:
+        specs: in the order of the configuration.
+        elsewhere: who is asked for near hashes of large banks; unset: indexes in this process, as for small ones,
+            built when they are first asked.
+        without: entries that match nothing.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[BankSpec],
+        storage: StorageConfig,
+        elsewhere: Search | None = None,
+        without: Collection[Entry] = (),
+    ) -> None:
+        self.specs = tuple(specs)
+        self.without = frozenset(without)
+        self._storage = storage
+        self._elsewhere = elsewhere
+        self._indexes: dict[int, NearIndex] = {}
+
+    def leaving_out(self, entries: Collection[Entry]) -> BankSet:
+        """The same banks, without some entries."""
+        return BankSet(self.specs, self._storage, self._elsewhere, entries)
+
+    def open(self) -> None:
+        """Maps the banks into memory. Raises BankError where this node has not got one, and cannot have it."""
+        _ = self._banks
+
+    def match(self, table: pa.Table, *, near: bool = True) -> pa.Table:
+        """The match columns of a table with `HASH_COLUMNS`, in the same order.
+
+        Args:
+            near: also by what only looks the same.
+        """
+        best: dict[int, Hit] = {}
+        spared = self._by_bytes(table, best)
+        if near:
+            self._by_looks(table, best, spared)
+        return self._columns(best, table.num_rows)
+
+    def matched_again(self, rows: pa.Table) -> pa.Table:
+        """The match columns of rows that have some from before, as today's banks say.
+
+        An illegal match stands as long as its bank is not asked: leaving a bank out makes nothing legal.
+        """
+        found = self.match(rows)
+        was_illegal = pc.equal(rows["match_kind"], str(BankKind.ILLEGAL))
+        unasked = pc.invert(pc.is_in(rows["match_bank"], pa.array(sorted(self.names), pa.string())))
+        is_illegal = pc.equal(found["match_kind"], str(BankKind.ILLEGAL))
+        stands = pc.fill_null(pc.and_not(pc.and_(was_illegal, unasked), pc.fill_null(is_illegal, False)), False)
+        if not pc.any(stands).as_py():
+            return found
+        return pa.table([pc.if_else(stands, rows[f.name], found[f.name]) for f in MATCH], schema=MATCH)
+
+    @property
+    def identities(self) -> list[str]:
+        """`name@version` of each bank, in their order, and the entries that match nothing."""
+        return [*(spec.identity for spec in self.specs), *(" ".join(entry) for entry in sorted(self.without))]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The banks' names."""
+        return frozenset(spec.name for spec in self.specs)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of hashes that the banks hold."""
+        return frozenset(kind for spec in self.specs for kind, n in spec.entries.items() if n)
+
+    @cached_property
+    def _banks(self) -> tuple[Bank, ...]:
+        return tuple(open_bank(spec, self._storage) for spec in self.specs)
+
+    def _by_bytes(self, table: pa.Table, best: dict[int, Hit]) -> set[int]:
+        """Adds what the rows' bytes match; returns the rows whose bytes are known as false matches."""
+        spared: set[int] = set()
+        for kind in _EXACT:
+            rows, hashes = _hashes_in(table[kind])
+            for number, bank in enumerate(self._banks):
+                entries = bank.entries.get(kind)
+                if entries is None or not len(rows):
+                    continue
+                places = entries.find(hashes)
+                for i in np.flatnonzero(places >= 0).tolist():
+                    hit = Hit(number, kind, int(places[i]), 0, entries.id_of(int(places[i])))
+                    if self._entry(hit) not in self.without:
+                        self._take(int(rows[i]), hit, best, spared)
+        return spared
+
+    def _by_looks(self, table: pa.Table, best: dict[int, Hit], spared: set[int]) -> None:
+        """Adds what the rows look like; those known as false matches are spared the banks that they would be in."""
+        rows, hashes = _hashes_in(table["pdq"])
+        qualities = np.asarray(pc.fill_null(table["pdq_quality"], -1).to_numpy())[rows]
+        found: list[tuple[int, Hit]] = []
+        for number, spec in enumerate(self.specs):
+            asked = np.flatnonzero(qualities >= spec.config.quality)
+            if not spec.entries.get("pdq") or not len(asked):
+                continue
+            distinct, which = np.unique(hashes[asked], axis=0, return_inverse=True)
+            nearest = self._nearest(number, distinct)
+            for i, place in zip(asked.tolist(), which.reshape(-1).tolist(), strict=True):
+                if (hit := nearest[place]) is not None:
+                    found.append((int(rows[i]), hit))
+        for row, hit in found:  # whoever is spared must be known first
+            if self._kind(hit) == BankKind.NEGATIVE:
+                spared.add(row)
+        for row, hit in found:
+            if row not in spared or self._kind(hit) == BankKind.ILLEGAL:
+                self._take(row, hit, best, spared)
+
+    def _nearest(self, number: int, hashes: Hashes) -> list[Hit | None]:
+        """For each hash the nearest entry of a bank, of several the one with the smallest id; None where there is
+        none within its distance."""
+        ask = self._elsewhere if self._elsewhere is not None and self.specs[number].is_large else self.search
+        found, entries = ask(number, hashes), self._banks[number].entries["pdq"]
+        nearest: list[Hit | None] = []
+        for start, end in zip(found.limits[:-1].tolist(), found.limits[1:].tolist(), strict=True):
+            distances, places = found.distances[start:end], found.entries[start:end]
+            if self.without and len(places):
+                hits = [Hit(number, "pdq", place, 0, entries.id_of(place)) for place in places.tolist()]
+                kept = np.array([self._entry(hit) not in self.without for hit in hits])
+                distances, places = distances[kept], places[kept]
+            if not len(distances):
+                nearest.append(None)
+                continue
+            least = int(distances.min())
+            name, entry = min((entries.id_of(entry), entry) for entry in places[distances == least].tolist())
+            nearest.append(Hit(number, "pdq", entry, least, name))
+        return nearest
+
+    def _entry(self, hit: Hit) -> Entry:
+        return self.specs[hit.bank].name, hit.hash, hit.id
+
+    def _take(self, row: int, hit: Hit, best: dict[int, Hit], spared: set[int]) -> None:
+        if self._kind(hit) == BankKind.NEGATIVE:
+            spared.add(row)
+        elif row not in best or self._rank(hit) < self._rank(best[row]):
+            best[row] = hit
+
+    def _kind(self, hit: Hit) -> BankKind:
+        return self.specs[hit.bank].config.kind
+
+    def _rank(self, hit: Hit) -> tuple[bool, bool, bool, int, int, str]:
+        """The smallest counts; see the top of this module."""
+        kind = self._kind(hit)
+        by_looks, harmless = hit.hash == "pdq", kind == BankKind.ALLOW
+        return kind != BankKind.ILLEGAL, by_looks, harmless, hit.distance, hit.bank, hit.id
+
+    def _columns(self, best: dict[int, Hit], rows: int) -> pa.Table:
+        values: dict[str, list[Any]] = {name: [None] * rows for name in MATCH.names}
+        for row, hit in best.items():
+            bank, kind = self.specs[hit.bank].name, str(self._kind(hit))
+            for name, value in zip(MATCH.names, (bank, hit.id, kind, hit.hash, hit.distance), strict=True):
+                values[name][row] = value
+        return pa.table([pa.array(values[field.name], field.type) for field in MATCH], schema=MATCH)
+
+    def search(self, number: int, hashes: Hashes) -> Found:
+        """What is within its distance of a bank, by an index in this process."""
+        if number not in self._indexes:
+            self._indexes[number] = self._banks[number].near()
+        return self._indexes[number].search(hashes)
+
+
+def _hashes_in(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], Hashes]:
+    """The rows that have a hash, and the hashes, uint8 [n, bytes], of a column of hex."""
+    there = np.flatnonzero(pc.is_valid(column).to_numpy())
+    texts = column.drop_null().to_pylist()
+    width = len(texts[0]) // 2 if texts else 1
+    return there, np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, width)

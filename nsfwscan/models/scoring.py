@@ -1,0 +1,140 @@
+"""One model's probabilities for the rows of a table, each content once.
+
+In: a table with a column of pixels and `sha256`, and which rows are wanted. Out: `Scored`. Batches have one fixed shape
+and the last is padded, so a score does not depend on its neighbours; the same bytes are scored once, as far as this
+worker remembers them. A model that yields no number for any image is a `ModelError`: the set-up is broken.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.errors import ModelError
+from nsfwscan.models import registry
+from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+
+_REMEMBERED = 50_000
+"""Contents whose scores a worker keeps, the last ones: about 15 MB."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model said.
+
+    Attributes:
+        probabilities: float32 [rows, labels]; NaN in a row that was not wanted, has no pixels, or that the model yields
+            no number for.
+        wanted: the rows that were given to the model, or whose content had been.
+        finite: those of them that have probabilities.
+        reused: those whose bytes were scored before.
+        seconds: that it took.
+    """
+
+    probabilities: NDArray[np.float32]
+    wanted: Mask
+    finite: Mask
+    reused: Mask
+    seconds: float
+
+    @property
+    def asked(self) -> Mask:
+        """Rows that the model was asked about."""
+        return self.wanted & ~self.reused
+
+    @property
+    def lost(self) -> NDArray[np.intp]:
+        """Rows that the model yielded no number for."""
+        return np.flatnonzero(self.wanted & ~self.finite)
+
+
+class Scorer:
+    """A model on the device that this worker finds.
+
+    Args:
+        column: of its pixels.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str
+    ) -> None:
+        self.spec = spec
+        self._config = config
+        self._storage = storage
+        self._threads = threads
+        self._column = column
+        self._remembered: dict[str, NDArray[np.float32]] = {}
+
+    def open(self) -> None:
+        """Loads the weights."""
+        _ = self._classifier
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """Device, precision and batch size, as found on this worker."""
+        return registry.choose_hardware(self.spec, self._config, threads=self._threads)
+
+    @cached_property
+    def _classifier(self) -> Classifier:
+        return registry.load(self.spec, self._storage, self.hardware)
+
+    def __call__(self, table: pa.Table, wanted: Mask | None = None) -> Scored:
+        """The probabilities of a table's rows.
+
+        Args:
+            wanted: rows that are to be scored, where they have pixels; unset: all.
+        """
+        began = time.perf_counter()
+        pixels = table[self._column].combine_chunks()
+        there: Mask = pixels.is_valid().to_numpy(zero_copy_only=False)
+        wanted = there if wanted is None else there & wanted
+        rows, digests, known = np.flatnonzero(wanted), table["sha256"].to_pylist(), self._remembered
+        first = {digests[row]: row for row in reversed(rows)}
+        is_new = np.array([first[digests[row]] == row and digests[row] not in known for row in rows], np.bool_)
+        scores = np.full((table.num_rows, len(self.spec.labels)), np.nan, np.float32)
+        self._score(_as_images(pixels, self.spec.geometry.shape), rows[is_new], scores)
+        for row in rows:
+            scores[row] = known.get(digests[row], scores[first[digests[row]]])
+        finite: Mask = np.asarray(np.isfinite(scores).all(axis=1))
+        if len(rows) and not finite[rows].any():
+            raise ModelError(
+                f"{self.spec.identity} returned no finite score for any of {len(rows)} images: try --dtype float32"
+            )
+        self._remember({digests[row]: scores[row] for row in rows if finite[row]})
+        reused = np.zeros(table.num_rows, np.bool_)
+        reused[rows[~is_new]] = True
+        return Scored(scores, wanted, finite, reused, time.perf_counter() - began)
+
+    def _remember(self, scores: dict[str, NDArray[np.float32]]) -> None:
+        self._remembered |= scores
+        for oldest in list(self._remembered)[: len(self._remembered) - _REMEMBERED]:
+            del self._remembered[oldest]
+
+    def _score(self, images: NDArray[np.uint8], rows: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
+        """Fills in the scores of some rows, batch by batch."""
+        size = self.hardware.batch_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found = self._classifier.stream(self._padded(images[batch]) for batch in batches)
+        for batch, probabilities in zip(batches, found, strict=True):
+            scores[batch] = probabilities[: len(batch)]
+
+    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """At most one batch of images, filled up with black ones to the fixed shape."""
+        missing = self.hardware.batch_size - len(images)
+        batch = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+        return np.ascontiguousarray(batch)
+
+
+def _as_images(pixels: pa.FixedSizeBinaryArray, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The column as uint8 [rows, H, W, 3] without a copy; null rows hold whatever lies in their slot."""
+    width = pixels.type.byte_width
+    flat = np.frombuffer(pixels.buffers()[1], np.uint8, count=(pixels.offset + len(pixels)) * width)
+    return flat[pixels.offset * width :].reshape(len(pixels), *shape)

@@ -1,0 +1,53 @@
+"""What was spared, settled and missed, and what it cost, in sentences for a person.
+
+In: a run's record. Out: (subject, sentence), for the terminal and for the summary; none where there is nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nsfwscan.display import duration
+
+_MODEL = "classify"
+
+
+def describe_effects(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Copies and near-duplicates, filters, models."""
+    if record.get("duplicates"):
+        yield from _same(record["duplicates"])
+    if (record.get("config") or {}).get("cascade", {}).get("enabled"):
+        yield from _filters(record["cascade"])
+    costs = record.get("costs") or {}
+    if len(costs) > 1:
+        yield "models", "; ".join(f"{name} {_each(cost)} an image" for name, cost in costs.items())
+
+
+def _same(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if found["copies"]:
+        spared = f"; the model was spared {found['reused']:,} of them" if found["reused"] else ""
+        yield "copies", f"{found['copies']:,} objects are copies of {found['contents']:,} others{spared}"
+    if found["clusters"]:
+        among = "" if found["looked_for_all"] else " (there are so many contents that only flagged ones were compared)"
+        yield "alike", f"{found['clustered']:,} objects in {found['clusters']:,} clusters of near-duplicates{among}"
+
+
+def _filters(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    saved = "" if found["seconds_saved"] is None else f", which saved {duration(found['seconds_saved'])} of the model"
+    yield "filters", f"settled {found['settled']:,} contents, left {found['forwarded']:,} to the model{saved}"
+    if found["miss_rate"] is None:
+        yield "missed", "nobody knows: no settled image was shown to the model (cascade.shadow)"
+        return
+    low, high = found["miss_rate_interval"]
+    missed = [f"{count:,.0f}" for count in found["missed"]]
+    yield (
+        "missed",
+        f"{found['misses']:,} of {found['shadow']:,} settled images that the model saw all the same are flagged: "
+        f"{low:.2%} to {high:.2%} of what was settled ({found['confidence']:.0%} confidence), so {missed[0]} to "
+        f"{missed[1]} of the others",
+    )
+
+
+def _each(cost: dict[str, Any]) -> str:
+    return "0 ms" if cost["seconds_each"] is None else f"{cost['seconds_each'] * 1000:,.1f} ms"

@@ -1,0 +1,128 @@
+"""Cheap filters before the expensive model: what is benign beyond doubt need not be looked at twice.
+
+In: pixels, and what is known of the file. Out: `filtered_by`, what settled a row; `shadow`, whether a settled row is
+scored all the same; and the prefilter's score among the `signals`. Nothing goes wrong with a row; a prefilter that does
+not load is a `ModelError`.
+
+The shadow is a seeded random share of what was settled, by content: the same bytes are in it in every run. What the
+model says of it tells how often the filters are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.config import CascadeConfig, StorageConfig
+from nsfwscan.models.scoring import Mask, Scorer
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.schema import COST, NSFW_CATEGORIES, REPORT_SCHEMA, SHADOW, SIGNAL_COLUMNS
+from nsfwscan.stages.base import with_cost, with_signals
+
+FILTERED_BY = REPORT_SCHEMA.field("filtered_by")
+PREFILTER = "prefilter"
+"""What the prefilter's score is called among the signals: `prefilter.nsfw`."""
+_DIGITS = 12
+_FLAT = 2
+"""Levels, of 255, within which all pixels of an image of one colour lie."""
+
+
+class Heuristics:
+    """Settles icons and images of a single colour.
+
+    Args:
+        column: of the pixels to look at.
+    """
+
+    name = "heuristics"
+    adds = pa.schema([FILTERED_BY, SHADOW])
+    drops: tuple[str, ...] = ()
+
+    def __init__(self, config: CascadeConfig, column: str) -> None:
+        self.needs: tuple[str, ...] = (column,)
+        self._config = config
+        self._column = column
+
+    def open(self) -> None:
+        """Nothing to build."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with `filtered_by` and `shadow`."""
+        named = ["width", "height", "pdq_quality", "sha256", self._column]
+        rows = zip(*(table[name].to_pylist() for name in named), strict=True)
+        settled = [self._settles(*row) for row in rows]
+        table = table.append_column(FILTERED_BY, pa.array([name for name, _ in settled], pa.string()))
+        return table.append_column(SHADOW, pa.array([shadow for _, shadow in settled], pa.bool_()))
+
+    def _settles(
+        self, width: int, height: int, quality: int | None, digest: str, pixels: bytes | None
+    ) -> tuple[str | None, bool | None]:
+        if pixels is None:
+            return None, None
+        if max(width, height) <= self._config.icon_pixels:
+            return "icon", in_shadow(digest, self._config)
+        # PDQ sees the whole frame, the model's pixels may be cut out of its middle.
+        if quality == 0 and np.ptp(np.frombuffer(pixels, np.uint8).reshape(-1, 3), axis=0).max() <= _FLAT:
+            return "flat", in_shadow(digest, self._config)
+        return None, None
+
+
+class Prefilter:
+    """Asks a light model, and settles what it is sure is benign.
+
+    Args:
+        column: of its pixels.
+        keeps: whether a later model takes the same pixels.
+    """
+
+    name = "prefilter"
+    adds = pa.schema([FILTERED_BY, SHADOW, *SIGNAL_COLUMNS, COST])
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        config: CascadeConfig,
+        storage: StorageConfig,
+        *,
+        threads: int,
+        column: str,
+        keeps: bool = True,
+    ) -> None:
+        self.needs: tuple[str, ...] = (column, "sha256")
+        self.drops: tuple[str, ...] = () if keeps else (column,)
+        self._config = config
+        self._name = f"prefilter:{spec.identity}"
+        self._nsfw = [category in NSFW_CATEGORIES for category in spec.categories]
+        self._scorer = Scorer(spec, config.prefilter, storage, threads=threads, column=column)
+
+    def open(self) -> None:
+        """Loads the weights."""
+        self._scorer.open()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with what the prefilter settled."""
+        before = table["filtered_by"].combine_chunks()
+        scored = self._scorer(table, before.is_null().to_numpy(zero_copy_only=False))
+        nsfw = scored.probabilities[:, self._nsfw].sum(axis=1)
+        benign: Mask = scored.finite & (nsfw <= self._config.threshold)
+        digests = table["sha256"].to_pylist()
+        shadow = pa.array([in_shadow(digests[i], self._config) if one else None for i, one in enumerate(benign)])
+        settled = {
+            "filtered_by": pc.if_else(pa.array(benign), self._name, before),
+            "shadow": pc.coalesce(table["shadow"], shadow.cast(pa.bool_())),
+        }
+        for field in (FILTERED_BY, SHADOW):
+            table = table.set_column(table.schema.get_field_index(field.name), field, settled[field.name])
+        said = [{f"{PREFILTER}.nsfw": float(one)} if ok else None for one, ok in zip(nsfw, scored.finite, strict=True)]
+        table = with_cost(with_signals(table, said), self.name, scored.asked, scored.seconds)
+        return table.drop_columns(list(self.drops))
+
+
+def in_shadow(sha256: str, config: CascadeConfig) -> bool:
+    """Whether a content is of the sample: where the first digits of MD5(`<seed>:shadow:<sha256>`) are below that share
+    of what they can be."""
+    digits = hashlib.md5(f"{config.seed}:shadow:{sha256}".encode(), usedforsecurity=False).hexdigest()[:_DIGITS]
+    return bool(int(digits, 16) < config.shadow * 16**_DIGITS)
