@@ -57,7 +57,7 @@ def export_run(run: Run, kind: str, out: Path) -> Exported:
 def _csv(run: Run, out: Path) -> Exported:
     """All columns; times in ISO 8601, signals as JSON, nothing for null; no text that looks like a formula."""
     counted = _Counted(_rows(run, REPORT_SCHEMA.names))
-    with _whole(out) as path:
+    with whole(out) as path:
         write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted))
     return Exported(counted.rows, (out,))
 
@@ -75,7 +75,7 @@ def _cell(value: Any) -> Any:
 def _parquet(run: Run, out: Path) -> Exported:
     """All columns of all parts in one file."""
     rows = 0
-    with _whole(out) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
+    with whole(out) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
         for table in read_rows(run, run.record(), REPORT_SCHEMA.names):
             writer.write_table(table.cast(REPORT_SCHEMA))
             rows += table.num_rows
@@ -85,13 +85,13 @@ def _parquet(run: Run, out: Path) -> Exported:
 def _rekognition(run: Run, out: Path) -> Exported:
     """The output manifest of a bulk analysis, and beside it the summary, with what has no score as its errors."""
     summary, errors, scored = out.with_suffix(".summary.json"), list[dict[str, Any]](), 0
-    with _whole(out) as path, _whole(summary) as summary_path:
+    with whole(out) as path, whole(summary) as summary_path:
         with path.open("w", encoding="utf-8") as file:
             for line, row in enumerate(_rows(run, _ANSWER_COLUMNS), start=1):
                 if row["nsfw_score"] is None:
                     errors.append(mappings.rekognition_error(row, line))
                 else:
-                    file.write(_json_line(mappings.rekognition(row)))
+                    file.write(json_line(mappings.rekognition(row)))
                     scored += 1
         counts = {"total": scored + len(errors), "valid": scored, "invalid": len(errors)}
         statistics = {f"{name}-json-lines": count for name, count in counts.items()}
@@ -104,8 +104,8 @@ def _answers(answer: Callable[[mappings.Row], dict[str, Any]]) -> Callable[[Run,
 
     def write(run: Run, out: Path) -> Exported:
         counted = _Counted(_rows(run, _ANSWER_COLUMNS))
-        with _whole(out) as path, path.open("w", encoding="utf-8") as file:
-            file.writelines(_json_line(answer(row)) for row in counted)
+        with whole(out) as path, path.open("w", encoding="utf-8") as file:
+            file.writelines(json_line(answer(row)) for row in counted)
         return Exported(counted.rows, (out,))
 
     return write
@@ -139,12 +139,13 @@ class _Counted:
             yield row
 
 
-def _json_line(value: dict[str, Any]) -> str:
+def json_line(value: dict[str, Any]) -> str:
+    """A line of JSON, in ASCII. Raises ValueError for what is no number."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n"  # a lone surrogate in a name stays an escape
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """A file beside the target, which takes its place when all is well, and is gone otherwise."""
     temporary = out.with_name(f".tmp-{uuid4().hex}")
     try:

@@ -44,6 +44,8 @@ _REKOGNITION_ERRORS = {
 }
 """The errors of DetectModerationLabels."""
 
+_SETTLED = "it was settled before any model saw it"
+"""Said of what a hash bank or a filter knew; by which, these formats do not tell."""
 _LIKELIHOODS = ("VERY_UNLIKELY", "UNLIKELY", "POSSIBLE", "LIKELY", "VERY_LIKELY")
 """A fifth of the probabilities each; Google publishes no steps."""
 _SEVERE, _MEDIUM, _LOW = (0.8, 6), (0.5, 4), (0.5, 2)
@@ -74,8 +76,8 @@ def rekognition_error(row: Row, line: int) -> dict[str, Any]:
     Args:
         line: of the object in the report, from 1.
     """
-    code = _REKOGNITION_ERRORS[Status(row["status"])]
-    return {"line-number": line, "source-ref": row["uri"], "code": code, "message": row["error"]}
+    code = _REKOGNITION_ERRORS.get(Status(row["status"]), "InternalServerError")
+    return {"line-number": line, "source-ref": row["uri"], "code": code, "message": row["error"] or _SETTLED}
 
 
 def safesearch(row: Row) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def azure(row: Row) -> dict[str, Any]:
     """A result of Content Safety's image analysis in four severities (0, 2, 4, 6), with the URI beside it; with an
     `error` where there is no score. Categories that no model looked at are left out."""
     if row["nsfw_score"] is None:
-        return {"uri": row["uri"], "error": {"code": row["status"], "message": row["error"]}}
+        code = "not_scored" if row["status"] == Status.OK else row["status"]
+        return {"uri": row["uri"], "error": {"code": code, "message": row["error"] or _SETTLED}}
     explicit, suggestive = _sum(row, _EXPLICIT), row["nsfw_score"]
     steps = ((explicit, _SEVERE), (explicit, _MEDIUM), (suggestive, _LOW))
     severity = next((severity for score, (least, severity) in steps if score >= least), 0)
@@ -113,4 +116,4 @@ def _likelihood(probability: float) -> str:
 
 
 def _why(row: Row) -> str:
-    return f"{row['error']} ({row['status']})"
+    return f"{row['error'] or _SETTLED} ({row['status']})"

@@ -61,9 +61,9 @@ def open_source(uri: str, storage: StorageConfig) -> IO[bytes]:
     return open_remote(uri, storage)
 
 
-def rows_of(file: IO[bytes], uri: str, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table as they were written, by its name Parquet (of which only those columns), CSV, or else JSON
-    lines; an empty row for a line that is no JSON object.
+def rows_of(file: IO[bytes], uri: str, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a table as they were written, by its name Parquet (of which only those columns; unset: all), CSV, or
+    else JSON lines; an empty row for a line that is no JSON object.
 
     Raises:
         ArrowInvalid, UnicodeDecodeError, csv.Error: the file is malformed.
@@ -74,9 +74,9 @@ def rows_of(file: IO[bytes], uri: str, columns: Collection[str]) -> Iterator[dic
     return _csv(file) if suffix == ".csv" else _json_lines(file)
 
 
-def _parquet(file: IO[bytes], wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+def _parquet(file: IO[bytes], wanted: Collection[str] | None) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(file)
-    columns = [name for name in parquet.schema_arrow.names if name in wanted]
+    columns = [name for name in parquet.schema_arrow.names if wanted is None or name in wanted]
     for batch in parquet.iter_batches(batch_size=4096, columns=columns):
         yield from batch.to_pylist()
 

@@ -78,3 +78,13 @@ def test_azure_in_four_severities(scores: dict[str, float], severity: int) -> No
     """The more explicit the more severe; categories that nobody looked at are left out."""
     assert azure(row(**scores))["categoriesAnalysis"] == [{"category": "Sexual", "severity": severity}]
     assert azure(failed("timeout")) == {"uri": "s3://b/a.jpg", "error": {"code": "timeout", "message": "why"}}
+
+
+def test_what_was_settled_before_the_model_has_no_score() -> None:
+    """A row that is `ok` and was never scored is an answer without one, and does not tell which list it is in."""
+    known = {**row(), "nsfw_score": None, "model": None, "match_kind": "illegal", "match_bank": "csam"}
+    answers = [rekognition_error(known, 3), safesearch(known), azure(known)]
+    assert [answers[0]["code"], answers[2]["error"]["code"]] == ["InternalServerError", "not_scored"]
+    for answer in answers:
+        assert "settled before any model saw it" in str(answer)
+        assert "csam" not in str(answer) and "illegal" not in str(answer)
