@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import random
 import socket
 import threading
 import time
@@ -25,7 +26,10 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.banks.near import Found, Hashes, search_on
 from nsfwscan.config import EngineConfig
 from nsfwscan.connection import ray_session
 from nsfwscan.deadline import NEVER, Deadline
@@ -76,17 +80,25 @@ class _Actor:
     """What all actors share: they build their part with the first block, since Ray reports an error in a constructor
     only as text, and one in a call as itself."""
 
-    def __init__(self, job: Job, layout: Layout, pulse: Any) -> None:
-        self._job, self._layout, self._pulse = job, layout, pulse
+    def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
+        self._job, self._layout, self._pulse, self._indexes = job, layout, pulse, indexes
         self._worker = f"process {os.getpid()} on {socket.gethostname()}"
 
     @cached_property
     def _read(self) -> CpuChain:
-        return CpuChain(self._job, self._layout.cpu_actors)
+        search_on(1)
+        return CpuChain(self._job, self._layout.cpu_actors, self._search if self._indexes else None)
 
     @cached_property
     def _stage(self) -> Stager:
         return Stager(self._job)
+
+    def _search(self, bank: int, hashes: Hashes) -> Found:
+        """Asks this node's index; a node that came later asks another's."""
+        here = ray.get_runtime_context().get_node_id()
+        index = self._indexes.get(here) or random.choice(list(self._indexes.values()))
+        found: Found = ray.get(index.search.remote(bank, hashes))
+        return found
 
     def _begin(self, shard: Shard) -> None:
         self._pulse.begin.remote(shard.name, self._worker)
@@ -148,6 +160,18 @@ class _Stage(_Actor):
         return self._finish(shard, result)
 
 
+class _NodeIndex:
+    """The indexes of large banks, once a node: a worker would have no room for one of its own."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self._banks = BankSet(job.banks, job.config.storage)
+        self._threads = threads
+
+    def search(self, bank: int, hashes: Hashes) -> Found:
+        search_on(self._threads)
+        return self._banks.search(bank, hashes)
+
+
 _SHARD_COLUMNS = [f"shard_{field.name}" for field in fields(Shard)]
 
 
@@ -187,7 +211,7 @@ def run_shards(
         Stalled: no worker moves any more, or a shard kills every worker that takes it.
         SetupError: whatever stops a worker, as the worker raised it.
     """
-    needs = needs_of(job.config, job.spec)
+    needs = needs_of(job.config, job.spec, job.companions)
     with _session(job.config.engine, needs, verbose=verbose):
         _set_context(verbose)
         nodes = _nodes()
@@ -196,7 +220,8 @@ def run_shards(
         pulse: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
         named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
         names = ray.data.from_items(named, override_num_blocks=len(named))
-        dataset = _on_ray(names, job, layout, pulse)
+        indexes = _indexes(job)
+        dataset = _on_ray(names, job, layout, pulse, indexes)
         blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
         try:
@@ -205,7 +230,8 @@ def run_shards(
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
         finally:
-            ray.kill(pulse)
+            for actor in (pulse, *indexes.values()):
+                ray.kill(actor)
 
 
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
@@ -351,11 +377,27 @@ class _Watchdog:
         return "".join(lines) + ("\n  …" if len(names) > _NAMED_SHARDS else "")
 
 
-def _on_ray(names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any) -> ray.data.Dataset:
+def _indexes(job: Job) -> dict[str, Any]:
+    """For each node the actor that has the indexes of large banks; none where there are no such banks."""
+    if not any(bank.is_large for bank in job.banks):
+        return {}
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_NodeIndex)
+    found: dict[str, Any] = {}
+    for node in _alive():
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        found[node["NodeID"]] = actor.options(scheduling_strategy=here).remote(
+            job, int(node["Resources"].get("CPU", 1))
+        )
+    return found
+
+
+def _on_ray(
+    names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]
+) -> ray.data.Dataset:
     blockwise: dict[str, Any] = {
         "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to take blocks as they are
         "batch_format": "pyarrow",
-        "fn_constructor_args": (job, layout, pulse),
+        "fn_constructor_args": (job, layout, pulse, indexes),
     }
     cpu_pool: dict[str, Any] = {
         "compute": ActorPoolStrategy(size=layout.cpu_actors),
@@ -380,14 +422,19 @@ def _session(config: EngineConfig, needs: Needs, *, verbose: bool) -> AbstractCo
     )
 
 
+def _alive() -> Iterator[dict[str, Any]]:
+    """The cluster's nodes that may run actors, as Ray tells of them."""
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU")):
+            yield node
+
+
 def _nodes() -> tuple[Node, ...]:
     """The cluster's nodes that may run actors."""
     here, host = this_machine(), socket.gethostname()
     found: list[Node] = []
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
+    for node in _alive():
         has = node["Resources"]
-        if not node["Alive"] or not (has.get("CPU") or has.get("GPU")):
-            continue
         gpu = next((name.partition(":")[2] for name in has if name.startswith("accelerator_type:")), None)
         cpu = here.cpu if node["NodeManagerHostname"] == host else None
         memory = [int(has[name]) if name in has else None for name in ("memory", "object_store_memory")]

@@ -13,15 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from PIL import Image
 
+from nsfwscan import engine
+from nsfwscan.banks.near import FLAT_UP_TO
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.deadline import Deadline
 from nsfwscan.engine import run_shards
 from nsfwscan.errors import DeadlineReached, ModelError, SetupError, Stalled
+from nsfwscan.images.pdq import pdq_of
 from nsfwscan.layout import Layout
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ModelSpec
@@ -34,6 +39,7 @@ from nsfwscan.run import Engine, ScanResult, run_scan
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.sources.plan import Shard
 from nsfwscan.store import Store
+from tests.checkpoints import make_vit
 from tests.demo_store import DemoObject
 from tests.report.rows import begun, finished
 
@@ -78,6 +84,23 @@ def test_ray_equals_inline(
     """A scan on Ray reports exactly what the same stages report inline, scores to the bit, in either layout."""
     result = _scan(demo[0], tmp_path, partial(run_shards, layout=layout))
     assert _report(result).equals(inline)
+
+
+def test_filters_and_detectors_on_ray(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
+    """With filters and further models, on actors that pass several columns of pixels on, the report is that of a scan
+    without Ray; what was settled has no score, and what a model cost is known."""
+    make_vit(tmp_path / "vit")
+    sections: dict[str, Any] = {
+        "model": {"uri": str(tmp_path / "vit"), "dtype": "float32"},
+        "cascade": {"enabled": True, "shadow": 0.3},
+        "detectors": {"other": {"uri": str(tmp_path / "vit"), "labels": {"porn": "hot"}}, "light": {}},
+    }
+    one_thread = {"engine": {"num_cpus": 1}}
+    alone = _report(_scan(demo[0], tmp_path / "inline", run_inline, **sections, **one_thread))
+    result = _scan(demo[0], tmp_path / "ray", partial(run_shards, layout=_SPLIT), **sections)
+    assert _report(result).equals(alone)
+    assert result.record["balance"]["filtered"] > 10 and result.record["cascade"]["shadow"] > 3
+    assert {"classify", "prefilter", "detect-other", "detect-light"} == set(result.record["costs"])
 
 
 def test_every_object_as_declared(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:
@@ -231,3 +254,26 @@ def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -
     again = list(run_shards(job, plan.shards, layout=layout))
     assert sorted(again, key=lambda result: result.shard) == first
     assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")} == before
+
+
+def test_a_large_bank_is_held_once_a_node(
+    demo: tuple[Path, list[DemoObject]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index lives in an actor that the workers ask: the same matches as inline, and the actor is gone afterwards."""
+    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
+    others = np.random.default_rng(0).integers(0, 256, (FLAT_UP_TO + 1, 32), np.uint8)
+    looks, _ = pdq_of(Image.open(demo[0] / "neutral/coffee.png").convert("RGB"))
+    bank = tmp_path / "bank.txt"
+    bank.write_text("".join(f"{row.tobytes().hex()}\n" for row in others) + looks)
+    banks = {"large": {"uri": str(bank), "hash": "pdq"}}
+    inline = _report(_scan(demo[0], tmp_path / "inline", run_inline, banks=banks))
+    held: list[list[Any]] = []
+    make = engine._indexes
+    monkeypatch.setattr(engine, "_indexes", lambda job: held.append(list((made := make(job)).values())) or made)
+    found = _report(_scan(demo[0], tmp_path / "ray", run_shards, banks=banks))
+    assert found.equals(inline)
+    matched = [row["uri"] for row in found.to_pylist() if row["match_bank"] == "large"]
+    assert str(demo[0] / "neutral/coffee.png") in matched
+    [[index]] = held
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(index.search.remote(0, others[:1]))

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nsfwscan.benchmark.figures import SECONDS, Figure, figure, missing
 from nsfwscan.benchmark.timing import Arrival, apart, steady, steady_rate
@@ -52,7 +53,8 @@ class Course:
     """When each shard was staged, seconds after the call, and its rows."""
     total_s: float
     rows: int
-    scored: int
+    settled: int
+    """Scored, or settled by a filter."""
 
 
 def measure_scan(
@@ -62,7 +64,7 @@ def measure_scan(
     label: str,
     expected: float,
     store: tuple[Path, int] | None = None,
-    pdq: str = "exact",
+    sections: dict[str, Any] | None = None,
 ) -> list[Figure]:
     """The steady state of one scan, and its rate over all, start and commit included.
 
@@ -70,13 +72,13 @@ def measure_scan(
         model: what `--model` takes.
         expected: images a second, about: how large a store it takes.
         store: a media store and how many objects are in it; unset: one that lasts for the time to measure.
-        pdq: what `--pdq` takes.
+        sections: further ones of the configuration.
     """
     media, images = store or workload.store_for(expected)
     shard_rows = shard_rows_for(images)
-    course = apart(scan_once, media, model, workload.cores, shard_rows, pdq)
-    if course.scored != images:
-        raise SetupError(f"only {course.scored} of {images} generated images were scored: something is wrong here")
+    course = apart(scan_once, media, model, workload.cores, shard_rows, sections or {})
+    if course.settled != images:
+        raise SetupError(f"only {course.settled} of {images} generated images were scored: something is wrong here")
     actors = course.layout.cpu_actors + course.layout.model_actors
     shown = len(steady(course.arrivals, actors))
     note = (
@@ -160,7 +162,7 @@ def _watch(process: subprocess.Popen[bytes], staging: Path, began: float) -> flo
     return first_s
 
 
-def scan_once(media: Path, model: str, cores: int, shard_rows: int, pdq: str = "exact") -> Course:
+def scan_once(media: Path, model: str, cores: int, shard_rows: int, sections: dict[str, Any]) -> Course:
     """One scan in this process, on a local Ray of its own; its report is thrown away."""
     from nsfwscan.engine import run_shards
 
@@ -175,17 +177,18 @@ def scan_once(media: Path, model: str, cores: int, shard_rows: int, pdq: str = "
             yield result
 
     try:
-        result = run_scan(_config(media, out, model, cores, shard_rows, pdq), "bench", timed, Silent())
+        result = run_scan(_config(media, out, model, cores, shard_rows, sections), "bench", timed, Silent())
         total_s = time.perf_counter() - began
     finally:
         shutil.rmtree(out, ignore_errors=True)
     balance = result.record["balance"]
-    return Course(fleets[0].layout, tuple(arrivals), total_s, balance["listed"], balance["scored"])
+    settled = balance["scored"] + balance["filtered"]
+    return Course(fleets[0].layout, tuple(arrivals), total_s, balance["listed"], settled)
 
 
-def _config(media: Path, out: str, model: str, cores: int, shard_rows: int, pdq: str) -> ScanConfig:
-    sections = {"source": {"uris": [str(media)]}, "out": out, "model": {"uri": model}, "decode": {"pdq": pdq}}
-    return ScanConfig.of({**sections, "engine": {"num_cpus": cores, "shard_rows": shard_rows}})
+def _config(media: Path, out: str, model: str, cores: int, shard_rows: int, sections: dict[str, Any]) -> ScanConfig:
+    given = {"source": {"uris": [str(media)]}, "out": out, "model": {"uri": model}}
+    return ScanConfig.of({**given, **sections, "engine": {"num_cpus": cores, "shard_rows": shard_rows}})
 
 
 def _link(pictures: Sequence[Path], folder: Path) -> None:

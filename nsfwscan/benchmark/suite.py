@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsfwscan.benchmark import contenders, decoding, limits, scans, scoring
+from nsfwscan.benchmark import cascading, contenders, decoding, limits, replaying, scans, scoring
 from nsfwscan.benchmark.figures import Figure, figure, missing, value_of
 from nsfwscan.benchmark.timing import apart
 from nsfwscan.benchmark.workload import Workload
@@ -119,7 +119,13 @@ def _free_scan(suite: Suite) -> list[Figure]:
     model = str(workload.free)
     hashed = scans.measure_scan(workload, model, "free", label, suite.expected("decode.hashed.all"))
     expected = suite.expected("decode.fast.all")
-    return hashed + scans.measure_scan(workload, model, "free.fast", f"{label}, no PDQ", expected, pdq="off")
+    return hashed + scans.measure_scan(
+        workload, model, "free.fast", f"{label}, no PDQ", expected, sections={"decode": {"pdq": "off"}}
+    )
+
+
+def _cascade(suite: Suite) -> list[Figure]:
+    return cascading.measure_cascade(suite.workload, suite.expected("scan.steady", "limit"))
 
 
 def _embedded(suite: Suite) -> list[Figure]:
@@ -138,7 +144,9 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "limit": _limits,
     "scan": _scan,
     "cold": lambda suite: scans.measure_cold_start(suite.workload),
+    "cascade": _cascade,
     "free": _free_scan,
+    "replay": lambda suite: replaying.measure_replay(suite.workload),
     "pipeline": lambda suite: contenders.measure_pipeline(suite.workload),
     "ray": _ray_data,
     "opennsfw": _embedded,
@@ -148,6 +156,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
 NEEDS = {
     "limit": ("decode", "model"),
     "scan": ("decode", "model", "limit"),
+    "cascade": ("decode", "model", "limit", "scan"),
     "free": ("decode",),
 }
 """What a part's figures are set against, and how large a store it takes."""
@@ -162,6 +171,7 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "decode.fast.all": (("decode.fast", "one core"),),
     "scan.steady": (("limit", "the limit"), ("pipeline.one", "the pipeline loop"), ("ray.steady", "Ray Data")),
     "scan.overall": (("limit", "the limit"),),
+    "cascade.steady": (("scan.steady", "without filters"),),
     "free.steady": (("decode.hashed.all", "raw decoding and hashing"),),
     "free.overall": (("decode.hashed.all", "raw decoding and hashing"),),
     "free.fast.steady": (("decode.fast.all", "raw decoding"),),

@@ -1,0 +1,56 @@
+"""What cheap filters before the model gain: a scan of a store of which a light model settles nine tenths.
+
+In: a `Workload`, and what the same scan does without filters. Out: figures `cascade.*`. Which pictures are benign is a
+matter of the threshold here, not of their content: it is laid where the light model's scores put nine tenths below it.
+The tenth above and the shadow sample go to the model, as in any scan.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.benchmark.figures import Figure
+from nsfwscan.benchmark.scans import measure_scan
+from nsfwscan.benchmark.timing import apart
+from nsfwscan.benchmark.workload import Workload
+from nsfwscan.config import ScanConfig
+from nsfwscan.pipeline import run_inline
+from nsfwscan.progress import Silent
+from nsfwscan.run import run_scan
+
+_BENIGN = 0.9
+_PICTURES = 100
+"""Scored for the threshold, whole blocks of the mix."""
+
+
+def measure_cascade(workload: Workload, expected: float) -> list[Figure]:
+    """The steady state of a scan with filters.
+
+    Args:
+        expected: images a second, about, that it does without them.
+    """
+    pictures = workload.pictures[:_PICTURES]
+    threshold = apart(light_threshold, pictures, workload.cores)
+    cascade = {"enabled": True, "threshold": threshold, "icon_pixels": 0}
+    sections = {"cascade": cascade}
+    label = f"nsfwscan scan --cascade, {_BENIGN:.0%} benign"
+    return measure_scan(workload, str(workload.model), "cascade", label, 3 * expected, sections=sections)
+
+
+def light_threshold(pictures: tuple[Path, ...], cores: int) -> float:
+    """The light model's score below which nine tenths of the pictures lie."""
+    out = tempfile.mkdtemp(prefix="nsfwscan-bench-")
+    given = {"source": {"uris": [str(path) for path in pictures]}, "out": out}
+    try:
+        config = ScanConfig.of({**given, "decode": {"pdq": "off"}, "engine": {"num_cpus": cores}})
+        result = run_scan(config, "light", run_inline, Silent())
+        scores = pa.concat_tables([pq.read_table(path, columns=["nsfw_score"]) for path in result.report_files])
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    return float(np.quantile(scores["nsfw_score"].to_numpy(), _BENIGN))
