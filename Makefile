@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-full chaos bench bench-memory lint types format browser clean
+.PHONY: help demo test test-full chaos bench bench-memory bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ bench: $(VENV)/.ready ## measure it all on this machine, beside its neighbours; 
 
 bench-memory: $(VENV)/.ready ## the memory curve: 100,000 objects scanned, ten million planned; long
 	$(BIN)/python jobs/bench.py --work build/bench --only memory --json build/bench/results.json --page deploy/SCALE.md $(BENCH)
+
+bench-banks: $(VENV)/.ready ## a hash bank of ten million: building, memory, lookups a second; long
+	$(BIN)/python jobs/bench.py --work build/bench --only banks --json build/bench/results.json --page deploy/SCALE.md $(BENCH)
 
 lint: $(VENV)/.ready ## ruff
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nsfwscan.display import has_password, redacted_json
 from nsfwscan.errors import ConfigError
-from nsfwscan.schema import BankKind
+from nsfwscan.schema import SIGNAL_GROUPS, BankKind
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -271,7 +271,13 @@ class EngineConfig(ClusterConfig):
     """A shard that was begun so often and never finished stops the run: something in it kills its worker."""
 
 
-DetectorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+def _not_taken(name: str) -> str:
+    if name in SIGNAL_GROUPS:
+        raise ValueError(f"a detector must not be called {name!r}: there are other signals that begin so")
+    return name
+
+
+DetectorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$"), AfterValidator(_not_taken)]
 
 
 class ScanConfig(Frozen):

@@ -19,13 +19,16 @@ from typing import Literal
 import numpy as np
 from packaging.requirements import Requirement
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.near import index_bytes
+from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.connection import check_reachable
-from nsfwscan.display import printable
+from nsfwscan.display import printable, size
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.layout import Needs
-from nsfwscan.machine import usable_cpus
+from nsfwscan.machine import this_machine, usable_cpus
 from nsfwscan.models import registry
+from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.storage import fetch, scheme_of
@@ -61,7 +64,8 @@ def examine(config: ScanConfig) -> Iterator[Finding]:
         ("source", _sources),
         ("store", _store),
         ("policy", _policy),
-        ("model", _model),
+        ("banks", _banks),
+        ("model", _models),
         ("ray", _ray),
     ]
     for subject, check in checks:
@@ -185,18 +189,36 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
         yield Finding("ok", "policy", f"{load_policy(name).identity}, which only counts")
 
 
-def _model(config: ScanConfig) -> Iterator[Finding]:
-    """Loads the model here and scores one grey image."""
-    spec = registry.resolve(config.model, config.storage)
-    hardware = registry.choose_hardware(spec, config.model, threads=usable_cpus())
-    scores = registry.load(spec, config.storage, hardware)(
+def _banks(config: ScanConfig) -> Iterator[Finding]:
+    """Reads each bank, and keeps it on this machine."""
+    for bank in config.banks:
+        [spec] = resolve_banks((bank,), config.storage)
+        needed, free = index_bytes(spec.entries["pdq"]) if spec.is_large else 0, this_machine().memory_bytes
+        verdict: Literal["ok", "warn"] = "warn" if spec.malformed or (free is not None and needed > free) else "ok"
+        memory = f"; its index takes about {size(needed)} on each node" if needed else ""
+        yield Finding(verdict, "banks", f"{spec.describe()}{memory}")
+
+
+def _models(config: ScanConfig) -> Iterator[Finding]:
+    """Loads the models here and lets each score one grey image."""
+    yield _model("model", registry.resolve(config.model, config.storage), config.model, config.storage)
+    beside = registry.resolve_companions(config)
+    if beside.prefilter is not None:
+        yield _model("prefilter", beside.prefilter, config.cascade.prefilter, config.storage)
+    for detector in beside.detectors:
+        yield _model("detector", detector, config.detectors[detector.name], config.storage)
+
+
+def _model(subject: str, spec: ModelSpec, config: ModelConfig, storage: StorageConfig) -> Finding:
+    hardware = registry.choose_hardware(spec, config, threads=usable_cpus())
+    scores = registry.load(spec, storage, hardware)(
         np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8)
     )
     if not np.isfinite(scores).all():
-        yield Finding("fail", "model", f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")
-        return
-    labels = ", ".join(f"{label} → {category}" for label, category in zip(spec.labels, spec.categories, strict=True))
-    yield Finding("ok", "model", f"{spec.identity} on {hardware.device} in {hardware.dtype}; {labels}")
+        return Finding("fail", subject, f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")
+    pairs = zip(spec.labels, spec.categories, strict=True) if spec.categories and subject != "detector" else ()
+    labels = ", ".join(f"{label} → {category}" for label, category in pairs) or ", ".join(spec.labels)
+    return Finding("ok", subject, f"{spec.identity} on {hardware.device} in {hardware.dtype}; {labels}")
 
 
 def _ray(config: ScanConfig) -> Iterator[Finding]:

@@ -55,6 +55,10 @@ class ModelError(SetupError):
     """A checkpoint cannot be found, loaded, or trusted to mean what its labels say."""
 
 
+class BankError(SetupError):
+    """A hash bank cannot be read, or holds no hash that could be used."""
+
+
 class PolicyError(SetupError):
     """A policy file is malformed or does not bind to the report's columns."""
 

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from nsfwscan.config import ScanConfig
+from nsfwscan.errors import ConfigError
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import Overlaps
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.commit import write_report
-from nsfwscan.report.ledger import Ledger
+from nsfwscan.report.ledger import LISTED, Ledger
 from nsfwscan.report.parts import read_rows
 from nsfwscan.report.runs import Run
 from nsfwscan.report.seal import commit_record, record_of, seal
@@ -55,9 +56,12 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
         run_id: unset: the time (UTC). An unfinished replay of that id is gone on with, a committed one left alone.
 
     Raises:
+        ConfigError: the parent is no report over a listing.
         SetupError: the store fails, or the run id is that of another run.
         BalanceError: rows of the parent are gone.
     """
+    if parent.record()["kind"] not in LISTED:
+        raise ConfigError(f"run {parent.run_id} holds only matches: replay the scan that it was matched over")
     run = Run.named(parent.store, run_id)
     settings = {"replay_of": parent.run_id, "policy": policy.identity}
     plan = run.load_plan(settings)

@@ -139,6 +139,8 @@ SIGNAL_COLUMNS = [
         "what further detectors say (`<detector>.<label>`, 0 to 1), and what the file says of its making",
     )
 ]
+SIGNAL_GROUPS = ("c2pa", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail")
+"""What signals begin with that are not a detector's; a dot follows."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),
     _column("match_id", pa.string(), "the entry: its id in the bank, or the hash itself"),
@@ -188,6 +190,8 @@ BYTES = pa.field("bytes", pa.large_binary())
 REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
 SHADOW = _column("shadow", pa.bool_(), "settled by a filter, and scored all the same")
 COST = _column("cost", pa.map_(pa.string(), pa.float32()), "seconds that each model took for it")
+FULL_BATCH = "classify, full batches"
+"""Among the costs: seconds that the model would have taken for it in a batch without room to spare."""
 """Known while a run is worked on; the report has what they add up to."""
 
 STAGED_SCHEMA = pa.schema(

@@ -94,7 +94,7 @@ def test_what_is_benign_is_settled(models: Path, media: Path, plain: dict[str, d
     assert found["forwarded"] == balance["scored"] and found["shadow"] == 0
     assert found["miss_rate_interval"] == [None, None]
     each = result.record["costs"]["classify"]["seconds_each"]
-    assert found["seconds_saved"] == pytest.approx(each * found["settled"], abs=1e-3)
+    assert 0 < found["seconds_saved"] <= each * found["settled"] + 1e-3
     assert result.record["costs"]["prefilter"]["images"] == 40
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 import nsfwscan
 import nsfwscan.engines
 from nsfwscan.cli import main
+from nsfwscan.config import StorageConfig
 from nsfwscan.cost import PRICES
 from nsfwscan.deadline import Deadline
 from nsfwscan.errors import BalanceError
@@ -526,7 +527,7 @@ def test_classify_as_json(demo: Demo) -> None:
     assert [row["uri"] for row in found] == [str(path) for path in paths]
     assert [row["status"] for row in found] == ["ok", "unsupported", "not_found"]
     assert [len(row["scores"]) for row in found] == [2, 0, 0]
-    names = "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy"
+    names = "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy, match"
     assert list(found[0]) == names.split(", ")
     assert found[0]["scores"][0][0] == "neutral" and found[0]["decision"] == "allow"
     assert found[1]["nsfw_score"] is None and found[1]["decision"] == "undetermined"
@@ -642,3 +643,64 @@ def test_names_do_not_act_on_the_terminal(
         assert is_harmless(shown), (arguments, shown)
         escaped = name.encode("unicode_escape").decode()
         assert escaped in shown or escaped.replace("\\n", "\n  ") in shown, (arguments, shown)
+
+
+# Hash banks
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bank of one digest, and of something that is none."""
+    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a,b.txt"
+    path.write_text(f"sha256 {'a' * 64}\nsha256 x\n")
+    return path
+
+
+def test_banks_of_a_scan_and_of_a_match(
+    media: Path, tmp_path: Path, bank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--bank` names it, with its settings behind commas; malformed entries and matches are told."""
+    without_ray(monkeypatch, lambda uri: staged_row(uri, sha256="a" * 64))
+    option = f"csam={bank},kind=illegal,distance=20,quality=60"
+    shown = call("scan", media, "--out", tmp_path / "out", "--run-id", "one", "--bank", option)
+    assert shown.exit_code == 0, shown.output
+    [recorded] = Run(Store.at(str(tmp_path / "out"), StorageConfig()), "one").record()["banks"]
+    assert {key: recorded[key] for key in ("name", "uri", "kind", "distance", "quality", "malformed")} == {
+        "name": "csam",
+        "uri": str(bank),
+        "kind": "illegal",
+        "distance": 20,
+        "quality": 60,
+        "malformed": 1,
+    }
+    assert "csam: 1 malformed entries, e.g. line 2: 'x' is not 64 hex digits" in shown.stdout
+    matched = call("match", tmp_path / "out", "--bank", option, "--run-id", "two", "--policy", "binary")
+    assert matched.exit_code == 0, matched.output
+    assert "looked at  4 objects" in matched.stdout and "escalated  4 illegal matches" in matched.stdout
+    assert str(media) not in matched.stdout.replace(str(tmp_path / "out"), "")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("x.csv", "is not NAME=URI"),
+        ("a=", "is not NAME=URI"),
+        ("a=x.csv,kind=evil", "kind"),
+        ("a=x.csv,distance=40", "distance"),
+        ("a=no-such.csv", "bank a: cannot read"),
+    ],
+)
+def test_a_bank_that_is_wrong(
+    media: Path, tmp_path: Path, bank: Path, option: str, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Said before anything is scanned."""
+    shown = call("scan", media, "--out", tmp_path / "out", "--bank", option)
+    assert shown.exit_code in (1, 2) and words in shown.output + capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_match_needs_a_bank(tmp_path: Path) -> None:
+    """Without one it says how to name one."""
+    shown = call("match", tmp_path)
+    assert shown.exit_code == 2 and "--bank NAME=URI" in shown.output

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from nsfwscan.config import ScanConfig, StorageConfig, digest_of, merge
+from nsfwscan.config import ScanConfig, StorageConfig, banks_of, digest_of, merge
 from nsfwscan.errors import ConfigError
+from nsfwscan.images import provenance
+from nsfwscan.schema import SIGNAL_GROUPS
 
 MINIMAL: dict[str, Any] = {"source": {"uris": ["media"]}, "out": "reports"}
 
@@ -283,3 +286,44 @@ def test_a_key_means_kms() -> None:
     assert load(storage={"sse_kms_key_id": "alias/k"}).store_options().sse == "aws:kms"
     with pytest.raises(ConfigError, match="\n  storage: sse_kms_key_id is for sse aws:kms"):
         load(storage={"sse": "AES256", "sse_kms_key_id": "alias/k"})
+
+
+def test_banks_by_name_or_in_a_list() -> None:
+    """A mapping is as good as a list; a name stands once; what is given lies over the file, bank by bank."""
+    needed = {"source": {"uris": ["/m"]}, "out": "o"}
+    bank = {"uri": "x.csv", "kind": "illegal"}
+    by_name = ScanConfig.of({**needed, "banks": {"csam": bank}})
+    assert by_name.banks == ScanConfig.of({**needed, "banks": [{"name": "csam", **bank}]}).banks
+    assert (by_name.banks[0].distance, by_name.banks[0].quality) == (31, 50)
+    with pytest.raises(ConfigError, match="two banks are called 'a'"):
+        ScanConfig.of({**needed, "banks": [{"name": "a", "uri": "x"}, {"name": "a", "uri": "y"}]})
+    with pytest.raises(ConfigError, match=r"banks\.0\.uri: a URI must not hold a password"):
+        ScanConfig.of({**needed, "banks": {"a": {"uri": "https://u:p@h/x.csv"}}})
+
+
+def test_banks_of_a_file_and_of_options(tmp_path: Path) -> None:
+    """Options lie over the file; at least one bank there must be."""
+    path = tmp_path / "c.yaml"
+    path.write_text("banks: {a: {uri: a.csv, distance: 10}, b: {uri: b.csv}}")
+    found = banks_of(str(path), {"a": {"uri": "other.csv"}, "c": {"uri": "c.csv"}})
+    assert [(bank.name, bank.uri, bank.distance) for bank in found] == [
+        ("a", "other.csv", 10),
+        ("b", "b.csv", 31),
+        ("c", "c.csv", 31),
+    ]
+    with pytest.raises(ConfigError, match="no bank is given"):
+        banks_of(None, {})
+
+
+@pytest.mark.parametrize("name", SIGNAL_GROUPS)
+def test_no_detector_speaks_for_others(name: str) -> None:
+    """A detector's name must not be what the prefilter's signal, or those of a file's making, begin with: one of two
+    signals of a name would be lost."""
+    with pytest.raises(ConfigError, match="must not be called"):
+        ScanConfig.load(None, {"source": {"uris": ["x"]}, "out": "y", "detectors": {name: {}}})
+
+
+def test_all_groups_of_signals_are_known() -> None:
+    """Whatever a file's making is told by is among the names that no detector may have."""
+    told = re.findall(r"^    (?:[a-z0-9]+\.<term>, )?([a-z0-9]+)\.", provenance.__doc__ or "", re.MULTILINE)
+    assert len(told) > 10 and {*told, "c2pa", "prefilter"} == set(SIGNAL_GROUPS)

@@ -21,6 +21,7 @@ from nsfwscan.config import ScanConfig
 from nsfwscan.doctor import Finding, examine
 from nsfwscan.errors import SetupError
 from nsfwscan.models import registry
+from tests.checkpoints import make_vit
 from tests.permissions import unprivileged
 from tests.report.rows import files
 
@@ -160,6 +161,20 @@ def test_a_bad_policy(tmp_path: Path, text: str, words: str) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
+def test_banks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each holds, what of it is malformed; and one that cannot be read fails."""
+    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "good.txt").write_text("a" * 32)
+    (tmp_path / "odd.txt").write_text("a" * 32 + "\nx\n")
+    banks = {name: {"uri": str(tmp_path / f"{name}.txt")} for name in ("good", "odd", "none")}
+    config = ScanConfig.of({"source": {"uris": []}, "out": "", "banks": banks})
+    found = [finding for finding in examine(config) if finding.subject == "banks"]
+    assert [finding.verdict for finding in found] == ["ok", "warn", "fail"]
+    assert (
+        "1 md5" in found[0].detail and "1 malformed, e.g. line 2" in found[1].detail and "bank none" in found[2].detail
+    )
+
+
 def test_a_model_that_returns_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that overflows in its precision is found with one grey image, and the message says what to try."""
     monkeypatch.setattr(registry, "load", lambda *_: lambda batch: np.full((len(batch), 2), np.nan, np.float32))
@@ -216,3 +231,15 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch, error
 def test_lines_are_aligned() -> None:
     """A finding is one line: verdict, subject, detail."""
     assert str(Finding("warn", "space", "0.5 GiB free")) == "warn  space     0.5 GiB free"
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_every_model_is_tried(media: Path, tmp_path: Path) -> None:
+    """Prefilter and detectors are loaded and asked as the model is; one that is not there fails by itself."""
+    make_vit(tmp_path / "vit")
+    sections: dict[str, Any] = {"cascade": {"enabled": True}, "detectors": {"violence": {"uri": str(tmp_path / "vit")}}}
+    found = {finding.subject: finding for finding in examined(media, None, **sections)}
+    assert found["prefilter"].detail.startswith("open-nsfw@") and "sfw → neutral" in found["prefilter"].detail
+    assert found["detector"].detail.startswith("violence@") and "drawings, hentai, neutral" in found["detector"].detail
+    sections["detectors"]["violence"]["uri"] = str(tmp_path / "none")
+    assert "none" in failures(examined(media, None, **sections))["model"]

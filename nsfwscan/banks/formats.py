@@ -192,15 +192,15 @@ def _csv(file: IO[bytes], uri: str, column: str | None) -> Iterator[Lines]:
 
 
 def _csv_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the numbers of their lines; empty ones are left out, one that is no CSV is a row of its message."""
+    """Rows with the numbers of their lines; empty ones are left out, one that is no CSV has nothing in it."""
     reader = csv.reader(text)
     while True:
         try:
             row = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
-            row = [str(error)]
+        except csv.Error:
+            row = [""]
         if row:
             yield reader.line_num, row
 

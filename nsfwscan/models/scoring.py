@@ -37,6 +37,7 @@ class Scored:
         finite: those of them that have probabilities.
         reused: those whose bytes were scored before.
         seconds: that it took.
+        room: images that the batches had room for, those that they were filled up with among them.
     """
 
     probabilities: NDArray[np.float32]
@@ -44,6 +45,7 @@ class Scored:
     finite: Mask
     reused: Mask
     seconds: float
+    room: int
 
     @property
     def asked(self) -> Mask:
@@ -111,7 +113,9 @@ class Scorer:
         self._remember({digests[row]: scores[row] for row in rows if finite[row]})
         reused = np.zeros(table.num_rows, np.bool_)
         reused[rows[~is_new]] = True
-        return Scored(scores, wanted, finite, reused, time.perf_counter() - began)
+        size = self.hardware.batch_size
+        room = -(-int(is_new.sum()) // size) * size
+        return Scored(scores, wanted, finite, reused, time.perf_counter() - began, room)
 
     def _remember(self, scores: dict[str, NDArray[np.float32]]) -> None:
         self._remembered |= scores

@@ -76,7 +76,7 @@ class Comparison:
         return codes[places]
 
     def _after(self, name: str, chosen: Indices) -> Codes:
-        outcomes = (outcome.model_dump(mode="json") for _, outcome in self.decider.outcomes)
+        outcomes = (choice.outcome.model_dump(mode="json") for choice in self.decider.choices)
         return np.array([self._code(name, outcome[name]) for outcome in outcomes], np.int64)[chosen]
 
     def _code(self, name: str, value: Hashable) -> int:

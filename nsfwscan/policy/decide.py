@@ -1,13 +1,18 @@
 """Rows to decisions: the one function for commit, replay and `classify`, so that they agree by construction.
 
-In: a table with the columns that the policy asks for. Out: the decision columns. A row without a score never becomes
-`allow`, neither by falling through nor by a rule: the guard is here, in code, where no policy can delete it. A rule
-that cannot be evaluated on a row is a `PolicyError`.
+In: a table with the columns that the policy asks for. Out: the decision columns. A rule that cannot be evaluated on a
+row is a `PolicyError`. Two things are here, in code, where no policy can delete them:
+
+- A row without a score never becomes `allow`, neither by falling through nor by a rule, unless it was settled before
+  the model: it is in a bank of what is allowed, or a filter knew it as benign.
+- A row that is in an illegal bank is escalated, hidden and of the highest severity. The first rule that matches it and
+  escalates may name the queue and the skill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -21,11 +26,38 @@ from duckdb import ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.binding import VISIBLE, columns_of, condition, connect, in_sample, lies_in
-from nsfwscan.policy.rules import GUARD, OTHERWISE, Outcome, Policy, Rule
-from nsfwscan.schema import DECISION_COLUMNS, Decision
+from nsfwscan.policy.rules import GUARD, ILLEGAL, OTHERWISE, Outcome, Policy, Rule
+from nsfwscan.schema import DECISION_COLUMNS, BankKind, Decision, Shield
 
 Indices = npt.NDArray[np.int32]
 _UNDETERMINED = Outcome(decision=Decision.UNDETERMINED)
+_ILLEGAL = Outcome(decision=Decision.ESCALATE, queue="legal", shield=Shield.HIDDEN, severity=4)
+_LOOKED_AT = ("nsfw_score", "match_kind", "filtered_by")
+"""By what is here in code."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may become of a row: an outcome, the rule that stands for it, and who decided."""
+
+    rule: str
+    outcome: Outcome
+    by: str = "policy"
+
+
+def choices_of(plain: Policy) -> list[Choice]:
+    """All that a plain policy may choose: its rules, `otherwise`, the guard; and for illegal matches the rules again,
+    as far as they escalate, and what stands where none does."""
+    rules = [Choice(rule.name, rule) for rule in plain.rules]
+    settled = [Choice(OTHERWISE, plain.otherwise), Choice(GUARD, _UNDETERMINED, "guard")]
+    return [*rules, *settled, *(Choice(rule.name, _escalated(rule), "bank") for rule in plain.rules), _NO_RULE]
+
+
+def _escalated(rule: Rule) -> Outcome:
+    return _ILLEGAL.model_copy(update={"queue": rule.queue or _ILLEGAL.queue, "skill": rule.skill})
+
+
+_NO_RULE = Choice(ILLEGAL, _ILLEGAL, "bank")
 
 
 class Decider:
@@ -34,13 +66,13 @@ class Decider:
     Attributes:
         policy: as it was loaded.
         columns: those that it looks at; a table must have them, and may have others.
-        outcomes: what `choose` gives indices of: a rule's name and its outcome. It grows as overrides apply.
+        choices: what `choose` gives indices of. It grows as overrides apply.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._connection = connect()
-        self.outcomes: list[tuple[str, Outcome]] = []
+        self.choices: list[Choice] = []
         self._plain: dict[str, tuple[Policy, int]] = {}
         self._rules_under("0" * len(policy.overrides))
         self.columns = self._columns_asked_for()
@@ -51,19 +83,19 @@ class Decider:
         Raises:
             PolicyError: a rule cannot be evaluated on a row, as where a cast does not take its value.
         """
-        chosen, outcomes = pa.array(self.choose(table)), self.outcomes
+        chosen, choices = pa.array(self.choose(table)), self.choices
 
-        def column(value: Callable[[str, Outcome], Any], kind: pa.DataType) -> pa.Array:
-            return pa.array([value(name, outcome) for name, outcome in outcomes], kind).take(chosen)
+        def column(value: Callable[[Choice], Any], kind: pa.DataType) -> pa.Array:
+            return pa.array(map(value, choices), kind).take(chosen)
 
         values = {
-            "decision": column(lambda _, outcome: str(outcome.decision), pa.string()),
-            "rule": column(lambda name, _: name, pa.string()),
-            "queue": column(lambda _, outcome: outcome.queue, pa.string()),
-            "skill": column(lambda _, outcome: outcome.skill, pa.string()),
-            "shield": column(lambda _, outcome: str(outcome.shield), pa.string()),
-            "severity": column(lambda _, outcome: outcome.severity, pa.int32()),
-            "decided_by": column(lambda name, _: "guard" if name == GUARD else "policy", pa.string()),
+            "decision": column(lambda choice: str(choice.outcome.decision), pa.string()),
+            "rule": column(lambda choice: choice.rule, pa.string()),
+            "queue": column(lambda choice: choice.outcome.queue, pa.string()),
+            "skill": column(lambda choice: choice.outcome.skill, pa.string()),
+            "shield": column(lambda choice: str(choice.outcome.shield), pa.string()),
+            "severity": column(lambda choice: choice.outcome.severity, pa.int32()),
+            "decided_by": _with_filters(column(lambda choice: choice.by, pa.string()), self._allowed(chosen), table),
             "policy": pa.repeat(pa.scalar(self.policy.identity, pa.string()), len(chosen)),
         }
         return pa.table([values[f.name] for f in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
@@ -75,7 +107,7 @@ class Decider:
         for overrides, here in self._places(rows):
             plain, start = self._rules_under(overrides)
             part = rows if here is None else rows.filter(pa.array(here))
-            found = start + self._guarded(self._first_match(part, plain.rules), part, start, len(plain.rules))
+            found = start + self._settled(self._first_match(part, plain.rules), part, plain)
             chosen[slice(None) if here is None else here] = found
         return chosen
 
@@ -104,8 +136,8 @@ class Decider:
         if applying not in self._plain:
             pairs = zip(self.policy.overrides, applying, strict=True)
             plain = self.policy.under([override for override, applies in pairs if applies == "1"])
-            self._plain[applying] = plain, len(self.outcomes)
-            self.outcomes += [*((r.name, r) for r in plain.rules), (OTHERWISE, plain.otherwise), (GUARD, _UNDETERMINED)]
+            self._plain[applying] = plain, len(self.choices)
+            self.choices += choices_of(plain)
         return self._plain[applying]
 
     def _places(self, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_] | None]]:
@@ -129,13 +161,28 @@ class Decider:
         found = self._evaluated(rows, case.otherwise(ConstantExpression(len(rules))).cast("INTEGER"))
         return np.asarray(found.to_numpy(), np.int32)
 
-    def _guarded(self, chosen: Indices, rows: pa.Table, start: int, otherwise: int) -> Indices:
-        """The choice, but for rows without a score that it would allow, or that no rule speaks of."""
-        outcomes = [outcome for _, outcome in self.outcomes[start : start + otherwise + 2]]
-        lenient = np.array([outcome.decision is Decision.ALLOW for outcome in outcomes])
-        lenient[otherwise] = True
-        scoreless = rows["nsfw_score"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
-        return np.where(scoreless & lenient[chosen], np.int32(otherwise + 1), chosen)
+    def _settled(self, chosen: Indices, rows: pa.Table, plain: Policy) -> Indices:
+        """The choice, but for what no policy decides: see the top of this module."""
+        rules = plain.rules
+        lenient = np.array([rule.decision is Decision.ALLOW for rule in rules] + [True])
+        scoreless, kinds = _nulls(rows["nsfw_score"]), rows["match_kind"]
+        if not scoreless.any() and kinds.null_count == len(kinds):
+            return chosen
+        unsettled = _nulls(rows["filtered_by"]) & ~_is(kinds, BankKind.ALLOW)
+        chosen = np.where(scoreless & unsettled & lenient[chosen], np.int32(len(rules) + 1), chosen)
+        illegal = _is(kinds, BankKind.ILLEGAL)
+        if illegal.any():
+            chosen[illegal] = self._escalating(rows.filter(pa.array(illegal)), rules)
+        return chosen
+
+    def _escalating(self, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
+        """For each illegal match the choice of the first rule that is true and escalates."""
+        places = [i for i, rule in enumerate(rules) if rule.decision is Decision.ESCALATE] + [len(rules)]
+        first = self._first_match(rows, tuple(rules[i] for i in places[:-1]))
+        return np.array(places, np.int32)[first] + np.int32(len(rules) + 2)
+
+    def _allowed(self, chosen: pa.Array) -> pa.Array:
+        return pa.array([choice.outcome.decision is Decision.ALLOW for choice in self.choices]).take(chosen)
 
     def _evaluated(self, rows: pa.Table, expression: duckdb.Expression) -> pa.Array:
         try:
@@ -148,7 +195,7 @@ class Decider:
         return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
 
     def _columns_asked_for(self) -> list[str]:
-        policy, found = self.policy, {"nsfw_score"}  # for the guard
+        policy, found = self.policy, set(_LOOKED_AT)
         if policy.overrides or any(rule.sample is not None for rule in policy.rules):
             found.add("uri")
         for rule in policy.under().rules:
@@ -161,6 +208,23 @@ def matching(rule: Rule) -> duckdb.Expression:
     if rule.sample is None:
         return condition(rule.when)
     return condition(rule.when) & in_sample(rule.sample, rule.seed, rule.name)
+
+
+def _nulls(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.asarray(column.is_null().to_numpy())
+
+
+def _is(column: pa.ChunkedArray, value: str) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(pc.equal(column, value), False).to_numpy())
+
+
+def _with_filters(by: pa.Array, allowed: pa.Array, table: pa.Table) -> pa.Array:
+    """Who decided, with the filter where what it settled is allowed."""
+    filters = table["filtered_by"]
+    if filters.null_count == len(filters):
+        return by
+    unscored = pc.and_(pc.is_valid(filters), pc.invert(pc.is_finite(pc.fill_null(table["nsfw_score"], float("nan")))))
+    return pc.if_else(pc.and_(unscored, allowed), "filter", by).combine_chunks()
 
 
 def _mark(applies: duckdb.Expression) -> duckdb.Expression:

@@ -99,7 +99,7 @@ class Overlaps:
     Attributes:
         rows: how many were counted.
         both: for each two rules (in their order) how many rows match both; on the diagonal, one.
-        decided: how many rows each rule decides, then `otherwise`, then the guard.
+        decided: how many rows each rule decides, then `otherwise`, the guard, and an illegal match by itself.
         applied: to how many rows each override applies.
     """
 
@@ -108,7 +108,7 @@ class Overlaps:
         rules = len(policy.rules)
         self.rows = 0
         self.both: npt.NDArray[np.int64] = np.zeros((rules, rules), np.int64)
-        self.decided: npt.NDArray[np.int64] = np.zeros(rules + 2, np.int64)
+        self.decided: npt.NDArray[np.int64] = np.zeros(rules + 3, np.int64)
         self.applied: npt.NDArray[np.int64] = np.zeros(len(policy.overrides), np.int64)
 
     def add(self, rows: pa.Table) -> None:
@@ -116,7 +116,9 @@ class Overlaps:
         self.rows += rows.num_rows
         matches = self.decider.matches(rows).astype(np.float64)
         self.both += (matches.T @ matches).astype(np.int64)
-        self.decided += np.bincount(self.decider.choose(rows) % len(self.decided), minlength=len(self.decided))
+        rules = len(self.decider.policy.rules)
+        found = np.bincount(self.decider.choose(rows) % (2 * rules + 3), minlength=2 * rules + 3)
+        self.decided += np.concatenate([found[:rules] + found[rules + 2 : -1], found[rules : rules + 2], found[-1:]])
         self.applied += self.decider.applying(rows).sum(axis=0)
 
     def findings(self) -> Iterator[str]:

@@ -27,6 +27,8 @@ _PRESETS = Path(__file__).parent / "presets"
 
 GUARD = "no-score"
 """The rule named in a row that had no score and matched no rule; users cannot take the name, nor remove the rule."""
+ILLEGAL = "illegal-match"
+"""The rule named in a row that is in an illegal bank and that no escalating rule speaks of; as `GUARD`."""
 OTHERWISE = "otherwise"
 """The rule named in a row that matched none."""
 
@@ -210,7 +212,7 @@ def _unknown_names(policy: Policy) -> Iterator[str]:
     for name in names:
         if names.count(name) > 1:
             yield f"two rules are called {name!r}"
-        if name in (GUARD, OTHERWISE):
+        if name in (GUARD, ILLEGAL, OTHERWISE):
             yield f"the rule name {name!r} is reserved"
     for name in policy.thresholds:
         if not re.fullmatch(THRESHOLD_NAME, name):

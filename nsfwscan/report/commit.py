@@ -100,7 +100,8 @@ def write_report(
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         commit = _Commit(run, ledger, decider, config, banks, threads, report)
         spans = list(commit.spans(plan))
-        with find_duplicates(map(commit.facts, spans), config.duplicates) as duplicates:
+        compared = _compared(ledger, config)
+        with find_duplicates(map(commit.facts, spans), config.duplicates, compared=compared) as duplicates:
             for span in spans:
                 commit.write(commit.gather(span), duplicates)
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
@@ -300,6 +301,17 @@ class _Commit:
         return name
 
 
+def _compared(ledger: Ledger, config: ScanConfig) -> bool:
+    """Whether the near-duplicates among all carried rows were found before: each run that they are from looked for them
+    among all contents of the same sources, as this one does."""
+    records = [base.record for base in ledger.bases]
+    return (
+        all((record.get("duplicates") or {}).get("looked_for_all") for record in records)
+        and all(record["config"].get("duplicates") == config.duplicates.model_dump(mode="json") for record in records)
+        and len({tuple(record["config"]["source"]["uris"]) for record in records}) <= 1
+    )
+
+
 def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
     """The earlier rows of unchanged objects as staged ones, with `carried_from`; time and truth as they are known now.
 
@@ -336,7 +348,10 @@ def decided(rows: pa.Table, decider: Decider, run_id: str) -> pa.Table:
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """The rows that say something new: looked at in this run, or decided differently."""
-    before = earlier["decision"].combine_chunks().take(pc.index_in(rows["uri"], earlier["uri"]))
-    same = pc.fill_null(pc.equal(rows["decision"], before), False)
-    return rows.filter(pc.invert(pc.and_(pc.is_valid(rows["carried_from"]), same)))
+    """The rows that say something new: looked at in this run, decided differently, or alike to others than before."""
+    place = pc.index_in(rows["uri"], earlier["uri"])
+    same = pc.is_valid(rows["carried_from"])
+    for name in ("decision", "duplicate_of", "cluster"):
+        now, before = (pc.fill_null(column, "") for column in (rows[name], earlier[name].take(place)))
+        same = pc.and_(same, pc.equal(now, before))
+    return rows.filter(pc.invert(same))

@@ -8,7 +8,8 @@ Copies are objects with the same bytes. Their original is the one that was it in
 URI; one with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits,
 where PDQ trusts both: a cluster is a content, its leader, and what is within the distance of it, so that nothing in it
 is further than twice the distance from anything else. Contents that have a cluster keep it while its leader is there,
-so that an id stays what it is from night to night, and a night looks only for what is near its new contents.
+so that an id stays what it is from night to night, and a night looks only for what is near its new contents, and near
+those whose leader is gone; near all of them, where earlier runs did not compare all with all, or by other rules.
 """
 
 from __future__ import annotations
@@ -132,12 +133,13 @@ class Duplicates:
 
 @contextmanager
 def find_duplicates(
-    ranges: Iterable[tuple[pa.Table, pa.ChunkedArray]], config: DuplicatesConfig
+    ranges: Iterable[tuple[pa.Table, pa.ChunkedArray]], config: DuplicatesConfig, *, compared: bool = False
 ) -> Iterator[Duplicates]:
     """Looks for what is the same among all rows of a run.
 
     Args:
         ranges: rows that are not decided yet (`commit.ROW_SCHEMA`); and for each whether it is flagged.
+        compared: the contents of carried rows were all compared with each other before, by the same rules.
     """
     with tempfile.TemporaryDirectory(prefix="nsfwscan-duplicates-") as folder:
         paths = {name: str(Path(folder, f"{name}.parquet")) for name in ("facts", "settled")}
@@ -149,7 +151,7 @@ def find_duplicates(
             contents = connection.sql(
                 "SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents ORDER BY sha256"
             ).to_arrow_table()
-            clusters, looked_for_all = _clusters(contents, config)
+            clusters, looked_for_all = _clusters(contents, config, compared=compared)
             connection.register("clusters", clusters)
             connection.execute(_WRITE_SETTLED, paths)
             yield Duplicates(connection, paths, _counted(contents, clusters, looked_for_all))
@@ -168,7 +170,7 @@ def _facts(rows: pa.Table, flagged: pa.ChunkedArray) -> pa.Table:
     return as_schema(pa.table(kept), _FACTS).filter(seen)
 
 
-def _clusters(contents: pa.Table, config: DuplicatesConfig) -> tuple[pa.Table, bool]:
+def _clusters(contents: pa.Table, config: DuplicatesConfig, *, compared: bool) -> tuple[pa.Table, bool]:
     """`sha256, cluster, cluster_size, cluster_places` of the contents in clusters of more than one object; and whether
     near-duplicates were looked for among all contents."""
     ids = pc.utf8_slice_codeunits(contents["sha256"], 0, _ID_DIGITS).combine_chunks()
@@ -179,7 +181,9 @@ def _clusters(contents: pa.Table, config: DuplicatesConfig) -> tuple[pa.Table, b
         if not looked_for_all:
             among = pc.and_(among, contents["is_flagged"])
         rows = np.flatnonzero(among.to_numpy())
-        leader[rows] = _joined(contents, rows, leader[rows], config.near)
+        found_alone = pc.and_(contents["is_known"], pc.is_null(contents["earlier"])).to_numpy()
+        new = (leader < 0) & ~(found_alone & compared & looked_for_all)
+        leader[rows] = _joined(contents, rows, leader[rows], new[rows], config.near)
     alone = leader < 0
     leader[alone] = np.flatnonzero(alone)
     sizes = np.bincount(leader, minlength=len(contents))
@@ -196,22 +200,28 @@ def _clusters(contents: pa.Table, config: DuplicatesConfig) -> tuple[pa.Table, b
 
 
 def _kept(ids: pa.Array, earlier: pa.Array) -> NDArray[np.int64]:
-    """For each content the one that leads its earlier cluster, -1 where it had none or its leader is gone."""
-    return np.asarray(pc.fill_null(pc.index_in(earlier, ids), -1).to_numpy(), np.int64)
+    """For each content the one that leads its earlier cluster, -1 where it had none or its leader is gone. One that was
+    read anew leads those that still name it."""
+    leader = np.array(pc.fill_null(pc.index_in(earlier, ids), -1).to_numpy(), np.int64)
+    leads = np.unique(leader[leader >= 0])
+    leader[leads] = leads
+    return leader
 
 
-def _joined(contents: pa.Table, rows: NDArray[np.intp], leader: NDArray[np.int64], distance: int) -> NDArray[np.int64]:
+def _joined(
+    contents: pa.Table, rows: NDArray[np.intp], leader: NDArray[np.int64], is_new: NDArray[np.bool_], distance: int
+) -> NDArray[np.int64]:
     """The leaders of some contents, those that are new in clusters of their own or in those that are there.
 
     Args:
         rows: of the contents that may be near-duplicates.
         leader: of each of them, as a row of `contents`; -1: none yet.
+        is_new: whether it has to be looked up what is near it.
     """
-    hashes = _matrix(contents["pdq"].combine_chunks().take(pa.array(rows)))
-    known = contents["is_known"].to_numpy()[rows]
-    new = np.flatnonzero((leader < 0) & ~known)
+    new = np.flatnonzero(is_new)
     if not len(new):
         return leader
+    hashes = _matrix(contents["pdq"].combine_chunks().take(pa.array(rows)))
     index = NearIndex.over(hashes, distance, flat_up_to=_FLAT_UP_TO)
     for start in range(0, len(new), _QUERIES):
         some = new[start : start + _QUERIES]

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED
+from nsfwscan.schema import FLAGGED, FULL_BATCH
 
 CONFIDENCE = 0.95
 
@@ -38,10 +38,11 @@ class Costs:
         return self.seconds[model] / self.images[model] if self.images[model] else None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types, by the stage."""
+        """JSON types, by the stage, what took longest first."""
         return {
             name: {"images": self.images[name], "seconds": round(seconds, 3), "seconds_each": self.each(name)}
-            for name, seconds in self.seconds.items()
+            for name, seconds in self.seconds.most_common()
+            if name != FULL_BATCH
         }
 
 
@@ -77,8 +78,9 @@ class Cascade:
 
     def as_dict(self, costs: Costs) -> dict[str, Any]:
         """JSON types; `miss_rate` is of what was settled, with the interval that covers the truth at least 19 times of
-        20, and `seconds_saved` what the model would have taken for what it did not see in this run."""
-        each, settled = costs.each("classify"), self.settled_by.total()
+        20, and `seconds_saved` what the model would have taken, in full batches, for what it did not see in this
+        run."""
+        each, settled = costs.each(FULL_BATCH), self.settled_by.total()
         rate, low, high = miss_rate(self.misses, self.shadow)
         return {
             "settled": settled,

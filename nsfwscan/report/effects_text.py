@@ -15,11 +15,11 @@ _MODEL = "classify"
 
 def describe_effects(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Copies and near-duplicates, filters, models."""
+    costs = record.get("costs") or {}
     if record.get("duplicates"):
         yield from _same(record["duplicates"])
     if (record.get("config") or {}).get("cascade", {}).get("enabled"):
-        yield from _filters(record["cascade"])
-    costs = record.get("costs") or {}
+        yield from _filters(record["cascade"], costs.get("prefilter"))
     if len(costs) > 1:
         yield "models", "; ".join(f"{name} {_each(cost)} an image" for name, cost in costs.items())
 
@@ -27,15 +27,24 @@ def describe_effects(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _same(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if found["copies"]:
         spared = f"; the model was spared {found['reused']:,} of them" if found["reused"] else ""
-        yield "copies", f"{found['copies']:,} objects are copies of {found['contents']:,} others{spared}"
+        copies, others = (
+            _counted(found["copies"], "object is a copy", "objects are copies"),
+            _counted(found["contents"]),
+        )
+        yield "copies", f"{copies} of {others}{spared}"
     if found["clusters"]:
         among = "" if found["looked_for_all"] else " (there are so many contents that only flagged ones were compared)"
-        yield "alike", f"{found['clustered']:,} objects in {found['clusters']:,} clusters of near-duplicates{among}"
+        clusters = _counted(found["clusters"], "cluster", "clusters")
+        yield "alike", f"{found['clustered']:,} objects in {clusters} of near-duplicates{among}"
 
 
-def _filters(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _filters(found: dict[str, Any], light: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     saved = "" if found["seconds_saved"] is None else f", which saved {duration(found['seconds_saved'])} of the model"
-    yield "filters", f"settled {found['settled']:,} contents, left {found['forwarded']:,} to the model{saved}"
+    taken = f" and took {duration(light['seconds'])} of the prefilter" if saved and light else ""
+    contents = _counted(found["settled"], "content", "contents")
+    yield "filters", f"settled {contents}, left {found['forwarded']:,} to the model{saved}{taken}"
+    if not found["settled"] and not found["shadow"]:
+        return
     if found["miss_rate"] is None:
         yield "missed", "nobody knows: no settled image was shown to the model (cascade.shadow)"
         return
@@ -47,6 +56,11 @@ def _filters(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"{low:.2%} to {high:.2%} of what was settled ({found['confidence']:.0%} confidence), so {missed[0]} to "
         f"{missed[1]} of the others",
     )
+
+
+def _counted(count: int, one: str = "other", several: str = "others") -> str:
+    """A number and what there are so many of."""
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def _each(cost: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ _SETTLED = timedelta(seconds=2)
 """A file changed again within the resolution of its time of modification (2 s on FAT, 1 s on NFSv2) would look
 unchanged: a time so close to the read proves nothing."""
 _LAST = "\U0010ffff"
-_KINDS = ("scan", "replay")
+LISTED = ("scan", "replay")
 """Runs whose reports speak for a listing."""
 _LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
 """What stays true of an object while nothing changes."""
@@ -165,7 +165,7 @@ def _age(base: Base) -> tuple[str, str]:
 def _base(run: Run) -> Base | None:
     """None for an uncommitted run, another kind of run, and one whose record was lost since: it is no base any more."""
     record = run.folder.read_json("run.json") if run.is_committed() else None
-    return Base(run, record) if record is not None and record["kind"] in _KINDS else None
+    return Base(run, record) if record is not None and record["kind"] in LISTED else None
 
 
 def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:

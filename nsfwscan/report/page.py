@@ -55,7 +55,7 @@ _FATES = {
     Fate.NEW: "new",
     Fate.CHANGED: "changed",
     Fate.FAILED: "tried again",
-    Fate.STALE: "stale: another model, preprocessing or limit",
+    Fate.STALE: "stale: another model, preprocessing, limit or bank",
 }
 _CHANGES = {
     Change.DELETED: ("deleted", "not listed any more"),

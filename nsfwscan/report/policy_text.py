@@ -10,7 +10,7 @@ from typing import Any
 
 from nsfwscan.display import printable
 from nsfwscan.policy.lint import Overlaps
-from nsfwscan.policy.rules import GUARD, OTHERWISE, Policy
+from nsfwscan.policy.rules import GUARD, ILLEGAL, OTHERWISE, Policy
 
 _WIDE = 12
 """Up to so many rules the overlaps are shown as a matrix; of more, pair by pair."""
@@ -32,16 +32,17 @@ def describe_overlaps(found: Overlaps, run_id: str) -> str:
     """How many rows each rule matches and decides, what is left to `otherwise`, and which rules match the same rows."""
     policy = found.decider.policy
     names = [printable(rule.name) for rule in policy.rules]
-    matched = [*(f"{n:,}" for n in found.both.diagonal()), "", ""]
+    matched = [*(f"{n:,}" for n in found.both.diagonal()), "", "", ""]
     rows = [
         [name, count, f"{decides:,}", _percent(int(decides), found.rows)]
-        for name, count, decides in zip([*names, OTHERWISE, GUARD], matched, found.decided, strict=True)
+        for name, count, decides in zip([*names, OTHERWISE, GUARD, ILLEGAL], matched, found.decided, strict=True)
+        if name != ILLEGAL or decides
     ]
     lines = [f"on {found.rows:,} rows of run {run_id}", "", *_table(["rule", "matches", "decides", ""], rows)]
     if policy.overrides:
         titles = [[printable(o.title), f"{n:,}"] for o, n in zip(policy.overrides, found.applied, strict=True)]
         lines += ["", *_table(["override", "rows"], titles)]
-    left, scoreless = found.decided[-2:]
+    left, scoreless = found.decided[-3:-1]
     gaps = f"gaps: {left:,} rows that no rule matches fall to {OTHERWISE!r}; {scoreless:,} without a score to the guard"
     return "\n".join([*lines, "", gaps, "", *_overlap_lines(names, found)])
 

@@ -223,7 +223,8 @@ def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
 
 
 def find_run(uri: str, storage: StorageConfig) -> Run:
-    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there.
+    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there, those left
+    aside that only matched what others had seen.
 
     Raises:
         StoreError: there is none.
@@ -231,7 +232,8 @@ def find_run(uri: str, storage: StorageConfig) -> Run:
     found = [run for run in committed_runs(uri, storage) if run.is_committed()]
     if not found:
         raise StoreError(f"{uri} is not committed: it has no report yet")
-    return max(found, key=_age)
+    whole = [run for run in found if run.record()["kind"] != "match"] if len(found) > 1 else found
+    return max(whole or found, key=_age)
 
 
 def _age(run: Run) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision
 from nsfwscan.status import Status
 
 HISTOGRAM_BINS = 20
+_COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
 _ERROR_KINDS = 50
 """Kinds of errors that are kept apart; more than this are counted as others."""
 
@@ -31,12 +32,15 @@ class Summary:
     bytes: int = 0
     scored: int = 0
     """Rows with a score, of this run or carried over."""
+    settled: int = 0
+    """Rows without one that need none: what they show was known by a hash bank, or by a filter."""
     status: Counter[str] = field(default_factory=Counter)
     decision: Counter[str] = field(default_factory=Counter)
     label: Counter[str] = field(default_factory=Counter)
     rule: Counter[str] = field(default_factory=Counter)
     queue: Counter[str] = field(default_factory=Counter)
     format: Counter[str] = field(default_factory=Counter)
+    match_bank: Counter[str] = field(default_factory=Counter)
     histogram: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     """`nsfw_score` in equal bins from 0 to 1."""
     errors: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -46,13 +50,17 @@ class Summary:
     neutral_by_decision: Counter[str] = field(default_factory=Counter)
     suspected: int = 0
     truths: Counter[str] = field(default_factory=Counter)
+    _settled_no_image: int = 0
 
     def add(self, report: pa.Table, false_positives: pa.Table) -> None:
         """Counts one range of the report."""
         self.rows += report.num_rows
         self.bytes += pc.sum(report["size"]).as_py() or 0
         self.scored += report.num_rows - report["nsfw_score"].null_count
-        for name in ("status", "decision", "label", "rule", "queue", "format"):
+        settled = _is_settled(report)
+        self.settled += pc.sum(settled).as_py() or 0
+        self._settled_no_image += pc.sum(pc.and_(settled, pc.equal(report["status"], Status.UNSUPPORTED))).as_py() or 0
+        for name in _COUNTED:
             getattr(self, name).update(_counts(report[name]))
         scores = report["nsfw_score"].drop_null().to_numpy()
         bins, _ = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
@@ -62,7 +70,8 @@ class Summary:
         self.suspected += sum(kind == "suspected" for kind in false_positives["kind"].to_pylist())
 
     def _add_errors(self, report: pa.Table) -> None:
-        failed = report.filter(pc.is_valid(report["error"])).select(["status", "error", "uri"])
+        failed = report.filter(pc.and_not(pc.is_valid(report["error"]), _is_settled(report)))
+        failed = failed.select(["status", "error", "uri"])
         for row in failed.to_pylist():
             key, message = (row["status"], _kind_of(row["error"])), row["error"]
             if key not in self.errors and len(self.errors) >= _ERROR_KINDS:
@@ -85,8 +94,9 @@ class Summary:
 
     @property
     def unreadable(self) -> int:
-        """Objects that should have been images and could not be scored; objects that are no images do not count."""
-        return self.rows - self.scored - self.status[Status.UNSUPPORTED]
+        """Objects that should have been images and could not be scored; objects that are no images, and those that
+        were known without a score, do not count."""
+        return self.rows - self.scored - self.settled - self.status[Status.UNSUPPORTED] + self._settled_no_image
 
     @property
     def error_rate(self) -> float:
@@ -104,10 +114,7 @@ class Summary:
             "flagged": self.flagged,
             "unreadable": self.unreadable,
             "error_rate": self.error_rate,
-            **{
-                n: dict(getattr(self, n).most_common())
-                for n in ("status", "decision", "label", "rule", "queue", "format")
-            },
+            **{n: dict(getattr(self, n).most_common()) for n in _COUNTED},
             "nsfw_score_histogram": self.histogram,
             "errors": [
                 {"status": status, **entry}
@@ -123,6 +130,12 @@ class Summary:
                 "suspected": self.suspected,
             },
         }
+
+
+def _is_settled(report: pa.Table) -> pa.ChunkedArray:
+    """Rows whose content was known before the model saw it."""
+    known = pc.or_(pc.is_valid(report["match_kind"]), pc.is_valid(report["filtered_by"]))
+    return pc.and_(pc.is_null(report["nsfw_score"]), known)
 
 
 def _rate(count: int, total: int) -> dict[str, float]:

@@ -62,7 +62,7 @@ def describe_fates(fates: dict[str, int]) -> str:
         Fate.NEW: "new",
         Fate.CHANGED: "changed",
         Fate.FAILED: "tried again",
-        Fate.STALE: "stale (another model, preprocessing or limit)",
+        Fate.STALE: "stale (another model, preprocessing, limit or bank)",
     }
     return ", ".join(f"{fates[fate]:,} {word}" for fate, word in words.items() if fates.get(fate))
 

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from nsfwscan.report.balance import Balance
 from nsfwscan.report.runs import Run
-from nsfwscan.schema import REPORT_SCHEMA, Accounted, Change
+from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, Change, as_schema
 from nsfwscan.sources.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.store import from_parquet
 
-_FOLDERS = ("report", "false_positives", "changes")
+_FOLDERS = ("report", "false_positives", "escalations", "changes")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 """What the summary counts, and a snapshot's rows can be counted again by."""
 
@@ -158,6 +158,7 @@ def _balance(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
         balance.leave(left.total())
         balance.listed += found.total()
         balance.accounted += Counter(rows["accounted_as"].to_pylist())
+        yield from _escalations(run, record, part, rows)
         for name in _COUNTED:
             counted[name].update(value for value in rows[name].to_pylist() if value is not None)
     if balance.as_dict() != record["balance"]:
@@ -170,6 +171,16 @@ def _balance(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
             yield f"by {name} there are {dict(counted[name])}, but run.json says {record['summary'][name]}"
 
 
+def _escalations(run: Run, record: dict[str, Any], part: Range, rows: pa.Table) -> Iterator[str]:
+    """The illegal matches of a range against the file that the specialist gets."""
+    illegal = Counter(rows.filter(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)))["uri"].to_pylist())
+    found = Counter[str]()
+    for path in _paths(record, f"escalations/part-{part.number:05d}-"):
+        found.update(from_parquet(run.folder.read(path), ["uri"])["uri"].to_pylist())
+    if found != illegal:
+        yield f"range {part.number}: {found.total():,} escalations for {illegal.total():,} illegal matches"
+
+
 def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
     read = ShardReader(run.folder)
     carried = Counter(read_carried(run.folder, part)["uri"].to_pylist())
@@ -178,11 +189,9 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
 
 def _reported(run: Run, record: dict[str, Any], part: Range) -> pa.Table:
     """What is counted of a range's report."""
-    columns = ["uri", "accounted_as", *_COUNTED]
-    found = [REPORT_SCHEMA.empty_table().select(columns)]
-    for path in _parts(record, part):
-        found.append(from_parquet(run.folder.read(path), columns))
-    return pa.concat_tables(found)
+    schema = pa.schema([REPORT_SCHEMA.field(name) for name in ("uri", "accounted_as", "match_kind", *_COUNTED)])
+    found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
+    return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])
 
 
 def _parts(record: dict[str, Any], part: Range) -> list[str]:

@@ -2,7 +2,8 @@
 
 In: decided report rows. Out: a table of `FALSE_POSITIVE_SCHEMA`, most confident first; copies of the images on request.
 `confirmed`: truth is neutral and the label an NSFW category. `suspected`: no truth is known, and the row contradicts
-itself: it was flagged although its label is a safe one. Suspected rows are marked as such, never counted as confirmed.
+itself: it was flagged, by no hash bank, although its label is a safe one. Suspected rows are marked as such, never
+counted as confirmed. An illegal match is never among them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, REPORT_SCHEMA, Category, score_column
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, REPORT_SCHEMA, BankKind, Category, score_column
 
 _SAFE_LABELS = sorted(set(Category) - NSFW_CATEGORIES)
 _KEPT = (
@@ -65,8 +66,11 @@ def select_false_positives(report: pa.Table) -> pa.Table:
     confirmed = pc.fill_null(report["false_positive"], False)
     flagged = pc.is_in(report["decision"], pa.array(sorted(FLAGGED)))
     contradicts = pc.and_(flagged, pc.is_in(report["label"], pa.array(_SAFE_LABELS)))
-    suspected = pc.and_(pc.is_null(report["truth"]), contradicts)
-    rows = report.append_column("confirmed", confirmed).filter(pc.or_(confirmed, suspected))
+    by_model = pc.is_null(report["match_kind"])
+    suspected = pc.and_(pc.and_(pc.is_null(report["truth"]), contradicts), by_model)
+    shown = pc.fill_null(pc.not_equal(report["match_kind"], str(BankKind.ILLEGAL)), True)
+    wanted = pc.and_(shown, pc.or_(confirmed, suspected))
+    rows = report.append_column("confirmed", confirmed).filter(wanted)
     rows = rows.sort_by([("confirmed", "descending"), ("confidence", "descending"), ("uri", "ascending")])
     columns = {
         "kind": pa.array(["confirmed" if c else "suspected" for c in rows["confirmed"].to_pylist()], pa.string()),

@@ -45,7 +45,7 @@ class Standing(StrEnum):
     FAILED = "failed"
     """The object could not be read, or killed its decoder; it may be better tonight."""
     STALE = "stale"
-    """Another model, preprocessing or limit stood behind it."""
+    """Another model, preprocessing, limit or bank stood behind it, or it lacks a hash that tonight's banks hold."""
 
 
 class Fate(StrEnum):

@@ -18,6 +18,7 @@ from nsfwscan.models.scoring import Mask, Scorer
 from nsfwscan.models.spec import Hardware, ModelSpec
 from nsfwscan.schema import (
     COST,
+    FULL_BATCH,
     MODEL_COLUMNS,
     NSFW_CATEGORIES,
     REUSED,
@@ -72,7 +73,9 @@ class Classify:
             table = table.append_column(field, column)
         table = _note_lost(table, scored.lost)
         table = table.append_column(REUSED, pa.array(scored.reused, mask=~scored.wanted))
-        return with_cost(table, self.name, scored.asked, scored.seconds)
+        table = with_cost(table, self.name, scored.asked, scored.seconds)
+        filled = scored.asked.sum() / max(1, scored.room)
+        return with_cost(table, FULL_BATCH, scored.asked, scored.seconds * filled)
 
     def _columns(self, scores: NDArray[np.float32], finite: Mask) -> dict[str, pa.Array]:
         categories = self._spec.categories

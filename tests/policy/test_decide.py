@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.binding import VISIBLE
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import GUARD, parse_policy
+from nsfwscan.policy.rules import GUARD, ILLEGAL, load_policy, parse_policy, preset_names
 from nsfwscan.schema import DECISION_COLUMNS, Decision
 
 Row = dict[str, Any]
@@ -120,6 +120,23 @@ def test_rules_may_ask_for_any_column() -> None:
     assert [rule for _, rule, _ in decided(decide, rows)] == ["status", "big", "place", "otherwise"]
 
 
+def test_rules_may_ask_for_signals() -> None:
+    """By name; what a row does not have is not true, and a row with signals and without a score is still guarded."""
+    decide = decider(
+        {"name": "made", "when": "signals['c2pa.trainedAlgorithmicMedia'] = 1", "decision": "review"},
+        {"name": "twice", "when": "signals['jpeg.double_quantisation'] > 0.25", "decision": "allow"},
+        otherwise="block",
+    )
+    rows = table(
+        {"nsfw_score": 0.1, "signals": {"c2pa.trainedAlgorithmicMedia": 1.0, "jpeg.double_quantisation": 0.9}},
+        {"nsfw_score": 0.1, "signals": {"jpeg.double_quantisation": 0.9}},
+        {"nsfw_score": 0.1, "signals": {"jpeg.double_quantisation": 0.1}},
+        {"nsfw_score": 0.1, "signals": None},
+        {"signals": {"jpeg.double_quantisation": 0.9}},
+    )
+    assert [rule for _, rule, _ in decided(decide, rows)] == ["made", "twice", "otherwise", "otherwise", GUARD]
+
+
 def test_other_columns_and_their_order_do_not_matter() -> None:
     """A table may have more than a policy may ask for, in any order."""
     rows = scored(0.95, 0.1)
@@ -178,6 +195,75 @@ def test_the_guard_decides_after_the_rules() -> None:
     """It does not hide a match: a rule on the path still escalates an image that could not be read."""
     decide = decider({"name": "place", "when": "uri = '0'", "decision": "escalate"})
     assert decided(decide, scored(None, None)) == [("escalate", "place", "policy"), GUARDED]
+
+
+# What is known before the model
+
+
+def test_a_preset_knows_what_a_match_means() -> None:
+    """Every preset blocks what is in a block bank and allows what is in an allow bank, scored or not."""
+    rows = table(
+        {"match_kind": "block"},
+        {"match_kind": "allow"},
+        {"match_kind": "allow", "nsfw_score": 0.99},
+        {"match_kind": "block", "nsfw_score": 0.0, "status": "decode_error"},
+    )
+    for name in preset_names():
+        found = Decider(load_policy(name))(rows).select(["decision", "rule", "queue", "shield", "severity"]).to_pylist()
+        bad = {"decision": "block", "rule": "known-bad", "queue": "known", "shield": "blur", "severity": 3}
+        good = {"decision": "allow", "rule": "known-good", "queue": None, "shield": "none", "severity": 0}
+        assert found == [bad, good, good, bad], name
+
+
+def test_what_was_settled_before_the_model_may_be_allowed() -> None:
+    """A match in an allow bank, or a filter, is as good as a score; a match in a block bank is not."""
+    rows = table({"match_kind": "allow"}, {"filtered_by": "icon"}, {"match_kind": "block"}, {"match_kind": "negative"})
+    assert decided(decider(BLOCK), rows) == [
+        ("allow", "otherwise", "policy"),
+        ("allow", "otherwise", "filter"),
+        GUARDED,
+        GUARDED,
+    ]
+    assert decided(decider(otherwise="review"), rows)[:2] == [("review", "otherwise", "policy")] * 2
+
+
+@pytest.mark.parametrize("otherwise", list(Decision))
+@pytest.mark.parametrize("score", [None, 0.0, 0.99, math.nan])
+def test_an_illegal_match_is_escalated_whatever_the_policy_says(otherwise: str, score: float | None) -> None:
+    """Hidden, of the highest severity, in the queue `legal`; also under a rule or an override that would allow it."""
+    allowed = [{"name": "fine", "when": "true", "decision": "allow", "queue": "none"}]
+    given = {"name": "p", "version": "1", "rules": allowed, "otherwise": {"decision": otherwise}}
+    over = {"source": "*", "rules": {"fine": {"decision": "allow", "shield": "none"}}}
+    for overrides in ([], [over]):
+        [row] = Decider(parse_policy({**given, "overrides": overrides}))(
+            table({"match_kind": "illegal", "nsfw_score": score, "filtered_by": "icon"})
+        ).to_pylist()
+        del row["policy"]
+        assert row == {
+            "decision": "escalate",
+            "rule": ILLEGAL,
+            "queue": "legal",
+            "skill": None,
+            "shield": "hidden",
+            "severity": 4,
+            "decided_by": "bank",
+        }
+
+
+def test_the_first_rule_that_escalates_names_the_queue_of_an_illegal_match() -> None:
+    """Rules before it that say anything else are passed over; shield and severity are not its to say."""
+    named = {"name": "csam", "when": "match_bank = 'csam'", "decision": "escalate", "queue": "ncmec", "skill": "csam"}
+    other = {"name": "place", "when": "uri = '2'", "decision": "escalate"}
+    rows = table(*({"match_kind": "illegal", "match_bank": bank, "nsfw_score": 0.95} for bank in ("csam", "x", "y")))
+    found = decider(BLOCK, named, other)(rows).to_pylist()
+    assert [(row["rule"], row["queue"], row["skill"]) for row in found] == [
+        ("csam", "ncmec", "csam"),
+        (ILLEGAL, "legal", None),
+        ("place", "legal", None),
+    ]
+    assert {(row["decision"], row["shield"], row["severity"], row["decided_by"]) for row in found} == {
+        ("escalate", "hidden", 4, "bank")
+    }
 
 
 # Edges
@@ -243,23 +329,35 @@ _RULES = st.lists(
     max_size=6,
 )
 _SCORES = st.none() | st.floats(width=32) | _THRESHOLDS.map(lambda value: float(np.float32(value)))
-_ROWS = st.lists(st.fixed_dictionaries(dict.fromkeys(_COLUMNS, _SCORES)), max_size=20)
+_KNOWN = {
+    "match_kind": st.sampled_from([None, None, None, "block", "allow", "illegal"]),
+    "filtered_by": st.sampled_from([None, None, "icon"]),
+}
+_ROWS = st.lists(st.fixed_dictionaries({**dict.fromkeys(_COLUMNS, _SCORES), **_KNOWN}), max_size=20)
 
 
-def expected_of(row: Row, rules: list[tuple[str, str, float, Decision]], otherwise: Decision) -> tuple[str, str]:
+def expected_of(row: Row, rules: list[tuple[str, str, float, Decision]], otherwise: Decision) -> tuple[str, str, str]:
     """What DESIGN says, in plain Python: a float32 score against the threshold as float32."""
 
     def known(column: str) -> bool:
         return row[column] is not None and math.isfinite(row[column])
 
-    decision, name = otherwise, "otherwise"
-    for i, (column, comparison, threshold, outcome) in enumerate(rules):
-        if known(column) and _COMPARISONS[comparison](np.float32(row[column]), np.float32(threshold)):
-            decision, name = outcome, f"r{i}"
-            break
-    if not known("nsfw_score") and (decision is Decision.ALLOW or name == "otherwise"):
-        return Decision.UNDETERMINED, GUARD
-    return decision, name
+    true = [
+        (outcome, f"r{i}")
+        for i, (column, comparison, threshold, outcome) in enumerate(rules)
+        if known(column) and _COMPARISONS[comparison](np.float32(row[column]), np.float32(threshold))
+    ]
+    if row["match_kind"] == "illegal":
+        escalating = [name for outcome, name in true if outcome is Decision.ESCALATE]
+        return Decision.ESCALATE, escalating[0] if escalating else ILLEGAL, "bank"
+    decision, name = true[0] if true else (otherwise, "otherwise")
+    if known("nsfw_score"):
+        return decision, name, "policy"
+    settled = row["match_kind"] == "allow" or row["filtered_by"] is not None
+    if not settled and (decision is Decision.ALLOW or name == "otherwise"):
+        return Decision.UNDETERMINED, GUARD, "guard"
+    filtered = row["filtered_by"] is not None and decision is Decision.ALLOW
+    return decision, name, "filter" if filtered else "policy"
 
 
 @settings(max_examples=50, deadline=None)
@@ -273,9 +371,10 @@ def test_threshold_rules_decide_as_plain_python_does(
         for i, (column, comparison, threshold, outcome) in enumerate(rules)
     ]
     found = decided(decider(*written, otherwise=otherwise), table(*rows))
-    assert [(decision, rule) for decision, rule, _ in found] == [expected_of(row, rules, otherwise) for row in rows]
+    assert found == [expected_of(row, rules, otherwise) for row in rows]
     for row, (decision, *_) in zip(rows, found, strict=True):
-        if row["nsfw_score"] is None or math.isnan(row["nsfw_score"]):
+        unsettled = row["match_kind"] != "allow" and row["filtered_by"] is None
+        if unsettled and (row["nsfw_score"] is None or math.isnan(row["nsfw_score"])):
             assert decision != Decision.ALLOW
 
 
@@ -466,9 +565,12 @@ def test_only_the_columns_that_are_asked_for_are_needed() -> None:
     """A replay reads no others; the same decisions come of them."""
     rows = scored(0.95, 0.5, None)
     for rules, columns in (
-        ([BLOCK], ["nsfw_score"]),
-        ([{**BLOCK, "when": "SCORE_PORN > 0.5 or \"label\" = 'x'"}], ["label", "nsfw_score", "score_porn"]),
-        ([{**BLOCK, "sample": 0.5}], ["uri", "nsfw_score"]),
+        ([BLOCK], ["filtered_by", "nsfw_score", "match_kind"]),
+        (
+            [{**BLOCK, "when": "SCORE_PORN > 0.5 or \"label\" = 'x'"}],
+            ["filtered_by", "label", "nsfw_score", "score_porn", "match_kind"],
+        ),
+        ([{**BLOCK, "sample": 0.5}], ["uri", "filtered_by", "nsfw_score", "match_kind"]),
         ([{**BLOCK, "when": "COLUMNS('nsfw_score') > 0.5"}], VISIBLE.names),
     ):
         decide = decider(*rules)

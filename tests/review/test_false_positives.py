@@ -72,6 +72,19 @@ def test_suspected_without_truth() -> None:
     assert row["reason"] == "decided review although the label is neutral; no truth is known"
 
 
+def test_what_a_bank_decided_is_no_contradiction() -> None:
+    """A known picture is blocked whatever its label; and an illegal one is in no list that is looked at, nor copied,
+    even where truth says that the model was wrong."""
+    bank = {"match_bank": "b", "match_id": "1", "match_hash": "sha256", "match_distance": 0}
+    found = selected(
+        staged_row("/blocked", nsfw_score=0.3, match_kind="block", **bank),
+        staged_row("/confirmed", nsfw_score=0.9, truth="neutral", match_kind="block", **bank),
+        staged_row("/illegal", nsfw_score=0.9, truth="neutral", match_kind="illegal", **bank),
+        staged_row("/illegal-too", nsfw_score=0.3, match_kind="illegal", **bank),
+    )
+    assert [(row["uri"], row["kind"]) for row in found] == [("/confirmed", "confirmed")]
+
+
 def test_the_ranking_has_all_categories() -> None:
     """Every category that the model has, most probable first; those that it does not have are left out."""
     scores = {"score_porn": 0.5, "score_neutral": 0.3, "score_sexy": 0.15, "score_drawings": 0.05, "score_nsfw": None}

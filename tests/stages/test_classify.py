@@ -20,7 +20,7 @@ from nsfwscan.images.decoder import decode
 from nsfwscan.models import registry
 from nsfwscan.models.geometry import Geometry, Normalisation
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
-from nsfwscan.schema import LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
+from nsfwscan.schema import FULL_BATCH, LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.classify import NO_SCORE, Classify
 from tests.demo_store import DemoObject
@@ -103,6 +103,14 @@ def test_rows_without_pixels_have_no_score(embedded: Classify, images: list[byte
     assert [row["nsfw_score"] is None for row in rows] == [True, False, True]
     assert all(row[field.name] is None for row in (rows[0], rows[2]) for field in MODEL_COLUMNS)
     assert [row["error"] for row in rows] == ["broken", None, None]
+
+
+def test_what_a_full_batch_would_have_taken(embedded: Classify, images: list[bytes]) -> None:
+    """Of three places in a batch two are for nothing: an image costs three times what it would cost in a full one."""
+    for shown, share in ((1, 3), (2, 1.5), (3, 1), (4, 1.5)):
+        *_, row = embedded(table(images[:shown])).to_pylist()
+        cost = dict(row["cost"])
+        assert cost["classify"] / cost[FULL_BATCH] == pytest.approx(share)
 
 
 def test_tables_without_any_pixels(embedded: Classify) -> None:
