@@ -210,7 +210,8 @@ class ReportConfig(Frozen):
     """What is written, and when a finished run counts as a bad one."""
 
     mode: Literal["snapshot", "delta"] = "snapshot"
-    """`snapshot`: a row for every listed object; `delta`: only those looked at, or decided differently, this time."""
+    """`snapshot`: a row for every listed object; `delta`: only those looked at, decided differently, or alike to others
+    than before, this time."""
     save_images: bool = False
     max_error_rate: float = Field(0.05, ge=0, le=1)
     """Over this share of images that could not be read, exit code 4; objects that are no images do not count."""

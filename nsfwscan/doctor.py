@@ -211,9 +211,7 @@ def _models(config: ScanConfig) -> Iterator[Finding]:
 
 def _model(subject: str, spec: ModelSpec, config: ModelConfig, storage: StorageConfig) -> Finding:
     hardware = registry.choose_hardware(spec, config, threads=usable_cpus())
-    scores = registry.load(spec, storage, hardware)(
-        np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8)
-    )
+    scores = registry.load(spec, storage, hardware)(np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8))
     if not np.isfinite(scores).all():
         return Finding("fail", subject, f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")
     pairs = zip(spec.labels, spec.categories, strict=True) if spec.categories and subject != "detector" else ()

@@ -67,6 +67,7 @@ class Explanation:
 
     Attributes:
         model: identity, geometry and backend.
+        companions: the models beside it.
         hardware: device, precision, batch size and threads of the model.
         dtype_is_sure: False where the workers' processors decide on the precision.
         cluster: the address, or None for a Ray that the scan would start here.
@@ -84,6 +85,7 @@ class Explanation:
     """
 
     model: ModelSpec
+    companions: Companions
     hardware: Hardware
     dtype_is_sure: bool
     cluster: str | None
@@ -136,6 +138,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
     million = estimate(1_000_000, rate, nodes, sources, prices) if rate and rate.steady else None
     return Explanation(
         spec,
+        companions,
         hardware,
         dtype_is_sure=cluster is None or device == "cuda" or spec.backend == "onnx" or config.model.dtype != "auto",
         cluster=cluster,

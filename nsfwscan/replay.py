@@ -109,6 +109,8 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
         config.report.max_error_rate,
         config={**was["config"], **changed},
         model=was["model"],
+        companions=was.get("companions", []),
+        banks=was.get("banks", []),
         fingerprints=was["fingerprints"],
         timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},
         images_per_s=None,

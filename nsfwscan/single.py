@@ -40,6 +40,8 @@ class Verdict:
         nsfw_score: sum over the NSFW categories, 0 to 1; None without scores.
         decision: what the policy decides, by `rule`.
         match: the hash bank that it is in, the entry's id, and in how many bits they differ; None without a match.
+        filtered_by: what settled it before the model; None where nothing did.
+        signals: (name, value) of further detectors, the prefilter and the file itself.
         borderline: the two most probable categories are close, or the policy wants a person to look.
         model: `name@digest`; None without scores.
         policy: `name@digest`.
@@ -56,6 +58,8 @@ class Verdict:
     model: str | None
     policy: str
     match: tuple[str, str, int] | None = None
+    filtered_by: str | None = None
+    signals: tuple[tuple[str, float], ...] = ()
 
 
 def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
@@ -100,4 +104,6 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         model=row["model"],
         policy=row["policy"],
         match=None if row["match_kind"] is None else (row["match_bank"], row["match_id"], row["match_distance"]),
+        filtered_by=row["filtered_by"],
+        signals=tuple(row["signals"] or ()),
     )

@@ -18,7 +18,7 @@ TRAINING = sorted((ROOT / "training").rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"status"},
     {"schema"},
-    {"aws", "display", "layout", "pacing", "signals", "threads"},
+    {"aws", "display", "layout", "pacing", "signals", "spilling", "threads"},
     {"errors", "machine"},
     {"config"},
     {"connection", "deadline", "failures"},

@@ -154,7 +154,13 @@ def test_what_is_searched_for_would_be_found(case: Case) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("layout", [Layout("fused", 1), Layout("split", 1, 1)], ids=["fused", "split"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(Layout("fused", 1), id="fused", marks=pytest.mark.full),
+        pytest.param(Layout("split", 1, 1), id="split"),
+    ],
+)
 def test_nothing_is_left_of_it_on_ray(case: Case, layout: Layout) -> None:
     """In either layout; Ray's own folder, where objects are spilled and logs are kept, is searched, too."""
     import ray

@@ -786,3 +786,10 @@ def test_contrast(opened: Callable[..., Page], scheme: str) -> None:
     """All text stands out from its background by 4.5 to 1 (WCAG AA), in light and in dark."""
     made = {**delta_record(), "exit_code": 4, "reason": "too many"}
     assert opened(made, scheme=scheme).evaluate(_CONTRAST) == []
+
+
+def test_models_beside_the_first() -> None:
+    """The prefilter and the detectors are named with their weights, as the model is."""
+    beside = {"name": "violence", "uri": "s3://models/violence", "sha256": "ab" * 32}
+    text = text_of({**record(), "companions": [beside]})
+    assert "violence: s3://models/violence" in text and "ab" * 32 in text

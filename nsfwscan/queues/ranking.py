@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import duckdb
@@ -34,6 +33,7 @@ import pyarrow.compute as pc
 from nsfwscan.report.parts import read_rows
 from nsfwscan.report.runs import Run, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, Category, Decision, score_column
+from nsfwscan.spilling import spilling
 
 PLACES = 20
 """Other places of an asset that are named; more are counted."""
@@ -175,12 +175,9 @@ def ranked(
 
 @contextmanager
 def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
-    with TemporaryDirectory(prefix="nsfwscan-queues-") as folder:
-        config: dict[str, Any] = {"memory_limit": "1GB", "temp_directory": folder, "threads": _THREADS}
-        with duckdb.connect(f"{folder}/queues.db", config=config) as connection:
-            connection.execute("SET preserve_insertion_order = false")
-            connection.execute("SET enable_progress_bar = false")
-            yield connection
+    with spilling("queues", threads=_THREADS) as (connection, _):
+        connection.execute("SET preserve_insertion_order = false")
+        yield connection
 
 
 def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: Row, most: int) -> list[Row]:

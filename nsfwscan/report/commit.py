@@ -103,7 +103,7 @@ def write_report(
         compared = _compared(ledger, config)
         with find_duplicates(map(commit.facts, spans), config.duplicates, compared=compared) as duplicates:
             for span in spans:
-                commit.write(commit.gather(span), duplicates)
+                commit.write(span, duplicates)
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
     report.balance.settle()
     return report
@@ -163,7 +163,8 @@ class _Commit:
 
     def facts(self, span: _Span) -> tuple[pa.Table, pa.ChunkedArray]:
         """The rows of a range, and which of them are flagged."""
-        rows = self.gather(span).rows
+        gathered = self.gather(span)
+        rows = _clustered_as_before(gathered.rows, gathered.earlier)
         return rows, pc.is_in(self.decider(rows)["decision"], pa.array(sorted(FLAGGED)))
 
     def gather(self, span: _Span) -> _Gathered:
@@ -197,13 +198,15 @@ class _Commit:
             rows = rows.set_column(place, rows.schema.field(place), column)
         return rows
 
-    def write(self, gathered: _Gathered, duplicates: Duplicates) -> None:
+    def write(self, span: _Span, duplicates: Duplicates) -> None:
         """Writes a range's files."""
-        part, earlier = gathered.span.part, gathered.earlier
+        gathered, self._held = self.gather(span), None
+        part, earlier = span.part, gathered.earlier
         self.reused += pc.sum(gathered.worked["reused"]).as_py() or 0
         self.report.costs.add(gathered.worked)
-        rows = decided(duplicates.settled(gathered.rows), self.decider, self.run.run_id)
         self._write_changes(part, gathered.deleted)
+        rows = decided(duplicates.settled(gathered.rows), self.decider, self.run.run_id)
+        del gathered  # the rows would be in memory twice
         if self.ledger.bases:
             self._write_changes(part, flags_changed(rows, earlier))
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
@@ -299,6 +302,14 @@ class _Commit:
         name = str(PurePosixPath("false_positives", "images", f"{row['object_id']}.{row['format'].lower()}"))
         self.run.folder.write(name, found.data)
         return name
+
+
+def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:
+    """The rows with the clusters that their contents had, also those that were read anew, as by another model."""
+    place = pc.index_in(rows["uri"], earlier["uri"])
+    alike = pc.equal(rows["sha256"], earlier["sha256"].take(place))
+    cluster = pc.if_else(alike, earlier["cluster"].take(place), pa.scalar(None, pa.string()))
+    return rows.set_column(rows.schema.get_field_index("cluster"), rows.schema.field("cluster"), cluster)
 
 
 def _compared(ledger: Ledger, config: ScanConfig) -> bool:

@@ -14,11 +14,9 @@ those whose leader is gone; near all of them, where earlier runs did not compare
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 from nsfwscan.banks.near import HASH_BYTES, NearIndex
 from nsfwscan.config import DuplicatesConfig
 from nsfwscan.schema import DUPLICATE_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted, as_schema
+from nsfwscan.spilling import spilling
 from nsfwscan.status import Status
 
 _OF_CONTENT = [f.name for f in (*MODEL_COLUMNS, *SIGNAL_COLUMNS)] + ["filtered_by"]
@@ -141,20 +140,19 @@ def find_duplicates(
         ranges: rows that are not decided yet (`commit.ROW_SCHEMA`); and for each whether it is flagged.
         compared: the contents of carried rows were all compared with each other before, by the same rules.
     """
-    with tempfile.TemporaryDirectory(prefix="nsfwscan-duplicates-") as folder:
-        paths = {name: str(Path(folder, f"{name}.parquet")) for name in ("facts", "settled")}
+    with spilling("duplicates") as (connection, folder):
+        paths = {name: str(folder / f"{name}.parquet") for name in ("facts", "settled")}
         with pq.ParquetWriter(paths["facts"], _FACTS) as writer:
             for rows, flagged in ranges:
                 writer.write_table(_facts(rows, flagged))
-        with duckdb.connect(config={"memory_limit": "1GB", "temp_directory": folder}) as connection:
-            connection.execute(_CONTENTS, {"facts": paths["facts"]})
-            contents = connection.sql(
-                "SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents ORDER BY sha256"
-            ).to_arrow_table()
-            clusters, looked_for_all = _clusters(contents, config, compared=compared)
-            connection.register("clusters", clusters)
-            connection.execute(_WRITE_SETTLED, paths)
-            yield Duplicates(connection, paths, _counted(contents, clusters, looked_for_all))
+        connection.execute(_CONTENTS, {"facts": paths["facts"]})
+        contents = connection.sql(
+            "SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents ORDER BY sha256"
+        ).to_arrow_table()
+        clusters, looked_for_all = _clusters(contents, config, compared=compared)
+        connection.register("clusters", clusters)
+        connection.execute(_WRITE_SETTLED, paths)
+        yield Duplicates(connection, paths, _counted(contents, clusters, looked_for_all))
 
 
 def _facts(rows: pa.Table, flagged: pa.ChunkedArray) -> pa.Table:
@@ -222,7 +220,7 @@ def _joined(
     if not len(new):
         return leader
     hashes = _matrix(contents["pdq"].combine_chunks().take(pa.array(rows)))
-    index = NearIndex.over(hashes, distance, flat_up_to=_FLAT_UP_TO)
+    index = NearIndex.over(hashes, distance)
     for start in range(0, len(new), _QUERIES):
         some = new[start : start + _QUERIES]
         found = index.search(hashes[some])
@@ -230,10 +228,6 @@ def _joined(
             if leader[one] < 0 and len(near) > 1:
                 _join(one, near, leader, rows)
     return leader
-
-
-_FLAT_UP_TO = 5_000
-"""Hashes up to which comparing all with all takes no time."""
 
 
 def _join(one: np.int64, near: NDArray[np.int64], leader: NDArray[np.int64], rows: NDArray[np.intp]) -> None:

@@ -12,7 +12,7 @@ from nsfwscan.display import duration, money, printable, size
 from nsfwscan.report.effects_text import describe_effects
 from nsfwscan.report.query import committed_query
 from nsfwscan.report.runs import Run
-from nsfwscan.schema import Change
+from nsfwscan.schema import SIGNAL_GROUPS, Change
 from nsfwscan.sources.plan import Fate
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ def describe_plan(plan: Explanation) -> str:
     batches = f"batches of {hardware.batch_size}, {threads} thread{'' if threads == 1 else 's'}"
     rows = [
         ("model", f"{model.identity}, {model.geometry.shape[1]} × {model.geometry.shape[0]} pixels"),
+        *([("prefilter", plan.companions.prefilter.identity)] if plan.companions.prefilter else []),
+        *[("detector", one.identity) for one in plan.companions.detectors],
         ("device", f"{on}, {precision}, {batches}"),
         *_workers(plan),
         ("decoders", f"one an actor, up to {size(plan.decode_bytes)} more for an image (decode.max_memory_bytes)"),
@@ -261,17 +263,25 @@ def _money(cost: Cost) -> str:
 
 
 def describe_verdict(verdict: Verdict) -> str:
-    """The ranked distribution of one image, as bars."""
+    """The ranked distribution of one image, as bars, and what further detectors say; or what settled it without."""
     name = printable(verdict.uri)
     if verdict.match is not None:
         bank, entry, distance = verdict.match
         known = f"in bank {bank} as {printable(entry)}" + (f", {distance} bits off" if distance else "")
         return f"{name}\n  {known} → {verdict.decision} ({verdict.rule})"
+    further = [f"  {printable(signal)} {value:.3f}" for signal, value in verdict.signals if _is_detectors(signal)]
+    if not verdict.scores and verdict.filtered_by is not None:
+        settled = f"  settled by {printable(verdict.filtered_by)} → {verdict.decision} ({verdict.rule})"
+        return "\n".join([name, *further, settled])
     if not verdict.scores:
         return f"{name}\n  {verdict.status}: {printable(verdict.error or 'no score')}"
     call = f"{verdict.decision} ({verdict.rule})" + (", borderline: a person should look" if verdict.borderline else "")
     bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in verdict.scores]
-    return "\n".join([name, *bars, f"  nsfw_score {verdict.nsfw_score:.3f} → {call}"])
+    return "\n".join([name, *bars, *further, f"  nsfw_score {verdict.nsfw_score:.3f} → {call}"])
+
+
+def _is_detectors(signal: str) -> bool:
+    return signal.partition(".")[0] not in SIGNAL_GROUPS
 
 
 def describe_run(run: Run) -> str:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any, Self
 
 import duckdb
@@ -29,6 +27,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.truth import TRUTH_SCHEMA
+from nsfwscan.spilling import spilling
 from nsfwscan.store import Store, from_parquet
 
 _SHARDS_PER_FILE = 64
@@ -234,18 +233,17 @@ def make_plan(
         SourceError: nothing was listed, or the truth file names none of the listed objects.
     """
     listed_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with tempfile.TemporaryDirectory(prefix="nsfwscan-plan-") as folder:
-        paths = {name: str(Path(folder, f"{name}.parquet")) for name in ("listed", "truth", "known")}
+    with spilling("plan") as (connection, folder):
+        paths = {name: str(folder / f"{name}.parquet") for name in ("listed", "truth", "known")}
         listed = _spool(paths["listed"], LISTING_SCHEMA, tables)
         if not listed:
             raise SourceError("nothing to scan: the sources list no object (or --include/--exclude leave none)")
         judged = _spool(paths["truth"], TRUTH_SCHEMA, (pa.Table.from_batches([batch]) for batch in truth))
         _spool(paths["known"], LEDGER_SCHEMA, known.tables)
-        with duckdb.connect(config={"memory_limit": "1GB", "temp_directory": folder}) as connection:
-            if judged:
-                _check_truth(connection, paths, judged)
-            reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
-            return _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
+        if judged:
+            _check_truth(connection, paths, judged)
+        reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
+        return _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
 
 
 def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...], run: Store) -> Plan:

@@ -84,5 +84,7 @@ def test_the_largest_picture_fits(fmt: str) -> None:
         image = picture((10_000, 10_000)).convert("RGBA")
         image.putalpha(200)
         image.save(out, fmt, **({"compress_level": 1} if fmt == "PNG" else {"method": 0}))
-    facts, _ = DecodeChild(Settings((_GEOMETRY,), False, True, True, 10**8, {}, 120.0, 2 * 2**30)).decode(out.getvalue())
+    facts, _ = DecodeChild(Settings((_GEOMETRY,), False, True, True, 10**8, {}, 120.0, 2 * 2**30)).decode(
+        out.getvalue()
+    )
     assert (facts["width"], facts["height"]) == (10_000, 10_000)

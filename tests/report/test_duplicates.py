@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +226,31 @@ def test_a_run_counts_what_is_the_same(tmp_path: Path) -> None:
     }
     report = pq.read_table(result.report_files[0])
     assert sorted(report["duplicate_of"].drop_null().to_pylist()) == [str(media / "a.jpg")]
+
+
+def test_nights_keep_what_is_alike(tmp_path: Path) -> None:
+    """A delta also holds rows that are not what they were because of others; and what is read anew, in whichever order
+    its digest comes, keeps its cluster."""
+    media, shown = tmp_path / "media", {"a": ("m", pdq(0)), "b": ("z", pdq(0, 1)), "c": ("a", pdq(0, 2))}
+    media.mkdir()
+
+    def made(uri: str) -> dict[str, Any]:
+        info = os.stat(uri)
+        changed = datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC)
+        seen = {"size": info.st_size, "modified_at": changed, "scanned_at": changed + timedelta(hours=1)}
+        return row(uri, *shown[Path(uri).name], **seen)
+
+    def night(run_id: str, *touched: str, mode: str = "delta") -> dict[str, tuple[Any, ...]]:
+        for name in touched:
+            (media / name).write_text(run_id)
+            os.utime(media / name, (time.time() - 60,) * 2)
+        result = scanned(media, tmp_path / "out", made, run_id=run_id, report={"mode": mode})
+        rows = [one for path in result.report_files for one in pq.read_table(path).to_pylist()]
+        return {Path(one["uri"]).name: (one["cluster"], one["cluster_size"]) for one in rows}
+
+    assert night("1", "a") == {"a": (None, None)}
+    [(name, size)] = set(night("2", "b").values())
+    assert size == 2, "the first one is told of again, since it is alone no more"
+    assert night("3", "c") == {"c": (name, 3)}
+    assert night("4", mode="snapshot") == dict.fromkeys("abc", (name, 3))
+    assert night("5", "a", "b", "c") == dict.fromkeys("abc", (name, 3))

@@ -259,6 +259,18 @@ def test_an_unreadable_image_has_its_reason() -> None:
     assert describe_verdict(made).splitlines() == ["cat.jpg", "  decode_error: the JPEG data is damaged"]
 
 
+def test_a_verdict_without_the_model() -> None:
+    """What a filter settled says which one and what was decided; detectors say their part, files not what they are."""
+    signals = (("exif.camera_absent", 1.0), ("prefilter.nsfw", 0.01), ("violence.weapon", 0.25))
+    made = verdict(scores=(), nsfw_score=None, filtered_by="icon", decision="allow", rule="otherwise", signals=signals)
+    assert describe_verdict(made).splitlines() == [
+        "cat.jpg",
+        "  violence.weapon 0.250",
+        "  settled by icon → allow (otherwise)",
+    ]
+    assert "  violence.weapon 0.250" in describe_verdict(verdict(signals=signals)).splitlines()
+
+
 def test_runs_are_one_line_each(tmp_path: Path) -> None:
     """A committed run has its counts and model; the others say what to do about them."""
     media, out = files(tmp_path / "media", 30), tmp_path / "out"

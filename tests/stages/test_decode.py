@@ -75,7 +75,9 @@ def test_signals_are_of_the_files_that_have_some() -> None:
 def test_a_sliver_is_not_blown_up() -> None:
     """A picture so thin that scaling its short edge to the model's would take gigabytes is `too_large`, with what is
     known of it; a long, but usual one is scored."""
-    stage = Decode(DecodeConfig(max_pixels=10_000_000), {Geometry(224, Image.Resampling.BILINEAR, (224, 224)): "pixels"})
+    stage = Decode(
+        DecodeConfig(max_pixels=10_000_000), {Geometry(224, Image.Resampling.BILINEAR, (224, 224)): "pixels"}
+    )
     files = [encode(Image.new("RGB", size)) for size in ((1, 40_000), (40_000, 1), (70, 3000))]
     rows = stage(table(files)).to_pylist()
     assert [(r["status"], r["format"], r["width"], r["height"]) for r in rows] == [

@@ -43,6 +43,7 @@ def _losses(outcome: Outcome) -> list[float]:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_an_error_of_ours_comes_back_as_itself(small_bench: Bench, ray_local: None, tmp_path: Path) -> None:
     """What breaks on a worker stops the training at once, in the worker's own words, and is not tried again and again."""
     out = tmp_path / "out"

@@ -1,0 +1,36 @@
+"""A DuckDB that sorts and joins more than memory holds.
+
+In: nothing. Out: a connection whose database and whatever it spills lie in a temporary folder, which is gone with it.
+Where the local disk is full, it is a `duckdb.Error`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+MEMORY_LIMIT = "1GB"
+
+
+@contextmanager
+def spilling(purpose: str, *, threads: int | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """The connection, and the folder, for files of one's own.
+
+    Args:
+        purpose: for the folder's name.
+        threads: unset: one for each core.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"nsfwscan-{purpose}-") as folder:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": folder,
+        }
+        if threads is not None:
+            config["threads"] = threads
+        with duckdb.connect(f"{folder}/{purpose}.db", config=config) as connection:
+            connection.execute("SET enable_progress_bar = false")  # it would show itself where there is no terminal
+            yield connection, Path(folder)
