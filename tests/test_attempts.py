@@ -57,7 +57,7 @@ def test_a_committed_run(tmp_path: Path) -> None:
     assert record["plan"] == {"listed_at": record["plan"]["listed_at"], **counts}
     assert record["plan"]["listed_at"] < record["committed_at"]
     assert record["ledger"] == {"bases": [], "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0}}
-    assert (record["parent"], set(record["fingerprints"])) == (None, {"scoring", "decoding"})
+    assert (record["parent"], set(record["fingerprints"])) == (None, {"scoring", "decoding", "filtering"})
     assert record["balance"]["listed"] == record["balance"]["scored"] == record["summary"]["rows"] == 10
     assert record["model"]["identity"].startswith("open-nsfw@")
     assert record["policy"]["identity"].startswith("open-nsfw@")

@@ -180,7 +180,7 @@ def four_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rewritten(store, "1", images_per_s=50.0, objects=5000, timings=timings)
     scanned_on(media, out, "2", [GPU_NODE])
     rewritten(store, "2", images_per_s=900.0, objects=5000)
-    scanned_on(media, out, "3", [CPU_NODE], decode={"mode": "exact"})
+    scanned_on(media, out, "3", [CPU_NODE], decode={"pdq": "off"})
     rewritten(store, "3", images_per_s=40.0, objects=5000)
     scanned_on(media, out, "4", [CPU_NODE])
     rewritten(store, "4", images_per_s=2.0, objects=20)
@@ -221,7 +221,7 @@ def test_a_short_run_is_better_than_none(store: Store) -> None:
 def test_nothing_is_made_up(store: Store, nodes: list[Node]) -> None:
     """On machines of a kind that was never measured, or with a model that never ran, there is no rate."""
     assert measured(store, made_with(store, "1"), nodes) is None
-    assert measured(store, "another", [CPU_NODE]) is None
+    assert measured(store, {**made_with(store, "1"), "scoring": "another"}, [CPU_NODE]) is None
 
 
 def test_records_of_old(store: Store) -> None:

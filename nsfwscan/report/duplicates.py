@@ -1,8 +1,8 @@
 """Objects that show the same: one content gets one score, and near-duplicates a name in common.
 
 In: the rows of a run, staged and carried, range by range. Out: the same rows with `duplicate_of` and `cluster…`, and of
-objects with the same bytes all with the scores of one. What is held in memory is a hash of each content; the rest lies
-on local disk, and DuckDB spills there.
+objects with the same bytes all with the scores of one. What is held in memory is a hash of each content, or where
+there are very many, of those that matter; the rest lies on local disk, and DuckDB spills there.
 
 Copies are objects with the same bytes. Their original is the one that was it in an earlier run, else the first by its
 URI; one with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits,
@@ -59,6 +59,11 @@ _CONTENTS = f"""
            max(CASE WHEN pdq_quality >= {_TRUSTED} THEN pdq END) AS pdq,
            bool_or(is_known) AS is_known, bool_or(is_flagged) AS is_flagged, min(cluster) AS earlier
     FROM read_parquet($facts) GROUP BY sha256
+"""
+_COMPARED = """
+    SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents
+    WHERE $all OR is_flagged OR places > 1 OR earlier IS NOT NULL
+    ORDER BY sha256
 """
 _WRITE_SETTLED = f"""
     COPY (
@@ -146,10 +151,10 @@ def find_duplicates(
             for rows, flagged in ranges:
                 writer.write_table(_facts(rows, flagged))
         connection.execute(_CONTENTS, {"facts": paths["facts"]})
-        contents = connection.sql(
-            "SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents ORDER BY sha256"
-        ).to_arrow_table()
-        clusters, looked_for_all = _clusters(contents, config, compared=compared)
+        [(number,)] = connection.execute("SELECT count(*) FROM contents").fetchall()
+        looked_for_all = number <= config.most_contents
+        contents = connection.sql(_COMPARED, params={"all": looked_for_all}).to_arrow_table()
+        clusters = _clusters(contents, config, looked_for_all=looked_for_all, compared=compared)
         connection.register("clusters", clusters)
         connection.execute(_WRITE_SETTLED, paths)
         yield Duplicates(connection, paths, _counted(contents, clusters, looked_for_all))
@@ -168,12 +173,10 @@ def _facts(rows: pa.Table, flagged: pa.ChunkedArray) -> pa.Table:
     return as_schema(pa.table(kept), _FACTS).filter(seen)
 
 
-def _clusters(contents: pa.Table, config: DuplicatesConfig, *, compared: bool) -> tuple[pa.Table, bool]:
-    """`sha256, cluster, cluster_size, cluster_places` of the contents in clusters of more than one object; and whether
-    near-duplicates were looked for among all contents."""
+def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: bool, compared: bool) -> pa.Table:
+    """`sha256, cluster, cluster_size, cluster_places` of the contents in clusters of more than one object."""
     ids = pc.utf8_slice_codeunits(contents["sha256"], 0, _ID_DIGITS).combine_chunks()
     leader = _kept(ids, contents["earlier"].combine_chunks())
-    looked_for_all = len(contents) <= config.most_contents
     if config.near is not None:
         among = pc.is_valid(contents["pdq"])
         if not looked_for_all:
@@ -194,7 +197,7 @@ def _clusters(contents: pa.Table, config: DuplicatesConfig, *, compared: bool) -
             "cluster_places": pa.array(places[leader]),
         }
     )
-    return table.filter(pc.greater(table["cluster_places"], 1)), looked_for_all
+    return table.filter(pc.greater(table["cluster_places"], 1))
 
 
 def _kept(ids: pa.Array, earlier: pa.Array) -> NDArray[np.int64]:
