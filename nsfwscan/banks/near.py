@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,6 +59,8 @@ class NearIndex:
     @classmethod
     def over(cls, hashes: Hashes, distance: int, *, flat_up_to: int = FLAT_UP_TO) -> Self:
         """An index over hashes, uint8 [n, 32], for distances up to this one, 0 to 256 bits."""
+        import faiss
+
         index: Any = faiss.IndexBinaryFlat(HASH_BYTES * 8)
         if len(hashes) > flat_up_to and distance <= _SHORT_REACHES:
             index = faiss.IndexBinaryMultiHash(HASH_BYTES * 8, _SHORT_HASHES, _SHORT_BITS)
@@ -74,10 +75,14 @@ class NearIndex:
     @classmethod
     def read(cls, path: Path, distance: int) -> Self:
         """The index that `write` wrote. Raises RuntimeError where the file is damaged."""
+        import faiss
+
         return cls(faiss.read_index_binary(str(path)), distance)
 
     def write(self, path: Path) -> None:
         """Writes it to a file, to be read in a third of the time that building takes."""
+        import faiss
+
         faiss.write_index_binary(self._index, str(path))
 
     @property
@@ -117,4 +122,6 @@ def index_bytes(hashes: int) -> int:
 
 def search_on(threads: int) -> None:
     """Lets FAISS search on so many threads of this process; a worker that has one core has one."""
+    import faiss
+
     faiss.omp_set_num_threads(threads)
