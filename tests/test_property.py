@@ -59,5 +59,8 @@ def test_any_bytes_end_in_one_row(files: list[bytes]) -> None:
         assert row["sha256"] == hashlib.sha256(data).hexdigest() and row["size"] == len(data)
         scored = row["status"] == Status.OK
         assert (row["nsfw_score"] is not None) == scored and (row["error"] is None) == scored
-        assert row["accounted_as"] == (Accounted.SCORED if scored else Accounted.ERRORED)
+        copied = row["duplicate_of"] is not None
+        assert row["accounted_as"] == (
+            Accounted.DUPLICATE if copied else Accounted.SCORED if scored else Accounted.ERRORED
+        )
         assert scored or row["decision"] == "undetermined"
