@@ -527,7 +527,9 @@ def test_classify_as_json(demo: Demo) -> None:
     assert [row["uri"] for row in found] == [str(path) for path in paths]
     assert [row["status"] for row in found] == ["ok", "unsupported", "not_found"]
     assert [len(row["scores"]) for row in found] == [2, 0, 0]
-    names = "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy, match, filtered_by, signals"
+    names = (
+        "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy, match, filtered_by, signals"
+    )
     assert set(found[0]) == set(names.split(", "))
     assert found[0]["scores"][0][0] == "neutral" and found[0]["decision"] == "allow"
     assert found[1]["nsfw_score"] is None and found[1]["decision"] == "undetermined"
