@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +120,7 @@ class Scorer:
 
     def _remember(self, scores: dict[str, NDArray[np.float32]]) -> None:
         self._remembered |= scores
-        for oldest in list(self._remembered)[: len(self._remembered) - _REMEMBERED]:
+        for oldest in list(islice(self._remembered, max(0, len(self._remembered) - _REMEMBERED))):
             del self._remembered[oldest]
 
     def _score(self, images: NDArray[np.uint8], rows: NDArray[np.intp], scores: NDArray[np.float32]) -> None:

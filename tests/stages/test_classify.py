@@ -273,6 +273,10 @@ def test_what_a_worker_remembers_is_bounded(with_model: Install, monkeypatch: py
     stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"]))
     again = stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"])).to_pylist()
     assert [row["reused"] for row in again] == [False, True, True]
+    monkeypatch.setattr("nsfwscan.models.scoring._REMEMBERED", 4)  # nearly full, and nothing is forgotten
+    stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"]))
+    again = stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"])).to_pylist()
+    assert [row["reused"] for row in again] == [True, True, True]
 
 
 def test_no_number_is_not_remembered(with_model: Install) -> None:
