@@ -16,11 +16,9 @@ from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.schema import BYTES, REPORT_SCHEMA, BankKind
 
 
-class MatchDigests:
-    """Looks for the bytes of every object that was read."""
+class _Match:
+    """What both stations have in common: the banks, and the columns."""
 
-    name = "match-digests"
-    needs: tuple[str, ...] = ("sha256",)
     adds = MATCH
     drops: tuple[str, ...] = ()
 
@@ -30,6 +28,13 @@ class MatchDigests:
     def open(self) -> None:
         """Maps the banks into memory."""
         self._banks.open()
+
+
+class MatchDigests(_Match):
+    """Looks for the bytes of every object that was read."""
+
+    name = "match-digests"
+    needs: tuple[str, ...] = ("sha256",)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the match columns; `bytes` is null where the match is illegal."""
@@ -41,20 +46,11 @@ class MatchDigests:
         return _with_matches(table, found)
 
 
-class MatchHashes:
+class MatchHashes(_Match):
     """Looks for what every object looks like, and for its bytes again: both together decide."""
 
     name = "match-hashes"
     needs: tuple[str, ...] = ("uri",)
-    adds = MATCH
-    drops: tuple[str, ...] = ()
-
-    def __init__(self, banks: BankSet) -> None:
-        self._banks = banks
-
-    def open(self) -> None:
-        """Maps the banks into memory."""
-        self._banks.open()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the match columns; what matches has no pixels, and zeros lie where they were."""
