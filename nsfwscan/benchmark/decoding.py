@@ -1,6 +1,7 @@
 """Decoding alone: files in memory to a model's pixels, on one core and on all.
 
-In: a `Workload` and a geometry. Out: figures `decode.*`. Nothing but decoding is timed, in whole blocks of the mix.
+In: a `Workload` and a geometry. Out: figures `decode.*`. Nothing but decoding is timed, in whole blocks of the mix. A
+core is a process of one thread with the environment of a decode child.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 import pdqhash
 
 from nsfwscan.benchmark.figures import Figure, figure
-from nsfwscan.benchmark.timing import Step, apart, repeat, together
+from nsfwscan.benchmark.timing import Step, apart, environment, repeat, together
 from nsfwscan.benchmark.workload import Workload
 from nsfwscan.config import DecodeConfig
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.decoder import decode, to_pixels
+from nsfwscan.images.zygote import ENVIRONMENT
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.stages.decode import settings_of
 
@@ -49,14 +51,15 @@ def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
     files = [path for block in workload.blocks()[:_BLOCKS] for path in block]
     block, seconds = len(workload.blocks()[0]), workload.seconds / 2
     figures = []
-    for way, rates in apart(_one_core, files, block, geometry, seconds, workload.repetitions).items():
-        words, note = HOW[way]
-        figures.append(figure(f"decode.{way}", f"{words}, one core", rates, note=note))
-    for way in TOGETHER:
-        given = (way, files, block, geometry)
-        rates = together(prepare_decoding, given, workload.cores, seconds, workload.repetitions)
-        label, note = f"{HOW[way][0]}, {workload.cores} cores", "a process a core, all at once"
-        figures.append(figure(f"decode.{way}.all", label, rates, note=note))
+    with environment(ENVIRONMENT):
+        for way, rates in apart(_one_core, files, block, geometry, seconds, workload.repetitions).items():
+            words, note = HOW[way]
+            figures.append(figure(f"decode.{way}", f"{words}, one core", rates, note=note))
+        for way in TOGETHER:
+            given = (way, files, block, geometry)
+            rates = together(prepare_decoding, given, workload.cores, seconds, workload.repetitions)
+            label, note = f"{HOW[way][0]}, {workload.cores} cores", "a process a core, all at once"
+            figures.append(figure(f"decode.{way}.all", label, rates, note=note))
     return figures
 
 

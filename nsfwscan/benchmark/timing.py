@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from nsfwscan.errors import SetupError
@@ -51,6 +52,22 @@ def _end_with(parent: int) -> None:
 def measuring_pool(processes: int) -> ProcessPoolExecutor:
     """Fresh processes that measure for this one."""
     return ProcessPoolExecutor(processes, mp_context=_SPAWN, initializer=measuring, initargs=(os.getpid(),))
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started in the block have these environment variables; libraries read some of them only when
+    they load."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

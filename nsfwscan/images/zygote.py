@@ -23,13 +23,14 @@ _START_S = 120.0
 """For its imports, on a busy node with a slow disk."""
 _ANSWER_S = 10.0
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     # glibc would give an image's memory back to the kernel after each one, and fault it in again for the next
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
+"""What a process that decodes is started with: there is one for each core."""
 
 
 class Zygote:
@@ -50,7 +51,7 @@ class Zygote:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": _import_path()},
+                    env={**os.environ, **ENVIRONMENT, "PYTHONPATH": _import_path()},
                 )
             except OSError as error:
                 self._control.close()

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from nsfwscan.benchmark.timing import Step, apart, repeat, steady, steady_rate, together
+from nsfwscan.benchmark.timing import Step, apart, environment, repeat, steady, steady_rate, together
 from nsfwscan.errors import SetupError
 
 
@@ -93,3 +93,18 @@ def test_an_error_in_one_of_several_is_told() -> None:
     """Where preparing fails, the others do not wait for ever, and the error comes back as itself."""
     with pytest.raises(SetupError, match="no such model"):
         together(_fail, (), 1, 0.1, 1)
+
+
+def test_environment_is_that_of_processes_started_in_it() -> None:
+    """What a library reads when it loads is there in time, and gone afterwards, whether it was set before or not."""
+    os.environ["NSFWSCAN_TEST_SET"] = "before"
+    try:
+        with environment({"NSFWSCAN_TEST_SET": "1", "NSFWSCAN_TEST_NEW": "2"}):
+            assert apart(_variables) == ("1", "2")
+        assert _variables() == ("before", None)
+    finally:
+        del os.environ["NSFWSCAN_TEST_SET"]
+
+
+def _variables() -> tuple[str | None, str | None]:
+    return os.environ.get("NSFWSCAN_TEST_SET"), os.environ.get("NSFWSCAN_TEST_NEW")
