@@ -307,6 +307,15 @@ class ScanConfig(Frozen):
     engine: EngineConfig = EngineConfig()
     cost: CostConfig = CostConfig()
 
+    @model_validator(mode="after")
+    def _filters_with_another(self) -> Self:
+        if self.cascade.enabled and self.cascade.prefilter.uri == self.model.uri:
+            raise ValueError(
+                f"cascade.prefilter is the model itself ({self.model.uri}), which would be asked twice: name a larger "
+                "model (--model, --preset), or leave --cascade out"
+            )
+        return self
+
     def store_options(self) -> StorageConfig:
         """How to reach the report store. Anonymous reading and requester-pays are matters of the source alone."""
         if self.out_storage is not None:

@@ -65,6 +65,12 @@ def cascade(models: Path, **changed: Any) -> dict[str, Any]:
     return {"model": {"uri": str(models / "vit")}, "cascade": {"enabled": True, **changed}}
 
 
+def test_the_model_is_no_filter_of_its_own(media: Path, tmp_path: Path) -> None:
+    """A prefilter that is the model would cost twice and settle nothing that the model would not: refused at once."""
+    with pytest.raises(ConfigError, match="prefilter is the model itself"):
+        scan(media, tmp_path, cascade={"enabled": True})
+
+
 def test_what_is_benign_is_settled(models: Path, media: Path, plain: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """Icons, single colours and what the light model is sure of are settled without the model, allowed, and accounted
     for; the rest is scored as ever."""

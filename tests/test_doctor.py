@@ -237,7 +237,8 @@ def test_lines_are_aligned() -> None:
 def test_every_model_is_tried(media: Path, tmp_path: Path) -> None:
     """Prefilter and detectors are loaded and asked as the model is; one that is not there fails by itself."""
     make_vit(tmp_path / "vit")
-    sections: dict[str, Any] = {"cascade": {"enabled": True}, "detectors": {"violence": {"uri": str(tmp_path / "vit")}}}
+    vit = {"uri": str(tmp_path / "vit")}
+    sections: dict[str, Any] = {"model": vit, "cascade": {"enabled": True}, "detectors": {"violence": dict(vit)}}
     found = {finding.subject: finding for finding in examined(media, None, **sections)}
     assert found["prefilter"].detail.startswith("open-nsfw@") and "sfw → neutral" in found["prefilter"].detail
     assert found["detector"].detail.startswith("violence@") and "drawings, hentai, neutral" in found["detector"].detail
