@@ -24,8 +24,8 @@ from nsfwscan.images.zygote import ENVIRONMENT
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.stages.decode import settings_of
 
-_BLOCKS = 5
-"""Blocks of files that are held in memory, and decoded in turn."""
+_BLOCKS = 20
+"""Blocks of files that are held in memory, and decoded in turn: as many as a store is made of."""
 HOW = {
     "hashed": ("decode in full and hash (PDQ)", "what a scan does unless told otherwise"),
     "fast": ("decode, fast (a large JPEG at reduced scale)", "`--pdq off`"),

@@ -65,6 +65,7 @@ def measure_scan(
     expected: float,
     store: tuple[Path, int] | None = None,
     sections: dict[str, Any] | None = None,
+    shards: int = _SHARDS,
 ) -> list[Figure]:
     """The steady state of one scan, and its rate over all, start and commit included.
 
@@ -73,9 +74,10 @@ def measure_scan(
         expected: images a second, about: how large a store it takes.
         store: a media store and how many objects are in it; unset: one that lasts for the time to measure.
         sections: further ones of the configuration.
+        shards: about as many as the store is cut into.
     """
     media, images = store or workload.store_for(expected)
-    shard_rows = shard_rows_for(images)
+    shard_rows = shard_rows_for(images, shards)
     course = apart(scan_once, media, model, workload.cores, shard_rows, sections or {})
     if course.settled != images:
         raise SetupError(f"only {course.settled} of {images} generated images were scored: something is wrong here")
@@ -97,10 +99,10 @@ def measure_scan(
     return [first, overall]
 
 
-def shard_rows_for(images: int) -> int:
+def shard_rows_for(images: int, shards: int = _SHARDS) -> int:
     """Rows of a shard, a multiple of 8, so that there are enough shards to see a steady state in."""
     least, most = _SHARD_ROWS
-    return min(most, max(least, images // _SHARDS // least * least))
+    return min(most, max(least, images // shards // least * least))
 
 
 def measure_cold_start(workload: Workload) -> list[Figure]:

@@ -49,7 +49,8 @@ def test_every_part_measures(work: Path) -> None:
         "--page",
         str(page),
     ]
-    shown = subprocess.run([*BENCH, *TINY, *asked], capture_output=True, text=True, check=False, timeout=280)
+    wide = os.environ | {"COLUMNS": "240"}
+    shown = subprocess.run([*BENCH, *TINY, *asked], capture_output=True, text=True, check=False, timeout=280, env=wide)
     assert shown.returncode == 0, shown.stderr
     found = json.loads(results.read_text())
     values = {one["key"]: one["value"] for one in found["figures"]}
