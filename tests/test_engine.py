@@ -225,7 +225,12 @@ def test_a_model_that_keeps_dying_stops_the_run(
             Stalled,
             r"no worker has moved for \d+ s \(engine.stall_timeout_s\); in hand:\n  shard",
         ),
-        ({"deadline": "8s"}, DeadlineReached, r"the deadline .* has come\n0 of \d+ objects are done; --run-id test or"),
+        pytest.param(
+            {"deadline": "8s"},
+            DeadlineReached,
+            r"the deadline .* has come\n0 of \d+ objects are done; --run-id test or",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_model_that_hangs_does_not_hold_the_run(

@@ -215,6 +215,7 @@ def test_a_cluster_of_cores_and_gpus(tmp_path: Path, vit: Path, monkeypatch: pyt
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_a_run_on_ray_is_what_was_planned(
     ray_local: None, tmp_path: Path, vit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_submitted_scan(head: Head, working_tree: Path, demo: tuple[Path, list[D
     assert (out / "runs" / "job" / "_SUCCESS").exists()
 
 
+@pytest.mark.full
 def test_submitted_scan_that_cannot_run(head: Head, working_tree: Path, tmp_path: Path) -> None:
     """A job that cannot run fails as a job, and its log says in one line why."""
     done = submit(head, working_tree, "/no/such/media", "--out", str(tmp_path / "reports"))

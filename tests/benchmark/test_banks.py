@@ -17,6 +17,7 @@ from nsfwscan.errors import SetupError
 BENCH = Path(__file__).parents[2] / "jobs" / "bench.py"
 
 
+@pytest.mark.full
 def test_a_bank_is_measured_without_pictures_or_models(tmp_path: Path) -> None:
     """By its command, in a process of its own, since it binds itself to cores: a table, the figures as JSON, and
     nothing else is made."""

@@ -108,7 +108,7 @@ def test_a_scan_that_succeeds_writes_no_secret(proxy: FaultyProxy, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [("expired", r"ExpiredToken"), ("denied", "permission denied"), ("away", "credentials encoded in URL"), ("reset", "Connection")],
+    [pytest.param("expired", r"ExpiredToken", marks=pytest.mark.full), ("denied", "permission denied"), ("away", "credentials encoded in URL"), ("reset", "Connection")],
 )  # fmt: skip
 def test_a_scan_that_fails_tells_no_secret(proxy: FaultyProxy, tmp_path: Path, fault: str, said: str) -> None:
     """Refused, absent and broken stores, with tracebacks of all that led to it, and `doctor` about the same."""

@@ -27,6 +27,7 @@ _STEPS = 3
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_two_workers_train_as_one_does(small_bench: Bench, ray_local: None, tmp_path: Path) -> None:
     """Two workers see the images of each step together: epoch by epoch the figures are those of one worker."""
     alone = small_bench.train(tmp_path / "alone", class_weights="none")

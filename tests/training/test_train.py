@@ -114,7 +114,7 @@ def undisturbed(small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) ->
     "stops",
     [
         pytest.param(["step 5 of", "step 8 of"], id="within an epoch", marks=pytest.mark.full),
-        pytest.param(["epoch 1 of", "step 14 of"], id="at its end"),
+        pytest.param(["epoch 1 of", "step 14 of"], id="at its end", marks=pytest.mark.full),
         pytest.param(
             ["step 2 of", "step 20 of"], id="before a checkpoint, and at the last step", marks=pytest.mark.full
         ),
