@@ -36,7 +36,7 @@ from nsfwscan.report.runs import Run
 from nsfwscan.report.seal import commit_record, record_of, seal
 from nsfwscan.run import ScanResult
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
-from nsfwscan.sources.plan import Plan, carry_all
+from nsfwscan.sources.plan import RANGE_ROWS, Plan, carry_all
 from nsfwscan.store import Store
 
 FLOOD = 1000
@@ -44,7 +44,6 @@ FLOOD = 1000
 _FLOOD_SHARE, _LEAST_FLOOD = 0.01, 100
 """So much of a store is a flood, too, from so many objects on."""
 _EXAMPLES = 3
-_RANGE_ROWS = 400_000
 _FOUND = pa.schema([*LISTING_SCHEMA, *(REPORT_SCHEMA.field(name) for name in HASH_COLUMNS), *MATCH])
 """What is kept of an object that matches, while entries are counted."""
 
@@ -251,7 +250,7 @@ def _ranges(path: Path) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     for rows in _spooled(path):
         held.append(rows.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA))
-        if sum(table.num_rows for table in held) >= _RANGE_ROWS:
+        if sum(table.num_rows for table in held) >= RANGE_ROWS:
             yield pa.concat_tables(held)
             held = []
     if any(table.num_rows for table in held):

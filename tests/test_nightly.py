@@ -128,13 +128,13 @@ def test_the_nights_are_the_same_in_any_ranges(
 ) -> None:
     """However finely the listing and the earlier reports are cut, the same rows are carried and the same are gone."""
     night(media, tmp_path / "whole", "1")
-    monkeypatch.setattr(planning, "_RANGE_ROWS", range_rows)
+    monkeypatch.setattr(planning, "RANGE_ROWS", range_rows)
     cut, _ = night(media, tmp_path / "cut", "1")
     assert len(cut.report_files) == len(ALL) // range_rows + (len(ALL) % range_rows > 0)
     for name in ("0.png", "5.png", "notes.txt"):
         (media / name).unlink()
     picture(media / "4.png", 9, age_s=60)
-    monkeypatch.setattr(planning, "_RANGE_ROWS", 4)
+    monkeypatch.setattr(planning, "RANGE_ROWS", 4)
     finely, looked = night(media, tmp_path / "cut", "2")
     wholly, also_looked = night(media, tmp_path / "whole", "2")
     assert looked == also_looked == {"4.png"}

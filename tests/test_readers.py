@@ -54,7 +54,7 @@ def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[str, str], None]) 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges of seven objects, so that a report has several parts; no waiting for a dead one's lease."""
-    monkeypatch.setattr(planning, "_RANGE_ROWS", 7)
+    monkeypatch.setattr(planning, "RANGE_ROWS", 7)
     monkeypatch.setattr(runs, "_SETTLE_S", 0)
 
 
@@ -81,7 +81,7 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in media.iterdir():
         os.utime(path, (time.time() - HOUR_S,) * 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_RANGE_ROWS", 7)
+        patch.setattr(planning, "RANGE_ROWS", 7)
         scan(media, folder / "out", "first")
     (media / "0000.jpg").unlink()
     (media / "0003.jpg").write_bytes(b"changed")

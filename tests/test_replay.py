@@ -60,7 +60,7 @@ NAMES = [f"{'kids' if i % 4 == 0 else 'all'}/{i:03}.jpg" for i in range(60)]
 
 @pytest.fixture(autouse=True)
 def _several_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_RANGE_ROWS", 25)
+    monkeypatch.setattr(planning, "RANGE_ROWS", 25)
 
 
 def policy_file(folder: Path, name: str, policy: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ _ID_DIGITS = 16
 """Of the leader's SHA-256, as a cluster's id."""
 _TRUSTED = 50
 """PDQ's authors trust no hash of a lower quality."""
-_QUERIES = 64
+_QUERIES = 32
 """Contents looked up at a time: bounds what is found at a time where very many are near each other."""
 
 _CONTENTS = f"""
@@ -226,6 +226,9 @@ def _joined(
     index = NearIndex.over(hashes, distance)
     for start in range(0, len(new), _QUERIES):
         some = new[start : start + _QUERIES]
+        some = some[leader[some] < 0]  # of a thousand alike, the first finds all others
+        if not len(some):
+            continue
         found = index.search(hashes[some])
         for one, near in zip(some, np.split(found.entries, found.limits[1:-1]), strict=True):
             if leader[one] < 0 and len(near) > 1:

@@ -33,8 +33,8 @@ from nsfwscan.store import Store, from_parquet
 _SHARDS_PER_FILE = 64
 _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
 """Rows of the first shards: small, so that rows come soon and a small store is spread over all actors."""
-_RANGE_ROWS = 400_000
-"""Objects of a range, and so rows of a report part: about 128 MiB with names of ordinary length."""
+RANGE_ROWS = 50_000
+"""Objects of a range, and so rows of a report part: the driver holds one range at a time, about 4 KiB a row."""
 
 
 class Standing(StrEnum):
@@ -329,12 +329,12 @@ class _Writer:
 
 
 def _ranges(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """The stream in tables of `_RANGE_ROWS` rows; the last may be smaller."""
+    """The stream in tables of `RANGE_ROWS` rows; the last may be smaller."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in reader:
-        while rows + batch.num_rows >= _RANGE_ROWS:
-            fits = _RANGE_ROWS - rows
+        while rows + batch.num_rows >= RANGE_ROWS:
+            fits = RANGE_ROWS - rows
             yield pa.Table.from_batches([*held, batch.slice(0, fits)])
             batch, held, rows = batch.slice(fits), [], 0  # noqa: PLW2901
         held, rows = [*held, batch], rows + batch.num_rows

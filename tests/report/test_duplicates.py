@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsfwscan.banks.near import Found, Hashes, NearIndex
 from nsfwscan.config import DuplicatesConfig
 from nsfwscan.report.commit import ROW_SCHEMA
 from nsfwscan.report.duplicates import find_duplicates
@@ -254,3 +255,20 @@ def test_nights_keep_what_is_alike(tmp_path: Path) -> None:
     assert night("3", "c") == {"c": (name, 3)}
     assert night("4", mode="snapshot") == dict.fromkeys("abc", (name, 3))
     assert night("5", "a", "b", "c") == dict.fromkeys("abc", (name, 3))
+
+
+def test_a_flood_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of contents that look the same, each with other bytes, a few are compared with all, not each with
+    each; they are one cluster all the same."""
+    asked: list[int] = []
+    search = NearIndex.search
+
+    def counted(index: NearIndex, hashes: Hashes, distance: int | None = None) -> Found:
+        asked.append(len(hashes))
+        return search(index, hashes, distance)
+
+    monkeypatch.setattr(NearIndex, "search", counted)
+    looks = [pdq(0), pdq(0, 7), pdq(1)]
+    found = settled([row(f"/{number:05}", str(number), looks[number % 3]) for number in range(3000)])
+    assert sorted(set(of(found, "cluster_size"))) == [1000, 2000]
+    assert sum(asked) < 100

@@ -216,7 +216,7 @@ def test_the_query_runs_on_exactly_the_committed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int, folder: str
 ) -> None:
     """Pasted into DuckDB, it counts every decision of this run: strangers beside its files do not matter."""
-    monkeypatch.setattr(planning, "_RANGE_ROWS", range_rows)
+    monkeypatch.setattr(planning, "RANGE_ROWS", range_rows)
     media = files(tmp_path / "media", 30)
     result = scanned(media, tmp_path / folder, mixed, engine={"shard_rows": 1 if range_rows == 1 else 8})
     assert len(result.report_files) == {1000: 1, 8: 4, 1: 30}[range_rows]

@@ -49,7 +49,7 @@ def two_nights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """Two committed runs in ranges of four objects; on the second night one was changed, one new, and one gone."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_RANGE_ROWS", 4)
+        patch.setattr(planning, "RANGE_ROWS", 4)
         tags = {**{f"{i}.jpg": "v1" for i in range(9)}, "bad": "v1"}
         night(folder, "first", tags, "snapshot")
         tags.pop("8.jpg")

@@ -190,7 +190,7 @@ def test_a_failure_between_the_parts_of_a_report(
     media: str, undisturbed: Rows, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts that were written before the store failed are no report; the next attempt writes the same ones again."""
-    monkeypatch.setattr("nsfwscan.sources.plan._RANGE_ROWS", 4)
+    monkeypatch.setattr("nsfwscan.sources.plan.RANGE_ROWS", 4)
     config = settings(media, f"s3://{REPORTS}/between", proxy)
     proxy.fail(lambda method, path: method == "PUT" and "/report/" in path, status=507, code="QuotaExceeded", after=2)
     with pytest.raises(StoreError, match="the store is full"):
