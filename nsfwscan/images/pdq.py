@@ -7,7 +7,7 @@ PDQ (https://github.com/facebook/ThreatExchange/blob/main/hashing/hashing.pdf) b
 each way, takes 64 x 64 samples of that, and tells for each of 16 x 16 coefficients of their cosine transform whether it
 is over the median. The reference, which the package `pdqhash` binds, filters every pixel four times, which for a
 photograph takes longer than decoding it. Blurring and sampling is one linear map along each edge, though: products of
-matrices give the same samples seven to twelve times as fast, but for the rounding of the reference's running sums. An
+matrices give the same samples in a fraction of the time, but for the rounding of the reference's running sums. An
 image for which that could decide is left to the reference, so that the result is its own; but for one of more than 33
 megapixels, for which it would take a gigabyte, and whose hash may differ in the bits that are in doubt.
 """
