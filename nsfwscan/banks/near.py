@@ -6,6 +6,8 @@ missed. Nothing goes wrong, but for memory: `index_bytes` says what an index tak
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +28,8 @@ _SHORT_HASHES, _SHORT_BITS, _SHORT_FLIPS, _SHORT_REACHES = 8, 32, 1, 15
 differ by at most one. Ten times as fast: 32,000 lookups a second on two cores, among one million or two."""
 _QUERIES = 1024
 """Hashes looked up at a time: bounds what is found at a time where very many are near each other."""
+_SHARED_FROM = 100
+"""Hashes over which FAISS itself shares a search of an index for more among its threads."""
 _ADDED = 2**18
 """Hashes added at a time: FAISS copies what it is given."""
 _BYTES_A_HASH, _BYTES_A_BUCKET = 130, 66
@@ -101,14 +105,27 @@ class NearIndex:
             raise ValueError(f"an index for {self._distance} bits cannot tell what is within {within}")
         counts, distances, entries = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for start in range(0, len(hashes) if self.size else 0, _QUERIES):
-            some = np.ascontiguousarray(hashes[start : start + _QUERIES])
-            limits, bits, found = self._index.range_search(some, within + 1)  # FAISS finds what is strictly nearer
-            counts.append(np.diff(limits.astype(np.int64)))
-            distances.append(bits.astype(np.int32))
-            entries.append(found)
+            for limits, bits, found in self._within(hashes[start : start + _QUERIES], within):
+                counts.append(np.diff(limits.astype(np.int64)))
+                distances.append(bits.astype(np.int32))
+                entries.append(found)
         if not self.size:
             counts.append(np.zeros(len(hashes), np.int64))
         return Found(np.concatenate(counts).cumsum(), np.concatenate(distances), np.concatenate(entries))
+
+    def _within(self, hashes: Hashes, distance: int) -> Iterable[Any]:
+        """What FAISS finds, limits, distances and entries, for some hashes after the others."""
+        import faiss
+
+        def search(some: Hashes) -> Any:
+            strictly_nearer = distance + 1
+            return self._index.range_search(np.ascontiguousarray(some), strictly_nearer)
+
+        threads = min(faiss.omp_get_max_threads(), len(hashes))
+        if threads == 1 or len(hashes) > _SHARED_FROM or self.size <= FLAT_UP_TO:
+            return [search(hashes)]
+        with ThreadPoolExecutor(threads, thread_name_prefix="near") as pool:
+            return list(pool.map(search, np.array_split(hashes, threads)))
 
 
 def index_bytes(hashes: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsfwscan.banks.near import HASH_BYTES, Hashes, NearIndex, index_bytes
+from nsfwscan.banks.near import HASH_BYTES, Hashes, NearIndex, index_bytes, search_on
 
 FLAT, INDEXED = 10**9, 0
 
@@ -77,6 +77,21 @@ def test_an_index_is_the_same_from_its_file(flat_up_to: int, tmp_path: Path) -> 
     again = NearIndex.read(tmp_path / "index", 31)
     assert again.size == 500
     assert searched(again, queries) == searched(index, queries) == brute(hashes, queries, 31)
+
+
+@pytest.mark.parametrize("asked", [1, 2, 63, 130])
+def test_threads_find_the_same_in_the_same_order(monkeypatch: pytest.MonkeyPatch, asked: int) -> None:
+    """A search that is shared among threads gives what one thread finds, query by query."""
+    random = np.random.default_rng(3)
+    queries = random.integers(0, 256, (asked, HASH_BYTES), dtype=np.uint8)
+    near = [bits_off(queries[i % asked], random.permutation(256)[:20].tolist()) for i in range(300)]
+    index = NearIndex.over(np.array(near), 31, flat_up_to=INDEXED)
+    monkeypatch.setattr("nsfwscan.banks.near.FLAT_UP_TO", 0)
+    found = []
+    for threads in (1, 2, 3):
+        search_on(threads)
+        found.append(searched(index, queries))
+    assert found[0] == found[1] == found[2] == brute(np.array(near), queries, 31)
 
 
 def test_nothing_is_near_in_an_empty_index() -> None:
