@@ -1,4 +1,6 @@
-"""The pipeline's stages on Ray Data: actor pools, resources, one block a shard. The only importer of ray.
+"""The pipeline's stages on Ray Data: actor pools, resources, one block a shard.
+
+Nothing else imports ray but `connection.py`, which starts or joins it (and what the benchmark compares with).
 
 In: a `Job` and shards. Out: a `ShardResult` for each, as they finish, in any order. An exception of ours in a worker
 comes back as itself. Ray retries lost workers and nodes; everything else stops the run (`max_errored_blocks` stays 0,

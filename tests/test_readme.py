@@ -87,6 +87,13 @@ def test_named_files_exist() -> None:
     assert not outside
 
 
+def test_limit_of_the_reference_hash() -> None:
+    """README names the size up to which a PDQ hash is the reference's, to the bit."""
+    from nsfwscan.images import pdq
+
+    assert f"{pdq._MOST_PIXELS // 100_000 / 10} megapixels" in README
+
+
 def test_order_of_chapters() -> None:
     """README goes from the promise to the table of changes, in the order in which a newcomer needs it."""
     chapters = re.findall(r"^## (.*)$", README, re.MULTILINE)

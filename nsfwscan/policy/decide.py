@@ -3,8 +3,8 @@
 In: a table with the columns that the policy asks for. Out: the decision columns. A rule that cannot be evaluated on a
 row is a `PolicyError`. Two things are here, in code, where no policy can delete them:
 
-- A row without a score never becomes `allow`, neither by falling through nor by a rule, unless it was settled before
-  the model: it is in a bank of what is allowed, or a filter knew it as benign.
+- A row that nothing has looked at never becomes `allow`, neither by falling through nor by a rule. It takes a score, a
+  match in an `allow` bank, or a filter that knew it as benign.
 - A row that is in an illegal bank is escalated, hidden and of the highest severity. The first rule that matches it and
   escalates may name the queue and the skill.
 """

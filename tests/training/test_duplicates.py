@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from nsfwscan.config import DecodeConfig
 from nsfwscan.stages.base import fresh
@@ -69,6 +70,21 @@ def test_copies_of_a_photograph_are_one_group_and_photographs_are_not() -> None:
         together.setdefault(uri.split("/")[0], set()).add(int(group))
     assert {name: len(found) for name, found in together.items()} == dict.fromkeys(photographs(), 1)
     assert len(set(groups.tolist())) == len(photographs())
+
+
+def test_what_the_search_misses() -> None:
+    """Turned, one-sidedly cut and nearly flat copies are not recognised, as README says."""
+    image = photographs()["astronaut.png"]
+    width, height = image.size
+    flat = Image.new("RGB", image.size, (90, 120, 200))
+    files = {
+        "original": encoded(image),
+        "turned": encoded(image.transpose(Image.Transpose.ROTATE_90)),
+        "a quarter cut off on the left": encoded(image.crop((width // 4, 0, width, height))),
+        "flat": encoded(flat),
+        "flat, encoded again": encoded(flat, quality=40),
+    }
+    assert len(set(find_groups(examined(files), 31).near.tolist())) == len(files)
 
 
 def test_other_pictures_stay_apart() -> None:
