@@ -21,8 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.models.checkpoint import digest_of_folder
 from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
-from nsfwscan.models.registry import digest_of_folder, local_folder, preprocessor_settings
+from nsfwscan.models.registry import local_folder, preprocessor_settings
 from nsfwscan.models.torch_backend import check_preprocessing
 
 

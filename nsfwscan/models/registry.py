@@ -23,6 +23,7 @@ from PIL import Image
 from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.failures import STORE_ERRORS, persistently, setup_error
+from nsfwscan.models.checkpoint import WANTED, digest_of_folder, read_json
 from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
 from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
@@ -31,9 +32,6 @@ from nsfwscan.schema import Category
 from nsfwscan.storage import etag_of, filesystem, local_path, modified_of, scheme_of
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-_WANTED = re.compile(
-    r"^(config\.json|preprocessor_config\.json|processor_config\.json|model.*\.safetensors(\.index\.json)?)$"
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
         return _embedded(config.uri)
     folder = local_folder(config.uri, storage)
     name = config.uri if _is_hub_id(config.uri) else Path(config.uri.rstrip("/")).name
-    settings = _json(folder / "config.json", config.uri)
+    settings = read_json(folder / "config.json", config.uri)
     labels = _labels(settings, config.uri)
     geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
     categories = categories_of(labels, config.labels, config.uri)
@@ -96,7 +94,7 @@ def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> 
         spec = _embedded(config.uri)
         return replace(spec, name=name, labels=renamed(spec.labels, config.labels, config.uri))
     folder = local_folder(config.uri, storage)
-    labels = _labels(_json(folder / "config.json", config.uri), config.uri)
+    labels = _labels(read_json(folder / "config.json", config.uri), config.uri)
     geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
     named = renamed(labels, config.labels, config.uri)
     return ModelSpec(name, config.uri, digest_of_folder(folder), "torch", named, (), geometry, normalisation, "")
@@ -243,7 +241,7 @@ def _download(uri: str, storage: StorageConfig) -> Path:
     fs = filesystem(uri, storage)
     try:
         found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
-        wanted = {name: info for name, info in found.items() if _WANTED.match(name)}
+        wanted = {name: info for name, info in found.items() if WANTED.match(name)}
         version = json.dumps(
             [uri, sorted((n, i.get("size"), str(etag_of(i) or modified_of(i))) for n, i in wanted.items())]
         )
@@ -262,20 +260,6 @@ def _download(uri: str, storage: StorageConfig) -> Path:
     return target
 
 
-def _json(path: Path, uri: str) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(loaded, dict):
-            raise ValueError(f"a {type(loaded).__name__}, not an object")
-    except FileNotFoundError:
-        raise ModelError(
-            f"{uri}: no {path.name}; a model directory has config.json, preprocessor_config.json and safetensors"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{uri}: {path.name} cannot be read: {error}") from None
-    return loaded
-
-
 def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
     names = settings.get("id2label")
     if not names:
@@ -287,8 +271,6 @@ def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
         )
     if set(names) != {str(i) for i in range(len(names))} or not all(isinstance(names[key], str) for key in names):
         raise ModelError(f"{uri}: its id2label is not a name for each of 0 to {len(names) - 1}: {names}")
-    if "auto_map" in settings:
-        raise ModelError(f"{uri}: it needs code of its own (auto_map), which is never run")
     return tuple(names[str(i)] for i in range(len(names)))
 
 
@@ -296,30 +278,7 @@ def preprocessor_settings(folder: Path, uri: str) -> dict[str, Any]:
     """What a checkpoint's folder says about its preprocessing. Raises ModelError where it says nothing."""
     nested = folder / "processor_config.json"
     if nested.exists():
-        settings = _json(nested, uri).get("image_processor")
+        settings = read_json(nested, uri).get("image_processor")
         if isinstance(settings, dict):
             return settings
-    return _json(folder / "preprocessor_config.json", uri)
-
-
-def digest_of_folder(folder: Path) -> str:
-    """Hex SHA-256 over a checkpoint's weights, configuration and preprocessor. Raises ModelError where it holds no
-    safetensors."""
-    files = sorted(path for path in folder.iterdir() if _WANTED.match(path.name))
-    if not any(path.suffix == ".safetensors" for path in files):
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        raise ModelError(
-            f"{folder}: no safetensors"
-            + (f"; {', '.join(pickled)} is pickled and never loaded: convert it" if pickled else "")
-        )
-    return _digest_of(tuple((path, (info := path.stat()).st_ino, info.st_size, info.st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=8)
-def _digest_of(versions: tuple[tuple[Path, int, int, int], ...]) -> str:
-    """Read once for each state of the files: (path, inode, bytes, time of change in ns)."""
-    total = hashlib.sha256()
-    for path, *_ in versions:
-        with path.open("rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return read_json(folder / "preprocessor_config.json", uri)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig, merge
@@ -274,12 +275,75 @@ def test_missing_and_broken_files_are_named(model: Path, name: str) -> None:
         ({"problem_type": "multi_label_classification"}, "problem_type multi_label_classification"),
         ({"problem_type": "regression"}, "problem_type regression"),
         ({"auto_map": {"AutoModelForImageClassification": "modeling.Mine"}}, r"code of its own \(auto_map\)"),
+        ({"transformers_weights": "model-x.safetensors"}, "transformers_weights"),
     ],
 )
 def test_configurations_that_cannot_be_trusted_are_refused(model: Path, changes: dict[str, Any], said: str) -> None:
     """No labels, labels that are no names, several labels at once, or code of its own: the run does not start."""
     edit(model, **changes)
     with pytest.raises(ModelError, match=rf"small-vit: .*{said}"):
+        spec_of(model)
+
+
+def test_a_checkpoint_in_shards_is_its_shards(model: Path) -> None:
+    """A model saved in several files scores as the whole one does, and every shard counts in its digest."""
+    spec = spec_of(model)
+    pixels = np.random.default_rng(0).integers(0, 256, (CPU.batch_size, *spec.geometry.shape), np.uint8)
+    whole = load(spec, LOCAL, CPU)(pixels)
+    AutoModelForImageClassification.from_pretrained(model).save_pretrained(model, max_shard_size="20KB")
+    (model / "model.safetensors").unlink(missing_ok=True)
+    shards = sorted(model.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    before = spec_of(model)
+    np.testing.assert_array_equal(load(before, LOCAL, CPU)(pixels), whole)
+    data = bytearray(shards[-1].read_bytes())
+    data[-1] ^= 1
+    shards[-1].write_bytes(data)
+    assert spec_of(model).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        ("../outside/model.safetensors", r"names '\.\./outside/model\.safetensors'; weights are only loaded from"),
+        ("{outside}/model.safetensors", "weights are only loaded from"),
+        ("pytorch_model.bin", r"names 'pytorch_model\.bin'"),
+        ("other.safetensors", r"names 'other\.safetensors'"),
+        ("model-00002-of-00002.safetensors", "which is missing"),
+        ("", "names ''"),
+        (None, "names no shards"),
+        (["model.safetensors"], "weights are only loaded from"),
+    ],
+)
+def test_an_index_names_only_shards_beside_it(model: Path, shard: Any, said: str) -> None:
+    """A path that leads out, a pickle, another or a missing file: refused before anything is loaded, since changed weights would
+    keep the checkpoint's identity."""
+    outside = model.parent / "outside"
+    outside.mkdir()
+    weights = model / "model.safetensors"
+    keys = list(load_file(weights))
+    shutil.copy(weights, outside)
+    shutil.copy(weights, model / "other.safetensors")
+    torch.save(load_file(weights), model / "pytorch_model.bin")
+    weights.rename(model / "model-00001-of-00002.safetensors")  # so that the folder holds safetensors at all
+    named = shard.format(outside=outside) if isinstance(shard, str) else shard
+    index = {"metadata": {}, "weight_map": {} if named is None else dict.fromkeys(keys, named)}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=said):
+        spec_of(model)
+
+
+def test_an_adapter_is_no_checkpoint(model: Path) -> None:
+    """An adapter's base model lies elsewhere, outside the digest; its folder is refused."""
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/etc"}))
+    with pytest.raises(ModelError, match="it is an adapter"):
+        spec_of(model)
+
+
+def test_a_configuration_nested_without_end_is_refused(model: Path) -> None:
+    """A config.json of a hundred thousand brackets is a ModelError, not a RecursionError."""
+    (model / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
         spec_of(model)
 
 
