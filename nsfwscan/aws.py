@@ -25,16 +25,18 @@ def aws_session(profile: str | None) -> Any:
     return session
 
 
-def read_timestamp(written: Any) -> datetime:
+def read_timestamp(written: Any) -> Any:
     """ISO 8601 with a zone, as S3 lists objects, at once; all other forms as botocore reads them.
 
-    Raises:
-        ValueError: this is no time.
+    What is no time, or none that Python can hold, is returned as it was written: one odd object must not end a page of
+    a thousand.
     """
     if isinstance(written, str) and "T" in written and written.endswith("Z"):
         try:
             return datetime.fromisoformat(written)
         except ValueError:
             pass
-    parsed: datetime = parse_timestamp(written)
-    return parsed
+    try:
+        return parse_timestamp(written)
+    except (ValueError, RuntimeError, OverflowError):
+        return written

@@ -39,6 +39,7 @@ from nsfwscan.sources.plan import Known, Plan, Shard, make_plan
 from nsfwscan.sources.truth import read_truth
 from nsfwscan.storage import absolute_uri
 from nsfwscan.store import Store, to_json
+from nsfwscan.warning import Warnings
 
 Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
 """What runs shards until a deadline: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""
@@ -182,14 +183,15 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
-    config, run = job.config, job.run
+    config, run, warnings = job.config, job.run, Warnings()
     truth = config.source.truth
     judged = [] if truth in _NO_TRUTH else read_truth(truth, config.storage)
     pace = Pace(config.read.max_requests_per_s)
-    tables = progress.listing(list_sources(config.source, config.storage, store=run.store.uri, pace=pace))
+    listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
+    tables = progress.listing(listed)
     bases = [] if config.ledger.ignore else find_bases(run, config)
     known = Ledger(bases, config.source.uris).known(_yardstick(job)) if bases else Known()
-    plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows)
+    plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows, warnings)
     if bases:
         progress.say(f"since    run {bases[0].run.run_id}: {describe_fates(plan.fates)}")
     return run.save_plan(plan, _settings(job))

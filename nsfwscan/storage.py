@@ -24,6 +24,7 @@ import stat
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import IO, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -338,14 +339,40 @@ def etag_of(info: dict[str, Any]) -> str | None:
 
 
 def modified_of(info: dict[str, Any]) -> datetime | None:
-    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and tells it in."""
+    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and tells it in; None
+    where it tells none, or one that `moment` does not know."""
+    return moment(told_time(info))
+
+
+def told_time(info: dict[str, Any]) -> Any:
+    """Return the time of the last change as an fsspec `info` answer has it, whatever its type; None without one."""
     keys = ("LastModified", "last_modified", "updated", "mtime", "created")
-    found = next((info[key] for key in keys if info.get(key)), None)
-    if isinstance(found, int | float):
-        return datetime.fromtimestamp(found, UTC)
-    if isinstance(found, str):
-        found = datetime.fromisoformat(found)
-    return found.replace(tzinfo=UTC) if isinstance(found, datetime) and found.tzinfo is None else found
+    return next((info[key] for key in keys if info.get(key)), None)
+
+
+def moment(told: Any) -> datetime | None:
+    """Return the time (UTC) that seconds since 1970, an ISO 8601 or HTTP date, or a datetime stand for.
+
+    None where it is none of these, and where it is not within the years 1 to 9999, which is what Python, and so every
+    reader of a report in pandas or Arrow, can tell apart.
+    """
+    try:
+        if isinstance(told, int | float):
+            return datetime.fromtimestamp(told, UTC)
+        if isinstance(told, str):
+            told = _written_time(told)
+        if not isinstance(told, datetime) or told != told:  # noqa: PLR0124  # pandas' NaT is a datetime, too
+            return None
+        return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _written_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
 
 
 def _unquoted(etag: str | None) -> str | None:

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"status"},
     {"schema"},
     {"aws", "display", "layout", "pacing", "signals", "spilling", "threads"},
-    {"errors", "machine"},
+    {"errors", "machine", "warning"},
     {"config"},
     {"connection", "deadline", "failures"},
     {"storage"},

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 import boto3
 import fsspec
+import pandas as pd
 import pytest
 from botocore.config import Config
 
@@ -28,6 +31,7 @@ from nsfwscan.storage import (
     is_s3,
     local_path,
     local_uri,
+    moment,
     scheme_of,
     split_s3,
 )
@@ -336,6 +340,24 @@ def test_version_tags_are_found_under_every_name() -> None:
     """S3 calls it ETag, Azure etag, Google md5Hash; quotes are no part of it."""
     assert etag_of({"ETag": '"abc"'}) == etag_of({"etag": "abc"}) == etag_of({"md5Hash": "abc"}) == "abc"
     assert etag_of({"size": 3, "ETag": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        (1_700_000_000, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("2023-11-14T22:13:20", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("2023-11-15T00:13:20+02:00", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("Tue, 14 Nov 2023 22:13:20 GMT", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        (-1, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        *[(odd, None) for odd in (math.nan, math.inf, 2**40, -(2**40), 10**400, "yesterday", "", (2023, 11, 14), b"1")],
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))), None),
+        (pd.NaT, None),
+    ],
+)
+def test_a_time_is_understood_or_none(told: Any, meant: datetime | None) -> None:
+    """Seconds, ISO 8601, HTTP dates and datetimes are a moment; what no calendar has is None, and raises nothing."""
+    assert moment(told) == meant
 
 
 # S3 objects

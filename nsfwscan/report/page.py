@@ -305,6 +305,10 @@ def _steps(record: dict[str, Any]) -> Iterator[Step]:
         if status in _REMEDIES:
             title = f"{plural(count, 'object')}, {_UNREAD[Status(status)]} ({status})"
             yield Step("info" if status == Status.NOT_FOUND else "warn", title, _REMEDIES[Status(status)])
+    for found in record.get("warnings", ()):
+        detail = f" ({found['detail']})" if found["detail"] else ""
+        title = f"{found['count']:,} × {found['said'].replace('`', '')}"
+        yield Step("warn", title, f"{found['remedy']} E.g. {found['example']}{detail}")
     yield from _truth_steps(record)
 
 

@@ -69,6 +69,7 @@ def record_of(
         "cascade": report.cascade.as_dict(report.costs),
         **further,
         "summary": report.summary.as_dict(),
+        "warnings": plan.warnings.as_json(),
         "shadows": [shadow.as_dict() for shadow in report.shadows],
         "files": [*report.files, *plan.files],
     }

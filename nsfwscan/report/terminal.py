@@ -45,6 +45,7 @@ def describe_scan(result: ScanResult) -> str:
         *_truth(summary["truth"]),
         *_since(record),
         *_errors(summary["errors"]),
+        *_warnings(record.get("warnings", [])),
         "",
         f"  {_speed(record)}",
         *_cost(record.get("cost"), record["timings"]["resumed_shards"]),
@@ -148,6 +149,17 @@ def _errors(errors: list[dict[str, Any]]) -> list[str]:
     ]
     more = [f"    … and {len(errors) - 6} more kinds, in summary.html"] if len(errors) > 6 else []
     return ["", "  not scored:", *lines, *more]
+
+
+def _warnings(warnings: list[dict[str, Any]]) -> list[str]:
+    """What was noticed beside the rows, and what to do about it."""
+    lines = []
+    for found in warnings:
+        detail = f" ({found['detail']})" if found["detail"] else ""
+        example = printable(found["example"])[-80:]
+        lines += [f"    {found['count']:>6,}  {found['said']}{printable(detail)}  e.g. {example}"]
+        lines += [f"            {found['remedy']}"]
+    return ["", "  warnings:", *lines] if lines else []
 
 
 def _speed(record: dict[str, Any]) -> str:

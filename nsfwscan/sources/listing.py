@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
@@ -27,7 +27,8 @@ from nsfwscan.sources.inventory import read_inventory
 from nsfwscan.sources.manifests import is_inventory, is_manifest, read_manifest
 from nsfwscan.sources.prefixes import list_prefix
 from nsfwscan.sources.truth import truth_from_path
-from nsfwscan.storage import etag_of, filesystem, is_s3, local_path, local_uri, modified_of, scheme_of, split_s3
+from nsfwscan.storage import etag_of, filesystem, is_s3, local_path, local_uri, moment, scheme_of, split_s3, told_time
+from nsfwscan.warning import WarningKind, Warnings
 
 _BATCH_ROWS = 4096
 
@@ -45,7 +46,12 @@ class Listed:
 
 
 def list_sources(
-    source: SourceConfig, storage: StorageConfig, *, store: str | None = None, pace: Pace = UNPACED
+    source: SourceConfig,
+    storage: StorageConfig,
+    *,
+    store: str | None = None,
+    pace: Pace = UNPACED,
+    warnings: Warnings | None = None,
 ) -> Iterator[pa.Table]:
     """All objects of all sources, filtered, with the truth that path or manifest gives; source by source.
 
@@ -55,12 +61,14 @@ def list_sources(
     Args:
         store: the report store's URI; its own files are no media, should it lie within a source.
         pace: of the requests that list S3 prefixes.
+        warnings: where it is counted what was odd and stops nothing.
 
     Raises:
         SourceError: a source does not exist, is malformed, or cannot be listed in full.
     """
     ordered = source.limit is not None
-    listed = (o for uri in source.uris for o in _list(uri, storage, pace, ordered))
+    noticed = Warnings() if warnings is None else warnings
+    listed = (o for uri in source.uris for o in _list(uri, storage, pace, ordered, noticed))
     objects: Iterator[Listed] = (o for o in listed if _wanted(o.name, source))
     if store is not None:
         objects = (o for o in objects if not o.uri.startswith(store + "/"))
@@ -70,34 +78,34 @@ def list_sources(
         yield _table(batch, by_path=source.truth == "path")
 
 
-def _list(uri: str, storage: StorageConfig, pace: Pace, ordered: bool) -> Iterator[Listed]:
+def _list(uri: str, storage: StorageConfig, pace: Pace, ordered: bool, warnings: Warnings) -> Iterator[Listed]:
     try:
         if scheme_of(uri) is None:
-            yield from _list_local(os.path.abspath(local_path(uri)), storage)
+            yield from _list_local(os.path.abspath(local_path(uri)), storage, warnings)
         elif is_manifest(uri):
             yield from _list_manifest(uri, storage)
         elif is_s3(uri):
-            yield from _list_s3(uri, storage, pace, ordered)
+            yield from _list_s3(uri, storage, pace, ordered, warnings)
         else:
-            yield from _list_fsspec(uri, storage)
+            yield from _list_fsspec(uri, storage, warnings)
     except STORE_ERRORS as error:
         if error_code(error) in ("NoSuchBucket", "404"):
             raise SourceError(f"{uri}: the bucket does not exist") from error
         raise SourceError(str(setup_error(error, f"cannot list {uri}"))) from error
 
 
-def _list_local(path: str, storage: StorageConfig) -> Iterator[Listed]:
+def _list_local(path: str, storage: StorageConfig, warnings: Warnings) -> Iterator[Listed]:
     if not os.path.lexists(path):
         raise SourceError(f"{path}: no such file or directory")
     if os.path.isdir(path):
-        yield from _walk(path, path, frozenset())
+        yield from _walk(path, path, frozenset(), warnings)
     elif is_manifest(path):
         yield from _list_manifest(path, storage)
     else:
-        yield _local_object(path, os.path.basename(path))
+        yield _local_object(path, os.path.basename(path), warnings)
 
 
-def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator[Listed]:
+def _walk(folder: str, root: str, above: frozenset[tuple[int, int]], warnings: Warnings) -> Iterator[Listed]:
     """Depth first, by name. Linked folders are entered, but never one that we are in already."""
     try:
         info = os.stat(folder)
@@ -110,9 +118,9 @@ def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator
         raise SourceError(str(setup_error(error, f"cannot list {local_uri(folder)}"))) from error
     for entry in ordered:
         if _leads_to_folder(entry):
-            yield from _walk(entry.path, root, above | {here})
+            yield from _walk(entry.path, root, above | {here}, warnings)
         elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-            yield _local_object(entry.path, os.path.relpath(entry.path, root))
+            yield _local_object(entry.path, os.path.relpath(entry.path, root), warnings)
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -123,7 +131,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _local_object(path: str, name: str) -> Listed:
+def _local_object(path: str, name: str, warnings: Warnings) -> Listed:
     uri = local_uri(path)
     name = name if uri == path else uri
     try:
@@ -132,21 +140,29 @@ def _local_object(path: str, name: str) -> Listed:
         return Listed(uri, name)
     if not stat.S_ISREG(info.st_mode):
         return Listed(uri, name)
-    return Listed(uri, name, info.st_size, None, datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC))
+    return Listed(uri, name, info.st_size, None, _time(info.st_mtime_ns / 1e9, uri, warnings))
 
 
-def _list_s3(uri: str, storage: StorageConfig, pace: Pace, ordered: bool) -> Iterator[Listed]:
+def _time(told: Any, uri: str, warnings: Warnings) -> datetime | None:
+    """The time that a store tells, of whatever type; None, and counted, where no calendar has it."""
+    found = moment(told)
+    if found is None and told is not None:
+        warnings.add(WarningKind.ODD_TIME, uri, detail=f"the last one: {told}")
+    return found
+
+
+def _list_s3(uri: str, storage: StorageConfig, pace: Pace, ordered: bool, warnings: Warnings) -> Iterator[Listed]:
     bucket, prefix = split_s3(uri)
     folder = prefix[: prefix.rfind("/") + 1]
     for objects in list_prefix(uri, storage, pace, ordered=ordered):
         for item in objects:
             key = item["Key"]
-            yield Listed(
-                f"s3://{bucket}/{key}", key.removeprefix(folder), item["Size"], etag_of(item), item["LastModified"]
-            )
+            found = f"s3://{bucket}/{key}"
+            changed = _time(item.get("LastModified"), found, warnings)
+            yield Listed(found, key.removeprefix(folder), item.get("Size"), etag_of(item), changed)
 
 
-def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+def _list_fsspec(uri: str, storage: StorageConfig, warnings: Warnings) -> Iterator[Listed]:
     fs = filesystem(uri, storage)
     try:
         info = fs.info(uri)  # `exists` and `isfile` take any failure for a no
@@ -154,16 +170,17 @@ def _list_fsspec(uri: str, storage: StorageConfig) -> Iterator[Listed]:
         raise SourceError(f"{uri}: no such file or directory") from None
     root = fs._strip_protocol(uri)
     if info["type"] == "file":
-        yield _fsspec_object(fs, root, os.path.basename(root), info)
+        yield _fsspec_object(fs, root, os.path.basename(root), info, warnings)
         return
     for _, _, files in fs.walk(uri, detail=True, on_error="raise"):
         for _, info in sorted(files.items()):
             path = str(info["name"])
-            yield _fsspec_object(fs, path, path.removeprefix(root).lstrip("/"), info)
+            yield _fsspec_object(fs, path, path.removeprefix(root).lstrip("/"), info, warnings)
 
 
-def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any]) -> Listed:
-    return Listed(fs.unstrip_protocol(path), name, info.get("size"), etag_of(info), modified_of(info))
+def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any], warnings: Warnings) -> Listed:
+    uri = fs.unstrip_protocol(path)
+    return Listed(uri, name, info.get("size"), etag_of(info), _time(told_time(info), uri, warnings))
 
 
 def _list_manifest(uri: str, storage: StorageConfig) -> Iterator[Listed]:

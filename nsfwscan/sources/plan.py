@@ -13,7 +13,7 @@ import io
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain, repeat
@@ -29,6 +29,7 @@ from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.spilling import spilling
 from nsfwscan.store import Store, from_parquet
+from nsfwscan.warning import Warnings
 
 _SHARDS_PER_FILE = 64
 _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
@@ -132,6 +133,8 @@ class Plan:
     """When listing began, ISO 8601: a run knows the store as of then, whenever it was committed."""
     bases: tuple[str, ...] = ()
     """The runs that rows are carried from, newest first."""
+    warnings: Warnings = field(default_factory=Warnings)
+    """What was noticed while listing and planning."""
 
     @property
     def distinct(self) -> int:
@@ -179,6 +182,7 @@ class Plan:
             "listed_at": self.listed_at,
             "fates": self.fates,
             "bases": list(self.bases),
+            "warnings": self.warnings.as_json(),
             "files": list(self.files),
             "ranges": [
                 {"shards": [[s.file, s.group, s.rows] for s in part.shards], "carried": part.carried}
@@ -195,7 +199,8 @@ class Plan:
             for number, part in enumerate(found["ranges"])
         )
         files, bases = tuple(found["files"]), tuple(found["bases"])
-        return cls(found["listed"], found["bytes"], found["fates"], ranges, files, found["listed_at"], bases)
+        warnings = Warnings.from_json(found.get("warnings", ()))
+        return cls(found["listed"], found["bytes"], found["fates"], ranges, files, found["listed_at"], bases, warnings)
 
 
 def shard_count(rows: int, shard_rows: int) -> int:
@@ -218,7 +223,12 @@ class Known:
 
 
 def make_plan(
-    tables: Iterable[pa.Table], truth: Iterable[pa.RecordBatch], known: Known, run: Store, shard_rows: int
+    tables: Iterable[pa.Table],
+    truth: Iterable[pa.RecordBatch],
+    known: Known,
+    run: Store,
+    shard_rows: int,
+    warnings: Warnings | None = None,
 ) -> Plan:
     """Sorts and cuts a listing, and writes it to the run's folder.
 
@@ -228,6 +238,7 @@ def make_plan(
         known: what need not be read again.
         run: the run's folder.
         shard_rows: rows of a full shard.
+        warnings: what those who make `tables` and `truth` notice meanwhile; the plan keeps them.
 
     Raises:
         SourceError: nothing was listed, or the truth file names none of the listed objects.
@@ -243,7 +254,8 @@ def make_plan(
         if judged:
             _check_truth(connection, paths, judged)
         reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
-        return _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
+        plan = _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
+        return replace(plan, warnings=warnings or Warnings())
 
 
 def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...], run: Store) -> Plan:

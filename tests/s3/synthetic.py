@@ -15,12 +15,14 @@ import threading
 import time
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 from urllib.parse import parse_qs, quote_plus, unquote
 
 from tests.s3.servers import S3Endpoint
+
+_MODIFIED = "2026-11-01T12:00:00.000Z"
 
 
 class ListingServer:
@@ -33,6 +35,7 @@ class ListingServer:
             passed: a client that never sends so many shows itself in `most_in_flight`. What is asked about the prefix
             of the very first request is answered all the same.
         refuse: prefixes that begin with this are answered by AccessDenied.
+        modified: times of change of keys that have another than all others; None: it is left out.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class ListingServer:
         delay_s: float = 0.0,
         gate: int = 0,
         refuse: str | None = None,
+        modified: Mapping[str, str | None] | None = None,
     ) -> None:
         self.page = page
         self.delay_s = delay_s
         self.gate = gate
         self.refuse = refuse
+        self.modified = modified or {}
         self.fill(keys)
         self.most_in_flight = 0
         self._in_flight = 0
@@ -102,7 +107,7 @@ class ListingServer:
             f"<Name>b</Name><Prefix>{_quoted(prefix)}</Prefix><KeyCount>{len(entries)}</KeyCount>"
             f"<MaxKeys>{self.page}</MaxKeys><EncodingType>url</EncodingType><IsTruncated>{str(more).lower()}</IsTruncated>"
             + (f"<NextContinuationToken>{next_token}</NextContinuationToken>" if more else "")
-            + "".join(map(_contents, keys))
+            + "".join(_contents(key, self.modified.get(key, _MODIFIED)) for key in keys)
             + "".join(f"<CommonPrefixes><Prefix>{_quoted(f)}</Prefix></CommonPrefixes>" for f in folders)
             + "</ListBucketResult>"
         )
@@ -138,9 +143,10 @@ def _quoted(key: str) -> str:
     return quote_plus(key, safe="/")
 
 
-def _contents(key: str) -> str:
+def _contents(key: str, modified: str | None) -> str:
+    time_of_change = "" if modified is None else f"<LastModified>{modified}</LastModified>"
     return (
-        f"<Contents><Key>{_quoted(key)}</Key><LastModified>2026-11-01T12:00:00.000Z</LastModified>"
+        f"<Contents><Key>{_quoted(key)}</Key>{time_of_change}"
         f"<ETag>&quot;{zlib.crc32(key.encode()):032x}&quot;</ETag><Size>{len(key.encode())}</Size>"
         "<StorageClass>STANDARD</StorageClass></Contents>"
     )

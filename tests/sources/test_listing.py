@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -21,18 +22,24 @@ from nsfwscan.errors import SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.storage import fetch
+from nsfwscan.warning import Warnings
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint
+from tests.s3.synthetic import ListingServer
 
 LOCAL = StorageConfig()
 BUCKET = "listing-tests"
 
 
 def tables(
-    *uris: str | Path, store: str | None = None, storage: StorageConfig = LOCAL, **options: Any
+    *uris: str | Path,
+    store: str | None = None,
+    storage: StorageConfig = LOCAL,
+    warnings: Warnings | None = None,
+    **options: Any,
 ) -> list[pa.Table]:
     source = SourceConfig(uris=tuple(map(str, uris)), **options)
-    return list(list_sources(source, storage, store=store))
+    return list(list_sources(source, storage, store=store, warnings=warnings))
 
 
 def rows(*uris: str | Path, **options: Any) -> list[dict[str, Any]]:
@@ -294,6 +301,21 @@ def test_any_fsspec_filesystem_is_listed(memory: Any) -> None:
     ]
 
 
+def test_odd_times_of_any_filesystem_are_counted(memory: Any) -> None:
+    """What tells no time, or one that no calendar has, is an object like any other, without a time."""
+    for name in ("good", "odd", "none"):
+        memory.pipe_file(f"/listing-tests/{name}", b"12345")
+    memory.store["/listing-tests/odd"].created = SimpleNamespace(timestamp=lambda: 2.0**40)
+    memory.store["/listing-tests/none"].created = SimpleNamespace(timestamp=lambda: None)
+    warnings = Warnings()
+    found = {
+        row["uri"].rsplit("/")[-1]: row["modified_at"] for row in rows("memory://listing-tests", warnings=warnings)
+    }
+    assert found["good"] is not None and found["odd"] is None and found["none"] is None
+    [entry] = warnings.as_json()
+    assert (entry["name"], entry["count"], entry["example"]) == ("odd_time", 1, "memory:///listing-tests/odd")
+
+
 def test_a_missing_folder_of_any_filesystem_is_an_error(memory: Any) -> None:
     """A URI that is not there is a SourceError with the URI; so is a scheme that nobody knows."""
     memory.pipe_file("/listing-tests/a", b"")
@@ -325,6 +347,18 @@ def test_an_s3_prefix_lists_with_versions(s3: Any) -> None:
     head = s3.head_object(Bucket=BUCKET, Key=keys[0])
     assert (found[0]["size"], found[0]["etag"]) == (len(keys[0]), head["ETag"].strip('"'))
     assert found[0]["modified_at"] == head["LastModified"]
+
+
+def test_an_odd_time_on_s3_ends_no_page() -> None:
+    """A store that is almost S3 may write any time: that object has none, and its neighbours have theirs."""
+    odd = {"odd/a": "10000-01-01T00:00:00.000Z", "odd/b": "", "odd/c": None}
+    with ListingServer([*odd, "odd/d"], modified=odd) as server:
+        warnings = Warnings()
+        storage = StorageConfig(endpoint_url=server.endpoint.endpoint_url, options={"key": "a", "secret": "b"})
+        found = rows("s3://b/odd/", storage=storage, warnings=warnings)
+    assert [row["modified_at"] is None for row in found] == [True, True, True, False]
+    [entry] = warnings.as_json()
+    assert (entry["count"], entry["example"]) == (2, "s3://b/odd/a")
 
 
 def test_a_prefix_is_no_folder(s3: Any) -> None:

@@ -1,0 +1,90 @@
+"""What a run noticed and went on: counted by kind, with one example each.
+
+In: a kind and an example, as often as it is met. Out: a few lines for the terminal, `run.json` (`warnings`) and
+`summary.html`; memory stays flat, since all but the first example are only counted. Nothing goes wrong here. What stops
+a run is an error, and what concerns one object alone is that object's row: a warning is what neither of them says.
+
+To add a kind, give it a name and its words in `WarningKind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from nsfwscan.display import redacted
+
+
+class WarningKind(StrEnum):
+    """What can be noticed: the name in `run.json`, what is meant by it, and what to do."""
+
+    said: str
+    """What was met, as it follows a count: `3 × said`."""
+    remedy: str
+    """What a person can do, in a sentence."""
+
+    def __new__(cls, name: str, said: str, remedy: str) -> Self:
+        """Return a member whose value is its name."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.said, member.remedy = said, remedy
+        return member
+
+    ODD_TIME = (
+        "odd_time",
+        "a time of change that no calendar has; `modified_at` is null",
+        "No object is lost, but these are read again every night, unless their store gives versions. Mend their times.",
+    )
+
+
+@dataclass
+class _Noticed:
+    example: str
+    count: int = 0
+    detail: str | None = None
+
+
+@dataclass
+class Warnings:
+    """The warnings of one run."""
+
+    _found: dict[WarningKind, _Noticed] = field(default_factory=dict)
+
+    def add(self, kind: WarningKind, example: str, *, count: int = 1, detail: str | None = None) -> None:
+        """Count one thing, or several; keep the first example and the last detail.
+
+        Args:
+            example: where it was met, such as an object's URI; secrets in it are blanked.
+            detail: what is known of all that were counted so far, in a few words.
+        """
+        noticed = self._found.get(kind)
+        if noticed is None:
+            noticed = self._found[kind] = _Noticed(redacted(example))
+        noticed.count += count
+        if detail is not None:
+            noticed.detail = redacted(detail)
+
+    def count(self, kind: WarningKind) -> int:
+        """Return how often a kind was met."""
+        return self._found[kind].count if kind in self._found else 0
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return `name, count, example, detail, said, remedy` of each kind, as `run.json` has them."""
+        return [
+            {"name": str(kind), **vars(noticed), "said": kind.said, "remedy": kind.remedy}
+            for kind, noticed in self._found.items()
+        ]
+
+    @classmethod
+    def from_json(cls, entries: Iterable[dict[str, Any]]) -> Self:
+        """Return the warnings that `as_json` gave; kinds that this version does not know are left out."""
+        known = {str(kind): kind for kind in WarningKind}
+        return cls(
+            {
+                known[entry["name"]]: _Noticed(entry["example"], entry["count"], entry["detail"])
+                for entry in entries
+                if entry["name"] in known
+            }
+        )
