@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import pi_heif
-import puremagic
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from nsfwscan.errors import RowError
+from nsfwscan.images.content_names import content_of
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.provenance import signals_of
 from nsfwscan.models.geometry import Geometry
@@ -49,14 +49,11 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _TEXT_LIMIT = 120
-_TEXT_FORMATS = (".html", ".svg", ".xml", ".json", ".eps", ".ps", ".pdf")
 _FAST_MARGIN = 2.9
 """How much larger than the model's pixels a JPEG stays that is decoded at reduced scale. Measured on 267 versions of
 photographs with edges of 600 to 5,640 pixels (tests/images/test_reduced.py, with NSFWSCAN_PHOTOS the JPEGs of Debian's
 mate-backgrounds 1.26): the score of open_nsfw that moves most moves by 0.013 at 2.9, 0.031 at 2, 0.060 at 1; that of
 DINOv2 by 0.009, 0.016, 0.065. A little below 3, so that 12 megapixels still become a sixteenth for 256 pixels."""
-_SURE = 0.4
-"""Of puremagic's confidence, 0 to 1; below it a name is a coincidence of two or three bytes."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +197,8 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     except UnidentifiedImageError:
         claimed = _claimed_format(data, formats)
         if claimed is None:
-            raise RowError(
-                Status.UNSUPPORTED, f"not a format that is scanned: looks like {_name_content(data)}"
-            ) from None
+            words = f"not a format that is scanned: looks like {content_of(data).name}"
+            raise RowError(Status.UNSUPPORTED, words) from None
         raise RowError(
             Status.DECODE_ERROR, f"begins like {claimed}, but its header is damaged", {"format": claimed}
         ) from None
@@ -233,30 +229,6 @@ def _claimed_format(data: bytes, formats: Sequence[str]) -> str | None:
         if accepts is not None and accepts(data[:16]) is True:
             return name
     return None
-
-
-def _name_content(data: bytes) -> str:
-    """What a file that is no image looks like, for a person."""
-    head = data[:65536]
-    if head.startswith(b"PK\x03\x04"):
-        return "a ZIP archive"  # or one of the hundred formats packed as one
-    try:
-        matches = [m for m in puremagic.magic_string(head) if m.name and m.confidence >= _SURE]
-        matches.sort(key=lambda m: (-m.confidence, -len(m.byte_match), m.name))  # equals come from a set
-    except (puremagic.PureError, ValueError):
-        matches = []
-    if _is_text(head):
-        matches = [m for m in matches if m.extension in _TEXT_FORMATS]
-        return matches[0].name.strip() if matches else "plain text"
-    return matches[0].name.strip()[:_TEXT_LIMIT] if matches else "unknown binary data"
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = head.decode("utf-8", errors="strict" if len(head) < 65536 else "ignore")
-    except UnicodeDecodeError:
-        return False
-    return all(c.isprintable() or c.isspace() for c in text)
 
 
 def _countable(pixels: int) -> int | None:
