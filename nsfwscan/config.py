@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nsfwscan.display import has_password, redacted_json
 from nsfwscan.errors import ConfigError
+from nsfwscan.location import canonical
 from nsfwscan.schema import SIGNAL_GROUPS, BankKind
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -29,14 +30,14 @@ PASSWORD_IN_URI = (
 )
 
 
-def _without_password(uri: str) -> str:
+def _one_spelling(uri: str) -> str:
     if has_password(uri):
         raise ValueError(PASSWORD_IN_URI)
-    return uri
+    return canonical(uri)
 
 
-Uri = Annotated[str, AfterValidator(_without_password)]
-"""A path or URI without `user:password@`."""
+Uri = Annotated[str, AfterValidator(_one_spelling)]
+"""A path or URI without `user:password@`, in its canonical spelling."""
 
 
 class Frozen(BaseModel):

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import re
 import stat
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import IO, Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import fsspec
 from fsspec.asyn import sync
@@ -36,11 +34,12 @@ from nsfwscan.aws import aws_session
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.failures import NotWhole, Wait, is_transient, persistently, row_error
+from nsfwscan.location import absolute_uri, canonical, is_s3, local_path, local_uri, scheme_of, split_s3
 from nsfwscan.pacing import UNPACED
 from nsfwscan.status import Status
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
-_S3 = frozenset({"s3", "s3a"})
+__all__ = ["absolute_uri", "is_s3", "local_path", "local_uri", "scheme_of", "split_s3"]
+"""What `location.py` holds, for those who read objects too."""
 
 _BUFFER_BYTES = 4 * 2**20
 
@@ -53,53 +52,11 @@ class Fetched:
     etag: str | None
 
 
-def scheme_of(uri: str) -> str | None:
-    """`s3`, `gs`, … in lower case, or None for a local path (plain or `file://`)."""
-    match = _SCHEME.match(uri)
-    scheme = match.group(1).lower() if match else None
-    return None if scheme in (None, "file", "local") else scheme
-
-
-def is_s3(uri: str) -> bool:
-    """Whether the URI names an S3 object or prefix."""
-    return scheme_of(uri) in _S3
-
-
-def local_path(uri: str) -> str:
-    """The path behind a local URI; `file://` URIs are percent-decoded (RFC 8089)."""
-    if _SCHEME.match(uri):
-        path = uri.split("://", 1)[1]
-        return os.fsdecode(unquote_to_bytes(path.removeprefix("localhost") if path.startswith("localhost/") else path))
-    return uri
-
-
-def local_uri(path: str) -> str:
-    """A path as the report writes it: itself, or a percent-encoded `file://` URI where its name is not UTF-8."""
-    try:
-        path.encode("utf-8")
-        return path
-    except UnicodeEncodeError:
-        return "file://" + quote_from_bytes(os.fsencode(path))
-
-
-def absolute_uri(uri: str) -> str:
-    """A source as listings write its objects' URIs: local paths absolute, S3 as `s3://`."""
-    if is_s3(uri):
-        return f"s3://{uri.split('://', 1)[1]}"
-    return uri if scheme_of(uri) is not None else local_uri(os.path.abspath(local_path(uri)))
-
-
-def split_s3(uri: str) -> tuple[str, str]:
-    """Bucket and key, byte for byte: `?`, `#` and `%` are ordinary characters of a key."""
-    bucket, _, key = uri.split("://", 1)[1].partition("/")
-    return bucket, key
-
-
 @lru_cache(maxsize=16)
 def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
     config = StorageConfig.model_validate_json(storage)
     options: dict[str, Any] = {"use_listings_cache": False, **config.options}
-    if scheme in _S3:
+    if scheme == "s3":
         options = {
             "anon": config.anonymous,
             "endpoint_url": config.endpoint_url,
@@ -120,7 +77,7 @@ def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
         fs = fsspec.filesystem(scheme, **options)
     except (ImportError, ValueError, TypeError) as error:
         raise SetupError(f"cannot read {scheme}:// URIs: {error}") from None
-    if scheme in _S3:
+    if scheme == "s3":
         fs.retries = 1
     return fs
 
@@ -209,7 +166,7 @@ def read_file(uri: str, storage: StorageConfig) -> bytes:
 def open_remote(uri: str, storage: StorageConfig) -> IO[bytes]:
     """A file that is not local, to be read from its start on; cut connections are tried again. Raises what the
     filesystem does."""
-    fs = filesystem(uri, storage)
+    uri, fs = canonical(uri), filesystem(uri, storage)
     if persistently(lambda: fs.info(uri)).get("size") is None:  # an HTTP server may not say how long it is
         return io.BytesIO(read_file(uri, storage))
     return io.BufferedReader(RemoteFile(uri, storage), _BUFFER_BYTES)
@@ -220,7 +177,7 @@ class RemoteFile(io.RawIOBase):
     cut connection is tried again. Raises what the filesystem does."""
 
     def __init__(self, uri: str, storage: StorageConfig) -> None:
-        self._uri = uri
+        self._uri = uri = canonical(uri)
         self._fs = filesystem(uri, storage)
         self._size: int = persistently(lambda: self._fs.info(uri))["size"]
         self._position = 0

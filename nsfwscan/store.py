@@ -25,6 +25,7 @@ from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
 from nsfwscan.display import has_password, redacted
 from nsfwscan.errors import ConfigError
 from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
+from nsfwscan.location import canonical
 from nsfwscan.storage import RemoteFile, filesystem, is_s3, local_path, modified_of, read_file, scheme_of
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -49,7 +50,7 @@ class Store:
             raise ConfigError(PASSWORD_IN_URI)
         if scheme_of(uri) is None:
             return cls(os.path.abspath(local_path(uri)), storage)
-        return cls(uri.rstrip("/"), storage)
+        return cls(canonical(uri).rstrip("/"), storage)
 
     @property
     def endpoint_url(self) -> str | None:

@@ -83,7 +83,7 @@ def is_object(method: str, path: str) -> bool:
         ("file:///data/a.jpg", None),
         ("FILE:///data/a.jpg", None),
         ("s3://b/k", "s3"),
-        ("S3A://b/k", "s3a"),
+        ("S3A://b/k", "s3"),
         ("memory://a", "memory"),
         ("zip::s3://b/a.zip", "zip"),
         ("12:30.jpg", None),
@@ -91,7 +91,7 @@ def is_object(method: str, path: str) -> bool:
     ],
 )
 def test_schemes(uri: str, scheme: str | None) -> None:
-    """A scheme is what stands before `://`, in lower case; paths and `file://` are local."""
+    """A scheme is what stands before `://`, in lower case and without aliases; paths and `file://` are local."""
     assert scheme_of(uri) == scheme
     assert is_s3(uri) == (scheme in ("s3", "s3a"))
 

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from nsfwscan.config import Frozen, digest_of
 from nsfwscan.errors import PolicyError
+from nsfwscan.location import canonical
 from nsfwscan.policy.binding import bind, connect
 from nsfwscan.policy.thresholds import THRESHOLD_NAME, thresholds_in, with_numbers
 from nsfwscan.schema import Decision, Shield
@@ -35,7 +36,7 @@ OTHERWISE = "otherwise"
 
 def _as_place(text: str) -> str:
     if "://" in text or text.startswith(("/", "*", "?", "[")):
-        return text
+        return canonical(text)
     raise ValueError(
         f"{text!r} is no place: write how the URI begins (`s3://media/kids/`, `/srv/media/kids/`), or a glob over all "
         "of it (`*/kids/*`)"

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import canonical
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
-from nsfwscan.storage import local_path, local_uri, open_remote, scheme_of
+from nsfwscan.storage import absolute_uri, local_path, open_remote, scheme_of
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl", ".manifest")
 _COLUMNS = {"uri", "source-ref", "size", "etag", "modified_at", "truth"}
@@ -129,12 +130,13 @@ def _text(value: str, where: str) -> str:
 
 def _absolute(uri: str, manifest: str) -> str:
     """As a listing would write it, so that the same object has the same URI."""
+    uri = canonical(uri)
     if scheme_of(uri) is not None:
         return uri
     path = local_path(uri)
     if scheme_of(manifest) is None:
-        return local_uri(os.path.abspath(os.path.join(os.path.dirname(local_path(manifest)), path)))
-    return local_uri(path) if path.startswith("/") else f"{manifest.rsplit('/', 1)[0]}/{path}"
+        return absolute_uri(os.path.join(os.path.dirname(local_path(manifest)), path))
+    return absolute_uri(path) if path.startswith("/") else f"{canonical(manifest).rsplit('/', 1)[0]}/{path}"
 
 
 def _truth(value: str, where: str) -> Category:

@@ -159,6 +159,12 @@ def test_a_manifest_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
     assert uris(os.fsdecode(os.path.join(folder, b"a.csv"))) == [f"file://{tmp_path}/caf%E9/a.jpg"]
 
 
+def test_rows_are_spelled_as_listings_are(tmp_path: Path) -> None:
+    """`s3a://`, `S3://` and `s3://` are one object, `file:/x` and `/x` one file; a key keeps every character."""
+    path = text(tmp_path, "a.csv", "uri\ns3a://b/k\nS3://b/k\ns3n://b//k%20\nfile:/m/a.jpg\n//m//a.jpg\n")
+    assert uris(path) == ["s3://b/k", "s3://b/k", "s3://b//k%20", "/m/a.jpg", "/m/a.jpg"]
+
+
 @pytest.fixture
 def memory() -> Iterator[Any]:
     fs = fsspec.filesystem("memory")

@@ -1,0 +1,86 @@
+"""One object has one spelling, whatever it was written as."""
+
+from __future__ import annotations
+
+import pytest
+
+from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
+from nsfwscan.location import Location, absolute_uri, canonical, is_s3
+from nsfwscan.policy.rules import parse_policy
+from nsfwscan.store import Store
+
+S3 = ["s3", "S3", "s3a", "S3A", "s3n", "S3n"]
+
+
+@pytest.mark.parametrize("scheme", S3)
+def test_s3_has_one_spelling(scheme: str) -> None:
+    """Hadoop's names of S3, in any case, are `s3://`; bucket and key stay as they are, byte for byte."""
+    assert canonical(f"{scheme}://b/A//b/../c%20?d#e::f") == "s3://b/A//b/../c%20?d#e::f"
+    assert is_s3(f"{scheme}://b")
+    assert absolute_uri(f"{scheme}://b/p/") == "s3://b/p/"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("GCS://b/k", "gs://b/k"),
+        ("HTTPS://User@CDN.Example:443/A%2Fb", "https://User@cdn.example:443/A%2Fb"),
+        ("zip://A.png::S3A://b/x.zip", "zip://A.png::s3://b/x.zip"),
+        ("simplecache::s3n://b/k", "simplecache::s3://b/k"),
+        ("file:///media//a%20b/./c.jpg", "/media/a b/c.jpg"),
+        ("FILE://localhost/media/a.jpg", "/media/a.jpg"),
+        ("file:/media/a.jpg", "/media/a.jpg"),
+        ("file:////media/a.jpg", "/media/a.jpg"),
+        ("file:///media/", "/media/"),
+        ("file:///caf%E9.jpg", "file:///caf%E9.jpg"),
+        ("embedded:open-nsfw", "embedded:open-nsfw"),
+        ("media/a.jpg", "media/a.jpg"),
+        ("a::b.jpg", "a::b.jpg"),
+    ],
+)
+def test_other_spellings(written: str, meant: str) -> None:
+    """Schemes and hosts have no case, local URIs are paths, each link of a chain is written alike; paths stay paths."""
+    assert canonical(written) == meant
+    assert canonical(meant) == meant
+
+
+def test_local_sources_have_one_slash() -> None:
+    """POSIX keeps two slashes at the start of a path apart, and no file system does."""
+    assert absolute_uri("//media//a") == "/media/a"
+
+
+def test_a_location_has_parts() -> None:
+    """Bucket or host, and what follows it; a local path is only a path."""
+    assert Location.of("S3A://b/a/b") == Location("s3://b/a/b", "s3", "b", "a/b")
+    assert Location.of("file:///a%20b") == Location("/a b", None, "", "/a b")
+    assert Location.of("HTTP://Host:80/x").authority == "host:80"
+    assert Location.of("zip://a::s3://b/k").authority == ""
+
+
+@pytest.mark.parametrize("scheme", S3)
+def test_whatever_enters_is_spelled_alike(scheme: str) -> None:
+    """Sources, the report store, truth, models, banks and the places of a policy."""
+    given = ScanConfig.of(
+        {
+            "source": {"uris": [f"{scheme}://b/p/"], "truth": f"{scheme}://b/truth.csv"},
+            "out": f"{scheme}://r/x",
+            "model": {"uri": f"{scheme}://m/vit"},
+            "banks": [{"name": "known", "uri": f"{scheme}://k/bank.csv"}],
+        }
+    )
+    assert (given.source.uris, given.source.truth) == (("s3://b/p/",), "s3://b/truth.csv")
+    assert (given.out, given.model.uri, given.banks[0].uri) == ("s3://r/x", "s3://m/vit", "s3://k/bank.csv")
+    assert BankConfig(name="a", uri=f"{scheme}://k/b").uri == "s3://k/b"
+    assert Store.at(f"{scheme}://r/x/", StorageConfig()).uri == "s3://r/x"
+    policy = parse_policy(
+        {
+            "name": "p",
+            "version": "1",
+            "rules": [{"name": "a", "when": "nsfw_score > 0.5", "decision": "block"}],
+            "otherwise": {"decision": "allow"},
+            "regions": {"eu": [f"{scheme}://eu/*/x//", "file:///srv/eu/"]},
+            "overrides": [{"source": f"{scheme}://kids/", "rules": {"a": {"severity": 4}}}],
+        }
+    )
+    assert policy.regions["eu"] == ("s3://eu/*/x//", "/srv/eu/")
+    assert policy.overrides[0].source == "s3://kids/"
