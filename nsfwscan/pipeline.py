@@ -43,7 +43,7 @@ from nsfwscan.stages.match import MatchDigests, MatchHashes
 from nsfwscan.stages.read import Read
 
 _CHUNK_BYTES = 32 * 2**20
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2
 """Raised whenever the same file gives other pixels than before: scores made of the old ones are stale."""
 
 

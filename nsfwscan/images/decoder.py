@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from nsfwscan.errors import RowError
+from nsfwscan.images import bmp, ico
+from nsfwscan.images.bmp import BmpFile
 from nsfwscan.images.content_names import content_of
+from nsfwscan.images.ico import IcoFile
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.provenance import signals_of
 from nsfwscan.models.geometry import Geometry
@@ -32,9 +35,12 @@ from nsfwscan.status import Status
 Facts = dict[str, Any]
 """Values of the content columns."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-"""Allow-list of Pillow's plugins (MPO comes through JPEG's). PSD, EPS, FITS, JPEG2000 and the like are left out for
-their security history."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "ICO", "TIFF", "AVIF", "HEIF")
+"""Allow-list of formats (MPO comes through JPEG's, CUR through ICO's). PSD, EPS, FITS, JPEG2000 and the like are left
+out for their security history."""
+
+_OWN = {"BMP": (BmpFile, bmp.accepts), "ICO": (IcoFile, ico.accepts)}
+"""What opens a format here, and how such a file begins; for the others, it is Pillow's plugin of that name."""
 
 _MAKE, _MODEL, _SOFTWARE = 0x010F, 0x0110, 0x0131  # EXIF 2.3, table 4
 _ORIENTATION = 0x0112
@@ -69,6 +75,13 @@ def register_formats() -> None:
     """Makes Pillow know its own formats and HEIC; once a process."""
     Image.init()
     pi_heif.register_heif_opener()
+    for name, (opens, accepts) in _OWN.items():
+        Image.register_open(_opener(name), opens, accepts)  # beside Pillow's own, which stays as it is for others
+
+
+def _opener(name: str) -> str:
+    """The plugin that opens a format."""
+    return f"NSFWSCAN {name}" if name in _OWN else name
 
 
 def to_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any) -> tuple[Facts, bytes]:
@@ -191,7 +204,7 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
         raise RowError(Status.UNSUPPORTED, "empty: 0 bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=tuple(formats))
+        return Image.open(io.BytesIO(data), formats=[_opener(name) for name in formats])
     except Image.DecompressionBombError:
         return _open_large(data, formats)
     except UnidentifiedImageError:
@@ -202,7 +215,7 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
         raise RowError(
             Status.DECODE_ERROR, f"begins like {claimed}, but its header is damaged", {"format": claimed}
         ) from None
-    except MemoryError:
+    except (MemoryError, RowError):
         raise
     except Exception as error:
         words = f"the header is damaged: {_first_line(error)}"
@@ -214,7 +227,7 @@ def _open_large(data: bytes, formats: Sequence[str]) -> Image.Image:
     claimed = _claimed_format(data, formats)
     if claimed is None:
         raise RowError(Status.TOO_LARGE, "more pixels than Pillow accepts")
-    factory, _ = Image.OPEN[claimed]
+    factory, _ = Image.OPEN[_opener(claimed)]
     try:
         image: Image.Image = factory(io.BytesIO(data), "")
     except Exception as error:  # a GIF's first frame may be larger than the file's own size
@@ -225,7 +238,7 @@ def _open_large(data: bytes, formats: Sequence[str]) -> Image.Image:
 def _claimed_format(data: bytes, formats: Sequence[str]) -> str | None:
     """The allowed format that the first bytes claim, by the plugins' own signatures."""
     for name in formats:
-        _, accepts = Image.OPEN.get(name, (None, None))
+        _, accepts = Image.OPEN.get(_opener(name), (None, None))
         if accepts is not None and accepts(data[:16]) is True:
             return name
     return None
