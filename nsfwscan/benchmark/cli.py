@@ -5,10 +5,9 @@ In: options. Out: the table on the terminal, and on request as JSON and in a pag
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from nsfwscan.benchmark import table
 from nsfwscan.benchmark.banks import ENTRIES, measure_bank
 from nsfwscan.benchmark.banks import as_markdown as bank_as_markdown
 from nsfwscan.benchmark.checkpoint import make_checkpoint
-from nsfwscan.benchmark.machine import busy, cores_here, describe_machine, in_words
+from nsfwscan.benchmark.keeping import Keeper, check_folder
+from nsfwscan.benchmark.machine import busy, cores_here, describe_machine, gpus, in_words
 from nsfwscan.benchmark.media import (
     MIXES,
     QUALITY,
@@ -122,8 +122,11 @@ def bench(
     """Measures decoding, the model, whole scans and the neighbours side by side on this machine."""
     console, told = Console(), Console(stderr=True)
     parts = [name for name in PARTS if name in (only or PARTS) and name not in skip]
-    keep = partial(_keep, json_path, page)
+    keep = Keeper(json_path, page)
     try:
+        keep.check([*([_place(gpus())] if parts else []), *(name for name in ("memory", "banks") if name in only)])
+        check_folder(options["work"])
+        _check_cores(options["threads"])
         if "banks" in only:
             _ask_a_bank(options["work"], bank_entries, options["threads"], options["seconds"], told, console, keep)
             if set(only) == {"banks"}:
@@ -180,17 +183,23 @@ def prepare(
     return workload, settings
 
 
+def _check_cores(wanted: int | None) -> None:
+    """Raises SetupError where more cores are asked for than there are."""
+    if wanted is not None and wanted > cores_here():
+        raise SetupError(f"--threads {wanted}: this machine has {cores_here()} cores")
+
+
 def _restrict_to(cores: int) -> int:
     """Keeps this process, and all that it starts, on that many cores. Raises SetupError where there are fewer."""
-    if cores > cores_here():
-        raise SetupError(f"--threads {cores}: this machine has {cores_here()} cores")
+    _check_cores(cores)
     if cores < cores_here():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     return cores
 
 
-Keep = Callable[[str, str, dict[str, Any]], None]
-"""Told of a table: its place in a page, as Markdown, as JSON."""
+def _place(gpus: Sequence[Any]) -> str:
+    """The name of the main table's place in a page."""
+    return "bench-gpu" if gpus else "bench"
 
 
 def _measure(
@@ -200,12 +209,12 @@ def _measure(
     told: Console,
     console: Console,
     markdown: bool,
-    keep: Keep,
+    keep: Keeper,
 ) -> None:
     """Runs the parts and prints the table. After each part what there is is kept: a run that is cut off leaves it."""
     machine = {**describe_machine(), "cores": workload.cores}
     suite = Suite(workload, partial(told.print, highlight=False, markup=False))
-    place = "bench-gpu" if machine["gpus"] else "bench"
+    place = _place(machine["gpus"])
     if warning := busy(machine):
         told.print(warning, style="yellow", markup=False)
     for figures in suite.run(parts):
@@ -216,7 +225,7 @@ def _measure(
     console.print(shown, soft_wrap=markdown, markup=False)
 
 
-def _draw_curve(workload: Workload, told: Console, console: Console, keep: Keep) -> None:
+def _draw_curve(workload: Workload, told: Console, console: Console, keep: Keeper) -> None:
     from nsfwscan.benchmark.memory import as_markdown, measure_memory, up_to
 
     machine = describe_machine()
@@ -228,7 +237,7 @@ def _draw_curve(workload: Workload, told: Console, console: Console, keep: Keep)
 
 
 def _ask_a_bank(
-    work: Path, entries: int, threads: int | None, seconds: float, told: Console, console: Console, keep: Keep
+    work: Path, entries: int, threads: int | None, seconds: float, told: Console, console: Console, keep: Keeper
 ) -> None:
     cores = _restrict_to(threads or cores_here())
     work.mkdir(parents=True, exist_ok=True)
@@ -238,12 +247,3 @@ def _ask_a_bank(
     text = f"Machine: {in_words(machine)}.\n\n{bank_as_markdown(found)}"
     keep("banks", text, {"machine": machine, **found.as_json()})
     console.print(text, soft_wrap=True, markup=False)
-
-
-def _keep(json_path: Path | None, page: Path | None, place: str, text: str, found: dict[str, Any]) -> None:
-    if page is not None:
-        table.put_into(page, place, text)
-    if json_path is not None:
-        path = json_path.with_suffix(f".{place}.json") if place in ("memory", "banks") else json_path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -143,7 +143,7 @@ def cold_scan(media: Path, model: Path | str, cores: int, *, on_ray: bool = Fals
                 first_s = _watch(process, Path(out, "staging"), began)
             finally:
                 with suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGINT)
+                    process.send_signal(signal.SIGTERM)  # in the background a command may ignore SIGINT
                 process.wait()
         if process.returncode != 0 or first_s is None:
             words = " ".join(log.read_text(errors="replace").split())

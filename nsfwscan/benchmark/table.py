@@ -89,12 +89,26 @@ def put_into(page: Path, name: str, text: str) -> None:
     Raises:
         SetupError: the page does not exist, or lacks the comments.
     """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before = page_text(page)
+    begin, end = place_in(before, name, page)
+    page.write_text(f"{before[:begin]}{text}\n{before[end:]}", encoding="utf-8")
+
+
+def page_text(page: Path) -> str:
+    """The text of a page. Raises SetupError where it cannot be read."""
     try:
-        before = page.read_text(encoding="utf-8")
+        return page.read_text(encoding="utf-8")
     except OSError as error:
         raise SetupError(f"cannot read the page {page}: {error.strerror}") from None
-    between = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
-    if not between.search(before):
+    except UnicodeDecodeError:
+        raise SetupError(f"cannot read the page {page}: it is not UTF-8 text") from None
+
+
+def place_in(text: str, name: str, page: Path) -> tuple[int, int]:
+    """Where the table of that name begins and ends in a page's text. Raises SetupError where the comments are not
+    there."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    found = re.search(rf"{re.escape(begin)}\n(.*?){re.escape(end)}", text, re.DOTALL)
+    if found is None:
         raise SetupError(f"{page}: no place for the table: it needs the lines {begin} and {end}")
-    page.write_text(between.sub(lambda found: f"{found[1]}{text}\n{found[2]}", before), encoding="utf-8")
+    return found.span(1)

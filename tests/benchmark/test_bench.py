@@ -6,19 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from nsfwscan.benchmark import scans
 from nsfwscan.benchmark.checkpoint import LABELS, make_checkpoint
+from nsfwscan.benchmark.cli import bench
 from nsfwscan.benchmark.figures import figure
-from nsfwscan.benchmark.machine import cores_here
+from nsfwscan.benchmark.machine import cores_here, gpus
 from nsfwscan.benchmark.media import SMALL, make_pictures
 from nsfwscan.benchmark.suite import PARTS, Suite
 from nsfwscan.benchmark.timing import apart
 from nsfwscan.benchmark.workload import Workload
+from tests.permissions import unprivileged
 
 ROOT = Path(__file__).parents[2]
 BENCH = [sys.executable, str(ROOT / "jobs" / "bench.py")]
@@ -137,3 +141,44 @@ def test_more_cores_than_there_are_are_refused(work: Path) -> None:
     shown = subprocess.run([*BENCH, "--threads", many], capture_output=True, text=True, check=False, cwd=work)
     assert shown.returncode == 1
     assert "this machine has" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--page", "absent.md"], "cannot read the page absent.md: No such file"),
+        (["--page", "other.md"], "other.md: no place for the table: it needs the lines <!-- {main}: begin -->"),
+        (["--page", "main.md", "--only", "model", "--only", "memory"], "it needs the lines <!-- memory: begin -->"),
+        (["--page", "main.md", "--only", "banks"], "it needs the lines <!-- banks: begin -->"),
+        (["--page", "picture.md"], "cannot read the page picture.md: it is not UTF-8 text"),
+        (["--page", "closed.md"], "cannot write closed.md: Permission denied"),
+        (["--json", "folder"], "cannot write folder: it is a directory"),
+        (["--json", "main.md/results.json"], "cannot write into main.md: "),
+        (["--json", "closed/results.json"], "cannot write into closed: Permission denied"),
+        (["--only", "memory", "--json", "results.json"], "cannot write results.memory.json: it is a directory"),
+        (["--work", "closed/work"], "cannot write into closed/work: Permission denied"),
+        (["--threads", str((os.cpu_count() or 1) + 1)], "this machine has"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    """A page that cannot be read, written or has no place for a table, a JSON file or a folder that cannot be written:
+    no picture is made, no model, and nothing is measured."""
+    monkeypatch.chdir(tmp_path)
+    main = "bench-gpu" if gpus() else "bench"
+    Path("main.md").write_text(f"<!-- {main}: begin -->\n<!-- {main}: end -->\n")
+    Path("closed.md").write_text(f"<!-- {main}: begin -->\n<!-- {main}: end -->\n")
+    Path("closed.md").chmod(0o444)
+    Path("other.md").write_text("# Scale\n")
+    Path("picture.md").write_bytes(b"\x89PNG\xff")
+    Path("folder").mkdir()
+    Path("results.memory.json").mkdir()
+    Path("closed").mkdir(mode=0o555)
+    tmp_path.chmod(0o777)
+    before = sorted(tmp_path.rglob("*"))
+    with unprivileged() if "denied" in message else nullcontext():
+        result = CliRunner().invoke(bench, ["--work", ".", *TINY, *options])
+    assert result.exit_code == 1
+    assert message.format(main=main) in " ".join(result.stderr.split())
+    assert sorted(tmp_path.rglob("*")) == before
