@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,22 @@ from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """What tests start can be interrupted. A suite in the background (`&`, `nohup`, most CI systems) inherits an ignored
+    SIGINT, and would pass it on; Python leaves one alone that it finds ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Commands take SIGTERM as Ctrl-C; that is no business of the other tests, nor of whoever stops the suite."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,14 +33,6 @@ from tests.report.rows import Row, begun, engine, files, finished, scanned, stag
 
 Demo = tuple[Path, list[DemoObject]]
 Cli = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    """A scan takes SIGTERM as Ctrl-C; that is no business of the other tests."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

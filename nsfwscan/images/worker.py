@@ -39,7 +39,7 @@ _GRACE_S = 5.0
 
 def main(fd: int, area_fd: int) -> None:
     """Imports, says that it is ready or why not, and forks workers until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us, too; the other side decides
+    _own_signals()
     control = socket.socket(fileno=fd)
     settings = Settings.heard(wire.receive(control)[0])
     area = Area(area_fd, settings.pixel_bytes)
@@ -55,6 +55,14 @@ def main(fd: int, area_fd: int) -> None:
     wire.send(control, {})
     with suppress(ConnectionError):
         _fork_on_demand(control, area, settings, formats)
+
+
+def _own_signals() -> None:
+    """Sets what must not depend on who started us: an ignored or blocked signal is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us, too; the other side decides
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the kernel would not keep what became of a worker
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a worker's own deadline
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _plug_in(plugins: dict[str, str]) -> list[str]:

@@ -122,6 +122,44 @@ def test_classifying_leaves_nothing_behind(cause: signal.Signals, tmp_path: Path
     assert len(pids) == 2 and soon(lambda: all(map(is_gone, pids)))
 
 
+_DAEMON = """
+import signal
+for one in (signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
+    signal.signal(one, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM])
+
+from tests.hostile_format import hostile
+from tests.images.test_child import DecodeChild, failure, settings, worker_of
+
+child = DecodeChild(settings())
+child.decode(hostile("grey"))
+print(failure(child, hostile("segv")).status)
+child.decode(hostile("grey"))
+print(*(line.split()[1] for line in open(f"/proc/{worker_of(child)}/status") if line[:6] in ("SigBlk", "SigIgn")))
+"""
+
+
+def test_signals_are_not_inherited() -> None:
+    """Started by a program that ignores or blocks signals, as daemons and shells in the background do, a worker's death
+    is still seen for what it is, and its own deadline still holds."""
+    shown = subprocess.run(
+        [sys.executable, "-c", _DAEMON], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+    )
+    status, masks = shown.stdout.splitlines()
+    assert status == "crashed"
+    blocked, ignored = (int(mask, 16) for mask in masks.split())
+    assert blocked == 0
+    assert [ignored >> (one - 1) & 1 for one in (signal.SIGINT, signal.SIGCHLD, signal.SIGALRM)] == [1, 0, 0]
+
+
+def test_in_the_background() -> None:
+    """A suite that was started with SIGINT ignored (`&`, `nohup`, a CI system) interrupts what it starts nevertheless."""
+    this = f"{__file__}::test_it_goes_with_its_parent[{int(signal.SIGINT)}-hang]"
+    command = f"trap '' INT; exec {sys.executable} -m pytest -p no:cacheprovider '{this}'"
+    shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    assert shown.returncode == 0 and "1 passed" in shown.stdout, shown.stdout
+
+
 def test_it_ends_with_the_program() -> None:
     """A program that comes to its end leaves no process behind, and is not kept waiting by one."""
     process, pids = parent("leave")
