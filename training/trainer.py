@@ -18,7 +18,7 @@ from safetensors.torch import load_model, save_model
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nsfwscan.errors import ModelError
+from nsfwscan.errors import ConfigError, ModelError
 from nsfwscan.models.geometry import Normalisation
 from nsfwscan.models.registry import cpu_has_bfloat16
 from nsfwscan.models.torch_backend import Normaliser
@@ -34,11 +34,22 @@ _MOST_STEPS_UNLOGGED = 50
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-def choose_precision(wanted: str) -> Precision:
-    """What this worker multiplies in: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere."""
-    if wanted != "auto":
-        return wanted  # type: ignore[return-value]  # the configuration allows no other
-    if torch.cuda.is_available():
+def trains_on_gpu(config: TrainConfig) -> bool:
+    """Whether this worker trains on a GPU."""
+    return torch.cuda.is_available() and config.use_gpu is not False
+
+
+def choose_precision(config: TrainConfig) -> Precision:
+    """What this worker multiplies in: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere.
+
+    Raises:
+        ConfigError: fp16 is asked for on a CPU.
+    """
+    if config.precision == "float16" and not trains_on_gpu(config):
+        raise ConfigError("--precision float16 trains on a GPU only: use bfloat16, float32 or auto on a CPU")
+    if config.precision != "auto":
+        return config.precision
+    if trains_on_gpu(config):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "bfloat16" if cpu_has_bfloat16() else "float32"
 
@@ -50,7 +61,7 @@ def arguments_for(config: TrainConfig, folder: Path, images: int, precision: Pre
         folder: this worker's own, for checkpoints on their way to the storage.
         images: in the training split.
     """
-    on_gpu = torch.cuda.is_available() and config.use_gpu is not False
+    on_gpu = trains_on_gpu(config)
     steps = max(1, -(-images // config.batch_size))
     return TrainingArguments(
         output_dir=str(folder),
@@ -88,7 +99,8 @@ class ImageTrainer(Trainer):
     """One worker's loop.
 
     Attributes:
-        model: the transformers model, never wrapped.
+        model: the transformers model, never wrapped in another module; while it trains in half precision, accelerate
+            has put a `forward` of its own on it.
         body: its backbone.
         order: in which the images of an epoch come.
 
@@ -187,6 +199,15 @@ class ImageTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir or ".")
             folder.mkdir(parents=True, exist_ok=True)
             save_model(self.model, str(folder / WEIGHTS))
+
+    def compute_in_full(self) -> None:
+        """From now on the model computes as whoever loads its weights will see it: in float32, without autocast.
+
+        `Accelerator.unwrap_model` would take off what transformers itself has around `forward`, too.
+        """
+        self.accelerator.native_amp = False  # otherwise an evaluation without a training before it puts it on again
+        vars(self.model).pop("forward", None)
+        vars(self.model).pop("_original_forward", None)
 
     def load_weights(self, folder: Path) -> None:
         """Reads what `save_model` wrote."""

@@ -102,13 +102,14 @@ class _Worker:
         self._backbone, self._scratch = backbone, scratch
         self._labels = [str(label) for label in prepared.labels]
         self._checkpoints = Checkpoints(job.store, job.attempt)
-        self._precision = agreed(lambda: choose_precision(job.config.precision))
+        self._precision = agreed(lambda: choose_precision(job.config))
 
     def run(self) -> None:
         """All of it."""
         trainer = self._trainer()
         state = self._train(trainer)
         self._load_best(trainer, state)
+        trainer.compute_in_full()
         metrics = {name: self._evaluate(trainer, name) for name in ("validation", "test")}
         if rank() == 0:
             self._tell.check_wanted()

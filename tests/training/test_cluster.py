@@ -28,15 +28,20 @@ _STEPS = 3
 
 @pytest.mark.ray
 @pytest.mark.full
-def test_two_workers_train_as_one_does(small_bench: Bench, ray_local: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "rounding"), [("float32", 2e-3), ("bfloat16", 2e-2)])
+def test_two_workers_train_as_one_does(
+    small_bench: Bench, ray_local: None, tmp_path: Path, precision: str, rounding: float
+) -> None:
     """Two workers see the images of each step together: epoch by epoch the figures are those of one worker."""
-    alone = small_bench.train(tmp_path / "alone", class_weights="none")
+    settings = {"class_weights": "none", "precision": precision}
+    alone = small_bench.train(tmp_path / "alone", **settings)
     heard = Heard()
-    together = small_bench.train(tmp_path / "together", heard, launch=on_ray, workers=2, class_weights="none")
+    together = small_bench.train(tmp_path / "together", heard, launch=on_ray, workers=2, **settings)
     assert together.record["hardware"]["workers"] == 2
+    assert together.record["hardware"]["precision"] == precision
     assert "Ray: 2 workers with 1 CPU each" in heard.lines
     for one, two in zip(_losses(alone), _losses(together), strict=True):
-        assert two == pytest.approx(one, abs=2e-3)
+        assert two == pytest.approx(one, abs=rounding)
 
 
 def _losses(outcome: Outcome) -> list[float]:
@@ -69,7 +74,7 @@ def test_an_error_of_ours_comes_back_as_itself(small_bench: Bench, ray_local: No
 def test_killed_twice_it_ends_as_if_left_alone(small_bench: Bench, tmp_path: Path) -> None:
     """The driver is killed, the command submitted again, and then a worker is killed: the weights that come out are
     those of a training that nobody disturbed, to the bit."""
-    alone = small_bench.train(tmp_path / "alone", epochs=4, checkpoint_steps=_STEPS)
+    alone = small_bench.train(tmp_path / "alone", epochs=4, checkpoint_steps=_STEPS, precision="bfloat16")
     out = tmp_path / "out"
     with _submitted(small_bench, out, tmp_path / "first.log") as driver:
         _wait_for_step(out, 1, driver, tmp_path / "first.log")
@@ -97,7 +102,7 @@ def _submitted(bench: Bench, out: Path, log: Path) -> Iterator[subprocess.Popen[
     """`python jobs/train.py …`, with a Ray of its own."""
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), str(bench.images), "--backbone", str(bench.backbone)]
     command += ["--out", str(out), "--cache", str(bench.cache), "--epochs=4", "--batch-size=16", "--learning-rate=1e-3"]
-    command += ["--patience=0", f"--checkpoint-steps={_STEPS}", "--num-cpus=1"]
+    command += ["--patience=0", f"--checkpoint-steps={_STEPS}", "--num-cpus=1", "--precision=bfloat16"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with log.open("wb") as output:
         driver = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)

@@ -47,7 +47,8 @@ Rows = list[dict[str, str]]
 def evaluated(
     data: DataConfig, model: object, out: object, against: object = None, scan: Any = nsfwscan.scan, **settings: Any
 ) -> Outcome:
-    values = {"model": model if isinstance(model, dict) else {"uri": str(model)}, "out": str(out), **settings}
+    values = {"model": model if isinstance(model, dict) else {"uri": str(model)}, "out": str(out)}
+    values |= {"dtype": "float32", **settings}  # not `auto`: the same scores on every CPU
     if against is not None:
         values["against"] = {"uri": str(against)}
     progress = settings.pop("progress", None)
@@ -114,7 +115,7 @@ def test_any_other_scan_says_the_same(bench: Bench, trained: Training, good: Out
     split = prepare(bench.data, LOCAL).splits["test"]
     manifest = tmp_path / "test.csv"
     manifest.write_text("uri\n" + "".join(f"{uri}\n" for uri in split["uri"]))
-    result = nsfwscan.scan(manifest, tmp_path / "out", model={"uri": trained.uri})
+    result = nsfwscan.scan(manifest, tmp_path / "out", model={"uri": trained.uri, "dtype": "float32"})
     rows = {row["uri"]: row for uri in result.report_files for row in pq.read_table(uri).to_pylist()}
     said = {row["uri"]: row for row in table(good, "predictions.csv") if row["split"] == "test"}
     assert rows.keys() == said.keys() and len(said) == 80
