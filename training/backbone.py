@@ -23,7 +23,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models.checkpoint import digest_of_folder
 from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
-from nsfwscan.models.registry import local_folder, preprocessor_settings
+from nsfwscan.models.registry import local_folder, model_settings, preprocessor_settings
 from nsfwscan.models.torch_backend import check_preprocessing
 
 
@@ -49,6 +49,7 @@ def find_backbone(uri: str, storage: StorageConfig) -> Backbone:
             scan does not reproduce.
     """
     folder = local_folder(uri, storage)
+    model_settings(folder, uri)
     settings = preprocessor_settings(folder, uri)
     geometry, normalisation = read_preprocessor(settings, uri)
     digest = digest_of_folder(folder)

@@ -137,7 +137,7 @@ def _check_labels(spec: ModelSpec, labels: Sequence[Category]) -> None:
     if unknown and Category.NSFW not in (*spec.categories, *labels):
         raise ModelError(
             f"{spec.uri} does not know {', '.join(map(repr, map(str, unknown)))}, which the data have; it knows "
-            f"{', '.join(map(str, spec.categories))}. If one of its labels means it, say so with --model-label"
+            f"{', '.join(map(str, spec.known))}. If one of its labels means it, say so with --model-label"
         )
 
 

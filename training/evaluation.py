@@ -47,7 +47,7 @@ class Judged:
     @property
     def knows_classes(self) -> bool:
         """Whether it knows all categories of the images."""
-        return covers(self.spec.categories, self.answers["test"])
+        return covers(self.spec.known, self.answers["test"])
 
 
 def evaluation(judged: Sequence[Judged], prepared: Prepared, data: DataConfig) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _model(one: Judged, title: str, fingerprint: str) -> dict[str, Any]:
         "held_out": _held_out(one, fingerprint),
         "scan": {"run_id": one.result.run_id, "uri": one.result.uri},
         "unscored": {side: _unscored(answers) for side, answers in one.answers.items()},
-        **figures(one.answers, spec.categories),
+        **figures(one.answers, spec.known),
     }
 
 

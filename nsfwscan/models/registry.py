@@ -73,8 +73,7 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
         return _embedded(config.uri)
     folder = local_folder(config.uri, storage)
     name = config.uri if _is_hub_id(config.uri) else Path(config.uri.rstrip("/")).name
-    settings = read_json(folder / "config.json", config.uri)
-    labels = _labels(settings, config.uri)
+    labels = _labels(model_settings(folder, config.uri), config.uri)
     geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
     categories = categories_of(labels, config.labels, config.uri)
     policy = "binary" if Category.NSFW in categories else "five-class"
@@ -94,7 +93,7 @@ def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> 
         spec = _embedded(config.uri)
         return replace(spec, name=name, labels=renamed(spec.labels, config.labels, config.uri))
     folder = local_folder(config.uri, storage)
-    labels = _labels(read_json(folder / "config.json", config.uri), config.uri)
+    labels = _labels(model_settings(folder, config.uri), config.uri)
     geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
     named = renamed(labels, config.labels, config.uri)
     return ModelSpec(name, config.uri, digest_of_folder(folder), "torch", named, (), geometry, normalisation, "")
@@ -171,10 +170,10 @@ def _dtype(wanted: Dtype, device: str, backend: str) -> Literal["float32", "bflo
 
 
 @lru_cache(maxsize=1)
-def cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AMX, or AVX512-BF16); elsewhere it is slower than float32."""
     try:
-        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+        flags = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8")))
     except OSError:
         return False
     return bool(flags & {"amx_bf16", "avx512_bf16"})
@@ -272,6 +271,20 @@ def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
     if set(names) != {str(i) for i in range(len(names))} or not all(isinstance(names[key], str) for key in names):
         raise ModelError(f"{uri}: its id2label is not a name for each of 0 to {len(names) - 1}: {names}")
     return tuple(names[str(i)] for i in range(len(names)))
+
+
+def model_settings(folder: Path, uri: str) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises ModelError where it is not there, or is timm's."""
+    settings = read_json(folder / "config.json", uri)
+    if settings.get("model_type") == "timm_wrapper" or ("pretrained_cfg" in settings and "model_type" not in settings):
+        named = settings.get("label_names") or ["not named"]
+        raise ModelError(
+            f"{uri}: a checkpoint of timm (architecture {settings.get('architecture', 'not named')}, labels "
+            f"{', '.join(map(str, named))}), which nsfwscan does not run: timm needs torchvision, and "
+            "prepares images in ways of its own. Take a checkpoint that was saved by transformers (its config.json has "
+            "model_type and id2label), or train one on your images: nsfwscan-train fit --backbone …"
+        )
+    return settings
 
 
 def preprocessor_settings(folder: Path, uri: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Classifier:
-    """uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], in the order of `ModelSpec.categories`.
+    """uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], in the order of `ModelSpec.labels`.
 
     A batch must be exactly `Hardware.batch_size` long: a fixed shape makes a score independent of its neighbours.
 
@@ -51,7 +51,7 @@ class ModelSpec:
     labels: tuple[str, ...]
     """As the checkpoint spells them, in its order."""
     categories: tuple[Category, ...]
-    """What they mean, in the same order."""
+    """What they mean, in the same order. Several may mean the same: their probabilities are added."""
     geometry: Geometry
     normalisation: Normalisation
     policy: str
@@ -61,6 +61,18 @@ class ModelSpec:
     def identity(self) -> str:
         """`name@digest`, as it stands in the report."""
         return f"{self.name}@{self.digest[:16]}"
+
+    @property
+    def known(self) -> tuple[Category, ...]:
+        """The categories that it knows, each once."""
+        return tuple(dict.fromkeys(self.categories))
+
+    def by_category(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 [rows, known categories], 0 to 1, of the labels' probabilities [rows, labels]; NaN stays NaN."""
+        if len(self.known) == len(self.labels):
+            return probabilities
+        columns = [[one == category for one in self.categories] for category in self.known]
+        return np.stack([probabilities[:, column].sum(axis=1) for column in columns], axis=1).clip(0, 1)
 
 
 @dataclass(frozen=True)

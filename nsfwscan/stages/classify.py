@@ -78,7 +78,7 @@ class Classify:
         return with_cost(table, FULL_BATCH, scored.asked, scored.seconds * filled)
 
     def _columns(self, scores: NDArray[np.float32], finite: Mask) -> dict[str, pa.Array]:
-        categories = self._spec.categories
+        categories, scores = self._spec.known, self._spec.by_category(scores)
         by_category = {c: scores[:, i] for i, c in enumerate(categories)}
         top = np.where(finite, np.nan_to_num(scores).argmax(axis=1), 0)
         nsfw = scores[:, [c in NSFW_CATEGORIES for c in categories]].sum(axis=1).clip(0, 1)

@@ -80,6 +80,24 @@ def test_two_labels_of_one_meaning_are_refused() -> None:
     """Their probabilities would have to be added, and which would be `label`? The message has the whole map."""
     with pytest.raises(ModelError, match=r"two of its labels mean the same category: .*'safe'.*'sfw'"):
         categories_of(("safe", "sfw", "nsfw"), {}, "m")
+    with pytest.raises(ModelError, match=r"say so with --label 'safe=neutral' --label 'sfw=neutral'"):
+        categories_of(("safe", "sfw", "nsfw"), {}, "m")
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"low": "nsfw", "medium": "nsfw", "high": "nsfw"}, "neutral nsfw nsfw nsfw"),
+        ({"LOW": "neutral", "Medium": "nsfw", "high": "nsfw"}, "neutral neutral nsfw nsfw"),
+        ({"low": "sexy", "medium": "porn", "high": "porn"}, "neutral sexy porn porn"),
+    ],
+)
+def test_several_labels_may_mean_one_category_where_it_is_said(extra: dict[str, str], expected: str) -> None:
+    """Levels are no categories: `--label` puts several onto one, beside the one that the table knows."""
+    found = categories_of(("neutral", "low", "medium", "high"), extra, "m")
+    assert " ".join(map(str, found)) == expected
+    with pytest.raises(ModelError, match=r"--label 'low=CATEGORY' --label 'medium=CATEGORY' --label 'high=CATEGORY'"):
+        categories_of(("neutral", "low", "medium", "high"), {}, "m")
 
 
 def test_a_model_without_a_neutral_label_is_refused() -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+import nsfwscan
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig, merge
 from nsfwscan.errors import ModelError
 from nsfwscan.models import registry
@@ -35,6 +36,7 @@ from nsfwscan.policy.rules import load_policy
 from nsfwscan.schema import NSFW_CATEGORIES, Category
 from tests.checkpoints import FIVE, make_dinov2, make_swin, make_vit, pictures
 from tests.s3.servers import FaultyProxy, S3Endpoint
+from training.backbone import find_backbone
 
 LOCAL = StorageConfig()
 CPU = Hardware("cpu", "float32", 4, 1)
@@ -196,6 +198,47 @@ def test_a_label_map_gives_meaning(model: Path) -> None:
     with pytest.raises(ModelError, match=r"small-vit: unknown label 'toons'; .*--label 'toons=CATEGORY'"):
         spec_of(model)
     assert spec_of(model, labels={"Toons": "drawings"}).categories == tuple(map(Category, FIVE))
+
+
+def test_levels_are_added_up(tmp_path: Path) -> None:
+    """A checkpoint of levels (neutral, low, medium, high), three of them put onto one category: a verdict has their
+    probabilities' sum, and the label is the category with the largest sum."""
+    folder = make_vit(tmp_path / "levels", ("neutral", "low", "medium", "high"))
+    means = {"low": "nsfw", "medium": "nsfw", "high": "nsfw"}
+    spec = spec_of(folder, labels=means)
+    images = pictures(12)
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i:02}.png")
+    raw = load(spec, LOCAL, replace(CPU, batch_size=12))(batch_of(spec, images))
+    verdicts = nsfwscan.classify(
+        sorted(tmp_path.glob("*.png")), model={"uri": str(folder), "labels": means, "dtype": "float32"}
+    )
+    added = np.array([[dict(v.scores)["neutral"], dict(v.scores)["nsfw"]] for v in verdicts])
+    np.testing.assert_allclose(added, np.stack([raw[:, 0], raw[:, 1:].sum(axis=1)], axis=1), atol=1e-5)
+    assert [v.nsfw_score for v in verdicts] == [dict(v.scores)["nsfw"] for v in verdicts]
+    assert [v.scores[0][0] for v in verdicts] == ["nsfw" if nsfw > neutral else "neutral" for neutral, nsfw in added]
+    assert (raw.argmax(axis=1) == 0).sum() > (added.argmax(axis=1) == 0).sum()  # a neutral image by its top label alone
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "vit_tiny_patch16_384", "label_names": ["NSFW", "SFW"], "pretrained_cfg": {"crop_pct": 1.0}},
+        {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_384", "label_names": ["NSFW", "SFW"]},
+    ],
+)
+def test_a_checkpoint_of_timm_is_refused_as_such(tmp_path: Path, config: dict[str, Any]) -> None:
+    """It is named as timm's, with its architecture and labels, and the message says what to take."""
+    folder = make_vit(tmp_path / "marqo", ("NSFW", "SFW"))
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    message = (
+        r"marqo: a checkpoint of timm \(architecture vit_tiny_patch16_384, labels NSFW, SFW\).* saved by transformers"
+    )
+    with pytest.raises(ModelError, match=message):
+        spec_of(folder)
+    with pytest.raises(ModelError, match=message):
+        find_backbone(str(folder), LOCAL)
 
 
 def test_a_nested_preprocessor_is_read(model: Path) -> None:
@@ -548,16 +591,42 @@ def test_a_store_that_refuses_is_a_model_error(moto: S3Endpoint, cache: Path) ->
 # Hardware and presets
 
 
-def test_hardware_is_chosen_on_the_worker(made: Path) -> None:
+@pytest.mark.parametrize(
+    ("has_cuda", "has_bfloat16", "expected"),
+    [
+        (False, False, Hardware("cpu", "float32", 8, 2)),
+        (False, True, Hardware("cpu", "bfloat16", 8, 2)),
+        (True, True, Hardware("cuda", "float16", 128, 2)),
+    ],
+)
+def test_hardware_is_chosen_on_the_worker(
+    made: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool, has_bfloat16: bool, expected: Hardware
+) -> None:
     """On a CPU: batches of 8, float32 or bfloat16 by what it multiplies in hardware; what was asked for goes first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(registry, "cpu_has_bfloat16", lambda: has_bfloat16)
     spec = spec_of(made)
-    chosen = choose_hardware(spec, ModelConfig(), threads=2)
-    if torch.cuda.is_available():
-        assert chosen == Hardware("cuda", "float16", 128, 2)
-    else:
-        assert chosen == Hardware("cpu", "bfloat16" if registry.cpu_has_bfloat16() else "float32", 8, 2)
+    assert choose_hardware(spec, ModelConfig(), threads=2) == expected
     asked = choose_hardware(spec, ModelConfig(dtype="bfloat16", batch_size=3), threads=1)
     assert (asked.dtype, asked.batch_size) == ("bfloat16", 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_bfloat16"),
+    [
+        ("sse4_2 avx avx2 fma vaes", False),  # Zen 3
+        ("avx2 avx512f avx512bw avx512vl avx512_vnni", False),  # Ice Lake
+        ("avx512f avx512_vnni avx512_bf16", True),  # Zen 4
+        ("avx512f avx512_bf16 amx_bf16 amx_tile amx_int8", True),  # Sapphire Rapids
+        (None, False),  # a system that does not say
+    ],
+)
+def test_a_processor_with_bfloat16(tmp_path: Path, flags: str | None, has_bfloat16: bool) -> None:
+    """It is known by AMX, or by AVX512-BF16, among the flags that the kernel tells."""
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: spectre_v1\n\n")
+    assert registry.cpu_has_bfloat16(tmp_path / "cpuinfo") == has_bfloat16
+    registry.cpu_has_bfloat16.cache_clear()
 
 
 def test_the_embedded_model_runs_in_float32() -> None:
