@@ -431,6 +431,8 @@ _SECTIONS = {
         "requester_pays",
         "sse",
         "sse_kms_key_id",
+        "s3_compatibility",
+        "s3_addressing",
     ),
     "read": ("max_bytes", "max_requests_per_s"),
     "decode": ("max_pixels", "pdq"),

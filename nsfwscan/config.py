@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from nsfwscan.dialect import Compatibility
 from nsfwscan.display import has_password, redacted_json
 from nsfwscan.errors import ConfigError
 from nsfwscan.location import canonical
@@ -73,6 +74,11 @@ class StorageConfig(Frozen):
     """Server-side encryption that writing to S3 asks for; unset: the bucket's own."""
     sse_kms_key_id: str | None = None
     """The KMS key to encrypt with; `sse` is then `aws:kms` unless it says `aws:kms:dsse`."""
+    s3_compatibility: Compatibility = "auto"
+    """How S3 is spoken, see `dialect.py`: `aws` with checksums in headers and trailers, `basic` with Content-MD5, which
+    all stores take; `auto`: `aws` with AWS itself, `basic` with any other endpoint."""
+    s3_addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket's name stands: `path` in the path, `virtual` in the host; `auto`: in the path, but for AWS."""
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Further keyword arguments for the fsspec filesystem, for stores that are neither local nor S3."""
 

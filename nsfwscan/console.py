@@ -34,6 +34,18 @@ def storage_options(command: Command) -> Command:
                 help="Server-side encryption to ask S3 for when writing.",
             ),
             click.option("--sse-kms-key-id", metavar="KEY", help="The KMS key for it."),
+            click.option(
+                "--s3-compatibility",
+                type=click.Choice(["auto", "aws", "basic"]),
+                help="How to speak to S3: aws with checksums in headers, basic with Content-MD5 alone, as older stores "
+                "want it; auto (default): aws with AWS, basic with any other endpoint.",
+            ),
+            click.option(
+                "--s3-addressing",
+                type=click.Choice(["auto", "path", "virtual"]),
+                help="Where the bucket's name stands: in the path, or in the host (virtual); auto (default): in the "
+                "path, but for AWS.",
+            ),
         )
     ):
         command = option(command)

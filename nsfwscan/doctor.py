@@ -172,11 +172,10 @@ def _store(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _refuses_overwriting(store: Store, name: str) -> Finding:
-    try:
-        store.create(name, b"again")
-    except FileExistsError:
+    if store.refuses_to_overwrite(name, b"again"):
         return Finding("ok", "store", f"{store.uri}: can be written, read, listed and deleted")
-    return Finding("warn", "store", f"{store.uri}: does not refuse to overwrite; let no two scans share a run id")
+    said = "can be written, read, listed and deleted, but does not refuse to overwrite (it has no If-None-Match)"
+    return Finding("warn", "store", f"{store.uri}: {said}; let no two scans share a run id")
 
 
 def _policy(config: ScanConfig) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import re
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol, TypeVar
@@ -25,6 +26,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
+from nsfwscan.dialect import NotAListing
 from nsfwscan.display import printable
 from nsfwscan.errors import RowError, SetupError, StoreError
 from nsfwscan.pacing import UNPACED
@@ -49,7 +51,6 @@ _THROTTLED = frozenset(
 _BAD_CREDENTIALS = frozenset(
     {
         "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
         "ExpiredToken",
         "InvalidToken",
         "TokenRefreshRequired",
@@ -72,6 +73,29 @@ _NO_CREDENTIALS = (
 _CREDENTIALS_HELP = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or --profile (a public bucket: --anonymous)"
 )
+_SIGNATURE_HELP = (
+    "either the secret key is another one (check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, --profile), or it is right "
+    "and the store, or a proxy before it, does not sign as AWS does: try --s3-compatibility basic, --region as the "
+    "store has it, --s3-addressing path"
+)
+_DIALECT = frozenset(
+    {
+        *("NotImplemented", "501", "MethodNotAllowed", "405", "MissingContentLength", "411"),
+        *("XAmzContentSHA256Mismatch", "MissingContentMD5", "UnsupportedHeader", "XNotImplemented"),
+    }
+)
+"""What stores say that speak less of S3 than they were asked in, or less usual parts of it."""
+_DIALECT_HELP = (
+    "the store does not take requests in this form: try --s3-compatibility basic (Content-MD5 in place of checksum "
+    "headers) or aws, as its manual says"
+)
+_LISTING_HELP = (
+    "A gateway, a login page or another service may stand in the store's place, or it has trouble: check the endpoint, "
+    "then run the same command again"
+)
+_SPOKEN_OF = re.compile(r"checksum|x-amz-|content-md5|trailer|aws-chunked|unsupported header", re.IGNORECASE)
+_ADDRESSING = {"SecondLevelDomainForbidden": "virtual", "PathStyleDomainForbidden": "virtual"}
+_REGION = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidLocationConstraint"})
 
 _PERMANENT = (
     FileNotFoundError,
@@ -152,6 +176,10 @@ def row_error(error: Exception, attempts: int) -> RowError:
         raise SetupError(f"no AWS credentials ({error}): {_CREDENTIALS_HELP}") from None
     if code in _BAD_CREDENTIALS:
         raise SetupError(f"the store refuses the credentials{said}: {_CREDENTIALS_HELP}") from None
+    if code == "SignatureDoesNotMatch":
+        raise SetupError(f"the store finds the signature wrong{said}: {_SIGNATURE_HELP}") from None
+    if help_ := _dialect_help(error, code):
+        raise SetupError(f"{help_}{said}: {_detail(error)}") from None
     tries = f" after {attempts} attempts" if attempts > 1 else ""
     if code in _THROTTLED:
         return RowError(Status.FETCH_ERROR, f"throttled by the store{said}, retries used up")
@@ -164,6 +192,22 @@ def row_error(error: Exception, attempts: int) -> RowError:
     if _is_timeout(error):
         return RowError(Status.TIMEOUT, f"the read timed out{tries}")
     return RowError(Status.FETCH_ERROR, f"{_detail(error)}{said}{tries}")
+
+
+def _dialect_help(error: Exception, code: str | None) -> str | None:
+    """What to try where an S3 store does not understand us, whatever the object; None where it is not that."""
+    if _is_http(error):
+        return None
+    if code in _DIALECT or (code in ("InvalidArgument", "InvalidRequest") and _SPOKEN_OF.search(str(error))):
+        return _DIALECT_HELP
+    if code in _ADDRESSING:
+        return f"the store wants the bucket's name elsewhere: try --s3-addressing {_ADDRESSING[code]}"
+    return "the request was signed for another region than the store's: try --region" if code in _REGION else None
+
+
+def is_unknown_to_store(error: Exception) -> bool:
+    """Whether an S3 store says that it does not know what was asked for, such as a condition or a bulk request."""
+    return _dialect_help(error, error_code(error)) == _DIALECT_HELP
 
 
 def _detail(error: Exception) -> str:
@@ -215,6 +259,8 @@ def setup_error(error: Exception, doing: str) -> SetupError:
         why = f"the store is full ({strerror or code}): make room, then run the same command again"
     elif strerror:
         why = strerror
+    elif isinstance(error, NotAListing):
+        why = f"{error}. {_LISTING_HELP}"
     else:
         try:
             why = str(row_error(error, 1))

@@ -32,6 +32,7 @@ from fsspec.asyn import sync
 
 from nsfwscan.aws import aws_session
 from nsfwscan.config import StorageConfig
+from nsfwscan.dialect import adapt
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.failures import NotWhole, Wait, is_transient, persistently, row_error
 from nsfwscan.location import absolute_uri, canonical, is_s3, local_path, local_uri, scheme_of, split_s3
@@ -57,6 +58,8 @@ def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
     config = StorageConfig.model_validate_json(storage)
     options: dict[str, Any] = {"use_listings_cache": False, **config.options}
     if scheme == "s3":
+        session = aws_session(config.profile)
+        adapt(session, config.s3_compatibility)
         options = {
             "anon": config.anonymous,
             "endpoint_url": config.endpoint_url,
@@ -68,9 +71,10 @@ def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
                 "connect_timeout": 10,
                 "read_timeout": 30,
                 "max_pool_connections": 64,
+                "s3": {"addressing_style": config.s3_addressing},
             },
             "s3_additional_kwargs": _encryption(config),
-            "session": aws_session(config.profile),
+            "session": session,
             **options,
         }
     try:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
 from nsfwscan.display import has_password, redacted
 from nsfwscan.errors import ConfigError
-from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
+from nsfwscan.failures import STORE_ERRORS, error_code, is_unknown_to_store, setup_error
 from nsfwscan.location import canonical
 from nsfwscan.storage import RemoteFile, filesystem, is_s3, local_path, modified_of, read_file, scheme_of
 
@@ -86,21 +86,52 @@ class Store:
             raise setup_error(error, f"cannot write {self.locate(name)}") from error
 
     def create(self, name: str, data: bytes) -> None:
-        """Writes a file that must not be there yet. Raises FileExistsError, StoreError."""
+        """Writes a file that must not be there yet. Raises FileExistsError, StoreError.
+
+        Local disks and stores with conditional writes (`If-None-Match: *`) promise that one of many creators wins.
+        Where a store refuses the condition or passes over it, we look beforehand and read back afterwards: who finds
+        another's content has lost. Two who write within the same moment may then both believe that they have won; a
+        run's lease keeps them apart, and `doctor` says that the store is such a one.
+        """
+        if not self._is_local and self.exists(name):
+            raise FileExistsError(self.locate(name))
+        if not self._create(name, data):
+            self.write(name, data)
+        if not self._is_local and self.read(name) != data:
+            raise FileExistsError(self.locate(name))
+
+    def refuses_to_overwrite(self, name: str, data: bytes) -> bool:
+        """Whether the store itself keeps a file from being created a second time, with data. Raises StoreError.
+
+        Args:
+            name: of a file that is there.
+        """
+        try:
+            self._create(name, data)
+        except FileExistsError:
+            return True
+        return False
+
+    def _create(self, name: str, data: bytes) -> bool:
+        """Writes a file on the condition that it is new; False where the store knows no such condition. Raises
+        FileExistsError, StoreError."""
         try:
             if self._is_local:
                 with self._temporary(name, data) as temporary:
                     os.link(temporary, self.locate(name))
-            elif self.exists(name):  # for stores without conditional writes
-                raise FileExistsError(self.locate(name))
             else:
                 self._fs.pipe_file(self.locate(name), data, mode="create")
         except FileExistsError:
             raise
+        except NotImplementedError:  # of a filesystem that is not S3
+            return False
         except STORE_ERRORS as error:
             if error_code(error) in _ALREADY_THERE:
                 raise FileExistsError(self.locate(name)) from error
+            if is_unknown_to_store(error):
+                return False
             raise setup_error(error, f"cannot write {self.locate(name)}") from error
+        return True
 
     @contextmanager
     def parquet(self, name: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
@@ -166,10 +197,14 @@ class Store:
         path = self.locate(name)
         try:
             if set(path) & set("*?["):  # `rm` would take it for a glob
-                for file in self._fs.find(path):
-                    self._fs.rm_file(file)
-            else:
+                self._delete_each(self._fs.find(path))
+                return
+            try:
                 self._fs.rm(path, recursive=True)
+            except STORE_ERRORS as error:
+                if not is_unknown_to_store(error):
+                    raise
+                self._delete_each(self._fs.find(path))
         except FileNotFoundError:
             pass
         except STORE_ERRORS as error:
@@ -185,10 +220,16 @@ class Store:
         except FileNotFoundError:
             pass
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot delete files of {self.uri}") from error
+            if not is_unknown_to_store(error):  # else one by one, as all that is left
+                raise setup_error(error, f"cannot delete files of {self.uri}") from error
         there = set(self.names("")) & set(names)  # s3fs says nothing of those that a bulk request leaves
         for name in sorted(there):
             self.delete(name)
+
+    def _delete_each(self, paths: Iterable[str]) -> None:
+        """For stores that do not delete many files with one request."""
+        for path in paths:
+            self._fs.rm_file(path)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file's content; None where the file is absent or not (yet) whole."""
