@@ -136,6 +136,9 @@ class DecodeConfig(Frozen):
     """For one image; over it the row is `timeout`."""
     max_memory_bytes: int = Field(2 * 2**30, ge=2**26)
     """Of the process that decodes, beyond what it has at its start; over it the row is `crashed`."""
+    sandbox: Literal["auto", "required", "off"] = "auto"
+    """Of the process that decodes. `auto`: as far as the kernel can, and `run.json` says how far; `required`: or stop;
+    `off`: none, for plugins that need files."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Further formats: Pillow's name of the format to the module that registers it, as `{JXL: pillow_jxl}`."""
 

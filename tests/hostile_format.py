@@ -10,10 +10,16 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 import signal
+import socket
+import stat
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +61,10 @@ def _eat_memory_in_c() -> None:
 
 
 def _sockets() -> Iterator[int]:
-    for name in os.listdir("/proc/self/fd"):
-        if Path(f"/proc/self/fd/{name}").is_symlink() and os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-            yield int(name)
+    for fd in range(3, 256):
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                yield fd
 
 
 def _babble() -> None:
@@ -82,6 +89,50 @@ def _complain() -> None:
     os.write(2, b"libhostile: warning: this line is for nobody\n")
 
 
+def _system_call(name: str, *arguments: Any) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+ESCAPES: dict[str, Callable[[], Any]] = {
+    "read a file": lambda: Path("/etc/passwd").read_text(),
+    "list a folder": lambda: os.listdir("/"),
+    "read the parent's environment": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+    "read the parent's memory": lambda: os.open(f"/proc/{os.getppid()}/mem", os.O_RDONLY),
+    "trace the parent": lambda: _system_call("ptrace", 16, os.getppid(), 0, 0),
+    "write a file": lambda: Path("/tmp/escaped").write_text("escaped"),
+    "write a shared file": lambda: Path("/dev/shm/escaped").write_text("escaped"),
+    "make a folder": lambda: os.mkdir("/tmp/escaped"),
+    "change a mode": lambda: os.chmod(sys.executable, 0o777),
+    "change a time": lambda: os.utime(sys.executable),
+    "reach the network": lambda: socket.create_connection(("127.0.0.1", 9)),
+    "send a datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "reach a local service": lambda: socket.socket(socket.AF_UNIX),
+    "start a program": lambda: os.execv(sys.executable, [sys.executable, "-c", "pass"]),
+    "fork": os.fork,
+    "signal the parent": lambda: os.kill(os.getppid(), 0),
+    "signal the group": lambda: os.kill(0, 0),
+    "signal all": lambda: os.kill(-1, 0),
+    "leave shared memory": lambda: _system_call("shmget", 0, 4096, 0o1600),
+    "raise a limit": lambda: _system_call("setrlimit", resource.RLIMIT_FSIZE, struct.pack("QQ", 1, 1)),
+}
+"""What a file would do that took its process over; each raises OSError where it is kept from it."""
+
+
+def escape(name: str) -> bytes:
+    """A file that tries one of `ESCAPES`, and whose error says `escaped` or `held`."""
+    return hostile("try " + name)
+
+
+def _try(name: str) -> None:
+    try:
+        ESCAPES[name]()
+    except PermissionError:
+        raise ValueError("held") from None
+    raise ValueError("escaped")
+
+
 DEEDS: dict[str, Callable[[], Any]] = {
     "segv": lambda: ctypes.string_at(0),
     "abort": os.abort,
@@ -97,6 +148,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "poison": _poison,
     "complain": _complain,
     "grey": lambda: None,
+    **{f"try {name}": partial(_try, name) for name in ESCAPES},
 }
 
 

@@ -2,8 +2,8 @@
 
 In: the bytes of a file. Out: facts and pixels. A file that its process does not survive is a `RowError`, `crashed` or
 `timeout`; a child that cannot be started at all is a `SetupError`. What a child answers is checked, never trusted: it
-may be speaking for a hostile file. (A file that takes a worker over can lie about the files after it, up to the next
-replacement, and do no more.)
+may be speaking for a hostile file. A file that takes a worker over can lie about the files after it, up to the next
+replacement; what else it could do is what `sandbox.py` leaves.
 
 The child (`worker.py`) is a zygote, which imports what is needed and forks workers, one at a time. This process itself
 cannot be forked: Ray's workers have threads, and locks that they hold would stay locked in the fork.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.images import wire
 from nsfwscan.images.provenance import LONGEST_NAME, MOST_SIGNALS
+from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.images.wire import NO_MEMORY, Encoded, Settings
 from nsfwscan.images.zygote import Zygote
 from nsfwscan.status import Status
@@ -60,6 +61,7 @@ class DecodeChild:
     """Decodes files in another process, one after the other. Not for several threads.
 
     Attributes:
+        sandbox: the layers of the worker's sandbox that hold, of `sandbox.LAYERS`; empty before the first file.
         workers: how many were started so far.
         peak_rss_bytes: the most memory that one of those that ended had.
     """
@@ -68,6 +70,7 @@ class DecodeChild:
         self._settings = settings
         self._zygote: Zygote | None = None
         self._worker: socket.socket | None = None
+        self.sandbox: tuple[str, ...] = ()
         self.workers = 0
         self.peak_rss_bytes = 0
 
@@ -172,7 +175,7 @@ class DecodeChild:
             self.start()
             assert self._zygote is not None
             try:
-                worker = self._zygote.fork()
+                worker, self.sandbox = self._zygote.fork()
             except (EOFError, OSError, ValueError):
                 last_words = self.close()
             except SetupError:
@@ -180,8 +183,19 @@ class DecodeChild:
                 raise
             else:
                 self.workers += 1
+                self._check_sandbox(worker)
                 return worker
         raise SetupError(f"the process to decode images in keeps dying: {last_words}")
+
+    def _check_sandbox(self, worker: socket.socket) -> None:
+        lacking = [layer for layer in LAYERS if layer not in self.sandbox]
+        if self._settings.sandbox == "required" and lacking:
+            worker.close()
+            self.close()
+            raise SetupError(
+                f"the sandbox of the decoder does not hold here: this kernel has no {' and no '.join(lacking)} for it; "
+                "use another kernel or container runtime, or decode.sandbox: auto, which goes on and says so"
+            )
 
     def _cause_of_death(self, exit_code: int | None) -> str:
         if exit_code is None:

@@ -16,7 +16,7 @@ import struct
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nsfwscan.models.geometry import Geometry
 
@@ -48,6 +48,8 @@ class Settings:
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
         max_memory_bytes: for a worker, beyond what it has when it is forked.
+        sandbox: `auto`: confine a worker as far as the kernel can; `required`: have none that is not wholly confined;
+            `off`: do not, for plugins that need files.
     """
 
     geometries: tuple[Geometry, ...]
@@ -58,6 +60,12 @@ class Settings:
     plugins: dict[str, str]
     timeout_s: float
     max_memory_bytes: int
+    sandbox: Literal["auto", "required", "off"] = "auto"
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether a worker is confined, as far as the kernel can."""
+        return self.sandbox != "off"
 
     def said(self) -> Said:
         """As a message."""

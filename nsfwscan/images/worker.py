@@ -4,8 +4,8 @@
 
 In: a socket to `child.py`, settings over it as JSON, and a file of memory that both see. Out: an answer for each file.
 The first process never touches an image: it has one thread and neither Ray, torch nor Arrow in it, so that it can fork;
-a replacement for a worker that died takes milliseconds. A worker has a limit of memory and a deadline for each file,
-and it may die in any way there is. All end where the other side of their socket ends.
+a replacement for a worker that died takes milliseconds. A worker is confined (`sandbox.py`), has a limit of memory and
+a deadline for each file, and it may die in any way there is. All end where the other side of their socket ends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from PIL import AvifImagePlugin, Image
 from nsfwscan.errors import RowError
 from nsfwscan.images import wire
 from nsfwscan.images.decoder import FORMATS, header, register_formats, to_pixels
+from nsfwscan.images.sandbox import code_folders, confine
 from nsfwscan.images.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
 from nsfwscan.status import Status
 
@@ -99,10 +100,11 @@ def _fork_on_demand(control: socket.socket, area: Area, settings: Settings, form
 
 
 def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...]) -> NoReturn:
-    _confine(settings.max_memory_bytes)
+    _limit(settings.max_memory_bytes)
     errno = _errno_of_c()
+    held = confine(code_folders(_files_of(settings.plugins))) if settings.sandboxed else ()
     try:
-        wire.send(sock, {})  # it is there, and confined
+        wire.send(sock, {"sandbox": held})  # it is there, and confined
         while True:
             asked, data = wire.receive(sock)
             if "shared" in asked:
@@ -134,9 +136,14 @@ def _errno_of_c() -> Any:
     return find()
 
 
-def _confine(max_memory_bytes: int) -> None:
-    """Limits this process. RLIMIT_DATA counts what is written to: heap, private mappings and threads' stacks. RLIMIT_AS
-    would count what is only reserved as well, like libraries and the allocator's arenas."""
+def _files_of(plugins: dict[str, str]) -> list[str]:
+    """The files of the plugins and of this package: what may still be imported when it is first needed."""
+    return [file for module in ("nsfwscan", *plugins.values()) if (file := sys.modules[module].__file__)]
+
+
+def _limit(max_memory_bytes: int) -> None:
+    """Limit what this process may take. RLIMIT_DATA counts what is written to: heap, private mappings and threads'
+    stacks. RLIMIT_AS would count what is only reserved as well, like libraries and the allocator's arenas."""
     with suppress(AttributeError):  # not on Linux
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the zygote, even stuck in C
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)

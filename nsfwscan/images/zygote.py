@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 from nsfwscan.errors import SetupError
 from nsfwscan.images import wire
+from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.images.wire import FORK, REAP, Area, Settings, area_file
 
 _START_S = 120.0
@@ -31,6 +32,8 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
 """What a process that decodes is started with: there is one for each core."""
+_INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONHASHSEED")
+"""What it takes over from this process: nothing that could be a secret."""
 
 
 class Zygote:
@@ -51,7 +54,7 @@ class Zygote:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    env={**os.environ, **ENVIRONMENT, "PYTHONPATH": _import_path()},
+                    env=_environment(),
                 )
             except OSError as error:
                 self._control.close()
@@ -61,8 +64,8 @@ class Zygote:
         with suppress(OSError):  # what is wrong shows when it should be ready
             wire.send(self._control, settings.said())
 
-    def fork(self) -> socket.socket:
-        """The socket of a new worker.
+    def fork(self) -> tuple[socket.socket, tuple[str, ...]]:
+        """The socket of a new worker, and the layers of its sandbox that hold.
 
         Raises:
             SetupError: the process did not start.
@@ -74,11 +77,11 @@ class Zygote:
             with theirs:  # then it is the worker's alone, and ends with it
                 self._control.settimeout(_ANSWER_S)
                 socket.send_fds(self._control, [FORK], [theirs.fileno()])
-            wire.receive(ours, deadline=time.monotonic() + _ANSWER_S)
+            said, _ = wire.receive(ours, deadline=time.monotonic() + _ANSWER_S)
         except BaseException:
             ours.close()
             raise
-        return ours
+        return ours, tuple(layer for layer in LAYERS if layer in said["sandbox"])
 
     def reap(self) -> tuple[int, int]:
         """Ends the worker.
@@ -128,6 +131,12 @@ def _closing(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _environment() -> dict[str, str]:
+    """The whole environment of the process. Credentials stay out of it, since it decodes strangers' files."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**inherited, **ENVIRONMENT, "PYTHONPATH": _import_path()}
 
 
 def _import_path() -> str:

@@ -63,7 +63,7 @@ class Decode:
 
 def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:
     """What a decode child is told."""
-    limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes"})
+    limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes", "sandbox"})
     hashed, examined = config.pdq != "off", config.provenance
     return Settings(geometries=geometries, fast=config.reduces, hashed=hashed, examined=examined, **limits)
 
