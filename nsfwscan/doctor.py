@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
@@ -25,12 +26,15 @@ from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.connection import check_reachable
 from nsfwscan.display import printable, size
 from nsfwscan.errors import RowError, SetupError
+from nsfwscan.images.child import DecodeChild
+from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.layout import Needs
 from nsfwscan.machine import this_machine, usable_cpus
 from nsfwscan.models import registry
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
+from nsfwscan.stages.decode import settings_of
 from nsfwscan.storage import fetch, scheme_of
 from nsfwscan.store import Store
 
@@ -61,6 +65,7 @@ def examine(config: ScanConfig) -> Iterator[Finding]:
         ("versions", _versions),
         ("machine", _machine),
         ("space", _space),
+        ("decoder", _decoder),
         ("source", _sources),
         ("store", _store),
         ("policy", _policy),
@@ -126,6 +131,23 @@ def _space(config: ScanConfig) -> Iterator[Finding]:
         free = shutil.disk_usage(place).free
         enough: Literal["ok", "warn"] = "ok" if free >= _FREE_BYTES else "warn"
         yield Finding(enough, "space", f"{free / 2**30:.1f} GiB free for {what} ({place})")
+
+
+def _decoder(config: ScanConfig) -> Iterator[Finding]:
+    """Decodes an empty file, and says how far the process that does so is confined."""
+    child = DecodeChild(settings_of(config.decode))
+    try:
+        with suppress(RowError):
+            child.decode(b"")
+    finally:
+        child.close()
+    lacking = ", ".join(layer for layer in LAYERS if layer not in child.sandbox)
+    if config.decode.sandbox == "off":
+        yield Finding("warn", "decoder", "not confined (decode.sandbox: off)")
+    elif lacking:
+        yield Finding("warn", "decoder", f"this kernel or container runtime does not confine it by {lacking}")
+    else:
+        yield Finding("ok", "decoder", f"confined by {', '.join(child.sandbox)}")
 
 
 def _sources(config: ScanConfig) -> Iterator[Finding]:

@@ -189,6 +189,7 @@ BYTES = pa.field("bytes", pa.large_binary())
 
 REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
 SHADOW = _column("shadow", pa.bool_(), "settled by a filter, and scored all the same")
+SANDBOX = _column("sandbox", pa.string(), "which layers of the sandbox held where the file was decoded")
 COST = _column("cost", pa.map_(pa.string(), pa.float32()), "seconds that each model took for it")
 FULL_BATCH = "classify, full batches"
 """Among the costs: seconds that the model would have taken for it in a batch without room to spare."""
@@ -206,6 +207,7 @@ STAGED_SCHEMA = pa.schema(
         AUDIT_COLUMNS[-1],
         REUSED,
         COST,
+        SANDBOX,
     ]
 )
 """A finished shard before anything was decided."""

@@ -37,6 +37,12 @@ class WarningKind(StrEnum):
         "a time of change that no calendar has; `modified_at` is null",
         "No object is lost, but these are read again every night, unless their store gives versions. Mend their times.",
     )
+    UNCONFINED = (
+        "unconfined",
+        "a file that was decoded in a process whose sandbox does not hold wholly",
+        "Files of strangers may do more there than compute. Give the nodes a kernel or container runtime with Landlock "
+        "and seccomp; `decode.sandbox: required` stops a run without them.",
+    )
 
 
 @dataclass

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from nsfwscan.config import StorageConfig
 from tests.demo_store import DemoObject, build
@@ -18,6 +19,10 @@ from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
+
+
+settings.register_profile("whatever else the machine does", deadline=None)
+settings.load_profile("whatever else the machine does")
 
 
 @pytest.fixture(scope="session", autouse=True)

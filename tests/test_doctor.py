@@ -61,7 +61,19 @@ def test_a_healthy_set_up(media: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert all(line.split()[0] in ("ok", "warn") for line in lines), done.stdout
-    subjects = ["versions", "machine", "space", "space", "space", "source", "store", "policy", "model", "ray"]
+    subjects = [
+        "versions",
+        "machine",
+        "space",
+        "space",
+        "space",
+        "decoder",
+        "source",
+        "store",
+        "policy",
+        "model",
+        "ray",
+    ]
     assert [line.split()[1] for line in lines] == subjects
     assert "ok    ray       a local Ray: 1 nodes, 1 CPUs, 0 GPUs; would use 1 CPU actors, the model in each" in lines
     assert f"ok    source    {media}: can be listed and read ({media}/0000.jpg, 1 bytes)" in lines

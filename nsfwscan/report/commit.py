@@ -64,6 +64,8 @@ class Report:
     """How much is the same (`duplicates.Found`), and how many images the model did not see again (`reused`)."""
     costs: Costs = field(default_factory=Costs)
     cascade: Cascade = field(default_factory=Cascade)
+    sandbox: Counter[str] = field(default_factory=Counter)
+    """How many files were decoded under which layers of the sandbox."""
     shadows: tuple[Comparison, ...] = ()
     """What policies that decide nothing would have decided."""
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -130,7 +132,7 @@ class _Gathered:
     deleted: pa.Table
     """Objects that are gone since then, as `CHANGES_SCHEMA`."""
     worked: pa.Table
-    """`reused, cost` of the rows that were staged."""
+    """`reused, cost, sandbox` of the rows that were staged."""
 
 
 @dataclass
@@ -179,7 +181,7 @@ class _Commit:
         listed = pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks])
         earlier, deleted = self._earlier(span, listed)
         rows = pa.concat_tables([as_schema(staged, ROW_SCHEMA), self._carried_over(unchanged, earlier)])
-        self._held = _Gathered(span, rows, earlier, deleted, staged.select(["reused", "cost"]))
+        self._held = _Gathered(span, rows, earlier, deleted, staged.select(["reused", "cost", "sandbox"]))
         return self._held
 
     def _carried_over(self, unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
@@ -204,6 +206,7 @@ class _Commit:
         part, earlier = span.part, gathered.earlier
         self.reused += pc.sum(gathered.worked["reused"]).as_py() or 0
         self.report.costs.add(gathered.worked)
+        self.report.sandbox.update(gathered.worked["sandbox"].drop_null().to_pylist())
         self._write_changes(part, gathered.deleted)
         rows = decided(duplicates.settled(gathered.rows), self.decider, self.run.run_id)
         del gathered  # the rows would be in memory twice

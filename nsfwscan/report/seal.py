@@ -17,6 +17,7 @@ from typing import Any
 import nsfwscan
 from nsfwscan.display import redacted_json
 from nsfwscan.errors import StoreError
+from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.commit import Report
 from nsfwscan.report.page import render_summary
@@ -25,6 +26,7 @@ from nsfwscan.report.summary import Summary
 from nsfwscan.schema import Change
 from nsfwscan.sources.plan import Plan
 from nsfwscan.store import to_json
+from nsfwscan.warning import WarningKind, Warnings
 
 _LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
 
@@ -69,11 +71,21 @@ def record_of(
         "cascade": report.cascade.as_dict(report.costs),
         **further,
         "summary": report.summary.as_dict(),
-        "warnings": plan.warnings.as_json(),
+        "sandbox": dict(report.sandbox),
+        "warnings": _warnings(plan, report).as_json(),
         "shadows": [shadow.as_dict() for shadow in report.shadows],
         "files": [*report.files, *plan.files],
     }
     return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
+
+
+def _warnings(plan: Plan, report: Report) -> Warnings:
+    """Return what was noticed while listing, and that the decoder was not wholly confined."""
+    warnings = Warnings.from_json(plan.warnings.as_json())
+    for held, files in report.sandbox.items():
+        if held != ", ".join(LAYERS):
+            warnings.add(WarningKind.UNCONFINED, f"only {held}" if held != "none" else "no layer of it", count=files)
+    return warnings
 
 
 def _verdict(summary: Summary, max_error_rate: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from nsfwscan.config import DecodeConfig
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.wire import Settings
 from nsfwscan.models.geometry import Geometry
-from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.schema import REPORT_SCHEMA, SANDBOX
 from nsfwscan.stages.base import Row, map_rows
 
 _CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
@@ -39,7 +39,7 @@ class Decode:
         self._child = DecodeChild(settings_of(config, *columns))
         self._pixels = [pa.field(name, pa.binary(geometry.nbytes)) for geometry, name in columns.items()]
         self._content = pa.schema([REPORT_SCHEMA.field(name) for name in _CONTENT])
-        self.adds = pa.schema([*self._content, *self._pixels])
+        self.adds = pa.schema([*self._content, SANDBOX, *self._pixels])
 
     def open(self) -> None:
         """Starts the child; later stages load their models while it gets ready."""
@@ -49,13 +49,17 @@ class Decode:
         """The table with pixels and the content columns, without `bytes`."""
         pixels = [np.empty((table.num_rows, field.type.byte_width), np.uint8) for field in self._pixels]
         decoded = np.zeros(table.num_rows, np.bool_)
+        held: list[str | None] = [None] * table.num_rows
 
         def decode(row: Row) -> Row:
-            facts = self._child.decode_into([images[row["index"]] for images in pixels], row["bytes"])
+            try:
+                facts = self._child.decode_into([images[row["index"]] for images in pixels], row["bytes"])
+            finally:
+                held[row["index"]] = ", ".join(self._child.sandbox) or "none"
             decoded[row["index"]] = True
             return facts
 
-        table = map_rows(self, table, decode, adds=self._content)
+        table = map_rows(self, table, decode, adds=self._content).append_column(SANDBOX, pa.array(held, SANDBOX.type))
         for field, images in zip(self._pixels, pixels, strict=True):
             table = table.append_column(field, _as_column(images, decoded, field.type))
         return table

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from nsfwscan.config import ScanConfig
 from nsfwscan.errors import RowError, SetupError
 from nsfwscan.images import sandbox
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.sandbox import LAYERS
+from nsfwscan.pipeline import run_inline
+from nsfwscan.progress import Silent
+from nsfwscan.run import run_scan
 from tests.hostile_format import ESCAPES, escape, hostile
 from tests.images.test_child import GREY, jpeg, settings
 
@@ -126,3 +130,18 @@ def test_confining_works_without_landlock_and_seccomp() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "()"
+
+
+@pytest.mark.parametrize(("how", "layers"), [("auto", LAYERS), ("off", ())])
+def test_the_record_says_what_held(tmp_path: Path, how: str, layers: tuple[str, ...], confined: DecodeChild) -> None:
+    """run.json counts the decoded files under each set of layers; what is not wholly confined is a warning."""
+    media = tmp_path / "media"
+    media.mkdir()
+    for name, data in {"a.jpg": jpeg(), "b.jpg": jpeg()[:300], "c.txt": b"no image"}.items():
+        (media / name).write_bytes(data)
+    given = {"source": {"uris": [str(media)]}, "out": str(tmp_path / "out"), "decode": {"sandbox": how}}
+    record = run_scan(ScanConfig.load(None, given), "r", run_inline, Silent()).record
+    assert record["sandbox"] == {", ".join(layers) or "none": 3}
+    expected = [] if layers else [("unconfined", 3, "no layer of it")]
+    found = [(one["name"], one["count"], one["example"]) for one in record["warnings"]]
+    assert [one for one in found if one[0] == "unconfined"] == expected
