@@ -17,3 +17,7 @@ class Status(StrEnum):
     DECODE_ERROR = "decode_error"
     TIMEOUT = "timeout"
     CRASHED = "crashed"
+
+
+POISON = (Status.TIMEOUT, Status.CRASHED)
+"""What a file is that costs a decoder its time or its life, where its bytes could be read."""

@@ -2,8 +2,8 @@
 
 In: `bytes`. Out: a column of pixels for each geometry (H*W*3 uint8, null where there are none) and `format, width,
 height, frames, camera, software, pdq, pdq_quality, signals`. Files are decoded in a child process (`images/child.py`);
-whatever is wrong with a file, and whatever it does to that process, becomes its row's status. A child that cannot be
-started stops the run.
+whatever is wrong with a file, and whatever it does to that process, becomes its row's status. What crashed or stalled
+the child does so once a worker: copies of it are not tried. A child that cannot be started stops the run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nsfwscan.config import DecodeConfig
+from nsfwscan.errors import RowError
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.wire import Settings
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.schema import REPORT_SCHEMA, SANDBOX
 from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.status import POISON
 
+_MOST_POISON = 10_000
+"""Contents that a worker remembers, at some hundred bytes each."""
 _CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
 
 
@@ -37,6 +41,7 @@ class Decode:
 
     def __init__(self, config: DecodeConfig, columns: Mapping[Geometry, str]) -> None:
         self._child = DecodeChild(settings_of(config, *columns))
+        self._poison: dict[str, RowError] = {}
         self._pixels = [pa.field(name, pa.binary(geometry.nbytes)) for geometry, name in columns.items()]
         self._content = pa.schema([REPORT_SCHEMA.field(name) for name in _CONTENT])
         self.adds = pa.schema([*self._content, SANDBOX, *self._pixels])
@@ -51,9 +56,16 @@ class Decode:
         decoded = np.zeros(table.num_rows, np.bool_)
         held: list[str | None] = [None] * table.num_rows
 
+        contents = table["sha256"].to_pylist() if "sha256" in table.column_names else held
+
         def decode(row: Row) -> Row:
+            content = contents[row["index"]]
+            self._refuse_poison(content)
             try:
                 facts = self._child.decode_into([images[row["index"]] for images in pixels], row["bytes"])
+            except RowError as error:
+                self._remember(content, error)
+                raise
             finally:
                 held[row["index"]] = ", ".join(self._child.sandbox) or "none"
             decoded[row["index"]] = True
@@ -63,6 +75,16 @@ class Decode:
         for field, images in zip(self._pixels, pixels, strict=True):
             table = table.append_column(field, _as_column(images, decoded, field.type))
         return table
+
+    def _refuse_poison(self, content: str | None) -> None:
+        """Raise the RowError of a content that cost a decoder its life or its time before: a copy would do the same."""
+        before = self._poison.get(content) if content else None
+        if before is not None:
+            raise RowError(before.status, f"{before.message} (the same bytes, tried before)", before.values)
+
+    def _remember(self, content: str | None, error: RowError) -> None:
+        if content and error.status in POISON and len(self._poison) < _MOST_POISON:
+            self._poison[content] = error
 
 
 def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:

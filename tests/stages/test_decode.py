@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,24 @@ def test_a_sliver_is_not_blown_up() -> None:
         ("ok", "PNG", 70, 3000),
     ]
     assert "224 × 8,960,000" in rows[0]["error"]
+
+
+def test_poison_costs_once(hardened: Decode) -> None:
+    """Copies of a file that stalls the decoder, in the same shard or a later one, cost nothing more, and their rows say why."""
+    files = [hostile("hang"), hostile("hang"), hostile("grey"), hostile("hang in C"), hostile("hang")]
+    digests = pa.array([hashlib.sha256(file).hexdigest() for file in files])
+    given = table(files).append_column("sha256", digests)
+    before = hardened._child.workers
+    first = hardened(given)
+    again = hardened(given.take([1, 3]))
+    assert hardened._child.workers - before <= 3  # one for what is fine, one more for each of the two contents
+    assert first["status"].to_pylist() == ["timeout", "timeout", "ok", "timeout", "timeout"]
+    assert again["status"].to_pylist() == ["timeout", "timeout"]
+    said = "decoding took more than 2 s (decode.timeout_s)"
+    copy = f"{said} (the same bytes, tried before)"
+    assert first["error"].to_pylist() == [said, copy, None, said, copy]
+    assert again["error"].to_pylist() == [copy, copy]
+    assert first["width"].to_pylist() == [32] * 5
 
 
 def test_files_that_kill_their_decoder_are_rows(hardened: Decode) -> None:
