@@ -35,6 +35,7 @@ def check_reachable(address: str | None) -> None:
 @contextmanager
 def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, store_bytes: int) -> Iterator[None]:
     """A connection to the cluster at the address, or a local Ray that ends with it; one that is there already stays.
+    A local Ray listens on this machine's loopback address alone: nobody else has any business with it.
 
     Args:
         address: None: a local Ray.
@@ -54,6 +55,7 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if not address:
         options |= {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": store_bytes}
+        _listen_on_loopback()
     try:
         ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -62,3 +64,11 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
         yield
     finally:
         ray.shutdown()
+
+
+def _listen_on_loopback() -> None:
+    """Let the Ray that is started next bind 127.0.0.1. Ray has an environment variable for it, which it reads when it
+    is imported (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0); the address that `ray.init` takes, it replaces by another."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
