@@ -103,6 +103,10 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._zip.close()
 
+    def uri_of(self, name: str) -> str:
+        """The URI of a member."""
+        return f"{_SCHEME}{name}::{self.uri}"
+
     def folders(self) -> list[str]:
         """Names of the folders that the archive itself lists, without the slash at their end."""
         return [name.rstrip("/") for name in self._zip.NameToInfo if name.endswith("/")]
@@ -111,8 +115,7 @@ class Archive:
         """The files, in the order in which they lie in the archive; of several with one name, the last."""
         for info in sorted(self._zip.NameToInfo.values(), key=lambda info: info.header_offset):
             if not info.is_dir():
-                uri = f"{_SCHEME}{info.filename}::{self.uri}"
-                yield Member(uri, info.filename, info.file_size, info.CRC, info.header_offset)
+                yield Member(self.uri_of(info.filename), info.filename, info.file_size, info.CRC, info.header_offset)
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """A member's bytes; never more than `max_bytes` are unpacked, whatever the archive says.

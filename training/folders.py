@@ -55,6 +55,12 @@ class ClassFolders:
         self._unknown.setdefault(folders, []).append(name)
         return None
 
+    def knows(self, name: str) -> bool:
+        """Whether a file lies in a folder whose meaning is known."""
+        folders = tuple(name.split("/")[:-1])
+        known = self._innermost(folders)[1] if folders else category_of(self.root_name, self.extra)
+        return known is not None
+
     def seen_folder(self, name: str) -> None:
         """A folder is there, perhaps without a file."""
         folders = tuple(name.split("/"))

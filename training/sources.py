@@ -1,4 +1,4 @@
-"""Which labelled images there are: class folders, a zip of them, tables, verdicts.
+"""Which labelled images there are: class folders (with `metadata.csv` or without), a zip of them, tables, verdicts.
 
 In: a `DataConfig`. Out: a `Listing`, one `Example` for each URI with one label, and what could not be taken, with the
 reason. Nothing is read but lists. What makes training pointless is a `SourceError` here, before any image is read: a
@@ -8,25 +8,31 @@ source that is not there, a folder or label that nobody knows, an empty class, o
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import IO
 
 from nsfwscan.config import SourceConfig, StorageConfig
-from nsfwscan.errors import SourceError
-from nsfwscan.failures import STORE_ERRORS
+from nsfwscan.errors import RowError, SourceError
+from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.schema import Category
 from nsfwscan.sources.listing import list_sources
+from nsfwscan.sources.manifests import open_source
 from nsfwscan.status import Status
 from nsfwscan.storage import absolute_uri, etag_of, filesystem, is_s3, local_path, modified_of, scheme_of
 from training.archives import Archive, Member, archive_of, archive_uri, is_archive
 from training.config import DataConfig
 from training.folders import ClassFolders, all_folders, is_hidden, leads_outside
+from training.metadata import Metadata, is_metadata
 from training.tables import Disagreement, LabelRow, is_table, kind_of, read_labels, settle
 
 _STATS_AT_ONCE = 16
+_MOST_METADATA_BYTES = 2**30
+"""Of a list of labels within a zip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +161,8 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
     if is_local and os.path.isdir(local_path(uri)):
         for name in all_folders(_subfolders(local_path(uri))):
             folders.seen_folder(name)
-    found: list[Example] = []
+    files: list[_File] = []
+    metadata = Metadata(config.labels)
     for table in list_sources(SourceConfig(uris=(uri if is_local else f"{root}/",), truth="none"), storage):
         for row in table.to_pylist():
             name = _place(row["uri"], root, storage)
@@ -163,20 +170,19 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
                 continue
             if name.endswith("/"):  # how consoles of object stores make a folder
                 folders.seen_folder(name.rstrip("/"))
-                continue
-            label = folders.category(name)
-            if label is None:
-                listing.unreadable.append(_without_class(row["uri"]))
+            elif is_metadata(name):
+                with _opened(row["uri"], storage) as file:
+                    metadata.read(name, file, row["uri"])
             else:
-                found.append(Example(row["uri"], label, row["size"], row["etag"], row["modified_at"]))
-    folders.check()
-    return found
+                files.append(_File(name, row["uri"], row["size"], row["etag"], row["modified_at"]))
+    return _labelled(files, folders, metadata, listing, lambda name: f"{root}/{name}")
 
 
 def _from_archive(uri: str, config: DataConfig, storage: StorageConfig, listing: Listing) -> list[Example]:
     own = archive_uri(uri)
     folders = ClassFolders(uri, config.labels, own.rsplit("/", 1)[-1].removesuffix(".zip"))
-    found: list[Example] = []
+    files: list[_File] = []
+    metadata = Metadata(config.labels)
     with Archive(uri, storage) as archive:
         for name in all_folders(archive.folders()):
             folders.seen_folder(name)
@@ -184,18 +190,64 @@ def _from_archive(uri: str, config: DataConfig, storage: StorageConfig, listing:
             if leads_outside(member.name):
                 why = "its name leads out of the archive"
                 listing.unreadable.append(Unreadable(member.uri, None, Status.UNSUPPORTED, why))
+            elif is_metadata(member.name) and not is_hidden(member.name):
+                metadata.read(member.name, io.BytesIO(_list_in(archive, member)), member.uri)
             elif not is_hidden(member.name):
-                label = folders.category(member.name)
-                if label is None:
-                    listing.unreadable.append(_without_class(member.uri))
-                    continue
-                found.append(Example(member.uri, label, member.size, member.version, archive=uri, offset=member.offset))
+                files.append(
+                    _File(member.name, member.uri, member.size, member.version, archive=uri, offset=member.offset)
+                )
+        return _labelled(files, folders, metadata, listing, archive.uri_of)
+
+
+def _list_in(archive: Archive, member: Member) -> bytes:
+    try:
+        return archive.read(member.name, _MOST_METADATA_BYTES)
+    except RowError as error:
+        raise SourceError(f"{member.uri} cannot be read: {error}") from error
+
+
+def _opened(uri: str, storage: StorageConfig) -> IO[bytes]:
+    try:
+        return open_source(uri, storage)
+    except STORE_ERRORS as error:
+        raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that may be an image: its place within the source, and the fields of an `Example`."""
+
+    name: str
+    uri: str
+    size: int | None
+    etag: str | None
+    modified_at: datetime | None = None
+    archive: str | None = None
+    offset: int = 0
+
+    def labelled(self, label: Category) -> Example:
+        return Example(self.uri, label, self.size, self.etag, self.modified_at, self.archive, self.offset)
+
+
+def _labelled(
+    files: list[_File], folders: ClassFolders, metadata: Metadata, listing: Listing, uri_of: Callable[[str], str]
+) -> list[Example]:
+    """Each file with what the metadata say of it, or else its class folder; what has no label is told of."""
+    found: list[Example] = []
+    for file in files:
+        labels, silent = metadata.labels_of(file.name), metadata.silent_about(file.name)
+        if folders.knows(file.name) or not (labels or silent):
+            by_folder = folders.category(file.name)
+            labels = labels or ((by_folder,) if by_folder else ())
+        found += map(file.labelled, labels)
+        if not labels:
+            why = "lies in no class folder" + (f", and {silent} does not name it" if silent else "")
+            listing.unreadable.append(Unreadable(file.uri, None, Status.UNSUPPORTED, why))
+    for name, label, by in metadata.others({file.name for file in files}):
+        why = f"{by} names it, but it is not there"
+        listing.unreadable.append(Unreadable(uri_of(name), label, Status.NOT_FOUND, why))
     folders.check()
     return found
-
-
-def _without_class(uri: str) -> Unreadable:
-    return Unreadable(uri, None, Status.UNSUPPORTED, "lies in no class folder")
 
 
 def _subfolders(root: str) -> Iterator[str]:

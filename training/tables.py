@@ -1,15 +1,16 @@
 """Labels that stand in a file: a table of `uri,label`, or the verdicts of reviewers.
 
-In: Parquet, CSV or JSON lines. A table has `uri` and `label` (or `truth`); a file of verdicts has `uri` and `verdict`,
-and may have `sha256` (of the bytes that were judged), `reviewer` and `reviewed_at`. `size`, `etag` and `modified_at`
-are used where they are there; other columns are passed over; relative URIs are relative to the file. Out: rows, and of
-several verdicts on one URI the latest. A malformed file, or a label that nobody knows, is a `SourceError` with the row.
+In: Parquet, CSV or JSON lines. A table has `uri` (or `file_name`, as Hugging Face's have) and `label` (or `truth`); a
+file of verdicts has `uri` and `verdict`, and may have `sha256` (of the bytes that were judged), `reviewer` and
+`reviewed_at`. `size`, `etag` and `modified_at` are used where they are there; other columns are passed over; relative
+URIs are relative to the file. Out: rows, and of several verdicts on one URI the latest. A malformed file, or a label
+that nobody knows, is a `SourceError` with the row.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -26,8 +27,21 @@ from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import checked, open_source, rows_of
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
+FILE_COLUMNS = ("file_name", "image_file_name")
+"""What Hugging Face's metadata call an image's name."""
 _LABEL_COLUMNS = ("verdict", "label", "truth")
-_COLUMNS = {"uri", "source-ref", *_LABEL_COLUMNS, "sha256", "reviewer", "reviewed_at", "size", "etag", "modified_at"}
+_COLUMNS = {
+    "uri",
+    "source-ref",
+    *FILE_COLUMNS,
+    *_LABEL_COLUMNS,
+    "sha256",
+    "reviewer",
+    "reviewed_at",
+    "size",
+    "etag",
+    "modified_at",
+}
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -84,14 +98,15 @@ def read_labels(uri: str, storage: StorageConfig, extra: dict[str, str], column:
     """
     for number, row in enumerate(_rows(uri, storage), start=1):
         where = f"{uri}, row {number}"
-        known = checked({**row, "truth": None}, uri, where)
+        named = next((row[column] for column in FILE_COLUMNS if row.get(column)), None)
+        known = checked({**row, "uri": row.get("uri") or named, "truth": None}, uri, where)
         given = row.get("truth") if column == "label" and row.get("label") is None else row.get(column)
         if given is None and column == "label":
             raise SourceError(f"{where}: no `label`")
         reviewer = row.get("reviewer")
         yield LabelRow(
             uri=known["uri"],
-            label=None if given is None else _category(str(given), extra, where),
+            label=None if given is None else category_in(given, extra, where),
             size=known["size"],
             etag=known["etag"],
             modified_at=known["modified_at"],
@@ -118,7 +133,9 @@ def settle(rows: Iterable[LabelRow]) -> tuple[list[LabelRow], list[Disagreement]
     return settled, disagreements
 
 
-def _category(value: str, extra: dict[str, str], where: str) -> Category:
+def category_in(label: Any, extra: Mapping[str, str], where: str) -> Category:
+    """The category that a row's label means; a number of a float column without its `.0`. Raises SourceError."""
+    value = f"{label:g}" if isinstance(label, float) else str(label)
     category = category_of(value, extra)
     if category is None:
         raise SourceError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ def test_a_quick_look_draws_the_same_images_each_time(tmp_path: Path) -> None:
 
 
 def test_class_folders_on_s3(moto: S3Endpoint) -> None:
-    """A prefix is listed with versions; a neighbour that only begins alike is not; an empty folder's marker is told of."""
+    """A prefix is listed with versions; a neighbour that only begins alike is not; an empty folder's marker is told of, and
+    a list of labels there is read."""
     storage = StorageConfig(endpoint_url=moto.endpoint_url)
     fs = filesystem("s3://training", storage)
     fs.mkdir("training")
@@ -221,6 +223,9 @@ def test_class_folders_on_s3(moto: S3Endpoint) -> None:
     by_table = table_on_s3(fs, [{"uri": "set/neutral/a.jpg", "label": "porn"}])
     (example,) = listed(by_table, storage=storage).examples
     assert (example.uri, example.size, example.etag) == (found.examples[0].uri, 17, found.examples[0].etag)
+    fs.pipe_file("s3://training/set/porn/metadata.csv", b"file_name,label\nx/b.jpg,hentai\n")
+    by_metadata = labels_of(listed("s3://training/set", storage=storage), "s3://training")
+    assert by_metadata == {"set/neutral/a.jpg": "neutral", "set/porn/x/b.jpg": "hentai"}
     fs.pipe_file("s3://training/set/sexy/", b"")
     with pytest.raises(SourceError, match="the class folder 'sexy' is empty"):
         listed("s3://training/set/", storage=storage)
@@ -231,3 +236,77 @@ def table_on_s3(fs: Any, rows: list[dict[str, Any]]) -> str:
         "s3://training/labels.csv", ("uri,label\n" + "".join(f"{r['uri']},{r['label']}\n" for r in rows)).encode()
     )
     return "s3://training/labels.csv"
+
+
+def zipped(root: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            archive.write(path, path.relative_to(root))
+    return target
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "the list itself"])
+def test_hugging_face_metadata_label_images(tmp_path: Path, suffix: str, kind: str) -> None:
+    """`metadata.*` names images relative to its folder, and labels them; numbers mean what `--label` says."""
+    root = files(tmp_path / "data", "images/1.jpg", "images/2.jpg", "images/deep/3.jpg")
+    rows = [{"file_name": f"images/{name}.jpg", "label": label} for name, label in (("1", 0), ("2", 1), ("deep/3", 1))]
+    list_of_labels = table(root / f"metadata{suffix}", rows)
+    source = {"folder": root, "zip": tmp_path / "data.zip", "the list itself": list_of_labels}[kind]
+    if kind == "zip":
+        zipped(root, source)
+    found = listed(source, labels={"0": "neutral", "1": "porn"})
+    assert found.unreadable == []
+    assert [(e.uri.split("::")[0].rsplit("/", 1)[-1], str(e.label)) for e in found.examples] == [
+        ("1.jpg", "neutral"),
+        ("2.jpg", "porn"),
+        ("3.jpg", "porn"),
+    ]
+    assert all(e.size for e in found.examples)
+
+
+def test_metadata_beside_class_folders(tmp_path: Path) -> None:
+    """What metadata say of an image goes before its folder; other images keep their folder's class, each split has its
+    own list, and captions alone label nothing."""
+    files(tmp_path, "train/Neutral/a.jpg", "train/PORN/b.jpg", "train/PORN/c.jpg", "test/d.jpg", "sexy/e.jpg")
+    table(tmp_path / "train" / "metadata.csv", [{"file_name": "PORN/b.jpg", "label": "hentai"}])
+    table(tmp_path / "test" / "metadata.jsonl", [{"file_name": "d.jpg", "label": "drawings", "text": "a drawing"}])
+    table(tmp_path / "sexy" / "metadata.csv", [{"file_name": "e.jpg", "text": "a caption"}])
+    found = listed(tmp_path)
+    assert found.unreadable == []
+    assert labels_of(found, tmp_path) == {
+        "train/Neutral/a.jpg": "neutral",
+        "train/PORN/b.jpg": "hentai",
+        "train/PORN/c.jpg": "porn",
+        "test/d.jpg": "drawings",
+        "sexy/e.jpg": "sexy",
+    }
+
+
+def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
+    """An image that no list names, one that is named and is not there, and one that is named twice: each is told of."""
+    root = files(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg", "images/4.jpg")
+    rows = [("1", "neutral"), ("2", "porn"), ("3", "porn"), ("3", "sexy"), ("5", "porn")]
+    table(root / "metadata.csv", [{"file_name": f"images/{name}.jpg", "label": label} for name, label in rows])
+    found = listed(root)
+    assert labels_of(found, root) == {"images/1.jpg": "neutral", "images/2.jpg": "porn"}
+    assert found.contradicted == {f"{root}/images/3.jpg": ("porn", "sexy")}
+    assert [(u.uri, u.status, u.error) for u in found.unreadable] == [
+        (f"{root}/images/4.jpg", "unsupported", "lies in no class folder, and metadata.csv does not name it"),
+        (f"{root}/images/5.jpg", "not_found", "metadata.csv names it, but it is not there"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file_name,label\na.jpg,violence\n", r"metadata\.csv, row 1: unknown label 'violence'; .*--label 'violence="),
+        ("filename,label\na.jpg,porn\n", r"metadata\.csv, row 1: a label, but no `file_name`"),
+    ],
+)
+def test_metadata_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
+    """A label that nobody knows, or that belongs to no image, stops before any image is read."""
+    files(tmp_path, "a.jpg")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        listed(tmp_path)
