@@ -139,7 +139,7 @@ SIGNAL_COLUMNS = [
         "what further detectors say (`<detector>.<label>`, 0 to 1), and what the file says of its making",
     )
 ]
-SIGNAL_GROUPS = ("c2pa", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail")
+SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail")
 """What signals begin with that are not a detector's; a dot follows."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice
 from math import ceil
 from typing import Any
 
@@ -28,7 +29,9 @@ from nsfwscan.images.bmp import BmpFile
 from nsfwscan.images.content_names import content_of
 from nsfwscan.images.ico import IcoFile
 from nsfwscan.images.pdq import pdq_of
-from nsfwscan.images.provenance import signals_of
+from nsfwscan.images.png_chunks import hidden_default
+from nsfwscan.images.provenance import MOST_SIGNALS, Signals, signals_of
+from nsfwscan.images.salvage import forget_lack_of_memory, lacks_memory, salvaged
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.status import Status
 
@@ -123,27 +126,104 @@ def decode(
         hashed: the facts have its PDQ hash.
         examined: the facts have its `signals`, None where there are none: see `provenance.py`.
 
+    What cannot be decoded strictly is tried again tolerantly, see `salvage.py`; the `signals` of what that makes of it
+    say so, `examined` or not.
+
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
         MemoryError: this process may not have as much memory as it takes.
     """
+    wanted = _Wanted(hashed, examined)
+    forget_lack_of_memory()
     with _quiet():
-        image, facts = _open_within(data, max_pixels, formats)
-        with _as_row_error(facts):
-            opened = image.size
-            if reduced is not None:
-                reduced(image)
-            asked = image.size
-            image.load()
-            exif = _exif_of(image)
-            facts |= {"frames": _frames(image, data), "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
-            if hashed:
-                facts["pdq"], facts["pdq_quality"] = pdq_of(_as_the_reference_has_it(image))
-            if examined:
-                facts["signals"] = signals_of(data, image, opened) or None
-            upright = _upright(_to_rgb(image), exif)
-            width, height = upright.size if asked == opened else _upright_size(opened, exif)
-        return Decoded(upright, {**facts, "width": width, "height": height})
+        try:
+            image, facts = _open_within(data, max_pixels, formats)
+            with _as_row_error(facts):
+                image = _shown(image, data, max_pixels)
+                opened = image.size
+                if reduced is not None:
+                    reduced(image)
+                asked = image.size
+                image.load()
+                return _described(image, data, facts, wanted, opened if asked != opened else None)
+        except RowError as error:
+            if error.status != Status.DECODE_ERROR:
+                raise
+            damage = RowError(error.status, error.message, error.values)  # without what holds the first try's memory
+        image = None  # type: ignore[assignment]
+        return _salvaged(data, damage, max_pixels, formats, wanted)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """As `decode` is asked for it."""
+
+    hashed: bool
+    examined: bool
+
+
+def _salvaged(data: bytes, damage: RowError, max_pixels: int, formats: Sequence[str], wanted: _Wanted) -> Decoded:
+    """What a tolerant second try makes of a damaged file. Raises `damage` where it makes nothing of it."""
+    if lacks_memory():
+        raise MemoryError  # few codecs in C tell a lack of memory from a broken file
+    name = _claimed_format(data, formats)
+    if name is None:
+        raise damage
+    with _as_row_error({"format": name, **damage.values}):
+        found = salvaged(data, name, lambda mended: _open_within(mended, max_pixels, formats)[0])
+        if lacks_memory():
+            raise MemoryError
+        if found is None:
+            raise damage
+        facts = _check_pixels(found.image.format, found.image.size, max_pixels)
+        return _described(found.image, data, facts, wanted, None, found.signals)
+
+
+def _described(
+    image: Image.Image,
+    data: bytes,
+    facts: Facts,
+    wanted: _Wanted,
+    before: tuple[int, int] | None,
+    signals: Signals | None = None,
+) -> Decoded:
+    """The upright picture of a loaded image, and its facts.
+
+    Args:
+        before: its size, where it was reduced.
+        signals: what is known of its decoding.
+    """
+    exif, size = _exif_of(image), before or image.size
+    facts |= {"frames": _frames(image, data), "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
+    if wanted.hashed:
+        facts["pdq"], facts["pdq_quality"] = pdq_of(_as_the_reference_has_it(image))
+    if wanted.examined or signals:
+        found = signals_of(data, image, size) if wanted.examined else {}
+        facts["signals"] = dict(islice({**(signals or {}), **found}.items(), MOST_SIGNALS)) or None
+    upright = _upright(_to_rgb(image), exif)
+    width, height = _upright_size(before, exif) if before else upright.size
+    return Decoded(upright, {**facts, "width": width, "height": height})
+
+
+def _shown(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image:
+    """Of an animated PNG whose default image is not part of it, the first frame, which is what people see."""
+    if image.format != "PNG" or not getattr(image, "default_image", False):
+        return image
+    found = hidden_default(data)
+    if found is None:
+        return image
+    png, (left, top, *_) = found
+    frame = Image.open(io.BytesIO(png), formats=("PNG",))
+    _check_pixels("PNG", frame.size, max_pixels)
+    frame.n_frames = getattr(image, "n_frames", 2) - 1  # type: ignore[attr-defined]
+    if frame.size == image.size:
+        return frame
+    canvas = Image.new("RGBA", image.size)
+    canvas.paste(frame.convert("RGBA"), (left, top))
+    canvas.format, canvas.info = "PNG", {**frame.info}
+    canvas.info.pop("transparency", None)
+    canvas.n_frames = frame.n_frames  # type: ignore[attr-defined]
+    return canvas
 
 
 def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Facts:

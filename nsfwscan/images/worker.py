@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from errno import ENOMEM
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +28,7 @@ from PIL import AvifImagePlugin, Image
 from nsfwscan.errors import RowError
 from nsfwscan.images import wire
 from nsfwscan.images.decoder import FORMATS, header, register_formats, to_pixels
+from nsfwscan.images.salvage import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.sandbox import code_folders, confine
 from nsfwscan.images.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
 from nsfwscan.status import Status
@@ -101,7 +101,7 @@ def _fork_on_demand(control: socket.socket, area: Area, settings: Settings, form
 
 def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...]) -> NoReturn:
     _limit(settings.max_memory_bytes)
-    errno = _errno_of_c()
+    forget_lack_of_memory()
     held = confine(code_folders(_files_of(settings.plugins))) if settings.sandboxed else ()
     try:
         wire.send(sock, {"sandbox": held})  # it is there, and confined
@@ -110,9 +110,9 @@ def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats:
             if "shared" in asked:
                 data = area.file(asked["shared"])
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
-            errno[0] = 0
+            forget_lack_of_memory()
             answer, pixels = _answer(asked, data, settings, formats)
-            if answer["status"] == Status.DECODE_ERROR and errno[0] == ENOMEM:
+            if answer["status"] == Status.DECODE_ERROR and lacks_memory():
                 raise MemoryError  # few codecs in C tell a lack of memory from a broken file
             if pixels:
                 area.put_pixels(pixels)
@@ -124,16 +124,6 @@ def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats:
         os._exit(NO_MEMORY)
     finally:
         os._exit(1)
-
-
-def _errno_of_c() -> Any:
-    """The C library's `errno` of this thread, which a failed allocation sets and a successful call leaves alone."""
-    try:
-        find = ctypes.CDLL(None).__errno_location
-    except AttributeError:  # not on Linux
-        return [0]
-    find.restype = ctypes.POINTER(ctypes.c_int)
-    return find()
 
 
 def _files_of(plugins: dict[str, str]) -> list[str]:
