@@ -136,7 +136,7 @@ SIGNAL_COLUMNS = [
     _column(
         "signals",
         pa.map_(pa.string(), pa.float32()),
-        "what further detectors say (`<detector>.<label>`, 0 to 1), and what the file says of its making",
+        "what further detectors say (`<detector>.<label>`, 0 to 1), what the file says of its making, how whole it is",
     )
 ]
 SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail")

@@ -19,7 +19,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -618,16 +618,23 @@ def _zip_of_text() -> bytes:
 
 
 def _broken_images() -> Iterator[Item]:
-    """Pictures with a good header whose pixels can't be had."""
+    """Pictures with a good header whose pixels can't be had, or not all of them."""
     image = _photo("chelsea.png", (300, 200))
     jpeg, png = _encode(image, "JPEG", quality=85), _encode(image, "PNG")
-    rows: tuple[tuple[str, bytes, str, str], ...] = (
-        ("truncated.jpg", _cut(jpeg), "JPEG", "A JPEG cut off at 60 %, as after a failed upload."),
-        ("truncated.png", _cut(png), "PNG", "A PNG cut off at 60 %."),
-        ("garbage.jpg", _spoil_after_frame_header(jpeg), "JPEG", "A JPEG's header with garbage for tables and pixels."),
+    rows: tuple[tuple[str, bytes, str, str, str], ...] = (
+        ("truncated.jpg", _cut(jpeg), "ok", "JPEG", "A JPEG cut off at 60 %, as after a failed upload."),
+        ("truncated.png", _cut(png), "ok", "PNG", "A PNG cut off at 60 %."),
+        (
+            "garbage.jpg",
+            _spoil_after_frame_header(jpeg),
+            "decode_error",
+            "JPEG",
+            "A JPEG's header with garbage for tables and pixels.",
+        ),
     )
-    for name, data, fmt, note in rows:
-        yield _bad(f"{BROKEN}/{name}", data, "decode_error", note, fmt, image.size)
+    for name, data, status, fmt, note in rows:
+        demo, _ = _bad(f"{BROKEN}/{name}", data, status, note, fmt, image.size)
+        yield replace(demo, frames=1 if status == "ok" else None), data
     huge = 30_000, 30_000
     note = "Claims 900 megapixels in a hundred bytes: a decompression bomb."
     yield _bad(f"{BROKEN}/bomb.png", _png_that_claims(huge), "too_large", note, "PNG", huge)

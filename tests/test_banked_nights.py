@@ -43,7 +43,8 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name, photo in PHOTOS.items():
         (folder / f"{name}.jpg").write_bytes(encoded(photo))
-    (folder / "broken.jpg").write_bytes(encoded(PHOTOS["rocket"])[:3000])
+    rocket = encoded(PHOTOS["rocket"])
+    (folder / "broken.jpg").write_bytes(rocket[: rocket.index(b"\xff\xda")])
     (folder / "notes.txt").write_text("no image")
     for path in folder.iterdir():
         backdate(path)

@@ -19,20 +19,21 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENOMEM
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin
 
 from nsfwscan.errors import RowError
-from nsfwscan.images.png_chunks import PROFILE_BYTES, rebuilt
+from nsfwscan.images.png_chunks import PROFILE_BYTES, SIGNATURE, rebuilt
 from nsfwscan.status import Status
 
 Opener = Callable[[bytes], Image.Image]
@@ -43,12 +44,16 @@ Lace = tuple[tuple[int, int], ...]
 _EOI, _SOS = b"\xff\xd9", b"\xff\xda"
 _ALONE = (0x00, 0x01, *range(0xD0, 0xD9), 0xFF)
 """After 0xFF, what no length follows (ITU-T T.81, table B.1), and fill bytes."""
+_ANY_MARKER, _MARKER = re.compile(rb"\xff(?=\xff*[^\0\xff])"), re.compile(rb"\xff(?=\xff*[^\0\xd0-\xd7\xff])")
+_RESTARTS, _MORE = b"\xff\xdd", (b"\xda", b"\xc4", b"\xdb", b"\xdd")
+"""What defines intervals; what may follow a scan: another, or tables for it."""
 _TABLES = (*range(0xC0, 0xD0), 0xDB, 0xDD)
 _SEGMENTS = (0xE0, 0xE1, 0xE2, 0xEE)
 """JFIF, EXIF and XMP, profiles, Adobe's colours."""
 _NOISE = bytes(byte % 251 for byte in hashlib.shake_128(b"in place of what is missing").digest(4096))
 """Never 0xFF, which would begin a marker of a JPEG."""
 _PADDING_BYTES = 2**25
+_LARGEST_ICON_BYTES = 256 * 256 * 4 + 256 * 32
 _WHITE: dict[str, Any] = {
     "CMYK": (0, 0, 0, 0),
     "YCbCr": (255, 128, 128),
@@ -85,12 +90,12 @@ class _Mended:
     """A file that may open, and the same with something else in place of what is missing.
 
     Args:
-        streamed: pixels come from top to bottom, and each needs those before it.
+        streamed: from where the pixels come as one stream, of which each needs those before it: `top`, or `bottom`.
     """
 
     data: bytes
     other: bytes
-    streamed: bool = False
+    streamed: Literal["", "top", "bottom"] = ""
 
 
 def salvaged(data: bytes, name: str, opened: Opener) -> Salvaged | None:
@@ -164,7 +169,8 @@ def _tried(mended: _Mended, opened: Opener, *, partial: bool) -> Salvaged | None
     missing = _different(image, other)
     del other
     if mended.streamed and missing.any():
-        missing[int(missing.any(axis=1).argmax()) :] = True
+        rows = missing if mended.streamed == "top" else missing[::-1]
+        rows[int(rows.any(axis=1).argmax()) :] = True
     complete = 1 - float(missing.mean())
     if complete <= 0:
         return None
@@ -274,6 +280,18 @@ def _as_it_is(data: bytes) -> Iterator[_Mended]:
     yield _Mended(data, data)
 
 
+def _bmp(data: bytes) -> Iterator[_Mended]:
+    """`bmp.py` takes zeros for what is missing; the first row is the lowest one, unless the height is negative."""
+    upwards = data[25:26] < b"\x80" or data[14:15] == b"\x0c"
+    yield _Mended(data, data + _NOISE, streamed="bottom" if upwards else "top")
+
+
+def _ico(data: bytes) -> Iterator[_Mended]:
+    """The same, of pictures that are no PNGs, in which nothing tells what is missing."""
+    if SIGNATURE not in data:
+        yield _Mended(data, data + _noise(_LARGEST_ICON_BYTES))
+
+
 def _png(data: bytes) -> Iterator[_Mended]:
     for bare in (False, True):
         made = rebuilt(data, bare=bare)
@@ -285,11 +303,19 @@ def _jpeg(data: bytes) -> Iterator[_Mended]:
     """With an end; then without what stands between its segments, and those that a picture does not need."""
     for head, scans in _jpeg_parts(data):
         body = scans.rstrip(b"\xff")  # half a marker
-        image, _, _ = body.partition(_EOI)
-        if image.count(_SOS) > 1:  # the first scan is over: there is something of every pixel
+        end = _scan_end(head, body)
+        if (
+            body[end : end + 16].lstrip(b"\xff")[:1] in _MORE
+        ):  # the first scan is over: something of every pixel is there
             yield _Mended(head + body + _EOI, head + body + _EOI)
         else:
-            yield _Mended(head + body + _EOI, head + body + _NOISE + _EOI, streamed=True)
+            yield _Mended(head + body[:end] + _EOI, head + body[:end] + _NOISE + _EOI, streamed="top")
+
+
+def _scan_end(head: bytes, body: bytes) -> int:
+    """Where the first scan ends: at a marker that is not between its own intervals."""
+    found = (_MARKER if _RESTARTS in head else _ANY_MARKER).search(body, 2)
+    return found.start() if found else len(body)
 
 
 def _jpeg_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -324,7 +350,7 @@ def _webp(data: bytes) -> Iterator[_Mended]:
                 break
             chunks.append(data[at:])
             missing = end - len(data)
-            yield _Mended(_riff(chunks, bytes(missing)), _riff(chunks, _noise(missing)), streamed=True)
+            yield _Mended(_riff(chunks, bytes(missing)), _riff(chunks, _noise(missing)), streamed="top")
             return
         chunks.append(data[at:end])
         at = end
@@ -349,7 +375,7 @@ def _boxed(data: bytes) -> Iterator[_Mended]:
         return
     missing = at + size - len(data)
     if kind == b"mdat" and 0 < missing <= _PADDING_BYTES:
-        yield _Mended(data + bytes(missing), data + _noise(missing), streamed=True)
+        yield _Mended(data + bytes(missing), data + _noise(missing), streamed="top")
 
 
 def _noise(size: int) -> bytes:
@@ -360,11 +386,13 @@ _MENDS: dict[str, Callable[[bytes], Iterator[_Mended]]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "GIF": _as_it_is,
-    "BMP": _as_it_is,
+    "BMP": _bmp,
+    "ICO": _ico,
+    "CUR": _ico,
     "TIFF": _as_it_is,
     "WEBP": _webp,
     "AVIF": _boxed,
     "HEIF": _boxed,
 }
-_TILED = ("JPEG", "PNG", "GIF", "BMP", "TIFF")
-"""Formats that Pillow decodes into a picture that is there already, and which therefore may remain half done."""
+_TILED = ("JPEG", "PNG", "GIF", "BMP", "ICO", "CUR", "TIFF")
+"""Formats of which a picture may remain half done: they are decoded into one that is there already."""

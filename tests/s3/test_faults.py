@@ -44,7 +44,7 @@ def media(moto: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> str:
     s3.create_bucket(Bucket=MEDIA)
     s3.create_bucket(Bucket=REPORTS)
     names = [o.path for o in demo[1] if "\n" not in o.path]
-    for name in [*names[:: len(names) // 9], "broken/truncated.jpg", "broken/empty.jpg"]:
+    for name in [*names[:: len(names) // 9], "broken/garbage.jpg", "broken/empty.jpg"]:
         s3.put_object(Bucket=MEDIA, Key=name, Body=(demo[0] / name).read_bytes())
     return f"s3://{MEDIA}/"
 

@@ -25,7 +25,7 @@ from nsfwscan.status import Status
 from tests.demo_store import UPLOADS, DemoObject
 
 _GOOD = ("neutral/coffee.png", f"{UPLOADS}/modes/rgba.png", f"{UPLOADS}/phone/IMG_0001.jpg", "drawings/smiley.gif")
-_BAD = ("broken/truncated.jpg", "broken/notes.jpg", "broken/bomb.png", "broken/empty.jpg", "broken/absent.jpg")
+_BAD = ("broken/garbage.jpg", "broken/notes.jpg", "broken/bomb.png", "broken/empty.jpg", "broken/absent.jpg")
 _NAMES = ("read", "digest", "match-digests", "decode", "match-hashes", "classify")
 
 

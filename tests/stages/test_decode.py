@@ -157,4 +157,6 @@ def test_any_bytes_end_in_a_row(hardened: Decode, files: list[bytes]) -> None:
         assert (row["error"] or "x").isprintable()
         if row["status"] == "ok":
             expected: tuple[dict[str, Any], bytes] = to_pixels(data, GEOMETRY, max_pixels=10**8)
+            of_decoding = {name: value for name, value in row["signals"] or () if name.startswith("decode.")}
+            assert of_decoding == pytest.approx(expected[0].pop("signals", {}))
             assert ({name: row[name] for name in FACTS}, row["pixels"]) == expected
