@@ -230,8 +230,9 @@ def scan(
 ) -> None:
     """Scan SOURCES and commit a report to STORE.
 
-    A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a manifest (.parquet, .csv, .jsonl, the
-    manifest.json of an S3 Inventory). What did not change since the last run over it is not read again.
+    A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a list of objects (Parquet, CSV,
+    JSON, a URI a line, compressed or not; the manifest.json of an S3 Inventory). What did not change since the last run
+    over it is not read again.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job gives its run free, as Ctrl-C does
     if not verbose:

@@ -105,6 +105,8 @@ class SourceConfig(Frozen):
     limit: int | None = Field(None, ge=1)
     truth: Uri = "path"
     """`path` (class folders), `none`, or a file with `uri` and `truth` columns."""
+    lists: tuple[Uri, ...] = ()
+    """Those of `uris` that are lists of objects whatever they are called; a scan finds it out, and writes it down."""
 
 
 class ReadConfig(Frozen):
@@ -355,6 +357,8 @@ class ScanConfig(Frozen):
             "ledger": True,
         }
         sections = redacted_json(self.model_dump(mode="json", include=wanted))
+        if not sections["source"]["lists"]:  # as runs were begun before there were any
+            del sections["source"]["lists"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}
         return policy | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 

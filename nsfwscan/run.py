@@ -20,7 +20,8 @@ from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.cost import Prices, cost_of, requests_for
 from nsfwscan.deadline import Deadline, deadline_of
-from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Stalled
+from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, SetupError, Stalled
+from nsfwscan.failures import STORE_ERRORS
 from nsfwscan.layout import Fleet
 from nsfwscan.models.registry import resolve, resolve_companions
 from nsfwscan.pacing import Pace
@@ -35,6 +36,7 @@ from nsfwscan.report.seal import commit_record, now, record_of, seal
 from nsfwscan.report.staging import ShardResult, staged_shards
 from nsfwscan.report.terminal import describe_fates
 from nsfwscan.sources.listing import list_sources
+from nsfwscan.sources.manifests import is_manifest, list_shape
 from nsfwscan.sources.plan import Known, Plan, Shard, make_plan
 from nsfwscan.sources.truth import read_truth
 from nsfwscan.storage import absolute_uri
@@ -112,7 +114,7 @@ def run_scan(
         clock.lap("listing_s")
         worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
-        ledger = Ledger.of(store, plan.bases, config.source.uris)
+        ledger = Ledger.of(store, plan.bases, _within(config))
         report = _write(job, plan, ledger, shadows, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
@@ -134,7 +136,21 @@ def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
 def _with_absolute_sources(config: ScanConfig) -> ScanConfig:
     """The sources as listings write them, so that a run means the same wherever it is gone on with."""
     uris = tuple(absolute_uri(uri) for uri in config.source.uris)
-    return config.model_copy(update={"source": config.source.model_copy(update={"uris": uris})})
+    lists = tuple(uri for uri in uris if not is_manifest(uri) and _is_list(uri, config))
+    return config.model_copy(update={"source": config.source.model_copy(update={"uris": uris, "lists": lists})})
+
+
+def _within(config: ScanConfig) -> tuple[str, ...] | None:
+    """What the objects of the sources lie in; None: anywhere, where a list names them."""
+    return None if config.source.lists else config.source.uris
+
+
+def _is_list(uri: str, config: ScanConfig) -> bool:
+    """Whether a source is a list, by its content; of what cannot be read now, listing will say why."""
+    try:
+        return list_shape(uri, config.storage) is not None
+    except (SetupError, *STORE_ERRORS):
+        return False
 
 
 def _choose_run(store: Store, sources: Sequence[str], run_id: str | None, resume: bool, progress: Progress) -> Run:
@@ -185,12 +201,12 @@ def _settings(job: Job) -> dict[str, Any]:
 def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     config, run, warnings = job.config, job.run, Warnings()
     truth = config.source.truth
-    judged = [] if truth in _NO_TRUTH else read_truth(truth, config.storage)
+    judged = [] if truth in _NO_TRUTH else read_truth(truth, config.storage, warnings)
     pace = Pace(config.read.max_requests_per_s)
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
     bases = [] if config.ledger.ignore else find_bases(run, config)
-    known = Ledger(bases, config.source.uris).known(_yardstick(job)) if bases else Known()
+    known = Ledger(bases, _within(config)).known(_yardstick(job)) if bases else Known()
     plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows, warnings)
     if bases:
         progress.say(f"since    run {bases[0].run.run_id}: {describe_fates(plan.fates)}")

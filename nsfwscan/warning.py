@@ -43,6 +43,26 @@ class WarningKind(StrEnum):
         "Files of strangers may do more there than compute. Give the nodes a kernel or container runtime with Landlock "
         "and seccomp; `decode.sandbox: required` stops a run without them.",
     )
+    LISTED_SIZE = (
+        "listed_size",
+        "a size in a list that is no number of bytes; taken as unknown",
+        "No object is lost: its size is known once it is read. Mend what writes the list.",
+    )
+    LISTED_TIME = (
+        "listed_time",
+        "a time in a list that is not understood; taken as unknown",
+        "No object is lost, but these may be read again every night. Write ISO 8601, or seconds since 1970.",
+    )
+    LISTED_TRUTH = (
+        "listed_truth",
+        "a truth in a list that is no category; taken as unknown",
+        "These objects count in no figure that rests on truth. Mend the list.",
+    )
+    NO_TRUTH = (
+        "no_truth",
+        "a row of the truth file without any truth; passed over",
+        "These objects count in no figure that rests on truth. Fill the column, or leave the rows out.",
+    )
 
 
 @dataclass

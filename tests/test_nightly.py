@@ -324,6 +324,23 @@ def test_a_manifest_of_another_night_goes_on_from_the_last(media: Path, tmp_path
     assert set(report(result, "changes")) == {"9.png"}
 
 
+def test_a_list_is_one_whatever_it_is_called(media: Path, tmp_path: Path) -> None:
+    """A list without an ending carries and tells of its objects as one that is called `.csv` does."""
+    listing, out = tmp_path / "tonight", tmp_path / "out"
+    rows = [
+        f"{media}/{n}.png;{os.path.getsize(media / f'{n}.png')};{os.path.getmtime(media / f'{n}.png')}"
+        for n in range(5)
+    ]
+    listing.write_text("\n".join(["Path;Size;Modified_At", *rows[:4]]))
+    _, looked_at = night(listing, out, "one")
+    assert looked_at == {"0.png", "1.png", "2.png", "3.png"}
+    listing.write_text("\n".join(["Path;Size;Modified_At", *rows[1:]]))
+    second, looked_at = night(listing, out, "two")
+    assert looked_at == {"4.png"}
+    assert (second.record["balance"]["carried"], second.record["ledger"]["changes"]["deleted"]) == (3, 1)
+    assert second.record["config"]["source"]["lists"] == [str(listing)]
+
+
 def test_truth_is_todays(media: Path, tmp_path: Path) -> None:
     """A judgement that came in since is in the carried row, and is counted."""
     night(media, tmp_path / "out", "1")

@@ -7,17 +7,15 @@ malformed one, or a label that nobody knows, is a `SourceError` with the row.
 
 from __future__ import annotations
 
-import csv
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import pyarrow as pa
-
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import rows_of
+from nsfwscan.sources.tables import READING_ERRORS
 from training.tables import FILE_COLUMNS, category_in
 
 _NAMES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
@@ -57,7 +55,7 @@ class Metadata:
         try:
             for number, row in enumerate(rows_of(file, name, {*FILE_COLUMNS, *_LABELS}), start=1):
                 self._row(row, folder, name, f"{uri}, row {number}")
-        except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+        except READING_ERRORS as error:
             raise SourceError(f"{uri} cannot be read: {error}") from error
 
     def _row(self, row: Mapping[str, Any], folder: str, name: str, where: str) -> None:

@@ -9,8 +9,7 @@ that nobody knows, is a `SourceError` with the row.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -25,6 +24,7 @@ from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import checked, open_source, rows_of
+from nsfwscan.sources.tables import READING_ERRORS
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 FILE_COLUMNS = ("file_name", "image_file_name")
@@ -173,14 +173,14 @@ def _first_row(uri: str, storage: StorageConfig) -> Iterable[str]:
             except pa.ArrowInvalid as error:
                 raise SourceError(f"{uri} cannot be read: {error}") from error
             return names
-    return next(iter(_rows(uri, storage)), {})
+    return [name.strip().lower() for name in next(iter(_rows(uri, storage, None)), {})]
 
 
-def _rows(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
+def _rows(uri: str, storage: StorageConfig, columns: Collection[str] | None = _COLUMNS) -> Iterator[dict[str, Any]]:
     try:
         with _open(uri, storage) as file:
-            yield from rows_of(file, uri, _COLUMNS)
-    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+            yield from rows_of(file, uri, columns)
+    except READING_ERRORS as error:
         raise SourceError(f"{uri} cannot be read: {error}") from error
 
 

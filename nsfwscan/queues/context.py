@@ -7,7 +7,6 @@ without a URI, is a `SourceError`.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from math import isfinite
@@ -20,6 +19,7 @@ from nsfwscan.errors import SourceError
 from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.queues.ranking import CONTEXT_SCHEMA
 from nsfwscan.sources.manifests import checked, open_source, rows_of
+from nsfwscan.sources.tables import READING_ERRORS
 
 _NAMES = ("uri", "source-ref")
 _BATCH = 4096
@@ -41,7 +41,7 @@ def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
                 if len(rows) == _BATCH:
                     yield pa.RecordBatch.from_pylist(rows, schema=CONTEXT_SCHEMA)
                     rows.clear()
-    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+    except READING_ERRORS as error:
         raise SourceError(f"{uri} cannot be read as context: {error}") from error
     except STORE_ERRORS as error:
         raise SourceError(str(setup_error(error, f"cannot read the context {uri}"))) from error

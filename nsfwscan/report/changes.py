@@ -39,7 +39,7 @@ def deleted_among(earlier: pa.Table, listed: pa.Array, source: SourceConfig) -> 
     if source.limit is not None or source.include or source.exclude:
         return CHANGES_SCHEMA.empty_table()
     absent = pc.invert(pc.is_in(earlier["uri"], listed))
-    gone = earlier.filter(pc.and_(absent, belongs_to(earlier["uri"], source.uris)))
+    gone = earlier.filter(pc.and_(absent, belongs_to(earlier["uri"], source.uris, source.lists)))
     return _changes(Change.DELETED, gone, gone["decision"], gone["run_id"])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -170,11 +170,12 @@ def _base(run: Run) -> Base | None:
 
 def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:
     """Whether each source of `part` lies within one of `whole`, filters left aside."""
-    return all(any(_within(theirs, ours) for theirs in whole["uris"]) for ours in part["uris"])
+    lists = {*whole.get("lists", ()), *part.get("lists", ())}
+    return all(any(_within(theirs, ours, lists) for theirs in whole["uris"]) for ours in part["uris"])
 
 
-def _within(whole: str, part: str) -> bool:
-    if is_manifest(part) or is_manifest(whole):
+def _within(whole: str, part: str, lists: Collection[str]) -> bool:
+    if is_manifest(part) or is_manifest(whole) or part in lists or whole in lists:
         return _series(whole) == _series(part)
     return part == whole or any(part.startswith(prefix) for prefix in _inside(whole))
 
@@ -197,11 +198,15 @@ def _inside(source: str) -> tuple[str, ...]:
     return folder, "file://" + quote_from_bytes(os.fsencode(folder))
 
 
-def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str]) -> pa.ChunkedArray:
-    """Which of the URIs would be listed by the sources, were they still there; all of them, for manifests."""
+def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str], lists: Collection[str] = ()) -> pa.ChunkedArray:
+    """Which of the URIs would be listed by the sources, were they still there; all of them, for manifests.
+
+    Args:
+        lists: those of the sources that are manifests, whatever they are called.
+    """
     mask = pc.is_in(uris, pa.array(sources, pa.string()))
     for source in sources:
-        if is_manifest(source):
+        if is_manifest(source) or source in lists:
             return pc.is_valid(uris)
         for prefix in _inside(source):
             mask = pc.or_(mask, pc.starts_with(uris, prefix))

@@ -24,10 +24,21 @@ from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.inventory import read_inventory
-from nsfwscan.sources.manifests import is_inventory, is_manifest, read_manifest
+from nsfwscan.sources.manifests import list_shape, read_manifest
 from nsfwscan.sources.prefixes import list_prefix
 from nsfwscan.sources.truth import truth_from_path
-from nsfwscan.storage import etag_of, filesystem, is_s3, local_path, local_uri, moment, scheme_of, split_s3, told_time
+from nsfwscan.storage import (
+    absolute_uri,
+    etag_of,
+    filesystem,
+    is_s3,
+    local_path,
+    local_uri,
+    moment,
+    scheme_of,
+    split_s3,
+    told_time,
+)
 from nsfwscan.warning import WarningKind, Warnings
 
 _BATCH_ROWS = 4096
@@ -80,10 +91,12 @@ def list_sources(
 
 def _list(uri: str, storage: StorageConfig, pace: Pace, ordered: bool, warnings: Warnings) -> Iterator[Listed]:
     try:
-        if scheme_of(uri) is None:
-            yield from _list_local(os.path.abspath(local_path(uri)), storage, warnings)
-        elif is_manifest(uri):
-            yield from _list_manifest(uri, storage)
+        uri = absolute_uri(uri)
+        shape = list_shape(uri, storage)
+        if shape is not None:
+            yield from _list_manifest(uri, storage, inventory=shape.format == "inventory", warnings=warnings)
+        elif scheme_of(uri) is None:
+            yield from _list_local(local_path(uri), warnings)
         elif is_s3(uri):
             yield from _list_s3(uri, storage, pace, ordered, warnings)
         else:
@@ -94,13 +107,11 @@ def _list(uri: str, storage: StorageConfig, pace: Pace, ordered: bool, warnings:
         raise SourceError(str(setup_error(error, f"cannot list {uri}"))) from error
 
 
-def _list_local(path: str, storage: StorageConfig, warnings: Warnings) -> Iterator[Listed]:
+def _list_local(path: str, warnings: Warnings) -> Iterator[Listed]:
     if not os.path.lexists(path):
         raise SourceError(f"{path}: no such file or directory")
     if os.path.isdir(path):
         yield from _walk(path, path, frozenset(), warnings)
-    elif is_manifest(path):
-        yield from _list_manifest(path, storage)
     else:
         yield _local_object(path, os.path.basename(path), warnings)
 
@@ -183,10 +194,9 @@ def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any], warnings
     return Listed(uri, name, info.get("size"), etag_of(info), _time(told_time(info), uri, warnings))
 
 
-def _list_manifest(uri: str, storage: StorageConfig) -> Iterator[Listed]:
+def _list_manifest(uri: str, storage: StorageConfig, *, inventory: bool, warnings: Warnings) -> Iterator[Listed]:
     """A manifest's objects are found by their URIs, an inventory's by their keys: it is the listing of a bucket."""
-    inventory = is_inventory(uri)
-    for row in read_inventory(uri, storage) if inventory else read_manifest(uri, storage):
+    for row in read_inventory(uri, storage) if inventory else read_manifest(uri, storage, warnings):
         name = split_s3(row["uri"])[1] if inventory else row["uri"]
         yield Listed(row["uri"], name, row["size"], row["etag"], row["modified_at"], row["truth"])
 

@@ -1,58 +1,129 @@
-"""Lists of objects that somebody else made: Parquet, CSV, JSON lines.
+"""Lists of objects that somebody else made: what their rows mean.
 
-In: a file with a `uri` column (or lines of `{"source-ref": "s3://…"}`, as AWS batch moderation and Ground Truth write
-them); `size`, `etag`, `modified_at` and `truth` are used where they are there, other columns are passed over. Relative
-URIs are relative to the manifest. Out: dicts with those keys. A malformed manifest is a `SourceError` with the row.
+In: a list in any form that `tables.py` knows, with a column that names objects (`columns.py`); `size`, `etag`,
+`modified_at` and `truth` are used where they are there, other columns are passed over. Relative URIs are relative to
+the list. Out: dicts with those keys.
+
+A list is used for what can be understood of it. A missing value is None, also as pandas and others write it (`NaN`,
+`null`, `N/A`, …). A value of `size`, `modified_at` or `truth` that cannot be understood is None, and counted as a
+warning; a column of which no value can be understood is a `SourceError`, since something else is wrong then. So is a
+row that names no object: it cannot be a row of the report, and must not be passed over.
+
+Sizes are whole numbers, also as `41537.0`. Times are ISO 8601 (UTC, where no zone is given), HTTP dates, or numbers
+since 1970, whose unit is taken from how large they are: up to 10^11 seconds (year 5138), up to 10^14 milliseconds, up
+to 10^17 microseconds, else nanoseconds; eight digits that are a date (`20261101`) are one.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import math
 import os
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from nsfwscan.config import StorageConfig
+from nsfwscan.display import printable
 from nsfwscan.errors import SourceError
-from nsfwscan.location import canonical
+from nsfwscan.failures import STORE_ERRORS
+from nsfwscan.location import canonical, split_s3
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
-from nsfwscan.storage import absolute_uri, local_path, open_remote, scheme_of
+from nsfwscan.sources.columns import Columns
+from nsfwscan.sources.tables import (
+    HEAD_BYTES,
+    READING_ERRORS,
+    Shape,
+    is_named_list,
+    refusal,
+    rows_in,
+    shape_of,
+)
+from nsfwscan.storage import absolute_uri, filesystem, is_s3, local_path, open_remote, scheme_of
+from nsfwscan.warning import WarningKind, Warnings
 
-_SUFFIXES = (".parquet", ".csv", ".jsonl", ".manifest")
-_COLUMNS = {"uri", "source-ref", "size", "etag", "modified_at", "truth"}
+_COLUMNS = ("uri", "size", "etag", "modified_at", "truth")
+_NOTHING = frozenset(("", "nan", "none", "null", "nil", "na", "n/a", "<na>", "nat", "#n/a"))
+_ENOUGH = 1000
+"""Values of a column after which it is wholly wrong if none was understood; all of them, where there are fewer."""
 
 
 def is_manifest(uri: str) -> bool:
-    """Whether a file lists objects, by its name: what `read_manifest` or `inventory.read_inventory` reads."""
-    return uri.lower().endswith(_SUFFIXES) or is_inventory(uri)
+    """Return whether a file lists objects by its name alone, as runs knew it that did not look: see `list_shape`."""
+    return uri.lower().endswith((".parquet", ".csv", ".jsonl", ".manifest")) or is_inventory(uri)
 
 
 def is_inventory(uri: str) -> bool:
-    """Whether a file is the manifest of an S3 Inventory, by its name: `manifest.json`."""
+    """Return whether a file is the manifest of an S3 Inventory, by its name: `manifest.json`."""
     return uri.lower().rsplit("/", 1)[-1] == "manifest.json"
 
 
-def read_manifest(uri: str, storage: StorageConfig) -> Iterator[dict[str, Any]]:
-    """The rows of a manifest: `uri` (absolute), and `size`, `etag`, `modified_at`, `truth` where given.
+def list_shape(uri: str, storage: StorageConfig) -> Shape | None:
+    """Return what a source is written in that is a list of objects; None for one that is none, or has no bytes of its
+    own: an image, a folder, a prefix. Its first bytes decide.
 
     Raises:
-        SourceError: the file is malformed, has no `uri`, or a row's value cannot be understood.
+        SourceError: its name says that it is a list and it is none that is read, or it is an archive or a workbook.
+        STORE_ERRORS: its name says that it is a list, and it cannot be read.
+    """
+    try:
+        head = _head(uri, storage)
+    except STORE_ERRORS:
+        if is_named_list(uri):
+            raise
+        return None  # listing it will say what is wrong
+    if head is None:
+        return None
+    return Shape("inventory") if is_inventory(uri) else shape_of(head, uri)
+
+
+def _head(uri: str, storage: StorageConfig) -> bytes | None:
+    """The first bytes of a file; None where there is none."""
+    if scheme_of(uri) is None:
+        path = local_path(uri)
+        if not os.path.isfile(path):
+            return None
+        with open(path, "rb") as file:
+            return file.read(HEAD_BYTES)
+    if uri.endswith("/") or (is_s3(uri) and not split_s3(uri)[1]):
+        return None
+    fs = filesystem(uri, storage)
+    if is_s3(uri):
+        found: bytes = fs.cat_file(uri, start=0, end=HEAD_BYTES)
+        return found
+    with fs.open(uri, "rb", block_size=HEAD_BYTES) as file:
+        head: bytes = file.read(HEAD_BYTES)
+        return head
+
+
+def read_manifest(uri: str, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a list: `uri` (absolute), and `size`, `etag`, `modified_at`, `truth` where given.
+
+    Args:
+        warnings: where it is counted what could not be understood.
+
+    Raises:
+        SourceError: the file is no list, or is damaged; no column names objects, a row names none, or a column is
+            wholly wrong.
         OSError: the file cannot be read.
     """
+    doubts = _Doubts(uri, Warnings() if warnings is None else warnings)
     with open_source(uri, storage) as file:
         try:
-            for number, row in enumerate(rows_of(file, uri, _COLUMNS), start=1):
-                yield checked(row, uri, f"{uri}, row {number}")
-        except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
-            raise SourceError(f"{uri} cannot be read as a manifest: {error}") from error
+            for number, row in enumerate(rows_of(file, uri, _COLUMNS, doubts.seen), start=1):
+                yield checked(row, uri, f"{uri}, row {number}", doubts)
+        except READING_ERRORS as error:
+            raise SourceError(f"{uri} cannot be read as a manifest: {_words(error)}") from error
+    doubts.settle()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return f"{error}: write it in UTF-8"
+    return str(error) or "it breaks off"
 
 
 def open_source(uri: str, storage: StorageConfig) -> IO[bytes]:
@@ -62,62 +133,123 @@ def open_source(uri: str, storage: StorageConfig) -> IO[bytes]:
     return open_remote(uri, storage)
 
 
-def rows_of(file: IO[bytes], uri: str, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a table as they were written, by its name Parquet (of which only those columns; unset: all), CSV, or
-    else JSON lines; an empty row for a line that is no JSON object.
+def rows_of(
+    file: IO[bytes], uri: str, columns: Collection[str] | None = None, seen: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a list as they were written, whatever it is written in; an empty row for what is no row.
+
+    Args:
+        file: at its start, and seekable.
+        columns: those that are wanted beside `uri`, however they are capitalised; unset: all.
+        seen: becomes the names of the columns, as they were written.
 
     Raises:
-        ArrowInvalid, UnicodeDecodeError, csv.Error: the file is malformed.
+        SourceError: the file is no list; no column names objects, or several do.
+        READING_ERRORS: it is damaged.
     """
-    suffix = PurePosixPath(uri.lower()).suffix
-    if suffix == ".parquet":
-        return _parquet(file, columns)
-    return _csv(file) if suffix == ".csv" else _json_lines(file)
+    shape = shape_of(file.read(HEAD_BYTES), uri, wanted=True)
+    file.seek(0)
+    if shape is None or shape.format == "inventory":
+        raise SourceError(refusal(uri, "is no list of objects but the manifest of an S3 Inventory"))
+    chooser = Columns(uri, columns)
+    for row in rows_in(file, shape, chooser):
+        if seen is not None:
+            seen[:] = chooser.seen or list(row)
+        yield row
 
 
-def _parquet(file: IO[bytes], wanted: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    parquet = pq.ParquetFile(file)
-    columns = [name for name in parquet.schema_arrow.names if wanted is None or name in wanted]
-    for batch in parquet.iter_batches(batch_size=4096, columns=columns):
-        yield from batch.to_pylist()
+@dataclass
+class _Doubts:
+    """What of a list's values could not be understood."""
+
+    uri: str
+    warnings: Warnings
+    seen: list[str] = field(default_factory=list)
+    _good: dict[str, int] = field(default_factory=dict)
+    _bad: dict[str, list[str]] = field(default_factory=dict)
+    """Columns, and the complaints about their values: all of them as long as no value was good, then none."""
+
+    def good(self, column: str) -> None:
+        """Count a value that was understood."""
+        self._good[column] = self._good.get(column, 0) + 1
+
+    def bad(self, column: str, complaint: str) -> None:
+        """Count one that was not. Raises SourceError where so many were bad and none was good."""
+        self.warnings.add(_KINDS[column], complaint)
+        if column not in self._good:
+            self._bad.setdefault(column, []).append(complaint)
+            if len(self._bad[column]) >= _ENOUGH:
+                self.settle()
+
+    def settle(self) -> None:
+        """Raise SourceError where a column has values and none was understood."""
+        for column, complaints in self._bad.items():
+            if column not in self._good:
+                raise SourceError(
+                    f"{self.uri}: of the {len(complaints):,} values of `{column}` none is understood. {complaints[0]}. "
+                    f"Its columns are {', '.join(printable(name)[:60] for name in self.seen[:20])}: mend `{column}`, "
+                    "or leave it out"
+                )
 
 
-def _csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")):
-        yield {key: value or None for key, value in row.items() if key is not None}
+_KINDS = {"size": WarningKind.LISTED_SIZE, "modified_at": WarningKind.LISTED_TIME, "truth": WarningKind.LISTED_TRUTH}
 
 
-def _json_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for line in file:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        yield row if isinstance(row, dict) else {}
-
-
-def checked(row: dict[str, Any], manifest: str, where: str) -> dict[str, Any]:
+def checked(row: dict[str, Any], manifest: str, where: str, doubts: _Doubts | None = None) -> dict[str, Any]:
     """A row as `read_manifest` gives it, from values as they were written.
 
     Args:
         where: the place of the row, for the message.
+        doubts: where values are counted that cannot be understood; unset: they are errors.
 
     Raises:
-        SourceError: a value cannot be understood.
+        SourceError: the row names no object; without `doubts`, also where a value cannot be understood.
     """
-    uri = row.get("uri") or row.get("source-ref")
+    uri = row.get("uri") or row.get("source-ref") or _of_bucket(row)
     if not isinstance(uri, str):
-        raise SourceError(f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row")
-    truth = row.get("truth")
+        raise SourceError(
+            f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row, and this one is {_shown(row)}"
+        )
+
+    def value(column: str, read: Any) -> Any:
+        written = row.get(column)
+        if is_nothing(written):
+            return None
+        try:
+            found = read(written, where)
+        except SourceError as error:
+            if doubts is None:
+                raise
+            doubts.bad(column, str(error))
+            return None
+        if doubts is not None:
+            doubts.good(column)
+        return found
+
+    etag = row.get("etag")
     return {
         "uri": _absolute(_text(uri, where), manifest),
-        "size": _size(row.get("size"), where),
-        "etag": None if row.get("etag") is None else _text(str(row["etag"]), where).strip('"'),
-        "modified_at": _timestamp(row.get("modified_at"), where),
-        "truth": None if truth is None else _truth(str(truth), where),
+        "size": value("size", _size),
+        "etag": None if is_nothing(etag) else _text(str(etag), where).strip('"'),
+        "modified_at": value("modified_at", _timestamp),
+        "truth": value("truth", _truth),
     }
+
+
+def _of_bucket(row: dict[str, Any]) -> str | None:
+    bucket, key = row.get("bucket"), row.get("key")
+    return f"s3://{bucket}/{key}" if isinstance(bucket, str) and isinstance(key, str) and bucket and key else None
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return printable(str({name: value for name, value in row.items() if value is not None} or "empty")[:200])
+
+
+def is_nothing(value: Any) -> bool:
+    """Return whether a value is a missing one, as one tool or another writes it."""
+    if isinstance(value, str):
+        return value.strip().lower() in _NOTHING
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
 def _text(value: str, where: str) -> str:
@@ -139,31 +271,55 @@ def _absolute(uri: str, manifest: str) -> str:
     return absolute_uri(path) if path.startswith("/") else f"{canonical(manifest).rsplit('/', 1)[0]}/{path}"
 
 
-def _truth(value: str, where: str) -> Category:
-    category = category_of(value)
+def _truth(value: Any, where: str) -> Category:
+    category = category_of(str(value).strip())
     if category is None:
         raise SourceError(f"{where}: unknown truth {value!r}; one of {', '.join(Category)}")
     return category
 
 
-def _size(value: Any, where: str) -> int | None:
-    if value is None:
-        return None
+def _size(value: Any, where: str) -> int:
     try:
-        size = int(value)
-    except (TypeError, ValueError, OverflowError):
-        size = -1
-    if not 0 <= size < 2**63:
-        raise SourceError(f"{where}: size {value!r} is not a number of bytes")
-    return size
+        size = None if isinstance(value, bool) else Decimal(str(value).strip())
+        if size is not None and size == size.to_integral_value() and 0 <= size < 2**63:
+            return int(size)
+    except (ArithmeticError, ValueError):
+        pass
+    raise SourceError(f"{where}: size {value!r} is not a number of bytes")
 
 
-def _timestamp(value: Any, where: str) -> datetime | None:
-    if value is None or isinstance(value, datetime):
-        found = value
-    else:
-        try:
-            found = datetime.fromisoformat(str(value))
-        except ValueError:
-            raise SourceError(f"{where}: modified_at {value!r} is not an ISO 8601 time") from None
-    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
+def _timestamp(value: Any, where: str) -> datetime:
+    try:
+        found = _time(value)
+    except (ValueError, OverflowError, ArithmeticError, OSError, TypeError, IndexError):
+        raise SourceError(f"{where}: modified_at {value!r} is not an ISO 8601 time, nor a number since 1970") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def _time(value: Any) -> datetime:
+    """Raises ValueError and its like where a value is no time, or none of the years 1 to 9999."""
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime.combine(value, time())
+    if isinstance(value, bool):
+        raise ValueError("neither true nor false is a time")
+    text = str(value).strip()
+    if len(text) == 8 and text.isdigit() and "19" <= text[:2] <= "20":
+        return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC)
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        return _written_time(text)
+    size = abs(number)
+    unit = 0 if size < 10**11 else 3 if size < 10**14 else 6 if size < 10**17 else 9
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(number.scaleb(6 - unit)))
+
+
+def _written_time(text: str) -> datetime:
+    for zone in (" UTC", " GMT", " Z"):
+        text = f"{text.removesuffix(zone)}Z" if text.endswith(zone) and text[:1].isdigit() else text
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parsedate_to_datetime(text)

@@ -14,6 +14,7 @@ from nsfwscan.errors import SourceError
 from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import read_manifest
+from nsfwscan.warning import WarningKind, Warnings
 
 TRUTH_SCHEMA = pa.schema([("uri", pa.string()), ("truth", pa.string())])
 
@@ -31,21 +32,31 @@ def truth_from_path(uri: str) -> str | None:
     return None
 
 
-def read_truth(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
-    """The rows of a truth file (Parquet, CSV or JSON lines), as `TRUTH_SCHEMA`.
+def read_truth(uri: str, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a truth file (any list with a column `truth`), as `TRUTH_SCHEMA`.
+
+    Args:
+        warnings: where rows without a truth are counted, which are passed over.
 
     Raises:
-        SourceError: the file is absent or malformed, or a row has no truth.
+        SourceError: the file is absent, malformed or no list, or no row has a truth.
     """
+    noticed = Warnings() if warnings is None else warnings
     rows: list[dict[str, str]] = []
+    number = judged = wrong = 0
     try:
-        for number, row in enumerate(read_manifest(uri, storage), start=1):
+        for number, row in enumerate(read_manifest(uri, storage, noticed), start=1):
             if row["truth"] is None:
-                raise SourceError(f"{uri}, row {number}: no `truth`")
+                if wrong == (wrong := noticed.count(WarningKind.LISTED_TRUTH)):  # else it is counted already
+                    noticed.add(WarningKind.NO_TRUTH, f"{uri}, row {number}: {row['uri']}")
+                continue
+            judged += 1
             rows.append({"uri": row["uri"], "truth": row["truth"]})
             if len(rows) == 4096:
                 yield pa.RecordBatch.from_pylist(rows, schema=TRUTH_SCHEMA)
                 rows.clear()
     except STORE_ERRORS as error:
         raise SourceError(str(setup_error(error, f"cannot read the truth file {uri}"))) from error
+    if not judged:
+        raise SourceError(f"{uri}: none of its {number:,} rows has a `truth` ({', '.join(Category)})")
     yield pa.RecordBatch.from_pylist(rows, schema=TRUTH_SCHEMA)

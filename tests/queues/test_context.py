@@ -56,10 +56,10 @@ def test_parquet_has_all_its_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("c.csv", "url,age\ns3://b/a,1\n", "row 1: no `uri`"),
+        ("c.csv", "who,age\nann,1\n", "no column that names objects: its columns are who, age"),
         ("c.jsonl", '{"uri": "s3://b/a"}\nnot json\n', "row 2: no `uri`"),
         ("c.jsonl", '{"uri": 7}\n', "row 1: no `uri`"),
-        ("c.parquet", "not parquet", "cannot be read as context"),
+        ("c.parquet", "not parquet", "no column that names objects"),
         ("c.csv", "uri\n\xff\n".encode("latin-1"), "cannot be read as context"),
     ],
 )

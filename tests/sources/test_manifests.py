@@ -208,9 +208,13 @@ def test_truth_is_understood_as_labels_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "url\ns3://b/a\n", r"row 1: no `uri` \(nor `source-ref`\)"),
-        ("a.csv", "uri,size\ns3://b/a,3\ns3://b/b,3 KB\n", "row 2: size '3 KB' is not a number of bytes"),
-        ("a.csv", "uri,size\ns3://b/a,nan\n", "row 1: size 'nan' is not"),
+        ("a.csv", "owner,note\nann,x\n", r"no column that names objects: its columns are owner, note; .*'ann,x'"),
+        (
+            "a.csv",
+            "uri,size\ns3://b/a,3 KB\ns3://b/b,\n",
+            "row 1: size '3 KB' is not a number of bytes.*columns are uri",
+        ),
+        ("a.csv", "uri,size\ns3://b/a,1.5\n", "row 1: size '1.5' is not"),
         ("a.csv", "uri,size\ns3://b/a,-1\n", "row 1: size '-1' is not"),
         ("a.csv", "uri,size\ns3://b/a,99999999999999999999\n", "row 1: size '99999999999999999999' is not"),
         ("a.csv", "uri,modified_at\ns3://b/a,yesterday\n", "row 1: modified_at 'yesterday' is not an ISO 8601 time"),
@@ -238,15 +242,15 @@ def test_a_row_that_is_not_understood_is_named(tmp_path: Path, name: str, conten
 
 
 def test_parquet_without_uris_is_an_error(tmp_path: Path) -> None:
-    """A table that names no objects is refused at its first row; a column of bytes names none either."""
-    with pytest.raises(SourceError, match="row 1: no `uri`"):
-        rows(parquet(tmp_path, path=["s3://b/a"]))
+    """A table that names no objects is refused, with its columns; a column of bytes names none either."""
+    with pytest.raises(SourceError, match=r"no column `uri` .* its columns are owner, size"):
+        rows(parquet(tmp_path, owner=["s3://b/a"], size=[1]))
     with pytest.raises(SourceError, match="row 1: no `uri`"):
         rows(parquet(tmp_path, uri=pa.array([b"s3://b/a"])))
 
 
 def test_rows_before_a_bad_one_are_not_enough(tmp_path: Path) -> None:
     """A bad row stops the listing, whatever the limit of memory let through before it."""
-    path = text(tmp_path, "a.csv", "uri\n" + "s3://b/a\n" * 5000 + ",\n")
+    path = text(tmp_path, "a.csv", "uri,size\n" + "s3://b/a,1\n" * 5000 + ",7\n")
     with pytest.raises(SourceError, match="row 5001"):
         list(list_sources(SourceConfig(uris=(str(path),)), LOCAL))

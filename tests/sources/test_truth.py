@@ -11,6 +11,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import Category
 from nsfwscan.sources.truth import TRUTH_SCHEMA, read_truth, truth_from_path
+from nsfwscan.warning import WarningKind, Warnings
 
 LOCAL = StorageConfig()
 
@@ -68,11 +69,15 @@ def test_long_truth_files_come_in_batches(tmp_path: Path) -> None:
     assert [uri for uri, _ in judged(path)] == [f"s3://b/{i}" for i in range(9000)]
 
 
-def test_a_row_without_truth_is_an_error(tmp_path: Path) -> None:
-    """A truth file that says nothing about an object it names is wrong, and the row is named."""
-    path = tmp_path / "truth.csv"
-    path.write_text("uri,truth\ns3://b/a,neutral\ns3://b/b,\n")
-    with pytest.raises(SourceError, match="row 2: no `truth`"):
+def test_a_row_without_truth_is_counted(tmp_path: Path) -> None:
+    """What nobody judged yet is passed over, and counted with an example; a file that judges nothing is refused."""
+    path, warnings = tmp_path / "truth.csv", Warnings()
+    path.write_text("uri,truth\ns3://b/a,neutral\ns3://b/b,\ns3://b/c,NaN\ns3://b/d,rude\n")
+    found = [row for batch in read_truth(str(path), LOCAL, warnings) for row in batch.to_pylist()]
+    assert found == [{"uri": "s3://b/a", "truth": "neutral"}]
+    assert (warnings.count(WarningKind.NO_TRUTH), warnings.count(WarningKind.LISTED_TRUTH)) == (2, 1)
+    path.write_text("uri,label\ns3://b/a,neutral\n")
+    with pytest.raises(SourceError, match="none of its 1 rows has a `truth`"):
         judged(path)
 
 
