@@ -21,8 +21,8 @@ Row = dict[str, Any]
 _URI = ("uri", "source-ref")
 _USUAL = frozenset(
     """url urls uris s3_uri s3_url s3_path s3uri gcs_uri object_uri image_uri image_url image_path img_url img_path
-    image img path filepath file_path image_file_name full_path absolute_path filename file_name file location src media_url media_uri
-    media_path""".split()  # noqa: SIM905
+    image img path filepath file_path image_file_name full_path absolute_path filename file_name file
+    location src media_url media_uri media_path""".split()  # noqa: SIM905
 )
 _OTHER_NAMES = {"modified_at": ("last_modified", "lastmodified", "last_modified_at"), "size": ("size_bytes",)}
 
