@@ -2,17 +2,20 @@
 
 Every field carries its own documentation (`doc` in the field's metadata), so the meaning travels inside the Parquet;
 the table in README.md is checked against it. Changes are additive only: a column is never renamed, retyped or removed.
+Version 2 was the one exception, before any release: see `TIMESTAMP` and `SIGNALS`. Reports of version 1 are cast as
+they are read (`as_schema`).
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import pyarrow as pa
 
 from nsfwscan.status import Status
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 
 class Accounted(StrEnum):
@@ -79,7 +82,13 @@ class Category(StrEnum):
 
 NSFW_CATEGORIES = frozenset({Category.HENTAI, Category.PORN, Category.SEXY, Category.NSFW})
 
-TIMESTAMP = pa.timestamp("us", tz="UTC")
+TIMESTAMP = pa.timestamp("us")
+"""UTC. Without a zone in the type: DuckDB's `fetchall()` needs pytz for one, and compares it with a written time as of
+the zone of the machine. Was `timestamp[us, tz=UTC]` in version 1."""
+
+SIGNALS = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.float32())]))
+"""Names with numbers: what a map is made of. Hugging Face's `datasets` cannot load a map, nor pandas write one. Was
+`map<string, float>` in version 1."""
 
 
 def score_column(category: Category) -> str:
@@ -95,7 +104,7 @@ OBJECT_COLUMNS = [
     _column("uri", pa.string(), "where the object is: a path, `s3://…`, or any fsspec URI", nullable=False),
     _column("size", pa.int64(), "bytes, as read; as listed where it was not read"),
     _column("etag", pa.string(), "the store's version tag, as returned by the read"),
-    _column("modified_at", TIMESTAMP, "last modification, as listed"),
+    _column("modified_at", TIMESTAMP, "last modification, as listed; UTC"),
     _column("object_id", pa.string(), "first 32 hex digits of the URI's SHA-256: a safe name for the object"),
 ]
 CONTENT_COLUMNS = [
@@ -135,8 +144,9 @@ MODEL_COLUMNS = [
 SIGNAL_COLUMNS = [
     _column(
         "signals",
-        pa.map_(pa.string(), pa.float32()),
-        "what further detectors say (`<detector>.<label>`, 0 to 1), what the file says of its making, how whole it is",
+        SIGNALS,
+        "what further detectors say (`<detector>.<label>`, 0 to 1), what the file says of its making, how whole it is: "
+        "a list of `{name, value}`; in a policy's rules a map, `signals['name']`",
     )
 ]
 SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail")
@@ -178,7 +188,7 @@ AUDIT_COLUMNS = [
     ),
     _column("run_id", pa.string(), "the run that wrote the row"),
     _column("carried_from", pa.string(), "the run that looked at the object, where nothing changed since; else null"),
-    _column("scanned_at", TIMESTAMP, "when the object was read"),
+    _column("scanned_at", TIMESTAMP, "when the object was read; UTC"),
 ]
 
 LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0]])
@@ -190,7 +200,7 @@ BYTES = pa.field("bytes", pa.large_binary())
 REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
 SHADOW = _column("shadow", pa.bool_(), "settled by a filter, and scored all the same")
 SANDBOX = _column("sandbox", pa.string(), "which layers of the sandbox held where the file was decoded")
-COST = _column("cost", pa.map_(pa.string(), pa.float32()), "seconds that each model took for it")
+COST = _column("cost", SIGNALS, "seconds that each model took for it")
 FULL_BATCH = "classify, full batches"
 """Among the costs: seconds that the model would have taken for it in a batch without room to spare."""
 """Known while a run is worked on; the report has what they add up to."""
@@ -234,6 +244,11 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     there = set(table.column_names)
     columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(table.num_rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
+
+
+def in_utc(time: datetime | None) -> str | None:
+    """A time of the report in ISO 8601, with its zone."""
+    return None if time is None else time.replace(tzinfo=UTC).isoformat()
 
 
 def column_doc(field: pa.Field) -> str:

@@ -20,6 +20,7 @@ from nsfwscan.pipeline import cpu_stages, finish, model_stages, opened
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.schema import LISTING_SCHEMA, Category, Decision, score_column
+from nsfwscan.signals import signals_of_row
 from nsfwscan.stages.base import fresh, run
 
 BORDERLINE_MARGIN = 0.2
@@ -105,5 +106,5 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         policy=row["policy"],
         match=None if row["match_kind"] is None else (row["match_bank"], row["match_id"], row["match_distance"]),
         filtered_by=row["filtered_by"],
-        signals=tuple(row["signals"] or ()),
+        signals=tuple(signals_of_row(row["signals"]).items()),
     )

@@ -17,6 +17,7 @@ from nsfwscan.config import CascadeConfig
 from nsfwscan.errors import ConfigError, ModelError
 from nsfwscan.report.effects import miss_rate
 from nsfwscan.run import ScanResult
+from nsfwscan.signals import signals_of_row
 from nsfwscan.stages.filters import in_shadow
 from tests.checkpoints import make_dinov2, make_vit
 
@@ -84,7 +85,7 @@ def test_what_is_benign_is_settled(models: Path, media: Path, plain: dict[str, d
         light = prefilter[file]["nsfw_score"]
         if file in ("icon.png", "flat.png", "notes.txt"):
             continue
-        assert dict(row["signals"])["prefilter.nsfw"] == pytest.approx(light)
+        assert signals_of_row(row["signals"])["prefilter.nsfw"] == pytest.approx(light)
         benign = light <= np.float32(threshold)
         assert row["filtered_by"] == (name if benign else None)
         assert row["nsfw_score"] == (None if benign else pytest.approx(plain[file]["nsfw_score"], abs=1e-6))
@@ -164,7 +165,11 @@ def test_one_decoding_for_all_detectors(
         if row["status"] != "ok":
             assert row["signals"] is None
             continue
-        said = {name: value for name, value in row["signals"] if name.startswith(("violence.", "again."))}
+        said = {
+            name: value
+            for name, value in signals_of_row(row["signals"]).items()
+            if name.startswith(("violence.", "again."))
+        }
         assert sum(said[f"violence.{label}"] for label in ("calm", "armed", "blood")) == pytest.approx(1, abs=1e-5)
         assert said["again.porn"] == pytest.approx(plain[file]["score_porn"], abs=1e-5)
         assert row["rule"] == ("armed" if said["violence.armed"] > 0.5 else "otherwise")

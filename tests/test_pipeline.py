@@ -84,7 +84,7 @@ def test_every_row_is_as_declared(demo: Demo, scan: Scanned) -> None:
         assert (row["rule"] == "no-image") == (declared.status == "unsupported")
         assert (row["decided_by"], row["run_id"]) == ("policy", "demo")
         assert row["false_positive"] == (False if ok and declared.truth else None)
-        assert scan.began - timedelta(seconds=1) <= row["scanned_at"] <= datetime.now(UTC)
+        assert scan.began - timedelta(seconds=1) <= row["scanned_at"].replace(tzinfo=UTC) <= datetime.now(UTC)
 
 
 def test_the_same_bytes_have_the_same_scores(scan: Scanned) -> None:

@@ -23,7 +23,8 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.export import mappings
 from nsfwscan.report.parts import read_rows
 from nsfwscan.report.runs import Run
-from nsfwscan.schema import REPORT_SCHEMA, Category, score_column
+from nsfwscan.schema import REPORT_SCHEMA, Category, in_utc, score_column
+from nsfwscan.signals import signals_of_row
 from nsfwscan.store import to_json
 
 _ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_column, Category)]
@@ -67,9 +68,9 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list):  # a map, as Arrow gives it
-        return json.dumps(dict(value), sort_keys=True)
-    return value.isoformat() if isinstance(value, datetime) else value
+    if isinstance(value, list):
+        return json.dumps(signals_of_row(value), sort_keys=True)
+    return in_utc(value) if isinstance(value, datetime) else value
 
 
 def _parquet(run: Run, out: Path) -> Exported:

@@ -17,6 +17,7 @@ from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA
+from nsfwscan.signals import SIGNAL_MAP
 
 _HIDDEN = {field.name for field in DECISION_COLUMNS} | {
     "truth",
@@ -26,9 +27,12 @@ _HIDDEN = {field.name for field in DECISION_COLUMNS} | {
     "accounted_as",
 }
 
-VISIBLE = pa.schema([field for field in REPORT_SCHEMA if field.name not in _HIDDEN])
+VISIBLE = pa.schema(
+    [f.with_type(SIGNAL_MAP) if f.name == "signals" else f for f in REPORT_SCHEMA if f.name not in _HIDDEN]
+)
 """The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
-decisions and must not make them, and what only says how this run came by the row."""
+decisions and must not make them, and what only says how this run came by the row. Signals are a map:
+`signals['name']`."""
 
 _NULLABLE = pa.schema([field.with_nullable(True) for field in VISIBLE])
 

@@ -27,7 +27,8 @@ from duckdb import ConstantExpression, FunctionExpression
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.binding import VISIBLE, columns_of, condition, connect, in_sample, lies_in
 from nsfwscan.policy.rules import GUARD, ILLEGAL, OTHERWISE, Outcome, Policy, Rule
-from nsfwscan.schema import DECISION_COLUMNS, BankKind, Decision, Shield
+from nsfwscan.schema import DECISION_COLUMNS, SIGNALS, BankKind, Decision, Shield
+from nsfwscan.signals import as_maps
 
 Indices = npt.NDArray[np.int32]
 _UNDETERMINED = Outcome(decision=Decision.UNDETERMINED)
@@ -102,7 +103,7 @@ class Decider:
 
     def choose(self, table: pa.Table) -> Indices:
         """For each row the index of its outcome. Raises PolicyError, as calling it does."""
-        rows = _finite(table.select(self.columns))
+        rows = _for_rules(table.select(self.columns))
         chosen = np.zeros(rows.num_rows, np.int32)
         for overrides, here in self._places(rows):
             plain, start = self._rules_under(overrides)
@@ -113,7 +114,7 @@ class Decider:
 
     def matches(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """For each row (first axis) and rule (second axis) whether the rule matches, whatever stands before it."""
-        rows = _finite(table.select(self.columns))
+        rows = _for_rules(table.select(self.columns))
         found = np.zeros((rows.num_rows, len(self.policy.rules)), bool)
         for overrides, here in self._places(rows):
             plain, _ = self._rules_under(overrides)
@@ -231,9 +232,12 @@ def _mark(applies: duckdb.Expression) -> duckdb.Expression:
     return duckdb.CaseExpression(applies, ConstantExpression("1")).otherwise(ConstantExpression("0"))
 
 
-def _finite(table: pa.Table) -> pa.Table:
-    """NaN and infinity as null: in SQL `NaN >= 0.95` is true, and a score that is no number must not decide."""
+def _for_rules(table: pa.Table) -> pa.Table:
+    """The columns as rules see them: signals as a map; NaN and infinity as null, since in SQL `NaN >= 0.95` is true,
+    and a score that is no number must not decide."""
     for i, field in enumerate(table.schema):
+        if field.name == "signals":
+            table = table.set_column(i, VISIBLE.field("signals"), as_maps(table[field.name].cast(SIGNALS)))
         if pa.types.is_floating(field.type):
             column = table[field.name]
             table = table.set_column(i, field, pc.if_else(pc.is_finite(column), column, None))

@@ -24,7 +24,8 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.export.export import json_line, whole
 from nsfwscan.queues.ranking import EARLIER_RUNS, Item, ranked
 from nsfwscan.report.runs import Run
-from nsfwscan.schema import BankKind, Category, score_column
+from nsfwscan.schema import BankKind, Category, in_utc, score_column
+from nsfwscan.signals import signals_of_row
 
 _NAME_LENGTH = 100
 _ALWAYS = (
@@ -150,7 +151,7 @@ def _shown(item: Item) -> dict[str, Any]:
         "elsewhere": {"count": item.others, "uris": item.elsewhere},
         "prior": item.prior,
         "context": json.loads(item.context) if item.context is not None else None,
-        "scanned_at": row["scanned_at"].isoformat() if row["scanned_at"] is not None else None,
+        "scanned_at": in_utc(row["scanned_at"]),
     }
 
 
@@ -161,7 +162,7 @@ def _content(row: dict[str, Any]) -> dict[str, Any]:
         **{name: row[name] for name in _SEEN},
         "scores": scores or None,
         "uncertainty": row["uncertainty"],
-        "signals": dict(row["signals"]) if row["signals"] else None,
+        "signals": signals_of_row(row["signals"]) or None,
         "duplicate_of": row["duplicate_of"],
     }
 

@@ -28,7 +28,8 @@ class Costs:
     def add(self, staged: pa.Table) -> None:
         """Counts rows of this run, with their `cost`."""
         cost = pa.chunked_array([*staged["cost"].chunks], staged["cost"].type).combine_chunks()
-        parts = pa.table({"model": cost.keys, "seconds": cost.items})
+        names, values = pc.list_flatten(cost).flatten()
+        parts = pa.table({"model": names, "seconds": values})
         for row in parts.group_by("model").aggregate([("seconds", "sum"), ("seconds", "count")]).to_pylist():
             self.seconds[row["model"]] += row["seconds_sum"]
             self.images[row["model"]] += row["seconds_count"]

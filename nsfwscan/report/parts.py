@@ -34,6 +34,14 @@ def read_rows(run: Run, record: dict[str, Any], columns: Sequence[str]) -> Itera
 
 
 def with_all(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The rows with exactly these columns of the report; those that an older report lacks are null."""
-    absent = {name: pa.nulls(rows.num_rows, REPORT_SCHEMA.field(name).type) for name in columns}
-    return pa.table({name: rows[name] if name in rows.column_names else absent[name] for name in columns})
+    """The rows with exactly these columns of the report; those that an older report lacks are null, and what it has of
+    another type is cast."""
+    return pa.table({name: _column(rows, name) for name in columns})
+
+
+def _column(rows: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
+    kind = REPORT_SCHEMA.field(name).type
+    if name not in rows.column_names:
+        return pa.nulls(rows.num_rows, kind)
+    column = rows[name]
+    return column if pa.types.is_dictionary(column.type) else column.cast(kind)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nsfwscan.errors import SetupError
 from nsfwscan.policy.decide import Decider
-from nsfwscan.schema import FLAGGED, STAGED_SCHEMA
+from nsfwscan.schema import FLAGGED, STAGED_SCHEMA, as_schema
 from nsfwscan.sources.plan import Shard
 from nsfwscan.status import Status
 from nsfwscan.store import Store, from_parquet
@@ -60,7 +60,7 @@ def staged_shards(staging: Store) -> set[str]:
 
 def read_part(staging: Store, shard: Shard) -> pa.Table:
     """A staged shard. Raises FileNotFoundError where it was never finished."""
-    return from_parquet(staging.read(shard.name + _SUFFIX))
+    return as_schema(from_parquet(staging.read(shard.name + _SUFFIX)), STAGED_SCHEMA)
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import SourceError
-from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.schema import LISTING_SCHEMA, as_schema
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.spilling import spilling
 from nsfwscan.store import Store, from_parquet
@@ -374,11 +374,12 @@ class ShardReader:
         """The rows of a shard, as `LISTING_SCHEMA`."""
         if shard.listing != self._file:
             self._data, self._file = self._run.read(shard.listing), shard.listing
-        return pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group, use_threads=False)
+        rows = pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group, use_threads=False)
+        return as_schema(rows, LISTING_SCHEMA)
 
 
 def read_carried(run: Store, part: Range) -> pa.Table:
     """The objects of a range whose rows are carried over, as `LISTING_SCHEMA`; empty where there are none."""
     if part.carried is None:
         return LISTING_SCHEMA.empty_table()
-    return from_parquet(run.read(part.carried))
+    return as_schema(from_parquet(run.read(part.carried)), LISTING_SCHEMA)

@@ -18,7 +18,7 @@ from nsfwscan.errors import PolicyError
 from nsfwscan.policy.binding import VISIBLE
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import GUARD, ILLEGAL, load_policy, parse_policy, preset_names
-from nsfwscan.schema import DECISION_COLUMNS, Decision
+from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, Decision
 
 Row = dict[str, Any]
 
@@ -37,8 +37,13 @@ def decider(*rules: Row, otherwise: str = "allow") -> Decider:
     return Decider(parse_policy({"name": "p", "version": "1", "rules": rules, "otherwise": {"decision": otherwise}}))
 
 
+_REPORTED = pa.schema([REPORT_SCHEMA.field(name) for name in VISIBLE.names])
+
+
 def table(*rows: Row) -> pa.Table:
-    return pa.Table.from_pylist([{"uri": str(i), "status": "ok", **row} for i, row in enumerate(rows)], schema=VISIBLE)
+    return pa.Table.from_pylist(
+        [{"uri": str(i), "status": "ok", **row} for i, row in enumerate(rows)], schema=_REPORTED
+    )
 
 
 def scored(*scores: float | None) -> pa.Table:
@@ -120,6 +125,10 @@ def test_rules_may_ask_for_any_column() -> None:
     assert [rule for _, rule, _ in decided(decide, rows)] == ["status", "big", "place", "otherwise"]
 
 
+def _signals(values: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
 def test_rules_may_ask_for_signals() -> None:
     """By name; what a row does not have is not true, and a row with signals and without a score is still guarded."""
     decide = decider(
@@ -128,11 +137,14 @@ def test_rules_may_ask_for_signals() -> None:
         otherwise="block",
     )
     rows = table(
-        {"nsfw_score": 0.1, "signals": {"c2pa.trainedAlgorithmicMedia": 1.0, "jpeg.double_quantisation": 0.9}},
-        {"nsfw_score": 0.1, "signals": {"jpeg.double_quantisation": 0.9}},
-        {"nsfw_score": 0.1, "signals": {"jpeg.double_quantisation": 0.1}},
+        {
+            "nsfw_score": 0.1,
+            "signals": _signals({"c2pa.trainedAlgorithmicMedia": 1.0, "jpeg.double_quantisation": 0.9}),
+        },
+        {"nsfw_score": 0.1, "signals": _signals({"jpeg.double_quantisation": 0.9})},
+        {"nsfw_score": 0.1, "signals": _signals({"jpeg.double_quantisation": 0.1})},
         {"nsfw_score": 0.1, "signals": None},
-        {"signals": {"jpeg.double_quantisation": 0.9}},
+        {"signals": _signals({"jpeg.double_quantisation": 0.9})},
     )
     assert [rule for _, rule, _ in decided(decide, rows)] == ["made", "twice", "otherwise", "otherwise", GUARD]
 

@@ -64,13 +64,16 @@ def test_copies_have_one_score(ranges: int) -> None:
     """Objects with the same bytes have the scores of the first, name it, and are accounted for as duplicates, in
     whichever ranges they lie."""
     rows = [row("/a", "x", nsfw_score=0.25), row("/b", "y"), row("/c", "x", nsfw_score=0.250001)]
-    rows += [row("/d", "z", nsfw_score=0.9, signals=[("c2pa.manifest", 1.0)]), row("/e", "z", nsfw_score=0.8)]
+    rows += [
+        row("/d", "z", nsfw_score=0.9, signals=[{"name": "c2pa.manifest", "value": 1.0}]),
+        row("/e", "z", nsfw_score=0.8),
+    ]
     found = settled(rows, ranges=ranges)
     assert of(found, "uri") == ["/a", "/b", "/c", "/d", "/e"]
     assert of(found, "duplicate_of") == [None, None, "/a", None, "/d"]
     assert of(found, "accounted_as") == ["scored", "scored", "duplicate", "scored", "duplicate"]
     assert found[0]["nsfw_score"] == found[2]["nsfw_score"] and found[3]["nsfw_score"] == found[4]["nsfw_score"]
-    assert found[4]["signals"] == [("c2pa.manifest", 1.0)] and found[4]["label"] == "nsfw"
+    assert found[4]["signals"] == [{"name": "c2pa.manifest", "value": 1.0}] and found[4]["label"] == "nsfw"
     assert of(found, "cluster_size", "cluster_places") == [(1, 2), (None, None), (1, 2), (1, 2), (1, 2)]
 
 

@@ -86,7 +86,7 @@ def test_a_row_has_size_and_time_of_the_file(tmp_path: Path) -> None:
     [row] = rows(tmp_path)
     moment = datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
     assert row == {"uri": str(path), "size": 5, "etag": None, "modified_at": row["modified_at"], "truth": None}
-    assert abs(row["modified_at"] - moment) <= timedelta(microseconds=1)
+    assert abs(row["modified_at"].replace(tzinfo=UTC) - moment) <= timedelta(microseconds=1)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_an_s3_prefix_lists_with_versions(s3: Any) -> None:
     assert [row["uri"] for row in found] == [f"s3://{BUCKET}/{key}" for key in sorted(keys)]
     head = s3.head_object(Bucket=BUCKET, Key=keys[0])
     assert (found[0]["size"], found[0]["etag"]) == (len(keys[0]), head["ETag"].strip('"'))
-    assert found[0]["modified_at"] == head["LastModified"]
+    assert found[0]["modified_at"].replace(tzinfo=UTC) == head["LastModified"]
 
 
 def test_an_odd_time_on_s3_ends_no_page() -> None:
