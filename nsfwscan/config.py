@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nsfwscan.dialect import Compatibility
 from nsfwscan.display import has_password, redacted_json
+from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError
 from nsfwscan.location import canonical
 from nsfwscan.schema import SIGNAL_GROUPS, BankKind
@@ -403,7 +404,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty one. Raises ConfigError, without a word of the file's."""
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from nsfwscan.display import redacted_json
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import load_policy
+from nsfwscan.policy.values import Known
 from nsfwscan.replay import commit_replay, overlaps
 from nsfwscan.replay import replay as replay_run
 from nsfwscan.report.policy_text import describe_comparison, describe_overlaps, describe_policy
@@ -37,17 +38,19 @@ def policy() -> None:
 @click.option("--on", "run", metavar="RUN", help="Count on this run: STORE/runs/ID, or a STORE's newest.")
 @storage_options
 def check(file: str, run: str | None, **options: Any) -> None:
-    """Bind the policy in FILE (or a preset's) and look for rules that never decide and names that nothing uses.
+    """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and names
+    that nothing uses.
 
     With --on it is counted on the rows of a committed run what each rule matches and decides, what falls to
-    `otherwise`, and which rules overlap. Exits 1 where anything is wrong.
+    `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong, too.
+    Exits 1 where anything is.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)
         echo(describe_policy(found))
-        findings = list(lint(found))
-        if run is not None:
-            committed = find_run(run, StorageConfig.of(given_options(options)))
+        committed = None if run is None else find_run(run, StorageConfig.of(given_options(options)))
+        findings = list(lint(found, None if committed is None else _known_of(committed.record())))
+        if committed is not None:
             counted = overlaps(committed, found)
             echo(describe_overlaps(counted, committed.run_id))
             if delta := describe_delta(committed.record()):
@@ -86,6 +89,12 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
             result = commit_replay(decided, by, file, run_id)
             echo(f"\n{describe_scan(result)}")
             sys.exit(result.exit_code)
+
+
+def _known_of(record: dict[str, Any]) -> Known:
+    """What is known of a run: the banks that it was matched with."""
+    banks = record.get("banks")
+    return Known(banks=tuple(bank["name"] for bank in banks) if banks else None)
 
 
 def _write(path: Path, data: bytes) -> None:

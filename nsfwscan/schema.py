@@ -191,6 +191,23 @@ AUDIT_COLUMNS = [
     _column("scanned_at", TIMESTAMP, "when the object was read; UTC"),
 ]
 
+WORDS: dict[str, tuple[str, ...]] = {
+    "status": tuple(map(str, Status)),
+    "label": tuple(map(str, Category)),
+    "match_kind": tuple(str(kind) for kind in BankKind if kind != BankKind.NEGATIVE),
+    "match_hash": ("sha256", "md5", "pdq"),
+    "filtered_by": ("icon", "flat", "prefilter"),
+}
+"""All texts that a column has, of those that a policy may ask for; the formats are in `images/decoder.py`."""
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("nsfw_score", "confidence", *map(score_column, Category)), (0, 1)),
+    "pdq_quality": (0, 100),
+    "match_distance": (0, 256),
+    **dict.fromkeys(("size", "cluster_size", "cluster_places"), (0, float("inf"))),
+    **dict.fromkeys(("width", "height", "frames"), (1, float("inf"))),
+}
+"""Least and greatest number of a column."""
+
 LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0]])
 """What listing knows of an object: `uri, size, etag, modified_at, truth`."""
 

@@ -16,23 +16,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nsfwscan.policy.binding import columns_of, condition, connect, shape_of
+from nsfwscan.policy.binding import columns_of, condition, connect, parsed, shape_of
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, Rule, queues_named
 from nsfwscan.policy.thresholds import thresholds_in
+from nsfwscan.policy.values import Known, read
 
 _COMPARISON = re.compile(r"\s*(\w+)\s*(>=|>|<=|<)\s*\(?\s*(-?\d+(?:\.\d+)?)\s*\)?\s*")
 _IMPLIES = {">=": operator.ge, ">": operator.ge, "<=": operator.le, "<": operator.le}
 _ONE_ROW = pa.table({"uri": [""]})
 
 
-def lint(policy: Policy) -> Iterator[str]:
-    """What can be told from the policy alone."""
+def lint(policy: Policy, known: Known | None = None) -> Iterator[str]:
+    """What can be told from the policy alone, and from what is known of a run."""
     said: set[str] = set()
     with connect() as connection:
         for overrides in ((), *((override,) for override in policy.overrides)):
             where = f", for {overrides[0].title}" if overrides else ""
-            for finding in _unreachable(connection, policy.under(overrides)):
+            for finding in _unreachable(connection, policy.under(overrides), known):
                 if finding not in said:  # an override repeats what holds without it
                     said.add(finding)
                     yield finding + where
@@ -44,18 +45,52 @@ def lint(policy: Policy) -> Iterator[str]:
     yield from (f"queue {name!r}: no rule sends anything to it" for name in policy.queues if name not in sent)
 
 
-def _unreachable(connection: duckdb.DuckDBPyConnection, plain: Policy) -> Iterator[str]:
-    """Rules that an earlier one leaves no row to, as far as their text shows it."""
-    before: list[_Read] = []
+def _unreachable(connection: duckdb.DuckDBPyConnection, plain: Policy, known: Known | None) -> Iterator[str]:
+    """Rules that ask for what no row has, or that an earlier one leaves no row to, as far as their text shows it."""
+    before = _Earlier()
     for rule in plain.rules:
-        read = _Read.of(connection, rule)
-        shadow = next((earlier for earlier in before if earlier.takes_all_of(read)), None)
-        if read.constant is False:
+        read = _Read.of(connection, rule, known)
+        shadow = before.shadow_of(read)
+        yield from (f"rule {rule.name!r}: {finding}" for finding in read.findings)
+        if read.constant is False and read.findings:
+            pass
+        elif read.constant is False:
             yield f"rule {rule.name!r} is never true"
         elif shadow is not None:
             yield f"rule {rule.name!r} is never reached: {shadow.rule.name!r} before it takes every row that it matches"
         if rule.sample is None:
-            before.append(read)
+            before.add(read)
+
+
+class _Earlier:
+    """Rules that came before, as far as they can stand in the way of others: found without comparing all with all."""
+
+    def __init__(self) -> None:
+        self._all: _Read | None = None
+        self._shapes: dict[str, _Read] = {}
+        self._comparisons: dict[tuple[str, str], list[_Read]] = {}
+        """By column and direction, each of them taking more than those before it."""
+
+    def add(self, read: _Read) -> None:
+        """Adds the rule that came last."""
+        if read.constant is True and self._all is None:
+            self._all = read
+        self._shapes.setdefault(read.shape, read)
+        if read.comparison is not None:
+            column, way, _ = read.comparison
+            held = self._comparisons.setdefault((column, way[0]), [])
+            if not held or not held[-1].takes_all_of(read):
+                held.append(read)
+
+    def shadow_of(self, read: _Read) -> _Read | None:
+        """One that takes every row of this one; None where there is none."""
+        found = self._all or self._shapes.get(read.shape)
+        if found is None and read.comparison is not None:
+            column, way, _ = read.comparison
+            held = self._comparisons.get((column, way[0]), [])
+            if held and held[-1].takes_all_of(read):
+                found = next(earlier for earlier in held if earlier.takes_all_of(read))
+        return found
 
 
 @dataclass(frozen=True)
@@ -68,15 +103,17 @@ class _Read:
     """What it always is; None where that depends on the row."""
     comparison: tuple[str, str, float] | None
     """Column, operator, number, where it is just that."""
+    findings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, connection: duckdb.DuckDBPyConnection, rule: Rule) -> _Read:
-        constant = None
-        if not columns_of(connection, rule.when):
+    def of(cls, connection: duckdb.DuckDBPyConnection, rule: Rule, known: Known | None) -> _Read:
+        understood = read(parsed(connection, rule.when), known)
+        constant = understood.always
+        if constant is None and not columns_of(connection, rule.when):
             [(constant,)] = connection.from_arrow(_ONE_ROW).select(condition(rule.when)).fetchall()
         found = _COMPARISON.fullmatch(rule.when)
         comparison = (found[1].lower(), found[2], float(found[3])) if found else None
-        return cls(rule, shape_of(connection, rule.when), constant, comparison)
+        return cls(rule, shape_of(connection, rule.when), constant, comparison, understood.findings)
 
     def takes_all_of(self, later: _Read) -> bool:
         """Whether every row that a later rule matches is one that this rule matches."""
@@ -122,9 +159,11 @@ class Overlaps:
         self.applied += self.decider.applying(rows).sum(axis=0)
 
     def findings(self) -> Iterator[str]:
-        """Rules that match rows and decide none of them."""
+        """Rules that match no row, or rows of which they decide none."""
         rules = self.decider.policy.rules
         for i, rule in enumerate(rules):
+            if self.rows and not self.both[i, i] and rule.sample is None:
+                yield f"rule {rule.name!r} matches no row of {self.rows:,}"
             if self.both[i, i] and not self.decided[i]:
                 before = [repr(earlier.name) for j, earlier in enumerate(rules[:i]) if self.both[i, j]]
                 few = [*before[:3], *(["others"] if len(before) > 3 else [])]

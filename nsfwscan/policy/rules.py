@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from nsfwscan.config import Frozen, digest_of
+from nsfwscan.documents import load_yaml
 from nsfwscan.errors import PolicyError
 from nsfwscan.location import canonical
 from nsfwscan.policy.binding import bind, connect
@@ -111,6 +113,15 @@ class Override(Frozen):
         return f"region {self.region}" if self.source is None else f"source {self.source}"
 
 
+MOST_RULES = 5_000
+
+
+def _not_too_many(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    if len(rules) > MOST_RULES:
+        raise ValueError(f"{len(rules):,} rules, and there may be {MOST_RULES:,}: long lists belong in a bank")
+    return rules
+
+
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float | datetime.date) else value
 
@@ -127,7 +138,7 @@ class Policy(Frozen):
     """Names of sets of places."""
     queues: tuple[Name, ...] = ()
     """All queues that there are; where given, a rule names no other one."""
-    rules: tuple[Rule, ...]
+    rules: Annotated[tuple[Rule, ...], AfterValidator(_not_too_many)]
     otherwise: Outcome
     overrides: tuple[Override, ...] = ()
     """All that are for an object apply, one after the other: of two that change the same, the later one counts."""
@@ -171,7 +182,7 @@ def load_policy(source: str) -> Policy:
     """
     path = _PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PolicyError(
             f"cannot read the policy {source}: {error.strerror} (presets: {', '.join(preset_names())})"
@@ -194,10 +205,9 @@ def parse_policy(loaded: dict[str, Any], source: str = "policy") -> Policy:
     bound: set[str] = set()
     with connect() as connection:
         for overrides in ((), *((override,) for override in policy.overrides)):
-            for rule in policy.under(overrides).rules:
-                if rule.when not in bound:
-                    bind(connection, rule.name, rule.when, source)
-                    bound.add(rule.when)
+            rules = [rule for rule in policy.under(overrides).rules if rule.when not in bound]
+            bind(connection, {rule.name: rule.when for rule in rules}, source)
+            bound.update(rule.when for rule in rules)
     return policy
 
 
@@ -210,8 +220,8 @@ def _explained(error: Any) -> str:
 def _unknown_names(policy: Policy) -> Iterator[str]:
     """What is named and not there, or there twice, in words."""
     names = [rule.name for rule in policy.rules]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             yield f"two rules are called {name!r}"
         if name in (GUARD, ILLEGAL, OTHERWISE):
             yield f"the rule name {name!r} is reserved"

@@ -52,7 +52,7 @@ def test_a_rule_behind_one_that_takes_all_of_its_rows_is_found(first: str, secon
         ("nsfw_score > 0.2", "nsfw_score >= 0.2"),
         ("nsfw_score >= 0.2", "nsfw_score <= 0.8"),
         ("score_porn >= 0.2", "nsfw_score >= 0.8"),
-        ("label = 'porn'", "label = 'Porn'"),
+        ("label = 'porn'", "label = 'sexy'"),
         ("nsfw_score >= 0.2 and frames > 1", "nsfw_score >= 0.8"),
     ],
 )
@@ -134,3 +134,11 @@ def test_a_rule_whose_rows_all_go_to_the_guard_is_found() -> None:
     assert (
         said == "rule 'broken' matches rows (1) and decides none: they go to the guard, since none of them has a score"
     )
+
+
+def test_a_rule_that_matches_nothing_on_a_run_is_found() -> None:
+    """Unless it takes a sample, which may well miss all of a few rows."""
+    found = Overlaps(policy(HIGH, {"name": "sexy", "when": "label = 'sexy'", "decision": "review", "queue": "q"}, SPOT))
+    found.add(report([staged_row("/a", nsfw_score=0.9), staged_row("/b")]))
+    assert list(found.findings())[:1] == ["rule 'sexy' matches no row of 2"]
+    assert not any("'spot' matches no row" in said for said in found.findings())
