@@ -38,12 +38,12 @@ def policy() -> None:
 @click.option("--on", "run", metavar="RUN", help="Count on this run: STORE/runs/ID, or a STORE's newest.")
 @storage_options
 def check(file: str, run: str | None, **options: Any) -> None:
-    """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and names
-    that nothing uses.
+    """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and
+    names that nothing uses.
 
     With --on it is counted on the rows of a committed run what each rule matches and decides, what falls to
-    `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong, too.
-    Exits 1 where anything is.
+    `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong,
+    too. Exits 1 where anything is.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)

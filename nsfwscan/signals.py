@@ -21,7 +21,7 @@ SIGNAL_MAP = pa.map_(pa.string(), pa.float32())
 
 def signals_array(rows: Sequence[Mapping[str, float] | None]) -> pa.Array:
     """The column, of `SIGNALS`, names in order."""
-    return pa.array([_entries(row) for row in rows], SIGNALS)
+    return pa.array([entries_of(row) for row in rows], SIGNALS)
 
 
 def merged(column: pa.Array | pa.ChunkedArray, more: Sequence[Mapping[str, float] | None]) -> pa.Array:
@@ -45,6 +45,7 @@ def as_maps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return pa.Array.from_buffers(SIGNAL_MAP, len(lists), [validity, offsets], offset=lists.offset, children=[entries])
 
 
-def _entries(row: Mapping[str, float] | None) -> list[dict[str, Any]] | None:
+def entries_of(row: Mapping[str, float] | None) -> list[dict[str, Any]] | None:
+    """One row's signals as Arrow takes them, names in order; None where there are none."""
     finite = [{"name": name, "value": value} for name, value in sorted((row or {}).items()) if isfinite(value)]
     return finite or None

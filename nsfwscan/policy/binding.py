@@ -114,7 +114,7 @@ _KEPT_TREES = 10_000
 
 
 def parse_all(connection: duckdb.DuckDBPyConnection, conditions: Iterable[str]) -> None:
-    """Parses conditions at once, which `parsed` then has at hand. Text alone is looked at: nothing is bound or computed.
+    """Parse conditions at once, which `parsed` then has at hand. Nothing is bound or computed.
     Raises ValueError as `parsed` does."""
     if len(_TREES) > _KEPT_TREES:
         _TREES.clear()

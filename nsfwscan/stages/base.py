@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nsfwscan.errors import RowError
 from nsfwscan.schema import COST, SIGNAL_COLUMNS
-from nsfwscan.signals import merged, signals_array
+from nsfwscan.signals import entries_of, merged, signals_array
 from nsfwscan.status import Status
 
 
@@ -97,7 +97,8 @@ def _merge(table: pa.Table, adds: pa.Schema, changed: dict[int, Row]) -> pa.Tabl
         values = table[field.name].to_pylist() if there else [None] * table.num_rows
         for i, row in changed.items():
             if field.name in row:
-                values[i] = row[field.name]
+                value = row[field.name]
+                values[i] = entries_of(value) if isinstance(value, Mapping) else value  # signals, by name
         column = pa.array(values, field.type)
         if there:
             table = table.set_column(table.schema.get_field_index(field.name), field, column)

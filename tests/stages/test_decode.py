@@ -18,6 +18,7 @@ from nsfwscan.errors import SetupError
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA
+from nsfwscan.signals import signals_of_row
 from nsfwscan.stages.base import fresh
 from nsfwscan.stages.decode import Decode
 from tests.hostile_format import PLUGINS, hostile
@@ -69,7 +70,7 @@ def test_signals_are_of_the_files_that_have_some() -> None:
     files = table([out.getvalue(), encode(gradient()), b"no"])
     found = Decode(DecodeConfig(), {GEOMETRY: "pixels"})(files)["signals"]
     assert found.type == REPORT_SCHEMA.field("signals").type
-    assert found.to_pylist() == [[("software.gimp", 1.0)], None, None]
+    assert found.to_pylist() == [[{"name": "software.gimp", "value": 1.0}], None, None]
     assert Decode(DecodeConfig(provenance=False), {GEOMETRY: "pixels"})(files)["signals"].null_count == 3
 
 
@@ -157,6 +158,8 @@ def test_any_bytes_end_in_a_row(hardened: Decode, files: list[bytes]) -> None:
         assert (row["error"] or "x").isprintable()
         if row["status"] == "ok":
             expected: tuple[dict[str, Any], bytes] = to_pixels(data, GEOMETRY, max_pixels=10**8)
-            of_decoding = {name: value for name, value in row["signals"] or () if name.startswith("decode.")}
+            of_decoding = {
+                name: value for name, value in signals_of_row(row["signals"]).items() if name.startswith("decode.")
+            }
             assert of_decoding == pytest.approx(expected[0].pop("signals", {}))
             assert ({name: row[name] for name in FACTS}, row["pixels"]) == expected
