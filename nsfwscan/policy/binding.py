@@ -299,9 +299,9 @@ def _bind_one(connection: duckdb.DuckDBPyConnection, name: str, when: str, sourc
 def limited(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
     """Interrupts what DuckDB does once it has taken so long: it raises duckdb.InterruptException."""
     timer = threading.Timer(seconds, connection.interrupt)
-    timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        timer.join()  # one that is left to the end of the process would abort it
