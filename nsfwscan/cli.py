@@ -198,6 +198,12 @@ def model_options(command: Command) -> Command:
     type=click.FloatRange(0, 1),
     help="Exit 4 if more of the images could not be read (default 0.05).",
 )
+@click.option(
+    "--max-deleted-rate",
+    type=click.FloatRange(0, 1),
+    help="Exit 6, nothing read or committed, if more of the known objects are not listed any more (default 0.2, and "
+    "more than 20 of them); 1: go on all the same.",
+)
 @source_storage_options
 @click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
 @click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
@@ -438,7 +444,7 @@ _SECTIONS = {
     "read": ("max_bytes", "max_requests_per_s"),
     "decode": ("max_pixels", "pdq"),
     "model": ("dtype", "batch_size", "compile"),
-    "report": ("save_images", "max_error_rate"),
+    "report": ("save_images", "max_error_rate", "max_deleted_rate"),
     "engine": ("address", "num_cpus", "deadline"),
     "cost": ("prices", "rates"),
 }

@@ -228,6 +228,9 @@ class ReportConfig(Frozen):
     save_images: bool = False
     max_error_rate: float = Field(0.05, ge=0, le=1)
     """Over this share of images that could not be read, exit code 4; objects that are no images do not count."""
+    max_deleted_rate: float | None = Field(None, ge=0, le=1)
+    """A run that misses more than this share of the objects that earlier runs knew stops before it reads any, with exit
+    code 6. Unset: 0.2, and not for 20 objects or fewer."""
 
 
 class DuplicatesConfig(Frozen):

@@ -43,6 +43,8 @@ _OURS = "marker:"
 """How a continuation token begins that is a key, for ListObjects; a store's own tokens mean nothing there."""
 
 _ROOT = re.compile(rb"\s*(?:\xef\xbb\xbf)?(?:<\?.*?\?>|<!--.*?-->|\s)*<(?:\w+:)?(\w+)", re.DOTALL)
+_LISTED = "ListBucketResult"
+_END = re.compile(rb"</(?:\w+:)?ListBucketResult\s*>\s*\Z")
 _NEXT_MARKER = re.compile(rb"<NextMarker>(.*?)</NextMarker>", re.DOTALL)
 _FIRST_VERSION = re.compile(rb"<(?:Next)?Marker\b")
 
@@ -122,12 +124,19 @@ class _Dialect:
 
     def look(self, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
         """Keeps of a listing's XML what botocore's parser leaves out. `before-parse` of botocore."""
-        if response_dict["status_code"] >= 300:
-            return
         body: bytes = response_dict["body"]
-        root, marker = _ROOT.match(body), _NEXT_MARKER.search(body)
+        if response_dict["status_code"] not in (200, 500) or (response_dict["status_code"] == 500 and not body):
+            return
+        found, marker = _ROOT.match(body), _NEXT_MARKER.search(body)
+        root = found.group(1).decode() if found else ""
+        if root == "Error":  # with status 200, as S3 may have it: botocore knows
+            return
+        if root != _LISTED or not _END.search(body):
+            # botocore has made a 500 of what is no XML, to ask again in its own way and to say no more than that.
+            response_dict.update(status_code=200, body=b"<none/>")
         customized_response_dict["nsfwscan"] = {
-            "root": root.group(1).decode() if root else "",
+            "root": root,
+            "whole": _END.search(body) is not None,
             "begins": body[:80].decode(errors="replace"),
             "first_version": _FIRST_VERSION.search(body) is not None,
             "next_marker": unescape(marker.group(1).decode()) if marker else None,
@@ -139,9 +148,11 @@ class _Dialect:
         if http_response.status_code >= 300 or seen is None:
             return
         asked = context.get("listing", {"prefix": "", "after": None})
-        if seen["root"] != "ListBucketResult":
+        if seen["root"] != _LISTED:
             begins = " ".join(seen["begins"].split())
             raise NotAListing(f"what answers is no listing but begins {begins!r}" if begins else "the answer is empty")
+        if not seen["whole"]:
+            raise NotAListing("the answer is no whole XML: it is cut off")
         if missing := [name for name in ("Name", "IsTruncated") if parsed.get(name) in (None, "")]:
             raise NotAListing(f"the listing has no {' and no '.join(missing)}: it is not whole, or not a store's")
         _check_entries(parsed, asked["prefix"])

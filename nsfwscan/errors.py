@@ -73,6 +73,12 @@ class RunConflict(SetupError):
     """The run id is alive elsewhere, or was begun with other settings."""
 
 
+class TooManyDeleted(SetupError):
+    """More of the known objects are not listed any more than may be; nothing was committed. Exit code 6."""
+
+    exit_code = 6
+
+
 class DeadlineReached(SetupError):
     """The run's time is up; it is unfinished and can be resumed."""
 

@@ -25,6 +25,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
 from nsfwscan.dialect import NotAListing
 from nsfwscan.display import printable
@@ -34,6 +35,9 @@ from nsfwscan.status import Status
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, ValueError)
 """What a filesystem raises for a store that is not there, refuses or fails."""
+
+NOT_A_LISTING = (NotAListing, ResponseParserError)
+"""What is raised for a listing's answer that is none; another attempt may bring one."""
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _THROTTLED = frozenset(
@@ -132,7 +136,7 @@ _Result = TypeVar("_Result")
 def persistently(call: Callable[[], _Result], attempts: int = 4, wait: Wait = UNPACED.wait) -> _Result:
     """Calls again, with backoff, what a bad moment may have failed: a cut connection, a part of a body, a time-out."""
     for attempt in count(1):
-        wait(_backoff_s(attempt))
+        wait(backoff_s(attempt))
         try:
             return call()
         except Exception as error:  # whatever the filesystem's library raises
@@ -145,9 +149,9 @@ def persistently(call: Callable[[], _Result], attempts: int = 4, wait: Wait = UN
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _backoff_s(attempt: int) -> float:
-    """Nothing before the first attempt, then a quarter of a second, doubled each time up to 8 s, give or take half: the
-    threads of all workers must not come back in step."""
+def backoff_s(attempt: int) -> float:
+    """How long to wait before an attempt: nothing before the first, then a quarter of a second, doubled each time up to
+    8 s, give or take half: the threads of all workers must not come back in step."""
     return 0.0 if attempt == 1 else min(8.0, 0.25 * 2 ** (attempt - 2)) * random.uniform(0.5, 1.5)
 
 
@@ -259,8 +263,11 @@ def setup_error(error: Exception, doing: str) -> SetupError:
         why = f"the store is full ({strerror or code}): make room, then run the same command again"
     elif strerror:
         why = strerror
-    elif isinstance(error, NotAListing):
-        why = f"{error}. {_LISTING_HELP}"
+    elif isinstance(error, NOT_A_LISTING):
+        said = (
+            str(error) if isinstance(error, NotAListing) else "the answer is no whole XML: it is cut, or not a store's"
+        )
+        why = f"{said}. {_LISTING_HELP}"
     else:
         try:
             why = str(row_error(error, 1))

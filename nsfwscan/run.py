@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.progress import Progress
 from nsfwscan.report.commit import Report, write_report
 from nsfwscan.report.ledger import Ledger, Yardstick, find_bases
+from nsfwscan.report.losses import check_losses
 from nsfwscan.report.runs import Begun, Run, unfinished
 from nsfwscan.report.seal import commit_record, now, record_of, seal
 from nsfwscan.report.staging import ShardResult, staged_shards
@@ -207,7 +209,8 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     tables = progress.listing(listed)
     bases = [] if config.ledger.ignore else find_bases(run, config)
     known = Ledger(bases, _within(config)).known(_yardstick(job)) if bases else Known()
-    plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows, warnings)
+    check = partial(check_losses, config=config, base=bases[0]) if bases else None
+    plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows, warnings, check)
     if bases:
         progress.say(f"since    run {bases[0].run.run_id}: {describe_fates(plan.fates)}")
     return run.save_plan(plan, _settings(job))

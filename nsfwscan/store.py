@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
 from nsfwscan.display import has_password, redacted
 from nsfwscan.errors import ConfigError
-from nsfwscan.failures import STORE_ERRORS, error_code, is_unknown_to_store, setup_error
+from nsfwscan.failures import STORE_ERRORS, error_code, is_unknown_to_store, persistently, setup_error
 from nsfwscan.location import canonical
 from nsfwscan.storage import RemoteFile, filesystem, is_s3, local_path, modified_of, read_file, scheme_of
 
@@ -170,7 +170,7 @@ class Store:
         try:
             if self._is_local:
                 return sorted(n for n in os.listdir(self.locate(folder)) if not n.startswith(".tmp-"))
-            found = self._fs.ls(self.locate(folder), detail=False, refresh=True)
+            found = persistently(lambda: self._fs.ls(self.locate(folder), detail=False, refresh=True))
             return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
         except FileNotFoundError:
             return []

@@ -18,7 +18,7 @@ from PIL import Image
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.deadline import Deadline
-from nsfwscan.errors import StoreError
+from nsfwscan.errors import StoreError, TooManyDeleted
 from nsfwscan.pipeline import Job, run_inline
 from nsfwscan.progress import Silent
 from nsfwscan.report.staging import ShardResult
@@ -290,6 +290,44 @@ def test_objects_gone_are_told_of_the_listed_source_alone(media: Path, tmp_path:
     assert looked == set() and set(report(result, "changes")) == {"1.png"}
     again, _ = night(media, out, "again")
     assert report(again, "changes") == {}
+
+
+def test_a_night_that_misses_much_of_the_store_stops(tmp_path: Path) -> None:
+    """More than a fifth of the known objects, and more than 20, are not listed any more: nothing is read or committed, the
+    message has the numbers, and the same run id goes on once they are back, or when it is told to."""
+    media, out = tmp_path / "many", tmp_path / "out"
+    picture(media / "0.png", 0)
+    for number in range(1, 60):
+        os.link(media / "0.png", media / f"{number}.png")
+    night(media, out, "1")
+    away = tmp_path / "away"
+    away.mkdir()
+    for number in range(30):
+        (media / f"{number}.png").rename(away / f"{number}.png")
+    with pytest.raises(
+        TooManyDeleted, match=r"30 of the 60 objects of run 1 are .* \(50.0%, over --max-deleted-rate 0.2\)"
+    ):
+        night(media, out, "2")
+    assert TooManyDeleted.exit_code == 6 and not (out / "runs" / "2" / "plan.json").exists()
+    for source in ({"limit": 5}, {"exclude": ["3*"]}):
+        night(media, out, f"partial-{next(iter(source))}", source=source)
+    told, _ = night(media, out, "told", report={"max_deleted_rate": 0.5})
+    assert told.record["ledger"]["changes"]["deleted"] == 30
+    for path in away.iterdir():
+        path.rename(media / path.name)
+    result, _ = night(media, out, "2")
+    assert result.record["balance"]["listed"] == 60
+
+
+def test_a_small_store_may_be_cleared_out(media: Path, tmp_path: Path) -> None:
+    """Up to 20 objects may go without a word, unless a rate was asked for."""
+    night(media, tmp_path / "out", "1")
+    for number in range(9):
+        (media / f"{number}.png").unlink()
+    with pytest.raises(TooManyDeleted, match=r"9 of the 12 .* over --max-deleted-rate 0.1"):
+        night(media, tmp_path / "out", "2", report={"max_deleted_rate": 0.1})
+    result, _ = night(media, tmp_path / "out", "2")
+    assert result.record["ledger"]["changes"]["deleted"] == 9
 
 
 def test_the_last_row_of_several_runs_counts(media: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import io
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -88,6 +88,17 @@ _FATES = """
     FROM listed l LEFT JOIN known k USING (uri)
     ORDER BY l.uri
 """
+
+
+_STILL_LISTED = """
+    WITH listed AS (SELECT DISTINCT uri FROM read_parquet($listed)), known AS (
+        FROM read_parquet($known) QUALIFY row_number() OVER (PARTITION BY uri ORDER BY age) = 1
+    )
+    SELECT k.uri, l.uri IS NOT NULL AS listed FROM known k LEFT JOIN listed l USING (uri) WHERE k.standing IS NOT NULL
+"""
+
+Check = Callable[[Iterable[pa.RecordBatch]], None]
+"""Looks at what earlier runs know: `uri`, and whether it is `listed` still."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +240,7 @@ def make_plan(
     run: Store,
     shard_rows: int,
     warnings: Warnings | None = None,
+    check: Check | None = None,
 ) -> Plan:
     """Sorts and cuts a listing, and writes it to the run's folder.
 
@@ -239,6 +251,7 @@ def make_plan(
         run: the run's folder.
         shard_rows: rows of a full shard.
         warnings: what those who make `tables` and `truth` notice meanwhile; the plan keeps them.
+        check: called before anything is written; what it raises stops the plan.
 
     Raises:
         SourceError: nothing was listed, or the truth file names none of the listed objects.
@@ -253,6 +266,12 @@ def make_plan(
         _spool(paths["known"], LEDGER_SCHEMA, known.tables)
         if judged:
             _check_truth(connection, paths, judged)
+        if check is not None:
+            check(
+                connection.sql(
+                    _STILL_LISTED, params={name: paths[name] for name in ("listed", "known")}
+                ).to_arrow_reader(65536)
+            )
         reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
         plan = _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
         return replace(plan, warnings=warnings or Warnings())

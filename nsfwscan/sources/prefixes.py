@@ -2,6 +2,9 @@
 
 In: a bucket and a prefix. Out: the objects of each answer, as S3 writes them (`Key`, `Size`, `ETag`, `LastModified`),
 a thousand at most. What the store refuses comes up as botocore or s3fs raise it, at once, and ends what is under way.
+An answer that is no listing, or not a whole one (`dialect.NotAListing`, or XML that is cut off), is asked for again a
+few times; pages that are empty without end, or whose keys go backwards, are `NotAListing` at once. So a listing is what
+the store listed, all of it, or it fails.
 
 One request gives a page, and the next page cannot be asked for before this one is there; so a prefix of a million keys
 is cut into prefixes that are listed side by side. Where a first page is not all and crosses few folders, the folders
@@ -14,11 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from nsfwscan.config import StorageConfig
+from nsfwscan.dialect import NotAListing
+from nsfwscan.failures import NOT_A_LISTING, backoff_s
 from nsfwscan.pacing import Pace
 from nsfwscan.storage import split_s3, submit_s3
 
@@ -33,6 +39,9 @@ _MOST_FOLDER_PAGES = 32
 _KEYS_A_FOLDER = 4
 """Fewer in the first page: naming all folders would take a quarter of the requests that listing all keys takes."""
 _DEPTH = 16
+_ATTEMPTS = 4
+_MOST_EMPTY = 100
+"""A page without keys may well say that there is more, as where a bucket is full of delete markers; not for ever."""
 
 
 def list_prefix(uri: str, storage: StorageConfig, pace: Pace, *, ordered: bool) -> Iterator[Objects]:
@@ -45,21 +54,66 @@ def list_prefix(uri: str, storage: StorageConfig, pace: Pace, *, ordered: bool) 
         ordered: one page after the other, in the order of the keys; else side by side, in no order.
     """
     bucket, prefix = split_s3(uri)
-    directory = bucket.endswith("--x-s3")  # directory buckets take no prefix that ends within a name
-    listing = _Listing(prefix, cuts=not ordered and not directory)
-    running: dict[Future[Page], Then] = {}
+    directory = bucket.endswith("--x-s3")  # directory buckets take no prefix that ends within a name, and have no order
+    listing = _Listing(prefix, cuts=not ordered and not directory, in_order=not directory)
+    running: dict[Future[Page], _Question] = {}
     try:
         while listing.waiting or running:
             while listing.waiting and len(running) < _IN_FLIGHT:
-                request, then = listing.waiting.pop()
-                pace.wait()
-                running[submit_s3(storage, uri, "list_objects_v2", Bucket=bucket, **request)] = then
+                question = listing.waiting.pop()
+                pace.wait(backoff_s(question.attempt))
+                request = submit_s3(storage, uri, "list_objects_v2", Bucket=bucket, **question.request)
+                running[request] = question
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for answer in done:
-                yield running.pop(answer)(answer.result())
+                question = running.pop(answer)
+                try:
+                    page = answer.result()
+                except NOT_A_LISTING:
+                    if question.attempt == _ATTEMPTS:
+                        raise
+                    listing.waiting.append(replace(question, attempt=question.attempt + 1))
+                else:
+                    yield question.then(page)
     finally:
         for answer in running:
             answer.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request still to be answered, and what to make of its answer."""
+
+    request: dict[str, str]
+    then: Then
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """How far the pages of one prefix have come."""
+
+    last: str | None = None
+    empty: int = 0
+    """Pages without an object, in a row."""
+
+    def past(self, page: Page, *, in_order: bool) -> _Reached:
+        """After one more page. Raises NotAListing where pages lead nowhere, or backwards."""
+        keys = [item["Key"] for item in page.get("Contents", [])]
+        if not keys:
+            if page.get("IsTruncated") and self.empty + 1 == _MOST_EMPTY:
+                raise NotAListing(f"{_MOST_EMPTY} pages in a row have no object, and each says that there is more")
+            return _Reached(self.last, self.empty + 1)
+        run = keys if self.last is None else [self.last, *keys]
+        back = next((pair for pair in pairwise(run) if not _in_order(*pair)), None) if in_order else None
+        if back is not None:
+            raise NotAListing(f"the keys are not in order: {back[1]!r} comes after {back[0]!r}")
+        return _Reached(keys[-1])
+
+
+def _in_order(one: str, other: str) -> bool:
+    """In the order of their bytes, as S3 has it, or folder by folder, as stores have it that keep files."""
+    return one < other or one.split("/") < other.split("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +151,13 @@ class _Folders:
 class _Listing:
     """The requests still to be sent, the last one first, each with what to make of its answer."""
 
-    def __init__(self, prefix: str, *, cuts: bool) -> None:
-        self.waiting: list[tuple[dict[str, str], Then]] = []
+    def __init__(self, prefix: str, *, cuts: bool, in_order: bool) -> None:
+        self.waiting: list[_Question] = []
+        self._in_order = in_order
         self._ask(partial(self._begun, _Branch(prefix, cuts=cuts)), Prefix=prefix)
 
     def _ask(self, then: Then, **request: str) -> None:
-        self.waiting.append((request, then))
+        self.waiting.append(_Question(request, then))
 
     def _begun(self, branch: _Branch, page: Page) -> Objects:
         objects: Objects = page.get("Contents", [])
@@ -112,11 +167,12 @@ class _Listing:
             found = partial(self._found, branch, page, _Folders())
             self._ask(found, Prefix=branch.prefix, Delimiter="/")
             return []
-        return self._went_on(branch, page)
+        return self._went_on(branch, _Reached(), page)
 
-    def _went_on(self, branch: _Branch, page: Page) -> Objects:
+    def _went_on(self, branch: _Branch, before: _Reached, page: Page) -> Objects:
+        reached = before.past(page, in_order=self._in_order)
         if page.get("IsTruncated"):
-            then = partial(self._went_on, branch)
+            then = partial(self._went_on, branch, reached)
             self._ask(then, Prefix=branch.prefix, ContinuationToken=page["NextContinuationToken"])
         return branch.own(page)
 
@@ -127,13 +183,13 @@ class _Listing:
         folders.pages += 1
         if page.get("IsTruncated"):
             if folders.pages == _MOST_FOLDER_PAGES:
-                return self._went_on(branch, begun)
+                return self._went_on(branch, _Reached(), begun)
             then = partial(self._found, branch, begun, folders)
             self._ask(then, Prefix=branch.prefix, Delimiter="/", ContinuationToken=page["NextContinuationToken"])
             return []
         cuts = _cut(folders.names, len(branch.prefix), min(_MOST_CUTS, len(folders.names) // branch.crossed(begun)))
         if len(cuts) < 2 and len(folders.names) != 1:
-            return self._went_on(branch, begun)
+            return self._went_on(branch, _Reached(), begun)
         depth = branch.depth + 1
         for prefix in reversed(cuts or folders.names):
             cut = _Branch(prefix, branch.prefix, depth, cuts=prefix.endswith("/") and depth < _DEPTH)
