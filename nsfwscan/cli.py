@@ -25,7 +25,7 @@ from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
 from nsfwscan.chatter import mute_at_exit, without_native_chatter
 from nsfwscan.config import StorageConfig, banks_of, merge
-from nsfwscan.console import Command, echo, exit_codes, given_options, hanging, storage_options
+from nsfwscan.console import Command, complain, echo, exit_codes, given_options, hanging, storage_options
 from nsfwscan.display import printable
 from nsfwscan.export.export import FORMATS, export_run
 from nsfwscan.models.registry import PRESETS
@@ -68,6 +68,15 @@ bank_option = click.option(
     metavar="NAME=URI[,kind=…]",
     help="Known hashes: CSV, Parquet, JSON, or a hash a line. kind=block (default), allow, negative, illegal; "
     "distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B. Repeatable.",
+)
+
+
+ignore_run_option = click.option(
+    "--ignore-run",
+    "ignore_runs",
+    multiple=True,
+    metavar="ID",
+    help="Go on without what this committed run knew, since its record is broken; repeatable.",
 )
 
 
@@ -168,6 +177,7 @@ def model_options(command: Command) -> Command:
     help="Where truth comes from: class folders (default), nowhere, or a file with uri and truth.",
 )
 @click.option("--full", is_flag=True, default=None, help="Read all objects, also those that have not changed.")
+@ignore_run_option
 @click.option(
     "--report",
     type=click.Choice(["snapshot", "delta"]),
@@ -308,6 +318,7 @@ def runs(store: str, **options: Any) -> None:
     metavar="N",
     help="An entry that matches more objects (or 1 % of the store) is quarantined and reported.",
 )
+@ignore_run_option
 @click.option("--run-id", help="Name of the run; the same again goes on with it. Default: the time (UTC).")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="YAML with a section `banks`.")
 @storage_options
@@ -317,6 +328,7 @@ def match(
     banks: tuple[str, ...],
     policy: str | None,
     flood: int,
+    ignore_runs: tuple[str, ...],
     run_id: str | None,
     config: str | None,
     verbose: bool,
@@ -331,7 +343,16 @@ def match(
         given = banks_of(config, dict(map(_bank, banks)))
         loaded = load_policy(policy) if policy else None
         reports = Store.at(store, storage)
-        result = match_store(reports, given, storage, policy=loaded, source=policy, run_id=run_id, flood=flood)
+        result = match_store(
+            reports,
+            given,
+            storage,
+            policy=loaded,
+            source=policy,
+            run_id=run_id,
+            flood=flood,
+            ignored=ignore_runs,
+        )
     echo(describe_scan(result))
     sys.exit(result.exit_code)
 
@@ -373,7 +394,7 @@ def export(run: str, kind: str, out: Path, **options: Any) -> None:
     each image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows.
     """
     with exit_codes(Console(stderr=True), verbose=False):
-        found = find_run(run, StorageConfig.of(given_options(options)))
+        found = find_run(run, StorageConfig.of(given_options(options)), complain)
         exported = export_run(found, kind, out)
         echo(f"{exported.rows:,} rows of run {found.run_id} in {', '.join(map(str, exported.files))}")
         if delta := describe_delta(found.record()):
@@ -393,15 +414,24 @@ def export(run: str, kind: str, out: Path, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @storage_options
 def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
-    """Remove abandoned staging from a report STORE, and only that."""
+    """Remove abandoned staging from a report STORE, and writes that were cut off.
+
+    Exits 1 where something could not be removed.
+    """
     with exit_codes(Console(stderr=True), verbose=False):
         reports = Store.at(store, StorageConfig.of(given_options(options)))
-        done, found = "would remove" if dry_run else "removed", False
+        done, found, failed = "would remove" if dry_run else "removed", False, False
         for folder in collect(reports, older_than=timedelta(days=older_than), dry_run=dry_run):
-            echo(f"{done} staging/{folder.run_id}  {folder.files:,} files  {folder.reason}")
+            if folder.failed is not None:
+                complain(f"{folder.folder}/{folder.run_id} could not be removed: {folder.failed}")
+                failed = True
+                continue
+            what = f"{folder.folder}/{folder.run_id}" + ("" if folder.folder == "staging" else "/**/.tmp-*")
+            echo(f"{done} {what}  {folder.files:,} files  {folder.reason}")
             found = True
-        if not found:
+        if not found and not failed:
             echo(f"nothing abandoned in {printable(reports.uri)}")
+        sys.exit(1 if failed else 0)
 
 
 @main.command()
@@ -466,6 +496,8 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["cascade"] = {"enabled": given["cascade"]}
     if "full" in given:
         sections["ledger"] = {"ignore": given["full"]}
+    if "ignore_runs" in given:
+        sections["ledger"] = {**sections.get("ledger", {}), "ignore_runs": given["ignore_runs"]}
     if "banks" in given:
         sections["banks"] = dict(map(_bank, given["banks"]))
     for name in ("policy", "shadow_policies"):

@@ -80,8 +80,16 @@ class StorageConfig(Frozen):
     all stores take; `auto`: `aws` with AWS itself, `basic` with any other endpoint."""
     s3_addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket's name stands: `path` in the path, `virtual` in the host; `auto`: in the path, but for AWS."""
+    file_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0640"
+    """Permissions of a report store's files on local disk, octal; of its folders, with search where it may be read. A
+    stricter umask counts. Unset: owner and group read, nobody else."""
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Further keyword arguments for the fsspec filesystem, for stores that are neither local nor S3."""
+
+    @property
+    def mode(self) -> int:
+        """`file_mode` as a number, with which its owner can always read and write."""
+        return int(self.file_mode, 8) | 0o600
 
     @model_validator(mode="before")
     @classmethod
@@ -247,6 +255,8 @@ class LedgerConfig(Frozen):
 
     ignore: bool = False
     """Read and score every object, also those that have not changed."""
+    ignore_runs: tuple[str, ...] = ()
+    """Runs whose record is broken, and that are gone on without."""
 
 
 class CostConfig(Frozen):
@@ -363,6 +373,8 @@ class ScanConfig(Frozen):
         sections = redacted_json(self.model_dump(mode="json", include=wanted))
         if not sections["source"]["lists"]:  # as runs were begun before there were any
             del sections["source"]["lists"]
+        if not self.ledger.ignore_runs:  # runs that were begun before there was such a setting go on
+            del sections["ledger"]["ignore_runs"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}
         return policy | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 

@@ -90,6 +90,11 @@ def hanging(message: str) -> str:
     return "\n".join(f"  {line}" if i and line[:1] != " " else line for i, line in enumerate(message.split("\n")))
 
 
+def complain(text: str) -> None:
+    """To standard error, as `echo`: what goes on all the same, and a person should know of."""
+    click.echo(f"nsfwscan: {printable_lines(redacted(text))}", err=True)
+
+
 def echo(text: object) -> None:
     """To standard output; names in it come from strangers, and must not act on the terminal, nor hold a secret."""
     click.echo(printable_lines(redacted(str(text))))

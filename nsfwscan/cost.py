@@ -170,7 +170,7 @@ def measured(store: Store, made_with: Mapping[str, str], nodes: Sequence[Node]) 
     Raises:
         StoreError: the store cannot be read.
     """
-    runs = [run for run in runs_of(store) if run.is_committed()][-_LOOKED_AT:]
+    runs = [run for run in runs_of(store) if run.is_committed_or_broken()][-_LOOKED_AT:]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         records = [record for record in threads.map(_record, reversed(runs)) if record is not None]
     kinds = Counter(node.kind for node in nodes)

@@ -51,6 +51,24 @@ class StoreError(SetupError):
     """The report store cannot be read or written."""
 
 
+class BrokenRecord(StoreError):
+    """A run's own file (`run.json`, `plan.json`), or one that it records, is not what was written.
+
+    Args:
+        where: the file's URI.
+        why: what is wrong with it; goes on from its name.
+    """
+
+    def __init__(self, where: str, why: str, way_out: str | None = None) -> None:
+        self.where, self.reason, self._way_out = where, why, way_out
+        restored = "put it back from a backup (`nsfwscan verify` says more)"
+        super().__init__(f"{where} {why}; {way_out or restored}")
+
+    def __reduce__(self) -> tuple[type[BrokenRecord], tuple[str, str, str | None]]:
+        """Pickled as it was made: workers raise it, too."""
+        return type(self), (self.where, self.reason, self._way_out)
+
+
 class ModelError(SetupError):
     """A checkpoint cannot be found, loaded, or trusted to mean what its labels say."""
 

@@ -219,7 +219,7 @@ def _in_manifests(config: ScanConfig) -> int | None:
 def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
     """Objects of the newest committed run over the same sources with the same filters."""
     ours = config.public()["source"]  # as the records have it, without secrets
-    for run in reversed([run for run in runs_of(store) if run.is_committed()][-_LOOKED_AT:]):
+    for run in reversed([run for run in runs_of(store) if run.is_committed_or_broken()][-_LOOKED_AT:]):
         try:
             record = run.record()
         except StoreError:  # another one may tell

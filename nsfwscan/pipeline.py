@@ -57,6 +57,8 @@ class Job:
     run: Run
     banks: tuple[BankSpec, ...] = ()
     companions: Companions = ALONE
+    known: pa.Table | None = None
+    """Contents that the store knows to be illegal, as `BankSet` takes them; they are not decoded again."""
 
 
 def cpu_stages(
@@ -175,7 +177,8 @@ class CpuChain:
     def __init__(self, job: Job, actors: int = 1, search: Search | None = None) -> None:
         most = job.config.read.max_requests_per_s
         self._read_shard = ShardReader(job.run.folder)
-        banks = BankSet(job.banks, job.config.storage, search) if job.banks else None
+        is_asked = job.banks or (job.known is not None and job.known.num_rows)
+        banks = BankSet(job.banks, job.config.storage, search, known=job.known) if is_asked else None
         pace = Pace(most / actors if most else None)
         self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.companions))
 

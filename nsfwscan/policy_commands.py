@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.console import echo, exit_codes, given_options, storage_options
+from nsfwscan.console import complain, echo, exit_codes, given_options, storage_options
 from nsfwscan.display import redacted_json
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import lint
@@ -48,7 +48,7 @@ def check(file: str, run: str | None, **options: Any) -> None:
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)
         echo(describe_policy(found))
-        committed = None if run is None else find_run(run, StorageConfig.of(given_options(options)))
+        committed = None if run is None else find_run(run, StorageConfig.of(given_options(options)), complain)
         findings = list(lint(found, None if committed is None else _known_of(committed.record())))
         if committed is not None:
             counted = overlaps(committed, found)
@@ -78,7 +78,7 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
     with exit_codes(Console(stderr=True), verbose=False):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
-        decided, by = find_run(run, StorageConfig.of(given_options(options))), load_policy(file)
+        decided, by = find_run(run, StorageConfig.of(given_options(options)), complain), load_policy(file)
         found = replay_run(decided, by).as_dict()
         echo(describe_comparison(found, decided.run_id, decided.record()["policy"]["identity"]))
         if delta := describe_delta(decided.record()):

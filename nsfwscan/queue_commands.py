@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.console import echo, exit_codes, given_options, storage_options
+from nsfwscan.console import complain, echo, exit_codes, given_options, storage_options
 from nsfwscan.queues.context import read_context
 from nsfwscan.queues.files import describe_queues, write_queues
 from nsfwscan.queues.ranking import EARLIER_RUNS
@@ -48,7 +48,7 @@ def queues(
     """
     with exit_codes(Console(stderr=True), verbose=False):
         storage = StorageConfig.of(given_options(options))
-        found = find_run(run, storage)
+        found = find_run(run, storage, complain)
         known = read_context(context, storage) if context else ()
         written = write_queues(found, out or Path("queues", found.run_id), names, known, earlier_runs)
         echo(describe_queues(written))

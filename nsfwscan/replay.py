@@ -19,10 +19,11 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import Overlaps
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.commit import write_report
+from nsfwscan.report.known import known_illegal
 from nsfwscan.report.ledger import LISTED, Ledger
 from nsfwscan.report.parts import read_rows
-from nsfwscan.report.runs import Run
-from nsfwscan.report.seal import commit_record, record_of, seal
+from nsfwscan.report.runs import Run, read_records, runs_of
+from nsfwscan.report.seal import commit_record, complete, record_of
 from nsfwscan.run import ScanResult
 from nsfwscan.sources.plan import Plan, ShardReader, carry_all, read_carried
 
@@ -69,7 +70,7 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
     if not already:
         with run.lease():
             if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
-                seal(run)
+                complete(run)
             else:
                 _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
     record = run.record()
@@ -98,7 +99,8 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
     given = {name: was["config"][name] for name in ("source", "duplicates") if name in was["config"]}
     config = ScanConfig.of({**given, "out": run.store.uri, "report": report})
     ledger = Ledger.of(run.store, plan.bases, None)
-    written = write_report(run, plan, ledger, Decider(policy), config)
+    known = known_illegal(read_records(runs_of(run.store)))
+    written = write_report(run, plan, ledger, Decider(policy), config, known=known)
     record = record_of(
         run,
         "replay",

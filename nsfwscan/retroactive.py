@@ -14,7 +14,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -31,9 +31,10 @@ from nsfwscan.errors import StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
 from nsfwscan.report.commit import write_report
+from nsfwscan.report.known import known_illegal
 from nsfwscan.report.ledger import Base, Ledger, live_bases
-from nsfwscan.report.runs import Run
-from nsfwscan.report.seal import commit_record, record_of, seal
+from nsfwscan.report.runs import Run, read_records, runs_of
+from nsfwscan.report.seal import commit_record, complete, record_of
 from nsfwscan.run import ScanResult
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
 from nsfwscan.sources.plan import RANGE_ROWS, Plan, carry_all
@@ -88,6 +89,7 @@ def match_store(
     source: str | None = None,
     run_id: str | None = None,
     flood: int = FLOOD,
+    ignored: Sequence[str] = (),
 ) -> ScanResult:
     """Writes a run of what the banks find among all objects of a store.
 
@@ -97,11 +99,12 @@ def match_store(
         source: where the policy came from, for the record.
         run_id: unset: the time (UTC). An unfinished one of that id is begun again, a committed one left alone.
         flood: objects that an entry may match.
+        ignored: runs whose record is broken, and that are gone on without.
 
     Raises:
         SetupError: a bank or the store cannot be read, or the run id is that of another run.
     """
-    bases = live_bases(store)
+    bases = live_bases(store, ignored)
     if not bases:
         raise StoreError(f"{store.uri} has no committed scan: there is nothing to match")
     newest = bases[0].record
@@ -115,13 +118,14 @@ def match_store(
         "banks": [spec.identity for spec in specs],
         "policy": decider.policy.identity,
         "flood": flood,
+        **({"ignored_runs": list(ignored)} if ignored else {}),
     }
     with run.lease():
         if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
-            seal(run)
+            complete(run)
             return _result(run, already)
         began = run.load_plan(settings)
-        _commit(run, bases, specs, storage, decider, source, settings, began, flood)
+        _commit(run, bases, specs, storage, decider, source, settings, began, flood, ignored)
     return _result(run, already)
 
 
@@ -145,6 +149,7 @@ def _commit(
     settings: dict[str, Any],
     began: Plan | None,
     flood: int,
+    ignored: Sequence[str],
 ) -> None:
     started = time.monotonic()
     # Matched again, whatever they were matched with: what the search finds is what the report says.
@@ -155,7 +160,8 @@ def _commit(
         ids = tuple(base.run.run_id for base in bases)
         plan = began or run.save_plan(carry_all(found, newest["plan"]["listed_at"], ids, run.folder), settings)
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: nothing of it can be gone
-    report = write_report(run, plan, ledger, decider, config, banks=banks)
+    known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
+    report = write_report(run, plan, ledger, decider, config, banks=banks, known=known)
     shown = {**newest["config"], "banks": [spec.config.model_dump(mode="json") for spec in specs]}
     record = record_of(
         run,
@@ -170,6 +176,7 @@ def _commit(
         fingerprints=newest["fingerprints"],
         banks=[spec.as_json() for spec in specs],
         matching=looked.as_json(),
+        ignored_runs=list(ignored),
         timings={"match_s": round(time.monotonic() - started, 3), "resumed_shards": 0},
         images_per_s=None,
         machine=None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,10 +31,11 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.progress import Progress
 from nsfwscan.report.commit import Report, write_report
+from nsfwscan.report.known import KnownIllegal, known_illegal
 from nsfwscan.report.ledger import Ledger, Yardstick, find_bases
 from nsfwscan.report.losses import check_losses
-from nsfwscan.report.runs import Begun, Run, unfinished
-from nsfwscan.report.seal import commit_record, now, record_of, seal
+from nsfwscan.report.runs import Begun, Run, read_records, runs_of, unfinished
+from nsfwscan.report.seal import commit_record, complete, now, record_of
 from nsfwscan.report.staging import ShardResult, staged_shards
 from nsfwscan.report.terminal import describe_fates
 from nsfwscan.sources.listing import list_sources
@@ -107,17 +108,19 @@ def run_scan(
     spec = resolve(config.model, config.storage)
     banks = _banks(config, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_companions(config))
-    with run.lease(), _resumable(run):
+    with run.lease(progress.say), _resumable(run):
         if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
-            seal(run)
+            complete(run)
             return _committed_before(run)
         clock = _Clock()
+        known = _known(job)
+        job = replace(job, known=known.contents)
         plan = run.load_plan(_settings(job)) or _plan(job, progress, deadline)
         clock.lap("listing_s")
         worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
         ledger = Ledger.of(store, plan.bases, _within(config))
-        report = _write(job, plan, ledger, shadows, progress)
+        report = _write(job, plan, ledger, shadows, known, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
         record = _record(job, plan, ledger, report, effort)
@@ -200,6 +203,13 @@ def _settings(job: Job) -> dict[str, Any]:
     return {**settings, "banks": [spec.identity for spec in job.banks]} if job.banks else settings
 
 
+def _known(job: Job) -> KnownIllegal:
+    """What the store knows of illegal contents, as far as today's banks do not say otherwise."""
+    ignored = job.config.ledger.ignore_runs
+    found = known_illegal(read_records(runs_of(job.run.store)), ignored)
+    return found.asked_of(BankSet(job.banks, job.config.storage))
+
+
 def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     config, run, warnings = job.config, job.run, Warnings()
     truth = config.source.truth
@@ -207,7 +217,8 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     pace = Pace(config.read.max_requests_per_s)
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
-    bases = [] if config.ledger.ignore else find_bases(run, config)
+    found = find_bases(run, config)  # also where all is read again: a broken record is not passed over without a word
+    bases = [] if config.ledger.ignore else found
     known = Ledger(bases, _within(config)).known(_yardstick(job)) if bases else Known()
     check = partial(check_losses, config=config, base=bases[0]) if bases else None
     plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows, warnings, check)
@@ -240,11 +251,13 @@ def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: De
     return todo
 
 
-def _write(job: Job, plan: Plan, ledger: Ledger, shadows: Sequence[Policy], progress: Progress) -> Report:
+def _write(
+    job: Job, plan: Plan, ledger: Ledger, shadows: Sequence[Policy], known: KnownIllegal, progress: Progress
+) -> Report:
     progress.say("committing")
     try:
         banks = BankSet(job.banks, job.config.storage)
-        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows, banks)
+        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows, banks, known)
     except BalanceError as error:
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))

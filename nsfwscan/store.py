@@ -1,7 +1,8 @@
 """The report store: a folder of small files, on local disk or any object store.
 
 In: names relative to the store, and bytes. Out: files that appear whole or not at all. A store that fails is a
-`StoreError`; a file that must be new and is not, a `FileExistsError`.
+`StoreError`; a file that must be new and is not, a `FileExistsError`. On local disk nothing is followed out of the
+store: a symbolic link within it is a `BrokenRecord`, and removed as a link (`confined.py`).
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
+from nsfwscan.confined import TEMPORARY, Confined, LinkRefused
 from nsfwscan.display import has_password, redacted
-from nsfwscan.errors import ConfigError
+from nsfwscan.errors import BrokenRecord, ConfigError, SetupError
 from nsfwscan.failures import STORE_ERRORS, error_code, is_unknown_to_store, persistently, setup_error
 from nsfwscan.location import canonical
-from nsfwscan.storage import RemoteFile, filesystem, is_s3, local_path, modified_of, read_file, scheme_of
+from nsfwscan.storage import filesystem, is_s3, local_path, modified_of, read_file, scheme_of
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 """Of a file that is not there: not even its folder is, or a stray file lies in its place."""
@@ -42,6 +43,8 @@ class Store:
 
     uri: str
     storage: StorageConfig
+    root: str | None = None
+    """On local disk the folder that no name is followed out of; unset: this one."""
 
     @classmethod
     def at(cls, uri: str, storage: StorageConfig) -> Store:
@@ -63,27 +66,30 @@ class Store:
         """The full URI of a name."""
         return f"{self.uri}/{name}"
 
+    def inside(self, folder: str) -> Store:
+        """A folder of this store as a store."""
+        return Store(self.locate(folder), self.storage, self.root or self.uri)
+
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
         try:
             if self._is_local:
-                return Path(self.locate(name)).read_bytes()
+                return self._disk.read(self._within(name))
             return read_file(self.locate(name), self.storage)
         except _ABSENT:
             raise FileNotFoundError(self.locate(name)) from None
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot read {self.locate(name)}") from error
+            raise _failure(error, f"cannot read {self.locate(name)}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, over an older one. Raises StoreError."""
         try:
             if self._is_local:
-                with self._temporary(name, data) as temporary:
-                    os.replace(temporary, self.locate(name))
+                self._disk.write(self._within(name), data)
             else:
                 self._fs.pipe_file(self.locate(name), data)
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot write {self.locate(name)}") from error
+            raise _failure(error, f"cannot write {self.locate(name)}") from error
 
     def create(self, name: str, data: bytes) -> None:
         """Writes a file that must not be there yet. Raises FileExistsError, StoreError.
@@ -117,8 +123,7 @@ class Store:
         FileExistsError, StoreError."""
         try:
             if self._is_local:
-                with self._temporary(name, data) as temporary:
-                    os.link(temporary, self.locate(name))
+                self._disk.create(self._within(name), data)
             else:
                 self._fs.pipe_file(self.locate(name), data, mode="create")
         except FileExistsError:
@@ -130,32 +135,14 @@ class Store:
                 raise FileExistsError(self.locate(name)) from error
             if is_unknown_to_store(error):
                 return False
-            raise setup_error(error, f"cannot write {self.locate(name)}") from error
+            raise _failure(error, f"cannot write {self.locate(name)}") from error
         return True
-
-    @contextmanager
-    def parquet(self, name: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-        """A Parquet file of which only some columns are read, these ones (where they are there) as dictionaries.
-        Raises StoreError, also where it is absent or damaged."""
-        try:
-            path = self.locate(name)
-            with open(path, "rb") if self._is_local else RemoteFile(path, self.storage) as file:
-                plain = pq.ParquetFile(file, pre_buffer=True)
-                known = [name for name in dictionaries if name in plain.schema_arrow.names]
-                yield (
-                    plain
-                    if not known
-                    else pq.ParquetFile(file, metadata=plain.metadata, pre_buffer=True, read_dictionary=known)
-                )
-        except (*STORE_ERRORS, pa.ArrowException) as error:
-            raise setup_error(error, f"cannot read {self.locate(name)}") from error
 
     def exists(self, name: str) -> bool:
         """Whether a file of that name is there. Raises StoreError where the store does not say."""
         try:
             if self._is_local:
-                os.stat(self.locate(name))
-                return True
+                return self._disk.exists(self._within(name))
             # Neither here nor above `exists` or `isfile`, which take any failure for a file that is not there.
             return bool(self._fs.info(self.locate(name))["type"] == "file")
         except _ABSENT:
@@ -163,39 +150,82 @@ class Store:
         except STORE_ERRORS as error:
             if error_code(error) in ("400", "403"):  # to HEAD, S3 does not say why; to listing it does
                 self.names(name)
-            raise setup_error(error, f"cannot look into {self.uri}") from error
+            raise _failure(error, f"cannot look into {self.uri}") from error
 
     def names(self, folder: str) -> list[str]:
         """Names directly under a folder, sorted; empty where there is no such folder."""
         try:
             if self._is_local:
-                return sorted(n for n in os.listdir(self.locate(folder)) if not n.startswith(".tmp-"))
+                return sorted(n for n in self._disk.entries(self._within(folder)) if not n.startswith(TEMPORARY))
             found = persistently(lambda: self._fs.ls(self.locate(folder), detail=False, refresh=True))
             return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
         except FileNotFoundError:
             return []
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot list {self.locate(folder)}") from error
+            raise _failure(error, f"cannot list {self.locate(folder)}") from error
 
     def newest(self, folder: str) -> datetime | None:
         """When a file directly under a folder was last written; None where there is none."""
         try:
             if self._is_local:
-                with os.scandir(self.locate(folder)) as entries:
-                    times = [modified_of({"mtime": entry.stat().st_mtime}) for entry in entries]
+                found = self._disk.entries(self._within(folder))
+                times = [modified_of({"mtime": entry.st_mtime}) for entry in found.values()]
             else:
-                found = self._fs.ls(self.locate(folder), detail=True, refresh=True)
-                times = [modified_of(info) for info in found if info.get("type") == "file"]
+                listed = self._fs.ls(self.locate(folder), detail=True, refresh=True)
+                times = [modified_of(info) for info in listed if info.get("type") == "file"]
         except FileNotFoundError:
             return None
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot list {self.locate(folder)}") from error
+            raise _failure(error, f"cannot list {self.locate(folder)}") from error
         return max((time for time in times if time is not None), default=None)
 
+    def modified_at(self, name: str) -> datetime | None:
+        """When a file was last written, by the store's clock; None where it is absent, or the store does not know."""
+        try:
+            if self._is_local:
+                return modified_of({"mtime": self._disk.stat(self._within(name)).st_mtime})
+            return modified_of(self._fs.info(self.locate(name)))
+        except _ABSENT:
+            return None
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot look into {self.uri}") from error
+
+    def is_link(self, name: str) -> bool:
+        """Whether that is a symbolic link, on local disk."""
+        with suppress(*_ABSENT):
+            return self._is_local and stat.S_ISLNK(self._disk.stat(self._within(name)).st_mode)
+        return False
+
+    def leftovers(self, folder: str) -> dict[str, datetime | None]:
+        """Names of files under a folder, at any depth, that were never whole, and when they were last written: what a
+        process that was killed leaves on local disk. Raises StoreError."""
+        if not self._is_local:
+            return {}
+        found: dict[str, datetime | None] = {}
+        folders = [folder]
+        try:
+            while folders:
+                here = folders.pop()
+                for name, entry in self._disk.entries(self._within(here)).items():
+                    path = f"{here}/{name}".lstrip("/")
+                    if stat.S_ISDIR(entry.st_mode):
+                        folders.append(path)
+                    elif name.startswith(TEMPORARY):
+                        found[path] = modified_of({"mtime": entry.st_mtime})
+        except _ABSENT:
+            pass
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot list {self.locate(folder)}") from error
+        return found
+
     def delete(self, name: str) -> None:
-        """Removes a file or a folder with all that is in it; absent ones are no error."""
+        """Removes a file or a folder with all that is in it; absent ones are no error, and of a link it is the link
+        that goes. Raises StoreError."""
         path = self.locate(name)
         try:
+            if self._is_local:
+                self._disk.remove(self._within(name))
+                return
             if set(path) & set("*?["):  # `rm` would take it for a glob
                 self._delete_each(self._fs.find(path))
                 return
@@ -208,11 +238,15 @@ class Store:
         except FileNotFoundError:
             pass
         except STORE_ERRORS as error:
-            raise setup_error(error, f"cannot delete {path}") from error
+            raise _failure(error, f"cannot delete {path}") from error
 
     def delete_files(self, names: Sequence[str]) -> None:
         """Removes files that lie in this store itself, on S3 a thousand with one request; absent ones are no error.
         Raises StoreError."""
+        if self._is_local:
+            for name in names:
+                self.delete(name)
+            return
         plain = [path for path in map(self.locate, names) if not set(path) & set("*?[")]  # others are globs to `rm`
         try:
             if plain:
@@ -221,7 +255,7 @@ class Store:
             pass
         except STORE_ERRORS as error:
             if not is_unknown_to_store(error):  # else one by one, as all that is left
-                raise setup_error(error, f"cannot delete files of {self.uri}") from error
+                raise _failure(error, f"cannot delete files of {self.uri}") from error
         there = set(self.names("")) & set(names)  # s3fs says nothing of those that a bulk request leaves
         for name in sorted(there):
             self.delete(name)
@@ -244,23 +278,24 @@ class Store:
         return scheme_of(self.uri) is None
 
     @property
+    def _disk(self) -> Confined:
+        return Confined(self.root or self.uri, self.storage.mode)
+
+    def _within(self, name: str) -> str:
+        """A name as seen from the folder that is not left."""
+        return self.locate(name)[len(self.root or self.uri) :]
+
+    @property
     def _fs(self) -> fsspec.AbstractFileSystem:
         return filesystem(self.uri, self.storage)
 
-    @contextmanager
-    def _temporary(self, name: str, data: bytes) -> Iterator[Path]:
-        """A file beside the target that is on the disk, whole; gone afterwards, whatever became of it."""
-        target = Path(self.locate(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
+
+def _failure(error: Exception, doing: str) -> SetupError:
+    """What a failure of the store means, in words."""
+    if isinstance(error, LinkRefused):
+        why = f"{error.strerror}, and nothing is followed out of a report store"
+        return BrokenRecord(f"{doing}:", why, "put the files themselves there, or remove the link")
+    return setup_error(error, doing)
 
 
 def from_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:

@@ -18,7 +18,7 @@ TRAINING = sorted((ROOT / "training").rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"status"},
     {"schema"},
-    {"aws", "dialect", "display", "documents", "layout", "location", "pacing", "signals", "spilling", "threads"},
+    {"aws", "confined", "dialect", "display", "documents", "layout", "location", "pacing", "signals", "spilling", "threads"},
     {"errors", "machine", "warning"},
     {"config"},
     {"connection", "deadline", "failures"},

@@ -4,7 +4,7 @@ In: a table with `sha256, md5, pdq, pdq_quality`. Out: the match columns (`MATCH
 
 Of all entries that a row matches one counts. The first of these that decides:
 
-1. `illegal` before everything else: no other bank can hide it.
+1. `illegal` before everything else: no other bank can hide it. So is a content that the store knows to be illegal.
 2. The same bytes (`sha256`, `md5`) before what only looks the same (`pdq`): somebody has seen this very file.
 3. `block` before `allow`.
 4. The smaller distance; then the bank that is named first; then the smaller id.
@@ -65,6 +65,7 @@ class BankSet:
         elsewhere: who is asked for near hashes of large banks; unset: indexes in this process, as for small ones,
             built when they are first asked.
         without: entries that match nothing.
+        known: contents that are illegal whatever the banks say: `HASH_COLUMNS` and `MATCH`, each SHA-256 once.
     """
 
     def __init__(
@@ -73,16 +74,18 @@ class BankSet:
         storage: StorageConfig,
         elsewhere: Search | None = None,
         without: Collection[Entry] = (),
+        known: pa.Table | None = None,
     ) -> None:
         self.specs = tuple(specs)
         self.without = frozenset(without)
+        self.known = known
         self._storage = storage
         self._elsewhere = elsewhere
         self._indexes: dict[int, NearIndex] = {}
 
     def leaving_out(self, entries: Collection[Entry]) -> BankSet:
         """The same banks, without some entries."""
-        return BankSet(self.specs, self._storage, self._elsewhere, entries)
+        return BankSet(self.specs, self._storage, self._elsewhere, entries, self.known)
 
     def open(self) -> None:
         """Maps the banks into memory. Raises BankError where this node has not got one, and cannot have it."""
@@ -98,7 +101,19 @@ class BankSet:
         spared = self._by_bytes(table, best)
         if near:
             self._by_looks(table, best, spared)
-        return self._columns(best, table.num_rows)
+        return self.remembered(table, self._columns(best, table.num_rows))
+
+    def remembered(self, table: pa.Table, found: pa.Table) -> pa.Table:
+        """Match columns of a table, those of contents that are known to be illegal as they are known."""
+        if self.known is None or not self.known.num_rows:
+            return found
+        place = pc.index_in(table["sha256"], self.known["sha256"].combine_chunks())
+        is_illegal = pc.fill_null(pc.equal(found["match_kind"], str(BankKind.ILLEGAL)), False)
+        is_known = pc.and_not(pc.and_(pc.is_valid(place), pc.is_valid(table["sha256"])), is_illegal)
+        if not pc.any(is_known).as_py():
+            return found
+        columns = [pc.if_else(is_known, self.known[f.name].combine_chunks().take(place), found[f.name]) for f in MATCH]
+        return pa.table(columns, schema=MATCH)
 
     def matched_again(self, rows: pa.Table) -> pa.Table:
         """The match columns of rows that have some from before, as today's banks say.

@@ -7,6 +7,7 @@ several repetitions.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import time
@@ -18,7 +19,7 @@ import pyarrow as pa
 from nsfwscan.benchmark.figures import Figure, figure
 from nsfwscan.benchmark.timing import apart
 from nsfwscan.benchmark.workload import Workload
-from nsfwscan.config import StorageConfig
+from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy
 from nsfwscan.replay import replay
@@ -86,7 +87,33 @@ def _made_up(folder: str, rows: int) -> Run:
         given = {"uri": uris, "status": ["ok"] * count, "nsfw_score": nsfw, "confidence": scores.max(axis=1), **columns}
         table = decided(as_schema(pa.table(given), ROW_SCHEMA), decider, "made-up")
         path = f"report/part-{number:05d}.parquet"
-        run.folder.write(path, to_parquet(table))
-        files.append({"path": path, "rows": count})
-    run.folder.write("run.json", to_json({"run_id": "made-up", "files": files}))
+        data = to_parquet(table)
+        run.folder.write(path, data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        files.append({"path": path, "rows": count, "bytes": len(data), "sha256": sha256})
+    run.folder.write("run.json", to_json(_record(folder, rows, files)))
     return run
+
+
+def _record(folder: str, rows: int, files: list[dict[str, Any]]) -> dict[str, Any]:
+    """A record of files, and of nothing else that is so."""
+    at = "2026-11-26T00:00:00.000+00:00"
+    counts = {"listed": rows, "distinct": rows, "repeated": 0, "shards": 0, "fates": {}}
+    return {
+        "run_id": "made-up",
+        "kind": "scan",
+        "parent": None,
+        "store": folder,
+        "exit_code": 0,
+        "reason": None,
+        "committed_at": at,
+        "config": ScanConfig.of({"source": {"uris": []}, "out": folder}).public(),
+        "model": {"identity": "made-up"},
+        "fingerprints": {},
+        "policy": {"identity": "made-up"},
+        "plan": {"listed_at": at, **counts},
+        "ledger": {"bases": [], "changes": {}},
+        "balance": {},
+        "summary": {"rows": rows, "flagged": 0, "unreadable": 0},
+        "files": files,
+    }

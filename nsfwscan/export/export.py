@@ -27,6 +27,7 @@ from nsfwscan.schema import REPORT_SCHEMA, Category, in_utc, score_column
 from nsfwscan.signals import signals_of_row
 from nsfwscan.store import to_json
 
+_MODE = 0o640
 _ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_column, Category)]
 
 
@@ -149,7 +150,8 @@ def json_line(value: dict[str, Any]) -> str:
 def whole(out: Path) -> Iterator[Path]:
     """A file beside the target, which takes its place when all is well, and is gone otherwise."""
     temporary = out.with_name(f".tmp-{uuid4().hex}")
-    try:
+    try:  # not for everybody's eyes, as the report itself
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
         yield temporary
         os.replace(temporary, out)
     finally:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,8 +29,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nsfwscan.errors import BrokenRecord
 from nsfwscan.report.parts import read_rows
-from nsfwscan.report.runs import Run, runs_of
+from nsfwscan.report.runs import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, Category, Decision, score_column
 from nsfwscan.spilling import spilling
 
@@ -50,7 +50,6 @@ _SHOWN = (
     *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
 )
 _BATCH = 1024
-_AT_ONCE = 16
 _THREADS = 4
 """Each takes some of the gigabyte."""
 
@@ -193,15 +192,14 @@ def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: Row, most: i
 
 
 def _earlier_runs(run: Run, record: Row) -> Sequence[tuple[Run, Row]]:
-    """The committed runs of the store before this one, the latest first."""
-
-    def committed(other: Run) -> Row | None:
-        return other.folder.read_json("run.json") if other.is_committed() else None
+    """The committed runs of the store before this one, the latest first; those whose record is broken tell nothing."""
 
     others = [other for other in runs_of(run.store) if other.run_id != run.run_id]
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        found = list(zip(others, threads.map(committed, others), strict=True))
-    before = [(other, theirs) for other, theirs in found if theirs and theirs["committed_at"] < record["committed_at"]]
+    before = [
+        (other, theirs)
+        for other, theirs in read_records(others)
+        if not isinstance(theirs, BrokenRecord) and theirs["committed_at"] < record["committed_at"]
+    ]
     return sorted(before, key=lambda pair: pair[1]["committed_at"], reverse=True)
 
 

@@ -1,9 +1,9 @@
 """Staged shards and carried rows to a report.
 
 In: a run whose shards are all staged, and the ledger that its plan was made from. Out: `report/`, `false_positives/`,
-`escalations/` and `changes/`; `seal.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A map over ranges of the
-listing: nothing holds all rows at once. A shard without a part, a part that does not hold exactly its listed objects,
-or a carried row that is gone, is a `BalanceError`, and nothing is committed.
+`escalations/`, `changes/` and `known_illegal/`; `seal.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A map
+over ranges of the listing: nothing holds all rows at once. A shard without a part, a part that does not hold exactly
+its listed objects, or a carried row that is gone, is a `BalanceError`, and nothing is committed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.banks.matcher import MATCH, BankSet
 from nsfwscan.config import ScanConfig
+from nsfwscan.display import redacted
 from nsfwscan.errors import BalanceError, RowError
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
@@ -30,6 +31,7 @@ from nsfwscan.report.changes import CHANGES_SCHEMA, deleted_among, flags_changed
 from nsfwscan.report.duplicates import Duplicates, find_duplicates
 from nsfwscan.report.effects import Cascade, Costs
 from nsfwscan.report.escalations import select_escalations
+from nsfwscan.report.known import FOLDER, KnownIllegal, contents_of, once
 from nsfwscan.report.ledger import Ledger
 from nsfwscan.report.runs import Run
 from nsfwscan.report.staging import read_part, to_parquet
@@ -48,6 +50,8 @@ from nsfwscan.sources.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.storage import fetch
 
 _PARTS_AT_ONCE = 16
+_LONGEST = 1024
+"""Of a URI that `run.json` repeats; a part with longer ones at its ends is opened to know them."""
 ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS])
 """A row before it is decided: as it was staged, or carried over."""
 
@@ -66,6 +70,8 @@ class Report:
     cascade: Cascade = field(default_factory=Cascade)
     sandbox: Counter[str] = field(default_factory=Counter)
     """How many files were decoded under which layers of the sandbox."""
+    known: dict[str, Any] | None = None
+    """What is known of illegal contents, and from where (`KnownIllegal.as_json`)."""
     shadows: tuple[Comparison, ...] = ()
     """What policies that decide nothing would have decided."""
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -84,6 +90,7 @@ def write_report(
     config: ScanConfig,
     shadows: Sequence[Policy] = (),
     banks: BankSet | None = None,
+    known: KnownIllegal | None = None,
 ) -> Report:
     """Writes report, false positives and changes range by range, and recounts the report from its files.
 
@@ -92,6 +99,7 @@ def write_report(
         config: its sources, report mode, and how to read again what is copied.
         shadows: policies whose decisions are counted beside the decider's, and stand in no row.
         banks: what carried rows are matched with again; unset: their matches stay as they are.
+        known: illegal contents that the store knows of; a row with one of them is illegal, whatever was matched.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
@@ -100,12 +108,13 @@ def write_report(
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        commit = _Commit(run, ledger, decider, config, banks, threads, report)
+        commit = _Commit(run, ledger, decider, config, banks, known or KnownIllegal(), threads, report)
         spans = list(commit.spans(plan))
         compared = _compared(ledger, config)
         with find_duplicates(map(commit.facts, spans), config.duplicates, compared=compared) as duplicates:
             for span in spans:
                 commit.write(span, duplicates)
+        commit.write_known()
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
     report.balance.settle()
     return report
@@ -144,10 +153,12 @@ class _Commit:
     decider: Decider
     config: ScanConfig
     banks: BankSet | None
+    known: KnownIllegal
     threads: ThreadPoolExecutor
     report: Report
     reused: int = 0
     _held: _Gathered | None = None
+    _illegal: list[pa.Table] = field(default_factory=list)
 
     def spans(self, plan: Plan) -> Iterator[_Span]:
         """The ranges, with the URIs that they speak for."""
@@ -181,6 +192,7 @@ class _Commit:
         listed = pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks])
         earlier, deleted = self._earlier(span, listed)
         rows = pa.concat_tables([as_schema(staged, ROW_SCHEMA), self._carried_over(unchanged, earlier)])
+        rows = _with_matches(rows, BankSet((), self.config.storage, known=self.known.contents).remembered(rows, rows))
         self._held = _Gathered(span, rows, earlier, deleted, staged.select(["reused", "cost", "sandbox"]))
         return self._held
 
@@ -195,10 +207,10 @@ class _Commit:
         if not pc.any(other).as_py():
             return rows
         found = self.banks.matched_again(rows.filter(other))
-        for place, name in ((rows.schema.get_field_index(name), name) for name in MATCH.names):
-            column = pc.replace_with_mask(rows[name].combine_chunks(), other, found[name].combine_chunks())
-            rows = rows.set_column(place, rows.schema.field(place), column)
-        return rows
+        columns = [
+            pc.replace_with_mask(rows[n].combine_chunks(), other, found[n].combine_chunks()) for n in MATCH.names
+        ]
+        return _with_matches(rows, pa.table(columns, schema=MATCH))
 
     def write(self, span: _Span, duplicates: Duplicates) -> None:
         """Writes a range's files."""
@@ -212,6 +224,7 @@ class _Commit:
         del gathered  # the rows would be in memory twice
         if self.ledger.bases:
             self._write_changes(part, flags_changed(rows, earlier))
+        self._illegal = [once([*self._illegal, contents_of(rows)])]
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
         false_positives = select_false_positives(rows)
         self._write_report(part, written, left=rows.num_rows - written.num_rows)
@@ -264,6 +277,13 @@ class _Commit:
         if rows.num_rows:
             self._write("escalations", part, rows)
 
+    def write_known(self) -> None:
+        """Writes what is known of illegal contents from now on."""
+        known = once([*self._illegal, self.known.contents])  # today's match before that of then
+        if known.num_rows:
+            self._write(FOLDER, Range(0, (), None), known)
+        self.report.known = self.known.as_json(known.num_rows)
+
     def _write_changes(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:
             self.report.changes.update(rows["change"].to_pylist())
@@ -275,7 +295,8 @@ class _Commit:
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
         self.run.folder.write(path, data)
-        self.report.files.append({"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256})
+        file = {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256}
+        self.report.files.append({**file, **(_span_of(table) if kind == "report" else {})})
         return path, sha256
 
     def _with_images(self, rows: pa.Table) -> pa.Table:
@@ -305,6 +326,22 @@ class _Commit:
         name = str(PurePosixPath("false_positives", "images", f"{row['object_id']}.{row['format'].lower()}"))
         self.run.folder.write(name, found.data)
         return name
+
+
+def _span_of(table: pa.Table) -> dict[str, str]:
+    """`first` and `last` URI, where they may be written down as they are."""
+    span = pc.min_max(table["uri"]).as_py()
+    if any(len(uri) > _LONGEST or redacted(uri) != uri for uri in span.values()):
+        return {}
+    return {"first": span["min"], "last": span["max"]}
+
+
+def _with_matches(rows: pa.Table, found: pa.Table) -> pa.Table:
+    """The rows with other match columns."""
+    for name in MATCH.names:
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), found[name])
+    return rows
 
 
 def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:

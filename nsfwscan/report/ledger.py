@@ -2,7 +2,8 @@
 
 In: a report store and the scan to come. Out: for the plan, what each earlier row is worth now (`Known`); for the
 commit, the earlier rows of one range after the other, the newest run's first. Reports are sorted by URI among their
-parts, so no step holds all keys. A part that is not what its run recorded is a `StoreError`.
+parts, so no step holds all keys. A part that is not what its run recorded is a `StoreError`; so is a committed run
+whose record is broken, where the scan to come rests on it: what it knew must not be forgotten without a word.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -24,18 +25,19 @@ import pyarrow.parquet as pq
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.config import ScanConfig
-from nsfwscan.errors import StoreError
+from nsfwscan.errors import BrokenRecord
 from nsfwscan.report.escalations import is_illegal
 from nsfwscan.report.parts import with_all
-from nsfwscan.report.runs import Run, runs_of
+from nsfwscan.report.runs import Run, age_of, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.sources.plan import LEDGER_SCHEMA, Known, Standing
 from nsfwscan.status import Status
 from nsfwscan.storage import scheme_of
-from nsfwscan.store import Store, from_parquet
+from nsfwscan.store import Store
 
-_AT_ONCE = 16
+_AT_ONCE = 4
+"""Parts, each whole in memory, about 16 MiB."""
 _SETTLED = timedelta(seconds=2)
 """A file changed again within the resolution of its time of modification (2 s on FAT, 1 s on NFSv2) would look
 unchanged: a time so close to the read proves nothing."""
@@ -50,8 +52,8 @@ _LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
 class Part:
     """One file of a committed report, and the URIs that it spans."""
 
-    path: str
-    sha256: str
+    file: Mapping[str, Any]
+    """As `run.json` has it."""
     first: str
     last: str
 
@@ -65,14 +67,30 @@ class Base:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The report's parts in the order of their URIs, from their footers."""
+        """The report's parts in the order of their URIs: as recorded, else from their footers."""
         files = [file for file in self.record["files"] if file["path"].startswith("report/")]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return tuple(threads.map(self._part, files))
 
-    def _part(self, file: dict[str, Any]) -> Part:
-        with self.run.folder.parquet(file["path"]) as parquet:
-            return Part(file["path"], file["sha256"], *_span(parquet))
+    def _part(self, file: Mapping[str, Any]) -> Part:
+        if file.get("first") is not None and file.get("last") is not None:
+            return Part(file, file["first"], file["last"])
+        if file["sha256"] not in _SPANS:
+            _SPANS[file["sha256"]] = _span(self.parquet(file))
+        return Part(file, *_SPANS[file["sha256"]])
+
+    def parquet(self, file: Mapping[str, Any]) -> pq.ParquetFile:
+        """A file of the run. Raises BrokenRecord where it is not what the run recorded."""
+        try:
+            return self.run.parquet(file)
+        except BrokenRecord as error:
+            name = self.run.run_id
+            raise BrokenRecord(
+                self.run.folder.locate(file["path"]),
+                f"whose rows are to be carried over, is absent or damaged ({error.reason})",
+                "`nsfwscan verify` says more; put it back from a backup, or let a new run do without it: --full reads "
+                f"everything again, --ignore-run {name} all that this run knew",
+            ) from None
 
     @property
     def reference(self) -> dict[str, str]:
@@ -85,7 +103,7 @@ class Base:
         found = [pa.array([], pa.string())]
         for file in self.record["files"]:
             if file["path"].startswith("changes/"):
-                rows = from_parquet(self.run.folder.read(file["path"]), ["change", "uri"])
+                rows = self.parquet(file).read(["change", "uri"], use_threads=False)
                 deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
                 found.append(deleted["uri"].combine_chunks())
         return pa.concat_arrays(found)
@@ -102,16 +120,11 @@ class Base:
 
     def read(self, part: Part) -> pa.Table:
         """A part's rows. Raises StoreError where they are not what the run recorded."""
-        try:
-            data = self.run.folder.read(part.path)
-        except FileNotFoundError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise StoreError(
-                f"{self.run.folder.locate(part.path)}, whose rows are to be carried over, is absent or damaged; "
-                "`nsfwscan verify` says more, and a new run with --full does without it"
-            )
-        return as_schema(from_parquet(data), REPORT_SCHEMA)
+        return as_schema(self.parquet(part.file).read(use_threads=False), REPORT_SCHEMA)
+
+
+_SPANS: dict[str, tuple[str, str]] = {}
+"""The first and the last URI of the parts that this process has seen, by their SHA-256."""
 
 
 def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
@@ -127,45 +140,97 @@ def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
 
 def find_bases(run: Run, config: ScanConfig) -> list[Base]:
     """The committed runs that this one goes on from, newest first: those that overlap with its sources, back to the
-    first whole report of all of them. A replay knows the store as its scan did, and what was decided since."""
-    found = _all_bases(run.store)
+    first whole report of all of them. A replay knows the store as its scan did, and what was decided since.
+
+    Raises:
+        BrokenRecord: one of them, or what may be one, has a broken record, and is not among those to be ignored.
+    """
+    found, broken = _all_bases(run.store, {run.run_id, *config.ledger.ignore_runs})
     ours = config.public()["source"]  # as the records have it, without secrets
     chain: list[Base] = []
-    for base in sorted(found, key=_age, reverse=True):
+    whole: Base | None = None
+    for base in found:
         theirs = base.record["config"]["source"]
-        if base.run.run_id == run.run_id or not (_covers(theirs, ours) or _covers(ours, theirs)):
+        if not (_covers(theirs, ours) or _covers(ours, theirs)):
             continue
         chain.append(base)
         if base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours):
+            whole = base
             break
+    for lost in broken:
+        of_others = lost.source is not None and not (_covers(lost.source, ours) or _covers(ours, lost.source))
+        if not of_others and not lost.is_older_than(whole):
+            raise lost.error
     return chain
 
 
-def live_bases(store: Store) -> list[Base]:
+def live_bases(store: Store, ignored: Collection[str] = ()) -> list[Base]:
     """The committed runs that together know all objects of a store, newest first: a run is left out where a later
-    whole report covers all of its sources."""
+    whole report covers all of its sources. Raises BrokenRecord as `find_bases`."""
     live: list[Base] = []
-    for base in sorted(_all_bases(store), key=_age, reverse=True):
+    found, broken = _all_bases(store, set(ignored))
+    for base in found:
         ours = base.record["config"]["source"]
-        whole = (newer.record["config"]["source"] for newer in live if newer.is_snapshot)
-        if not any(_covers(theirs, ours) and _unfiltered_like(theirs, ours) for theirs in whole):
+        if not any(_covers_all(newer, ours) for newer in live):
             live.append(base)
+    for lost in broken:
+        if lost.source is None or not any(lost.is_older_than(b) and _covers_all(b, lost.source) for b in live):
+            raise lost.error
     return live
 
 
-def _all_bases(store: Store) -> list[Base]:
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        return [base for base in threads.map(_base, runs_of(store)) if base is not None]
+def _covers_all(base: Base, ours: dict[str, Any]) -> bool:
+    theirs = base.record["config"]["source"]
+    return base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours)
 
 
-def _age(base: Base) -> tuple[str, str]:
-    return base.record["plan"]["listed_at"], base.record["committed_at"]
+@dataclass(frozen=True)
+class _Broken:
+    """A committed run whose record is broken, and what its plan says of it."""
+
+    error: BrokenRecord
+    source: dict[str, Any] | None
+    """`uris, include, exclude, limit`; None where that is not known either."""
+    listed_at: datetime | None
+
+    def is_older_than(self, base: Base | None) -> bool:
+        """Whether a whole report was made since, which knew this run when it still could be read, or did without it."""
+        return base is not None and self.listed_at is not None and self.listed_at < age_of(base.record)[0]
 
 
-def _base(run: Run) -> Base | None:
-    """None for an uncommitted run, another kind of run, and one whose record was lost since: it is no base any more."""
-    record = run.folder.read_json("run.json") if run.is_committed() else None
-    return Base(run, record) if record is not None and record["kind"] in LISTED else None
+def _all_bases(store: Store, ignored: set[str]) -> tuple[list[Base], list[_Broken]]:
+    """The runs whose reports speak for a listing, newest first; and those of which nobody can say."""
+    found: list[Base] = []
+    broken: list[_Broken] = []
+    for run, record in read_records([run for run in runs_of(store) if run.run_id not in ignored]):
+        if not isinstance(record, BrokenRecord):
+            if record["kind"] in LISTED:
+                found.append(Base(run, record))
+        elif (lost := _broken(run, record)) is not None:
+            broken.append(lost)
+    return sorted(found, key=lambda base: age_of(base.record), reverse=True), broken
+
+
+def _broken(run: Run, error: BrokenRecord) -> _Broken | None:
+    """What is known of a run by its plan; None where it was no base at any time."""
+    way_out = f"put it back from a backup, or go on without all that this run knew: --ignore-run {run.run_id}"
+    said = BrokenRecord(error.where, error.reason, way_out)
+    try:
+        planned = run.planned()
+        if planned is None:
+            return _Broken(said, None, None)
+        plan, settings = planned
+        if "match_of" in settings:
+            return None
+        listed_at = datetime.fromisoformat(plan.listed_at)
+        if "replay_of" in settings:
+            parent = Run(run.store, str(settings["replay_of"])).record()
+            return _Broken(said, parent["config"]["source"], listed_at)
+        source = {name: settings[f"source.{name}"] for name in ("uris", "include", "exclude", "limit")}
+        source["lists"] = settings.get("source.lists", [])
+    except (BrokenRecord, LookupError, TypeError, ValueError):
+        return _Broken(said, None, None)
+    return _Broken(said, source, listed_at)
 
 
 def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:
@@ -333,17 +398,17 @@ class Ledger:
             gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
             yield pa.Table.from_pylist(gone, schema=LEDGER_SCHEMA)
             for part in self._parts(base):
-                with base.run.folder.parquet(part.path) as parquet:
-                    there = [name for name in columns if name in parquet.schema_arrow.names]
-                    for batch in parquet.iter_batches(65536, columns=there):
-                        rows = with_all(pa.Table.from_batches([batch]), columns)
-                        values = {
-                            "modified_at": _settled(rows),
-                            "standing": yardstick.standing(rows, base.record),
-                            "age": pa.array([age] * rows.num_rows, pa.int32()),
-                        }
-                        yield pa.table([values.get(n, rows[n] if n in columns else None) for n in LEDGER_SCHEMA.names],
-                                       schema=LEDGER_SCHEMA)  # fmt: skip
+                parquet = base.parquet(part.file)
+                there = [name for name in columns if name in parquet.schema_arrow.names]
+                for batch in parquet.iter_batches(65536, columns=there, use_threads=False):
+                    rows = with_all(pa.Table.from_batches([batch]), columns)
+                    values = {
+                        "modified_at": _settled(rows),
+                        "standing": yardstick.standing(rows, base.record),
+                        "age": pa.array([age] * rows.num_rows, pa.int32()),
+                    }
+                    yield pa.table([values.get(n, rows[n] if n in columns else None) for n in LEDGER_SCHEMA.names],
+                                   schema=LEDGER_SCHEMA)  # fmt: skip
 
     def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
         """Report rows with `after < uri <= upto` (None: no bound), one for each URI, the newest run's; a piece at a

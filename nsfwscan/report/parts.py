@@ -1,7 +1,7 @@
 """The rows of a committed report, batch by batch and column by column.
 
 In: a run. Out: tables of some of the report's columns, with flat memory; a column that the run did not know yet is
-null. A part that is absent or damaged is a `StoreError`.
+null. A part that is absent, or not what the run recorded, is a `StoreError` before a row of it is given.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def read_rows(run: Run, record: dict[str, Any], columns: Sequence[str]) -> Itera
     """
     for file in record["files"]:
         if file["path"].startswith("report/"):
-            with run.folder.parquet(file["path"], dictionaries=_WORDS) as parquet:
-                known = [name for name in columns if name in parquet.schema_arrow.names]
-                for batch in parquet.iter_batches(_BATCH_ROWS, columns=known, use_threads=False):
-                    yield with_all(pa.Table.from_batches([batch]), columns)
+            parquet = run.parquet(file, dictionaries=_WORDS)
+            known = [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=known, use_threads=False):
+                yield with_all(pa.Table.from_batches([batch]), columns)
 
 
 def with_all(rows: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -13,7 +13,9 @@ _NAMED_FILES = 20
 """Up to so many files are named in the statement itself; more are read from `run.json` by it."""
 
 
-def committed_query(record: dict[str, Any], folder: str, select: str, rest: str) -> tuple[str, ...]:
+def committed_query(
+    record: dict[str, Any], folder: str, select: str, rest: str, at: str | None = None
+) -> tuple[str, ...]:
     """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files.
 
     Args:
@@ -21,8 +23,9 @@ def committed_query(record: dict[str, Any], folder: str, select: str, rest: str)
         folder: `report/` or `false_positives/`.
         select: the columns.
         rest: `WHERE …`, `GROUP BY …`, `ORDER BY …`; may be several lines.
+        at: where the run's folder lies; unset: where it was written.
     """
-    here = f"{record['store']}/runs/{record['run_id']}"
+    here = at or f"{record['store']}/runs/{record['run_id']}"
     paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
     if not paths:
         return ()
@@ -34,7 +37,7 @@ def committed_query(record: dict[str, Any], folder: str, select: str, rest: str)
             f"  SELECT list({_quoted(here + '/')} || path)",
             "  FROM (SELECT unnest(files, recursive := true)",
             f"        FROM read_json({_quoted(here + '/run.json')}, columns = {{files: 'STRUCT(path VARCHAR)[]'}}))",
-            f"  WHERE path LIKE '{folder}%'",
+            f"  WHERE regexp_full_match(path, '{folder}[A-Za-z0-9_][A-Za-z0-9._-]*')",
             ");",
         ]
         source = "getvariable('parts')"

@@ -2,7 +2,8 @@
 
 In: a run whose report is written, and its record. Out: `summary.html`, `run.json` (created only if it is not there),
 `_SUCCESS`, in the order that readers rely on. A second committer of the same run yields to the first; a store that
-fails is a `StoreError`.
+fails is a `StoreError`. A commit that was cut off before its very last write is completed only where its record and
+every file of it are what they should be.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 import nsfwscan
 from nsfwscan.display import redacted_json
-from nsfwscan.errors import StoreError
+from nsfwscan.errors import BrokenRecord, StoreError
 from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.commit import Report
 from nsfwscan.report.page import render_summary
+from nsfwscan.report.record import RECORD_VERSION
 from nsfwscan.report.runs import Run
 from nsfwscan.report.summary import Summary
 from nsfwscan.schema import Change
@@ -28,6 +30,7 @@ from nsfwscan.sources.plan import Plan
 from nsfwscan.store import to_json
 from nsfwscan.warning import WarningKind, Warnings
 
+_SUMMARY = "summary.html"
 _LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
 
 
@@ -49,6 +52,7 @@ def record_of(
         **further: config, model, fingerprints, and what it took.
     """
     record = {
+        "record_version": RECORD_VERSION,
         "run_id": run.run_id,
         "kind": kind,
         "parent": parent,
@@ -65,6 +69,7 @@ def record_of(
         "policy": {"identity": policy.identity, **policy.model_dump(mode="json")},
         "plan": plan.counts,
         "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
+        "known_illegal": report.known,
         "balance": report.balance.as_dict(),
         "duplicates": report.duplicates,
         "costs": report.costs.as_dict(),
@@ -98,16 +103,36 @@ def _verdict(summary: Summary, max_error_rate: float) -> dict[str, Any]:
 def commit_record(run: Run, record: dict[str, Any]) -> None:
     """The last three writes, in the order that readers rely on. A second committer yields to the first."""
     page = _page(record)
-    run.folder.write("summary.html", page)
-    for name, data in (("summary.html", page), ("plan.json", run.folder.read("plan.json"))):
+    run.folder.write(_SUMMARY, page)
+    for name, data in ((_SUMMARY, page), ("plan.json", run.folder.read("plan.json"))):
         sha256 = hashlib.sha256(data).hexdigest()
         record["files"].append({"path": name, "rows": None, "bytes": len(data), "sha256": sha256})
     try:
         run.folder.create("run.json", to_json(record))
     except FileExistsError:
         record.update(run.record())
-        run.folder.write("summary.html", _page(record))  # ours lies over the one that it names
-    seal(run)
+        run.folder.write(_SUMMARY, _page(record))  # ours lies over the one that it names
+    _seal(run)
+
+
+def complete(run: Run) -> dict[str, Any]:
+    """Ends a commit that was cut off before its very last write, and returns its record.
+
+    Raises:
+        BrokenRecord: the record, or a file that it names, is not what was written; nothing was changed.
+    """
+    try:
+        record = run.record()
+        for file in record["files"]:
+            if file["path"] != _SUMMARY:
+                run.read(file)
+    except BrokenRecord as error:
+        where = run.folder.locate("run.json")
+        way_out = f"the commit was cut off there: delete {where}, then the same command writes the report anew"
+        raise BrokenRecord(error.where, error.reason, way_out) from None
+    run.folder.write(_SUMMARY, _page(record))  # a second committer's may lie over the one that it names
+    _seal(run)
+    return record
 
 
 def _page(record: dict[str, Any]) -> bytes:
@@ -115,7 +140,7 @@ def _page(record: dict[str, Any]) -> bytes:
     return render_summary({**record, "files": [f for f in record["files"] if f["rows"] is not None]}).encode()
 
 
-def seal(run: Run) -> None:
+def _seal(run: Run) -> None:
     """Opens the report to readers, and clears away what led to it."""
     run.folder.write("_SUCCESS", b"")
     with suppress(StoreError):  # committed all the same

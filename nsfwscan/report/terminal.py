@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nsfwscan.display import duration, money, printable, size
+from nsfwscan.errors import StoreError
 from nsfwscan.report.effects_text import describe_effects
 from nsfwscan.report.query import committed_query
 from nsfwscan.report.runs import Run
@@ -31,7 +32,7 @@ def describe_scan(result: ScanResult) -> str:
     """What was found, where the report lies, how to open it, what to do next."""
     record = result.record
     summary = record["summary"]
-    query = committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC")
+    query = committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC", at=result.uri)
     head = "already committed" if result.already_committed else "committed"
     lines = [
         f"{head}: run {result.run_id}" + (f" — {record['reason']}" if record["reason"] else ""),
@@ -298,9 +299,14 @@ def _is_detectors(signal: str) -> bool:
 
 def describe_run(run: Run) -> str:
     """One line: id, state, and what it found if it was committed."""
-    state = run.state()
+    try:
+        state = run.state()
+        record = run.record() if state == "committed" else {}
+        if state == "unfinished":
+            run.planned()
+    except StoreError as error:
+        return f"{run.run_id}  {'broken':<10} {printable(str(error))}"
     if state == "committed":
-        record = run.record()
         summary = record["summary"]
         counts = (
             f"{summary['rows']:>12,} objects  {summary['flagged']:>8,} flagged  {summary['unreadable']:>8,} unreadable"

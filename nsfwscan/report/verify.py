@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -19,29 +18,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.report.balance import Balance
+from nsfwscan.report.record import checked_path, read_plan
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, Change, as_schema
 from nsfwscan.sources.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.store import from_parquet
 
-_FOLDERS = ("report", "false_positives", "escalations", "changes")
+_FOLDERS = ("report", "false_positives", "escalations", "changes", "known_illegal")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 """What the summary counts, and a snapshot's rows can be counted again by."""
 
 
 def verify(run: Run) -> Iterator[str]:
     """What is wrong with a run, in words."""
-    record = run.folder.read_json("run.json")
+    try:
+        record, is_committed = run.folder.read_json("run.json"), run.is_committed()
+    except BrokenRecord as error:
+        yield str(error)
+        return
     if record is None:
         yield "run.json is absent or broken: the run was never committed, or its record was lost"
         return
-    if not run.is_committed():
+    if not is_committed:
         yield "_SUCCESS is absent: the commit was cut off at its very end; the same command again completes it"
+    found = False
     try:
-        yield from _findings(run, record)
-    except (LookupError, TypeError, ValueError, AttributeError, FileNotFoundError) as error:
+        for finding in _findings(run, record):
+            found = True
+            yield finding
+    except (LookupError, TypeError, ValueError, AttributeError, FileNotFoundError, BrokenRecord) as error:
+        found = True
         yield f"run.json, or a file that it names, is not what a commit writes: {type(error).__name__}: {error}"
+    if not found:
+        try:
+            run.record()
+        except BrokenRecord as error:  # nothing that was counted here, but no reader takes it
+            yield f"run.json {error.reason}"
 
 
 def _findings(run: Run, record: dict[str, Any]) -> Iterator[str]:
@@ -52,7 +66,7 @@ def _findings(run: Run, record: dict[str, Any]) -> Iterator[str]:
     yield from _images(run, record, damaged)
     yield from _parent(run, record)
     if not damaged:
-        plan = Plan.from_json(json.loads(run.folder.read("plan.json"))["plan"])
+        plan, _ = read_plan(run.folder.read("plan.json"), run.folder.locate("plan.json"))
         yield from _planned(run, record, plan)
         yield from _balance(run, record, plan)
 
@@ -70,19 +84,39 @@ def _files(run: Run, record: dict[str, Any]) -> Generator[str, None, set[str]]:
 
 def _problem(run: Run, file: dict[str, Any]) -> str | None:
     try:
-        data = run.folder.read(file["path"])
-    except FileNotFoundError:
-        return "absent"
+        data = run.folder.read(checked_path(file["path"]))
+    except (FileNotFoundError, BrokenRecord, ValueError) as error:
+        return _unread(error)
     sha256 = hashlib.sha256(data).hexdigest()
     if (len(data), sha256) != (file["bytes"], file["sha256"]):
         return f"{len(data):,} bytes with SHA-256 {sha256}, not {file['bytes']:,} with {file['sha256']}"
     if not file["path"].endswith(".parquet"):
         return None
+    return _rows(data, file)
+
+
+def _unread(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "absent"
+    if isinstance(error, BrokenRecord):
+        return error.reason
+    return "no name of a file within the run's folder; it was not looked at"
+
+
+def _rows(data: bytes, file: dict[str, Any]) -> str | None:
+    """What is wrong with a Parquet file's rows, as far as its entry tells."""
     try:
-        rows = pq.read_metadata(io.BytesIO(data)).num_rows
+        parquet = pq.ParquetFile(io.BytesIO(data))
     except pa.ArrowException:
         return "no Parquet file, although its SHA-256 is as recorded"
-    return None if rows == file["rows"] else f"{rows:,} rows, not {file['rows']:,}"
+    rows = parquet.metadata.num_rows
+    if rows != file["rows"]:
+        return f"{rows:,} rows, not {file['rows']:,}"
+    if file.get("first") is not None:
+        span = pc.min_max(parquet.read(["uri"], use_threads=False)["uri"]).as_py()
+        if (span["min"], span["max"]) != (file["first"], file["last"]):
+            return "its first and last URI are others than run.json says"
+    return None
 
 
 def _strangers(run: Run, record: dict[str, Any]) -> Iterator[str]:
@@ -102,9 +136,12 @@ def _images(run: Run, record: dict[str, Any], damaged: set[str]) -> Iterator[str
         rows = from_parquet(run.folder.read(file["path"]), ["image", "sha256"])
         for row in rows.filter(pc.is_valid(rows["image"])).to_pylist():
             try:
-                sha256 = hashlib.sha256(run.folder.read(row["image"])).hexdigest()
+                sha256 = hashlib.sha256(run.folder.read(checked_path(row["image"]))).hexdigest()
             except FileNotFoundError:
                 sha256 = None
+            except (BrokenRecord, ValueError) as error:
+                yield f"false_positives: a copy is not looked at: {error}"
+                continue
             if sha256 != row["sha256"]:
                 yield f"{row['image']}: {'absent' if sha256 is None else 'not the image that was scored'}"
 
@@ -130,7 +167,10 @@ def _parent(run: Run, record: dict[str, Any]) -> Iterator[str]:
     if parent is None:
         return
     try:
-        data = Run(run.store, parent["run_id"]).folder.read("run.json")
+        data = Run.named(run.store, str(parent["run_id"])).folder.read("run.json")
+    except (ConfigError, BrokenRecord):
+        yield "run.json names as the run that it goes on from what is no run"
+        return
     except FileNotFoundError:
         yield f"run {parent['run_id']}, which this one goes on from, is gone: its rows are here, its record is not"
         return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nsfwscan.errors import SourceError
+from nsfwscan.errors import BrokenRecord, SourceError
 from nsfwscan.schema import LISTING_SCHEMA, as_schema
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.spilling import spilling
@@ -32,6 +33,8 @@ from nsfwscan.store import Store, from_parquet
 from nsfwscan.warning import Warnings
 
 _SHARDS_PER_FILE = 64
+_SHA256 = re.compile(r"-([0-9a-f]{64})\.parquet$")
+_LOST = "put it back from a backup, or begin a run of another name"
 _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
 """Rows of the first shards: small, so that rows come soon and a small store is spread over all actors."""
 RANGE_ROWS = 50_000
@@ -392,7 +395,7 @@ class ShardReader:
     def __call__(self, shard: Shard) -> pa.Table:
         """The rows of a shard, as `LISTING_SCHEMA`."""
         if shard.listing != self._file:
-            self._data, self._file = self._run.read(shard.listing), shard.listing
+            self._data, self._file = _read_listing(self._run, shard.listing), shard.listing
         rows = pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group, use_threads=False)
         return as_schema(rows, LISTING_SCHEMA)
 
@@ -401,4 +404,16 @@ def read_carried(run: Store, part: Range) -> pa.Table:
     """The objects of a range whose rows are carried over, as `LISTING_SCHEMA`; empty where there are none."""
     if part.carried is None:
         return LISTING_SCHEMA.empty_table()
-    return as_schema(from_parquet(run.read(part.carried)), LISTING_SCHEMA)
+    return as_schema(from_parquet(_read_listing(run, part.carried)), LISTING_SCHEMA)
+
+
+def _read_listing(run: Store, path: str) -> bytes:
+    """A listing file. Raises BrokenRecord where it is absent, or not the one that its name says."""
+    try:
+        data = run.read(path)
+    except FileNotFoundError:
+        raise BrokenRecord(run.locate(path), "is absent, although the plan names it", _LOST) from None
+    named = _SHA256.search(path)
+    if named is not None and hashlib.sha256(data).hexdigest() != named[1]:
+        raise BrokenRecord(run.locate(path), "is damaged: it has not the SHA-256 of its name", _LOST)
+    return data

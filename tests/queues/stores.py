@@ -15,8 +15,14 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.store import Store, to_json
+from tests.report.rows import record_of
 
-POLICY = {"rules": [{"queue": "adult"}, {"queue": None}], "otherwise": {"queue": None}, "queues": ["empty"]}
+POLICY = {
+    "identity": "made@0",
+    "rules": [{"queue": "adult"}, {"queue": None}],
+    "otherwise": {"queue": None},
+    "queues": ["empty"],
+}
 
 
 def row(uri: str, **values: Any) -> dict[str, Any]:
@@ -43,12 +49,10 @@ def committed(
         pq.write_table(table.slice(start, part_rows), buffer)
         path = f"report/part-{number}.parquet"
         run.folder.write(path, buffer.getvalue())
-        files.append({"path": path, "rows": part_rows, "bytes": 0, "sha256": ""})
+        data = buffer.getvalue()
+        files.append({"path": path, "rows": part_rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     at = f"2026-11-{day:02}T02:00:00.000+00:00"
-    record = {"run_id": run_id, "kind": kind, "committed_at": at, "policy": POLICY, "files": files}
-    config = {"report": {"mode": "snapshot"}, "source": {"limit": None}}
-    run.folder.write(
-        "run.json", to_json({**record, "config": config, "plan": {"listed_at": at}, "ledger": {"bases": []}})
-    )
+    record = record_of(run_id, kind=kind, committed_at=at, policy=POLICY, files=files)
+    run.folder.write("run.json", to_json({**record, "plan": {**record["plan"], "listed_at": at}}))
     run.folder.write("_SUCCESS", b"")
     return run

@@ -127,6 +127,32 @@ def scanned(
     return run_scan(config, run_id, run_shards or engine(row), progress or Silent(), resume=resume)
 
 
+def record_of(run_id: str, **over: Any) -> dict[str, Any]:
+    """The content of a `run.json`, with nothing in it but what every reader may ask for."""
+    at = "2026-11-20T02:00:00.000+00:00"
+    config = ScanConfig.of({"source": {"uris": ["/media"]}, "out": "/out"}).public()
+    counts = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0, "fates": {}}
+    return {
+        "run_id": run_id,
+        "kind": "scan",
+        "parent": None,
+        "store": "/out",
+        "exit_code": 0,
+        "reason": None,
+        "committed_at": at,
+        "config": config,
+        "model": {"identity": "made@0"},
+        "fingerprints": {},
+        "policy": {"identity": "made@0"},
+        "plan": {"listed_at": at, **counts},
+        "ledger": {"bases": [], "changes": {}},
+        "balance": {},
+        "summary": {"rows": 0, "flagged": 0, "unreadable": 0},
+        "files": [],
+        **over,
+    }
+
+
 def is_of_schema(table: pa.Table, schema: pa.Schema) -> bool:
     """Whether the table has the schema's columns, documentation and all; Arrow names the inside of a map differently
     once it was in Parquet."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ from nsfwscan.run import ScanResult
 from nsfwscan.schema import REPORT_SCHEMA, BankKind
 from nsfwscan.sources.plan import LEDGER_SCHEMA
 from nsfwscan.store import Store, to_json
-from tests.report.rows import scanned, staged_row
+from tests.report.rows import record_of, scanned, staged_row
 
 LONG = "/media/" + "x" * 5000
 """So long that Parquet keeps no statistics of it."""
@@ -58,14 +59,9 @@ def config(uris: Iterable[str], **sections: Any) -> ScanConfig:
 def commit(run: Run, uris: Iterable[str], *, kind: str = "scan", at: str | None = None, **sections: Any) -> None:
     """A committed run with nothing in it, but what says whether it is a base; later ones are newer."""
     now = datetime(2026, 11, 22, tzinfo=UTC) + timedelta(minutes=next(_MINUTES))
-    record = {
-        "run_id": run.run_id,
-        "kind": kind,
-        "committed_at": now.isoformat(timespec="milliseconds"),
-        "plan": {"listed_at": at or now.isoformat(timespec="milliseconds")},
-        "config": config(uris, **sections).public(),
-        "files": [],
-    }
+    then = now.isoformat(timespec="milliseconds")
+    record = record_of(run.run_id, kind=kind, committed_at=then, config=config(uris, **sections).public())
+    record["plan"]["listed_at"] = at or then
     run.folder.write("run.json", to_json(record))
     run.folder.write("_SUCCESS", b"")
 
@@ -168,14 +164,12 @@ def test_a_replay_comes_before_its_scan(tmp_path: Path) -> None:
 
 
 def test_what_is_no_base(tmp_path: Path) -> None:
-    """Neither the run itself, nor an uncommitted one, nor another kind of run, nor one whose record was lost, nor
-    whatever else lies in the store."""
+    """Neither the run itself, nor an uncommitted one, nor another kind of run, nor whatever else lies in the store."""
     commit(run_in(tmp_path, "base"), ["/media"])
     commit(run_in(tmp_path, "tonight"), ["/media"])
     commit(run_in(tmp_path, "matched"), ["/media"], kind="match")
-    for name, lost in (("cut-off", "_SUCCESS"), ("no-record", "run.json")):
-        commit(run_in(tmp_path, name), ["/media"])
-        run_in(tmp_path, name).folder.delete(lost)
+    commit(run_in(tmp_path, "cut-off"), ["/media"])
+    run_in(tmp_path, "cut-off").folder.delete("_SUCCESS")
     (tmp_path / "runs" / ".DS_Store").touch()
     (tmp_path / "runs" / "README").touch()
     assert bases(tmp_path, "/media") == ["base"]
@@ -199,8 +193,16 @@ def test_the_parent_is_named_with_its_digest(tmp_path: Path) -> None:
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def base_of(run: Run, rows: Sequence[Mapping[str, Any]], cuts: Iterable[int], gone: Iterable[str] = ()) -> Base:
-    """A committed report of rows that are cut into parts, in the order of their URIs, before these positions."""
+def entry(path: str, data: bytes) -> dict[str, Any]:
+    """As a record names a file."""
+    return {"path": path, "rows": None, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def base_of(
+    run: Run, rows: Sequence[Mapping[str, Any]], cuts: Iterable[int], gone: Iterable[str] = (), *, spans: bool = False
+) -> Base:
+    """A committed report of rows that are cut into parts, in the order of their URIs, before these positions; with the
+    spans of its parts in the record, or without, as there were none before."""
     ordered = sorted(({**row, "run_id": run.run_id} for row in rows), key=lambda row: str(row["uri"]))
     table = pa.Table.from_pylist(ordered, schema=REPORT_SCHEMA)
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(ordered)}), len(ordered)]
@@ -214,7 +216,8 @@ def base_of(run: Run, rows: Sequence[Mapping[str, Any]], cuts: Iterable[int], go
             data = to_parquet(part)
             path = f"{kind}/part-{number:05d}-{hashlib.sha256(data).hexdigest()}.parquet"
             run.folder.write(path, data)
-            files.append({"path": path, "sha256": hashlib.sha256(data).hexdigest()})
+            span = pc.min_max(part["uri"]).as_py()
+            files.append(entry(path, data) | ({"first": span["min"], "last": span["max"]} if spans else {}))
     return Base(run, {**MADE_WITH, "files": files})
 
 
@@ -228,7 +231,7 @@ def test_the_span_of_a_part(tmp_path: Path, uris: list[str]) -> None:
     base = base_of(run_in(tmp_path, "1"), made(uris), [])
     [part] = base.parts
     assert (part.first, part.last) == (min(uris), max(uris))
-    footer = pq.read_metadata(tmp_path / "runs" / "1" / part.path)
+    footer = pq.read_metadata(tmp_path / "runs" / "1" / part.file["path"])
     statistics = footer.row_group(0).column(0).statistics
     assert (statistics is not None and statistics.has_min_max) == (max(map(len, (min(uris), max(uris)))) < 4096)
 
@@ -237,9 +240,10 @@ def test_the_span_of_many_row_groups(tmp_path: Path) -> None:
     """A part's span is that over all its row groups, in whatever order its rows are."""
     run = run_in(tmp_path, "1")
     base = base_of(run, made(f"/{i:03}" for i in range(100)), [])
-    path = tmp_path / "runs" / "1" / base.parts[0].path
+    name = base.parts[0].file["path"]
+    path = tmp_path / "runs" / "1" / name
     pq.write_table(pq.read_table(path).take(list(range(50, 100)) + list(range(50))), path, row_group_size=7)
-    [part] = Base(run, base.record).parts
+    [part] = Base(run, {**base.record, "files": [entry(name, path.read_bytes())]}).parts
     assert (part.first, part.last) == ("/000", "/099")
 
 
@@ -248,10 +252,10 @@ def test_a_part_is_what_was_recorded(tmp_path: Path) -> None:
     base = base_of(run_in(tmp_path, "1"), made(["/a"]), [])
     [part] = base.parts
     assert base.read(part)["uri"].to_pylist() == ["/a"]
-    path = tmp_path / "runs" / "1" / part.path
+    path = tmp_path / "runs" / "1" / part.file["path"]
     data = path.read_bytes()
     path.write_bytes(data + b" ")
-    with pytest.raises(StoreError, match=r"report/part-00000-.* absent or damaged; `nsfwscan verify` .* --full"):
+    with pytest.raises(StoreError, match=r"report/part-00000-.* absent or damaged .*; `nsfwscan verify` .* --full"):
         base.read(part)
     path.unlink()
     with pytest.raises(StoreError, match="absent or damaged"):
@@ -317,7 +321,7 @@ def test_the_newest_row_of_each_object(
 
 def test_parts_beside_the_sources_are_not_read(tmp_path: Path) -> None:
     """Of a run over a larger store, only the parts that can hold objects of our sources are opened."""
-    base = base_of(run_in(tmp_path, "1"), made(["/a/1", "/b/1", "/b/2", "/c/1"]), [1, 3])
+    base = base_of(run_in(tmp_path, "1"), made(["/a/1", "/b/1", "/b/2", "/c/1"]), [1, 3], spans=True)
     for path in (tmp_path / "runs" / "1" / "report").glob("part-0000[02]*"):
         path.write_bytes(path.read_bytes()[:100] + b"damage" + path.read_bytes()[106:])
     ledger = Ledger([base], ["/b"])
@@ -450,10 +454,10 @@ def test_reports_from_before_there_were_banks_can_be_judged(tmp_path: Path, bank
     run = run_in(tmp_path, "1")
     base = base_of(run, [*made(["/a"], sha256=_SHA), {"uri": "/b", "status": "unsupported"}], [])
     [part] = base.parts
-    old = pq.read_table(tmp_path / "runs" / "1" / part.path).drop_columns(
-        ["md5", "pdq", "pdq_quality", "match_kind", "match_bank", "filtered_by"]
-    )
-    pq.write_table(old, tmp_path / "runs" / "1" / part.path)
+    path = tmp_path / "runs" / "1" / part.file["path"]
+    old = pq.read_table(path).drop_columns(["md5", "pdq", "pdq_quality", "match_kind", "match_bank", "filtered_by"])
+    pq.write_table(old, path)
+    base = Base(run, {**base.record, "files": [entry(part.file["path"], path.read_bytes())]})
     known = pa.concat_tables(Ledger([base], None).known(replace(YARDSTICK, banks=banks)).tables)
     found = {row["uri"]: row["standing"] for row in known.to_pylist() if row["standing"]}
     assert found == {"/a": "stale", "/b": "good"}

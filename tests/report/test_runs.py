@@ -18,13 +18,13 @@ import pyarrow as pa
 import pytest
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.errors import ConfigError, RunConflict, StoreError
+from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
 from nsfwscan.report import runs
 from nsfwscan.report.runs import Begun, Run, runs_of, unfinished
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.plan import Known, ShardReader, make_plan
 from nsfwscan.store import Store, to_json
-from tests.report.rows import begun, finished
+from tests.report.rows import begun, finished, record_of
 
 
 @pytest.fixture
@@ -195,14 +195,63 @@ def test_runs_are_listed_oldest_first(run: Run) -> None:
 
 
 def test_the_record_is_that_of_the_commit(run: Run) -> None:
-    """`run.json` comes back as written; where it is absent or cut off, the message says that nothing was committed."""
+    """`run.json` comes back as written; where it is absent, the message says that nothing was committed."""
     with pytest.raises(StoreError, match="was not committed"):
         run.record()
-    run.folder.write("run.json", b'{"rows": 1')
-    with pytest.raises(StoreError, match="was not committed"):
+    record = record_of("night-1", further={"rows": 1})
+    run.folder.write("run.json", json.dumps(record).encode())
+    assert run.record() == record
+
+
+def altered(**over: Any) -> bytes:
+    return json.dumps({**record_of("night-1"), **over}).encode()
+
+
+_FILE = {"path": "report/part-0.parquet", "rows": 1, "bytes": 1, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is broken: it is empty"),
+        (b" \n", "is broken: it is empty"),
+        (altered()[:-1], "is broken: it is no JSON; it was cut off, or overwritten"),
+        (b"\xff\xfe\x00", "is broken: it is no JSON"),
+        (b"[" * 100_000, "is broken: it is no JSON"),
+        (b"[]", "is broken: it holds a list, not a record"),
+        (b"{}", r"is broken: it is not what a commit writes \(run_id: Field required, and \d+ more\)"),
+        (altered(kind="backup"), "not what a commit writes .kind: "),
+        (altered(files=None), "not what a commit writes .files: "),
+        (altered(run_id="night-2"), "is broken: it is that of run night-2"),
+        (altered(run_id="../x"), "not what a commit writes .run_id: "),
+        (altered(record_version=2), "is of version 2, written by a newer nsfwscan; this one reads up to 1: upgrade it"),
+        (altered(files=[_FILE, _FILE]), r"it names report/part-0\.parquet twice"),
+        *(
+            (
+                altered(files=[{**_FILE, "path": path}]),
+                r"files\.0\.path: .* is no name of a file within the run's folder",
+            )
+            for path in (
+                "../2/report/x",
+                "/etc/passwd",
+                "report/../../x",
+                "file:///etc/passwd",
+                "s3://b/k",
+                "",
+                "a//b",
+                "~",
+            )
+        ),
+        (altered(files=[{**_FILE, "sha256": "0"}]), r"files\.0\.sha256: "),
+        (altered(files=[{**_FILE, "bytes": -1}]), r"files\.0\.bytes: "),
+    ],
+)
+def test_a_record_that_is_none(run: Run, data: bytes, said: str) -> None:
+    """Cut off, empty, of another kind, run or version, with a file outside of the run: said by name, with a way out."""
+    run.folder.write("run.json", data)
+    with pytest.raises(BrokenRecord, match=rf"night-1/run\.json {said}" if said.startswith("is") else said) as caught:
         run.record()
-    run.folder.write("run.json", json.dumps({"rows": 1}).encode())
-    assert run.record() == {"rows": 1}
+    assert "; put it back from a backup" in str(caught.value)
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------
