@@ -66,6 +66,7 @@ def _findings(run: Run, record: dict[str, Any]) -> Iterator[str]:
     yield from _images(run, record, damaged)
     yield from _parent(run, record)
     if not damaged:
+        yield from _spans(run, record)
         plan, _ = read_plan(run.folder.read("plan.json"), run.folder.locate("plan.json"))
         yield from _planned(run, record, plan)
         yield from _balance(run, record, plan)
@@ -106,17 +107,19 @@ def _unread(error: Exception) -> str:
 def _rows(data: bytes, file: dict[str, Any]) -> str | None:
     """What is wrong with a Parquet file's rows, as far as its entry tells."""
     try:
-        parquet = pq.ParquetFile(io.BytesIO(data))
+        rows = pq.read_metadata(io.BytesIO(data)).num_rows
     except pa.ArrowException:
         return "no Parquet file, although its SHA-256 is as recorded"
-    rows = parquet.metadata.num_rows
-    if rows != file["rows"]:
-        return f"{rows:,} rows, not {file['rows']:,}"
-    if file.get("first") is not None:
-        span = pc.min_max(parquet.read(["uri"], use_threads=False)["uri"]).as_py()
-        if (span["min"], span["max"]) != (file["first"], file["last"]):
-            return "its first and last URI are others than run.json says"
-    return None
+    return None if rows == file["rows"] else f"{rows:,} rows, not {file['rows']:,}"
+
+
+def _spans(run: Run, record: dict[str, Any]) -> Iterator[str]:
+    """The URIs that parts span, by which a later scan chooses what it opens."""
+    for file in record["files"]:
+        if file.get("first") is not None:
+            span = pc.min_max(from_parquet(run.read(file), ["uri"])["uri"]).as_py()
+            if (span["min"], span["max"]) != (file["first"], file["last"]):
+                yield f"{file['path']}: its first and last URI are others than run.json says"
 
 
 def _strangers(run: Run, record: dict[str, Any]) -> Iterator[str]:
