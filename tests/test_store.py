@@ -231,7 +231,7 @@ def test_a_cut_connection_is_tried_again(proxy: FaultyProxy, through: StorageCon
     pq.write_table(table, sink)
     store.write("whole", sink.getvalue().to_pybytes())
     proxy.cut_body(lambda method, path: method == "GET", every=2)
-    for _ in range(2):
+    for _ in range(4):
         assert store.read("whole") == sink.getvalue().to_pybytes()
     assert from_parquet(store.read("whole"), ["a"]) == table.select(["a"])
     assert proxy.injected["cut_body"] > 2

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.report.escalations import is_illegal
+from nsfwscan.report.ledger import banks_behind
 from nsfwscan.report.parts import with_all
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
@@ -44,15 +45,17 @@ class KnownIllegal:
         contents: `KNOWN_SCHEMA`, each SHA-256 once.
         runs: where that is from.
         released: contents that were known, and that today's banks of the same names do not hold any more.
+        asked: the banks that all of it was looked up in last; None where that is not known.
     """
 
     contents: pa.Table = field(default_factory=KNOWN_SCHEMA.empty_table)
     runs: tuple[str, ...] = ()
     released: int = 0
+    asked: tuple[str, ...] | None = None
 
     def asked_of(self, banks: BankSet) -> KnownIllegal:
         """What is left of it where banks are given that it was found in: their word of today counts."""
-        if not self.contents.num_rows:
+        if not self.contents.num_rows or self.asked == tuple(banks.identities):
             return self
         found = banks.matched_again(self.contents)
         kept = is_illegal(found)
@@ -87,7 +90,8 @@ def known_illegal(
         *(t for run in broken for t in _found(run)),
     ]
     runs = sorted([*(run.run_id for run, _ in newest), *behind, *(run.run_id for run in broken)])
-    return KnownIllegal(once(tables), tuple(runs))
+    asked = {tuple(banks_behind(record)) for _, record in newest}
+    return KnownIllegal(once(tables), tuple(runs), asked=asked.pop() if len(asked) == 1 and not broken else None)
 
 
 def once(tables: Sequence[pa.Table]) -> pa.Table:
