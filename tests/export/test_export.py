@@ -97,5 +97,5 @@ def test_a_file_is_whole_or_not_there(out: Path, tmp_path: Path, kind: str) -> N
     target.write_text("older")
     next(out.glob("runs/first/report/*.parquet")).write_bytes(b"PAR1 no more PAR1")
     done = export(out, kind, target)
-    assert done.exit_code == 1 and "is damaged: it has not the size and SHA-256" in done.stderr and "Traceback" not in done.stderr
+    assert done.exit_code == 1 and "is damaged" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in target.parent.iterdir()] == ["r"] and target.read_text() == "older"
