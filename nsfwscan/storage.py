@@ -10,6 +10,7 @@ Which bytes are an object (`fetch` holds it, for every kind of store):
   a local file. A local file must have the same size and time of change before and after.
 - Where the listing gave an etag and the read returns the same, they are as many as the listing says, too: the version
   is the listed one, so other bytes are a part of it. Fewer or more are tried again, and then a `fetch_error`.
+- They are never more than `max_bytes`, whatever length was announced, or none: what goes on is stopped there.
 - Where the etags differ, or one of them is not known, the object may have changed since it was listed: it is taken as
   it is now, with its own size and etag, even where nothing is left of it.
 """
@@ -17,9 +18,11 @@ Which bytes are an object (`fetch` holds it, for every kind of store):
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import stat
+import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,7 +45,14 @@ from nsfwscan.status import Status
 __all__ = ["absolute_uri", "is_s3", "local_path", "local_uri", "scheme_of", "split_s3"]
 """What `location.py` holds, for those who read objects too."""
 
+_HTTP = frozenset({"http", "https"})
+
 _BUFFER_BYTES = 4 * 2**20
+_PIECE_BYTES = 2**20
+_MOST_OF_OURS = 4 * 2**30
+"""Of a file of ours that is read at once; the largest, such as parts of reports, have far less."""
+_ANY_ZLIB = 32 + zlib.MAX_WBITS
+"""gzip or zlib, as the first bytes have it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,10 @@ def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
             "session": session,
             **options,
         }
+    if scheme in _HTTP:  # what is packed for the way is unpacked here, under the limit, and not by aiohttp
+        given = options.get("client_kwargs", {})
+        headers = {"Accept-Encoding": "identity", **given.get("headers", {})}
+        options["client_kwargs"] = {**given, "headers": headers, "auto_decompress": False}
     try:
         fs = fsspec.filesystem(scheme, **options)
     except (ImportError, ValueError, TypeError) as error:
@@ -160,11 +174,13 @@ def read_file(uri: str, storage: StorageConfig) -> bytes:
     does."""
 
     def attempt() -> bytes:
-        fs = filesystem(uri, storage)
-        data: bytes = sync(fs.loop, _get_object, fs, *split_s3(uri)).data if is_s3(uri) else fs.cat_file(uri)
-        return data
+        return _fetch(uri, storage, _MOST_OF_OURS, None).data
 
-    return persistently(attempt)
+    try:
+        return persistently(attempt)
+    except RowError as error:
+        said = f"it has more than {_MOST_OF_OURS:,} bytes" if error.status == Status.TOO_LARGE else str(error)
+        raise OSError(errno.EFBIG, said) from None
 
 
 def open_remote(uri: str, storage: StorageConfig) -> IO[bytes]:
@@ -224,18 +240,19 @@ def _check_whole(read: int, expected: int | None) -> None:
         raise NotWhole(f"read {read:,} of {expected:,} bytes")
 
 
-def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float) -> Fetched:
+def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float | None) -> Fetched:
     if scheme_of(uri) is None:
         return _read_local(local_path(uri), max_bytes)
     fs = filesystem(uri, storage)
     if is_s3(uri):
         fetched: Fetched = sync(fs.loop, _get_object, fs, *split_s3(uri), max_bytes, timeout=timeout_s)
+    elif scheme_of(uri) in _HTTP:
+        fetched = sync(fs.loop, _get_http, fs, uri, max_bytes, timeout=timeout_s)
     elif fs.async_impl:
         fetched = sync(fs.loop, _cat, fs, uri, max_bytes, timeout=timeout_s)
     else:
         info = fs.info(uri)
-        _check_info(info, max_bytes)
-        fetched = _taken(fs.cat_file(uri), info)
+        fetched = _taken(fs.cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
     return fetched
 
 
@@ -254,35 +271,108 @@ def _read_local(path: str, max_bytes: int) -> Fetched:
     return Fetched(data, None)
 
 
-async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int | None = None) -> Fetched:
+async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int) -> Fetched:
+    """The bytes as the store keeps them: an object that says `Content-Encoding: gzip` is not unpacked, since its size,
+    its etag and its hashes are those of what is kept."""
     response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
     async with response["Body"] as body:
         size = response.get("ContentLength")
         _check_size(size, max_bytes)
-        data = await body.read()
+        come = _Plain(max_bytes)
+        while piece := await body.read(_PIECE_BYTES):  # to its end, where the checksum is looked at
+            come.add(piece)
+    data = come.whole()
     _check_whole(len(data), size)
     return Fetched(data, _unquoted(response.get("ETag")))
 
 
+async def _get_http(fs: Any, url: str, max_bytes: int) -> Fetched:
+    """A page or picture as a browser gets it: what the server packs for the way, which it was asked not to, is
+    unpacked, up to the limit and no further."""
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
+        fs._raise_not_found_for_status(answer, url)
+        packed = (answer.headers.get("Content-Encoding") or "").strip().lower() in ("gzip", "x-gzip", "deflate")
+        _check_size(None if packed else answer.content_length, max_bytes)
+        body = _Unpacked(max_bytes) if packed else _Plain(max_bytes)
+        while piece := await answer.content.readany():
+            body.add(piece)
+    return Fetched(body.whole(), _unquoted(answer.headers.get("ETag")))
+
+
+class _Plain:
+    """What has come of a body. Raises RowError where it is more than may be, whatever length was announced."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._data = bytearray()
+        self._max_bytes = max_bytes
+
+    def add(self, piece: bytes) -> None:
+        """Takes the next piece."""
+        self._data += piece
+        _check_came(len(self._data), self._max_bytes)
+
+    def whole(self) -> bytes:
+        """The body, which has come to its end."""
+        return bytes(self._data)
+
+
+class _Unpacked(_Plain):
+    """As `_Plain`, of a body in gzip or zlib, of which no more is unpacked than may be."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self._unpack = zlib.decompressobj(_ANY_ZLIB)
+        self._ended = False
+
+    def add(self, piece: bytes) -> None:
+        """Unpacks the next piece. Raises NotWhole where it is damaged."""
+        try:
+            while piece:
+                super().add(self._unpack.decompress(piece, self._max_bytes + 1 - len(self._data)))
+                piece, self._ended = self._unpack.unconsumed_tail, self._unpack.eof
+                if self._ended:  # gzip may go on with another member
+                    piece, self._unpack = self._unpack.unused_data, zlib.decompressobj(_ANY_ZLIB)
+        except zlib.error as error:
+            raise NotWhole(f"the packed body is damaged ({error})") from None
+
+    def whole(self) -> bytes:
+        """The body. Raises NotWhole where its end is missing."""
+        if not self._ended:
+            raise NotWhole("the packed body ends before its end")
+        return super().whole()
+
+
+def _check_came(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise RowError(Status.TOO_LARGE, f"it goes on over the limit of {max_bytes:,} bytes (--max-bytes)")
+
+
 async def _cat(fs: Any, uri: str, max_bytes: int) -> Fetched:
     info = await fs._info(uri)
-    _check_info(info, max_bytes)
-    return _taken(await fs._cat_file(uri), info)
+    return _taken(await fs._cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
 
 
-def _check_info(info: dict[str, Any], max_bytes: int) -> None:
+def _up_to(info: dict[str, Any], max_bytes: int) -> dict[str, int]:
+    """What to read of an object: one byte more than may be, to see one that has more than it says.
+
+    Raises:
+        RowError: it is a directory, or says itself that it is too large.
+    """
     if info.get("type") == "directory":
         raise RowError(Status.FETCH_ERROR, "not an object but a directory")
     _check_size(info.get("size"), max_bytes)
+    return {} if info.get("size") == 0 else {"start": 0, "end": max_bytes + 1}  # no range lies in an empty object
 
 
-def _taken(data: bytes, info: dict[str, Any]) -> Fetched:
+def _taken(data: bytes, info: dict[str, Any], max_bytes: int) -> Fetched:
+    _check_came(len(data), max_bytes)
     _check_whole(len(data), info.get("size"))
     return Fetched(data, etag_of(info))
 
 
-def _check_size(size: int | None, max_bytes: int | None) -> None:
-    if size is not None and max_bytes is not None and size > max_bytes:
+def _check_size(size: int | None, max_bytes: int) -> None:
+    if size is not None and size > max_bytes:
         raise too_large(size, max_bytes)
 
 
@@ -337,4 +427,4 @@ def _written_time(text: str) -> datetime:
 
 
 def _unquoted(etag: str | None) -> str | None:
-    return etag.strip('"') if etag else None
+    return etag.removeprefix("W/").strip('"') if etag else None
