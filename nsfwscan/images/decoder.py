@@ -20,18 +20,19 @@ from typing import Any
 
 import numpy as np
 import pi_heif
-from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from nsfwscan.errors import RowError
-from nsfwscan.images import bmp, ico
+from nsfwscan.images import bmp, ico, tiff
 from nsfwscan.images.bmp import BmpFile
 from nsfwscan.images.content_names import content_of
 from nsfwscan.images.ico import IcoFile
+from nsfwscan.images.levels import Range, range_of
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.png_chunks import hidden_default
 from nsfwscan.images.provenance import MOST_SIGNALS, Signals, signals_of
 from nsfwscan.images.salvage import forget_lack_of_memory, lacks_memory, salvaged
+from nsfwscan.images.tiff import TiffFile
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.status import Status
 
@@ -42,7 +43,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "ICO", "TIFF", "AVIF", "HEIF")
 """Allow-list of formats (MPO comes through JPEG's, CUR through ICO's). PSD, EPS, FITS, JPEG2000 and the like are left
 out for their security history."""
 
-_OWN = {"BMP": (BmpFile, bmp.accepts), "ICO": (IcoFile, ico.accepts)}
+_OWN = {"BMP": (BmpFile, bmp.accepts), "ICO": (IcoFile, ico.accepts), "TIFF": (TiffFile, tiff.accepts)}
 """What opens a format here, and how such a file begins; for the others, it is Pillow's plugin of that name."""
 
 _MAKE, _MODEL, _SOFTWARE = 0x010F, 0x0110, 0x0131  # EXIF 2.3, table 4
@@ -374,7 +375,7 @@ def _frames(image: Image.Image, data: bytes) -> int | None:
     """How many frames the file has; None where counting them fails or takes too long."""
     try:
         if image.format in ("GIF", "TIFF"):  # Pillow walks through the whole file; the others have a number in it
-            image = Image.open(_CountedReads(data), formats=[image.format])
+            image = Image.open(_CountedReads(data), formats=[_opener(image.format)])
         return int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001
         return None
@@ -480,20 +481,12 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Grey levels of 16 or 32 bits, or floats, to 8 bits over the range that the type stands for."""
     values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
-    top = max(float(_finite(values[strip]).max(initial=0.0)) for strip in _strips(len(values)))
-    scale = (
-        255.0 if top <= 1 and image.mode == "F" else 1.0 if top <= 255 else 255 / 65535 if top <= 65535 else 255 / top
-    )
+    strips = _strips(len(values))
+    found = Range(shift=8) if image.mode.startswith("I;16") else range_of((values[s] for s in strips), 32)
     grey = np.empty(values.shape, np.uint8)
-    for strip in _strips(len(values)):
-        grey[strip] = np.clip(_finite(values[strip]) * scale, 0, 255)
+    for strip in strips:
+        grey[strip] = found.levels(values[strip])
     return Image.fromarray(grey)
-
-
-def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
