@@ -453,9 +453,9 @@ def _stored(chunks: list[bytes], layout: Layout, rows: int) -> NDArray[np.uint8]
     joined = b"".join(chunk[:size].ljust(size, b"\0") for chunk in chunks[:-1]) + chunks[-1][:size]
     wanted = rows * layout.row_bytes
     whole = len(joined) >= wanted and all(len(chunk) >= size for chunk in chunks[:-1])
-    if not whole and not ImageFile.LOAD_TRUNCATED_IMAGES:
+    if not whole:
         raise OSError("the data of a strip or a tile end too soon")
-    joined = joined[:wanted].ljust(wanted, b"\0")
+    joined = joined[:wanted]
     joined = joined.translate(_REVERSED) if layout.fill_order == 2 else joined
     return np.frombuffer(joined, np.uint8).reshape(rows, layout.row_bytes)
 
@@ -487,11 +487,7 @@ def _decompressed(chunks: list[bytes], layout: Layout, rows: int) -> NDArray[np.
         beyond += packed if len(packed) > 4 else b""
     file = b"".join([struct.pack("<4sI", b"II*\0", at), *chunks, page, bytes(4), beyond])
     strips = _Strips(io.BytesIO(file))
-    try:
-        strips.load()
-    except OSError:
-        if not ImageFile.LOAD_TRUNCATED_IMAGES or strips._im is None:
-            raise
+    strips.load()
     return np.frombuffer(strips.tobytes(), np.uint8).reshape(rows, layout.row_bytes)
 
 

@@ -14,7 +14,7 @@ from nsfwscan.errors import RowError
 from nsfwscan.images.decoder import decode, header
 from nsfwscan.status import Status
 from tests.images import chromium
-from tests.images.bitmaps import Case, _icon, _in_icon, _png, bitmaps, file_of, icons, info, photograph, truth, words
+from tests.images.bitmaps import Case, _icon, _png, bitmaps, file_of, icons, info, photograph, truth, words
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -94,16 +94,18 @@ def test_the_largest_picture_of_an_icon_counts_for_the_limit() -> None:
     assert (caught.value.status, caught.value.values["format"]) == (Status.TOO_LARGE, "CUR")
 
 
-def test_a_file_that_is_cut_off_is_damaged() -> None:
-    """A BMP or icon without its last rows is no whole one; without the last padding it is."""
+def test_a_file_that_is_cut_off_is_shown_as_far_as_it_goes() -> None:
+    """A BMP without its last rows is salvaged, and says so; one without the last padding is whole."""
     photo = photograph()
     whole = file_of(info(37, 23, 24), words(photo, 24, (0xFF0000, 0xFF00, 0xFF)))
-    assert np.abs(truth(decode(whole[:-1], max_pixels=PLENTY).image) - photo).max() == 0
     runs = next(case.data for case in BITMAPS if case.name == "runs of 8 bits")
-    for data in (whole[:-300], runs[:-40], _icon(1, [(37, 23, 24, _in_icon(photo, 24, photo[..., 0] < 9)[:-300])])):
-        with pytest.raises(RowError) as caught:
-            decode(data, max_pixels=PLENTY)
-        assert caught.value.status == Status.DECODE_ERROR
+    decoded = decode(whole[:-1], max_pixels=PLENTY)
+    assert np.array_equal(truth(decoded.image), photo)
+    assert "signals" not in decoded.facts
+    for data in (whole[:-300], runs[:-40]):
+        signals = decode(data, max_pixels=PLENTY).facts["signals"]
+        assert signals["decode.salvaged"] == 1
+        assert 0.5 < signals["decode.complete"] < 1
 
 
 def test_pillow_and_this_agree_on_what_pillow_writes() -> None:
