@@ -67,7 +67,7 @@ bank_option = click.option(
     multiple=True,
     metavar="NAME=URI[,kind=…]",
     help="Known hashes: CSV, Parquet, JSON, or a hash a line. kind=block (default), allow, negative, illegal; "
-    "distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B. Repeatable.",
+    "distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B, categories=1+2. Repeatable.",
 )
 
 
@@ -386,16 +386,20 @@ def verify(run: str, **options: Any) -> None:
     help="The report's own columns (csv, parquet), or the answers of another service.",
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE", help="To write.")
+@click.option("--for", "reader", type=click.Choice(["excel"]), help="What is to open the CSV.")
 @storage_options
-def export(run: str, kind: str, out: Path, **options: Any) -> None:
+def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -> None:
     """Write the report of RUN (STORE/runs/ID, or a STORE's newest) as one file.
 
     rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: a response for
-    each image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows.
+    each image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows; --for excel marks it as
+    UTF-8, so that Excel shows names as they are.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = find_run(run, StorageConfig.of(given_options(options)), complain)
-        exported = export_run(found, kind, out)
+        if reader and kind != "csv":
+            raise click.UsageError("--for excel is for --format csv")
+        exported = export_run(found, kind, out, reader)
         echo(f"{exported.rows:,} rows of run {found.run_id} in {', '.join(map(str, exported.files))}")
         if delta := describe_delta(found.record()):
             echo(delta)
@@ -516,10 +520,10 @@ def _pair(label: str) -> tuple[str, str]:
 def _bank(text: str) -> tuple[str, dict[str, Any]]:
     """A bank's name and settings from `NAME=URI,key=value,…`; a comma without a `=` behind it is the URI's."""
     name, separator, rest = text.partition("=")
-    uri, *settings = re.split(r",(?=(?:kind|distance|quality|hash|column|tags)=)", rest)
+    uri, *settings = re.split(r",(?=(?:kind|distance|quality|hash|column|tags|categories)=)", rest)
     if not separator or not uri:
         raise click.BadParameter(f"{text!r} is not NAME=URI[,kind=…]", param_hint="--bank")
     bank: dict[str, Any] = {"uri": uri, **(dict(setting.split("=", 1) for setting in settings))}
-    if "tags" in bank:
-        bank["tags"] = bank["tags"].split("+")
+    for name in {"tags", "categories"} & bank.keys():
+        bank[name] = bank[name].split("+")
     return name, bank

@@ -191,6 +191,8 @@ class BankConfig(Frozen):
     """The column that holds the hashes, where its name is none of the usual ones."""
     tags: tuple[str, ...] = ()
     """Only entries with one of these tags; unset: all."""
+    categories: tuple[str, ...] = ()
+    """Only entries of these categories, as the file has them; unset: all but those that are said to be not illegal."""
 
 
 def _as_list(banks: Any) -> Any:

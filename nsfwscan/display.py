@@ -58,17 +58,25 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, marked: bool = False) -> None:
     """Writes a CSV that a spreadsheet may open: a text that it would take for a formula begins with an apostrophe
-    (OWASP, "CSV Injection"). Raises OSError."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    (OWASP, "CSV Injection"). Raises OSError.
+
+    Args:
+        marked: begin with the mark of UTF-8, without which Excel takes a file for one of the machine's own code page.
+    """
+    with path.open("w", newline="", encoding="utf-8-sig" if marked else "utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([f"'{cell}" if _is_formula(cell) else cell for cell in row] for row in rows)
 
 
 def _is_formula(cell: Any) -> bool:
-    return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    """Whether a spreadsheet would compute a text: also behind blanks, and where its first sign is a full-width one,
+    which is taken for the plain one in East Asian settings."""
+    if not isinstance(cell, str):
+        return False
+    return cell.startswith(("\t", "\r", "\n")) or cell.lstrip().startswith(tuple("=+-@＝＋－＠"))
 
 
 def printable_lines(text: str) -> str:

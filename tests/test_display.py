@@ -96,10 +96,48 @@ def test_lines_of_our_own_stay() -> None:
 
 def test_a_spreadsheet_finds_no_formula(tmp_path: Path) -> None:
     """What a spreadsheet would run is text to it; all else, and every other CSV reader, finds what was written."""
-    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "a=b", "/m/=1.jpg", 'a,"b"\n', "", -1, None]
+    cells = [
+        "＝1+1",
+        "＋1",
+        "－1",
+        "＠x",
+        " =1",
+        "\n=1",
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\tx",
+        "\rx",
+        "a=b",
+        "/m/=1.jpg",
+        'a,"b"\n',
+        "",
+        -1,
+        None,
+    ]
     write_csv(tmp_path / "x.csv", ("name", "number"), ((cell, 2) for cell in cells))
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["name", "number"]
-    expected = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", "'\rx", "a=b", "/m/=1.jpg", 'a,"b"\n', "", "-1", ""]
+    expected = [
+        "'＝1+1",
+        "'＋1",
+        "'－1",
+        "'＠x",
+        "' =1",
+        "'\n=1",
+        "'=1+1",
+        "'+1",
+        "'-1",
+        "'@SUM(A1)",
+        "'\tx",
+        "'\rx",
+        "a=b",
+        "/m/=1.jpg",
+        'a,"b"\n',
+        "",
+        "-1",
+        "",
+    ]
     assert rows == [[cell, "2"] for cell in expected]

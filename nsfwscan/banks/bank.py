@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,20 @@ import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from nsfwscan.banks.formats import DIGITS, Lines, lines_of
+from nsfwscan.banks import entries, formats, hashes
+from nsfwscan.banks.entries import refused
+from nsfwscan.banks.formats import Lines, lines_of
+from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, plain_hex
 from nsfwscan.banks.near import FLAT_UP_TO, Hashes, NearIndex
 from nsfwscan.config import BankConfig, StorageConfig, digest_of
 from nsfwscan.display import printable, redacted
 from nsfwscan.errors import BankError, SetupError
 from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.models.registry import cache_folder
+from nsfwscan.schema import BankKind
 from nsfwscan.sources.manifests import open_source
 from nsfwscan.storage import absolute_uri
 
-_READING = 1
-"""Raised whenever the same file gives other entries than before: what nodes have kept of it is not used then."""
 _EXAMPLES = 5
 _SHOWN = 80
 """Characters of a malformed entry that are repeated."""
@@ -54,7 +57,8 @@ class BankSpec:
         config: with an absolute URI.
         content: hex SHA-256 of its file.
         entries: distinct hashes, by kind.
-        passed_over: entries of kinds that no image is matched by (a video's MD5, a URL), by what the file calls them.
+        passed_over: what is left out, by what it is or why: kinds that no image is matched by (a video's MD5, a URL, a
+            SHA-1), what is said to be not illegal, PDQ hashes of poor quality.
         malformed: how many entries are no hash of their kind.
         examples: the first of those, in words.
     """
@@ -65,6 +69,8 @@ class BankSpec:
     passed_over: dict[str, int] = field(default_factory=dict)
     malformed: int = 0
     examples: tuple[str, ...] = ()
+    held: str = ""
+    """Hex SHA-256 of the entries themselves: the same on each node, or the run stops."""
 
     @property
     def name(self) -> str:
@@ -74,7 +80,7 @@ class BankSpec:
     @property
     def version(self) -> str:
         """Hex digest of all that its matches follow from: the file, and how it is read and asked."""
-        return digest_of([self.content, self.config.model_dump(mode="json", exclude={"name", "uri"})])
+        return digest_of([self.content, self.held, self.config.model_dump(mode="json", exclude={"name", "uri"})])
 
     @property
     def identity(self) -> str:
@@ -89,8 +95,7 @@ class BankSpec:
     @property
     def folder(self) -> Path:
         """Where this node keeps its entries: equal files, read alike, share one."""
-        config = self.config
-        return _folder(digest_of([_READING, self.content, config.hash, config.column, list(config.tags)]))
+        return _folder(digest_of([_reading(), self.content, *_read_by(self.config)]))
 
     def describe(self) -> str:
         """In words: how many hashes it holds, and what of its file could not be used."""
@@ -194,6 +199,11 @@ def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
     """
     if not (spec.folder / _SUMMARY).exists():
         found = _resolve(spec.config, storage)
+        if found.content == spec.content and found.held != spec.held:
+            raise BankError(
+                f"bank {spec.name}: this node reads other entries from {spec.config.uri} than the driver did: give all "
+                "nodes the same versions of nsfwscan and its libraries"
+            )
         if found.content != spec.content:
             raise BankError(
                 f"bank {spec.name}: {spec.config.uri} has changed since the run began (its SHA-256 was "
@@ -206,6 +216,31 @@ def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
 
 
 _SUMMARY = "bank.json"
+
+
+def _is_allowing(config: BankConfig) -> bool:
+    """Whether the bank lists what is harmless."""
+    return config.kind in (BankKind.ALLOW, BankKind.NEGATIVE)
+
+
+def _read_by(config: BankConfig) -> list[Any]:
+    """All settings that the entries of a file follow from. Neither the name nor the place is one."""
+    return [
+        config.hash,
+        config.column,
+        list(config.tags),
+        list(config.categories),
+        config.quality,
+        _is_allowing(config),
+    ]
+
+
+@cache
+def _reading() -> list[str]:
+    """What else they follow from: the code that reads. What nodes have kept by other code is not used."""
+    modules = (entries, formats, hashes, sys.modules[__name__])
+    texts = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
+    return [*texts, pa.__version__]
 
 
 def _folder(key: str) -> Path:
@@ -221,7 +256,7 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
             content = _copied(config.uri, storage, copy)
             spec = BankSpec(config, content, {})
             with FileLock(f"{spec.folder}.lock"):
-                if not (spec.folder / _SUMMARY).exists():
+                if not _is_whole(spec.folder):
                     _keep(config, copy, spec.folder, Path(scratch, "bank"))
                     _forget_others(home, spec.folder)
             found = json.loads((spec.folder / _SUMMARY).read_text(encoding="utf-8"))
@@ -230,7 +265,13 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
     except SetupError as error:
         raise BankError(f"bank {config.name}: {error}") from error
     spec = BankSpec(
-        config, content, found["entries"], found["passed_over"], found["malformed"], tuple(found["examples"])
+        config,
+        content,
+        found["entries"],
+        found["passed_over"],
+        found["malformed"],
+        tuple(found["examples"]),
+        found["held"],
     )
     _check_usable(spec)
     return spec
@@ -271,10 +312,32 @@ def _keep(config: BankConfig, copy: Path, folder: Path, scratch: Path) -> None:
         "passed_over": dict(reading.passed_over.most_common()),
         "malformed": reading.malformed,
         "examples": reading.examples,
+        "held": _held(scratch),
     }
     (scratch / _SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a node's copy of a bank is what was written there."""
+    try:
+        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+        return bool(summary["held"] == _held(folder))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _held(folder: Path) -> str:
+    """Hex SHA-256 of the entries in a folder, kind by kind."""
+    digest = hashlib.sha256()
+    for kind in DIGITS:
+        table = pa.ipc.open_file(pa.memory_map(str(folder / f"{kind}.arrow"))).read_all()
+        digest.update(f"{kind} {table.num_rows}\n".encode())
+        for column in table.columns:
+            for buffer in (buffer for chunk in column.chunks for buffer in chunk.buffers() if buffer is not None):
+                digest.update(buffer)
+    return digest.hexdigest()
 
 
 def _forget_others(home: Path, folder: Path) -> None:
@@ -301,13 +364,15 @@ class _Reading:
     def add(self, lines: Lines) -> None:
         """Adds lines. Raises BankError where it cannot be told what their hashes are."""
         kept = pa.array(self._wanted(lines.tags or [()] * len(lines.hashes)), pa.bool_())
-        hashes = pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(lines.hashes, pa.string())))
-        kinds = self._kinds(lines, hashes)
+        hashes, said = _as_hex(lines)
+        kinds = self._kinds(lines, said, hashes)
+        kept = pc.and_(kept, self._counting(lines, kinds, kept))
         ids, numbers = pa.array(lines.ids, pa.string()), pa.array(lines.numbers, pa.int64())
         for kind in kinds.unique().to_pylist():
             here = pc.and_(kept, pc.equal(kinds, kind))
             if kind not in DIGITS:
-                self.passed_over[kind] += pc.sum(here).as_py() or 0
+                if count := pc.sum(here).as_py():
+                    self.passed_over[kind] += count
                 continue
             good = pc.fill_null(pc.match_substring_regex(hashes, f"^[0-9a-f]{{{DIGITS[kind]}}}$"), False)
             usable = pc.and_(here, good)
@@ -319,9 +384,32 @@ class _Reading:
         wanted = set(self._config.tags)
         return [not wanted or not wanted.isdisjoint(tag) for tag in tags]
 
-    def _kinds(self, lines: Lines, hashes: pa.Array) -> pa.Array:
+    def _counting(self, lines: Lines, kinds: pa.Array, kept: pa.Array) -> pa.Array:
+        """Which lines count by what they are said to be, and by their quality; the others are passed over."""
+        if lines.words is None and lines.qualities is None:
+            return pa.array([True] * len(lines.hashes))
+        allowing, categories = _is_allowing(self._config), self._config.categories
+        counting: list[bool] = []
+        for i, (kind, wanted) in enumerate(zip(kinds.to_pylist(), kept.to_pylist(), strict=True)):
+            reason = None
+            if lines.words is not None and kind in DIGITS:
+                reason = refused(lines.words[i], allowing=allowing, categories=categories)
+            if reason is None and lines.qualities is not None and kind == "pdq":
+                reason = self._poor(lines.qualities[i])
+            if reason is not None and wanted:
+                self.passed_over[reason] += 1
+            counting.append(reason is None)
+        return pa.array(counting)
+
+    def _poor(self, quality: str | None) -> str | None:
+        try:
+            poor = quality is not None and float(quality) < self._config.quality
+        except ValueError:
+            return None
+        return f"pdq of a quality below {self._config.quality}" if poor else None
+
+    def _kinds(self, lines: Lines, said: pa.Array, hashes: pa.Array) -> pa.Array:
         """A kind for each line: as it says, else as the configuration does, else by the number of digits."""
-        said = pa.array(lines.kinds, pa.string())
         if not said.null_count:
             return said
         if self._config.hash is not None:
@@ -334,6 +422,9 @@ class _Reading:
                 f"{self._config.uri}: line {number} has 64 hex digits, which may be a SHA-256 or a PDQ hash: say which "
                 "with hash=sha256 or hash=pdq"
             )
+        for digits, kind in BY_DIGITS.items():
+            of_length = pc.fill_null(pc.match_substring_regex(hashes, f"^[0-9a-f]{{{digits}}}$"), False)
+            said = pc.if_else(pc.and_(unsaid, of_length), kind, said)
         return pc.fill_null(said, "md5")
 
     def _add_malformed(self, kind: str, numbers: pa.Array, texts: pa.Array) -> None:
@@ -343,6 +434,24 @@ class _Reading:
                 return
             what = "nothing" if text is None else repr(text[:_SHOWN])
             self.examples.append(f"line {number}: {what} is not {DIGITS[kind]} hex digits, as {kind} has")
+
+
+_IS_HEX = "^[0-9a-f]+$"
+
+
+def _as_hex(lines: Lines) -> tuple[pa.Array, pa.Array]:
+    """The hashes as lower-case hex where they are hashes, and the kinds that the lines say."""
+    found = pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(lines.hashes, pa.string())))
+    said = pa.array(lines.kinds, pa.string())
+    odd = pc.invert(pc.fill_null(pc.match_substring_regex(found, _IS_HEX), True))
+    places = np.flatnonzero(odd.to_numpy(zero_copy_only=False)).tolist()
+    if not places:
+        return found, said
+    texts, kinds = found.to_pylist(), said.to_pylist()
+    for i in places:  # as few banks write them
+        kind, texts[i] = plain_hex(str(lines.hashes[i]))
+        kinds[i] = kinds[i] or kind
+    return pa.array(texts, pa.string()), pa.array(kinds, pa.string())
 
 
 def _from_hex(texts: pa.Array, width: int) -> pa.Array:

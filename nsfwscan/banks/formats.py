@@ -1,15 +1,16 @@
-"""What hash banks are written in: tables, exports of ThreatExchange and HMA, plain lists.
+"""What hash banks are written in: known by content, whatever a file is called, compressed or not.
 
 In: a bank's file. Out: `Lines`, some entries at a time, as they were written: which hash it is said to be, the hash,
-its id, its tags, the line that it stands in. What a line says is checked later, by `bank.py`; here only a file of which
-nothing can be made (no column of hashes, no Parquet) is a `BankError`.
+its id, its tags, what it is said to be, the line that it stands in. What a line says is checked later, by `bank.py`;
+here only a file of which nothing can be made (no column of hashes, a workbook) is a `BankError`.
 
-- CSV and Parquet: a column for each kind (`sha256`, `md5`, `pdq`), or one of hashes (`hash`, `indicator`, `signal_str`
-  …) beside one of their types; `id` and `tags` where there are some. A CSV may be without a header: its first column is
-  then the hash.
-- JSON and JSON lines: objects with such keys, in a list or under `data`, as ThreatExchange's API returns them
-  (`type: HASH_PDQ, indicator: …`); or with `signals: {pdq: …, md5: …}`, as HMA writes an entry.
-- Any other name: a hash a line, alone, after its type (`pdq f8f8…`), or before a name (what `sha256sum` prints).
+- Tables (CSV with any delimiter, Parquet, Arrow): a column for each kind (`sha256`, `md5`, `pdq`), or one of hashes
+  (`hash`, `indicator`, `signal_str` …) beside one of their types; `id`, `tags`, `quality`, `category` or `status` where
+  there are some. Without a header the columns that hold hashes are those of the hashes.
+- JSON, JSON lines and XML: objects with such keys wherever they lie, as ThreatExchange's API returns them
+  (`type: HASH_PDQ, indicator: …`), as HMA writes them (`signals: {pdq: …, md5: …}`), as VICS has them (`MD5`, `SHA1`,
+  `Category`); see `entries.py`.
+- Text: a hash a line, alone, after its type (`pdq f8f8…`, `MD5 (name) = …`), or before a name (as `sha256sum` prints).
 """
 
 from __future__ import annotations
@@ -17,36 +18,41 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import PurePosixPath
+from itertools import chain, islice
 from typing import IO, Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nsfwscan.banks import entries as keys
+from nsfwscan.banks.entries import about, entries_of, hashes_of, is_entry, tags_of
+from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, Text, bare, is_hash, kind_of, named_kind, plain_hex, text_of
 from nsfwscan.display import printable
 from nsfwscan.errors import BankError
+from nsfwscan.sources.tables import READING_ERRORS, compression_of, encoding_of, unpacked
 
-DIGITS = {"sha256": 64, "md5": 32, "pdq": 64}
-"""Kinds of hashes that objects are matched by, and their hex digits; what identifies the bytes comes first."""
-_NAMES = {
-    **{name: name for name in DIGITS},
-    **{f"hash_{name}": name for name in DIGITS},
-    **{f"{name}_hash": name for name in DIGITS},
-    "sha-256": "sha256",
-    "photo_md5": "md5",
-    "image_md5": "md5",
-}
-_VALUES = ("hash", "indicator", "raw_indicator", "signal_str", "signal_value", "signal", "hash_value", "value")
-_TYPES = ("type", "signal_type", "hash_type", "indicator_type", "algorithm")
-_IDS = ("id", "indicator_id", "content_id", "entry_id")
-_TAGS = ("tags",)
 _ROWS = 65_536
-_HEX = frozenset("0123456789abcdefABCDEF")
-
-Text = str | None
+_HEAD = 64 * 2**10
+_SAMPLE = 100
+_DELIMITERS = ",;\t|"
+_MOST_TIMES, _MOST_BYTES = 1000, 2**30
+"""A file that unpacks to more than so many times itself, and more than so many bytes, is a bomb."""
+_REFUSED = (
+    (b"SQLite format 3\x00", "an SQLite database: write its table of hashes as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as CSV"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive: unpack it"),
+    (b"ORC", "an ORC file: write it as Parquet"),
+    (b"Obj\x01", "an Avro file: write it as Parquet"),
+)
+_COMMENT = re.compile(r"\s*(#|%%%%|//)")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Lines:
         ids: None where there is none.
         tags: None where the file has none.
         numbers: of their lines, or rows, from 1.
+        words: what each is said to be, `key=value`; None where the file says nothing.
+        qualities: of PDQ hashes, 0 to 100, as written; None where the file has none.
     """
 
     hashes: Sequence[Text]
@@ -66,38 +74,173 @@ class Lines:
     ids: Sequence[Text]
     tags: Sequence[tuple[str, ...]] | None
     numbers: Sequence[int]
-
-
-def kind_of(name: Text) -> Text:
-    """One of `DIGITS` for the name that a bank gives it, whatever its case; any other name as it is, None for none."""
-    if name is None or not name.strip():
-        return None
-    return _NAMES.get(name.strip().lower(), name.strip())
+    words: Sequence[tuple[str, ...]] | None = None
+    qualities: Sequence[Text] | None = None
 
 
 def lines_of(file: IO[bytes], uri: str, column: str | None = None) -> Iterator[Lines]:
-    """The entries of a bank's file, by its name; see the top of this module.
+    """The entries of a bank's file, by its content; see the top of this module.
 
     Args:
+        file: at its start; it can seek.
+        uri: for messages alone.
         column: the one that holds the hashes; unset: by the usual names.
 
     Raises:
         BankError: nothing can be made of the file.
     """
-    suffix = PurePosixPath(uri.lower()).suffix
+    with _plain_file(file, uri) as plain:
+        head = plain.read(_HEAD)
+        plain.seek(0)
+        for magic, what in _REFUSED:
+            if head.startswith(magic):
+                raise BankError(f"{uri} is {what}")
+        try:
+            if head.startswith(b"PAR1"):
+                yield from _batches(pq.ParquetFile(plain).iter_batches(_ROWS, use_threads=False), uri, column)
+            elif head.startswith(b"ARROW1"):
+                yield from _batches(_arrow(plain), uri, column)
+            else:
+                yield from _text(plain, head, uri, column)
+        except pa.ArrowException as error:
+            kind = "parquet" if head.startswith(b"PAR1") else "arrow"
+            raise BankError(f"{uri} is no {kind} file: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def _plain_file(file: IO[bytes], uri: str) -> Iterator[IO[bytes]]:
+    """The file, unpacked to disk where it is compressed. Raises BankError for what cannot be."""
+    head = file.read(_HEAD)
+    packed = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    compression, is_zip = compression_of(head), head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+    if compression is None and not is_zip:
+        yield file
+        return
+    with tempfile.TemporaryFile(prefix="nsfwscan-bank-") as plain:
+        try:
+            source = _only_member(file, uri) if is_zip else unpacked(file, compression)
+            while block := source.read(2**20):
+                plain.write(block)
+                if plain.tell() > max(_MOST_BYTES, _MOST_TIMES * packed):
+                    raise BankError(f"{uri} unpacks to more than {plain.tell():,} bytes: it is no bank")
+        except (*READING_ERRORS, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise BankError(f"{uri} is no {'zip' if is_zip else compression} file: {error}") from None
+        plain.seek(0)
+        with _plain_file(plain, uri) as inner:  # a table in an archive in an archive ends by its size
+            yield inner
+
+
+def _only_member(file: IO[bytes], uri: str) -> IO[bytes]:
+    archive = zipfile.ZipFile(file)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if "[Content_Types].xml" in names:
+        raise BankError(f"{uri} is an Excel workbook: save it as CSV")
+    if len(names) != 1:
+        shown = ", ".join(printable(name) for name in names[:5])
+        raise BankError(f"{uri} is a zip archive of {len(names):,} files ({shown}): unpack it, and give each as a bank")
+    return archive.open(names[0])
+
+
+def _arrow(file: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    table = pa.ipc.open_file(file)
+    return (table.get_batch(i) for i in range(table.num_record_batches))
+
+
+def _text(file: IO[bytes], head: bytes, uri: str, column: str | None) -> Iterator[Lines]:
+    encoding = encoding_of(head)
+    if encoding is None and b"\0" in head:
+        raise BankError(f"{uri} is neither text nor a table that is read: it begins with {head[:8].hex(' ')}")
+    encoding = "utf-8-sig" if encoding in (None, "utf-8") else str(encoding)
+    text = io.TextIOWrapper(file, encoding=encoding, errors="replace", newline=None)
     try:
-        if suffix == ".parquet":
-            yield from _parquet(file, uri, column)
-        elif suffix == ".csv":
-            yield from _csv(file, uri, column)
-        elif suffix == ".json":
-            yield from _objects(enumerate(_listed(json.load(file), uri), start=1), column)
-        elif suffix in (".jsonl", ".ndjson"):
-            yield from _objects(_json_lines(file), column)
+        start = text.read(_HEAD).lstrip("\ufeff \t\r\n")
+        text.seek(0)
+        if start.startswith("version https://git-lfs"):
+            raise BankError(f"{uri} is a pointer of Git LFS, not the bank: run `git lfs pull`")
+        if start.startswith("<"):
+            yield from _objects(enumerate(_of_xml(text, start, uri), 1), column)
+        elif start.startswith(("{", "[")) and not _JSON_LINE.match(start):
+            yield from _objects(_json(text, start, uri), column)
         else:
-            yield from _plain(file)
-    except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BankError(f"{uri} is no {suffix.removeprefix('.')} file: {str(error).splitlines()[0]}") from None
+            yield from _table_or_list(text, uri, column)
+    finally:
+        text.detach()
+
+
+_JSON_LINE = re.compile(r"\[[^\]\"{\[]*[^\]\"{\[\s\d.,][^\n]*\n[^\n]*[0-9a-f]{32}")
+"""`[INFO] exported …`: a line of a log above a list."""
+
+
+def _json(text: IO[str], start: str, uri: str) -> Iterator[tuple[int, Any]]:
+    """The entries of JSON, or of JSON lines: where the first line is whole and not the last."""
+    first, _, rest = start.partition("\n")
+    if rest.strip() and _is_json(first):
+        return _json_lines(text)
+    try:
+        return enumerate(entries_of(json.load(text), uri), start=1)
+    except RecursionError:
+        raise BankError(f"{uri} is no json file: it is nested too deeply") from None
+    except ValueError as error:
+        raise BankError(f"{uri} is no json file: {error}") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _json_lines(text: IO[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            try:
+                found = json.loads(line.lstrip("\ufeff"))
+                inner = entries_of(found, "") if isinstance(found, dict) and not is_entry(found) else [found]
+                yield from ((number, one) for one in inner)
+            except (ValueError, RecursionError, BankError):
+                yield number, None
+
+
+def _of_xml(text: IO[str], start: str, uri: str) -> list[Any]:
+    """The entries of XML, its elements as objects; a page of HTML is none."""
+    if re.match(r"<(!doctype\s+html|html)", start, re.IGNORECASE):
+        raise BankError(f"{uri} is a page of HTML, an error page perhaps, and no bank")
+    try:
+        root = ElementTree.fromstring(text.read())
+        return entries_of(_as_object(root), uri)
+    except ElementTree.ParseError as error:
+        raise BankError(f"{uri} is no xml file: {error}") from None
+    except RecursionError:
+        raise BankError(f"{uri} is no xml file: it is nested too deeply") from None
+
+
+def _as_object(element: ElementTree.Element) -> Any:
+    """An element as a JSON value: its attributes and children by name, lists of what repeats; else its text."""
+    children = [(child.tag.rpartition("}")[2], _as_object(child)) for child in element]
+    named = [(name.rpartition("}")[2], value) for name, value in element.attrib.items()]
+    words = (element.text or "").strip()
+    if not children and not named:
+        return words
+    found: dict[str, Any] = {}
+    for name, value in [*named, *children, *([("value", words)] if words else [])]:
+        if name not in found:
+            found[name] = value
+        elif isinstance(found[name], list):
+            found[name].append(value)
+        else:
+            found[name] = [found[name], value]
+    return found
+
+
+def _objects(objects: Iterator[tuple[int, Any]], column: str | None) -> Iterator[Lines]:
+    while some := list(islice(objects, _ROWS)):
+        rows = [(*entry, *about(found), number) for number, found in some for entry in hashes_of(found, column)]
+        if rows:
+            hashes, kinds, ids, tags, words, qualities, numbers = zip(*rows, strict=True)
+            yield Lines(hashes, kinds, ids, tags, numbers, words, qualities)
 
 
 @dataclass(frozen=True)
@@ -105,56 +248,89 @@ class _Columns:
     """Where a table keeps what: places of its columns."""
 
     wide: tuple[tuple[str, int], ...]
-    """Columns that hold one kind of hash each."""
+    """Columns that hold one kind of hash each; of kinds that are not used, too."""
     value: int | None
     type: int | None
     id: int | None
     tags: int | None
+    quality: int | None = None
+    words: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def named(cls, names: Sequence[str], column: str | None) -> _Columns | None:
         """None where none of the names is that of hashes."""
-        plain = [name.strip().lower() for name in names]
+        plain = [bare(name) for name in names]
 
         def place(known: Iterable[str]) -> int | None:
             return next((plain.index(name) for name in known if name in plain), None)
 
-        value = place([column.lower()] if column else _VALUES)
-        wide = () if column else tuple((_NAMES[name], i) for i, name in enumerate(plain) if name in _NAMES)
+        value: int | None
+        wide: tuple[tuple[str, int], ...] = ()
+        if column:
+            given = [i for i, name in enumerate(names) if name.strip().lower() == column.lower()]
+            value = given[0] if given else None
+        else:
+            value = place(keys.VALUES)
+            wide = tuple((kind, i) for i, name in enumerate(names) if (kind := named_kind(name)))
         if value is None and not wide:
             return None
-        return cls(wide, None if wide else value, place(_TYPES), place(_IDS), place(_TAGS))
+        words = tuple((name, i) for i, name in enumerate(plain) if name in (*keys.WORDS, *keys.SWITCHES))
+        return cls(
+            wide,
+            None if wide else value,
+            place(keys.TYPES),
+            place(keys.IDS),
+            place(keys.TAGS),
+            place(keys.QUALITIES),
+            words,
+        )
+
+    @property
+    def width(self) -> int:
+        """How many of the first columns are looked at."""
+        known = (self.value, self.type, self.id, self.tags, self.quality, *(i for _, i in (*self.wide, *self.words)))
+        return max(i for i in known if i is not None) + 1
 
     def lines(self, columns: Sequence[Sequence[Any]], numbers: Sequence[int]) -> Iterator[Lines]:
         """The entries of some rows, given column by column."""
         none: list[Text] = [None] * len(numbers)
-        ids = none if self.id is None else list(map(_text, columns[self.id]))
-        tags = None if self.tags is None else list(map(_tags, columns[self.tags]))
+        ids = none if self.id is None else list(map(text_of, columns[self.id]))
+        tags = None if self.tags is None else list(map(tags_of, columns[self.tags]))
+        qualities = None if self.quality is None else list(map(text_of, columns[self.quality]))
+        words = self._words(columns, len(numbers))
         if self.value is not None:
-            kinds = none if self.type is None else [kind_of(_text(name)) for name in columns[self.type]]
-            yield Lines(list(map(_text, columns[self.value])), kinds, ids, tags, numbers)
-        for kind, place in self.wide:  # an entry need not have every kind
-            there = [i for i, value in enumerate(columns[place]) if _text(value) is not None]
-            some_tags = None if tags is None else [tags[i] for i in there]
-            values, places = [_text(columns[place][i]) for i in there], [numbers[i] for i in there]
-            yield Lines(values, [kind] * len(there), [ids[i] for i in there], some_tags, places)
+            kinds = none if self.type is None else [kind_of(text_of(name)) for name in columns[self.type]]
+            yield Lines(list(map(text_of, columns[self.value])), kinds, ids, tags, numbers, words, qualities)
+            return
+        cells = [(kind, list(map(text_of, columns[place]))) for kind, place in self.wide]
+        used = [any(text[i] is not None for kind, text in cells if kind in DIGITS) for i in range(len(numbers))]
+        for kind, texts in cells:  # an entry need not have every kind
+            for wanted in (True, False):
+                there = [i for i, text in enumerate(texts) if text is not None and used[i] == wanted]
+                if there:
+                    reason = "beside a hash that is used" if wanted else "alone"
+                    said = kind if kind in DIGITS else f"{kind} {reason}"
+                    yield _picked(Lines(texts, [said] * len(texts), ids, tags, numbers, words, qualities), there)
+        empty = [i for i in range(len(numbers)) if all(text[i] is None for _, text in cells)]
+        if empty:
+            yield _picked(
+                Lines(none, ["entry without a hash"] * len(none), ids, tags, numbers, words, qualities), empty
+            )
+
+    def _words(self, columns: Sequence[Sequence[Any]], rows: int) -> list[tuple[str, ...]] | None:
+        if not self.words:
+            return None
+        texts = [(name, list(map(text_of, columns[place]))) for name, place in self.words]
+        return [tuple(f"{name}={text[i]}" for name, text in texts if text[i] is not None) for i in range(rows)]
 
 
-def _text(value: Any) -> Text:
-    """A cell as text; None for nothing. Bytes are hashes that were not written in hex."""
-    if value is None or value == "":
-        return None
-    return value.hex() if isinstance(value, bytes) else str(value)
+def _picked(lines: Lines, places: list[int]) -> Lines:
+    def of(values: Sequence[Any] | None) -> list[Any] | None:
+        return None if values is None else [values[i] for i in places]
 
-
-def _tags(value: Any) -> tuple[str, ...]:
-    """Tags as they are written: words in a text, a list of them, or of objects that have a `text` or a `name`."""
-    if isinstance(value, Mapping):
-        value = value.get("data") or []
-    if isinstance(value, str):
-        return tuple(value.replace(",", " ").replace(";", " ").split())
-    named = [tag.get("text") or tag.get("name") if isinstance(tag, Mapping) else tag for tag in value or ()]
-    return tuple(str(tag) for tag in named if tag)
+    hashes, kinds, ids = ([values[i] for i in places] for values in (lines.hashes, lines.kinds, lines.ids))
+    numbers = [lines.numbers[i] for i in places]
+    return Lines(hashes, kinds, ids, of(lines.tags), numbers, of(lines.words), of(lines.qualities))
 
 
 def _no_hashes(uri: str, names: Iterable[Any], column: str | None) -> BankError:
@@ -163,37 +339,110 @@ def _no_hashes(uri: str, names: Iterable[Any], column: str | None) -> BankError:
     return BankError(f"{uri}: {wanted}; there are: {there or 'none'}. column=NAME says which it is")
 
 
-def _parquet(file: IO[bytes], uri: str, column: str | None) -> Iterator[Lines]:
-    parquet = pq.ParquetFile(file)
-    names = parquet.schema_arrow.names
-    places = _Columns.named(names, column)
-    if places is None:
-        raise _no_hashes(uri, names, column)
-    number = 1
-    for batch in parquet.iter_batches(_ROWS, use_threads=False):
-        columns = [array.to_pylist() for array in batch.columns]
-        yield from places.lines(columns, range(number, number + batch.num_rows))
+def _batches(batches: Iterator[pa.RecordBatch], uri: str, column: str | None) -> Iterator[Lines]:
+    number, places = 1, None
+    for batch in batches:
+        places = places or _Columns.named(batch.schema.names, column)
+        if places is None:
+            raise _no_hashes(uri, batch.schema.names, column)
+        yield from places.lines([array.to_pylist() for array in batch.columns], range(number, number + batch.num_rows))
         number += batch.num_rows
 
 
-def _csv(file: IO[bytes], uri: str, column: str | None) -> Iterator[Lines]:
-    rows = _csv_rows(io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline=""))
-    number, head = next(rows, (0, []))
-    places = _Columns.named(head, column)
-    if places is None and head and not column and _looks_like_a_hash(head[0].strip()):
-        places, rows = _Columns((), 0, None, None, None), _before((number, head), rows)
-    if places is None:
-        raise _no_hashes(uri, head, column)
-    wanted = [places.value, places.type, places.id, places.tags, *(i for _, i in places.wide)]
-    width = max(i for i in wanted if i is not None)
+# Tables as text, and lists
+
+
+def _table_or_list(text: IO[str], uri: str, column: str | None) -> Iterator[Lines]:
+    """Rows of cells where there is a header of known names, or where cells hold hashes and lines do not; else lines."""
+    numbered = enumerate((line.rstrip("\n") for line in text), start=1)
+    sample = list(islice(numbered, _SAMPLE))
+    lines = chain(sample, numbered)
+    delimiter, header, places = _header(sample, column)
+    if places is not None:
+        yield from _rows(lines, delimiter, header, places)
+        return
+    shown = [line for _, line in sample if line.strip() and not _COMMENT.match(line)]
+    if column and shown:
+        raise _no_hashes(uri, _cells(shown[0], delimiter), column)
+    in_lines = sum(_typed(line)[0] is not None and is_hash(str(_typed(line)[0])) for line in shown)
+    best = max(_DELIMITERS, key=lambda d: sum(_hash_places(line, d) != () for line in shown))
+    in_cells = sum(_hash_places(line, best) != () for line in shown)
+    if in_cells > in_lines:
+        yield from _rows(lines, best, 0, _places_without_header(shown, best))
+        return
+    counts = [len(_cells(line, best)) for line in shown[:2]]
+    if not in_lines and shown and counts[0] > 1 and len(set(counts)) == 1:
+        raise _no_hashes(uri, _cells(shown[0], best), None)
+    yield from _list(lines)
+
+
+def _header(sample: Sequence[tuple[int, str]], column: str | None) -> tuple[str, int, _Columns | None]:
+    """Delimiter, number of its line, and what is where; a comment may be the header."""
+    for number, line in sample[:20]:
+        names = re.sub(r"^\s*(#|%)+\s*", "", line)
+        for delimiter in _DELIMITERS:
+            cells = _cells(names, delimiter)
+            if any(is_hash(cell) for cell in cells) or (len(cells) < 2 and (number > 1 or names != line)):
+                continue
+            if len(cells) == 1 and delimiter != ",":
+                continue
+            places = _Columns.named(cells, column)
+            if places is not None and all(len(cell) < 60 for cell in cells):
+                return delimiter, number, places
+    return ",", 0, None
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _hash_places(line: str, delimiter: str) -> tuple[int, ...]:
+    cells = _cells(line, delimiter)
+    return tuple(i for i, cell in enumerate(cells) if is_hash(cell)) if len(cells) > 1 else ()
+
+
+def _places_without_header(shown: Sequence[str], delimiter: str) -> _Columns:
+    """The columns that hold hashes, of the lines that have some; a number up to 100 beside a hash is a quality."""
+    first = next(line for line in shown if _hash_places(line, delimiter))
+    cells, places = _cells(first, delimiter), _hash_places(first, delimiter)
+    if len(places) > 1:
+        kinds = [(_kind_by_digits(cells[i]), i) for i in places]
+        return _Columns(tuple((kind, i) for kind, i in kinds if kind), None, None, None, None)
+    following = places[0] + 1
+    rows = [_cells(line, delimiter) for line in shown]
+    scores = [row[following] for row in rows if len(row) > following]
+    is_quality = bool(scores) and all(score.strip().isdecimal() and int(score) <= 100 for score in scores)
+    return _Columns((), places[0], None, None, None, following if is_quality else None)
+
+
+def _kind_by_digits(cell: str) -> str:
+    return BY_DIGITS.get(len(plain_hex(cell)[1]), "sha256")
+
+
+def _rows(lines: Iterator[tuple[int, str]], delimiter: str, header: int, places: _Columns) -> Iterator[Lines]:
+    """The rows below a header; comments and empty lines are passed over."""
+    below = ((number, line) for number, line in lines if number > header)
+    rows = _csv_rows(((number, line) for number, line in below if line.strip()), delimiter)
     while some := list(islice(rows, _ROWS)):
-        columns = [[row[i] if i < len(row) else None for _, row in some] for i in range(width + 1)]
+        columns = [[row[i] if i < len(row) else None for _, row in some] for i in range(places.width)]
         yield from places.lines(columns, [number for number, _ in some])
 
 
-def _csv_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the numbers of their lines; empty ones are left out, one that is no CSV has nothing in it."""
-    reader = csv.reader(text)
+def _csv_rows(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the numbers of their last lines; one that is no CSV has nothing in it."""
+    at = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal at
+        for number, line in lines:
+            at = number
+            if not _COMMENT.match(line):
+                yield line + "\n"
+
+    reader = csv.reader(texts(), delimiter=delimiter)
     while True:
         try:
             row = next(reader)
@@ -201,84 +450,37 @@ def _csv_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error:
             row = [""]
-        if row:
-            yield reader.line_num, row
+        if any(cell.strip() for cell in row) or row == [""]:
+            yield at, row
 
 
-def _before(first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    yield first
-    yield from rows
-
-
-def _looks_like_a_hash(text: str) -> bool:
-    return len(text) in DIGITS.values() and set(text) <= _HEX
-
-
-def _listed(loaded: Any, uri: str) -> list[Any]:
-    """The entries of a JSON file: the list that it is, or the one under the key that has one."""
-    if isinstance(loaded, dict):
-        loaded = next((value for value in loaded.values() if isinstance(value, list)), None)
-    if not isinstance(loaded, list):
-        raise BankError(f"{uri}: neither a list of entries nor an object with one")
-    return loaded
-
-
-def _json_lines(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError:
-                yield number, None
-
-
-def _objects(objects: Iterator[tuple[int, Any]], column: str | None) -> Iterator[Lines]:
-    while some := list(islice(objects, _ROWS)):
-        entries = [
-            (*entry, _text(_first(found, _IDS)), _tags(_first(found, _TAGS)), number)
-            for number, found in some
-            for entry in _hashes_of(found, column)
-        ]
-        if entries:
-            hashes, kinds, ids, tags, numbers = zip(*entries, strict=True)
-            yield Lines(hashes, kinds, ids, tags, numbers)
-
-
-def _hashes_of(found: Any, column: str | None) -> list[tuple[Text, Text]]:
-    """Hash and kind of all hashes of one object; one that has none is an entry without a hash."""
-    if isinstance(found, str):
-        return [(found, None)]
-    if not isinstance(found, dict):
-        return [(None, None)]
-    if column:
-        return [(_text(found.get(column)), kind_of(_text(_first(found, _TYPES))))]
-    signals = found.get("signals")
-    named = signals if isinstance(signals, dict) else {k: v for k, v in found.items() if k.lower() in _NAMES}
-    if named:
-        return [(_text(value), kind_of(name)) for name, value in named.items() if value]
-    return [(_text(_first(found, _VALUES)), kind_of(_text(_first(found, _TYPES))))]
-
-
-def _first(found: Any, names: Iterable[str]) -> Any:
-    if not isinstance(found, dict):
-        return None
-    return next((found[name] for name in names if found.get(name) is not None), None)
-
-
-def _plain(file: IO[bytes]) -> Iterator[Lines]:
+def _list(lines: Iterator[tuple[int, str]]) -> Iterator[Lines]:
     """A hash a line; `#` begins a comment."""
-    texts = ((n, line.decode("utf-8-sig" if n == 1 else "utf-8", "replace").strip()) for n, line in enumerate(file, 1))
-    wanted = ((number, text) for number, text in texts if text and not text.startswith("#"))
+    wanted = ((number, line.strip()) for number, line in lines if line.strip() and not _COMMENT.match(line))
     while some := list(islice(wanted, _ROWS)):
-        parts = [text.split(None, 1) for _, text in some]
-        entries = [(*_typed(part), number) for part, (number, _) in zip(parts, some, strict=True)]
-        hashes, kinds, ids, numbers = zip(*entries, strict=True)
-        yield Lines(hashes, kinds, ids, None, numbers)
+        rows = [(*_typed(line), number) for number, line in some]
+        hashes, kinds, ids, qualities, numbers = zip(*rows, strict=True)
+        yield Lines(hashes, kinds, ids, None, numbers, None, qualities)
 
 
-def _typed(part: list[str]) -> tuple[Text, Text, Text]:
-    """Hash, kind and id of a line's words."""
-    first, rest = part[0], part[1] if len(part) > 1 else None
-    if rest is not None and not _looks_like_a_hash(first):
-        return rest, kind_of(first), None
-    return first, None, rest.lstrip("*") if rest else None
+_BSD = re.compile(r"([A-Za-z][A-Za-z0-9-]{2,9}) \((.*)\) ?= ?([0-9A-Fa-f]{32,128})\s*\Z")
+_PAIRS = re.compile(r"\s*\w+=[^,]*(,\s*\w+=[^,]*)+\s*\Z")
+
+
+def _typed(line: str) -> tuple[Text, Text, Text, Text]:
+    """Hash, kind, id and quality of a line's words."""
+    line = line.strip()
+    if found := _BSD.match(line):
+        return found[3], kind_of(found[1]), found[2], None
+    if _PAIRS.match(line):
+        pairs = {bare(k): v.strip() for k, v in (part.split("=", 1) for part in line.split(","))}
+        value = next((pairs[name] for name in keys.VALUES if name in pairs), None)
+        if value is not None:
+            return value, None, pairs.get("filename"), pairs.get("quality")
+    first, _, rest = line.partition(" ") if " " in line else line.partition("\t")
+    rest = rest.strip()
+    if rest and not is_hash(first):
+        kind = kind_of(first)
+        named = named_kind(first)
+        return (rest, kind, None, None) if named or is_hash(rest) else (line, None, None, None)
+    return first, None, rest.lstrip("*") or None, None

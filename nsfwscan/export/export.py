@@ -39,28 +39,29 @@ class Exported:
     files: tuple[Path, ...]
 
 
-def export_run(run: Run, kind: str, out: Path) -> Exported:
+def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exported:
     """Writes a run's report.
 
     Args:
         kind: one of `FORMATS`.
         out: the file; an older one is replaced.
+        reader: `excel` for a CSV that Excel opens as what it is; unset: any.
 
     Raises:
         StoreError: the report cannot be read.
         ConfigError: the file cannot be written.
     """
     try:
-        return FORMATS[kind](run, out)
+        return _csv(run, out, marked=True) if reader == "excel" else FORMATS[kind](run, out)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _csv(run: Run, out: Path) -> Exported:
+def _csv(run: Run, out: Path, *, marked: bool = False) -> Exported:
     """All columns; times in ISO 8601, signals as JSON, nothing for null; no text that looks like a formula."""
     counted = _Counted(_rows(run, REPORT_SCHEMA.names))
     with whole(out) as path:
-        write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted))
+        write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted), marked=marked)
     return Exported(counted.rows, (out,))
 
 

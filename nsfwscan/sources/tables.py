@@ -114,6 +114,21 @@ def shape_of(head: bytes, uri: str, *, wanted: bool | None = None) -> Shape | No
     return Shape(shape.format, compression, shape.encoding, shape.delimiter, shape.spaced)
 
 
+def compression_of(head: bytes) -> str | None:
+    """Return how a file that begins so is compressed; None where it is not, or not in a way that is known."""
+    return next((name for magic, name in _COMPRESSED if head.startswith(magic)), None)
+
+
+def unpacked(file: IO[bytes], compression: str | None) -> IO[bytes]:
+    """Return the content of a compressed file; reading it raises `READING_ERRORS`."""
+    return _unpacked(file, compression)
+
+
+def encoding_of(head: bytes) -> str | None:
+    """Return what a text that begins so is written in; None for what is no text."""
+    return _encoding(head)
+
+
 def _unpacked_head(head: bytes, compression: str) -> bytes:
     """As much as the head of a compressed file gives; nothing where it is damaged."""
     found = bytearray()

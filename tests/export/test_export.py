@@ -33,8 +33,8 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def export(run: str | Path, kind: str, file: Path) -> Result:
-    return CliRunner().invoke(main, ["export", str(run), "--format", kind, "--out", str(file)])
+def export(run: str | Path, kind: str, file: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, ["export", str(run), "--format", kind, "--out", str(file), *more])
 
 
 def report(out: Path) -> list[dict[str, Any]]:
@@ -99,3 +99,16 @@ def test_a_file_is_whole_or_not_there(out: Path, tmp_path: Path, kind: str) -> N
     done = export(out, kind, target)
     assert done.exit_code == 1 and "is damaged" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in target.parent.iterdir()] == ["r"] and target.read_text() == "older"
+
+
+def test_csv_for_excel(tmp_path: Path) -> None:
+    """UTF-8 with its mark, so that names are what they are; else the same bytes. Only a CSV is for it."""
+    media = files(tmp_path / "media", 1)
+    (media / "0000.jpg").rename(media / "Übung_日本.jpg")
+    scanned(media, tmp_path / "out", staged_row, run_id="first")
+    assert export(tmp_path / "out", "csv", tmp_path / "plain.csv").exit_code == 0
+    assert export(tmp_path / "out", "csv", tmp_path / "excel.csv", "--for", "excel").exit_code == 0
+    plain, marked = (tmp_path / "plain.csv").read_bytes(), (tmp_path / "excel.csv").read_bytes()
+    assert marked == b"\xef\xbb\xbf" + plain and "Übung_日本.jpg" in marked.decode("utf-8-sig")
+    done = export(tmp_path / "out", "parquet", tmp_path / "r.parquet", "--for", "excel")
+    assert done.exit_code == 2 and "--for excel is for --format csv" in done.stderr
