@@ -1,7 +1,8 @@
 """The command line: parse, call, print; no logic.
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
---max-error-rate.
+--max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
+committed.
 """
 
 from __future__ import annotations
@@ -207,6 +208,11 @@ def model_options(command: Command) -> Command:
     "--max-error-rate",
     type=click.FloatRange(0, 1),
     help="Exit 4 if more of the images could not be read (default 0.05).",
+)
+@click.option(
+    "--max-unsupported-rate",
+    type=click.FloatRange(0, 1),
+    help="Exit 5 if more of the objects are no images (default 0.8), or if nothing could be scored.",
 )
 @click.option(
     "--max-deleted-rate",
@@ -478,7 +484,7 @@ _SECTIONS = {
     "read": ("max_bytes", "max_requests_per_s"),
     "decode": ("max_pixels", "pdq"),
     "model": ("dtype", "batch_size", "compile"),
-    "report": ("save_images", "max_error_rate", "max_deleted_rate"),
+    "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),
     "engine": ("address", "num_cpus", "deadline"),
     "cost": ("prices", "rates"),
 }

@@ -238,6 +238,10 @@ class ReportConfig(Frozen):
     save_images: bool = False
     max_error_rate: float = Field(0.05, ge=0, le=1)
     """Over this share of images that could not be read, exit code 4; objects that are no images do not count."""
+    max_unsupported_rate: float = Field(0.8, ge=0, le=1)
+    """Over this share of objects that are no images, exit code 5, as where nothing could be scored. An ordinary store
+    has a video and a file of data beside each image: two thirds. Four fifths are more likely a wrong source, or a
+    broken one. 1: a source may hold no image at all."""
     max_deleted_rate: float | None = Field(None, ge=0, le=1)
     """A run that misses more than this share of the objects that earlier runs knew stops before it reads any, with exit
     code 6. Unset: 0.2, and not for 20 objects or fewer."""

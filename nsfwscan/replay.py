@@ -108,7 +108,7 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
         plan,
         written,
         policy,
-        config.report.max_error_rate,
+        config.report,
         config={**was["config"], **changed},
         model=was["model"],
         companions=was.get("companions", []),

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from nsfwscan.banks.bank import BankSpec, resolve_banks
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet, Entry
-from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
+from nsfwscan.config import BankConfig, ReportConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
@@ -170,7 +170,7 @@ def _commit(
         plan,
         report,
         decider.policy,
-        1.0,
+        ReportConfig(max_error_rate=1, max_unsupported_rate=1),
         config={**shown, **config.model_dump(mode="json", include={"source", "report"}), "policy": source},
         model=newest["model"],
         fingerprints=newest["fingerprints"],

@@ -59,7 +59,8 @@ class ScanResult:
     Attributes:
         run_id: the run.
         uri: its folder.
-        exit_code: 0 committed; 4 committed, but over the error rate.
+        exit_code: 0 committed; 4 committed, but over the error rate; 5 committed, but nothing was scored, or too
+            many of the objects are no images.
         record: the content of `run.json`.
         already_committed: an earlier process committed it; nothing was done.
     """
@@ -303,7 +304,7 @@ def _record(job: Job, plan: Plan, ledger: Ledger, report: Report, effort: dict[s
         plan,
         report,
         job.policy,
-        config.report.max_error_rate,
+        config.report,
         config=config.public(),
         model=model,
         companions=[{"name": one.name, "uri": one.uri, "sha256": one.digest} for one in job.companions.all],

@@ -32,6 +32,41 @@ class WarningKind(StrEnum):
         member.said, member.remedy = said, remedy
         return member
 
+    NOT_INCLUDED = (
+        "not_included",
+        "objects that match no --include, and so were not scanned",
+        "If images are among them, name their endings, too: --include '*.{jpg,JPG,jpeg}'. Case counts.",
+    )
+    IDLE_PATTERN = (
+        "idle_pattern",
+        "patterns of --include or --exclude that matched nothing",
+        "Patterns are matched with the place within the source, as `2026/a.jpg`; a folder is `NAME/*`. Case counts.",
+    )
+    SPECIAL_FILE = (
+        "special_file",
+        "pipes, sockets or devices, which hold no image and are not listed",
+        "Nothing to do, unless an object was meant to be there.",
+    )
+    LINKED_AGAIN = (
+        "linked_again",
+        "symbolic links to folders that are listed already by another link, or lead back up; they were not entered",
+        "Nothing to do: what they lead to is listed once.",
+    )
+    OBJECT_AND_PREFIX = (
+        "object_and_prefix",
+        "sources that are an empty object and a prefix; the prefix is scanned",
+        "Nothing to do. A source that ends in `/` is always a prefix.",
+    )
+    PREFIX_BESIDE = (
+        "prefix_beside",
+        "sources that are an object with content, beside a prefix of that name, which was not scanned",
+        "To scan what lies below it, too, name the source once more with a `/` at its end.",
+    )
+    FOLDER_MARKER = (
+        "folder_marker",
+        "empty objects that stand for a folder, which are not listed",
+        "Nothing to do: consoles and some file systems make them.",
+    )
     ODD_TIME = (
         "odd_time",
         "a time of change that no calendar has; `modified_at` is null",

@@ -85,6 +85,7 @@ _OPTIONS: dict[tuple[str, str], tuple[list[str], Any]] = {
     ("model", "labels"): (["--label", "a=b=neutral", "--label", "X=porn"], {"a=b": "neutral", "X": "porn"}),
     ("report", "save_images"): (["--save-images"], True),
     ("report", "max_error_rate"): (["--max-error-rate", "0.5"], 0.5),
+    ("report", "max_unsupported_rate"): (["--max-unsupported-rate", "0.5"], 0.5),
     ("report", "mode"): (["--report", "delta"], "delta"),
     ("ledger", "ignore"): (["--full"], True),
     ("cost", "prices"): (["--prices", str(PRICES)], str(PRICES)),
@@ -355,12 +356,23 @@ def test_a_scan_is_described(
 
 def test_over_the_error_rate_is_exit_4(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A committed report with too many unreadable images is exit code 4, the first time and again."""
-    without_ray(monkeypatch, lambda uri: staged_row(uri, status="timeout"))
+    without_ray(monkeypatch, lambda uri: staged_row(uri, status="ok" if uri.endswith("0000.jpg") else "timeout"))
     for head in ("committed", "already committed"):
         done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
         assert done.exit_code == 4
-        reason = "4 images could not be read: 100.0%, over --max-error-rate 5.0%"
+        reason = "3 images could not be read: 75.0%, over --max-error-rate 5.0%"
         assert done.stdout.splitlines()[0] == f"{head}: run r — {reason}"
+
+
+def test_nothing_scored_is_exit_5(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A night in which no object has a score is exit code 5, unless a source may be without images."""
+    without_ray(monkeypatch, lambda uri: staged_row(uri, status="unsupported", error="looks like a ZIP archive"))
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r")
+    assert done.exit_code == 5
+    reason = "nothing could be scored: 4 of 4 objects: looks like a ZIP archive"
+    assert done.stdout.splitlines()[0] == f"committed: run r — {reason}"
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "s", "--max-unsupported-rate", "1")
+    assert done.exit_code == 0
 
 
 def test_a_report_with_a_hole_is_exit_3(

@@ -181,7 +181,12 @@ def test_a_run_id_is_of_a_commit(out: Path, strict: Path, tmp_path: Path) -> Non
 def test_the_error_rate_stays_an_exit_code(tmp_path: Path, strict: Path) -> None:
     """A replay of a run that exited 4 exits 4: as much is missing from it."""
     media = files(tmp_path / "media", 4)
-    scanned(media, tmp_path / "out", lambda uri: staged_row(uri, status="denied"), run_id="first")
+    scanned(
+        media,
+        tmp_path / "out",
+        lambda uri: staged_row(uri, status="ok" if uri.endswith("0000.jpg") else "denied"),
+        run_id="first",
+    )
     done = call("replay", tmp_path / "out", "--policy", strict, "--commit")
     assert done.exit_code == 4 and "could not be read" in done.output
 

@@ -182,7 +182,7 @@ class _Scanning:
                     **{"uri": candidate.uri, "labels": candidate.labels},
                     **{"dtype": self.config.dtype, "batch_size": self.config.batch_size},
                 },
-                report={"save_images": True, "max_error_rate": 1.0},
+                report={"save_images": True, "max_error_rate": 1.0, "max_unsupported_rate": 1.0},
                 ledger={"ignore": True},
                 engine={"address": self.config.address, "num_cpus": self.config.num_cpus},
             )

@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 from nsfwscan.display import duration, money, size
 from nsfwscan.policy.rules import ILLEGAL, OTHERWISE
 from nsfwscan.report.effects_text import describe_effects
+from nsfwscan.report.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
 from nsfwscan.report.query import committed_query
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
 from nsfwscan.sources.plan import Fate
@@ -66,6 +67,16 @@ _TRUTH_HELP = (
     "Truth tells how often the model is wrong; it never changes a decision. Give it by one of: folders named after the "
     "class (`…/neutral/a.jpg`), a column `truth` in the manifest, or `--truth FILE` with the columns `uri` and `truth`."
 )
+_NOT_IMAGES_HELP = (
+    "Check that the sources are what you meant: `nsfwscan doctor SOURCE` looks at some of their objects, and the "
+    "errors below say what all of them are. Where so many are meant to be no images, leave them out with `--exclude`, "
+    "or raise `--max-unsupported-rate`; 1 allows a source without any image."
+)
+_HEADLINES = {
+    COMMITTED: "Committed",
+    OVER_ERROR_RATE: "Committed, but over the error rate",
+    NOT_IMAGES: "Committed, but hardly anything was scored",
+}
 _TONES = {
     Decision.ALLOW: "good",
     Decision.REVIEW: "warn",
@@ -147,7 +158,9 @@ def render_summary(record: dict[str, Any]) -> str:
         record=record,
         summary=summary,
         truth=summary["truth"],
-        over=record["exit_code"] == 4,
+        headline=_HEADLINES[record["exit_code"]],
+        bad=record["exit_code"] != COMMITTED,
+        over=record["exit_code"] == OVER_ERROR_RATE,
         seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
         machines=[_machine(node) for node in (record.get("machine") or {"nodes": []})["nodes"]],
         cost=record.get("cost"),
@@ -294,7 +307,9 @@ def _steps(record: dict[str, Any]) -> Iterator[Step]:
             "Check that the sources, and what they include and exclude, are what you meant.",
         )
         return
-    if record["exit_code"] == 4:
+    if record["exit_code"] == NOT_IMAGES:
+        yield Step("bad", "This was hardly a scan of images", _NOT_IMAGES_HELP)
+    if record["exit_code"] == OVER_ERROR_RATE:
         text = (
             "The report is complete and can be used, but too much is missing from it to call the store scanned. "
             "Settle the errors below, then scan again under a new run id."

@@ -16,15 +16,16 @@ from importlib import metadata
 from typing import Any
 
 import nsfwscan
+from nsfwscan.config import ReportConfig
 from nsfwscan.display import redacted_json
 from nsfwscan.errors import BrokenRecord, StoreError
 from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.policy.rules import Policy
 from nsfwscan.report.commit import Report
+from nsfwscan.report.ending import ending_of
 from nsfwscan.report.page import render_summary
 from nsfwscan.report.record import RECORD_VERSION
 from nsfwscan.report.runs import Run
-from nsfwscan.report.summary import Summary
 from nsfwscan.schema import Change
 from nsfwscan.sources.plan import Plan
 from nsfwscan.store import to_json
@@ -41,7 +42,7 @@ def record_of(
     plan: Plan,
     report: Report,
     policy: Policy,
-    max_error_rate: float,
+    limits: ReportConfig,
     **further: Any,
 ) -> dict[str, Any]:
     """The content of `run.json`: who, what, when, and what stood behind every row.
@@ -49,6 +50,7 @@ def record_of(
     Args:
         kind: `scan`, `replay` or `match`.
         parent: the run that this one goes on from.
+        limits: up to which its exit code is 0.
         **further: config, model, fingerprints, and what it took.
     """
     record = {
@@ -58,7 +60,7 @@ def record_of(
         "parent": parent,
         "store": run.store.uri,
         "store_endpoint": run.store.endpoint_url,
-        **_verdict(report.summary, max_error_rate),
+        **ending_of(report.summary, limits).as_dict(),
         "committed_at": now(),
         "nsfwscan": nsfwscan.__version__,
         "python": platform.python_version(),
@@ -91,13 +93,6 @@ def _warnings(plan: Plan, report: Report) -> Warnings:
         if held != ", ".join(LAYERS):
             warnings.add(WarningKind.UNCONFINED, f"only {held}" if held != "none" else "no layer of it", count=files)
     return warnings
-
-
-def _verdict(summary: Summary, max_error_rate: float) -> dict[str, Any]:
-    over = summary.error_rate > max_error_rate
-    share = f"{summary.error_rate:.1%}, over --max-error-rate {max_error_rate:.1%}"
-    reason = f"{summary.unreadable:,} images could not be read: {share}"
-    return {"exit_code": 4 if over else 0, "reason": reason if over else None}
 
 
 def commit_record(run: Run, record: dict[str, Any]) -> None:

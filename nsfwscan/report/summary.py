@@ -96,13 +96,28 @@ class Summary:
     def unreadable(self) -> int:
         """Objects that should have been images and could not be scored; objects that are no images, and those that
         were known without a score, do not count."""
-        return self.rows - self.scored - self.settled - self.status[Status.UNSUPPORTED] + self._settled_no_image
+        return self.rows - self.scored - self.settled - self.unsupported
+
+    @property
+    def unsupported(self) -> int:
+        """Objects that are no images, but for those that were known without a score."""
+        return self.status[Status.UNSUPPORTED] - self._settled_no_image
+
+    @property
+    def unsupported_rate(self) -> float:
+        """`unsupported` over all objects."""
+        return self.unsupported / self.rows if self.rows else 0.0
 
     @property
     def error_rate(self) -> float:
         """`unreadable` over all objects but those that are no images."""
         images = self.rows - self.status[Status.UNSUPPORTED]
         return self.unreadable / images if images else 0.0
+
+    def most_frequent_errors(self) -> list[dict[str, Any]]:
+        """Return `status, count, example, message` of each kind of error, the most frequent first."""
+        ordered = sorted(self.errors.items(), key=lambda item: -item[1]["count"])
+        return [{"status": status, **entry} for (status, _), entry in ordered]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types, most frequent first; the false positive rates are null where no truth is known."""
@@ -114,12 +129,11 @@ class Summary:
             "flagged": self.flagged,
             "unreadable": self.unreadable,
             "error_rate": self.error_rate,
+            "unsupported": self.unsupported,
+            "unsupported_rate": self.unsupported_rate,
             **{n: dict(getattr(self, n).most_common()) for n in _COUNTED},
             "nsfw_score_histogram": self.histogram,
-            "errors": [
-                {"status": status, **entry}
-                for (status, _), entry in sorted(self.errors.items(), key=lambda item: -item[1]["count"])
-            ],
+            "errors": self.most_frequent_errors(),
             "truth": {
                 "by_category": dict(self.truths.most_common()),
                 "neutral": self.neutral,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
@@ -23,9 +22,11 @@ from nsfwscan.errors import SourceError
 from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.sources.folders import Walk
 from nsfwscan.sources.inventory import read_inventory
 from nsfwscan.sources.manifests import list_shape, read_manifest
-from nsfwscan.sources.prefixes import list_prefix
+from nsfwscan.sources.patterns import Choice
+from nsfwscan.sources.prefixes import is_folder_marker, list_prefix
 from nsfwscan.sources.truth import truth_from_path
 from nsfwscan.storage import (
     absolute_uri,
@@ -77,121 +78,143 @@ def list_sources(
     Raises:
         SourceError: a source does not exist, is malformed, or cannot be listed in full.
     """
-    ordered = source.limit is not None
     noticed = Warnings() if warnings is None else warnings
-    listed = (o for uri in source.uris for o in _list(uri, storage, pace, ordered, noticed))
-    objects: Iterator[Listed] = (o for o in listed if _wanted(o.name, source))
-    if store is not None:
-        objects = (o for o in objects if not o.uri.startswith(store + "/"))
+    choice = Choice(source, noticed)
+    lister = _Lister(storage, store, choice, noticed, pace, ordered=source.limit is not None)
+    objects: Iterator[Listed] = (o for uri in source.uris for o in lister.objects(uri))
     if source.limit is not None:
         objects = islice(objects, source.limit)
+    listed = 0
     while batch := list(islice(objects, _BATCH_ROWS)):
+        listed += len(batch)
         yield _table(batch, by_path=source.truth == "path")
+    choice.conclude(listed_all=listed != source.limit)
 
 
-def _list(uri: str, storage: StorageConfig, pace: Pace, ordered: bool, warnings: Warnings) -> Iterator[Listed]:
-    try:
+@dataclass(frozen=True)
+class _Lister:
+    """Lists one source after the other.
+
+    Attributes:
+        store: the report store's URI; what lies below it is no media.
+        ordered: S3 in the order of its keys.
+    """
+
+    storage: StorageConfig
+    store: str | None
+    choice: Choice
+    warnings: Warnings
+    pace: Pace
+    ordered: bool
+
+    def objects(self, uri: str) -> Iterator[Listed]:
+        """All objects of a source that are wanted. Raises SourceError."""
+        try:
+            for found in self._all(uri):
+                if self.store is not None and found.uri.startswith(f"{self.store}/"):
+                    continue
+                if self.choice.wants(found.name, found.uri):
+                    yield found
+        except STORE_ERRORS as error:
+            if error_code(error) in ("NoSuchBucket", "404"):
+                raise SourceError(f"{uri}: the bucket does not exist") from error
+            raise SourceError(str(setup_error(error, f"cannot list {uri}"))) from error
+
+    def _all(self, uri: str) -> Iterator[Listed]:
         uri = absolute_uri(uri)
-        shape = list_shape(uri, storage)
+        shape = list_shape(uri, self.storage)
         if shape is not None:
-            yield from _list_manifest(uri, storage, inventory=shape.format == "inventory", warnings=warnings)
-        elif scheme_of(uri) is None:
-            yield from _list_local(local_path(uri), warnings)
-        elif is_s3(uri):
-            yield from _list_s3(uri, storage, pace, ordered, warnings)
+            inventory = shape.format == "inventory"
+            return _list_manifest(uri, self.storage, inventory=inventory, warnings=self.warnings)
+        if scheme_of(uri) is None:
+            return self._local(local_path(uri))
+        return self._s3(uri) if is_s3(uri) else self._fsspec(uri)
+
+    def _local(self, path: str) -> Iterator[Listed]:
+        if not os.path.lexists(path):
+            raise SourceError(f"{path}: no such file or directory")
+        if os.path.isdir(path):
+            above = len(path.rstrip("/")) + 1
+            for file in Walk(path, self.choice, self.warnings).files():
+                yield self._file(file, file[above:])
         else:
-            yield from _list_fsspec(uri, storage, warnings)
-    except STORE_ERRORS as error:
-        if error_code(error) in ("NoSuchBucket", "404"):
-            raise SourceError(f"{uri}: the bucket does not exist") from error
-        raise SourceError(str(setup_error(error, f"cannot list {uri}"))) from error
+            yield self._file(path, os.path.basename(path))
 
+    def _file(self, path: str, name: str) -> Listed:
+        uri = local_uri(path)
+        name = name if uri == path else uri
+        try:
+            info = os.stat(path)
+        except OSError:  # reading it will say why
+            return Listed(uri, name)
+        if not stat.S_ISREG(info.st_mode):
+            return Listed(uri, name)
+        return Listed(uri, name, info.st_size, None, self._time(info.st_mtime_ns / 1e9, uri))
 
-def _list_local(path: str, warnings: Warnings) -> Iterator[Listed]:
-    if not os.path.lexists(path):
-        raise SourceError(f"{path}: no such file or directory")
-    if os.path.isdir(path):
-        yield from _walk(path, path, frozenset(), warnings)
-    else:
-        yield _local_object(path, os.path.basename(path), warnings)
+    def _time(self, told: Any, uri: str) -> datetime | None:
+        """The time that a store tells, of whatever type; None, and counted, where no calendar has it."""
+        found = moment(told)
+        if found is None and told is not None:
+            self.warnings.add(WarningKind.ODD_TIME, uri, detail=f"the last one: {told}")
+        return found
 
+    def _s3(self, uri: str) -> Iterator[Listed]:
+        bucket, prefix = split_s3(uri)
+        folder = prefix[: prefix.rfind("/") + 1]
 
-def _walk(folder: str, root: str, above: frozenset[tuple[int, int]], warnings: Warnings) -> Iterator[Listed]:
-    """Depth first, by name. Linked folders are entered, but never one that we are in already."""
-    try:
-        info = os.stat(folder)
-        here = (info.st_dev, info.st_ino)
-        if here in above:
+        def leaves_out(below: str) -> bool:
+            return self.choice.leaves_out(below.removeprefix(folder))
+
+        pages = list_prefix(uri, self.storage, self.pace, ordered=self.ordered, skip=leaves_out, warnings=self.warnings)
+        for objects in pages:
+            for item in objects:
+                key = item["Key"]
+                found = f"s3://{bucket}/{key}"
+                if is_folder_marker(key, item.get("Size")):
+                    self.warnings.add(WarningKind.FOLDER_MARKER, found)
+                    continue
+                changed = self._time(item.get("LastModified"), found)
+                yield Listed(found, key.removeprefix(folder), item.get("Size"), etag_of(item), changed)
+
+    def _fsspec(self, uri: str) -> Iterator[Listed]:
+        fs = filesystem(uri, self.storage)
+        try:
+            info = fs.info(uri)  # `exists` and `isfile` take any failure for a no
+        except FileNotFoundError:
+            raise SourceError(f"{uri}: no such file or directory") from None
+        root = str(fs._strip_protocol(uri))
+        if info["type"] == "file" and not self._is_prefix_too(fs, uri, root, info):
+            yield self._fsspec_object(fs, root, os.path.basename(root), info)
             return
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise SourceError(str(setup_error(error, f"cannot list {local_uri(folder)}"))) from error
-    for entry in ordered:
-        if _leads_to_folder(entry):
-            yield from _walk(entry.path, root, above | {here}, warnings)
-        elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-            yield _local_object(entry.path, os.path.relpath(entry.path, root), warnings)
+        folders = [root]
+        while folders:
+            folder = folders.pop()
+            found = {str(i["name"]).rstrip("/"): i for i in fs.ls(folder, detail=True)}
+            found.pop(folder.rstrip("/"), None)  # itself, where a store lists an empty object of that name
+            below = []
+            for path, info in sorted(found.items()):
+                name = path.removeprefix(root).lstrip("/")
+                if info["type"] != "directory":
+                    yield self._fsspec_object(fs, path, name, info)
+                elif not self.choice.leaves_out(name):
+                    below.append(str(info["name"]))
+            folders += reversed(below)
 
+    def _is_prefix_too(self, fs: Any, uri: str, root: str, info: dict[str, Any]) -> bool:
+        """Whether an empty object has others below its name, as object stores allow."""
+        if info.get("size") != 0:
+            return False
+        try:
+            below = [path for path in fs.ls(f"{root.rstrip('/')}/", detail=False) if path.rstrip("/") != root]
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if below:
+            self.warnings.add(WarningKind.OBJECT_AND_PREFIX, uri)
+        return bool(below)
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads nowhere: it is listed, and ends as a row that says so."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _local_object(path: str, name: str, warnings: Warnings) -> Listed:
-    uri = local_uri(path)
-    name = name if uri == path else uri
-    try:
-        info = os.stat(path)
-    except OSError:  # reading it will say why
-        return Listed(uri, name)
-    if not stat.S_ISREG(info.st_mode):
-        return Listed(uri, name)
-    return Listed(uri, name, info.st_size, None, _time(info.st_mtime_ns / 1e9, uri, warnings))
-
-
-def _time(told: Any, uri: str, warnings: Warnings) -> datetime | None:
-    """The time that a store tells, of whatever type; None, and counted, where no calendar has it."""
-    found = moment(told)
-    if found is None and told is not None:
-        warnings.add(WarningKind.ODD_TIME, uri, detail=f"the last one: {told}")
-    return found
-
-
-def _list_s3(uri: str, storage: StorageConfig, pace: Pace, ordered: bool, warnings: Warnings) -> Iterator[Listed]:
-    bucket, prefix = split_s3(uri)
-    folder = prefix[: prefix.rfind("/") + 1]
-    for objects in list_prefix(uri, storage, pace, ordered=ordered):
-        for item in objects:
-            key = item["Key"]
-            found = f"s3://{bucket}/{key}"
-            changed = _time(item.get("LastModified"), found, warnings)
-            yield Listed(found, key.removeprefix(folder), item.get("Size"), etag_of(item), changed)
-
-
-def _list_fsspec(uri: str, storage: StorageConfig, warnings: Warnings) -> Iterator[Listed]:
-    fs = filesystem(uri, storage)
-    try:
-        info = fs.info(uri)  # `exists` and `isfile` take any failure for a no
-    except FileNotFoundError:
-        raise SourceError(f"{uri}: no such file or directory") from None
-    root = fs._strip_protocol(uri)
-    if info["type"] == "file":
-        yield _fsspec_object(fs, root, os.path.basename(root), info, warnings)
-        return
-    for _, _, files in fs.walk(uri, detail=True, on_error="raise"):
-        for _, info in sorted(files.items()):
-            path = str(info["name"])
-            yield _fsspec_object(fs, path, path.removeprefix(root).lstrip("/"), info, warnings)
-
-
-def _fsspec_object(fs: Any, path: str, name: str, info: dict[str, Any], warnings: Warnings) -> Listed:
-    uri = fs.unstrip_protocol(path)
-    return Listed(uri, name, info.get("size"), etag_of(info), _time(told_time(info), uri, warnings))
+    def _fsspec_object(self, fs: Any, path: str, name: str, info: dict[str, Any]) -> Listed:
+        uri = fs.unstrip_protocol(path)
+        return Listed(uri, name, info.get("size"), etag_of(info), self._time(told_time(info), uri))
 
 
 def _list_manifest(uri: str, storage: StorageConfig, *, inventory: bool, warnings: Warnings) -> Iterator[Listed]:
@@ -199,17 +222,6 @@ def _list_manifest(uri: str, storage: StorageConfig, *, inventory: bool, warning
     for row in read_inventory(uri, storage) if inventory else read_manifest(uri, storage, warnings):
         name = split_s3(row["uri"])[1] if inventory else row["uri"]
         yield Listed(row["uri"], name, row["size"], row["etag"], row["modified_at"], row["truth"])
-
-
-def _wanted(name: str, source: SourceConfig) -> bool:
-    if source.include and not _matches(name, source.include):
-        return False
-    return not _matches(name, source.exclude)
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    """Shell globs over the object's place within the source; `*` crosses `/`, so `*.jpg` matches at any depth."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _table(batch: list[Listed], *, by_path: bool) -> pa.Table:

@@ -27,6 +27,7 @@ from nsfwscan.dialect import NotAListing
 from nsfwscan.failures import NOT_A_LISTING, backoff_s
 from nsfwscan.pacing import Pace
 from nsfwscan.storage import split_s3, submit_s3
+from nsfwscan.warning import WarningKind, Warnings
 
 Page = dict[str, Any]
 Objects = list[dict[str, Any]]
@@ -44,18 +45,37 @@ _MOST_EMPTY = 100
 """A page without keys may well say that there is more, as where a bucket is full of delete markers; not for ever."""
 
 
-def list_prefix(uri: str, storage: StorageConfig, pace: Pace, *, ordered: bool) -> Iterator[Objects]:
+def list_prefix(
+    uri: str,
+    storage: StorageConfig,
+    pace: Pace,
+    *,
+    ordered: bool,
+    skip: Callable[[str], bool] = lambda folder: False,
+    warnings: Warnings | None = None,
+) -> Iterator[Objects]:
     """All objects under a prefix, as S3 understands prefixes; or the one object, where the key is exactly that.
+
+    An empty object of that name beside keys below `name/` is a mark that some tool left: the prefix is meant then. Both
+    cases are counted as warnings.
 
     Closing the iterator drops the requests that are under way. An answer's successor is asked for when the answer has
     been used up, so memory stays flat however fast the store is.
 
     Args:
         ordered: one page after the other, in the order of the keys; else side by side, in no order.
+        skip: whether nothing below a folder is wanted; such ones are not asked for where folders are listed apart.
+        warnings: where it is counted that a source is an object and a prefix.
     """
     bucket, prefix = split_s3(uri)
     directory = bucket.endswith("--x-s3")  # directory buckets take no prefix that ends within a name, and have no order
-    listing = _Listing(prefix, cuts=not ordered and not directory, in_order=not directory)
+    noticed = Warnings() if warnings is None else warnings
+
+    def notice(kind: WarningKind) -> None:
+        noticed.add(kind, uri)
+
+    cuts = not ordered and not directory
+    listing = _Listing(prefix, cuts=cuts, in_order=not directory, skip=skip, notice=notice)
     running: dict[Future[Page], _Question] = {}
     try:
         while listing.waiting or running:
@@ -78,6 +98,11 @@ def list_prefix(uri: str, storage: StorageConfig, pace: Pace, *, ordered: bool) 
     finally:
         for answer in running:
             answer.cancel()
+
+
+def is_folder_marker(key: str, size: int | None) -> bool:
+    """Whether an object is no more than a mark that a folder is there: empty, and named as consoles and Hadoop do."""
+    return size == 0 and key.endswith(("/", "_$folder$"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +166,7 @@ class _Branch:
 
 @dataclass(slots=True)
 class _Folders:
-    """What lies right below a branch's prefix, as far as it is known."""
+    """What is wanted of what lies right below a branch's prefix, as far as it is known."""
 
     names: list[str] = field(default_factory=list)
     loose: Objects = field(default_factory=list)
@@ -151,9 +176,19 @@ class _Folders:
 class _Listing:
     """The requests still to be sent, the last one first, each with what to make of its answer."""
 
-    def __init__(self, prefix: str, *, cuts: bool, in_order: bool) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        cuts: bool,
+        in_order: bool,
+        skip: Callable[[str], bool],
+        notice: Callable[[WarningKind], None],
+    ) -> None:
         self.waiting: list[_Question] = []
         self._in_order = in_order
+        self._skip, self._notice = skip, notice
+        self._mark: str | None = None
         self._ask(partial(self._begun, _Branch(prefix, cuts=cuts)), Prefix=prefix)
 
     def _ask(self, then: Then, **request: str) -> None:
@@ -162,7 +197,31 @@ class _Listing:
     def _begun(self, branch: _Branch, page: Page) -> Objects:
         objects: Objects = page.get("Contents", [])
         if branch.depth == 0 and objects and objects[0]["Key"] == branch.prefix and not branch.prefix.endswith("/"):
-            return objects[:1]
+            below = f"{branch.prefix}/"
+            if page.get("IsTruncated") and objects[-1]["Key"] < below:
+                self._ask(partial(self._beside, branch, page), Prefix=below)
+                return []
+            return self._beside(branch, page, page)
+        return self._cut_or_went_on(branch, page)
+
+    def _beside(self, branch: _Branch, begun: Page, below: Page) -> Objects:
+        """The one object whose key is the source, or the prefix, by what lies below `key/`."""
+        [whole] = begun["Contents"][:1]
+        is_prefix = any(
+            item["Key"].startswith(f"{branch.prefix}/") and not is_folder_marker(item["Key"], item.get("Size"))
+            for item in below.get("Contents", [])
+        )
+        if not is_prefix or whole.get("Size") != 0:
+            if is_prefix:
+                self._notice(WarningKind.PREFIX_BESIDE)
+            return [whole]
+        self._notice(WarningKind.OBJECT_AND_PREFIX)
+        self._mark = branch.prefix
+        rest = {**begun, "Contents": begun["Contents"][1:]}
+        return self._cut_or_went_on(branch, rest)
+
+    def _cut_or_went_on(self, branch: _Branch, page: Page) -> Objects:
+        objects: Objects = page.get("Contents", [])
         if branch.cuts and page.get("IsTruncated") and len(objects) >= _KEYS_A_FOLDER * branch.crossed(page) > 0:
             found = partial(self._found, branch, page, _Folders())
             self._ask(found, Prefix=branch.prefix, Delimiter="/")
@@ -178,8 +237,8 @@ class _Listing:
 
     def _found(self, branch: _Branch, begun: Page, folders: _Folders, page: Page) -> Objects:
         """Cuts the branch at its folders, once all are known; lists it as it is where that would not pay."""
-        folders.names += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
-        folders.loose += page.get("Contents", [])
+        folders.names += [item["Prefix"] for item in page.get("CommonPrefixes", []) if not self._skip(item["Prefix"])]
+        folders.loose += [item for item in page.get("Contents", []) if item["Key"] != self._mark]
         folders.pages += 1
         if page.get("IsTruncated"):
             if folders.pages == _MOST_FOLDER_PAGES:
@@ -187,6 +246,8 @@ class _Listing:
             then = partial(self._found, branch, begun, folders)
             self._ask(then, Prefix=branch.prefix, Delimiter="/", ContinuationToken=page["NextContinuationToken"])
             return []
+        if not folders.names:
+            return folders.loose
         cuts = _cut(folders.names, len(branch.prefix), min(_MOST_CUTS, len(folders.names) // branch.crossed(begun)))
         if len(cuts) < 2 and len(folders.names) != 1:
             return self._went_on(branch, _Reached(), begun)

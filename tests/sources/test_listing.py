@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from nsfwscan.config import SourceConfig, StorageConfig
-from nsfwscan.errors import SourceError
+from nsfwscan.errors import ConfigError, SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.storage import fetch
@@ -50,6 +50,10 @@ def rows(*uris: str | Path, **options: Any) -> list[dict[str, Any]]:
 
 def uris_in(*uris: str | Path, **options: Any) -> list[str]:
     return [row["uri"] for row in rows(*uris, **options)]
+
+
+def noticed(warnings: Warnings) -> dict[str, tuple[int, str]]:
+    return {entry["name"]: (entry["count"], entry["example"]) for entry in warnings.as_json()}
 
 
 def names_in(folder: Path, **options: Any) -> list[str]:
@@ -167,9 +171,50 @@ def test_a_link_to_itself_is_listed(tmp_path: Path) -> None:
 
 
 def test_pipes_and_sockets_are_no_objects(tmp_path: Path) -> None:
-    """What has no content is not listed, and not opened."""
+    """What has no content is not listed, and not opened; it is counted."""
     os.mkfifo(tmp_path / "pipe")
-    assert names_in(fill(tmp_path, "a.jpg")) == ["a.jpg"]
+    warnings = Warnings()
+    assert names_in(fill(tmp_path, "a.jpg"), warnings=warnings) == ["a.jpg"]
+    assert noticed(warnings) == {"special_file": (1, f"{tmp_path}/pipe")}
+
+
+def test_a_folder_is_as_deep_as_it_likes(tmp_path: Path) -> None:
+    """1,200 folders, each in the other, are walked like any, with their file at the bottom."""
+    folders = [os.path.join(tmp_path, *["d"] * depth) for depth in range(1, 1201)]
+    for folder in folders:
+        os.mkdir(folder)
+    bottom = os.path.join(folders[-1], "a.jpg")
+    Path(bottom).touch()
+    try:
+        assert uris_in(tmp_path) == [bottom]
+    finally:  # pytest's own clearing up is recursive
+        os.unlink(bottom)
+        for folder in reversed(folders):
+            os.rmdir(folder)
+
+
+def test_many_links_are_not_many_more_objects(tmp_path: Path) -> None:
+    """Forty links that make a million paths of twenty folders lead into each folder once, and the rest is counted."""
+    root = tmp_path / "media"
+    for level in range(20):
+        fill(tmp_path / f"level{level}", "a.jpg")
+        for name in ("left", "right"):
+            (tmp_path / f"level{level}" / name).symlink_to(tmp_path / f"level{level + 1}")
+    fill(tmp_path / "level20", "a.jpg")
+    root.symlink_to(tmp_path / "level0")
+    warnings = Warnings()
+    assert len(uris_in(root, warnings=warnings)) == 21
+    assert noticed(warnings)["linked_again"][0] == 20
+
+
+def test_a_link_that_is_not_wanted_hides_no_other(tmp_path: Path) -> None:
+    """Of two links to one folder, the one that --include or --exclude leaves out is not the one that is entered."""
+    fill(tmp_path / "elsewhere", "x.jpg")
+    root = fill(tmp_path / "media", "own.jpg")
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    assert names_in(root, exclude=["a/*"]) == ["b/x.jpg", "own.jpg"]
+    assert names_in(root, include=["b/*"]) == ["b/x.jpg"]
 
 
 # What cannot be seen
@@ -189,8 +234,15 @@ def test_an_unreadable_folder_is_an_error() -> None:
         root.chmod(0o755)
         fill(root, "a.jpg", "deep/locked/b.jpg")
         (root / "deep/locked").chmod(0)
-        with unprivileged(), pytest.raises(SourceError, match=r"deep/locked: Permission denied"):
+        with unprivileged(), pytest.raises(SourceError, match=r"deep/locked: Permission denied") as refused:
             tables(root)
+        assert "right to read it, or leave it out with --exclude 'deep/locked/*'" in str(refused.value)
+        for pattern in ("deep/locked/*", "deep/*", "*lock*", "deep/locked/", "{deep,shallow}/locked/*"):
+            with unprivileged():
+                assert names_in(root, exclude=[pattern]) == ["a.jpg"], pattern
+        for pattern in ("deep/locked", "*.jpg", "locked/*"):  # these leave something in it
+            with unprivileged(), pytest.raises(SourceError):
+                tables(root, exclude=[pattern])
     finally:
         shutil.rmtree(root)
 
@@ -218,6 +270,39 @@ def test_globs_choose_by_the_place_within_the_source(tmp_path: Path) -> None:
     assert names_in(root, include=["*.jpg"], exclude=["thumbs/*"]) == ["a.jpg", "deep/c.jpg"]
     assert names_in(root, exclude=["*.jpg", "*.JPG"]) == ["b.png"]
     assert names_in(root, include=["deep/*", "[ab].*"]) == ["a.jpg", "b.png", "deep/c.jpg"]
+
+
+def test_brackets_and_braces(tmp_path: Path) -> None:
+    """Braces are alternatives, brackets a set, and both stand for themselves as well: folders are called `[2024] trip`."""
+    root = fill(tmp_path, "[2024] trip/b.jpg", "a.jpg", "b.jpeg", "c.png", "{x,y}.gif", "x.gif", "20.jpg")
+    assert names_in(root, include=["[2024] trip/*"]) == ["[2024] trip/b.jpg"]
+    assert names_in(root, include=["*.{jpeg,p{n,s}g}"]) == ["b.jpeg", "c.png"]
+    assert names_in(root, include=["[ab].*"]) == ["a.jpg", "b.jpeg"]
+    assert names_in(root, include=["{x,y}.gif"]) == ["x.gif", "{x,y}.gif"]
+    with pytest.raises(ConfigError, match="stands for more than 1,000"):
+        tables(root, include=["{a,b}" * 12])
+
+
+def test_what_include_leaves_out_is_counted(tmp_path: Path) -> None:
+    """How many, one of them, and how most of them end: `.JPG` is not `.jpg`."""
+    root = fill(tmp_path, "a.jpg", "B.JPG", "C.JPG", "d.jpeg", "README", ".hidden", "out/e.JPG")
+    warnings = Warnings()
+    assert names_in(root, include=["*.jpg"], exclude=["out/*"], warnings=warnings) == ["a.jpg"]
+    [entry] = warnings.as_json()
+    assert (entry["name"], entry["count"], entry["example"]) == ("not_included", 5, f"{root}/.hidden")
+    assert entry["detail"] == "their endings: no ending 2, .JPG 2, .jpeg 1"
+
+
+def test_a_pattern_that_matched_nothing_is_told(tmp_path: Path) -> None:
+    """Of include and exclude, but not where a limit ended the listing, or in a tree that was not looked into."""
+    root = fill(tmp_path, "a.jpg", "b.jpg", "out/deep/c.jpg")
+    warnings = Warnings()
+    names_in(root, include=["*.jpg", "/*.jpg"], exclude=["thumbs/*", "out/*", "out/deep/*"], warnings=warnings)
+    assert noticed(warnings) == {"idle_pattern": (2, "/*.jpg")}
+    assert warnings.as_json()[0]["detail"] == "/*.jpg, thumbs/*"
+    warnings = Warnings()
+    names_in(root, exclude=["thumbs/*"], limit=1, warnings=warnings)
+    assert noticed(warnings) == {}
 
 
 def test_a_limit_counts_what_was_chosen(tmp_path: Path) -> None:
@@ -301,6 +386,22 @@ def test_any_fsspec_filesystem_is_listed(memory: Any) -> None:
     ]
 
 
+def test_excluded_folders_of_any_filesystem_are_not_listed(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out is not asked for."""
+    for name in ("a", "out/b", "deep/out/c", "deep/d"):
+        memory.pipe_file(f"/listing-tests/{name}", b"1")
+    asked, ls = [], type(memory).ls
+
+    def watched(fs: Any, path: str, detail: bool = True, **options: Any) -> Any:
+        asked.append(path)
+        return ls(fs, path, detail=detail, **options)
+
+    monkeypatch.setattr(type(memory), "ls", watched)
+    found = uris_in("memory://listing-tests", exclude=["out/*", "*/out/*"])
+    assert [uri.partition("listing-tests/")[2] for uri in found] == ["a", "deep/d"]
+    assert [path for path in asked if path.endswith("out")] == []
+
+
 def test_odd_times_of_any_filesystem_are_counted(memory: Any) -> None:
     """What tells no time, or one that no calendar has, is an object like any other, without a time."""
     for name in ("good", "odd", "none"):
@@ -373,6 +474,26 @@ def test_an_exact_key_lists_only_that_object(s3: Any) -> None:
     put(s3, "exact/a.jpg", "exact/a.jpg.bak", "exact/a.jpg/b")
     assert uris_in(f"s3://{BUCKET}/exact/a.jpg") == [f"s3://{BUCKET}/exact/a.jpg"]
     assert uris_in(f"s3://{BUCKET}/exact/a.jpg/") == [f"s3://{BUCKET}/exact/a.jpg/b"]
+
+
+def test_an_empty_object_beside_its_prefix_is_the_prefix(s3: Any) -> None:
+    """Consoles and mounts leave an empty `photos` or `photos/`; neither is an object, and the source is what lies below."""
+    put(s3, "marked/photos/a", "marked/photos/deep/b")
+    for mark in ("marked/photos", "marked/photos/", "marked/photos/deep/", "marked/photos/deep_$folder$"):
+        s3.put_object(Bucket=BUCKET, Key=mark, Body=b"")
+    warnings, uri = Warnings(), f"s3://{BUCKET}/marked/photos"
+    assert sorted(uris_in(uri, warnings=warnings)) == [f"{uri}/a", f"{uri}/deep/b"]
+    assert noticed(warnings) == {"object_and_prefix": (1, uri), "folder_marker": (3, f"{uri}/")}
+    s3.put_object(Bucket=BUCKET, Key="marked/empty", Body=b"")
+    assert uris_in(f"s3://{BUCKET}/marked/empty") == [f"s3://{BUCKET}/marked/empty"]
+
+
+def test_an_object_beside_its_prefix_says_what_it_leaves(s3: Any) -> None:
+    """An object with content is what its URI names; that a prefix of that name lies beside it is said."""
+    put(s3, "both/photos", "both/photos/a")
+    warnings, uri = Warnings(), f"s3://{BUCKET}/both/photos"
+    assert uris_in(uri, warnings=warnings) == [uri]
+    assert noticed(warnings) == {"prefix_beside": (1, uri)}
 
 
 def test_the_report_store_on_s3_is_no_media(s3: Any) -> None:

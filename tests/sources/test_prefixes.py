@@ -151,6 +151,15 @@ def test_any_bucket_is_listed_once(
         holds(eights, prefix)
 
 
+def test_excluded_folders_are_not_asked_for() -> None:
+    """Where folders are listed apart, those that --exclude covers cost no request, and those beside them lack nothing."""
+    with ListingServer([*many("m/keep/", 150), *many("m/out/", 300), *many("m/stay/", 150)], page=50) as server:
+        source = SourceConfig(uris=("s3://b/m/",), exclude=("out/*",))
+        tables = list_sources(source, at(server))
+        assert sum(table.num_rows for table in tables) == 300
+        assert not [query for query in server.requests if query["prefix"].startswith("m/o")]
+
+
 def test_an_exact_key_is_that_object_however_much_begins_like_it() -> None:
     """The key that the source names, and nothing of the hundreds below and behind it."""
     with ListingServer(["a/b", *many("a/b/c/", 150), *many("a/b", 150)], page=50) as server:
