@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-full chaos bench bench-memory bench-banks lint types format browser clean
+.PHONY: help demo test test-full chaos fuzz bench bench-memory bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test-full: $(VENV)/.ready browser ## and the long tests: a real S3 server (Ceph)
 
 chaos: $(VENV)/.ready ## kill a scan again and again, resume it, compare it with an undisturbed one; SEED= OBJECTS=
 	$(BIN)/python -m tests.chaos.chaos $(if $(SEED),--seed $(SEED)) $(if $(OBJECTS),--objects $(OBJECTS))
+
+fuzz: $(VENV)/.ready ## damaged files into every reader; SECONDS=60 SEED=
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.ready ## measure it all on this machine, beside its neighbours; BENCH='--seconds 60' for other options
 	$(BIN)/python jobs/bench.py --work build/bench --json build/bench/results.json --page deploy/SCALE.md $(BENCH)

@@ -263,6 +263,8 @@ def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
     names = settings.get("id2label")
     if not names:
         raise ModelError(f"{uri}: its config.json names no labels (id2label); a score without a name cannot be trusted")
+    if not isinstance(names, dict):
+        raise ModelError(f"{uri}: its id2label is a {type(names).__name__}, not an object that names each number")
     if settings.get("problem_type") not in (None, "single_label_classification") or len(names) < 2:
         raise ModelError(
             f"{uri}: not a classifier of one label out of several "

@@ -314,6 +314,8 @@ def test_missing_and_broken_files_are_named(model: Path, name: str) -> None:
         ({"id2label": {"0": "neutral", "one": "nsfw"}}, "id2label"),
         ({"id2label": {"0": 0, "1": 1}}, "id2label"),
         ({"id2label": ["neutral", "nsfw"]}, "id2label"),
+        ({"id2label": [{}, {}]}, "id2label is a list"),
+        ({"id2label": 5}, "id2label is a int"),
         ({"id2label": {"0": "neutral", "2": "nsfw"}}, "id2label"),
         ({"problem_type": "multi_label_classification"}, "problem_type multi_label_classification"),
         ({"problem_type": "regression"}, "problem_type regression"),
