@@ -147,6 +147,9 @@ class DecodeConfig(Frozen):
     """For one image; over it the row is `timeout`."""
     max_memory_bytes: int = Field(2 * 2**30, ge=2**26)
     """Of the process that decodes, beyond what it has at its start; over it the row is `crashed`."""
+    most_failures: int = Field(3, ge=1)
+    """Runs, one after the other, in which a file may be `timeout` or `crashed` in decoding; then it is left alone until
+    it changes, or one of the two limits."""
     sandbox: Literal["auto", "required", "off"] = "auto"
     """Of the process that decodes. `auto`: as far as the kernel can, and `run.json` says how far; `required`: or stop;
     `off`: none, for plugins that need files."""

@@ -229,9 +229,16 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
 
 
 def _yardstick(job: Job) -> Yardstick:
-    limits, banks = job.config, BankSet(job.banks, job.config.storage)
-    made_with = fingerprints(job.config, job.spec, job.companions)
-    return Yardstick(**made_with, max_bytes=limits.read.max_bytes, max_pixels=limits.decode.max_pixels, banks=banks)
+    decode = job.config.decode
+    return Yardstick(
+        **fingerprints(job.config, job.spec, job.companions),
+        max_bytes=job.config.read.max_bytes,
+        max_pixels=decode.max_pixels,
+        timeout_s=decode.timeout_s,
+        max_memory_bytes=decode.max_memory_bytes,
+        most_failures=decode.most_failures,
+        banks=BankSet(job.banks, job.config.storage),
+    )
 
 
 def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]:

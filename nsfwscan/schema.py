@@ -130,6 +130,11 @@ OUTCOME_COLUMNS = [
     _column(
         "filtered_by", pa.string(), "what settled an image as benign before the model: a heuristic, or a prefilter"
     ),
+    _column(
+        "failed_decodes",
+        pa.int32(),
+        "runs, one after the other, in which these bytes crashed the decoder or took it too long; else null",
+    ),
 ]
 MODEL_COLUMNS = [
     _column("model", pa.string(), "`name@digest` of the weights that scored the object"),
@@ -203,6 +208,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("nsfw_score", "confidence", *map(score_column, Category)), (0, 1)),
     "pdq_quality": (0, 100),
     "match_distance": (0, 256),
+    "failed_decodes": (1, float("inf")),
     **dict.fromkeys(("size", "cluster_size", "cluster_places"), (0, float("inf"))),
     **dict.fromkeys(("width", "height", "frames"), (1, float("inf"))),
 }

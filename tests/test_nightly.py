@@ -27,6 +27,7 @@ from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.sources import plan as planning
 from nsfwscan.sources.plan import Shard, ShardReader
 from tests.checkpoints import make_vit
+from tests.hostile_format import PLUGINS, hostile
 
 HOUR_S = 3600
 
@@ -188,6 +189,28 @@ def policy(folder: Path, name: str, threshold: float) -> str:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"version": 1, "rules": rules, "otherwise": {"decision": "allow"}}))
     return str(path)
+
+
+def test_poison_is_tried_three_nights(media: Path, tmp_path: Path) -> None:
+    """What crashes the decoder is tried in three runs, then carried as it is, until its bytes or a limit change."""
+    bad = media / "bad.hostile"
+    bad.write_bytes(hostile("segv"))
+    backdate(bad)
+    plugins = {"decode": {"plugins": PLUGINS}}
+    tries = []
+    for number in range(5):
+        result, looked_at = night(media, tmp_path / "out", str(number), **plugins)
+        row = report(result)[bad.name]
+        assert (row["status"], row["decision"]) == ("crashed", "undetermined")
+        tries.append((bad.name in looked_at, row["failed_decodes"]))
+    assert tries == [(True, 1), (True, 2), (True, 3), (False, 3), (False, 3)]
+    longer = {"decode": {"plugins": PLUGINS, "timeout_s": 21.0}}
+    assert bad.name in night(media, tmp_path / "out", "longer", **longer)[1]
+    bad.write_bytes(hostile("abort"))
+    backdate(bad)
+    result, looked_at = night(media, tmp_path / "out", "changed", **longer)
+    row = report(result)[bad.name]
+    assert bad.name in looked_at and row["failed_decodes"] == 1
 
 
 @pytest.mark.parametrize("mode", ["snapshot", "delta"])

@@ -47,6 +47,7 @@ from nsfwscan.schema import (
     as_schema,
 )
 from nsfwscan.sources.plan import Plan, Range, Shard, ShardReader, read_carried
+from nsfwscan.status import POISON
 from nsfwscan.storage import fetch
 
 _PARTS_AT_ONCE = 16
@@ -191,7 +192,8 @@ class _Commit:
         unchanged = read_carried(self.run.folder, part)
         listed = pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks])
         earlier, deleted = self._earlier(span, listed)
-        rows = pa.concat_tables([as_schema(staged, ROW_SCHEMA), self._carried_over(unchanged, earlier)])
+        looked_at = _with_failures(as_schema(staged, ROW_SCHEMA), earlier)
+        rows = pa.concat_tables([looked_at, self._carried_over(unchanged, earlier)])
         rows = _with_matches(rows, BankSet((), self.config.storage, known=self.known.contents).remembered(rows, rows))
         self._held = _Gathered(span, rows, earlier, deleted, staged.select(["reused", "cost", "sandbox"]))
         return self._held
@@ -342,6 +344,17 @@ def _with_matches(rows: pa.Table, found: pa.Table) -> pa.Table:
         place = rows.schema.get_field_index(name)
         rows = rows.set_column(place, rows.schema.field(place), found[name])
     return rows
+
+
+def _with_failures(rows: pa.Table, earlier: pa.Table) -> pa.Table:
+    """Rows of this run with `failed_decodes`: one more than before, where the same bytes failed then, too."""
+    place = pc.index_in(rows["uri"], earlier["uri"])
+    alike = pc.fill_null(pc.equal(rows["sha256"], earlier["sha256"].take(place)), False)
+    before = pc.if_else(alike, pc.fill_null(earlier["failed_decodes"].take(place), 0), 0)
+    failed = pc.and_(pc.is_in(rows["status"], pa.array(list(map(str, POISON)))), pc.is_valid(rows["sha256"]))
+    field = rows.schema.field("failed_decodes")
+    counted = pc.if_else(failed, pc.add(before, 1), pa.scalar(None, pa.int64())).cast(field.type)
+    return rows.set_column(rows.schema.get_field_index(field.name), field, counted)
 
 
 def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:

@@ -290,6 +290,10 @@ class Yardstick:
     """Fingerprint of the filters before the model."""
     max_bytes: int
     max_pixels: int
+    timeout_s: float = 20.0
+    max_memory_bytes: int = 2**31
+    most_failures: int = 3
+    """Runs in which a file may crash or stall the decoder; then it is left alone until it, or a limit, changes."""
     banks: BankSet | None = None
     """Tonight's; unset: matches are left as they are."""
 
@@ -310,7 +314,7 @@ class Yardstick:
             pc.fill_null(pc.greater(rows["size"], self.max_bytes), False),
             pc.fill_null(pc.greater(pixels, self.max_pixels), False),
         )
-        lasting = pc.is_in(rows["status"], pa.array([str(s) for s in _LASTING]))
+        lasting = pc.or_(pc.is_in(rows["status"], pa.array([str(s) for s in _LASTING])), self._poison(rows, limits))
         # Too large by itself, or only in the preprocessing of that model.
         too_large = pc.equal(rows["status"], str(Status.TOO_LARGE))
         still_too_large = pc.and_(same_limits, pc.or_(over, same_scoring))
@@ -326,8 +330,16 @@ class Yardstick:
         found = pc.if_else(good, str(Standing.GOOD), bad)
         return found if self.banks is None else _by_banks(found, rows, record, self.banks)
 
+    def _poison(self, rows: pa.Table, limits: dict[str, Any]) -> pa.ChunkedArray:
+        """Which rows are of files that cost the decoder its time or its life too often, under limits like tonight's."""
+        then = limits["decode"].get("timeout_s"), limits["decode"].get("max_memory_bytes")
+        too_often = pc.fill_null(pc.greater_equal(rows["failed_decodes"], self.most_failures), False)
+        return pc.and_(too_often, then == (self.timeout_s, self.max_memory_bytes))
 
-_JUDGED = ("size", "status", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by")
+
+_JUDGED = (
+    "size", "status", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by", "failed_decodes",
+)  # fmt: skip
 
 
 def banks_behind(record: dict[str, Any]) -> list[str]:

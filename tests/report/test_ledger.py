@@ -37,7 +37,11 @@ LONG = "/media/" + "x" * 5000
 YARDSTICK = Yardstick(scoring="s", decoding="d", filtering="f", max_bytes=1000, max_pixels=10_000)
 MADE_WITH: dict[str, Any] = {
     "fingerprints": {"scoring": "s", "decoding": "d"},
-    "config": {"read": {"max_bytes": 1000}, "decode": {"max_pixels": 10_000}, "report": {"mode": "snapshot"}},
+    "config": {
+        "read": {"max_bytes": 1000},
+        "decode": {"max_pixels": 10_000, "timeout_s": 20.0, "max_memory_bytes": 2**31},
+        "report": {"mode": "snapshot"},
+    },
 }
 
 
@@ -370,6 +374,11 @@ PIXELS = {"width": 100, "height": 100}
         ({"status": "too_large", "size": 10, **PIXELS}, OTHER_MODEL, "stale"),
         *(({"status": s}, {}, "failed") for s in ("not_found", "denied", "fetch_error", "timeout", "crashed")),
         ({"status": "timeout"}, OTHER_MODEL, "failed"),
+        ({"status": "timeout", "failed_decodes": 2}, {}, "failed"),
+        ({"status": "timeout", "failed_decodes": 3}, {}, "good"),
+        ({"status": "crashed", "failed_decodes": 3}, OTHER_MODEL, "good"),
+        ({"status": "crashed", "failed_decodes": 3}, OTHER_DECODING, "stale"),
+        ({"status": "crashed", "failed_decodes": 3}, OTHER_LIMITS, "failed"),
         ({"status": "ok"}, {}, "failed"),
     ],
 )
