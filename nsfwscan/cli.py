@@ -177,6 +177,18 @@ def model_options(command: Command) -> Command:
     metavar="path|none|FILE",
     help="Where truth comes from: class folders (default), nowhere, or a file with uri and truth.",
 )
+@click.option(
+    "--max-unmatched-truth",
+    type=click.FloatRange(0, 1),
+    help="Stop where a larger share of the truth file's objects within the sources is not listed (default 0.5).",
+)
+@click.option(
+    "--allow-source",
+    "allow",
+    multiple=True,
+    metavar="PREFIX",
+    help="The rows of lists may also name what begins so: a list in a bucket names objects of that bucket. Repeatable.",
+)
 @click.option("--full", is_flag=True, default=None, help="Read all objects, also those that have not changed.")
 @ignore_run_option
 @click.option(
@@ -469,7 +481,7 @@ main.add_command(queues)
 
 
 _SECTIONS = {
-    "source": ("include", "exclude", "limit", "truth"),
+    "source": ("include", "exclude", "limit", "truth", "max_unmatched_truth", "allow"),
     "storage": (
         "endpoint_url",
         "region",

@@ -114,6 +114,11 @@ class SourceConfig(Frozen):
     limit: int | None = Field(None, ge=1)
     truth: Uri = "path"
     """`path` (class folders), `none`, or a file with `uri` and `truth` columns."""
+    allow: tuple[Uri, ...] = ()
+    """What the rows of lists may begin with beside what their own place allows, see `sources/reach.py`."""
+    max_unmatched_truth: float = Field(0.5, ge=0, le=1)
+    """Of the truth file's objects that lie in the sources, the share that may be missing in the listing; over it
+    nothing is scanned. Not with a limit or filters, which leave objects out on purpose."""
     lists: tuple[Uri, ...] = ()
     """Those of `uris` that are lists of objects whatever they are called; a scan finds it out, and writes it down."""
 
@@ -380,8 +385,10 @@ class ScanConfig(Frozen):
             "ledger": True,
         }
         sections = redacted_json(self.model_dump(mode="json", include=wanted))
-        if not sections["source"]["lists"]:  # as runs were begun before there were any
-            del sections["source"]["lists"]
+        del sections["source"]["max_unmatched_truth"]  # it stops a run or not, and decides no row
+        for name in ("lists", "allow"):
+            if not sections["source"][name]:  # as runs were begun before there were any
+                del sections["source"][name]
         if not self.ledger.ignore_runs:  # runs that were begun before there was such a setting go on
             del sections["ledger"]["ignore_runs"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}

@@ -166,6 +166,8 @@ def _source(uri: str, config: ScanConfig) -> Finding:
     first = next(list_sources(source, config.storage), None)
     if first is None:
         return Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
+    if (refused := first["refused"][0].as_py()) is not None:
+        return Finding("fail", "source", f"{uri}: {printable(first['uri'][0].as_py())}: {refused}")
     example, limits = first["uri"][0].as_py(), config.read
     name = printable(example)
     try:

@@ -256,7 +256,7 @@ def _ranges(path: Path) -> Iterator[pa.Table]:
     """The objects of a file, as `LISTING_SCHEMA`, in tables of a range each."""
     held: list[pa.Table] = []
     for rows in _spooled(path):
-        held.append(rows.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA))
+        held.append(as_schema(rows, LISTING_SCHEMA))
         if sum(table.num_rows for table in held) >= RANGE_ROWS:
             yield pa.concat_tables(held)
             held = []

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from nsfwscan.banks.bank import BankSpec, resolve_banks
 from nsfwscan.banks.matcher import BankSet
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, SourceConfig
 from nsfwscan.cost import Prices, cost_of, requests_for
 from nsfwscan.deadline import Deadline, deadline_of
 from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, SetupError, Stalled
@@ -40,9 +40,10 @@ from nsfwscan.report.staging import ShardResult, staged_shards
 from nsfwscan.report.terminal import describe_fates
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import is_manifest, list_shape
+from nsfwscan.sources.meeting import TruthBound
 from nsfwscan.sources.plan import Known, Plan, Shard, make_plan
 from nsfwscan.sources.truth import read_truth
-from nsfwscan.storage import absolute_uri
+from nsfwscan.storage import absolute_uri, scheme_of
 from nsfwscan.store import Store, to_json
 from nsfwscan.warning import Warnings
 
@@ -222,10 +223,20 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     bases = [] if config.ledger.ignore else found
     known = Ledger(bases, _within(config)).known(_yardstick(job)) if bases else Known()
     check = partial(check_losses, config=config, base=bases[0]) if bases else None
-    plan = make_plan(_until(tables, deadline), judged, known, run.folder, config.engine.shard_rows, warnings, check)
+    bound, shard_rows = _bound(config.source), config.engine.shard_rows
+    plan = make_plan(_until(tables, deadline), judged, known, run.folder, shard_rows, warnings, check, bound)
     if bases:
         progress.say(f"since    run {bases[0].run.run_id}: {describe_fates(plan.fates)}")
     return run.save_plan(plan, _settings(job))
+
+
+def _bound(source: SourceConfig) -> TruthBound:
+    """How much of the truth may not be listed: of what a limit or filters leave out, nothing is expected."""
+    if source.limit is not None or source.include or source.exclude:
+        return TruthBound()
+    folders = [uri if scheme_of(uri) is not None else uri.rstrip("/") + "/" for uri in source.uris]
+    listed = any(uri in source.lists or is_manifest(uri) for uri in source.uris)
+    return TruthBound(source.max_unmatched_truth, () if listed else tuple(folders))
 
 
 def _yardstick(job: Job) -> Yardstick:

@@ -214,8 +214,9 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest number of a column."""
 
-LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0]])
-"""What listing knows of an object: `uri, size, etag, modified_at, truth`."""
+REFUSED = _column("refused", pa.string(), "why it must not be read; null where it may be")
+LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0], REFUSED])
+"""What listing knows of an object: `uri, size, etag, modified_at, truth, refused`."""
 
 BYTES = pa.field("bytes", pa.large_binary())
 """Encoded bytes, between `read` and `decode`; never leaves the actor."""

@@ -93,6 +93,12 @@ class WarningKind(StrEnum):
         "a truth in a list that is no category; taken as unknown",
         "These objects count in no figure that rests on truth. Mend the list.",
     )
+    UNMET_TRUTH = (
+        "unmet_truth",
+        "an object of the truth file that was not listed",
+        "These count in no figure that rests on truth. Write their URIs as the report has them; "
+        "`--max-unmatched-truth` stops a run of which too many are missing.",
+    )
     NO_TRUTH = (
         "no_truth",
         "a row of the truth file without any truth; passed over",

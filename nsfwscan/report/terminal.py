@@ -43,7 +43,7 @@ def describe_scan(result: ScanResult) -> str:
         f"  status     {_counts(summary['status'])}",
         *_banks(record),
         *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
-        *_truth(summary["truth"]),
+        *_truth(summary["truth"], record["plan"].get("truth")),
         *_since(record),
         *_errors(summary["errors"]),
         *_warnings(record.get("warnings", [])),
@@ -101,15 +101,25 @@ def _counts(counts: dict[str, int]) -> str:
     return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
-def _truth(truth: dict[str, Any]) -> list[str]:
+def _truth(truth: dict[str, Any], met: dict[str, Any] | None) -> list[str]:
+    """How often the model is wrong, as far as is known, and on how much of the truth that rests."""
     suspected = f"; {truth['suspected']:,} suspected, in false_positives/" if truth["suspected"] else ""
     if truth["false_positive_rate"] is None:
         return [
             "  truth      none given: to measure false positives, use class folders (…/neutral/…) or --truth FILE"
             + suspected
+            if met is None
+            else f"  truth      no neutral object has a label: no false positive rate{describe_truth(met)}{suspected}"
         ]
     found = f"{truth['false_positives']:,} of {truth['neutral']:,} neutral images ({truth['false_positive_rate']:.1%})"
-    return [f"  false positives  {found} carry an NSFW label{suspected}"]
+    return [f"  false positives  {found} carry an NSFW label{describe_truth(met)}{suspected}"]
+
+
+def describe_truth(met: dict[str, Any] | None) -> str:
+    """Return on how much of the truth file figures rest, as the end of a sentence; nothing where they rest on all."""
+    if met is None or not met["not_listed"]:
+        return ""
+    return f"; truth was given for {met['given']:,} objects, {met['not_listed']:,} of them were not listed"
 
 
 def _banks(record: dict[str, Any]) -> list[str]:

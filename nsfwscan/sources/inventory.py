@@ -86,6 +86,12 @@ def read_inventory(uri: str, storage: StorageConfig) -> Iterator[Row]:
                 yield from _objects(parse, file, uri, f"{uri}, part {part.name}")
 
 
+def source_bucket(uri: str, storage: StorageConfig) -> str | None:
+    """Return the bucket that an inventory says it is of. Raises as `read_inventory` does."""
+    named = _manifest(uri, storage).get("sourceBucket")
+    return named.rsplit(":", 1)[-1] if isinstance(named, str) else None
+
+
 def _objects(parse: Parser, file: IO[bytes], uri: str, place: str) -> Iterator[Row]:
     number = 0
     try:

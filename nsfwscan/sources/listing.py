@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -23,10 +24,11 @@ from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.folders import Walk
-from nsfwscan.sources.inventory import read_inventory
+from nsfwscan.sources.inventory import read_inventory, source_bucket
 from nsfwscan.sources.manifests import list_shape, read_manifest
 from nsfwscan.sources.patterns import Choice
 from nsfwscan.sources.prefixes import is_folder_marker, list_prefix
+from nsfwscan.sources.reach import Reach
 from nsfwscan.sources.truth import truth_from_path
 from nsfwscan.storage import (
     absolute_uri,
@@ -55,6 +57,7 @@ class Listed:
     etag: str | None = None
     modified_at: datetime | None = None
     truth: str | None = None
+    refused: str | None = None
 
 
 def list_sources(
@@ -80,7 +83,8 @@ def list_sources(
     """
     noticed = Warnings() if warnings is None else warnings
     choice = Choice(source, noticed)
-    lister = _Lister(storage, store, choice, noticed, pace, ordered=source.limit is not None)
+    ordered = source.limit is not None
+    lister = _Lister(storage, store, choice, noticed, pace, ordered=ordered, allow=source.allow)
     objects: Iterator[Listed] = (o for uri in source.uris for o in lister.objects(uri))
     if source.limit is not None:
         objects = islice(objects, source.limit)
@@ -98,6 +102,7 @@ class _Lister:
     Attributes:
         store: the report store's URI; what lies below it is no media.
         ordered: S3 in the order of its keys.
+        allow: what the rows of lists may name beside what `Reach` lets them.
     """
 
     storage: StorageConfig
@@ -106,6 +111,7 @@ class _Lister:
     warnings: Warnings
     pace: Pace
     ordered: bool
+    allow: Sequence[str] = ()
 
     def objects(self, uri: str) -> Iterator[Listed]:
         """All objects of a source that are wanted. Raises SourceError."""
@@ -125,7 +131,7 @@ class _Lister:
         shape = list_shape(uri, self.storage)
         if shape is not None:
             inventory = shape.format == "inventory"
-            return _list_manifest(uri, self.storage, inventory=inventory, warnings=self.warnings)
+            return _list_manifest(uri, self.storage, self.allow, inventory, self.warnings)
         if scheme_of(uri) is None:
             return self._local(local_path(uri))
         return self._s3(uri) if is_s3(uri) else self._fsspec(uri)
@@ -217,11 +223,31 @@ class _Lister:
         return Listed(uri, name, info.get("size"), etag_of(info), self._time(told_time(info), uri))
 
 
-def _list_manifest(uri: str, storage: StorageConfig, *, inventory: bool, warnings: Warnings) -> Iterator[Listed]:
+def _list_manifest(
+    uri: str, storage: StorageConfig, allow: Sequence[str], inventory: bool, warnings: Warnings
+) -> Iterator[Listed]:
     """A manifest's objects are found by their URIs, an inventory's by their keys: it is the listing of a bucket."""
+    reach = Reach(uri, allow, source_bucket(uri, storage) if inventory else None)
     for row in read_inventory(uri, storage) if inventory else read_manifest(uri, storage, warnings):
-        name = split_s3(row["uri"])[1] if inventory else row["uri"]
-        yield Listed(row["uri"], name, row["size"], row["etag"], row["modified_at"], row["truth"])
+        refused = reach.refusal(row["uri"])
+        found = row["uri"] if refused else _as_stored(row["uri"])
+        name = split_s3(found)[1] if inventory else found
+        yield Listed(found, name, row["size"], row["etag"], row["modified_at"], row["truth"], refused)
+
+
+def _as_stored(uri: str) -> str:
+    """The URI of a local file in the Unicode form in which its file system has it, where it has no such name in the
+    form in which it is written; any other URI as it is."""
+    if uri.isascii() or scheme_of(uri) is not None or os.path.lexists(local_path(uri)):
+        return uri
+    path = "/"
+    for part in local_path(uri).strip("/").split("/"):
+        forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+        there = [form for form in forms if os.path.lexists(os.path.join(path, form))]
+        if not there:
+            return uri
+        path = os.path.join(path, there[0])
+    return local_uri(path)
 
 
 def _table(batch: list[Listed], *, by_path: bool) -> pa.Table:
@@ -231,5 +257,6 @@ def _table(batch: list[Listed], *, by_path: bool) -> pa.Table:
         [o.etag for o in batch],
         [o.modified_at for o in batch],
         [o.truth or (truth_from_path(o.uri) if by_path else None) for o in batch],
+        [o.refused for o in batch],
     ]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)], schema=LISTING_SCHEMA)

@@ -20,13 +20,13 @@ from enum import StrEnum
 from itertools import chain, repeat
 from typing import Any, Self
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import BrokenRecord, SourceError
 from nsfwscan.schema import LISTING_SCHEMA, as_schema
+from nsfwscan.sources.meeting import Meeting, TruthBound, meet
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.spilling import spilling
 from nsfwscan.store import Store, from_parquet
@@ -74,14 +74,15 @@ LEDGER_SCHEMA = pa.schema(
 _FATES = """
     WITH listed AS (
         SELECT uri, max(size) AS size, max(etag) AS etag, max(modified_at) AS modified_at,
-               coalesce(max(given), min(truth)) AS truth
+               coalesce(max(given), min(truth)) AS truth,
+               CASE WHEN count(refused) = count(*) THEN min(refused) END AS refused
         FROM read_parquet($listed)
-        LEFT JOIN (SELECT uri, min(truth) AS given FROM read_parquet($truth) GROUP BY uri) USING (uri)
+        LEFT JOIN (SELECT listed AS uri, min(truth) AS given FROM met GROUP BY listed) USING (uri)
         GROUP BY uri
     ), known AS (
         FROM read_parquet($known) QUALIFY row_number() OVER (PARTITION BY uri ORDER BY age) = 1
     )
-    SELECT l.uri, l.size, l.etag, l.modified_at, l.truth,
+    SELECT l.uri, l.size, l.etag, l.modified_at, l.truth, l.refused,
            CASE WHEN k.standing IS NULL THEN 'new'
                 WHEN k.standing = 'failed' THEN 'failed'
                 WHEN CASE WHEN l.etag IS NOT NULL AND k.etag IS NOT NULL THEN l.etag = k.etag
@@ -149,6 +150,8 @@ class Plan:
     """The runs that rows are carried from, newest first."""
     warnings: Warnings = field(default_factory=Warnings)
     """What was noticed while listing and planning."""
+    truth: Meeting | None = None
+    """How much of the truth file was listed; None where there is none."""
 
     @property
     def distinct(self) -> int:
@@ -180,6 +183,7 @@ class Plan:
             "repeated": self.repeated,
             "shards": len(self.shards),
             "fates": self.fates,
+            "truth": None if self.truth is None else self.truth.as_json(),
         }
 
     def handed_out(self, seed: int) -> list[Shard]:
@@ -197,6 +201,7 @@ class Plan:
             "fates": self.fates,
             "bases": list(self.bases),
             "warnings": self.warnings.as_json(),
+            "truth": None if self.truth is None else self.truth.as_json(),
             "files": list(self.files),
             "ranges": [
                 {"shards": [[s.file, s.group, s.rows] for s in part.shards], "carried": part.carried}
@@ -214,7 +219,9 @@ class Plan:
         )
         files, bases = tuple(found["files"]), tuple(found["bases"])
         warnings = Warnings.from_json(found.get("warnings", ()))
-        return cls(found["listed"], found["bytes"], found["fates"], ranges, files, found["listed_at"], bases, warnings)
+        numbers = (found["listed"], found["bytes"], found["fates"])
+        truth = Meeting(**found["truth"]) if found.get("truth") else None
+        return cls(*numbers, ranges, files, found["listed_at"], bases, warnings, truth)
 
 
 def shard_count(rows: int, shard_rows: int) -> int:
@@ -244,6 +251,7 @@ def make_plan(
     shard_rows: int,
     warnings: Warnings | None = None,
     check: Check | None = None,
+    bound: TruthBound | None = None,
 ) -> Plan:
     """Sorts and cuts a listing, and writes it to the run's folder.
 
@@ -255,29 +263,26 @@ def make_plan(
         shard_rows: rows of a full shard.
         warnings: what those who make `tables` and `truth` notice meanwhile; the plan keeps them.
         check: called before anything is written; what it raises stops the plan.
+        bound: how much of the truth may not be listed; unset: all but one.
 
     Raises:
-        SourceError: nothing was listed, or the truth file names none of the listed objects.
+        SourceError: nothing was listed; or the truth file names none of the listed objects, or too few.
     """
     listed_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    warnings = Warnings() if warnings is None else warnings
     with spilling("plan") as (connection, folder):
         paths = {name: str(folder / f"{name}.parquet") for name in ("listed", "truth", "known")}
         listed = _spool(paths["listed"], LISTING_SCHEMA, tables)
         if not listed:
             raise SourceError("nothing to scan: the sources list no object (or --include/--exclude leave none)")
-        judged = _spool(paths["truth"], TRUTH_SCHEMA, (pa.Table.from_batches([batch]) for batch in truth))
+        given = _spool(paths["truth"], TRUTH_SCHEMA, (pa.Table.from_batches([batch]) for batch in truth))
         _spool(paths["known"], LEDGER_SCHEMA, known.tables)
-        if judged:
-            _check_truth(connection, paths, judged)
+        met = meet(connection, paths["listed"], paths.pop("truth"), given, bound or TruthBound(), warnings)
         if check is not None:
-            check(
-                connection.sql(
-                    _STILL_LISTED, params={name: paths[name] for name in ("listed", "known")}
-                ).to_arrow_reader(65536)
-            )
+            check(connection.sql(_STILL_LISTED, params=paths).to_arrow_reader(65536))
         reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
         plan = _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
-        return replace(plan, warnings=warnings or Warnings())
+        return replace(plan, warnings=warnings, truth=met)
 
 
 def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...], run: Store) -> Plan:
@@ -304,17 +309,6 @@ def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
         return rows
 
 
-def _check_truth(connection: duckdb.DuckDBPyConnection, paths: dict[str, str], judged: int) -> None:
-    found = connection.execute(
-        "SELECT count(*) FROM read_parquet($listed) SEMI JOIN read_parquet($truth) USING (uri)",
-        {name: paths[name] for name in ("listed", "truth")},
-    ).fetchall()
-    if not found[0][0]:
-        raise SourceError(
-            f"none of the {judged:,} URIs in the truth file is among those listed: are they written alike?"
-        )
-
-
 @dataclass
 class _Writer:
     """Cuts the sorted listing and writes its files, each under its content's SHA-256: of two processes that plan the
@@ -336,7 +330,7 @@ class _Writer:
         """One range's files, from rows with their fates."""
         self.fates.update(rows["fate"].to_pylist())
         is_carried = pc.equal(rows["fate"], str(Fate.CARRIED))
-        objects = rows.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+        objects = as_schema(rows, LISTING_SCHEMA)
         carried, todo = objects.filter(is_carried), objects.filter(pc.invert(is_carried))
         self.bytes += pc.sum(todo["size"]).as_py() or 0
         name = self._write("carried", number, [carried]) if carried.num_rows else None

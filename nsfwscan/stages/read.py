@@ -1,7 +1,8 @@
 """Objects to bytes: bounded concurrent reads, each failure kept as what it was.
 
 In: `uri, size, etag` of the listing. Out: `bytes` (null where the read failed), and `size` and `etag` as the read
-returned them. An object over the size limit is not read. Refused credentials stop the run.
+returned them. An object over the size limit is not read, nor is one that the listing refuses (`refused`), which becomes
+`denied`. Refused credentials stop the run.
 
 Every read ends. Those from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
 filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.
@@ -23,6 +24,7 @@ from nsfwscan.status import Status
 from nsfwscan.storage import fetch, too_large
 from nsfwscan.threads import Call, Hung, Threads
 
+_LISTED = ("uri", "size", "etag", "refused")
 _GRACE_S = 1.0
 """How much later than its time-out a read is given up: one that ends by itself says why."""
 _MAX_HUNG = 64
@@ -52,7 +54,7 @@ class Read:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with `bytes`."""
-        listed = table.select(["uri", "size", "etag"]).to_pylist()
+        listed = table.select([name for name in _LISTED if name in table.column_names]).to_pylist()
         reads = [self._threads.submit(partial(self._fetch, row)) for row in listed]
         in_order = iter(reads)
         try:
@@ -73,6 +75,8 @@ class Read:
             self._pace.wait(after_s)
             read.expect_within(limits.timeout_s + _GRACE_S)
 
+        if row.get("refused") is not None:
+            raise RowError(Status.DENIED, row["refused"])
         if row["size"] is not None and row["size"] > limits.max_bytes:
             raise too_large(row["size"], limits.max_bytes)
         found = fetch(

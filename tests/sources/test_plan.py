@@ -104,7 +104,8 @@ def test_a_repeated_object_keeps_what_any_listing_knew(tmp_path: Path) -> None:
     judged = {"uri": "s3://b/a", "size": None, "etag": None, "modified_at": None, "truth": "porn"}
     for number, order in enumerate([(known, judged), (judged, known)]):
         plan, run = plan_of(tmp_path / str(number), *(listing([row]) for row in order))
-        assert rows_of(plan, run) == [{**known, "modified_at": moment.replace(tzinfo=None), "truth": "porn"}]
+        known_then = {**known, "modified_at": moment.replace(tzinfo=None), "truth": "porn", "refused": None}
+        assert rows_of(plan, run) == [known_then]
         assert plan.bytes == 7
 
 

@@ -1,0 +1,120 @@
+"""What the rows of a list may name: who writes a list must not make a scan read what the list's reader may read.
+
+In: the URI of a list, as the person at the command line named it, and the prefixes that this person allows beside it
+(`--allow-source`). Out: for each row why it is refused, or None. Nothing is read, and no name is resolved, here.
+
+- A list in a bucket, or on a web server, names objects of that bucket or server; one elsewhere (any other fsspec URI),
+  objects of its own folder. Others may be able to write it, so nothing else, and no file of this machine, is read.
+- The manifest of an S3 Inventory also names objects of the bucket that it is of, where that bucket's name is part of
+  the manifest's URI, as S3 lays inventories out: the person named it.
+- A list on this machine is the person's own. It may name files of this machine, but not the system's (`/etc`, `/proc`,
+  `/sys`, `/dev`, `/run`, `/boot`), and objects of any store; and no web server on this machine or on its link, where
+  clouds keep credentials.
+
+What a name of a web server resolves to, and where a server redirects to, is not looked at: see the README.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable
+
+from nsfwscan.display import printable
+from nsfwscan.location import Location, absolute_uri, scheme_of
+
+_BY_AUTHORITY = frozenset({"s3", "gs", "http", "https", "az", "abfs", "abfss", "adl", "oss", "cos", "obs", "tos"})
+"""Schemes whose URIs begin with a bucket, container or host."""
+_SYSTEM = ("/etc", "/proc", "/sys", "/dev", "/run", "/var/run", "/boot")
+_OF_CLOUDS = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "100.100.100.200/32", "168.63.129.16/32")
+"""Link-local addresses, where AWS, Google, Azure, Oracle and OpenStack answer with credentials; AWS's for IPv6,
+Alibaba's and Azure's, which are not link-local."""
+_NETWORKS = tuple(map(ipaddress.ip_network, _OF_CLOUDS))
+_NAMES = ("localhost", "metadata", "instance-data", "metadata.google.internal", "instance-data.ec2.internal")
+_CLIMBS = re.compile(r"(?:^|[/\\])(?:\.|%2e){2}(?:$|[/\\?#])", re.IGNORECASE)
+_HELP = "--allow-source PREFIX allows more"
+
+
+def allowed_prefix(written: str) -> str:
+    """Return a prefix that rows may begin with: one that is only a bucket or host, or a folder, ends in `/`."""
+    if scheme_of(written) is None:
+        return absolute_uri(written).rstrip("/") + "/"
+    place = Location.of(written)
+    return f"{place.uri}/" if place.authority and "/" not in place.uri.split("://", 1)[1] else place.uri
+
+
+class Reach:
+    """What the rows of one list may name.
+
+    Args:
+        manifest: the list's URI.
+        allowed: prefixes that a person allows beside.
+        bucket: of the manifest of an S3 Inventory, the bucket that it is of.
+    """
+
+    def __init__(self, manifest: str, allowed: Iterable[str] = (), bucket: str | None = None) -> None:
+        self._home = Location.of(absolute_uri(manifest))
+        self._allowed = tuple(map(allowed_prefix, allowed))
+        self._own = self._prefix()
+        if bucket and self._home.scheme == "s3" and bucket in self._home.path.split("/"):
+            self._own += (f"s3://{bucket}/",)
+
+    def _prefix(self) -> tuple[str, ...]:
+        home = self._home
+        if home.scheme is None:
+            return ()
+        if home.scheme in _BY_AUTHORITY and home.authority:
+            return (f"{home.scheme}://{home.authority}/",)
+        return (home.uri.rpartition("/")[0] + "/",)
+
+    def refusal(self, uri: str) -> str | None:
+        """Return why an object must not be read, or None.
+
+        Args:
+            uri: canonical, as `read_manifest` gives it.
+        """
+        climbs = scheme_of(uri) is not None and _CLIMBS.search(uri) is not None
+        if uri.startswith(self._allowed) and not climbs:
+            return None
+        if self._home.scheme is not None:
+            if climbs:
+                return f"not read: a list of others must not name a path with `..` in it; {_HELP}"
+            if uri.startswith(self._own):
+                return None
+            return f"not read: a list at {printable(self._own[0])} must name objects there, and not elsewhere; {_HELP}"
+        return self._refusal_at_home(uri)
+
+    def _refusal_at_home(self, uri: str) -> str | None:
+        """Of a list on this machine."""
+        place = Location.of(uri)
+        if place.scheme is None:
+            path = os.path.normpath(place.path)
+            system = next((root for root in _SYSTEM if path == root or path.startswith(f"{root}/")), None)
+            return f"not read: {system} is the system's; {_HELP}" if system else None
+        for link in uri.split("::"):
+            inner = Location.of(link)
+            if inner.scheme in ("http", "https") and is_of_this_machine(inner.authority):
+                return f"not read: {printable(inner.authority)} is this machine, or keeps its credentials; {_HELP}"
+        return None
+
+
+def is_of_this_machine(authority: str) -> bool:
+    """Return whether a host (with its port) is, by its name or address, this machine or a place of its credentials."""
+    host = re.split(r"[\\?#]", authority.rpartition("@")[2])[0]
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    host = host.rstrip(".").lower()
+    if not host or host in _NAMES or host.endswith(".localhost"):
+        return True
+    try:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 0x7f000001, 2130706433
+        except OSError:
+            return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    address = mapped or address
+    inside = any(address in network for network in _NETWORKS if network.version == address.version)
+    return inside or address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast

@@ -1,0 +1,153 @@
+"""A list names what its own place may, and nothing that only its reader may read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
+from nsfwscan.pipeline import run_inline
+from nsfwscan.progress import Silent
+from nsfwscan.run import run_scan
+from nsfwscan.sources.listing import list_sources
+from nsfwscan.sources.reach import Reach, is_of_this_machine
+from tests.demo_store import DemoObject
+
+BUCKET = "s3://media/lists/night.jsonl"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/etc/shadow",
+        "/root/.bashrc",
+        "s3://otherteam/private.jpg",
+        "s3://media-2/a.jpg",
+        "s3://media/../otherteam/private.jpg",
+        "s3://media/a/%2e%2E/b",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://127.0.0.1:5999/role",
+        "https://cdn.example/a.jpg",
+        "gs://media/a.jpg",
+        "zip://a.png::/etc/x.zip",
+        "memory://x",
+        "data:,x",
+    ],
+)
+def test_a_list_in_a_bucket_names_its_bucket_alone(uri: str) -> None:
+    """No file of this machine, no other bucket, no web server, no way up."""
+    assert "--allow-source" in (Reach(BUCKET).refusal(uri) or "")
+
+
+def test_what_a_list_in_a_bucket_may_name() -> None:
+    """All of its bucket, whichever spelling named it; more where a person allows it, by bucket, prefix or folder."""
+    assert Reach("S3A://media/night.csv").refusal("s3://media/2026//é #?.jpg") is None
+    assert Reach(BUCKET, ["S3a://otherteam"]).refusal("s3://otherteam/private.jpg") is None
+    assert Reach(BUCKET, ["s3://otherteam"]).refusal("s3://otherteam-2/private.jpg")
+    assert Reach(BUCKET, ["s3://otherteam/public/"]).refusal("s3://otherteam/private.jpg")
+    assert Reach(BUCKET, ["s3://otherteam/public/"]).refusal("s3://otherteam/public/../private.jpg")
+    assert Reach(BUCKET, ["/srv/media"]).refusal("/srv/media/a.jpg") is None
+    assert Reach(BUCKET, ["/srv/media"]).refusal("/srv/media-of-others/a.jpg")
+
+
+def test_other_stores() -> None:
+    """A web server's list names that server, any other fsspec URI's its own folder."""
+    web = Reach("https://CDN.example/lists/a.csv")
+    assert web.refusal("https://cdn.example/a.jpg") is None
+    assert web.refusal("https://cdn.example.evil/a.jpg")
+    assert web.refusal("https://cdn.example@evil/a.jpg")
+    assert web.refusal("http://cdn.example/a.jpg")
+    memory = Reach("memory://lists/a.csv")
+    assert memory.refusal("memory://lists/deep/a.jpg") is None
+    assert memory.refusal("memory://other/a.jpg")
+
+
+def test_an_inventory_names_the_bucket_in_its_own_uri() -> None:
+    """S3 writes the bucket's name into the place of its inventory; one that only the file names is not taken."""
+    manifest = "s3://inventory/media/nightly/2026-11-22T01-00Z/manifest.json"
+    assert Reach(manifest, bucket="media").refusal("s3://media/a.jpg") is None
+    assert Reach(manifest, bucket="otherteam").refusal("s3://otherteam/a.jpg")
+    assert Reach(manifest, ["s3://otherteam"], bucket="otherteam").refusal("s3://otherteam/a.jpg") is None
+
+
+def test_a_list_on_this_machine_is_trusted_but_for_the_machine() -> None:
+    """It names any store and the media of this machine, and neither system files nor what answers on this machine."""
+    home = Reach("/lists/night.csv")
+    for uri in (
+        "/srv/media/a.jpg",
+        "s3://b/../c",
+        "https://cdn.example/a.jpg",
+        "http://10.0.0.7/a.jpg",
+        "/etcetera/a.jpg",
+    ):
+        assert home.refusal(uri) is None
+    for uri in ("/etc/shadow", "/srv/../etc/shadow", "/proc/self/environ", "http://localhost/a", "http://127.0.0.1:1/a",
+                "simplecache::http://[::1]/a"):  # fmt: skip
+        assert home.refusal(uri)
+    assert Reach("/lists/night.csv", ["http://127.0.0.1:8000"]).refusal("http://127.0.0.1:8000/a.jpg") is None
+    assert Reach("/lists/night.csv", ["http://127.0.0.1:80"]).refusal("http://127.0.0.1:8000/a.jpg")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST.",
+        "a.localhost",
+        "127.1",
+        "0x7f000001",
+        "2130706433",
+        "017700000001",
+        "0.0.0.0",
+        "[::1]:80",
+        "[::ffff:169.254.169.254]",
+        "[fe80::1%25eth0]",
+        "[fd00:ec2::254]",
+        "169.254.169.254:80",
+        "user:pw@169.254.170.2",
+        "100.100.100.200",
+        "metadata.google.internal",
+    ],
+)
+def test_this_machine_has_many_names(host: str) -> None:
+    """Loopback, link-local and the clouds' places of credentials, however they are written."""
+    assert is_of_this_machine(host)
+    assert not is_of_this_machine("cdn.example:443")
+    assert not is_of_this_machine("8.8.8.8")
+
+
+def test_what_is_refused_is_a_row_and_never_read(
+    moto: Any, demo: tuple[Path, list[DemoObject]], tmp_path: Path
+) -> None:
+    """`denied`, with the reason; the bucket's own objects are scanned, and the report balances."""
+    import boto3
+
+    s3 = boto3.client("s3", endpoint_url=moto.endpoint_url)
+    image = next(path for path in sorted((demo[0] / "neutral").glob("*.jpg"))).read_bytes()
+    for bucket in ("reach-media", "reach-others"):
+        s3.create_bucket(Bucket=bucket)
+        s3.put_object(Bucket=bucket, Key="a.jpg", Body=image)
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(image)
+    uris = ["s3://reach-media/a.jpg", "s3://reach-others/a.jpg", f"file://{secret}", "http://127.0.0.1:1/role"]
+    lines = "\n".join(json.dumps({"uri": uri}) for uri in uris)
+    s3.put_object(Bucket="reach-media", Key="night.jsonl", Body=lines.encode())
+    source: dict[str, Any] = {"uris": ["s3://reach-media/night.jsonl"]}
+    config = ScanConfig.of({"source": source, "out": str(tmp_path / "out"), "report": {"max_error_rate": 1.0}})
+    record = run_scan(config, "one", run_inline, Silent()).record
+    assert record["balance"] | {"scored": 1, "errored": 3} == record["balance"]
+    assert record["summary"]["status"] == {"denied": 3, "ok": 1}
+    assert all("--allow-source" in error["message"] for error in record["summary"]["errors"])
+    source["allow"] = ["s3a://reach-others/", str(tmp_path)]
+    config = ScanConfig.of({"source": source, "out": str(tmp_path / "out"), "report": {"max_error_rate": 1.0}})
+    assert run_scan(config, "two", run_inline, Silent()).record["summary"]["status"] == {"ok": 3, "denied": 1}
+
+
+def test_what_two_sources_name_is_refused_by_neither_alone(tmp_path: Path) -> None:
+    """A listing has the reason for each refused row, and none for the others."""
+    (tmp_path / "a.csv").write_text("uri\n/etc/shadow\ns3://b/k\n")
+    [table] = list_sources(SourceConfig(uris=(str(tmp_path / "a.csv"),)), StorageConfig())
+    assert [reason is None for reason in table["refused"].to_pylist()] == [False, True]
