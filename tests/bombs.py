@@ -341,6 +341,57 @@ def endless_scans_jpeg() -> bytes:
     return data[:last] + data[last:-2] * 3_000 + data[-2:]
 
 
+# --- damage, for whoever tries again tolerantly ----------------------------------------------------------------------
+
+
+def _with_wrong_checksum(png: bytes) -> bytes:
+    """A small chunk after the header, which a first try stumbles over."""
+    return png[:33] + _chunk(b"tEXt", b"a\0b")[:-4] + b"\1\2\3\4" + png[33:]
+
+
+def damaged_claims_png() -> bytes:
+    return _with_wrong_checksum(claims_png())
+
+
+def damaged_real_png() -> bytes:
+    return _with_wrong_checksum(real_png())
+
+
+def damaged_frame_apng() -> bytes:
+    """An animation whose hidden default image is small, and whose first frame claims to be larger than the world."""
+    size = struct.pack(">5I", 0, 2**31 - 1, 2**31 - 1, 0, 0)
+    frame = _chunk(b"fcTL", size + bytes(6)) + _chunk(b"fdAT", bytes(4) + zlib.compress(bytes(64)))
+    png = _png(64, 48, zlib.compress(bytes(48 * 193)), _chunk(b"acTL", struct.pack(">II", 1, 0)))
+    return _with_wrong_checksum(png[:-12] + frame + png[-12:])
+
+
+def cut_webp() -> bytes:
+    """A chunk that claims four gigabytes, of which there are a hundred bytes."""
+    data = bytearray(_encode(picture((640, 480)), "WEBP", lossless=True)[:100])
+    data[16:20] = b"\xf0\xff\xff\xff"
+    return bytes(data)
+
+
+def cut_avif() -> bytes:
+    """The same in a box of pixels."""
+    data = bytearray(_encode(picture((640, 480)), "AVIF", speed=10))
+    at = data.index(b"mdat")
+    data[at - 4 : at] = b"\xff\xff\xff\xf0"
+    return bytes(data[: at + 40])
+
+
+def cut_jpeg() -> bytes:
+    """A hundred megapixels of a JPEG, of which there are a few rows."""
+    data = bytearray(_encode(picture(), "JPEG")[:-2])
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 9_000, 9_000)
+    return bytes(data)
+
+
+def cut_scans_jpeg() -> bytes:
+    return endless_scans_jpeg()[:-2]
+
+
 def _real(make: Callable[[], bytes], ends: str = "crashed") -> Bomb:
     """With so many pixels allowed that memory, and not the declared size, is what stops the picture."""
     return Bomb(make, ends, max_pixels=500_000_000, max_memory_bytes=2**26)
@@ -387,4 +438,11 @@ BOMBS: dict[str, Bomb] = {
     "chunks/exif-jpeg": Bomb(huge_exif_jpeg, "ok"),
     "chunks/exif-jpeg-endless": _slow(endless_exif_jpeg),
     "work/scans-jpeg": _slow(endless_scans_jpeg),
+    "damaged/claims-png": Bomb(damaged_claims_png, "too_large"),
+    "damaged/real-png": _real(damaged_real_png),
+    "damaged/frame-apng": Bomb(damaged_frame_apng, "ok"),
+    "damaged/cut-webp": Bomb(cut_webp, "decode_error"),
+    "damaged/cut-avif": Bomb(cut_avif, "decode_error"),
+    "damaged/cut-jpeg": Bomb(cut_jpeg, "crashed"),
+    "damaged/cut-scans-jpeg": _slow(cut_scans_jpeg),
 }

@@ -31,13 +31,15 @@ from nsfwscan.images.levels import Range, range_of
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.png_chunks import hidden_default
 from nsfwscan.images.provenance import MOST_SIGNALS, Signals, signals_of
-from nsfwscan.images.salvage import forget_lack_of_memory, lacks_memory, salvaged
+from nsfwscan.images.salvage import become, forget_lack_of_memory, lacks_memory, salvaged
 from nsfwscan.images.tiff import TiffFile
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.status import Status
 
 Facts = dict[str, Any]
 """Values of the content columns."""
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "ICO", "TIFF", "AVIF", "HEIF")
 """Allow-list of formats (MPO comes through JPEG's, CUR through ICO's). PSD, EPS, FITS, JPEG2000 and the like are left
@@ -48,6 +50,8 @@ _OWN = {"BMP": (BmpFile, bmp.accepts), "ICO": (IcoFile, ico.accepts), "TIFF": (T
 
 _MAKE, _MODEL, _SOFTWARE = 0x010F, 0x0110, 0x0131  # EXIF 2.3, table 4
 _ORIENTATION = 0x0112
+_HEAD_BYTES = 2**16
+"""In which an animated PNG says that it is one: its `acTL` stands before the pixels."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -145,7 +149,9 @@ def decode(
                 if reduced is not None:
                     reduced(image)
                 asked = image.size
+                around = _around(image)
                 image.load()
+                _clear(image, around)
                 return _described(image, data, facts, wanted, opened if asked != opened else None)
         except RowError as error:
             if error.status != Status.DECODE_ERROR:
@@ -208,15 +214,13 @@ def _described(
 
 def _shown(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image:
     """Of an animated PNG whose default image is not part of it, the first frame, which is what people see."""
-    if image.format != "PNG" or not getattr(image, "default_image", False):
-        return image
-    found = hidden_default(data)
+    found = hidden_default(data) if image.format == "PNG" and b"acTL" in data[:_HEAD_BYTES] else None
     if found is None:
         return image
     png, (left, top, *_) = found
     frame = Image.open(io.BytesIO(png), formats=("PNG",))
     _check_pixels("PNG", frame.size, max_pixels)
-    frame.n_frames = getattr(image, "n_frames", 2) - 1  # type: ignore[attr-defined]
+    frame.n_frames = max(1, getattr(image, "n_frames", 1) - 1)  # type: ignore[attr-defined]
     if frame.size == image.size:
         return frame
     canvas = Image.new("RGBA", image.size)
@@ -225,6 +229,24 @@ def _shown(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image:
     canvas.info.pop("transparency", None)
     canvas.n_frames = frame.n_frames  # type: ignore[attr-defined]
     return canvas
+
+
+def _around(image: Image.Image) -> tuple[Box, ...]:
+    """What the first frame of a GIF leaves of its screen, which shows what is behind it."""
+    tile = next(iter(getattr(image, "tile", ())), None)
+    if image.format != "GIF" or tile is None or "transparency" in image.info:
+        return ()
+    (left, top, right, bottom), (width, height) = tile[1], image.size
+    bands = (0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)
+    return tuple(box for box in bands if box[0] < box[2] and box[1] < box[3])
+
+
+def _clear(image: Image.Image, boxes: tuple[Box, ...]) -> None:
+    """Makes a loaded image transparent there."""
+    if boxes:
+        become(image, image.convert("RGBA"))
+        for box in boxes:
+            image.paste((255, 255, 255, 0), box)
 
 
 def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Facts:

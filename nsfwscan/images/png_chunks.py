@@ -65,6 +65,7 @@ def rebuilt(data: bytes, *, bare: bool = False) -> bytes | None:
         return None
     pixels = [chunk.body for chunk in chunks if chunk.kind == b"IDAT"]
     hidden = hidden_default(data)
+    pixels = [_without_checksum(b"".join(pixels))] if pixels else []
     if hidden and hidden[1] == (0, 0, *struct.unpack_from(">2I", header)):
         return hidden[0]
     if bare:
@@ -83,7 +84,12 @@ def hidden_default(data: bytes) -> tuple[bytes, tuple[int, int, int, int]] | Non
     if b"acTL" not in kinds or b"fcTL" not in kinds or b"IDAT" not in kinds or kinds[0] != b"IHDR":
         return None
     first = kinds.index(b"fcTL")
-    if not kinds.index(b"acTL") < kinds.index(b"IDAT") < first or len(chunks[first].body) != 26:
+    frames = int.from_bytes(chunks[kinds.index(b"acTL")].body[:4], "big")
+    if (
+        not 0 < frames < 2**31
+        or not kinds.index(b"acTL") < kinds.index(b"IDAT") < first
+        or len(chunks[first].body) != 26
+    ):
         return None
     width, height, left, top = struct.unpack_from(">4I", chunks[first].body, 4)
     header = chunks[0].body
@@ -143,6 +149,18 @@ def _short(chunk: Chunk) -> Chunk | None:
     text = _inflated(text, _ONE_TEXT_BYTES)[0] if packed else text[:_ONE_TEXT_BYTES]
     text = text.decode("utf-8", errors="ignore").encode()
     return Chunk(b"iTXt", key + b"\0\0\0\0\0" + text)
+
+
+def _without_checksum(packed: bytes) -> bytes:
+    """A zlib stream (RFC 1950) without what follows its last block, so that a wrong sum does not cost the last row."""
+    inflate, rest = zlib.decompressobj(-15), packed[2:]
+    try:
+        while rest and not inflate.eof:
+            inflate.decompress(rest, 2**20)
+            rest = inflate.unconsumed_tail
+    except zlib.error:
+        return packed
+    return packed[: len(packed) - len(inflate.unused_data)]
 
 
 def _inflated(packed: bytes, most: int) -> tuple[bytes, bool]:

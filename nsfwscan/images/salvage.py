@@ -11,6 +11,9 @@ What is there is found, not guessed: the file is decoded twice, with other bytes
 another ground; a pixel that comes out differently is not the file's. In formats that are decoded from top to bottom as
 one stream, nothing after the first such row is.
 
+Skia's codecs would be another way: of 57 files of other projects' test suites that Chromium shows and Pillow refuses,
+they open 53, this 54 (skia-python 144.1). They take 50 MB, libEGL and libGL, and have no say about what is there.
+
 Pillow's tolerant modes are global. They are set for this try alone, in a process that does nothing else meanwhile, and
 lift no limit of ours: size, memory and time hold as for the first try, and the time is that of both together.
 """
@@ -161,7 +164,7 @@ def _tried(mended: _Mended, opened: Opener, *, partial: bool) -> Salvaged | None
     image, other = _opened(mended.data, opened), _opened(mended.other, opened)
     if image is None or other is None:
         return None
-    lace = _lace_of(image)
+    lace, tiles = _lace_of(image), list(getattr(image, "tile", ())) if partial else []
     if not (_load(image, 255, partial) and _load(other, 0, partial)):
         return None
     if (other.mode, other.size) != (image.mode, image.size):
@@ -171,12 +174,24 @@ def _tried(mended: _Mended, opened: Opener, *, partial: bool) -> Salvaged | None
     if mended.streamed and missing.any():
         rows = missing if mended.streamed == "top" else missing[::-1]
         rows[int(rows.any(axis=1).argmax()) :] = True
-    complete = 1 - float(missing.mean())
-    if complete <= 0:
+    drawn = missing.size if not tiles else sum(_area(tile[1], image.size) for tile in tiles)
+    complete = 1 - int(missing.sum()) / max(1, drawn)
+    if drawn <= 0 or complete <= 0:
         return None
+    if image.format == "GIF" and "transparency" not in image.info:
+        for left, top, right, bottom in (tile[1] for tile in tiles):
+            inside = missing[top:bottom, left:right].copy()
+            missing[:] = True  # around the frame there is nothing
+            missing[top:bottom, left:right] = inside
     if missing.any():
         _whiten(image, missing, lace)
     return Salvaged(image, complete)
+
+
+def _area(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
+    """Pixels of it that lie in a picture of that size."""
+    width, height = min(box[2], size[0]) - max(box[0], 0), min(box[3], size[1]) - max(box[1], 0)
+    return max(0, width) * max(0, height)
 
 
 def _opened(data: bytes, opened: Opener) -> Image.Image | None:
@@ -237,7 +252,7 @@ def _different(image: Image.Image, other: Image.Image) -> NDArray[np.bool_]:
 def _whiten(image: Image.Image, missing: NDArray[np.bool_], lace: Lace) -> None:
     """Shows white where the file gives nothing; but for where coarser passes do."""
     if image.mode in ("P", "PA"):  # which has no white
-        _become(image, image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB"))
+        become(image, image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB"))
     white = _WHITE.get(image.mode, 65535 if image.mode.startswith("I;16") else (255,) * len(image.getbands()))
     for box in _boxes(image):
         gone = missing[box[1] : box[3]]
@@ -249,7 +264,7 @@ def _whiten(image: Image.Image, missing: NDArray[np.bool_], lace: Lace) -> None:
         image.paste(white, box, Image.fromarray(gone))
 
 
-def _become(image: Image.Image, converted: Image.Image) -> None:
+def become(image: Image.Image, converted: Image.Image) -> None:
     """In place: what knows its file and its EXIF is this object."""
     image.im, image._mode, image.palette = converted.im, converted.mode, None
     image.info.pop("transparency", None)

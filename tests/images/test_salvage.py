@@ -15,36 +15,18 @@ from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 from nsfwscan.errors import RowError
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.decoder import decode, to_pixels
-from nsfwscan.images.png_chunks import SIGNATURE, Chunk, chunks_of
+from nsfwscan.images.png_chunks import Chunk
 from nsfwscan.images.wire import Settings
 from nsfwscan.models.geometry import Geometry
+from tests.images.damage import PHOTO, interlaced_png, large_profile, small_frame_gif, with_chunks
 from tests.images.test_decoder import PLENTY, difference, encode, failure, pixels, rgb
 
-_GRAIN = np.random.default_rng(12).integers(-24, 24, (120, 160, 3))
-_RAMPS = np.stack(np.broadcast_arrays(*np.ogrid[0:120, 0:160], 90), axis=-1) + 40
-PHOTO = Image.fromarray((_RAMPS + _GRAIN).clip(0, 255).astype(np.uint8))
-"""Grain keeps every row from being guessed from others."""
 _JPEG, _PNG = encode(PHOTO, "JPEG", quality=90), encode(PHOTO)
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def signals(data: bytes) -> dict[str, float]:
     return decode(data, max_pixels=PLENTY).facts.get("signals") or {}
-
-
-def with_chunks(*added: Chunk, spoiled: bytes = b"", png: bytes = _PNG) -> bytes:
-    """A PNG with further chunks after its header, and wrong checksums in those of one kind."""
-    parts = []
-    for chunk in chunks_of(png):
-        for one in (chunk, *(added if chunk.kind == b"IHDR" else ())):
-            packed = one.packed()
-            parts.append(packed[:-4] + b"\1\2\3\4" if one.kind == spoiled else packed)
-    return SIGNATURE + b"".join(parts)
-
-
-def _large_profile() -> bytes:
-    large = _SRGB + bytes(1_200_000 - len(_SRGB))
-    return b"printer\0\0" + zlib.compress(struct.pack(">I", len(large)) + large[4:])
 
 
 _WORDS = zlib.compress(b"workflow " * 200_000)
@@ -54,18 +36,19 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "a JPEG without its end": lambda: _JPEG[:-2],
     "a JPEG with half its end": lambda: _JPEG[:-1],
     "a progressive JPEG without its end": lambda: encode(PHOTO, "JPEG", quality=90, progressive=True)[:-2],
-    "a PNG with a wrong checksum of pHYs": lambda: with_chunks(Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs"),
-    "a PNG with a wrong checksum of iCCP": lambda: with_chunks(spoiled=b"iCCP", png=encode(PHOTO, icc_profile=_SRGB)),
-    "a PNG with a wrong checksum of tEXt": lambda: with_chunks(Chunk(b"tEXt", b"a\0b"), spoiled=b"tEXt"),
-    "a PNG with a wrong checksum of its header": lambda: with_chunks(spoiled=b"IHDR"),
-    "a PNG with a large profile": lambda: with_chunks(Chunk(b"iCCP", _large_profile())),
-    "a PNG with a large zTXt": lambda: with_chunks(Chunk(b"zTXt", b"prompt\0\0" + _WORDS)),
-    "a PNG with a large iTXt": lambda: with_chunks(Chunk(b"iTXt", b"workflow\0\1\0\0\0" + _WORDS)),
+    "a PNG with a wrong checksum of pHYs": lambda: with_chunks(_PNG, Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs"),
+    "a PNG with a wrong checksum of iCCP": lambda: with_chunks(encode(PHOTO, icc_profile=_SRGB), spoiled=b"iCCP"),
+    "a PNG with a wrong checksum of tEXt": lambda: with_chunks(_PNG, Chunk(b"tEXt", b"a\0b"), spoiled=b"tEXt"),
+    "a PNG with a wrong checksum of its header": lambda: with_chunks(_PNG, spoiled=b"IHDR"),
+    "a PNG with a wrong sum of its stream": lambda: _PNG[:-20] + b"\1\2\3\4" + _PNG[-16:],
+    "a PNG with a large profile": lambda: with_chunks(_PNG, Chunk(b"iCCP", large_profile())),
+    "a PNG with a large zTXt": lambda: with_chunks(_PNG, Chunk(b"zTXt", b"prompt\0\0" + _WORDS)),
+    "a PNG with a large iTXt": lambda: with_chunks(_PNG, Chunk(b"iTXt", b"workflow\0\1\0\0\0" + _WORDS)),
     "a PNG with seventy megabytes of text": lambda: with_chunks(
-        *[Chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000)))] * 80
+        _PNG, *[Chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000)))] * 80
     ),
-    "an APNG whose first frame has a wrong number": lambda: with_chunks(png=_ANIMATION).replace(
-        b"fcTL" + bytes(4), b"fcTL" + b"\0\0\0\7", 1
+    "an APNG whose first frame has a wrong number": lambda: with_chunks(
+        _ANIMATION.replace(b"fcTL" + bytes(4), b"fcTL" + b"\0\0\0\7", 1)
     ),
 }
 
@@ -125,13 +108,30 @@ def test_a_progressive_jpeg_that_is_cut_off_is_coarse() -> None:
     assert difference(pixels(within)[:rows], pixels(whole)[:rows]) < 20
 
 
-def test_an_interlaced_picture_that_is_cut_off_is_coarse() -> None:
+@pytest.mark.parametrize("fmt", ["GIF", "PNG"])
+def test_an_interlaced_picture_that_is_cut_off_is_coarse(fmt: str) -> None:
     """Where a finer pass is missing, the pixels of the pass before stand for it; only given ones count."""
-    whole = encode(PHOTO, "GIF", interlace=1)
+    whole = encode(PHOTO, "GIF", interlace=1) if fmt == "GIF" else interlaced_png()
+    assert difference(pixels(whole), rgb(PHOTO)) < 8
     cut = whole[: len(whole) * 6 // 10]
     assert 0.4 < signals(cut)["decode.complete"] < 0.75
     assert not (pixels(cut) == 255).all(axis=2).any()
     assert difference(pixels(cut), pixels(whole)) < 30
+
+
+def test_around_a_frame_there_is_nothing() -> None:
+    """What the first frame of a GIF leaves of its screen is white, and does not count as a part of the picture."""
+    whole = small_frame_gif()
+    found = pixels(whole)
+    inside = np.zeros(found.shape[:2], np.bool_)
+    inside[20:80, 30:110] = True
+    assert (found[~inside] == 255).all() and not (found[inside] == 255).all(axis=1).any()
+    assert signals(whole) == {}
+    cut = whole[: len(whole) * 6 // 10]
+    assert 0.3 < signals(cut)["decode.complete"] < 0.7
+    assert (pixels(cut)[~inside] == 255).all()
+    nothing = whole.replace(struct.pack("<4H", 30, 20, 80, 60), struct.pack("<4H", 30, 20, 0, 60))
+    assert failure(nothing).status == "decode_error"
 
 
 def test_white_is_not_called_missing() -> None:
@@ -141,7 +141,7 @@ def test_white_is_not_called_missing() -> None:
         image.paste((level,) * 3, (0, 60, 160, 120))
         for fmt, end in (("JPEG", 2), ("PNG", 12)):
             whole = encode(image, fmt)
-            data = whole[:-end] if fmt == "JPEG" else with_chunks(Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs", png=whole)
+            data = whole[:-end] if fmt == "JPEG" else with_chunks(whole, Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs")
             assert signals(data)["decode.complete"] == 1
             assert difference(pixels(data), pixels(whole)) == 0
 
@@ -164,7 +164,7 @@ def test_a_hidden_default_image_is_not_what_is_shown() -> None:
     assert difference(rgb(decoded.image), rgb(PHOTO)) == 0
     assert decoded.facts["frames"] == 2 and signals(hidden) == {}
     assert decoded.facts["pdq"] == decode(_PNG, max_pixels=PLENTY, hashed=True).facts["pdq"]
-    assert signals(with_chunks(Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs", png=hidden))["decode.complete"] == 1
+    assert signals(with_chunks(hidden, Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs"))["decode.complete"] == 1
 
 
 def test_a_second_try_leaves_nothing_behind() -> None:
@@ -182,7 +182,7 @@ def test_a_second_try_leaves_nothing_behind() -> None:
 
 def test_limits_hold_for_the_second_try() -> None:
     """A file that is damaged and too large is refused as too large, and its row says how large."""
-    for data in (_JPEG[:-2], with_chunks(Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs")):
+    for data in (_JPEG[:-2], with_chunks(_PNG, Chunk(b"pHYs", bytes(9)), spoiled=b"pHYs")):
         error = failure(data, max_pixels=160 * 120 - 1)
         assert (error.status, error.values["width"], error.values["height"]) == ("too_large", 160, 120)
 
