@@ -18,10 +18,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nsfwscan.dialect import Compatibility
-from nsfwscan.display import has_password, redacted_json
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError
 from nsfwscan.location import canonical
+from nsfwscan.redaction import has_password, redacted_json
 from nsfwscan.schema import SIGNAL_GROUPS, BankKind
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from nsfwscan.display import printable_lines, redacted
+from nsfwscan.display import printable_lines
 from nsfwscan.errors import BalanceError, SetupError
+from nsfwscan.redaction import redacted
 
 Command = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nsfwscan.display import redacted
+from nsfwscan.redaction import redacted
 from nsfwscan.status import Status
 
 

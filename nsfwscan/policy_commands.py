@@ -15,11 +15,11 @@ from rich.console import Console
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.console import complain, echo, exit_codes, given_options, storage_options
-from nsfwscan.display import redacted_json
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.policy.values import Known
+from nsfwscan.redaction import redacted_json
 from nsfwscan.replay import commit_replay, overlaps
 from nsfwscan.replay import replay as replay_run
 from nsfwscan.report.policy_text import describe_comparison, describe_overlaps, describe_policy

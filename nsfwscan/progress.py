@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from nsfwscan.display import printable, redacted
+from nsfwscan.display import printable
+from nsfwscan.redaction import redacted
 from nsfwscan.report.staging import ShardResult
 
 _LINE_EVERY_S = 10.0

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
 from nsfwscan.confined import TEMPORARY, Confined, LinkRefused
-from nsfwscan.display import has_password, redacted
 from nsfwscan.errors import BrokenRecord, ConfigError, SetupError
 from nsfwscan.failures import STORE_ERRORS, error_code, is_unknown_to_store, persistently, setup_error
 from nsfwscan.location import canonical
+from nsfwscan.redaction import has_password, redacted
 from nsfwscan.storage import filesystem, is_s3, local_path, modified_of, read_file, scheme_of
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)

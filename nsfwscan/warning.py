@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from nsfwscan.display import redacted
+from nsfwscan.redaction import redacted
 
 
 class WarningKind(StrEnum):

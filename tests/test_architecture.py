@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         "confined",
         "dialect",
         "display",
+        "redaction",
         "documents",
         "layout",
         "location",

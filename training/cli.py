@@ -18,8 +18,9 @@ import click
 
 import nsfwscan
 from nsfwscan.chatter import mute_at_exit, without_native_chatter
-from nsfwscan.display import printable_lines, redacted
+from nsfwscan.display import printable_lines
 from nsfwscan.errors import SetupError
+from nsfwscan.redaction import redacted
 from training.options import (
     data_config,
     data_options,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nsfwscan.display import redacted
+from nsfwscan.redaction import redacted
 from nsfwscan.report.page import page_environment
 from training.audit import FalsePositive, shown
 from training.charts import Chart, pr_chart, reliability_chart, roc_chart

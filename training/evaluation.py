@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import nsfwscan
-from nsfwscan.display import redacted_json
 from nsfwscan.models.spec import ModelSpec
+from nsfwscan.redaction import redacted_json
 from training.comparison import paired
 from training.config import DataConfig
 from training.dataset import Prepared

@@ -17,9 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import nsfwscan
-from nsfwscan.display import redacted
 from nsfwscan.errors import ModelError
 from nsfwscan.models.labels import categories_of
+from nsfwscan.redaction import redacted
 from nsfwscan.schema import Category
 from training.config import DataConfig
 from training.exploration import MEASURES, Exploration, groups_of

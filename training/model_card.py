@@ -12,7 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from nsfwscan.display import printable, redacted
+from nsfwscan.display import printable
+from nsfwscan.redaction import redacted
 
 
 def model_card(record: dict[str, Any]) -> str:

@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
-from nsfwscan.display import printable, redacted
+from nsfwscan.display import printable
 from nsfwscan.progress import Silent
+from nsfwscan.redaction import redacted
 from nsfwscan.report.staging import ShardResult
 
 Progress = Callable[[str, int, int], None]

@@ -24,9 +24,9 @@ from uuid import uuid4
 import nsfwscan
 from nsfwscan.config import StorageConfig
 from nsfwscan.connection import check_reachable
-from nsfwscan.display import redacted_json
 from nsfwscan.errors import RunConflict
 from nsfwscan.models.labels import categories_of
+from nsfwscan.redaction import redacted_json
 from nsfwscan.storage import absolute_uri, scheme_of
 from nsfwscan.store import Store, to_json
 from training.backbone import Backbone, find_backbone

@@ -33,10 +33,11 @@ from nsfwscan.banks.formats import Lines, lines_of
 from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, plain_hex
 from nsfwscan.banks.near import FLAT_UP_TO, Hashes, NearIndex
 from nsfwscan.config import BankConfig, StorageConfig, digest_of
-from nsfwscan.display import printable, redacted
+from nsfwscan.display import printable
 from nsfwscan.errors import BankError, SetupError
 from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.models.registry import cache_folder
+from nsfwscan.redaction import redacted
 from nsfwscan.schema import BankKind
 from nsfwscan.sources.manifests import open_source
 from nsfwscan.storage import absolute_uri

@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 
 from nsfwscan.banks.matcher import MATCH, BankSet
 from nsfwscan.config import ScanConfig
-from nsfwscan.display import redacted
 from nsfwscan.errors import BalanceError, RowError
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
+from nsfwscan.redaction import redacted
 from nsfwscan.report.balance import Balance, check_uris
 from nsfwscan.report.changes import CHANGES_SCHEMA, deleted_among, flags_changed
 from nsfwscan.report.duplicates import Duplicates, find_duplicates

@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.display import printable, redacted
+from nsfwscan.display import printable
 from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
+from nsfwscan.redaction import redacted
 from nsfwscan.report.record import (
     RECORD_VERSION,
     RUN_ID,

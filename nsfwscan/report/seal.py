@@ -17,10 +17,10 @@ from typing import Any
 
 import nsfwscan
 from nsfwscan.config import ReportConfig
-from nsfwscan.display import redacted_json
 from nsfwscan.errors import BrokenRecord, StoreError
 from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.policy.rules import Policy
+from nsfwscan.redaction import redacted_json
 from nsfwscan.report.commit import Report
 from nsfwscan.report.ending import ending_of
 from nsfwscan.report.page import render_summary
