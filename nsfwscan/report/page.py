@@ -24,7 +24,7 @@ from nsfwscan.display import duration, money, size
 from nsfwscan.policy.rules import ILLEGAL, OTHERWISE
 from nsfwscan.report.effects_text import describe_effects
 from nsfwscan.report.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
-from nsfwscan.report.query import committed_query
+from nsfwscan.report.query import committed_query, is_shown
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
 from nsfwscan.sources.plan import Fate
 from nsfwscan.status import Status
@@ -382,6 +382,8 @@ def _override(override: dict[str, Any]) -> str:
 
 def _place(record: dict[str, Any], query: tuple[str, ...]) -> str:
     """Leads over to the lines of SQL; a delta report may have few of the rows that were counted, or none."""
+    if not is_shown(record["store"]):
+        return "`run.json` names the files; their path holds what looks like a secret, so no statement is shown here."
     if not query:
         return "All of their rows stand in the reports of earlier runs; this one is a delta."
     return "In DuckDB, those that this delta report holds:" if _is_delta(record) else "In DuckDB:"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nsfwscan.redaction import redacted
 from nsfwscan.storage import is_s3
 
 _NAMED_FILES = 20
@@ -16,7 +17,8 @@ _NAMED_FILES = 20
 def committed_query(
     record: dict[str, Any], folder: str, select: str, rest: str, at: str | None = None
 ) -> tuple[str, ...]:
-    """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files.
+    """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files, or where the
+    path to them cannot be shown: a statement with a blanked path would find nothing.
 
     Args:
         record: the content of `run.json`.
@@ -27,7 +29,7 @@ def committed_query(
     """
     here = at or f"{record['store']}/runs/{record['run_id']}"
     paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
-    if not paths:
+    if not paths or not is_shown(here):
         return ()
     lines = _secret(record) if is_s3(here) else []
     source = f"[{', '.join(_quoted(f'{here}/{path}') for path in paths)}]"
@@ -42,6 +44,11 @@ def committed_query(
         ]
         source = "getvariable('parts')"
     return *lines, f"SELECT {select}", f"FROM read_parquet({source})", *f"{rest};".splitlines()
+
+
+def is_shown(place: str) -> bool:
+    """Return whether a path can be shown as it is: it holds nothing that looks like a secret, or is blanked already."""
+    return redacted(place) == place and "***" not in place
 
 
 def _secret(record: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nsfwscan.display import duration, money, printable, size
 from nsfwscan.errors import StoreError
 from nsfwscan.report.effects_text import describe_effects
-from nsfwscan.report.query import committed_query
+from nsfwscan.report.query import committed_query, is_shown
 from nsfwscan.report.runs import Run
 from nsfwscan.schema import SIGNAL_GROUPS, Change
 from nsfwscan.sources.plan import Fate
@@ -53,6 +53,7 @@ def describe_scan(result: ScanResult) -> str:
         f"  report   {printable(result.uri)}",
         f"  summary  {printable(result.uri)}/summary.html",
         *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
+        *([] if is_shown(result.uri) else ["  its path looks like it holds a secret: no statement to paste is shown"]),
     ]
     return "\n".join(lines)
 

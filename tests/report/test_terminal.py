@@ -233,6 +233,15 @@ def test_the_query_runs_on_exactly_the_committed_files(
     assert [count for _, _, count in rows] == [20, 6, 3, 1]
 
 
+def test_a_path_that_looks_like_a_secret_is_in_no_statement(tmp_path: Path) -> None:
+    """A statement with a blanked path would find nothing: there is none, and terminal and page say why."""
+    result = scanned(files(tmp_path / "media", 3), tmp_path / "secret=hunter2", mixed)
+    text = describe_scan(result)
+    page = Path(result.uri, "summary.html").read_text(encoding="utf-8")
+    assert "Open it in DuckDB" not in text and "no statement to paste is shown" in text
+    assert "read_parquet" not in page and "no statement is shown here" in page and "hunter2" not in page
+
+
 def test_report_files_are_the_reports_alone(result: ScanResult) -> None:
     """The Python API names the files to open: the report's parts, not the false positives'."""
     assert any(file["path"].startswith("false_positives/") for file in result.record["files"])
