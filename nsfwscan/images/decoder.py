@@ -25,6 +25,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from nsfwscan.errors import RowError
 from nsfwscan.images import bmp, ico, tiff
 from nsfwscan.images.bmp import BmpFile
+from nsfwscan.images.colours import encoding_of, in_srgb, keyed
 from nsfwscan.images.content_names import content_of
 from nsfwscan.images.ico import IcoFile
 from nsfwscan.images.levels import Range, range_of
@@ -131,8 +132,8 @@ def decode(
         hashed: the facts have its PDQ hash.
         examined: the facts have its `signals`, None where there are none: see `provenance.py`.
 
-    What cannot be decoded strictly is tried again tolerantly, see `salvage.py`; the `signals` of what that makes of it
-    say so, `examined` or not.
+    Colours are as browsers show them, see `colours.py`. What cannot be decoded strictly is tried again tolerantly, see
+    `salvage.py`. Their `signals` are there, `examined` or not.
 
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
@@ -201,13 +202,17 @@ def _described(
         signals: what is known of its decoding.
     """
     exif, size = _exif_of(image), before or image.size
+    encoding, shown, signals = encoding_of(data, image), keyed(image, data), signals or {}
+    if encoding is not None:
+        shown = in_srgb(shown, encoding)
+        signals |= {"decode.hdr": 1.0} if encoding.is_hdr else {}
     facts |= {"frames": _frames(image, data), "camera": _camera(exif), "software": _text(exif.get(_SOFTWARE))}
     if wanted.hashed:
-        facts["pdq"], facts["pdq_quality"] = pdq_of(_as_the_reference_has_it(image))
+        facts["pdq"], facts["pdq_quality"] = pdq_of(_as_the_reference_has_it(shown))
     if wanted.examined or signals:
         found = signals_of(data, image, size) if wanted.examined else {}
-        facts["signals"] = dict(islice({**(signals or {}), **found}.items(), MOST_SIGNALS)) or None
-    upright = _upright(_to_rgb(image), exif)
+        facts["signals"] = dict(islice({**signals, **found}.items(), MOST_SIGNALS)) or None
+    upright = _upright(_to_rgb(shown), exif)
     width, height = _upright_size(before, exif) if before else upright.size
     return Decoded(upright, {**facts, "width": width, "height": height})
 
@@ -218,7 +223,7 @@ def _shown(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image:
     if found is None:
         return image
     png, (left, top, *_) = found
-    frame = Image.open(io.BytesIO(png), formats=("PNG",))
+    frame = Image.open(io.BytesIO(png), formats=[_opener("PNG")])
     _check_pixels("PNG", frame.size, max_pixels)
     frame.n_frames = max(1, getattr(image, "n_frames", 1) - 1)  # type: ignore[attr-defined]
     if frame.size == image.size:
