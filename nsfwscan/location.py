@@ -7,7 +7,8 @@ has them, and their parts. Nothing goes wrong here: what is no URI is a path.
   in lower case, and so is the host of an `http` or `https` URI.
 - `file:///x`, `file:/x`, `local:///x` and `/x` are the path `/x`; of a path that is made absolute, `//` and `/./` are
   `/`. Where the bytes of a path are no UTF-8, it is a percent-encoded `file://` URI.
-- Of chained URIs (`zip://a.png::S3A://b/k`) each link is written so.
+- Of chained URIs (`zip://a.png::S3A://b/k`) each link is written so. A cache in front (`simplecache::`) is left out: it
+  changes no object, and each is read once.
 - All else is left as it is: in a key of S3 `//`, `..`, `?`, `#` and `%` are ordinary characters, and the letters of a
   bucket and of a key have their case.
 """
@@ -24,6 +25,9 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _SCHEME = re.compile(rf"({_NAME.pattern})(?:://|::)")
 _FILE = re.compile(r"(?:file|local):/", re.IGNORECASE)
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
+_CACHE = re.compile(r"(?:simplecache|filecache|blockcache|cached)(?:://)?::", re.IGNORECASE)
+_CACHES = re.compile(r"::(?:simplecache|filecache|blockcache|cached)(?:://)?::", re.IGNORECASE)
+_NEXT_LINK = re.compile(rf"::(?={_NAME.pattern}://|/)")
 _LOCAL = frozenset({"file", "local"})
 _WITH_HOST = frozenset({"http", "https"})
 
@@ -80,9 +84,20 @@ def canonical(uri: str) -> str:
     scheme = scheme_of(uri)
     if scheme is None:
         return uri
+    if _CACHE.match(uri):
+        return canonical(_CACHE.sub("", uri, count=1))
     if scheme == "s3":  # whatever follows, `::` too, is a bucket and a key
         return "s3://" + uri.split("://", 1)[-1]
-    return "::".join(map(_link, uri.split("::")))
+    return _CACHES.sub("::", "::".join(map(_link, uri.split("::"))))
+
+
+def split_chain(uri: str) -> tuple[str, str]:
+    """Return the first link of a chain and the rest: `zip://a.png` and `s3://b/k`; nothing for the rest where there is
+    none. What follows a link is a URI or an absolute path: `::` within a name is a part of that name."""
+    if scheme_of(uri) in (None, "s3", *_WITH_HOST):
+        return uri, ""
+    first, *rest = _NEXT_LINK.split(uri, maxsplit=1)
+    return first, rest[0] if rest else ""
 
 
 def _link(uri: str) -> str:
@@ -120,7 +135,11 @@ def local_uri(path: str) -> str:
 def absolute_uri(uri: str) -> str:
     """Return a source as listings write its objects' URIs: canonical, local paths absolute."""
     if scheme_of(uri) is not None:
-        return canonical(uri)
+        found = canonical(uri)
+        first, separator, last = found.rpartition("::")
+        if is_s3(found) or not separator or scheme_of(last) is not None:
+            return found if scheme_of(found) is not None else absolute_uri(found)
+        return f"{first}::{absolute_uri(last)}"
     path = os.path.abspath(local_path(uri))
     return local_uri("/" + path.lstrip("/"))
 

@@ -27,25 +27,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import IO, Any
 
 import fsspec
 from fsspec.asyn import sync
 
-from nsfwscan.aws import aws_session
 from nsfwscan.config import StorageConfig
-from nsfwscan.dialect import adapt
-from nsfwscan.errors import RowError, SetupError
+from nsfwscan.errors import RowError
 from nsfwscan.failures import NotWhole, Wait, is_transient, persistently, row_error
+from nsfwscan.filesystems import HTTP, open_filesystem, taking_turns
 from nsfwscan.location import absolute_uri, canonical, is_s3, local_path, local_uri, scheme_of, split_s3
 from nsfwscan.pacing import UNPACED
 from nsfwscan.status import Status
 
 __all__ = ["absolute_uri", "is_s3", "local_path", "local_uri", "scheme_of", "split_s3"]
 """What `location.py` holds, for those who read objects too."""
-
-_HTTP = frozenset({"http", "https"})
 
 _BUFFER_BYTES = 4 * 2**20
 _PIECE_BYTES = 2**20
@@ -63,56 +59,13 @@ class Fetched:
     etag: str | None
 
 
-@lru_cache(maxsize=16)
-def _cached_filesystem(scheme: str, storage: str) -> fsspec.AbstractFileSystem:
-    config = StorageConfig.model_validate_json(storage)
-    options: dict[str, Any] = {"use_listings_cache": False, **config.options}
-    if scheme == "s3":
-        session = aws_session(config.profile)
-        adapt(session, config.s3_compatibility)
-        options = {
-            "anon": config.anonymous,
-            "endpoint_url": config.endpoint_url,
-            "requester_pays": config.requester_pays,
-            "client_kwargs": {"region_name": config.region} if config.region else {},
-            # One layer retries: botocore, with its backoff. s3fs would multiply the attempts.
-            "config_kwargs": {
-                "retries": {"total_max_attempts": 5, "mode": "standard"},
-                "connect_timeout": 10,
-                "read_timeout": 30,
-                "max_pool_connections": 64,
-                "s3": {"addressing_style": config.s3_addressing},
-            },
-            "s3_additional_kwargs": _encryption(config),
-            "session": session,
-            **options,
-        }
-    if scheme in _HTTP:  # what is packed for the way is unpacked here, under the limit, and not by aiohttp
-        given = options.get("client_kwargs", {})
-        headers = {"Accept-Encoding": "identity", **given.get("headers", {})}
-        options["client_kwargs"] = {**given, "headers": headers, "auto_decompress": False}
-    try:
-        fs = fsspec.filesystem(scheme, **options)
-    except (ImportError, ValueError, TypeError) as error:
-        raise SetupError(f"cannot read {scheme}:// URIs: {error}") from None
-    if scheme == "s3":
-        fs.retries = 1
-    return fs
-
-
-def _encryption(config: StorageConfig) -> dict[str, str]:
-    """What each request that writes asks for; s3fs leaves it out of the others."""
-    wanted = {"ServerSideEncryption": config.sse, "SSEKMSKeyId": config.sse_kms_key_id}
-    return {name: value for name, value in wanted.items() if value}
-
-
 def filesystem(uri: str, storage: StorageConfig) -> fsspec.AbstractFileSystem:
-    """The fsspec filesystem for a URI that is not local; one per process and configuration.
+    """The fsspec filesystem for a URI that is not local, see `filesystems.py`.
 
     Raises:
-        SetupError: no package is installed for the scheme, or the AWS profile does not exist.
+        SetupError: no package is installed for the scheme, it cannot be used, or the AWS profile does not exist.
     """
-    return _cached_filesystem(scheme_of(uri) or "file", storage.model_dump_json())
+    return open_filesystem(absolute_uri(uri), storage)
 
 
 def call_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> dict[str, Any]:
@@ -243,16 +196,18 @@ def _check_whole(read: int, expected: int | None) -> None:
 def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float | None) -> Fetched:
     if scheme_of(uri) is None:
         return _read_local(local_path(uri), max_bytes)
+    uri = absolute_uri(uri)
     fs = filesystem(uri, storage)
     if is_s3(uri):
         fetched: Fetched = sync(fs.loop, _get_object, fs, *split_s3(uri), max_bytes, timeout=timeout_s)
-    elif scheme_of(uri) in _HTTP:
+    elif scheme_of(uri) in HTTP:
         fetched = sync(fs.loop, _get_http, fs, uri, max_bytes, timeout=timeout_s)
     elif fs.async_impl:
         fetched = sync(fs.loop, _cat, fs, uri, max_bytes, timeout=timeout_s)
     else:
-        info = fs.info(uri)
-        fetched = _taken(fs.cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
+        with taking_turns(fs):
+            info = fs.info(uri)
+            fetched = _taken(fs.cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
     return fetched
 
 
@@ -386,7 +341,7 @@ def etag_of(info: dict[str, Any]) -> str | None:
     for key in ("ETag", "etag", "e_tag", "md5Hash"):
         if info.get(key):
             return _unquoted(str(info[key]))
-    return None
+    return f"crc32-{info['CRC']:08x}" if isinstance(info.get("CRC"), int) else None  # of a zip's member
 
 
 def modified_of(info: dict[str, Any]) -> datetime | None:

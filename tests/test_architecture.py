@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
     {"errors", "machine", "warning"},
     {"config"},
     {"connection", "deadline", "failures"},
+    {"filesystems"},
     {"storage"},
     {"store"},
     {"models"},

@@ -21,11 +21,13 @@ import pyarrow as pa
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
 from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
+from nsfwscan.filesystems import HTTP
 from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.folders import Walk
 from nsfwscan.sources.inventory import read_inventory, source_bucket
 from nsfwscan.sources.manifests import list_shape, read_manifest
+from nsfwscan.sources.pages import list_pages
 from nsfwscan.sources.patterns import Choice
 from nsfwscan.sources.prefixes import is_folder_marker, list_prefix
 from nsfwscan.sources.reach import Reach
@@ -45,6 +47,7 @@ from nsfwscan.storage import (
 from nsfwscan.warning import WarningKind, Warnings
 
 _BATCH_ROWS = 4096
+_PAGE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +187,15 @@ class _Lister:
 
     def _fsspec(self, uri: str) -> Iterator[Listed]:
         fs = filesystem(uri, self.storage)
+        root = str(fs._strip_protocol(uri))
+        if scheme_of(uri) in HTTP and uri.endswith("/"):
+            yield from (Listed(url, url.removeprefix(uri)) for url in list_pages(uri, fs, _PAGE_TIMEOUT_S))
+            return
         try:
             info = fs.info(uri)  # `exists` and `isfile` take any failure for a no
         except FileNotFoundError:
-            raise SourceError(f"{uri}: no such file or directory") from None
-        root = str(fs._strip_protocol(uri))
+            yield from self._globbed(fs, uri, root)
+            return
         if info["type"] == "file" and not self._is_prefix_too(fs, uri, root, info):
             yield self._fsspec_object(fs, root, os.path.basename(root), info)
             return
@@ -205,6 +212,15 @@ class _Lister:
                 elif not self.choice.leaves_out(name):
                     below.append(str(info["name"]))
             folders += reversed(below)
+
+    def _globbed(self, fs: Any, uri: str, root: str) -> Iterator[Listed]:
+        """The files that a pattern stands for, as in `zip://*.jpg::…`. Raises SourceError where there is none."""
+        found = fs.glob(uri, detail=True) if set(root) & set("*?[") else {}
+        if not found:
+            raise SourceError(f"{uri}: no such file or directory")
+        for path, info in sorted(found.items()):
+            if info["type"] == "file":
+                yield self._fsspec_object(fs, path, path, info)
 
     def _is_prefix_too(self, fs: Any, uri: str, root: str, info: dict[str, Any]) -> bool:
         """Whether an empty object has others below its name, as object stores allow."""

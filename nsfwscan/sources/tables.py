@@ -195,9 +195,9 @@ def _refuse_archives(head: bytes, uri: str) -> None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         if b"[Content_Types].xml" in head or b"xl/" in head or uri.lower().endswith((".xlsx", ".xlsm", ".ods")):
             raise SourceError(f"{name} looks like an Excel workbook: save it as CSV, and scan that")
-        raise SourceError(f"{name} is a zip archive, which is no image and no list: unpack it, and scan the folder")
+        raise SourceError(f"{name} is a zip archive, which is no image and no list; what is in it is zip://::{name}")
     if head[257:262] == b"ustar":
-        raise SourceError(f"{name} is a tar archive, which is no image and no list: unpack it, and scan the folder")
+        raise SourceError(f"{name} is a tar archive, which is no image and no list; what is in it is tar://::{name}")
 
 
 def refusal(uri: str, what: str) -> str:
