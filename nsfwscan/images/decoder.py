@@ -28,6 +28,7 @@ from nsfwscan.images.bmp import BmpFile
 from nsfwscan.images.colours import encoding_of, in_srgb, keyed
 from nsfwscan.images.content_names import content_of
 from nsfwscan.images.ico import IcoFile
+from nsfwscan.images.kinds import undecoded_kind
 from nsfwscan.images.levels import Range, range_of
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.png_chunks import hidden_default
@@ -157,6 +158,8 @@ def decode(
         except RowError as error:
             if error.status != Status.DECODE_ERROR:
                 raise
+            if kind := undecoded_kind(data):
+                raise RowError(Status.UNSUPPORTED, f"{kind} is not supported", error.values) from error
             damage = RowError(error.status, error.message, error.values)  # without what holds the first try's memory
         image = None  # type: ignore[assignment]
         return _salvaged(data, damage, max_pixels, formats, wanted)

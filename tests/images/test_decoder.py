@@ -459,6 +459,26 @@ def test_a_damaged_header_is_an_image_that_failed(head: bytes, fmt: str) -> None
     assert (error.status, error.values.get("format")) == (Status.DECODE_ERROR, fmt)
 
 
+@pytest.mark.parametrize(
+    ("fmt", "old", "new", "words"),
+    [
+        ("JPEG", b"\xff\xc0\x00\x11\x08", b"\xff\xc1\x00\x11\x0c", "a JPEG of 12 bits a sample"),
+        ("JPEG", b"\xff\xc0", b"\xff\xc3", "a lossless JPEG"),
+        ("JPEG", b"\xff\xc0", b"\xff\xc5", "a hierarchical JPEG"),
+        ("JPEG", b"\xff\xc0", b"\xff\xf7", "a JPEG-LS image"),
+        ("HEIF", b"hvc1", b"vvc1", "an HEIF image coded as VVC"),
+        ("HEIF", b"hvc1", b"j2k1", "an HEIF image coded as JPEG 2000"),
+    ],
+)
+def test_a_kind_that_is_not_decoded_is_not_called_damaged(fmt: str, old: bytes, new: bytes, words: str) -> None:
+    """A JPEG or HEIF that is coded in a way which nobody here decodes is `unsupported`, with that way in words."""
+    data = encode_heif(SCENE) if fmt == "HEIF" else encode(SCENE, fmt)
+    assert old in data
+    error = failure(data.replace(old, new))
+    assert (error.status, error.message) == (Status.UNSUPPORTED, f"{words} is not supported")
+    assert error.values["format"] == fmt
+
+
 # --- anything at all ------------------------------------------------------------------------------------------------
 
 _TINY = SCENE.resize((24, 16))

@@ -1,0 +1,67 @@
+"""Kinds of JPEG and HEIF that nobody here decodes, so that a whole file of such a kind is not called damaged.
+
+In: the bytes of a file that could not be decoded. Out: what kind it is, in words, or None where its kind is decoded and
+the file is damaged. Nothing raises.
+"""
+
+from __future__ import annotations
+
+import re
+
+_FRAMES = {
+    0xC3: "a lossless JPEG",
+    0xC5: "a hierarchical JPEG",
+    0xC6: "a hierarchical JPEG",
+    0xC7: "a hierarchical JPEG",
+    0xCB: "a lossless JPEG",
+    0xCD: "a hierarchical JPEG",
+    0xCE: "a hierarchical JPEG",
+    0xCF: "a hierarchical JPEG",
+    0xF7: "a JPEG-LS image",
+}
+"""By what begins a frame (ITU-T T.81, table B.1; T.87, C.1.1)."""
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)
+_CODINGS = {
+    b"vvc1": "VVC",
+    b"evc1": "EVC",
+    b"avc1": "AVC",
+    b"j2k1": "JPEG 2000",
+    b"jpeg": "JPEG",
+    b"unci": "samples without compression",
+    b"jxlc": "JPEG XL",
+}
+"""Types of HEIF's items (ISO 23008-12, its annexes; ISO 23001-17), of those that are not decoded."""
+_DECODED = (b"hvc1", b"av01")
+_ITEM = re.compile(rb"infe[\2\3].{3}(?:.{4}|.{6})(....)", re.DOTALL)
+_HEAD = 2**20
+
+
+def undecoded_kind(data: bytes) -> str | None:
+    """The kind of a file, "a lossless JPEG", where no file of it is decoded."""
+    if data[:2] == b"\xff\xd8":
+        return _of_jpeg(data)
+    return _of_boxes(data[:_HEAD]) if data[4:8] == b"ftyp" else None
+
+
+def _of_jpeg(data: bytes) -> str | None:
+    at = 2
+    while at + 5 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in _FRAMES:
+            return _FRAMES[marker]
+        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
+            bits = data[at + 4]
+            return f"a JPEG of {bits} bits a sample" if bits in (12, 16) else None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def _of_boxes(head: bytes) -> str | None:
+    items = [match[1] for match in _ITEM.finditer(head)]
+    if any(item in _DECODED for item in items):
+        return None
+    coding = next((_CODINGS[item] for item in items if item in _CODINGS), None)
+    return None if coding is None else f"an HEIF image coded as {coding}"
