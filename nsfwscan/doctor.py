@@ -11,6 +11,7 @@ import platform
 import shutil
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from importlib import metadata
 from typing import Literal
 
 import numpy as np
+import pyarrow.compute as pc
 from packaging.requirements import Requirement
 
 from nsfwscan.banks.bank import resolve_banks
@@ -26,7 +28,9 @@ from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.connection import check_reachable
 from nsfwscan.display import printable, size
 from nsfwscan.errors import RowError, SetupError
+from nsfwscan.failures import STORE_ERRORS
 from nsfwscan.images.child import DecodeChild
+from nsfwscan.images.content_names import ContentKind, content_of
 from nsfwscan.images.sandbox import LAYERS
 from nsfwscan.layout import Needs
 from nsfwscan.machine import this_machine, usable_cpus
@@ -34,10 +38,15 @@ from nsfwscan.models import registry
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
+from nsfwscan.sources.manifests import open_source
 from nsfwscan.stages.decode import settings_of
-from nsfwscan.storage import fetch, scheme_of
+from nsfwscan.storage import fetch, local_path, scheme_of
 from nsfwscan.store import Store
 
+_SAMPLE = 24
+"""Objects of a source, the first ones, whose beginnings are looked at."""
+_HEAD_BYTES = 65_536
+_NAMED = 3
 _FREE_BYTES = 2 * 2**30
 """Free space below which a warning is given: room for a model, a listing's sort and a shard's part."""
 
@@ -151,30 +160,63 @@ def _decoder(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _sources(config: ScanConfig) -> Iterator[Finding]:
-    """Lists a few objects of each source and reads one."""
+    """Lists a few objects of each source, reads one, and looks at the beginnings of the others: are they images?"""
     if not config.source.uris:
         yield Finding("warn", "source", "none given: name the sources of the scan to have them checked")
     for uri in config.source.uris:
         try:
-            yield _source(uri, config)
+            yield from _source(uri, config)
         except (SetupError, RowError) as error:
             yield Finding("fail", "source", str(error))
 
 
-def _source(uri: str, config: ScanConfig) -> Finding:
-    source = config.source.model_copy(update={"uris": (uri,), "limit": 1})
+def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
+    source = config.source.model_copy(update={"uris": (uri,), "limit": _SAMPLE})
     first = next(list_sources(source, config.storage), None)
     if first is None:
-        return Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
+        yield Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
+        return
     if (refused := first["refused"][0].as_py()) is not None:
-        return Finding("fail", "source", f"{uri}: {printable(first['uri'][0].as_py())}: {refused}")
-    example, limits = first["uri"][0].as_py(), config.read
+        yield Finding("fail", "source", f"{uri}: {printable(first['uri'][0].as_py())}: {refused}")
+        return
+    allowed = first.filter(pc.is_null(first["refused"]))  # what a list must not name is not opened here, either
+    listed, limits = allowed["uri"].to_pylist(), config.read
+    example = listed[0]
     name = printable(example)
     try:
         found = fetch(example, config.storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=2)
     except RowError as error:
-        return Finding("fail", "source", f"{uri}: can be listed, but {name} cannot be read: {error}")
-    return Finding("ok", "source", f"{uri}: can be listed and read ({name}, {len(found.data):,} bytes)")
+        yield Finding("fail", "source", f"{uri}: can be listed, but {name} cannot be read: {error}")
+        return
+    yield Finding("ok", "source", f"{uri}: can be listed and read ({name}, {len(found.data):,} bytes)")
+    yield from _are_images(uri, listed, config)
+
+
+def _are_images(uri: str, listed: list[str], config: ScanConfig) -> Iterator[Finding]:
+    """A warning where a scan of objects like these would score hardly anything, and so end with exit code 5."""
+    kinds = [content_of(head) for head in (_beginning(one, config.storage) for one in listed) if head is not None]
+    others = Counter(kind.name for kind in kinds if kind.kind is not ContentKind.IMAGE)
+    count, limit = others.total(), config.report.max_unsupported_rate
+    if not count or limit == 1 or count / len(kinds) <= limit:
+        return
+    named = ", ".join(f"{n} × {name}" for name, n in others.most_common(_NAMED))
+    yield Finding(
+        "warn",
+        "source",
+        f"{uri}: of the first {len(kinds)} objects, {count} are no images ({printable(named)}). If all are like "
+        f"them, a scan ends with exit code 5: mend the source, or leave them out with --exclude",
+    )
+
+
+def _beginning(uri: str, storage: StorageConfig) -> bytes | None:
+    """The first bytes of an object; None where it cannot be read, which a scan will say."""
+    if scheme_of(uri) is None and not os.path.isfile(local_path(uri)):  # opening a pipe would wait for a writer
+        return None
+    try:
+        with open_source(uri, storage) as file:
+            return file.read(_HEAD_BYTES)
+    except STORE_ERRORS:
+        return None
 
 
 def _store(config: ScanConfig) -> Iterator[Finding]:

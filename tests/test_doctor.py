@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from nsfwscan import doctor
 from nsfwscan.cli import main
@@ -69,6 +71,7 @@ def test_a_healthy_set_up(media: Path, tmp_path: Path) -> None:
         "space",
         "decoder",
         "source",
+        "source",
         "store",
         "policy",
         "model",
@@ -78,6 +81,22 @@ def test_a_healthy_set_up(media: Path, tmp_path: Path) -> None:
     assert "ok    ray       a local Ray: 1 nodes, 1 CPUs, 0 GPUs; would use 1 CPU actors, the model in each" in lines
     assert f"ok    source    {media}: can be listed and read ({media}/0000.jpg, 1 bytes)" in lines
     assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_source_without_images_is_warned_of(tmp_path: Path) -> None:
+    """By the beginnings of some objects, with what they are; not where images are among them, or nobody minds."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 12345\n"
+    folder = tmp_path / "pointers"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(pointer)
+    (folder / "pipe.jpg").symlink_to(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")
+    [warned] = [f for f in examined(folder, None) if f.subject == "source" and f.verdict == "warn"]
+    assert "of the first 3 objects, 3 are no images (3 × a Git LFS pointer" in warned.detail
+    Image.new("RGB", (8, 8)).save(folder / "image.png")
+    assert not [f for f in examined(folder, None) if f.subject == "source" and f.verdict == "warn"]
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -4,8 +4,9 @@ In: shell globs, and objects' places within their source. Out: yes or no; which 
 the end, warnings: how many objects `--include` left out and how their names end, and patterns that matched nothing. A
 pattern with too many alternatives is a `ConfigError`.
 
-`*` crosses `/`, so `*.jpg` matches at any depth; case counts. `{a,b}` is either; `folder/` is all that lies below it. A
-pattern also matches the name that is written exactly so: `[2024] trip/*` finds the folder of that name.
+`*` crosses `/`, so `*.jpg` matches at any depth; case counts. `{a,b}` is either; `folder/` is all that lies below it;
+`**/` is any folders, or none. A pattern also matches the name that is written exactly so: `[2024] trip/*` finds the
+folder of that name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Pattern:
         self.written = written
         self.has_matched = False
         whole = f"{written}*" if written.endswith("/") else written
-        readings = list(dict.fromkeys(reading for one in _expanded(whole) for reading in (one, _literal(one))))
+        globs = [glob for one in _expanded(whole) for glob in (one, one.replace("**/", ""))]
+        readings = list(dict.fromkeys(reading for one in globs for reading in (one, _literal(one))))
         self._matches = _any_of(readings)
         self._covers = _any_of([reading for reading in readings if reading.endswith("*")])
 

@@ -278,6 +278,7 @@ def test_brackets_and_braces(tmp_path: Path) -> None:
     assert names_in(root, include=["[2024] trip/*"]) == ["[2024] trip/b.jpg"]
     assert names_in(root, include=["*.{jpeg,p{n,s}g}"]) == ["b.jpeg", "c.png"]
     assert names_in(root, include=["[ab].*"]) == ["a.jpg", "b.jpeg"]
+    assert names_in(root, include=["**/[ab].jpg"]) == ["[2024] trip/b.jpg", "a.jpg"]
     assert names_in(root, include=["{x,y}.gif"]) == ["x.gif", "{x,y}.gif"]
     with pytest.raises(ConfigError, match="stands for more than 1,000"):
         tables(root, include=["{a,b}" * 12])
