@@ -188,7 +188,13 @@ def test_every_object_counts_once_by_what_is_known_last(
     media = tmp_path / "media"
     for number in range(10):
         (media / f"{number:04}.jpg").write_bytes(b"changed")
-    scanned(media, tmp_path / "out", lambda uri: row(uri, sha256="c" * 64, pdq=PDQ[350]), run_id="second")
+    scanned(
+        media,
+        tmp_path / "out",
+        lambda uri: row(uri, sha256="c" * 64, pdq=PDQ[350]),
+        run_id="second",
+        report={"max_deleted_rate": 1},
+    )
     other = files(tmp_path / "other", 5)
     scanned(other, tmp_path / "out", row, run_id="third")
     assert [base.run.run_id for base in live_bases(store)] == ["third", "second"]
