@@ -479,3 +479,12 @@ def test_runbook_finds_the_objects_of_a_shard(tmp_path: Path) -> None:
     (written,) = re.findall(r"^\$ echo '(.*)' > alone.yaml$", RUNBOOK, re.MULTILINE)
     config = ScanConfig.load(None, {"source": {"uris": []}, "out": "", **yaml.safe_load(written)})
     assert (config.engine.inline_rows, config.engine.shard_rows, config.engine.max_attempts) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", (DEPLOY / "SECURITY.md").read_text(encoding="utf-8"))))
+)
+def test_each_promise_has_its_test(name: str) -> None:
+    """The tests that the page on security names are there."""
+    file, _, test = name.partition("::")
+    assert f"\ndef {test}(" in (DEPLOY.parent / file).read_text(encoding="utf-8")
