@@ -298,7 +298,7 @@ def _shape_of_lines(lines: list[str], encoding: str, uri: str, *, wanted: bool) 
             return Shape("delimited", None, encoding, delimiter, spaced=f"{delimiter} " in header)
     if names_in([header.strip().strip('"')]):
         return Shape("delimited", encoding=encoding, delimiter=",")
-    if all(_is_place(line) for line in lines):
+    if all(map(_is_place, lines)) and (wanted or len(lines) > 1 or _is_absolute(lines[0])):
         _refuse_without_header(lines, uri)
         return Shape("lines", encoding=encoding)
     if not wanted:
@@ -323,6 +323,11 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:
         return []
+
+
+def _is_absolute(line: str) -> bool:
+    """Whether a text of one line can be a list under any name: one relative name may be anything."""
+    return "://" in line or line.strip().strip('"').startswith("/")
 
 
 def _is_place(line: str) -> bool:

@@ -89,7 +89,14 @@ def test_a_row_has_size_and_time_of_the_file(tmp_path: Path) -> None:
     os.utime(path, ns=(0, 1_700_000_000_123_456_000))
     [row] = rows(tmp_path)
     moment = datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
-    assert row == {"uri": str(path), "size": 5, "etag": None, "modified_at": row["modified_at"], "truth": None}
+    assert row == {
+        "uri": str(path),
+        "size": 5,
+        "etag": None,
+        "modified_at": row["modified_at"],
+        "truth": None,
+        "refused": None,
+    }
     assert abs(row["modified_at"].replace(tzinfo=UTC) - moment) <= timedelta(microseconds=1)
 
 
@@ -125,7 +132,7 @@ def test_a_folder_whose_name_is_no_text_is_entered(tmp_path: Path) -> None:
 
 def test_one_file_is_a_source(tmp_path: Path) -> None:
     """A source may be a file; its name, relative or absolute, decides nothing."""
-    path = fill(tmp_path, "a.txt") / "a.txt"
+    path = fill(tmp_path, "a.bin") / "a.bin"
     assert uris_in(path) == [str(path)]
     assert uris_in(f"file://{path}") == [str(path)]
 
@@ -159,7 +166,7 @@ def test_a_broken_link_is_listed(tmp_path: Path) -> None:
     """What a link promised and is not there must not vanish: it ends as a `not_found` row."""
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "absent")
     assert rows(tmp_path) == [
-        {"uri": f"{tmp_path}/gone.jpg", "size": None, "etag": None, "modified_at": None, "truth": None}
+        {"uri": f"{tmp_path}/gone.jpg", "size": None, "etag": None, "modified_at": None, "truth": None, "refused": None}
     ]
 
 
