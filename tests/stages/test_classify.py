@@ -98,7 +98,11 @@ def test_a_score_does_not_depend_on_its_neighbours(
 def test_rows_without_pixels_have_no_score(embedded: Classify, images: list[bytes]) -> None:
     """What could not be decoded has nulls in every model column, and keeps its status and error."""
     given = table([None, images[0], None])
-    given = given.set_column(6, given.schema.field("error"), pa.array(["broken", None, None], pa.string()))
+    given = given.set_column(
+        given.schema.get_field_index("error"),
+        given.schema.field("error"),
+        pa.array(["broken", None, None], pa.string()),
+    )
     rows = embedded(given).to_pylist()
     assert [row["nsfw_score"] is None for row in rows] == [True, False, True]
     assert all(row[field.name] is None for row in (rows[0], rows[2]) for field in MODEL_COLUMNS)
