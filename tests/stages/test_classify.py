@@ -21,6 +21,7 @@ from nsfwscan.models import registry
 from nsfwscan.models.geometry import Geometry, Normalisation
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 from nsfwscan.schema import FULL_BATCH, LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
+from nsfwscan.signals import signals_of_row
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.classify import NO_SCORE, Classify
 from tests.demo_store import DemoObject
@@ -113,7 +114,7 @@ def test_what_a_full_batch_would_have_taken(embedded: Classify, images: list[byt
     """Of three places in a batch two are for nothing: an image costs three times what it would cost in a full one."""
     for shown, share in ((1, 3), (2, 1.5), (3, 1), (4, 1.5)):
         *_, row = embedded(table(images[:shown])).to_pylist()
-        cost = dict(row["cost"])
+        cost = signals_of_row(row["cost"])
         assert cost["classify"] / cost[FULL_BATCH] == pytest.approx(share)
 
 
