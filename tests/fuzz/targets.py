@@ -6,9 +6,12 @@ is a sentence for a person. To have another reader tried, add a `Target` to `TAR
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,16 +24,21 @@ from PIL import Image, ImageDraw
 
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.config import BankConfig, DecodeConfig, ModelConfig, ScanConfig, SourceConfig, StorageConfig
+from nsfwscan.errors import SetupError
 from nsfwscan.images.child import DecodeChild
 from nsfwscan.models.geometry import Geometry
 from nsfwscan.models.registry import resolve
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import load_policy, preset_names
+from nsfwscan.report.runs import runs_of
+from nsfwscan.report.verify import verify
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.truth import read_truth
 from nsfwscan.stages.decode import settings_of
+from nsfwscan.store import Store
+from tests.report.rows import scanned
 from training.config import DataConfig
 from training.sources import list_examples
 
@@ -259,12 +267,50 @@ def _model(data: bytes, folder: Path) -> None:
     resolve(ModelConfig(uri=str(folder)), LOCAL)
 
 
+# Records of runs: one of a committed run's is damaged, then everything that reads records does
+
+
+@cache
+def _store() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="nsfwscan-fuzz-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    media = folder / "media"
+    media.mkdir()
+    for number in range(3):
+        (media / f"{number}.jpg").write_bytes(b"image")
+    scanned(media, folder / "out", run_id="made")
+    return folder
+
+
+def _record_seeds() -> Sequence[bytes]:
+    return [(_store() / "out/runs/made" / name).read_bytes() for name in ("run.json", "plan.json")]
+
+
+def _record(data: bytes, folder: Path) -> None:
+    shutil.copytree(_store() / "out", folder / "out")
+    name = "plan.json" if b'"settings"' in data[:200] else "run.json"
+    (folder / "out/runs/made" / name).write_bytes(data)
+    store = Store.at(str(folder / "out"), LOCAL)
+    [run] = runs_of(store)
+    list(verify(run))
+    run.state()
+    refused = []
+    for read in (run.record, run.plan, lambda: scanned(_store() / "media", folder / "out", run_id="next")):
+        try:
+            read()
+        except SetupError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+
+
 TARGETS: dict[str, Target] = {
     "images": Target(_pictures, _decode),
     "manifests": Target(_lists, _list),
     "truth": Target(_tables, _truth),
     "inventories": Target(_inventory_seeds, _inventory),
     "verdicts": Target(_verdict_seeds, _verdicts),
+    "records": Target(_record_seeds, _record),
     "banks": Target(_bank_seeds, _bank),
     "policies": Target(_policy_seeds, _policy),
     "configurations": Target(_config_seeds, _config),
