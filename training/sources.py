@@ -24,6 +24,7 @@ from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import open_source
 from nsfwscan.status import Status
 from nsfwscan.storage import absolute_uri, etag_of, filesystem, is_s3, local_path, modified_of, scheme_of
+from nsfwscan.warning import WarningKind, Warnings
 from training.archives import Archive, Member, archive_of, archive_uri, is_archive
 from training.config import DataConfig
 from training.folders import ClassFolders, all_folders, is_hidden, leads_outside
@@ -163,19 +164,34 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
             folders.seen_folder(name)
     files: list[_File] = []
     metadata = Metadata(config.labels)
-    for table in list_sources(SourceConfig(uris=(uri if is_local else f"{root}/",), truth="none"), storage):
+    noticed = _FolderMarkers()
+    source = SourceConfig(uris=(uri if is_local else f"{root}/",), truth="none")
+    for table in list_sources(source, storage, warnings=noticed):
         for row in table.to_pylist():
             name = _place(row["uri"], root, storage)
             if is_hidden(name):
                 continue
-            if name.endswith("/"):  # how consoles of object stores make a folder
-                folders.seen_folder(name.rstrip("/"))
-            elif is_metadata(name):
+            if is_metadata(name):
                 with _opened(row["uri"], storage) as file:
                     metadata.read(name, file, row["uri"])
             else:
                 files.append(_File(name, row["uri"], row["size"], row["etag"], row["modified_at"]))
+    for marker in noticed.uris:
+        folders.seen_folder(_place(marker, root, storage).rstrip("/"))
     return _labelled(files, folders, metadata, listing, lambda name: f"{root}/{name}")
+
+
+@dataclass
+class _FolderMarkers(Warnings):
+    """What a listing notices, and all empty objects by which consoles of object stores make a folder."""
+
+    uris: list[str] = field(default_factory=list)
+
+    def add(self, kind: WarningKind, example: str, *, count: int = 1, detail: str | None = None) -> None:
+        """Count it, and remember a folder's marker."""
+        super().add(kind, example, count=count, detail=detail)
+        if kind is WarningKind.FOLDER_MARKER:
+            self.uris.append(example)
 
 
 def _from_archive(uri: str, config: DataConfig, storage: StorageConfig, listing: Listing) -> list[Example]:

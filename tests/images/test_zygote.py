@@ -199,19 +199,19 @@ def test_it_starts_while_others_work() -> None:
     started = time.monotonic()
     zygote = Zygote(settings())
     took = time.monotonic() - started
-    zygote.fork().close()
+    zygote.fork()[0].close()
     assert took < (time.monotonic() - started) / 2
 
 
 def test_another_worker_comes_quickly() -> None:
     """A replacement is forked, not started: a tenth of a second would be far too long for it."""
     zygote = Zygote(settings())
-    zygote.fork().close()
+    zygote.fork()[0].close()
     times = []
     for _ in range(9):
         zygote.reap()
         started = time.monotonic()
-        zygote.fork().close()
+        zygote.fork()[0].close()
         times.append(time.monotonic() - started)
     assert sorted(times)[4] < 0.1
 
@@ -220,7 +220,7 @@ def test_it_says_what_became_of_a_worker() -> None:
     """Exit code and memory of a worker that ended by itself, or that was ended."""
     zygote = Zygote(settings())
     for signal_sent, expected in ((signal.SIGSEGV, -signal.SIGSEGV), (None, -signal.SIGKILL)):
-        with zygote.fork():
+        with zygote.fork()[0]:
             pid = zygote._process.pid
             worker = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
             if signal_sent is not None:

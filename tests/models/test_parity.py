@@ -89,6 +89,8 @@ def test_parity_from_the_raw_file(
     """Given the raw file of a plain RGB image, decoding included, every score equals the pipeline's to 1e-4."""
     raw: dict[str, np.ndarray] = {}
     for i, path in enumerate(images):
+        if "truncated" in path:  # which the pipeline does not open; ours is salvaged
+            continue
         with Image.open(demo[0] / path) as image:
             plain = image.mode == "RGB" and not {"icc_profile", "transparency"} & set(image.info)
         if plain:
