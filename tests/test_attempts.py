@@ -53,7 +53,7 @@ def test_a_committed_run(tmp_path: Path) -> None:
     assert record == result.record
     assert (result.exit_code, result.already_committed, record["reason"]) == (0, False, None)
     assert (folder / "_SUCCESS").read_bytes() == b""
-    counts = {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3, "fates": {"new": 10}}
+    counts = {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3, "fates": {"new": 10}, "truth": None}
     assert record["plan"] == {"listed_at": record["plan"]["listed_at"], **counts}
     assert record["plan"]["listed_at"] < record["committed_at"]
     assert record["ledger"] == {"bases": [], "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0}}

@@ -86,8 +86,8 @@ def configured(folder: Path, **storage: object) -> Path:
 
 @pytest.mark.ray
 def test_a_scan_that_succeeds_writes_no_secret(proxy: FaultyProxy, tmp_path: Path) -> None:
-    """Signed URLs in a manifest and keys in the environment: none in the report, the page or the output, though some of
-    the URLs fail and are examples in the summary."""
+    """Signed URLs in a manifest, of a web server of this machine that is allowed to it, and keys in the environment: none in
+    the report, the page or the output, though some of the URLs fail and are examples in the summary."""
     url = proxy.endpoint.endpoint_url
     signature = f"X-Amz-Credential={KEY_ID}&X-Amz-Signature={CANARY}-signature"
     signed = [f"{url}/{BUCKET}/media/{name}?{signature}" for name in ("coffee.png", "absent.png", "refused.png")]
@@ -97,6 +97,7 @@ def test_a_scan_that_succeeds_writes_no_secret(proxy: FaultyProxy, tmp_path: Pat
     manifest.write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
     config.write_text(json.dumps({"storage": {"endpoint_url": url}, "read": {"attempts": 2}}))
     arguments = ["--out", out, "--run-id", "r", "--num-cpus", "1", "--max-error-rate", "1", "--verbose"]
+    arguments += ["--allow-source", f"{url}/"]
     done = run("scan", manifest, *arguments, "--config", config)
     assert done.returncode == 0, done.stderr
     assert_clean_below(out)
