@@ -12,10 +12,12 @@ import click
 import pytest
 import yaml
 
+import nsfwscan
 from nsfwscan.cli import main
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
+from tests.demo_store import DemoObject
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,6 +87,14 @@ def test_named_files_exist() -> None:
     )
     outside = {name for name in names if not (ROOT / name).exists()}
     assert not outside
+
+
+def test_the_balance_that_is_shown(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
+    """The balance in README is that of `make demo`."""
+    result = nsfwscan.scan([str(demo[0])], out=str(tmp_path))
+    balance = result.record["balance"]
+    terms = " + ".join(f"{count:,} {name}" for name, count in balance.items() if name != "listed")
+    assert f"\n{balance['listed']:,} listed = {terms}\n" in README
 
 
 def test_limit_of_the_reference_hash() -> None:
