@@ -18,10 +18,14 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
 
+import hypothesis
+
 from nsfwscan.errors import BalanceError, RowError, SetupError
-from tests.fuzz.mutation import mutated
+from tests.fuzz.mutation import ANY_BYTES, mutated
 from tests.fuzz.targets import TARGETS, Target
 
 EXPECTED = (RowError, SetupError, BalanceError)
@@ -69,9 +73,8 @@ def fuzz(name: str, seconds: float, seed: int, keep: Path) -> tuple[int, Counter
     Returns:
         how many files were read, and how often each kind of failure was met.
     """
-    target = TARGETS[name]
-    files = mutated(target.seeds(), random.Random(f"{seed} {name}"))
-    until, count, found = time.monotonic() + seconds, 0, Counter[str]()
+    target, until, count, found = TARGETS[name], time.monotonic() + seconds, 0, Counter[str]()
+    files = _in_turn(mutated(target.seeds(), random.Random(f"{seed} {name}")), _made_up(seed))
     while time.monotonic() < until:
         data = next(files)
         count += 1
@@ -87,6 +90,37 @@ def fuzz(name: str, seconds: float, seed: int, keep: Path) -> tuple[int, Counter
             path.write_bytes(data)
             print(f"  {name}: {kind}\n    python -m tests.fuzz --show {name} {path}", flush=True)
     return count, found
+
+
+def _in_turn(damaged: Iterator[bytes], made_up: Iterator[bytes]) -> Iterator[bytes]:
+    """Nine damaged files for each that is made up: most readers look into what they know, and no further into the rest."""
+    while True:
+        yield from islice(damaged, 9)
+        yield next(made_up)
+
+
+def _made_up(seed: int) -> Iterator[bytes]:
+    """What hypothesis makes up, without end."""
+    for batch in count_from(seed):
+        yield from _batch(batch)
+
+
+def _batch(seed: int) -> list[bytes]:
+    files: list[bytes] = []
+
+    @hypothesis.seed(seed)
+    @_QUIET
+    @hypothesis.given(ANY_BYTES)
+    def keep(data: bytes) -> None:
+        files.append(data)
+
+    keep()
+    return files
+
+
+_QUIET = hypothesis.settings(
+    max_examples=50, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 
 
 def main(arguments: list[str]) -> int:

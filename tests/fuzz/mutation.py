@@ -1,15 +1,26 @@
-"""What becomes of a file that somebody damages, by accident or on purpose.
+"""What becomes of a file that somebody damages, by accident or on purpose; and what nobody would write.
 
 In: files that are well formed. Out: files that are nearly so, for ever, the same for the same seed. Text that is JSON or
-YAML is also changed as what it says: keys go, values become others, lists become deep.
+YAML is also changed as what it says: keys go, values become others, lists become deep. `ANY_BYTES` is what hypothesis
+makes up from nothing, JSON among it.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from hypothesis import strategies as st
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+ANY_BYTES = st.binary(max_size=200) | _JSON.map(lambda said: json.dumps(said).encode())
 
 _EDGES = (
     b"\0",
@@ -67,11 +78,13 @@ def _changed_tree(said: Any, random_: random.Random) -> bytes:
         if deed == 0:
             del holder[key]
         elif deed == 1:
-            holder[key] = json.loads("[" * 200 + "]" * 200) if random_.random() < 0.1 else random_.choice(_VALUES)
+            holder[key] = (
+                json.loads("[" * 200 + "]" * 200) if random_.random() < 0.1 else copy.deepcopy(random_.choice(_VALUES))
+            )
         elif deed == 2 and isinstance(holder, dict):
             holder[str(key) + random_.choice(("", "_", " ", "X"))] = holder[key]
         else:
-            holder[key] = [holder[key], random_.choice(_VALUES)]
+            holder[key] = [holder[key], copy.deepcopy(random_.choice(_VALUES))]
     return json.dumps(said).encode("utf-8", "surrogatepass")
 
 
