@@ -244,7 +244,7 @@ _COMPILED = [
 _BEFORE_ROOT = re.compile(r"\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE\s[^\[>]*(?:\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE)
 _UNWRITTEN = re.compile(r"[\0-\x06\x0e-\x19\x1c-\x1f\x7f]")
 """Control characters that no text has; bells, tabs, page breaks, escapes and an old end mark are seen in some."""
-_DOCTYPE = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*<!DOCTYPE\s+(\w+)", re.DOTALL | re.IGNORECASE)
+_DOCTYPE = re.compile(r"(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE\s+(\w+)", re.DOTALL | re.IGNORECASE)
 _ELEMENT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)(?=[\s/>])")
 _HTML = {
     "html",

@@ -21,6 +21,7 @@ import os
 import platform
 import resource
 import struct
+import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -103,10 +104,17 @@ def confine(readable: Iterable[Path]) -> tuple[str, ...]:
 
 
 def code_folders(files: Iterable[str] = ()) -> list[Path]:
-    """Return the folders that Python imports from: its library, installed packages, and those of the given files."""
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    found = [Path(sysconfig.get_path(name)) for name in names]
-    return [folder for folder in dict.fromkeys([*found, *(Path(file).parent for file in files)]) if folder.is_dir()]
+    """Return the folders that Python may import from later: its library, installed packages, the packages that are
+    loaded, wherever they lie (with `PYTHONPATH`, or `pip install --target`), the folders beside them in which wheels
+    keep shared libraries, and those of the given files."""
+    found = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and "." not in name and hasattr(module, "__path__"):
+            found.append(Path(file).parent)
+    found += [libraries for parent in {folder.parent for folder in found} for libraries in parent.glob("*.libs")]
+    found += [Path(file).parent for file in files]
+    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
 
 
 def _landlock(libc: ctypes.CDLL, readable: Iterable[Path]) -> bool:

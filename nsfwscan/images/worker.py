@@ -55,7 +55,7 @@ def main(fd: int, area_fd: int) -> None:
     gc.freeze()
     wire.send(control, {})
     with suppress(ConnectionError):
-        _fork_on_demand(control, area, settings, formats)
+        _fork_on_demand(control, area, settings, formats, code_folders(_files_of(settings.plugins)))
 
 
 def _own_signals() -> None:
@@ -78,7 +78,9 @@ def _plug_in(plugins: dict[str, str]) -> list[str]:
     return [name.upper() for name in plugins]
 
 
-def _fork_on_demand(control: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...]) -> None:
+def _fork_on_demand(
+    control: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...], readable: list[Path]
+) -> None:
     worker = 0
     while True:
         asked, fds, _, _ = socket.recv_fds(control, 1, 1)
@@ -87,7 +89,7 @@ def _fork_on_demand(control: socket.socket, area: Area, settings: Settings, form
             worker = os.fork()
             if not worker:
                 control.close()
-                _work_and_exit(sock, area, settings, formats)
+                _work_and_exit(sock, area, settings, formats, readable)
             sock.close()
         elif asked == REAP and worker:
             os.kill(worker, signal.SIGKILL)  # changes nothing where it is dead already: nobody has waited for it
@@ -99,10 +101,12 @@ def _fork_on_demand(control: socket.socket, area: Area, settings: Settings, form
             return
 
 
-def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...]) -> NoReturn:
+def _work_and_exit(
+    sock: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...], readable: list[Path]
+) -> NoReturn:
     _limit(settings.max_memory_bytes)
     forget_lack_of_memory()
-    held = confine(code_folders(_files_of(settings.plugins))) if settings.sandboxed else ()
+    held = confine(readable) if settings.sandboxed else ()
     try:
         wire.send(sock, {"sandbox": held})  # it is there, and confined
         while True:
@@ -127,8 +131,8 @@ def _work_and_exit(sock: socket.socket, area: Area, settings: Settings, formats:
 
 
 def _files_of(plugins: dict[str, str]) -> list[str]:
-    """The files of the plugins and of this package: what may still be imported when it is first needed."""
-    return [file for module in ("nsfwscan", *plugins.values()) if (file := sys.modules[module].__file__)]
+    """The files of the plugins, which may import others beside them when they first need them."""
+    return [file for module in plugins.values() if (file := sys.modules[module].__file__)]
 
 
 def _limit(max_memory_bytes: int) -> None:

@@ -64,7 +64,8 @@ _REFUSED = (
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
           (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # fmt: skip
 _DELIMITERS = ",;\t|"
-_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S|file:/|\.{0,2}/\S|[^\s]+/[^\s]*\.\w{1,5}$")
+_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*+://\S|file:/|\.{0,2}/\S")
+_SPACE, _ENDING = re.compile(r"\s"), re.compile(r"\.\w{1,5}$")
 _NAMED_IMAGE = re.compile(r"\.(jpe?g|jfif|png|apng|webp|gif|bmp|tiff?|avif|hei[cf]|ico)$", re.IGNORECASE)
 _INVENTORY = ("destinationBucket", "fileFormat", "fileSchema", "files")
 READING_ERRORS = (pa.ArrowException, UnicodeError, csv.Error, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
@@ -332,7 +333,10 @@ def _is_absolute(line: str) -> bool:
 
 def _is_place(line: str) -> bool:
     line = line.strip().strip('"')
-    return bool(_PLACE.match(line)) or bool(_NAMED_IMAGE.search(line))
+    if _PLACE.match(line) or _NAMED_IMAGE.search(line):
+        return True
+    folder, _, name = line.partition("/")
+    return bool(folder and _ENDING.search(name)) and not _SPACE.search(line)
 
 
 # Rows

@@ -203,3 +203,12 @@ def test_any_bytes_have_a_name(head: bytes, tail: bytes) -> None:
     content = content_of(head + tail)
     assert content.name.isprintable()
     assert 0 < len(content.name) <= 120
+
+
+@pytest.mark.parametrize(
+    "piece", [b" ", b"<!-- -->", b"<?x?>", b"<!--", b"<?", b"<!DOCTYPE a [", b"<a:", b"\n<", b"[{"]
+)
+@pytest.mark.parametrize("head", [b"", b"<?xml version='1.0'?>", b"<!-- -->"])
+def test_long_texts_are_named_at_once(head: bytes, piece: bytes) -> None:
+    """What repeats a pattern's beginning without end takes no time that grows faster than it does."""
+    assert content_of(head + piece * (60_000 // len(piece)) + b"x").name

@@ -121,6 +121,23 @@ def test_abort_still_tells_what_happened(confined: DecodeChild) -> None:
         confined.decode(hostile("abort"))
 
 
+def test_packages_from_anywhere_may_still_be_imported(tmp_path: Path, confined: DecodeChild) -> None:
+    """A loaded package finds its modules after that, wherever it lies; what lies beside it stays out of reach."""
+    package = tmp_path / "elsewhere"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "later.py").write_text("found = True\n")
+    (tmp_path / "secret.txt").write_text("hunter2")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import elsewhere\nfrom nsfwscan.images.sandbox import code_folders, confine\nconfine(code_folders())\n"
+        "from elsewhere.later import found\nprint(found)\n"
+        "try: open(sys.argv[1] + '/secret.txt')\nexcept PermissionError: print('held')\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["True", "held"]
+
+
 def test_confining_works_without_landlock_and_seccomp() -> None:
     """On a system that is no Linux nothing holds, and nothing fails."""
     script = (

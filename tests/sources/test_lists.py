@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -292,3 +293,12 @@ def test_a_list_on_s3_is_known_by_its_content(moto: Any, form: str, scheme: str)
     assert (
         listed(f"{scheme}://of-lists/lists/") == listed(f"{scheme}://of-lists/lists") == ["s3://of-lists/lists/night"]
     )
+
+
+@pytest.mark.parametrize("piece", ["&a", "../", "a/b.", "a://", "/.", "x.y/"])
+def test_long_lines_are_understood_at_once(tmp_path: Path, piece: str) -> None:
+    """A line of a hundred thousand characters that might be a URI is refused or read in a moment."""
+    path = tmp_path / "list.csv"
+    path.write_text("é" + piece * (100_000 // len(piece)) + " \n")
+    with contextlib.suppress(SourceError):
+        list(list_sources(SourceConfig(uris=(str(path),)), StorageConfig()))
