@@ -27,6 +27,8 @@ def load_yaml(text: str) -> Any:
         return loader.construct_document(root)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:  # as of a date that no calendar has
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from None
     finally:
         loader.dispose()
 

@@ -439,7 +439,16 @@ def _seekable(file: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
 
 
 def _batches(file: IO[bytes], kind: Format, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """Batches of the chosen columns, under their new names."""
+    """Batches of the chosen columns, under their new names. Raises pa.ArrowInvalid for a damaged file."""
+    try:
+        yield from _read_batches(file, kind, columns)
+    except OSError as error:
+        if error.errno is not None:  # of the disk or the store that the file lies on
+            raise
+        raise pa.ArrowInvalid(str(error)) from error  # so Arrow calls some damage
+
+
+def _read_batches(file: IO[bytes], kind: Format, columns: Columns) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
         parquet = pq.ParquetFile(file)
         names = columns.chosen(parquet.schema_arrow.names)

@@ -33,6 +33,15 @@ _KEPT = 5
 """Files kept for each reader."""
 
 
+_NO_STORE = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+    "AWS_MAX_ATTEMPTS": "1",
+}
+"""Damaged lists name buckets: nobody's are asked."""
+
+
 class Hung(BaseException):
     """A reader took too long. No Exception, so that nobody catches it on the way."""
 
@@ -133,7 +142,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--show", nargs=2, metavar=("READER", "FILE"), help="read one kept file, with its traceback")
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="nsfwscan-fuzz-cache-") as cache:
-        os.environ["NSFWSCAN_CACHE"] = cache
+        os.environ |= {"NSFWSCAN_CACHE": cache, **_NO_STORE}
         if asked.show:
             name, path = asked.show
             error = tried(TARGETS[name], Path(path).read_bytes())

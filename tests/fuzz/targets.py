@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from PIL import Image, ImageDraw
+from pyarrow import feather, orc
 
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.config import BankConfig, DecodeConfig, ModelConfig, ScanConfig, SourceConfig, StorageConfig
@@ -111,8 +112,10 @@ def _lists() -> Sequence[bytes]:
         {"uri": f"images/{i}.jpg", "size": 10 + i, "etag": f'"{i}"', "modified_at": "2026-11-01T00:00:00Z", "truth": t}
         for i, t in enumerate(["neutral", "porn", None, "drawings"])
     ]
-    out = io.BytesIO()
+    out, others = io.BytesIO(), (io.BytesIO(), io.BytesIO())
     pq.write_table(pa.Table.from_pylist(rows), out)
+    orc.write_table(pa.Table.from_pylist(rows), others[0])
+    feather.write_feather(pa.Table.from_pylist(rows), others[1])
     lines = "\n".join(map(json.dumps, rows)).encode()
     header, *values = [",".join(rows[0]), *(",".join(str(v or "") for v in row.values()) for row in rows)]
     text = "\n".join([header, *values]).encode()
@@ -121,6 +124,7 @@ def _lists() -> Sequence[bytes]:
         lines,
         text,
         json.dumps(rows).encode(),
+        *(other.getvalue() for other in others),
         b'{"source-ref": "s3://b/a.jpg"}\n',
         b"a.jpg\nb.jpg\n",
     ]
@@ -128,7 +132,7 @@ def _lists() -> Sequence[bytes]:
 
 def _tables() -> Sequence[bytes]:
     """Those of the lists that have truth."""
-    return _lists()[:4]
+    return _lists()[:6]
 
 
 def _named(data: bytes, folder: Path) -> Path:

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from tests.fuzz.__main__ import Hung, fuzz, tried
 from tests.fuzz.mutation import ANY_BYTES
 from tests.fuzz.targets import TARGETS, Target
+from tests.s3.servers import S3Endpoint
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: S3Endpoint) -> None:
+    """A cache of its own; and an S3 server, since damaged lists name buckets."""
     monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
 
 

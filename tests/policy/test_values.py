@@ -212,10 +212,12 @@ def test_there_is_an_end_to_rules() -> None:
         "version: 1\nrules: " + "[" * 3000 + "]" * 3000 + "\n",
         "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12)),
         "version: &v\n  - *v\n",
+        "version: 2026-02-31\nrules: []\n",
+        *(f"version: 1\nrules: !!{tag} x\n" for tag in ("int", "float", "bool", "timestamp", "binary", "omap", "set")),
     ],
 )  # fmt: skip
 def test_yaml_that_is_a_bomb(tmp_path: Path, text: str) -> None:
-    """Nested too deeply, aliases of aliases, one of itself: a message that names the file."""
+    """Nested too deeply, aliases of aliases, one of itself, values that are none: a message that names the file."""
     (tmp_path / "bomb.yaml").write_text(text)
     began = time.monotonic()
     with pytest.raises(PolicyError, match=r"bomb\.yaml"):

@@ -302,3 +302,12 @@ def test_long_lines_are_understood_at_once(tmp_path: Path, piece: str) -> None:
     path.write_text("é" + piece * (100_000 // len(piece)) + " \n")
     with contextlib.suppress(SourceError):
         list(list_sources(SourceConfig(uris=(str(path),)), StorageConfig()))
+
+
+@pytest.mark.parametrize("head", [b"PAR1", b"ORC", b"ARROW1\0\0"])
+def test_a_damaged_table_is_named(tmp_path: Path, head: bytes) -> None:
+    """Arrow tells of some damage with the error that disks and stores fail with; it is the list's all the same."""
+    path = tmp_path / "list"
+    path.write_bytes(head + b"\x07" * 40)
+    with pytest.raises(SourceError, match=r"list is damaged|list cannot be read|list: "):
+        list(list_sources(SourceConfig(uris=(str(path),)), StorageConfig()))
