@@ -11,12 +11,15 @@ from typing import Any
 import yaml
 
 MOST_NODES = 1_000_000
+MOST_DEEP = 200
+"""Levels of lists and mappings in one another. What composes them is recursive C, which a few thousand crash."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml where there is one: ten times as fast."""
 
 
 def load_yaml(text: str) -> Any:
     """What a YAML text says. Raises yaml.YAMLError."""
+    _check_depth(text)
     loader = _LOADER(text)
     try:
         root = loader.get_single_node()
@@ -31,6 +34,14 @@ def load_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"a value cannot be read: {error}") from None
     finally:
         loader.dispose()
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):  # one after the other, without recursion
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEEP:
+            raise yaml.YAMLError("it is nested too deeply")
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
