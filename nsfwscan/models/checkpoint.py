@@ -19,7 +19,7 @@ WANTED = re.compile(
     r"^(config\.json|preprocessor_config\.json|processor_config\.json|model[\w.-]*\.safetensors(\.index\.json)?)$"
 )
 """Names of the files that are fetched, and that the digest covers."""
-_SHARD = re.compile(r"model[\w.-]*\.safetensors")
+_SHARD = re.compile(r"model[\w.-]{0,200}\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _ELSEWHERE = {
     "auto_map": "it needs code of its own (auto_map), which is never run",

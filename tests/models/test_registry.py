@@ -356,6 +356,7 @@ def test_a_checkpoint_in_shards_is_its_shards(model: Path) -> None:
         ("other.safetensors", r"names 'other\.safetensors'"),
         ("model-00002-of-00002.safetensors", "which is missing"),
         ("", "names ''"),
+        ("model-" + "x" * 300 + ".safetensors", "weights are only loaded from"),
         (None, "names no shards"),
         (["model.safetensors"], "weights are only loaded from"),
     ],
