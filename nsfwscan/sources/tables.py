@@ -458,17 +458,24 @@ def _read_batches(file: IO[bytes], kind: Format, columns: Columns) -> Iterator[p
         stripes = orc.ORCFile(file)
         names = columns.chosen(stripes.schema.names)
         wanted = [stripes.schema.names[i] for i in names]
-        batches = (stripes.read_stripe(number, columns=wanted) for number in range(stripes.nstripes))
+        batches = (_sound(stripes.read_stripe(number, columns=wanted)) for number in range(stripes.nstripes))
     else:
         table = pa.ipc.open_file(file)
         names = columns.chosen(table.schema.names)
         wanted = [table.schema.names[i] for i in names]
-        batches = (table.get_batch(number).select(wanted) for number in range(table.num_record_batches))
+        batches = (_sound(table.get_batch(number)).select(wanted) for number in range(table.num_record_batches))
     renames = dict(zip(wanted, names.values(), strict=True))
     for batch in batches:
         for start in range(0, batch.num_rows, 4096):
             piece = batch.slice(start, 4096)
             yield piece.rename_columns([renames[name] for name in piece.schema.names])
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, whose offsets lie within its data: these readers take them from the file as they are. Raises
+    pa.ArrowInvalid."""
+    batch.validate(full=True)
+    return batch
 
 
 def _plain(batch: pa.RecordBatch) -> Iterator[Row]:

@@ -27,19 +27,11 @@ import hypothesis
 from nsfwscan.errors import BalanceError, RowError, SetupError
 from tests.fuzz.mutation import ANY_BYTES, mutated
 from tests.fuzz.targets import TARGETS, Target
+from tests.s3.servers import moto_server
 
 EXPECTED = (RowError, SetupError, BalanceError)
 _KEPT = 5
 """Files kept for each reader."""
-
-
-_NO_STORE = {
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
-    "AWS_ACCESS_KEY_ID": "none",
-    "AWS_SECRET_ACCESS_KEY": "none",
-    "AWS_MAX_ATTEMPTS": "1",
-}
-"""Damaged lists name buckets: nobody's are asked."""
 
 
 class Hung(BaseException):
@@ -141,8 +133,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="where files that failed are kept")
     parser.add_argument("--show", nargs=2, metavar=("READER", "FILE"), help="read one kept file, with its traceback")
     asked = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="nsfwscan-fuzz-cache-") as cache:
-        os.environ |= {"NSFWSCAN_CACHE": cache, **_NO_STORE}
+    # Damaged lists name buckets: those of an empty store on this machine are asked.
+    with tempfile.TemporaryDirectory(prefix="nsfwscan-fuzz-cache-") as cache, moto_server() as store:
+        os.environ |= {"NSFWSCAN_CACHE": cache, **store.environment()}
         if asked.show:
             name, path = asked.show
             error = tried(TARGETS[name], Path(path).read_bytes())
