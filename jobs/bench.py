@@ -6,7 +6,7 @@ from pathlib import Path
 # This checkout, before a package that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nsfwscan.benchmark.cli import bench
+from jobs.benchmark.cli import bench
 
 if __name__ == "__main__":
     bench()

@@ -1,5 +1,5 @@
 """`python -m nsfwscan`: the command line."""
 
-from nsfwscan.cli import main
+from nsfwscan.cli.main import main
 
 main()

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from nsfwscan.config import ScanConfig, merge
 from nsfwscan.models.registry import apply_preset
-from nsfwscan.progress import Progress, Silent
+from nsfwscan.reports.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from nsfwscan.explanation import Explanation
-    from nsfwscan.layout import Fleet
-    from nsfwscan.run import ScanResult
-    from nsfwscan.single import Verdict
+    from nsfwscan.execution.layout import Fleet
+    from nsfwscan.workflows.classify import Verdict
+    from nsfwscan.workflows.explain import Explanation
+    from nsfwscan.workflows.scan import ScanResult
 
 Path = str | os.PathLike[str]
 
@@ -51,17 +51,17 @@ def scan(
             `storage={"endpoint_url": "http://localhost:9000"}`, `report={"save_images": True}`.
 
     Raises:
-        SetupError: the scan cannot run; the message says what to do.
+        NsfwscanError: the scan cannot run; the message says what to do.
         BalanceError: the report does not account for every listed object; nothing was committed.
     """
-    from nsfwscan.connection import check_reachable
-    from nsfwscan.engines import run_where_it_is_sooner
-    from nsfwscan.run import run_scan
+    from nsfwscan.execution.choose import choose_executor
+    from nsfwscan.execution.ray_session import check_reachable
+    from nsfwscan.workflows.scan import run_scan
 
     settings = _settings(sources, out, preset, config, sections)
     check_reachable(settings.engine.cluster)
     fleets: list[Fleet] = []
-    engine = partial(run_where_it_is_sooner, verbose=verbose, began=fleets.append)
+    engine = partial(choose_executor, verbose=verbose, began=fleets.append)
     return run_scan(settings, run_id, engine, progress or Silent(), resume=resume, fleets=fleets)
 
 
@@ -81,9 +81,9 @@ def explain(
         sources, out, preset, config, **sections: as for `scan`.
 
     Raises:
-        SetupError: the model, the cluster or the report store cannot be reached.
+        NsfwscanError: the model, the cluster or the report store cannot be reached.
     """
-    from nsfwscan.explanation import explain_scan
+    from nsfwscan.workflows.explain import explain_scan
 
     return explain_scan(_settings(sources, out, preset, config, sections))
 
@@ -109,9 +109,9 @@ def classify(
         One `Verdict` for each image, in order; unreadable images have a status and an error instead of scores.
 
     Raises:
-        SetupError: the model or the policy cannot be loaded.
+        NsfwscanError: the model or the policy cannot be loaded.
     """
-    from nsfwscan.single import classify_images
+    from nsfwscan.workflows.classify import classify_images
 
     uris = [os.fspath(i) for i in ([images] if isinstance(images, str | os.PathLike) else images)]
     settings = load_config(preset, config, merge(sections, {"source": {"uris": uris}, "out": ""}))

@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from nsfwscan.dialect import Compatibility
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError
 from nsfwscan.location import canonical
-from nsfwscan.redaction import has_password, redacted_json
 from nsfwscan.schema import SIGNAL_GROUPS, BankKind
+from nsfwscan.text import has_password, redacted_json
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compatibility = Literal["auto", "aws", "basic"]
+"""How S3 is spoken. `aws`: as botocore does it; `basic`: as any S3 store takes it; `auto`: by the endpoint's name."""
 
 PASSWORD_IN_URI = (
     "a URI must not hold a password, since it is written down with the report: give it by the environment, "
@@ -76,8 +77,8 @@ class StorageConfig(Frozen):
     sse_kms_key_id: str | None = None
     """The KMS key to encrypt with; `sse` is then `aws:kms` unless it says `aws:kms:dsse`."""
     s3_compatibility: Compatibility = "auto"
-    """How S3 is spoken, see `dialect.py`: `aws` with checksums in headers and trailers, `basic` with Content-MD5, which
-    all stores take; `auto`: `aws` with AWS itself, `basic` with any other endpoint."""
+    """How S3 is spoken, see `storage/s3_dialect.py`: `aws` with checksums in headers and trailers, `basic` with
+    Content-MD5, which all stores take; `auto`: `aws` with AWS itself, `basic` with any other endpoint."""
     s3_addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket's name stands: `path` in the path, `virtual` in the host; `auto`: in the path, but for AWS."""
     file_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0640"
@@ -231,7 +232,7 @@ class CascadeConfig(Frozen):
     """The prefilter's `nsfw_score` up to which an image is settled."""
     icon_pixels: int = Field(32, ge=0)
     """An image whose longest edge has no more pixels is settled."""
-    shadow: float = Field(0.02, ge=0, le=1)
+    audit_sample: float = Field(0.02, ge=0, le=1)
     """Share of what was settled that the model sees all the same: by it is known how often the filters are wrong."""
     seed: int = 0
     """Of that sample."""

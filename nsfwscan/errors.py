@@ -1,17 +1,35 @@
 """What goes into a row against what stops a run.
 
 In: nothing. Out: the exceptions of the project. Bad data is a `RowError` and becomes values in that object's row; a
-broken set-up is a `SetupError` and stops the run at once, with a message that says what happened, to what, and what
+broken set-up is a `NsfwscanError` and stops the run at once, with a message that says what happened, to what, and what
 to do. Whoever raises them need not think of secrets: messages are `redacted` here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
-from nsfwscan.redaction import redacted
-from nsfwscan.status import Status
+from nsfwscan.text import redacted
+
+
+class Status(StrEnum):
+    """What became of reading and decoding one object."""
+
+    OK = "ok"
+    NOT_FOUND = "not_found"
+    DENIED = "denied"
+    FETCH_ERROR = "fetch_error"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    DECODE_ERROR = "decode_error"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+
+
+POISON = (Status.TIMEOUT, Status.CRASHED)
+"""What a file is that costs a decoder its time or its life, where its bytes could be read."""
 
 
 class RowError(Exception):
@@ -34,7 +52,7 @@ class RowError(Exception):
         return self.message
 
 
-class SetupError(Exception):
+class NsfwscanError(Exception):
     """The run cannot start or cannot go on; nothing that was done is lost. Exit code 1."""
 
     exit_code = 1
@@ -43,11 +61,11 @@ class SetupError(Exception):
         super().__init__(redacted(message))
 
 
-class SourceError(SetupError):
+class SourceError(NsfwscanError):
     """A source does not exist, cannot be listed, or lists nothing."""
 
 
-class StoreError(SetupError):
+class StoreError(NsfwscanError):
     """The report store cannot be read or written."""
 
 
@@ -69,39 +87,39 @@ class BrokenRecord(StoreError):
         return type(self), (self.where, self.reason, self._way_out)
 
 
-class ModelError(SetupError):
+class ModelError(NsfwscanError):
     """A checkpoint cannot be found, loaded, or trusted to mean what its labels say."""
 
 
-class BankError(SetupError):
+class BankError(NsfwscanError):
     """A hash bank cannot be read, or holds no hash that could be used."""
 
 
-class PolicyError(SetupError):
+class PolicyError(NsfwscanError):
     """A policy file is malformed or does not bind to the report's columns."""
 
 
-class ConfigError(SetupError):
+class ConfigError(NsfwscanError):
     """An option or a configuration file is wrong. Exit code 2, as for any wrong usage."""
 
     exit_code = 2
 
 
-class RunConflict(SetupError):
+class RunConflict(NsfwscanError):
     """The run id is alive elsewhere, or was begun with other settings."""
 
 
-class TooManyDeleted(SetupError):
+class TooManyDeleted(NsfwscanError):
     """More of the known objects are not listed any more than may be; nothing was committed. Exit code 6."""
 
     exit_code = 6
 
 
-class DeadlineReached(SetupError):
+class DeadlineReached(NsfwscanError):
     """The run's time is up; it is unfinished and can be resumed."""
 
 
-class Stalled(SetupError):
+class Stalled(NsfwscanError):
     """No worker has moved for too long, or one shard kills every worker that takes it."""
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from nsfwscan.status import Status
+from nsfwscan.errors import Status
 
 SCHEMA_VERSION = "2"
 
@@ -222,7 +222,7 @@ BYTES = pa.field("bytes", pa.large_binary())
 """Encoded bytes, between `read` and `decode`; never leaves the actor."""
 
 REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
-SHADOW = _column("shadow", pa.bool_(), "settled by a filter, and scored all the same")
+AUDIT_SAMPLE = _column("audit_sample", pa.bool_(), "settled by a filter, and scored all the same")
 SANDBOX = _column("sandbox", pa.string(), "which layers of the sandbox held where the file was decoded")
 COST = _column("cost", SIGNALS, "seconds that each model took for it")
 FULL_BATCH = "classify, full batches"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from nsfwscan.redaction import redacted
+from nsfwscan.text import redacted
 
 
 class WarningKind(StrEnum):

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from nsfwscan.cli import main
+from nsfwscan.cli.main import main
 from nsfwscan.config import ScanConfig
-from nsfwscan.deadline import deadline_of
-from tests.report.rows import begun
+from nsfwscan.execution.deadline import deadline_of
+from tests.runs.rows import begun
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -399,7 +399,7 @@ def test_submission_carries_code_and_no_media(tmp_path: Path) -> None:
     stays = (
         "media/a.jpg demo/b.png reports/runs/r/run.json x.parquet .git/HEAD .venv/bin/python tests/test_x.py dist/n.whl"
     )
-    travels = "jobs/scan.py nsfwscan/models/spec.py nsfwscan/policy/presets/p.yaml training/train.py pyproject.toml"
+    travels = "jobs/scan.py nsfwscan/models/spec.py nsfwscan/policy/presets/p.yaml training/fit/fit.py pyproject.toml"
     tree, package = tmp_path / "tree", tmp_path / "package.zip"
     for name in f"{stays} {travels} nsfwscan/__pycache__/cli.pyc .env".split():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.location import Location, absolute_uri, canonical, is_s3
 from nsfwscan.policy.rules import parse_policy
-from nsfwscan.store import Store
+from nsfwscan.storage.store import Store
 
 S3 = ["s3", "S3", "s3a", "S3A", "s3n", "S3n"]
 

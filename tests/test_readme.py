@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import nsfwscan
-from nsfwscan.cli import main
+from nsfwscan.cli.main import main
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
@@ -123,7 +123,7 @@ def test_exit_codes() -> None:
     """The exit codes in README are those of the errors."""
     from nsfwscan import errors
 
-    assert (errors.SetupError.exit_code, errors.ConfigError.exit_code, errors.BalanceError.exit_code) == (1, 2, 3)
+    assert (errors.NsfwscanError.exit_code, errors.ConfigError.exit_code, errors.BalanceError.exit_code) == (1, 2, 3)
     assert all(f"**{code}**" in README for code in range(5))
 
 

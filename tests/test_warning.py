@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from nsfwscan.cli.terminal import describe_scan
 from nsfwscan.config import StorageConfig
-from nsfwscan.report.runs import runs_of
-from nsfwscan.report.terminal import describe_scan
-from nsfwscan.store import Store
+from nsfwscan.runs.run import runs_of
+from nsfwscan.storage.store import Store
 from nsfwscan.warning import WarningKind, Warnings
-from tests.report.rows import files, scanned
+from tests.runs.rows import files, scanned
 
 YEAR_10000 = 253402300800
 

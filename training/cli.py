@@ -17,10 +17,9 @@ from typing import Any, NoReturn
 import click
 
 import nsfwscan
-from nsfwscan.chatter import mute_at_exit, without_native_chatter
-from nsfwscan.display import printable_lines
-from nsfwscan.errors import SetupError
-from nsfwscan.redaction import redacted
+from nsfwscan.errors import NsfwscanError
+from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
+from nsfwscan.text import printable_lines, redacted
 from training.options import (
     data_config,
     data_options,
@@ -63,7 +62,7 @@ def explore(out: str, model: str | None, no_thumbnails: bool, quiet: bool, verbo
     DATA is class folders, a zip of them, a table of uri and label, a file of reviewers' verdicts (local paths, s3://,
     any fsspec URI), or the hub's deepghs/nsfw_detect.
     """
-    from training.explore import explore as look
+    from training.explore.explore import explore as look
 
     with exit_codes(verbose):
         config, storage = data_config(options), storage_config(options)
@@ -83,7 +82,7 @@ def fit(verbose: bool, **options: Any) -> None:
 
     The same command goes on where a stopped one was, from the last checkpoint in --out. DATA is as for explore.
     """
-    from training.train import describe, train
+    from training.fit.fit import describe, train
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends as with Ctrl-C
     if not verbose:
@@ -108,7 +107,7 @@ def evaluate(quiet: bool, verbose: bool, **options: Any) -> None:
 
     Give DATA, --seed and the shares that it was trained with. The same command goes on where a stopped one was.
     """
-    from training.evaluate import evaluate as measure
+    from training.evaluate.evaluate import evaluate as measure
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends as with Ctrl-C
     if not verbose:
@@ -127,7 +126,7 @@ def evaluate(quiet: bool, verbose: bool, **options: Any) -> None:
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def export(folder: str, verbose: bool) -> None:
     """Write model.onnx into the checkpoint directory FOLDER, if its scores are the checkpoint's."""
-    from training.export import export_onnx
+    from training.fit.onnx_export import export_onnx
 
     with exit_codes(verbose):
         found = export_onnx(Path(folder))
@@ -140,7 +139,7 @@ def exit_codes(verbose: bool) -> Iterator[None]:
     an error that is none of ours."""
     try:
         yield
-    except SetupError as error:
+    except NsfwscanError as error:
         if verbose:
             _show("".join(traceback.format_exception(error)).rstrip())
         _fail(str(error), error.exit_code)

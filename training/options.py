@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from nsfwscan.cli import source_storage_options
+from nsfwscan.cli.main import source_storage_options
 from nsfwscan.config import StorageConfig
 from training.config import DataConfig
-from training.evaluate_config import EvaluateConfig
-from training.train_config import TrainConfig
+from training.evaluate.config import EvaluateConfig
+from training.fit.config import TrainConfig
 
 Command = Callable[..., Any]
 

@@ -16,10 +16,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
-from nsfwscan.display import printable
-from nsfwscan.progress import Silent
-from nsfwscan.redaction import redacted
-from nsfwscan.report.staging import ShardResult
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.staging import ShardResult
+from nsfwscan.text import printable, redacted
 
 Progress = Callable[[str, int, int], None]
 """Told now and then: of what, how many are done, of how many."""

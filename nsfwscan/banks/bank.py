@@ -31,16 +31,15 @@ from nsfwscan.banks import entries, formats, hashes
 from nsfwscan.banks.entries import refused
 from nsfwscan.banks.formats import Lines, lines_of
 from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, plain_hex
-from nsfwscan.banks.near import FLAT_UP_TO, Hashes, NearIndex
+from nsfwscan.banks.pdq_index import FLAT_UP_TO, Hashes, NearIndex
 from nsfwscan.config import BankConfig, StorageConfig, digest_of
-from nsfwscan.display import printable
-from nsfwscan.errors import BankError, SetupError
-from nsfwscan.failures import STORE_ERRORS, setup_error
+from nsfwscan.errors import BankError, NsfwscanError
 from nsfwscan.models.registry import cache_folder
-from nsfwscan.redaction import redacted
 from nsfwscan.schema import BankKind
 from nsfwscan.sources.manifests import open_source
-from nsfwscan.storage import absolute_uri
+from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.objects import absolute_uri
+from nsfwscan.text import printable, redacted
 
 _EXAMPLES = 5
 _SHOWN = 80
@@ -263,7 +262,7 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
             found = json.loads((spec.folder / _SUMMARY).read_text(encoding="utf-8"))
     except STORE_ERRORS as error:
         raise BankError(f"bank {config.name}: {setup_error(error, f'cannot read {config.uri}')}") from error
-    except SetupError as error:
+    except NsfwscanError as error:
         raise BankError(f"bank {config.name}: {error}") from error
     spec = BankSpec(
         config,

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nsfwscan.banks.hashes import DIGITS, OTHERS, Text, bare, is_hash, kind_of, named_kind, text_of
-from nsfwscan.display import printable
 from nsfwscan.errors import BankError
+from nsfwscan.text import printable
 
 VALUES = (
     "hash", "indicator", "rawindicator", "signalstr", "signalvalue", "signal", "hashvalue", "value",

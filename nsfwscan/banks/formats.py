@@ -34,9 +34,9 @@ import pyarrow.parquet as pq
 from nsfwscan.banks import entries as keys
 from nsfwscan.banks.entries import about, entries_of, hashes_of, is_entry, tags_of
 from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, Text, bare, is_hash, kind_of, named_kind, plain_hex, text_of
-from nsfwscan.display import printable
 from nsfwscan.errors import BankError
-from nsfwscan.sources.tables import READING_ERRORS, compression_of, encoding_of, unpacked
+from nsfwscan.storage.tables import READING_ERRORS, compression_of, encoding_of, unpacked
+from nsfwscan.text import printable
 
 _ROWS = 65_536
 _HEAD = 64 * 2**10

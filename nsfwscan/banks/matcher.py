@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.banks.bank import Bank, BankSpec, open_bank
-from nsfwscan.banks.near import Found, Hashes, NearIndex
+from nsfwscan.banks.pdq_index import Found, Hashes, NearIndex
 from nsfwscan.config import StorageConfig
 from nsfwscan.schema import MATCH_COLUMNS, BankKind
 

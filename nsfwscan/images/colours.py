@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nsfwscan.images.levels import Range
-from nsfwscan.images.png_chunks import SIGNATURE
+from nsfwscan.images.formats.levels import Range
+from nsfwscan.images.formats.png_chunks import SIGNATURE
 
 Floats = NDArray[np.float32]
 Primaries = tuple[float, float, float, float, float, float, float, float]

@@ -22,21 +22,20 @@ import numpy as np
 import pi_heif
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from nsfwscan.errors import RowError
-from nsfwscan.images import bmp, ico, tiff
-from nsfwscan.images.bmp import BmpFile
+from nsfwscan.errors import RowError, Status
 from nsfwscan.images.colours import encoding_of, in_srgb, keyed
-from nsfwscan.images.content_names import content_of
-from nsfwscan.images.ico import IcoFile
-from nsfwscan.images.kinds import undecoded_kind
-from nsfwscan.images.levels import Range, range_of
+from nsfwscan.images.formats import bmp, ico, tiff
+from nsfwscan.images.formats.bmp import BmpFile
+from nsfwscan.images.formats.content_names import content_of
+from nsfwscan.images.formats.ico import IcoFile
+from nsfwscan.images.formats.levels import Range, range_of
+from nsfwscan.images.formats.png_chunks import hidden_default
+from nsfwscan.images.formats.salvage import become, forget_lack_of_memory, lacks_memory, salvaged
+from nsfwscan.images.formats.tiff import TiffFile
+from nsfwscan.images.formats.unsupported_kinds import undecoded_kind
 from nsfwscan.images.pdq import pdq_of
-from nsfwscan.images.png_chunks import hidden_default
-from nsfwscan.images.provenance import MOST_SIGNALS, Signals, signals_of
-from nsfwscan.images.salvage import become, forget_lack_of_memory, lacks_memory, salvaged
-from nsfwscan.images.tiff import TiffFile
-from nsfwscan.models.geometry import Geometry
-from nsfwscan.status import Status
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.provenance.signals import MOST_SIGNALS, Signals, signals_of
 
 Facts = dict[str, Any]
 """Values of the content columns."""
@@ -131,7 +130,7 @@ def decode(
         reduced: asks an image that was opened, and not loaded, for a smaller scale. The facts stay those of the file,
             but for a hash.
         hashed: the facts have its PDQ hash.
-        examined: the facts have its `signals`, None where there are none: see `provenance.py`.
+        examined: the facts have its `signals`, None where there are none: see `provenance/signals.py`.
 
     Colours are as browsers show them, see `colours.py`. What cannot be decoded strictly is tried again tolerantly, see
     `salvage.py`. Their `signals` are there, `examined` or not.

@@ -22,14 +22,14 @@ from PIL import Image
 
 from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
-from nsfwscan.failures import STORE_ERRORS, persistently, setup_error
+from nsfwscan.images.preprocessing import Geometry, Normalisation, read_preprocessor
 from nsfwscan.models.checkpoint import WANTED, digest_of_folder, read_json
-from nsfwscan.models.geometry import Geometry, Normalisation, read_preprocessor
 from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
-from nsfwscan.models.spec import Classifier, Companions, Hardware, ModelSpec
+from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
-from nsfwscan.storage import etag_of, filesystem, local_path, modified_of, scheme_of
+from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
+from nsfwscan.storage.objects import etag_of, filesystem, local_path, modified_of, scheme_of
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -99,11 +99,11 @@ def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> 
     return ModelSpec(name, config.uri, digest_of_folder(folder), "torch", named, (), geometry, normalisation, "")
 
 
-def resolve_companions(config: ScanConfig) -> Companions:
+def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
     """The models beside the first one, as far as the configuration asks for them. Raises ModelError."""
     prefilter = resolve(config.cascade.prefilter, config.storage) if config.cascade.enabled else None
     detectors = (resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
-    return Companions(prefilter, tuple(detectors))
+    return AuxiliaryModels(prefilter, tuple(detectors))
 
 
 def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
@@ -252,7 +252,7 @@ def _download(uri: str, storage: StorageConfig) -> Path:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 for name, info in wanted.items():
-                    persistently(partial(fs.get_file, info["name"], str(unfinished / name)))
+                    retry(partial(fs.get_file, info["name"], str(unfinished / name)))
                 unfinished.rename(target)
     except STORE_ERRORS as error:
         raise ModelError(str(setup_error(error, f"cannot fetch the model {uri}"))) from error

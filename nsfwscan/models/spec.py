@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfwscan.models.geometry import Geometry, Normalisation
+from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.schema import Category
 
 Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -76,7 +76,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Companions:
+class AuxiliaryModels:
     """The models beside the one that the policy goes by."""
 
     prefilter: ModelSpec | None = None
@@ -89,12 +89,12 @@ class Companions:
         return (*((self.prefilter,) if self.prefilter else ()), *self.detectors)
 
 
-ALONE = Companions()
+ALONE = AuxiliaryModels()
 
 
-def pixel_columns(spec: ModelSpec, companions: Companions) -> dict[Geometry, str]:
+def pixel_columns(spec: ModelSpec, auxiliary_models: AuxiliaryModels) -> dict[Geometry, str]:
     """The columns of pixels that the models take, one for each geometry; `pixels` is the first model's."""
-    geometries = dict.fromkeys(model.geometry for model in (spec, *companions.all))
+    geometries = dict.fromkeys(model.geometry for model in (spec, *auxiliary_models.all))
     return {geometry: f"pixels_{i}" if i else "pixels" for i, geometry in enumerate(geometries)}
 
 

@@ -20,8 +20,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
 from nsfwscan.errors import ModelError
+from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.models.cuda import Overlapped
-from nsfwscan.models.geometry import Geometry, Normalisation
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 
 _PROBES = ((97, 131), (480, 640), (700, 300))

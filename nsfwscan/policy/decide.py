@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 from duckdb import ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
-from nsfwscan.policy.binding import VISIBLE, columns_of, condition, connect, in_sample, lies_in, limited
 from nsfwscan.policy.rules import GUARD, ILLEGAL, OTHERWISE, Outcome, Policy, Rule
+from nsfwscan.policy.signals import as_maps
+from nsfwscan.policy.sql import VISIBLE, columns_of, condition, connect, in_sample, lies_in, limited
 from nsfwscan.schema import DECISION_COLUMNS, SIGNALS, BankKind, Decision, Shield
-from nsfwscan.signals import as_maps
 
 Indices = npt.NDArray[np.int32]
 _UNDETERMINED = Outcome(decision=Decision.UNDETERMINED)

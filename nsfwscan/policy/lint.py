@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nsfwscan.policy.binding import columns_of, condition, connect, parsed, shape_of
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, Rule, queues_named
+from nsfwscan.policy.sql import columns_of, condition, connect, parsed, shape_of
 from nsfwscan.policy.thresholds import thresholds_in
 from nsfwscan.policy.values import Known, read
 

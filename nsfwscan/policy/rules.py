@@ -22,7 +22,7 @@ from nsfwscan.config import Frozen, digest_of
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import PolicyError
 from nsfwscan.location import canonical
-from nsfwscan.policy.binding import bind, connect
+from nsfwscan.policy.sql import bind, connect
 from nsfwscan.policy.thresholds import THRESHOLD_NAME, thresholds_in, with_numbers
 from nsfwscan.schema import Decision, Shield
 
@@ -48,7 +48,7 @@ def _as_place(text: str) -> str:
 Name = Annotated[str, Field(min_length=1)]
 Severity = Annotated[int, Field(ge=0, le=4)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Place = Annotated[str, AfterValidator(_as_place)]
+UriPattern = Annotated[str, AfterValidator(_as_place)]
 """How a URI begins, or a glob over all of it, in which `*` crosses `/`."""
 
 
@@ -93,7 +93,7 @@ class Adjustment(Frozen):
 class Override(Frozen):
     """Other numbers, or other outcomes of rules, for the objects of one source or one region."""
 
-    source: Place | None = None
+    source: UriPattern | None = None
     region: str | None = None
     thresholds: dict[str, Number] = Field(default_factory=dict)
     rules: dict[str, Adjustment] = Field(default_factory=dict)
@@ -134,7 +134,7 @@ class Policy(Frozen):
     description: str = ""
     thresholds: dict[str, Number] = Field(default_factory=dict)
     """Numbers with names: `nsfw_score >= $explicit`."""
-    regions: dict[str, Annotated[tuple[Place, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    regions: dict[str, Annotated[tuple[UriPattern, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Names of sets of places."""
     queues: tuple[Name, ...] = ()
     """All queues that there are; where given, a rule names no other one."""

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from nsfwscan.images.decoder import FORMATS
-from nsfwscan.policy.binding import VISIBLE
+from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.schema import RANGES, WORDS
 
 Value = str | float | bool | None

@@ -20,19 +20,18 @@ import pyarrow as pa
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
-from nsfwscan.failures import STORE_ERRORS, error_code, setup_error
-from nsfwscan.filesystems import HTTP
-from nsfwscan.pacing import UNPACED, Pace
 from nsfwscan.schema import LISTING_SCHEMA
-from nsfwscan.sources.folders import Walk
-from nsfwscan.sources.inventory import read_inventory, source_bucket
+from nsfwscan.sources.local_listing import Walk
 from nsfwscan.sources.manifests import list_shape, read_manifest
-from nsfwscan.sources.pages import list_pages
 from nsfwscan.sources.patterns import Choice
-from nsfwscan.sources.prefixes import is_folder_marker, list_prefix
 from nsfwscan.sources.reach import Reach
+from nsfwscan.sources.s3_inventory import read_inventory, source_bucket
+from nsfwscan.sources.s3_listing import is_folder_marker, list_prefix
 from nsfwscan.sources.truth import truth_from_path
-from nsfwscan.storage import (
+from nsfwscan.sources.web_listing import list_pages
+from nsfwscan.storage.failures import STORE_ERRORS, error_code, setup_error
+from nsfwscan.storage.filesystems import HTTP
+from nsfwscan.storage.objects import (
     absolute_uri,
     etag_of,
     filesystem,
@@ -44,6 +43,7 @@ from nsfwscan.storage import (
     split_s3,
     told_time,
 )
+from nsfwscan.storage.rate_limit import UNPACED, Pace
 from nsfwscan.warning import WarningKind, Warnings
 
 _BATCH_ROWS = 4096

@@ -26,14 +26,14 @@ from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.display import printable
 from nsfwscan.errors import SourceError
-from nsfwscan.failures import STORE_ERRORS
 from nsfwscan.location import canonical, split_s3
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
-from nsfwscan.sources.columns import Columns
-from nsfwscan.sources.tables import (
+from nsfwscan.storage.columns import Columns
+from nsfwscan.storage.failures import STORE_ERRORS
+from nsfwscan.storage.objects import absolute_uri, filesystem, is_s3, local_path, open_remote, scheme_of
+from nsfwscan.storage.tables import (
     HEAD_BYTES,
     READING_ERRORS,
     Shape,
@@ -42,7 +42,7 @@ from nsfwscan.sources.tables import (
     rows_in,
     shape_of,
 )
-from nsfwscan.storage import absolute_uri, filesystem, is_s3, local_path, open_remote, scheme_of
+from nsfwscan.text import printable
 from nsfwscan.warning import WarningKind, Warnings
 
 _COLUMNS = ("uri", "size", "etag", "modified_at", "truth")

@@ -22,8 +22,8 @@ import re
 import socket
 from collections.abc import Iterable
 
-from nsfwscan.display import printable
 from nsfwscan.location import Location, absolute_uri, scheme_of
+from nsfwscan.text import printable
 
 _BY_AUTHORITY = frozenset({"s3", "gs", "http", "https", "az", "abfs", "abfss", "adl", "oss", "cos", "obs", "tos"})
 """Schemes whose URIs begin with a bucket, container or host."""

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
-from nsfwscan.failures import STORE_ERRORS, setup_error
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import read_manifest
+from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.warning import WarningKind, Warnings
 
 TRUTH_SCHEMA = pa.schema([("uri", pa.string()), ("truth", pa.string())])

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nsfwscan.errors import RowError
+from nsfwscan.errors import RowError, Status
+from nsfwscan.policy.signals import entries_of, merged, signals_array
 from nsfwscan.schema import COST, SIGNAL_COLUMNS
-from nsfwscan.signals import entries_of, merged, signals_array
-from nsfwscan.status import Status
 
 
 class Stage(Protocol):

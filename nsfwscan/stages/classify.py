@@ -14,15 +14,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
-from nsfwscan.models.scoring import Mask, Scorer
+from nsfwscan.models.scorer import Mask, Scorer
 from nsfwscan.models.spec import Hardware, ModelSpec
 from nsfwscan.schema import (
+    AUDIT_SAMPLE,
     COST,
     FULL_BATCH,
     MODEL_COLUMNS,
     NSFW_CATEGORIES,
     REUSED,
-    SHADOW,
     SIGNAL_COLUMNS,
     Category,
     score_column,
@@ -127,9 +127,9 @@ class Detect:
 
 def unsettled(table: pa.Table) -> Mask:
     """The rows that no filter settled, and the sample of those that one did."""
-    if SHADOW.name not in table.column_names:
+    if AUDIT_SAMPLE.name not in table.column_names:
         return np.ones(table.num_rows, np.bool_)
-    open_ = pc.or_(pc.is_null(table["filtered_by"]), pc.fill_null(table[SHADOW.name], False))
+    open_ = pc.or_(pc.is_null(table["filtered_by"]), pc.fill_null(table[AUDIT_SAMPLE.name], False))
     return np.asarray(open_.to_numpy(), np.bool_)
 
 

@@ -15,13 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nsfwscan.config import DecodeConfig
-from nsfwscan.errors import RowError
-from nsfwscan.images.child import DecodeChild
-from nsfwscan.images.wire import Settings
-from nsfwscan.models.geometry import Geometry
+from nsfwscan.errors import POISON, RowError
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.sandbox.child import DecodeChild
+from nsfwscan.images.sandbox.wire import Settings
 from nsfwscan.schema import REPORT_SCHEMA, SANDBOX
 from nsfwscan.stages.base import Row, map_rows
-from nsfwscan.status import POISON
 
 _MOST_POISON = 10_000
 """Contents that a worker remembers, at some hundred bytes each."""

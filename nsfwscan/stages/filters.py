@@ -1,11 +1,11 @@
 """Cheap filters before the expensive model: what is benign beyond doubt need not be looked at twice.
 
-In: pixels, and what is known of the file. Out: `filtered_by`, what settled a row; `shadow`, whether a settled row is
-scored all the same; and the prefilter's score among the `signals`. Nothing goes wrong with a row; a prefilter that does
-not load is a `ModelError`.
+In: pixels, and what is known of the file. Out: `filtered_by`, what settled a row; `audit_sample`, whether a settled row
+is scored all the same; and the prefilter's score among the `signals`. Nothing goes wrong with a row; a prefilter that
+does not load is a `ModelError`.
 
-The shadow is a seeded random share of what was settled, by content: the same bytes are in it in every run. What the
-model says of it tells how often the filters are wrong.
+The audit sample is a seeded random share of what was settled, by content: the same bytes are in it in every run. What
+the model says of it tells how often the filters are wrong.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.config import CascadeConfig, StorageConfig
-from nsfwscan.models.scoring import Mask, Scorer
+from nsfwscan.models.scorer import Mask, Scorer
 from nsfwscan.models.spec import ModelSpec
-from nsfwscan.schema import COST, NSFW_CATEGORIES, REPORT_SCHEMA, SHADOW, SIGNAL_COLUMNS
+from nsfwscan.schema import AUDIT_SAMPLE, COST, NSFW_CATEGORIES, REPORT_SCHEMA, SIGNAL_COLUMNS
 from nsfwscan.stages.base import with_cost, with_signals
 
 FILTERED_BY = REPORT_SCHEMA.field("filtered_by")
@@ -38,7 +38,7 @@ class Heuristics:
     """
 
     name = "heuristics"
-    adds = pa.schema([FILTERED_BY, SHADOW])
+    adds = pa.schema([FILTERED_BY, AUDIT_SAMPLE])
     drops: tuple[str, ...] = ()
 
     def __init__(self, config: CascadeConfig, column: str) -> None:
@@ -50,12 +50,12 @@ class Heuristics:
         """Nothing to build."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with `filtered_by` and `shadow`."""
+        """The table with `filtered_by` and `audit_sample`."""
         named = ["width", "height", "pdq_quality", "sha256", self._column]
         rows = zip(*(table[name].to_pylist() for name in named), strict=True)
         settled = [self._settles(*row) for row in rows]
         table = table.append_column(FILTERED_BY, pa.array([name for name, _ in settled], pa.string()))
-        return table.append_column(SHADOW, pa.array([shadow for _, shadow in settled], pa.bool_()))
+        return table.append_column(AUDIT_SAMPLE, pa.array([audit_sample for _, audit_sample in settled], pa.bool_()))
 
     def _settles(
         self, width: int, height: int, quality: int | None, digest: str, pixels: bytes | None
@@ -63,10 +63,10 @@ class Heuristics:
         if pixels is None:
             return None, None
         if max(width, height) <= self._config.icon_pixels:
-            return "icon", in_shadow(digest, self._config)
+            return "icon", in_audit_sample(digest, self._config)
         # PDQ sees the whole frame, the model's pixels may be cut out of its middle.
         if quality == 0 and np.ptp(np.frombuffer(pixels, np.uint8).reshape(-1, 3), axis=0).max() <= _FLAT:
-            return "flat", in_shadow(digest, self._config)
+            return "flat", in_audit_sample(digest, self._config)
         return None, None
 
 
@@ -79,7 +79,7 @@ class Prefilter:
     """
 
     name = "prefilter"
-    adds = pa.schema([FILTERED_BY, SHADOW, *SIGNAL_COLUMNS, COST])
+    adds = pa.schema([FILTERED_BY, AUDIT_SAMPLE, *SIGNAL_COLUMNS, COST])
 
     def __init__(
         self,
@@ -109,20 +109,22 @@ class Prefilter:
         nsfw = scored.probabilities[:, self._nsfw].sum(axis=1)
         benign: Mask = scored.finite & (nsfw <= self._config.threshold)
         digests = table["sha256"].to_pylist()
-        shadow = pa.array([in_shadow(digests[i], self._config) if one else None for i, one in enumerate(benign)])
+        audit_sample = pa.array(
+            [in_audit_sample(digests[i], self._config) if one else None for i, one in enumerate(benign)]
+        )
         settled = {
             "filtered_by": pc.if_else(pa.array(benign), self._name, before),
-            "shadow": pc.coalesce(table["shadow"], shadow.cast(pa.bool_())),
+            "audit_sample": pc.coalesce(table["audit_sample"], audit_sample.cast(pa.bool_())),
         }
-        for field in (FILTERED_BY, SHADOW):
+        for field in (FILTERED_BY, AUDIT_SAMPLE):
             table = table.set_column(table.schema.get_field_index(field.name), field, settled[field.name])
         said = [{f"{PREFILTER}.nsfw": float(one)} if ok else None for one, ok in zip(nsfw, scored.finite, strict=True)]
         table = with_cost(with_signals(table, said), self.name, scored.asked, scored.seconds)
         return table.drop_columns(list(self.drops))
 
 
-def in_shadow(sha256: str, config: CascadeConfig) -> bool:
-    """Whether a content is of the sample: where the first digits of MD5(`<seed>:shadow:<sha256>`) are below that share
-    of what they can be."""
-    digits = hashlib.md5(f"{config.seed}:shadow:{sha256}".encode(), usedforsecurity=False).hexdigest()[:_DIGITS]
-    return bool(int(digits, 16) < config.shadow * 16**_DIGITS)
+def in_audit_sample(sha256: str, config: CascadeConfig) -> bool:
+    """Whether a content is of the sample: where the first digits of MD5(`<seed>:audit_sample:<sha256>`) are below that
+    share of what they can be."""
+    digits = hashlib.md5(f"{config.seed}:audit_sample:{sha256}".encode(), usedforsecurity=False).hexdigest()[:_DIGITS]
+    return bool(int(digits, 16) < config.audit_sample * 16**_DIGITS)

@@ -16,13 +16,12 @@ from math import inf
 import pyarrow as pa
 
 from nsfwscan.config import ReadConfig, StorageConfig
-from nsfwscan.errors import RowError, SetupError
-from nsfwscan.pacing import UNPACED, Pace
+from nsfwscan.errors import NsfwscanError, RowError, Status
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, map_rows
-from nsfwscan.status import Status
-from nsfwscan.storage import fetch, too_large
-from nsfwscan.threads import Call, Hung, Threads
+from nsfwscan.storage.objects import fetch, too_large
+from nsfwscan.storage.rate_limit import UNPACED, Pace
+from nsfwscan.storage.threads import Call, Hung, Threads
 
 _LISTED = ("uri", "size", "etag", "refused")
 _GRACE_S = 1.0
@@ -98,7 +97,7 @@ class Read:
         except Hung:
             hanging = self._threads.replace(read)
         if hanging > _MAX_HUNG:
-            raise SetupError(
+            raise NsfwscanError(
                 f"{hanging} reads hang, the last of them {uri}: bring its file system back, then run the same command "
                 "again"
             )

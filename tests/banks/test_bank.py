@@ -15,10 +15,10 @@ import pytest
 
 from nsfwscan.banks import bank as banks
 from nsfwscan.banks.bank import BankSpec, open_bank, resolve_banks
-from nsfwscan.banks.near import FLAT_UP_TO
+from nsfwscan.banks.pdq_index import FLAT_UP_TO
 from nsfwscan.config import BankConfig, StorageConfig
 from nsfwscan.errors import BankError
-from nsfwscan.storage import filesystem
+from nsfwscan.storage.objects import filesystem
 from tests.s3.servers import S3Endpoint
 
 STORAGE = StorageConfig()

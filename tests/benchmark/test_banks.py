@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsfwscan.banks.near import NearIndex
-from nsfwscan.benchmark import banks
-from nsfwscan.errors import SetupError
+from jobs.benchmark import banks
+from nsfwscan.banks.pdq_index import NearIndex
+from nsfwscan.errors import NsfwscanError
 
 BENCH = Path(__file__).parents[2] / "jobs" / "bench.py"
 
@@ -44,5 +44,5 @@ def test_a_missed_entry_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert banks.answer(spec, 1, 0.1)[1] > 0
     nothing = NearIndex.over(np.zeros((1, 32), np.uint8), 31)
     monkeypatch.setattr("nsfwscan.banks.bank.Bank.near", lambda bank: nothing)
-    with pytest.raises(SetupError, match="missed 7 entries"):
+    with pytest.raises(NsfwscanError, match="missed 7 entries"):
         banks.answer(spec, 1, 0.1)

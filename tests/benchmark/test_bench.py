@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from nsfwscan.benchmark import scans
-from nsfwscan.benchmark.checkpoint import LABELS, make_checkpoint
-from nsfwscan.benchmark.cli import bench
-from nsfwscan.benchmark.figures import figure
-from nsfwscan.benchmark.machine import cores_here, gpus
-from nsfwscan.benchmark.media import SMALL, make_pictures
-from nsfwscan.benchmark.suite import PARTS, Suite
-from nsfwscan.benchmark.timing import apart
-from nsfwscan.benchmark.workload import Workload
+from jobs.benchmark import scans
+from jobs.benchmark.checkpoint import LABELS, make_checkpoint
+from jobs.benchmark.cli import bench
+from jobs.benchmark.figures import figure
+from jobs.benchmark.machine import cores_here, gpus
+from jobs.benchmark.media import SMALL, make_pictures
+from jobs.benchmark.suite import PARTS, Suite
+from jobs.benchmark.timing import apart
+from jobs.benchmark.workload import Workload
 from tests.permissions import unprivileged
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nsfwscan.benchmark.limits import (
+from jobs.benchmark.limits import (
     core_seconds,
     cores_to_feed,
     least_core_seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nsfwscan.benchmark.machine import busy, cores_here, cpu_flags, describe_machine, in_words
+from jobs.benchmark.machine import busy, cores_here, cpu_flags, describe_machine, in_words
 
 
 def test_flags_are_those_that_matter(tmp_path: Path) -> None:

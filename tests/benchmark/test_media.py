@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsfwscan.benchmark import media
-from nsfwscan.benchmark.media import SMALL, TINY, USER_CONTENT, Share, block_of, bytes_per_pixel
+from jobs.benchmark import media
+from jobs.benchmark.media import SMALL, TINY, USER_CONTENT, Share, block_of, bytes_per_pixel
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from nsfwscan.benchmark import memory
-from nsfwscan.benchmark.checkpoint import make_checkpoint
-from nsfwscan.benchmark.media import TINY
-from nsfwscan.benchmark.memory import Curve, PlanMemory, ScanMemory
-from nsfwscan.benchmark.processes import Peaks, role_of, sample, watched
-from nsfwscan.benchmark.timing import apart
-from nsfwscan.benchmark.workload import Workload
-from nsfwscan.sources.plan import shard_count
+from jobs.benchmark import memory
+from jobs.benchmark.checkpoint import make_checkpoint
+from jobs.benchmark.media import TINY
+from jobs.benchmark.memory import Curve, PlanMemory, ScanMemory
+from jobs.benchmark.processes import Peaks, role_of, sample, watched
+from jobs.benchmark.timing import apart
+from jobs.benchmark.workload import Workload
+from nsfwscan.runs.plan import shard_count
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ def test_roles_by_command_line() -> None:
     """The driver, Ray's workers, decode children, and what else Ray starts."""
     assert role_of(True, ["python", "scan.py"]) == "driver"
     assert role_of(False, ["ray::MapWorker(MapBatches(_Fused))"]) == "worker"
-    assert role_of(False, ["python", "-P", "-m", "nsfwscan.images.worker", "7"]) == "decode"
+    assert role_of(False, ["python", "-P", "-m", "nsfwscan.images.sandbox.worker", "7"]) == "decode"
     assert role_of(False, ["/ray/core/src/ray/raylet/raylet", "--x"]) == "ray"
     assert role_of(False, []) == "ray"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nsfwscan.benchmark import table
-from nsfwscan.benchmark.figures import figure, missing, value_of
-from nsfwscan.benchmark.suite import NEEDS, PARTS, RATIOS, ratios
-from nsfwscan.errors import SetupError
+from jobs.benchmark import table
+from jobs.benchmark.figures import figure, missing, value_of
+from jobs.benchmark.suite import NEEDS, PARTS, RATIOS, ratios
+from nsfwscan.errors import NsfwscanError
 
 MACHINE = {
     "measured_at": "2026-11-22T10:00:00+00:00",
@@ -109,10 +109,10 @@ def test_a_page_keeps_the_words_around_its_table(tmp_path: Path) -> None:
 def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:
     """The error names the comments that are missing, or the file."""
     page = tmp_path / "SCALE.md"
-    with pytest.raises(SetupError, match="cannot read the page"):
+    with pytest.raises(NsfwscanError, match="cannot read the page"):
         table.put_into(page, "bench", "")
     page.write_text("nothing")
-    with pytest.raises(SetupError, match="<!-- bench-gpu: begin -->"):
+    with pytest.raises(NsfwscanError, match="<!-- bench-gpu: begin -->"):
         table.put_into(page, "bench-gpu", "")
 
 

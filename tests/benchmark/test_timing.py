@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from nsfwscan.benchmark.timing import Step, apart, environment, repeat, steady, steady_rate, together
-from nsfwscan.errors import SetupError
+from jobs.benchmark.timing import Step, apart, environment, repeat, steady, steady_rate, together
+from nsfwscan.errors import NsfwscanError
 
 
 def test_steady_rate_leaves_start_and_tail_out() -> None:
@@ -81,17 +81,17 @@ def _die() -> None:
 
 def test_a_dead_process_is_said_to_be_dead() -> None:
     """A process that is killed while it measures is an error with words, not a hang."""
-    with pytest.raises(SetupError, match="died"):
+    with pytest.raises(NsfwscanError, match="died"):
         apart(_die)
 
 
 def _fail() -> Step:
-    raise SetupError("no such model")
+    raise NsfwscanError("no such model")
 
 
 def test_an_error_in_one_of_several_is_told() -> None:
     """Where preparing fails, the others do not wait for ever, and the error comes back as itself."""
-    with pytest.raises(SetupError, match="no such model"):
+    with pytest.raises(NsfwscanError, match="no such model"):
         together(_fail, (), 1, 0.1, 1)
 
 

@@ -24,12 +24,12 @@ import click
 import pyarrow as pa
 import yaml
 
-from nsfwscan.deadline import Deadline
-from nsfwscan.pipeline import CpuChain, Job, ModelChain, Stager
-from nsfwscan.progress import Silent
-from nsfwscan.report.staging import ShardResult
-from nsfwscan.run import run_scan
-from nsfwscan.sources.plan import Shard
+from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.staging import ShardResult
+from nsfwscan.workflows.scan import run_scan
 from tests.chaos.cluster import Resources, TwoNodes
 from tests.chaos.disturbed import ChaosError, Disturbed
 from tests.chaos.faults import StoreFaults, Target, schedule

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.config import ScanConfig
-from nsfwscan.report.runs import Run
-from nsfwscan.report.staging import staged_shards
-from nsfwscan.sources.plan import Plan, Shard, ShardReader
-from nsfwscan.store import Store
+from nsfwscan.runs.plan import Plan, Shard, ShardReader
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import staged_shards
+from nsfwscan.storage.store import Store
 from tests.chaos.media import media
 from tests.s3.servers import S3Endpoint
 from tests.s3.test_servers import client

@@ -24,12 +24,12 @@ from pathlib import Path
 
 import hypothesis
 
-from nsfwscan.errors import BalanceError, RowError, SetupError
+from nsfwscan.errors import BalanceError, NsfwscanError, RowError
 from tests.fuzz.mutation import ANY_BYTES, mutated
 from tests.fuzz.targets import TARGETS, Target
 from tests.s3.servers import moto_server
 
-EXPECTED = (RowError, SetupError, BalanceError)
+EXPECTED = (RowError, NsfwscanError, BalanceError)
 _KEPT = 5
 """Files kept for each reader."""
 

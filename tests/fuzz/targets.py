@@ -1,6 +1,6 @@
 """The readers of what strangers, other tools and broken disks may hand us, each with files that it reads.
 
-In: the bytes of a damaged file. Out: nothing; what a reader may raise is `RowError`, `SetupError` and `BalanceError`, each of which
+In: the bytes of a damaged file. Out: nothing; what a reader may raise is `RowError`, `NsfwscanError` and `BalanceError`, each of which
 is a sentence for a person. To have another reader tried, add a `Target` to `TARGETS`.
 """
 
@@ -25,23 +25,23 @@ from pyarrow import feather, orc
 
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.config import BankConfig, DecodeConfig, ModelConfig, ScanConfig, SourceConfig, StorageConfig
-from nsfwscan.errors import SetupError
-from nsfwscan.images.child import DecodeChild
-from nsfwscan.models.geometry import Geometry
+from nsfwscan.errors import NsfwscanError
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.models.registry import resolve
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import load_policy, preset_names
-from nsfwscan.report.runs import runs_of
-from nsfwscan.report.verify import verify
+from nsfwscan.runs.run import runs_of
+from nsfwscan.runs.verify import verify
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.truth import read_truth
 from nsfwscan.stages.decode import settings_of
-from nsfwscan.store import Store
-from tests.report.rows import scanned
+from nsfwscan.storage.store import Store
+from tests.runs.rows import scanned
 from training.config import DataConfig
-from training.sources import list_examples
+from training.data.sources import list_examples
 
 LOCAL = StorageConfig()
 
@@ -302,7 +302,7 @@ def _record(data: bytes, folder: Path) -> None:
     for read in (run.record, run.plan, lambda: scanned(_store() / "media", folder / "out", run_id="next")):
         try:
             read()
-        except SetupError as error:
+        except NsfwscanError as error:
             refused.append(error)
     if refused:
         raise refused[0]

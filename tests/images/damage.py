@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from nsfwscan.images.png_chunks import SIGNATURE, Chunk, chunks_of
+from nsfwscan.images.formats.png_chunks import SIGNATURE, Chunk, chunks_of
 
 _RAMPS = np.stack(np.broadcast_arrays(*np.ogrid[0:120, 0:160], 90), axis=-1) + 40
 _GRAIN = np.random.default_rng(12).integers(-24, 24, (120, 160, 3))

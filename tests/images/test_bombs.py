@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from nsfwscan.errors import RowError
-from nsfwscan.images.child import DecodeChild
 from nsfwscan.images.decoder import FORMATS, to_pixels
-from nsfwscan.images.wire import Settings
-from nsfwscan.models.geometry import Geometry
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.sandbox.child import DecodeChild
+from nsfwscan.images.sandbox.wire import Settings
 from tests.bombs import BOMBS, Bomb, picture
 
 _GEOMETRY = Geometry((32, 32), Image.Resampling.BILINEAR)

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from nsfwscan.errors import RowError
+from nsfwscan.errors import RowError, Status
 from nsfwscan.images.decoder import FORMATS, Decoded, decode, header, to_pixels
-from nsfwscan.models.geometry import Geometry
-from nsfwscan.status import Status
+from nsfwscan.images.preprocessing import Geometry
 from tests.bombs import many_pages_tiff
 from tests.demo_store import (
     EXIF_MAKE,

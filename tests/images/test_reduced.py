@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.images.decoder import to_pixels
-from nsfwscan.models.geometry import Geometry
+from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.registry import choose_hardware, load, resolve
 from tests.demo_store import EXIF_ORIENTATION
 

@@ -27,8 +27,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import nsfwscan
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig, merge
 from nsfwscan.errors import ModelError
+from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models import registry
-from nsfwscan.models.geometry import Geometry
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import PRESETS, apply_preset, choose_hardware, load, resolve
 from nsfwscan.models.spec import Hardware, ModelSpec
@@ -36,7 +36,7 @@ from nsfwscan.policy.rules import load_policy
 from nsfwscan.schema import NSFW_CATEGORIES, Category
 from tests.checkpoints import FIVE, make_dinov2, make_swin, make_vit, pictures
 from tests.s3.servers import FaultyProxy, S3Endpoint
-from training.backbone import find_backbone
+from training.fit.backbone import find_backbone
 
 LOCAL = StorageConfig()
 CPU = Hardware("cpu", "float32", 4, 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nsfwscan.policy.compare import COMPARED, Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy, parse_policy
-from tests.report.rows import report, staged_row
+from tests.runs.rows import report, staged_row
 
 NEW: dict[str, Any] = {
     "name": "new",

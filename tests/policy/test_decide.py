@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsfwscan.errors import PolicyError
-from nsfwscan.policy.binding import VISIBLE
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import GUARD, ILLEGAL, load_policy, parse_policy, preset_names
+from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, Decision
 
 Row = dict[str, Any]

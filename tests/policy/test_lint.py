@@ -8,7 +8,7 @@ import pytest
 
 from nsfwscan.policy.lint import Overlaps, lint
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy, preset_names
-from tests.report.rows import report, staged_row
+from tests.runs.rows import report, staged_row
 
 HIGH = {"name": "high", "when": "nsfw_score >= 0.8", "decision": "block", "queue": "adult"}
 LOW = {"name": "low", "when": "nsfw_score >= 0.2", "decision": "review", "queue": "adult"}

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from nsfwscan.errors import PolicyError
-from nsfwscan.policy.binding import VISIBLE
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import GUARD, load_policy, parse_policy, preset_names
+from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.policy.thresholds import with_numbers
 from nsfwscan.schema import Decision
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nsfwscan.errors import PolicyError
-from nsfwscan.images import provenance
+from nsfwscan.images.provenance import signals
 from nsfwscan.policy import values
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy, preset_names
@@ -145,7 +145,7 @@ def test_what_is_known_of_a_run_is_asked_for() -> None:
 
 def test_the_closed_groups_of_signals_are_those_that_are_made() -> None:
     """A signal that provenance makes is never called unknown."""
-    made = Path(provenance.__file__).read_text()
+    made = Path(signals.__file__).read_text()
     for group, names in values._CLOSED_SIGNALS.items():
         for name in names:
             assert group == "prefilter" or f'"{group}.{name}"' in made

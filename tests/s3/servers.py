@@ -240,7 +240,7 @@ class FaultyProxy:
         self._add(_Rule("reset", match, when))
 
     def cut_body(self, match: Match, **when: Unpack[When]) -> None:
-        """Announce the whole body, send half of it and drop the connection. Answers without a body don't count."""
+        """Announce the whole body, send half of it and drop the connection. Predictions without a body don't count."""
         self._add(_Rule("cut_body", match, when))
 
     def truncate(self, match: Match, **when: Unpack[When]) -> None:

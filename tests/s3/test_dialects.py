@@ -10,17 +10,17 @@ import boto3
 import pytest
 
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
-from nsfwscan.dialect import speaks_aws
-from nsfwscan.doctor import Finding, _sources, _store
-from nsfwscan.errors import SetupError, StoreError
-from nsfwscan.pipeline import run_inline
-from nsfwscan.progress import Silent
-from nsfwscan.report.runs import Run
-from nsfwscan.report.verify import verify
-from nsfwscan.run import run_scan
+from nsfwscan.errors import NsfwscanError, StoreError
+from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.verify import verify
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.storage import fetch, filesystem
-from nsfwscan.store import Store
+from nsfwscan.storage.objects import fetch, filesystem
+from nsfwscan.storage.s3_dialect import speaks_aws
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.doctor import Finding, _sources, _store
+from nsfwscan.workflows.scan import run_scan
 from tests.demo_store import DemoObject
 from tests.s3.dialects import NO_CHECKSUMS, OtherStore
 from tests.s3.servers import S3Endpoint
@@ -155,7 +155,7 @@ def test_where_aws_is_spoken_to_another_store_the_message_says_what_to_try(moto:
 
 def test_a_wrong_signature_has_two_causes(moto: S3Endpoint) -> None:
     """The secret may be wrong, or the store signs otherwise: the message says both, with what to try for each."""
-    with OtherStore(moto, "gcs") as other, pytest.raises(SetupError) as error:
+    with OtherStore(moto, "gcs") as other, pytest.raises(NsfwscanError) as error:
         Store.at(f"s3://{BUCKET}/x", reach(other, s3_compatibility="aws")).write("a", b"x")
     said = str(error.value)
     assert "AWS_SECRET_ACCESS_KEY" in said and "--s3-compatibility basic" in said and "--region" in said
@@ -184,7 +184,7 @@ def test_doctor_says_where_nothing_keeps_a_file_from_being_overwritten(moto: S3E
 def test_other_refusals_name_their_option(proxy: Any, through: StorageConfig, code: str, said: str) -> None:
     """A bucket that must stand in the host's name, another region, a missing digest: the option that helps is named."""
     proxy.fail(lambda method, path: True, status=403 if code.startswith("S") else 400, code=code)
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(NsfwscanError, match=said):
         Store.at(f"s3://{BUCKET}/x", through).write("a", b"x")
 
 

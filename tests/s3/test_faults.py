@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import ScanConfig
-from nsfwscan.deadline import Deadline
-from nsfwscan.errors import SetupError, StoreError
-from nsfwscan.pipeline import Job, run_inline
-from nsfwscan.progress import Silent
-from nsfwscan.report.runs import Run
-from nsfwscan.report.staging import ShardResult
-from nsfwscan.report.verify import verify
-from nsfwscan.run import ScanResult, run_scan
-from nsfwscan.sources.plan import Shard
-from nsfwscan.store import Store
+from nsfwscan.errors import NsfwscanError, StoreError
+from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import ShardResult
+from nsfwscan.runs.verify import verify
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.scan import ScanResult, run_scan
 from tests.demo_store import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint
 from tests.s3.test_servers import client
@@ -142,7 +142,7 @@ def test_credentials_that_expire_stop_the_run_and_lose_nothing(
     config = settings(media, f"s3://{REPORTS}/expired-{what.__name__}-{after}", proxy)
     proxy.fail(what, status=400, code="ExpiredToken", after=after)
     first, second = Counting(), Counting()
-    with pytest.raises(SetupError, match=r"the store refuses the credentials \(ExpiredToken\).*AWS_SESSION_TOKEN"):
+    with pytest.raises(NsfwscanError, match=r"the store refuses the credentials \(ExpiredToken\).*AWS_SESSION_TOKEN"):
         scan(config, first)
     run = run_of(config)
     staged = {name.removesuffix(".parquet") for name in run.staging.names("") if name.endswith(".parquet")}
@@ -190,7 +190,7 @@ def test_a_failure_between_the_parts_of_a_report(
     media: str, undisturbed: Rows, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts that were written before the store failed are no report; the next attempt writes the same ones again."""
-    monkeypatch.setattr("nsfwscan.sources.plan.RANGE_ROWS", 4)
+    monkeypatch.setattr("nsfwscan.runs.plan.RANGE_ROWS", 4)
     config = settings(media, f"s3://{REPORTS}/between", proxy)
     proxy.fail(lambda method, path: method == "PUT" and "/report/" in path, status=507, code="QuotaExceeded", after=2)
     with pytest.raises(StoreError, match="the store is full"):

@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import ScanConfig, StorageConfig
-from nsfwscan.deadline import Deadline
-from nsfwscan.engine import run_shards
 from nsfwscan.errors import SourceError
-from nsfwscan.pipeline import Job, run_inline
-from nsfwscan.progress import Silent
-from nsfwscan.report.runs import Run
-from nsfwscan.report.staging import ShardResult
-from nsfwscan.run import ScanResult, run_scan
+from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.ray_data import run_shards
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import ShardResult
 from nsfwscan.schema import DUPLICATE_COLUMNS
-from nsfwscan.sources.plan import Shard
-from nsfwscan.store import Store
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.scan import ScanResult, run_scan
 from tests.demo_store import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
 from tests.s3.test_servers import client

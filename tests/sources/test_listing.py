@@ -21,7 +21,7 @@ from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import ConfigError, SourceError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.storage import fetch
+from nsfwscan.storage.objects import fetch
 from nsfwscan.warning import Warnings
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint

@@ -12,7 +12,7 @@ import pytest
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError, StoreError
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.store import Store
+from nsfwscan.storage.store import Store
 from tests.s3.servers import S3Endpoint
 
 Answer = tuple[int, bytes]
@@ -72,7 +72,7 @@ def store(server: ScriptedStore) -> ScriptedStore:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts."""
-    monkeypatch.setattr("nsfwscan.sources.prefixes.backoff_s", lambda attempt: 0.0)
+    monkeypatch.setattr("nsfwscan.sources.s3_listing.backoff_s", lambda attempt: 0.0)
 
 
 def page(keys: list[str], token: str | None = None, *, more: bool | None = None, **other: str) -> Answer:
@@ -176,7 +176,7 @@ def test_a_report_store_is_listed_in_full_or_not_at_all(
     store: ScriptedStore, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store of reports whose listing is none is an error, never a store without runs."""
-    monkeypatch.setattr("nsfwscan.failures.backoff_s", lambda attempt: 0.0)
+    monkeypatch.setattr("nsfwscan.storage.failures.backoff_s", lambda attempt: 0.0)
     bad = WRONG[kind][0]("t1", 0)
     store.script = lambda token, number: bad
     with pytest.raises(StoreError, match="cannot list s3://b/reports/runs"):

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.images.decoder import decode
+from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.models import registry
-from nsfwscan.models.geometry import Geometry, Normalisation
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.schema import FULL_BATCH, LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
-from nsfwscan.signals import signals_of_row
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.classify import NO_SCORE, Classify
 from tests.demo_store import DemoObject
@@ -273,12 +273,12 @@ def test_a_content_is_scored_once(with_model: Install) -> None:
 
 def test_what_a_worker_remembers_is_bounded(with_model: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest contents are forgotten, and scored again."""
-    monkeypatch.setattr("nsfwscan.models.scoring._REMEMBERED", 2)
+    monkeypatch.setattr("nsfwscan.models.scorer._REMEMBERED", 2)
     stage = with_model(lambda batch: np.full((len(batch), 2), 0.5, np.float32), (Category.NSFW, Category.NEUTRAL))
     stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"]))
     again = stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"])).to_pylist()
     assert [row["reused"] for row in again] == [False, True, True]
-    monkeypatch.setattr("nsfwscan.models.scoring._REMEMBERED", 4)  # nearly full, and nothing is forgotten
+    monkeypatch.setattr("nsfwscan.models.scorer._REMEMBERED", 4)  # nearly full, and nothing is forgotten
     stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"]))
     again = stage(table([b"\x01" * 3] * 3, 3, ["a", "b", "c"])).to_pylist()
     assert [row["reused"] for row in again] == [True, True, True]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nsfwscan.config import DecodeConfig
-from nsfwscan.errors import SetupError
+from nsfwscan.errors import NsfwscanError
 from nsfwscan.images.decoder import to_pixels
-from nsfwscan.models.geometry import Geometry
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA
-from nsfwscan.signals import signals_of_row
 from nsfwscan.stages.base import fresh
 from nsfwscan.stages.decode import Decode
 from tests.hostile_format import PLUGINS, hostile
@@ -132,7 +132,7 @@ def test_a_plugin_that_is_not_there_stops_the_run() -> None:
     """A broken set-up is no row: it raises, and names the module."""
     stage = Decode(DecodeConfig(plugins={"JXL": "no_such_plugin"}), {GEOMETRY: "pixels"})
     stage.open()
-    with pytest.raises(SetupError, match=r"cannot import no_such_plugin, which decode\.plugins names for JXL"):
+    with pytest.raises(NsfwscanError, match=r"cannot import no_such_plugin, which decode\.plugins names for JXL"):
         stage(table([encode(gradient())]))
 
 

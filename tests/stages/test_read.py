@@ -18,11 +18,11 @@ import s3fs
 from botocore.config import Config
 
 from nsfwscan.config import ReadConfig, StorageConfig
-from nsfwscan.errors import SetupError
-from nsfwscan.pacing import Pace
+from nsfwscan.errors import NsfwscanError
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.read import Read
+from nsfwscan.storage.rate_limit import Pace
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint
 
@@ -206,7 +206,9 @@ def test_a_read_that_hangs_is_left_behind() -> None:
 def test_too_many_reads_that_hang_stop_the_run() -> None:
     """A mount that is gone would otherwise make one thread after another hang, and every row a `timeout`."""
     rows: list[Row] = [{"uri": f"hanging://hangs/{i}"} for i in range(100)]
-    with pytest.raises(SetupError, match=r"65 reads hang, the last of them hanging://hangs/64: bring its file system"):
+    with pytest.raises(
+        NsfwscanError, match=r"65 reads hang, the last of them hanging://hangs/64: bring its file system"
+    ):
         read(rows, concurrency=100, timeout_s=0.2)
 
 
@@ -250,7 +252,7 @@ def test_after_a_failed_set_up_nothing_more_is_read(proxy: FaultyProxy) -> None:
     """When the credentials are refused, the rows that wait are not asked for."""
     proxy.fail(lambda method, path: True, status=400, code="ExpiredToken")
     proxy.delay(lambda method, path: True, 0.1)
-    with pytest.raises(SetupError, match="ExpiredToken"):
+    with pytest.raises(NsfwscanError, match="ExpiredToken"):
         read([{"uri": f"s3://{BUCKET}/{i}"} for i in range(200)], through(proxy), concurrency=4)
     time.sleep(0.5)
     assert proxy.requests["GET"] < 50
@@ -269,5 +271,5 @@ def test_objects_are_read_at_the_same_time(proxy: FaultyProxy) -> None:
 def test_refused_credentials_stop_the_run(proxy: FaultyProxy) -> None:
     """Credentials that fail every object alike are a broken set-up, with what to do, and not a thousand bad rows."""
     proxy.fail(lambda method, path: True, status=403, code="InvalidAccessKeyId")
-    with pytest.raises(SetupError, match="AWS_ACCESS_KEY_ID"):
+    with pytest.raises(NsfwscanError, match="AWS_ACCESS_KEY_ID"):
         read([{"uri": f"s3://{name}"} for name in OBJECTS], through(proxy))

@@ -14,9 +14,9 @@ import pytest
 from nsfwscan.config import StorageConfig
 from tests.training.stand_in import small_vit, write_folders
 from training.config import DataConfig
-from training.train import Launch, Outcome, train
-from training.train_config import TrainConfig
-from training.worker import TrainJob, work
+from training.fit.config import TrainConfig
+from training.fit.fit import Launch, Outcome, train
+from training.fit.worker import TrainJob, work
 
 if TYPE_CHECKING:
     pass

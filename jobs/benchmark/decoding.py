@@ -1,0 +1,104 @@
+"""Decoding alone: files in memory to a model's pixels, on one core and on all.
+
+In: a `Workload` and a geometry. Out: figures `decode.*`. Nothing but decoding is timed, in whole blocks of the mix. A
+core is a process of one thread with the environment of a decode child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pdqhash
+
+from jobs.benchmark.figures import Figure, figure
+from jobs.benchmark.timing import Step, apart, environment, repeat, together
+from jobs.benchmark.workload import Workload
+from nsfwscan.config import DecodeConfig
+from nsfwscan.images.decoder import decode, to_pixels
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.sandbox.child import DecodeChild
+from nsfwscan.images.sandbox.zygote import ENVIRONMENT
+from nsfwscan.stages.decode import settings_of
+
+_BLOCKS = 20
+"""Blocks of files that are held in memory, and decoded in turn: as many as a store is made of."""
+HOW = {
+    "hashed": ("decode in full and hash (PDQ)", "what a scan does unless told otherwise"),
+    "fast": ("decode, fast (a large JPEG at reduced scale)", "`--pdq off`"),
+    "reduced": ("decode, fast, and hash what is decoded", "`--pdq reduced`"),
+    "exact": ("decode in full", "`--pdq off --decode exact`"),
+    "child.hashed": ("decode in full and hash, in the decode child", "one process waits for the other, as in an actor"),
+    "child.fast": ("decode, fast, in the decode child", ""),
+    "pdqhash": ("decode in full and hash with `pdqhash`", "the reference, whose hashes are the same"),
+}
+"""What is decoded on one core, in words."""
+_CONFIGS = {
+    "hashed": DecodeConfig(),
+    "fast": DecodeConfig(pdq="off"),
+    "reduced": DecodeConfig(pdq="reduced"),
+    "exact": DecodeConfig(pdq="off", mode="exact"),
+}
+TOGETHER = ("hashed", "fast")
+"""What is decoded on all cores, too."""
+
+
+def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
+    """Every way of decoding on one core, and the scan's way on all cores at once."""
+    files = [path for block in workload.blocks()[:_BLOCKS] for path in block]
+    block, seconds = len(workload.blocks()[0]), workload.seconds / 2
+    figures = []
+    with environment(ENVIRONMENT):
+        for way, rates in apart(_one_core, files, block, geometry, seconds, workload.repetitions).items():
+            words, note = HOW[way]
+            figures.append(figure(f"decode.{way}", f"{words}, one core", rates, note=note))
+        for way in TOGETHER:
+            given = (way, files, block, geometry)
+            rates = together(prepare_decoding, given, workload.cores, seconds, workload.repetitions)
+            label, note = f"{HOW[way][0]}, {workload.cores} cores", "a process a core, all at once"
+            figures.append(figure(f"decode.{way}.all", label, rates, note=note))
+    return figures
+
+
+def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry) -> Step:
+    """A step that decodes the next block of the files, read beforehand."""
+    data = [path.read_bytes() for path in files]
+    blocks = cycle([data[i : i + block] for i in range(0, len(data), block)])
+    one = _decoder(way, geometry)
+
+    def step() -> int:
+        for encoded in (given := next(blocks)):
+            one(encoded)
+        return len(given)
+
+    return step
+
+
+def _one_core(
+    files: list[Path], block: int, geometry: Geometry, seconds: float, repetitions: int
+) -> dict[str, list[float]]:
+    """Images a second of every way."""
+    rates: dict[str, list[float]] = {}
+    for way in HOW:
+        step = prepare_decoding(way, files, block, geometry)
+        step()
+        rates[way] = repeat(step, seconds, repetitions)
+    return rates
+
+
+def _decoder(way: str, geometry: Geometry) -> Callable[[bytes], object]:
+    if way == "pdqhash":
+        return partial(_with_reference, geometry)
+    settings = settings_of(_CONFIGS[way.removeprefix("child.")], geometry)
+    if way.startswith("child."):
+        return DecodeChild(settings).decode
+    fast, hashed, examined, most = settings.fast, settings.hashed, settings.examined, settings.max_pixels
+    return lambda data: to_pixels(data, geometry, fast=fast, hashed=hashed, examined=examined, max_pixels=most)
+
+
+def _with_reference(geometry: Geometry, data: bytes) -> tuple[bytes, object]:
+    image = decode(data, max_pixels=DecodeConfig().max_pixels).image
+    return geometry.apply(image), pdqhash.compute(np.asarray(image))

@@ -1,0 +1,547 @@
+"""The command line: parse, call, print; no logic.
+
+Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
+--max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
+committed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+import nsfwscan
+from nsfwscan.api import classify as classify_images
+from nsfwscan.api import explain as explain_scan
+from nsfwscan.api import load_config
+from nsfwscan.api import scan as run_scan
+from nsfwscan.cli.console import Command, complain, echo, exit_codes, given_options, hanging, storage_options
+from nsfwscan.cli.policy import policy
+from nsfwscan.cli.queues import queues
+from nsfwscan.cli.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
+from nsfwscan.config import StorageConfig, banks_of, merge
+from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
+from nsfwscan.models.registry import PRESETS
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.reports.export import FORMATS, export_run
+from nsfwscan.reports.progress import choose_progress
+from nsfwscan.runs.garbage import GIVEN_UP, collect
+from nsfwscan.runs.run import committed_runs, find_run, runs_of
+from nsfwscan.runs.verify import verify as check_run
+from nsfwscan.storage.store import Store
+from nsfwscan.text import printable
+from nsfwscan.workflows.match import FLOOD, match_store
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(nsfwscan.__version__, prog_name="nsfwscan")
+def main() -> None:
+    """Scans media stores for NSFW and harmful images, and leaves a report that people can trust."""
+
+
+def source_storage_options(command: Command) -> Command:
+    """What only concerns reading media."""
+    for option in reversed(
+        (
+            click.option("--anonymous", is_flag=True, default=None, help="Read a public bucket without credentials."),
+            click.option(
+                "--requester-pays", is_flag=True, default=None, help="Pay for reading a requester-pays bucket."
+            ),
+        )
+    ):
+        command = option(command)
+    return storage_options(command)
+
+
+bank_option = click.option(
+    "--bank",
+    "banks",
+    multiple=True,
+    metavar="NAME=URI[,kind=…]",
+    help="Known hashes: CSV, Parquet, JSON, or a hash a line. kind=block (default), allow, negative, illegal; "
+    "distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B, categories=1+2. Repeatable.",
+)
+
+
+ignore_run_option = click.option(
+    "--ignore-run",
+    "ignore_runs",
+    multiple=True,
+    metavar="ID",
+    help="Go on without what this committed run knew, since its record is broken; repeatable.",
+)
+
+
+def decode_options(command: Command) -> Command:
+    """How bytes become pixels, and up to which size."""
+    for option in reversed(
+        (
+            click.option(
+                "--max-pixels", type=click.IntRange(1), help="Do not decode larger images (default 100,000,000)."
+            ),
+            click.option(
+                "--decode",
+                type=click.Choice(["fast", "exact"]),
+                help="fast (default): large JPEGs at reduced scale, which moves scores by less than 0.02, where --pdq "
+                "does without all of their pixels.",
+            ),
+            click.option(
+                "--pdq",
+                type=click.Choice(["exact", "reduced", "off"]),
+                help="Perceptual hash: exact (default, takes all pixels), of what --decode fast leaves of large JPEGs "
+                "(a few of 256 bits differ; several times as fast), or none.",
+            ),
+            click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
+    """Which weights and which policy."""
+    command = decode_options(command)
+    for option in reversed(
+        (
+            click.option(
+                "--config",
+                type=click.Path(exists=True, dir_okay=False),
+                help="YAML with the sections of the configuration; options win over it.",
+            ),
+            click.option(
+                "--preset",
+                type=click.Choice(sorted(PRESETS)),
+                help="A public checkpoint with its label map and policy.",
+            ),
+            click.option(
+                "--model",
+                metavar="URI",
+                help="embedded:open-nsfw (default), a checkpoint directory, an fsspec URI or a hub id.",
+            ),
+            click.option(
+                "--label",
+                "labels",
+                multiple=True,
+                metavar="LABEL=CATEGORY",
+                help="What a checkpoint's label means; repeatable.",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                help="Precision; auto: fp16 on CUDA, bf16 on CPUs that have it, fp32 elsewhere.",
+            ),
+            click.option(
+                "--batch-size",
+                type=click.IntRange(1),
+                help="Images in a forward pass; default 8 on a CPU, 128 on a GPU.",
+            ),
+            click.option(
+                "--compile",
+                is_flag=True,
+                default=None,
+                help="torch.compile the model: a tenth faster, after minutes of preparation.",
+            ),
+            click.option(
+                "--policy", metavar="FILE|NAME", help="Policy file, or a preset policy; default: the model's own."
+            ),
+            bank_option,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", required=True, metavar="STORE", help="Report store: a directory, or s3://bucket/prefix.")
+@click.option("--run-id", help="Name of the run; the same again resumes it. Default: the time (UTC).")
+@click.option(
+    "--resume", type=click.Choice(["last"]), help="Go on with the newest unfinished run over the same sources, if any."
+)
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Only objects whose place within the source matches; * crosses /."
+)
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Not these; repeatable, as --include.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N listed objects.")
+@click.option(
+    "--truth",
+    metavar="path|none|FILE",
+    help="Where truth comes from: class folders (default), nowhere, or a file with uri and truth.",
+)
+@click.option(
+    "--max-unmatched-truth",
+    type=click.FloatRange(0, 1),
+    help="Stop where a larger share of the truth file's objects within the sources is not listed (default 0.5).",
+)
+@click.option(
+    "--allow-source",
+    "allow",
+    multiple=True,
+    metavar="PREFIX",
+    help="The rows of lists may also name what begins so: a list in a bucket names objects of that bucket. Repeatable.",
+)
+@click.option("--full", is_flag=True, default=None, help="Read all objects, also those that have not changed.")
+@ignore_run_option
+@click.option(
+    "--report",
+    type=click.Choice(["snapshot", "delta"]),
+    help="A row for every listed object (default), or only for those looked at or decided differently this time.",
+)
+@click.option("--deadline", metavar="WHEN", help="Stop then, to be resumed: 90m, 6h30m, 06:00, or an ISO 8601 time.")
+@click.option(
+    "--max-requests-per-s", type=click.FloatRange(0, min_open=True), help="Ask the media store no more often than this."
+)
+@model_options
+@click.option(
+    "--cascade/--no-cascade",
+    default=None,
+    help="Let cheap filters and a light model settle what is benign beyond doubt, before the model.",
+)
+@click.option(
+    "--shadow-policy",
+    "shadow_policies",
+    multiple=True,
+    metavar="FILE|NAME",
+    help="Count beside the decisions what this policy would have decided; repeatable.",
+)
+@click.option(
+    "--save-images", is_flag=True, default=None, help="Copy the images of false positives beside their table."
+)
+@click.option(
+    "--max-error-rate",
+    type=click.FloatRange(0, 1),
+    help="Exit 4 if more of the images could not be read (default 0.05).",
+)
+@click.option(
+    "--max-unsupported-rate",
+    type=click.FloatRange(0, 1),
+    help="Exit 5 if more of the objects are no images (default 0.8), or if nothing could be scored.",
+)
+@click.option(
+    "--max-deleted-rate",
+    type=click.FloatRange(0, 1),
+    help="Exit 6, nothing read or committed, if more of the known objects are not listed any more (default 0.2, and "
+    "more than 20 of them); 1: go on all the same.",
+)
+@source_storage_options
+@click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
+@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
+@click.option(
+    "--explain", is_flag=True, help="Say what would run where, and what it takes; list, read and write nothing."
+)
+@click.option(
+    "--prices",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Price table (YAML); default: list prices.",
+)
+@click.option(
+    "--rates",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Estimate by a benchmark's JSON; default: by earlier runs of the store.",
+)
+@click.option("--verbose", is_flag=True, help="Show what Ray says, and tracebacks.")
+def scan(
+    sources: tuple[str, ...],
+    out: str,
+    run_id: str | None,
+    resume: str | None,
+    config: str | None,
+    preset: str | None,
+    explain: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Scan SOURCES and commit a report to STORE.
+
+    A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a list of objects (Parquet, CSV,
+    JSON, a URI a line, compressed or not; the manifest.json of an S3 Inventory). What did not change since the last run
+    over it is not read again.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job gives its run free, as Ctrl-C does
+    if not verbose:
+        mute_at_exit()
+    with without_native_chatter(verbose=verbose) as stream:
+        console = Console(file=stream)
+        with exit_codes(console, verbose):
+            if explain:
+                plan = explain_scan(sources, out, preset=preset, config=config, **_sections(options))
+                echo(describe_plan(plan))
+                return
+            result = run_scan(
+                sources,
+                out,
+                run_id=run_id,
+                resume=resume == "last",
+                preset=preset,
+                config=config,
+                progress=choose_progress(console),
+                verbose=verbose,
+                **_sections(options),
+            )
+    echo(describe_scan(result))
+    sys.exit(result.exit_code)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@model_options
+@source_storage_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+def classify(
+    images: tuple[str, ...], config: str | None, preset: str | None, as_json: bool, verbose: bool, **options: Any
+) -> None:
+    """Say what IMAGES (paths or URIs) show, now, without Ray."""
+    with exit_codes(Console(stderr=True), verbose):
+        for verdict in classify_images(images, preset=preset, config=config, **_sections(options)):
+            if as_json:
+                click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as it was given
+            else:
+                echo(describe_verdict(verdict))
+
+
+@main.command()
+@click.argument("store")
+@storage_options
+def runs(store: str, **options: Any) -> None:
+    """List the runs of a report STORE and their state."""
+    with exit_codes(Console(stderr=True), verbose=False):
+        found = runs_of(Store.at(store, StorageConfig.of(given_options(options))))
+        for run in found:
+            echo(describe_run(run))
+        if not found:
+            echo(f"no runs in {printable(store)}")
+
+
+@main.command()
+@click.argument("store")
+@bank_option
+@click.option("--policy", metavar="FILE|NAME", help="Decide by this; default: the policy of the newest run.")
+@click.option(
+    "--flood",
+    type=click.IntRange(1),
+    default=FLOOD,
+    show_default=True,
+    metavar="N",
+    help="An entry that matches more objects (or 1 % of the store) is quarantined and reported.",
+)
+@ignore_run_option
+@click.option("--run-id", help="Name of the run; the same again goes on with it. Default: the time (UTC).")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="YAML with a section `banks`.")
+@storage_options
+@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+def match(
+    store: str,
+    banks: tuple[str, ...],
+    policy: str | None,
+    flood: int,
+    ignore_runs: tuple[str, ...],
+    run_id: str | None,
+    config: str | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Look for known hashes in everything that the reports of STORE have seen; no image is read.
+
+    Writes a run of its own, whose report holds the objects that match. Illegal matches stand in its escalations/.
+    """
+    with exit_codes(Console(stderr=True), verbose):
+        storage = StorageConfig.of(given_options(options))
+        given = banks_of(config, dict(map(_bank, banks)))
+        loaded = load_policy(policy) if policy else None
+        reports = Store.at(store, storage)
+        result = match_store(
+            reports,
+            given,
+            storage,
+            policy=loaded,
+            source=policy,
+            run_id=run_id,
+            flood=flood,
+            ignored=ignore_runs,
+        )
+    echo(describe_scan(result))
+    sys.exit(result.exit_code)
+
+
+@main.command()
+@click.argument("run")
+@storage_options
+def verify(run: str, **options: Any) -> None:
+    """Check that a committed RUN (STORE/runs/ID) is still what it was: every file, every row, every count.
+
+    Given a STORE, all its committed runs are checked. Exits 1 where anything is wrong.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        wrong = 0
+        for found in committed_runs(run, StorageConfig.of(given_options(options))):
+            findings = list(check_run(found))
+            echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
+            for finding in findings:
+                echo(f"  {printable(finding)}")
+            wrong += len(findings)
+        sys.exit(1 if wrong else 0)
+
+
+@main.command()
+@click.argument("run")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help="The report's own columns (csv, parquet), or the answers of another service.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE", help="To write.")
+@click.option("--for", "reader", type=click.Choice(["excel"]), help="What is to open the CSV.")
+@storage_options
+def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -> None:
+    """Write the report of RUN (STORE/runs/ID, or a STORE's newest) as one file.
+
+    rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: a response for
+    each image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows; --for excel marks it as
+    UTF-8, so that Excel shows names as they are.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        found = find_run(run, StorageConfig.of(given_options(options)), complain)
+        if reader and kind != "csv":
+            raise click.UsageError("--for excel is for --format csv")
+        exported = export_run(found, kind, out, reader)
+        echo(f"{exported.rows:,} rows of run {found.run_id} in {', '.join(map(str, exported.files))}")
+        if delta := describe_delta(found.record()):
+            echo(delta)
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(0, 36_500),
+    metavar="DAYS",
+    default=GIVEN_UP / timedelta(days=1),
+    show_default=True,
+    help="An unfinished run that nobody worked on for so long is abandoned.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@storage_options
+def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
+    """Remove abandoned staging from a report STORE, and writes that were cut off.
+
+    Exits 1 where something could not be removed.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        reports = Store.at(store, StorageConfig.of(given_options(options)))
+        done, found, failed = "would remove" if dry_run else "removed", False, False
+        for folder in collect(reports, older_than=timedelta(days=older_than), dry_run=dry_run):
+            if folder.failed is not None:
+                complain(f"{folder.folder}/{folder.run_id} could not be removed: {folder.failed}")
+                failed = True
+                continue
+            what = f"{folder.folder}/{folder.run_id}" + ("" if folder.folder == "staging" else "/**/.tmp-*")
+            echo(f"{done} {what}  {folder.files:,} files  {folder.reason}")
+            found = True
+        if not found and not failed:
+            echo(f"nothing abandoned in {printable(reports.uri)}")
+        sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.argument("sources", nargs=-1)
+@click.option("--out", metavar="STORE", help="Report store to be checked for writing.")
+@model_options
+@source_storage_options
+@click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
+@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
+def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset: str | None, **options: Any) -> None:
+    """Check before a night what would fail in it, line by line."""
+    from nsfwscan.workflows.doctor import examine
+
+    with without_native_chatter(verbose=False) as stream, exit_codes(Console(file=stream), verbose=False):
+        given = {"source": {"uris": sources}, "out": out or ""}
+        healthy = True
+        for finding in examine(load_config(preset, config, merge(_sections(options), given))):
+            echo(hanging(str(finding)))
+            healthy = healthy and not finding.is_failure
+        sys.exit(0 if healthy else 1)
+
+
+main.add_command(policy)
+main.add_command(queues)
+
+
+_SECTIONS = {
+    "source": ("include", "exclude", "limit", "truth", "max_unmatched_truth", "allow"),
+    "storage": (
+        "endpoint_url",
+        "region",
+        "profile",
+        "anonymous",
+        "requester_pays",
+        "sse",
+        "sse_kms_key_id",
+        "s3_compatibility",
+        "s3_addressing",
+    ),
+    "read": ("max_bytes", "max_requests_per_s"),
+    "decode": ("max_pixels", "pdq"),
+    "model": ("dtype", "batch_size", "compile"),
+    "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),
+    "engine": ("address", "num_cpus", "deadline"),
+    "cost": ("prices", "rates"),
+}
+
+
+def _sections(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as sections of the configuration."""
+    given = given_options(options)
+    sections: dict[str, Any] = {s: {k: given[k] for k in keys if k in given} for s, keys in _SECTIONS.items()}
+    if "model" in given:
+        sections["model"]["uri"] = given["model"]
+    if "labels" in given:
+        sections["model"]["labels"] = dict(_pair(label) for label in given["labels"])
+    if "decode" in given:
+        sections["decode"]["mode"] = given["decode"]
+    if "report" in given:
+        sections["report"]["mode"] = given["report"]
+    if "cascade" in given:
+        sections["cascade"] = {"enabled": given["cascade"]}
+    if "full" in given:
+        sections["ledger"] = {"ignore": given["full"]}
+    if "ignore_runs" in given:
+        sections["ledger"] = {**sections.get("ledger", {}), "ignore_runs": given["ignore_runs"]}
+    if "banks" in given:
+        sections["banks"] = dict(map(_bank, given["banks"]))
+    for name in ("policy", "shadow_policies"):
+        if name in given:
+            sections[name] = given[name]
+    return {name: section for name, section in sections.items() if section}
+
+
+def _pair(label: str) -> tuple[str, str]:
+    name, separator, category = label.rpartition("=")
+    if not separator:
+        raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param_hint="--label")
+    return name, category
+
+
+def _bank(text: str) -> tuple[str, dict[str, Any]]:
+    """A bank's name and settings from `NAME=URI,key=value,…`; a comma without a `=` behind it is the URI's."""
+    name, separator, rest = text.partition("=")
+    uri, *settings = re.split(r",(?=(?:kind|distance|quality|hash|column|tags|categories)=)", rest)
+    if not separator or not uri:
+        raise click.BadParameter(f"{text!r} is not NAME=URI[,kind=…]", param_hint="--bank")
+    bank: dict[str, Any] = {"uri": uri, **(dict(setting.split("=", 1) for setting in settings))}
+    for name in {"tags", "categories"} & bank.keys():
+        bank[name] = bank[name].split("+")
+    return name, bank

@@ -1,0 +1,104 @@
+"""`nsfwscan policy …`: whether a policy is sound, and what it would change.
+
+In: a policy, and a committed run. Out: text, and JSON where it is asked for. Exit codes are those of all commands;
+`check` exits 1 where it finds anything, `replay --commit` as the scan that it stands for.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, describe_policy
+from nsfwscan.cli.terminal import describe_delta, describe_scan
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError
+from nsfwscan.policy.lint import lint
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.policy.values import Known
+from nsfwscan.runs.run import find_run
+from nsfwscan.storage.store import to_json
+from nsfwscan.text import redacted_json
+from nsfwscan.workflows.replay import commit_replay, overlaps
+from nsfwscan.workflows.replay import replay as replay_run
+
+
+@click.group()
+def policy() -> None:
+    """Check a policy, and see what it would change before it decides."""
+
+
+@policy.command()
+@click.argument("file", metavar="FILE|NAME")
+@click.option("--on", "run", metavar="RUN", help="Count on this run: STORE/runs/ID, or a STORE's newest.")
+@storage_options
+def check(file: str, run: str | None, **options: Any) -> None:
+    """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and
+    names that nothing uses.
+
+    With --on it is counted on the rows of a committed run what each rule matches and decides, what falls to
+    `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong,
+    too. Exits 1 where anything is.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        found = load_policy(file)
+        echo(describe_policy(found))
+        committed = None if run is None else find_run(run, StorageConfig.of(given_options(options)), complain)
+        findings = list(lint(found, None if committed is None else _known_of(committed.record())))
+        if committed is not None:
+            counted = overlaps(committed, found)
+            echo(describe_overlaps(counted, committed.run_id))
+            if delta := describe_delta(committed.record()):
+                echo(delta)
+            findings += [finding for finding in counted.findings() if finding not in findings]
+        for finding in findings:
+            echo(f"wrong: {finding}")
+        echo(f"findings: {len(findings):,}" if findings else "nothing is wrong")
+        sys.exit(1 if findings else 0)
+
+
+@policy.command()
+@click.argument("run")
+@click.option("--policy", "file", required=True, metavar="FILE|NAME", help="The policy to decide by.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write what changes there.")
+@click.option("--commit", is_flag=True, help="Write a run of its own, which names RUN as its parent.")
+@click.option("--run-id", help="Name of that run; the same again goes on with it. Default: the time (UTC).")
+@storage_options
+def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
+    """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.
+
+    Shows how many objects move from which decision to which, the load of each queue before and after, and a few
+    objects of each move. No image is read.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        if run_id and not commit:
+            raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
+        decided, by = find_run(run, StorageConfig.of(given_options(options)), complain), load_policy(file)
+        found = replay_run(decided, by).as_dict()
+        echo(describe_comparison(found, decided.run_id, decided.record()["policy"]["identity"]))
+        if delta := describe_delta(decided.record()):
+            echo(delta)
+        if json_file is not None:
+            _write(Path(json_file), to_json(redacted_json({"run_id": decided.run_id, **found})))
+        if commit:
+            result = commit_replay(decided, by, file, run_id)
+            echo(f"\n{describe_scan(result)}")
+            sys.exit(result.exit_code)
+
+
+def _known_of(record: dict[str, Any]) -> Known:
+    """What is known of a run: the banks that it was matched with."""
+    banks = record.get("banks")
+    return Known(banks=tuple(bank["name"] for bank in banks) if banks else None)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,328 @@
+"""The few lines that a person reads when a command is done.
+
+In: a scan's result, a verdict, a run. Out: text. Names come from strangers: control characters are shown, not sent to
+the terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nsfwscan.errors import StoreError
+from nsfwscan.reports.effects_text import describe_effects
+from nsfwscan.reports.query import committed_query, is_shown
+from nsfwscan.runs.plan import describe_actions
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import SIGNAL_GROUPS, Change
+from nsfwscan.text import duration, money, printable, size
+
+if TYPE_CHECKING:
+    from nsfwscan.workflows.classify import Verdict
+    from nsfwscan.workflows.cost import Cost
+    from nsfwscan.workflows.explain import Expected, Explanation
+    from nsfwscan.workflows.scan import ScanResult
+
+_OVERVIEW = "decision, rule, count(*) AS objects"
+_BAR = 30
+_FLOODS = 10
+"""Entries that flood, as many as are named."""
+
+
+def describe_scan(result: ScanResult) -> str:
+    """What was found, where the report lies, how to open it, what to do next."""
+    record = result.record
+    summary = record["summary"]
+    query = committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC", at=result.uri)
+    head = "already committed" if result.already_committed else "committed"
+    lines = [
+        f"{head}: run {result.run_id}" + (f" — {record['reason']}" if record["reason"] else ""),
+        "",
+        f"  {_balance(record)}",
+        f"  decisions  {_counts(summary['decision'])}",
+        f"  labels     {_counts(summary['label'])}",
+        f"  status     {_counts(summary['status'])}",
+        *_banks(record),
+        *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
+        *_truth(summary["truth"], record["plan"].get("truth")),
+        *_since(record),
+        *_errors(summary["errors"]),
+        *_warnings(record.get("warnings", [])),
+        "",
+        f"  {_speed(record)}",
+        *_cost(record.get("cost"), record["timings"]["resumed_shards"]),
+        f"  report   {printable(result.uri)}",
+        f"  summary  {printable(result.uri)}/summary.html",
+        *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
+        *([] if is_shown(result.uri) else ["  its path looks like it holds a secret: no statement to paste is shown"]),
+    ]
+    return "\n".join(lines)
+
+
+def _since(record: dict[str, Any]) -> list[str]:
+    """What changed since the run that this one goes on from."""
+    bases, changes = record["ledger"]["bases"], record["ledger"]["changes"]
+    if not bases:
+        return []
+    source = record["config"]["source"]
+    words = {Change.DELETED: "deleted", Change.NEWLY_FLAGGED: "newly flagged", Change.CLEARED: "no longer flagged"}
+    if source["limit"] or source["include"] or source["exclude"]:
+        del words[Change.DELETED]  # what was not listed need not be gone
+    found = "  ".join(f"{word} {changes[change]:,}" for change, word in words.items())
+    where = ", in changes/" if any(changes.values()) else ""
+    delta = [
+        "  delta      the report holds what was looked at or decided differently; earlier ones hold the other rows"
+    ]
+    return [
+        f"  since      {bases[0]}: {describe_actions(record['plan']['fates'])}",
+        f"  changes    {found}{where}",
+        *(delta if record["config"]["report"]["mode"] == "delta" else []),
+    ]
+
+
+def _balance(record: dict[str, Any]) -> str:
+    balance = record["balance"]
+    terms = " + ".join(f"{count:,} {name}" for name, count in balance.items() if name != "listed")
+    again = record["plan"]["repeated"]
+    return f"{balance['listed']:,} listed = {terms}" + (f"  ({again:,} listed again, counted once)" if again else "")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _truth(truth: dict[str, Any], met: dict[str, Any] | None) -> list[str]:
+    """How often the model is wrong, as far as is known, and on how much of the truth that rests."""
+    suspected = f"; {truth['suspected']:,} suspected, in false_positives/" if truth["suspected"] else ""
+    if truth["false_positive_rate"] is None:
+        return [
+            "  truth      none given: to measure false positives, use class folders (…/neutral/…) or --truth FILE"
+            + suspected
+            if met is None
+            else f"  truth      no neutral object has a label: no false positive rate{describe_truth(met)}{suspected}"
+        ]
+    found = f"{truth['false_positives']:,} of {truth['neutral']:,} neutral images ({truth['false_positive_rate']:.1%})"
+    return [f"  false positives  {found} carry an NSFW label{describe_truth(met)}{suspected}"]
+
+
+def describe_truth(met: dict[str, Any] | None) -> str:
+    """Return on how much of the truth file figures rest, as the end of a sentence; nothing where they rest on all."""
+    if met is None or not met["not_listed"]:
+        return ""
+    return f"; truth was given for {met['given']:,} objects, {met['not_listed']:,} of them were not listed"
+
+
+def _banks(record: dict[str, Any]) -> list[str]:
+    """What hash banks found, and what of them could not be read."""
+    matched = record["summary"].get("match_bank", {})
+    lines = [f"  matches    {_counts(matched)}"] if record.get("banks") or matched else []
+    for bank in record.get("banks", ()):
+        if bank["malformed"]:
+            example = printable(bank["examples"][0])
+            lines.append(f"  bank       {bank['name']}: {bank['malformed']:,} malformed entries, e.g. {example}")
+    lines += _matching(record.get("matching"))
+    escalated = sum(file["rows"] for file in record["files"] if file["path"].startswith("escalations/"))
+    return [*lines, *([f"  escalated  {escalated:,} illegal matches, in escalations/"] if escalated else [])]
+
+
+def _matching(found: dict[str, Any] | None) -> list[str]:
+    """What a retroactive match looked at, what it could not look for, and which entries flood."""
+    if found is None:
+        return []
+    without = "".join(f"; {n:,} have no {kind}" for kind, n in found["without"].items())
+    lines = [f"  looked at  {found['objects']:,} objects, by the hashes in their reports{without}"]
+    for said, entries in (("quarantined", found["quarantined"]), ("floods, kept", found["flooding"])):
+        for entry in entries[:_FLOODS]:
+            example = f", e.g. {printable(entry['examples'][0])[-80:]}" if entry["examples"] else ""
+            name = printable(entry["id"])
+            lines.append(f"  {said}  {entry['bank']} {name} ({entry['hash']}): {entry['objects']:,} objects{example}")
+        if len(entries) > _FLOODS:
+            lines.append(f"  {said}  … and {len(entries) - _FLOODS:,} more entries, in run.json")
+    return lines
+
+
+def _errors(errors: list[dict[str, Any]]) -> list[str]:
+    if not errors:
+        return []
+    lines = [
+        f"    {e['count']:>6,}  {e['status']}: {printable(e['message'])}  e.g. {printable(e['example'])[-80:]}"
+        for e in errors[:6]
+    ]
+    more = [f"    … and {len(errors) - 6} more kinds, in summary.html"] if len(errors) > 6 else []
+    return ["", "  not scored:", *lines, *more]
+
+
+def _warnings(warnings: list[dict[str, Any]]) -> list[str]:
+    """What was noticed beside the rows, and what to do about it."""
+    lines = []
+    for found in warnings:
+        detail = f" ({found['detail']})" if found["detail"] else ""
+        example = printable(found["example"])[-80:]
+        lines += [f"    {found['count']:>6,}  {found['said']}{printable(detail)}  e.g. {example}"]
+        lines += [f"            {found['remedy']}"]
+    return ["", "  warnings:", *lines] if lines else []
+
+
+def _speed(record: dict[str, Any]) -> str:
+    seconds = sum(value for name, value in record["timings"].items() if name.endswith("_s"))
+    rate = f"; scanning {record['images_per_s']:,.1f}/s" if record["images_per_s"] else ""
+    return f"{record['plan']['distinct']:,} objects in {seconds:.1f} s{rate}"
+
+
+def _cost(cost: dict[str, Any] | None, resumed: int) -> list[str]:
+    """What this attempt took; nothing where the machines are not known."""
+    if cost is None:
+        return []
+    currency = cost["currency"]
+    few = " (so few that the start counts)" if not cost["steady"] else ""
+    million = f", {money(cost['per_million'], currency)} a million objects read{few}" if cost["per_million"] else ""
+    amount = f"{money(cost['amount'], currency)}{million}" if cost["missing"] is None else cost["missing"]
+    part = "; this attempt only" if resumed else ""
+    return [f"  cost     {_hours(cost['core_hours'], cost['gpu_hours'])}: {amount}; {cost['prices']}{part}"]
+
+
+def _hours(cores: float, gpus: float) -> str:
+    return f"{cores:,.3g} core-hours" + (f" and {gpus:,.3g} GPU-hours" if gpus else "")
+
+
+def describe_plan(plan: Explanation) -> str:
+    """What a scan would do, as a table."""
+    model, hardware, threads = plan.model, plan.hardware, plan.layout.threads
+    precision = hardware.dtype + ("" if plan.dtype_is_sure else " here (each worker goes by its own processor)")
+    gpus = ", ".join(sorted({e.place.node.gpu or "GPU" for e in plan.expected if e.place.node.gpus}))
+    on = gpus or "GPU" if hardware.device == "cuda" else "CPU"
+    batches = f"batches of {hardware.batch_size}, {threads} thread{'' if threads == 1 else 's'}"
+    rows = [
+        ("model", f"{model.identity}, {model.geometry.shape[1]} × {model.geometry.shape[0]} pixels"),
+        *([("prefilter", plan.auxiliary_models.prefilter.identity)] if plan.auxiliary_models.prefilter else []),
+        *[("detector", one.identity) for one in plan.auxiliary_models.detectors],
+        ("device", f"{on}, {precision}, {batches}"),
+        *_workers(plan),
+        ("decoders", f"one an actor, up to {size(plan.decode_bytes)} more for an image (decode.max_memory_bytes)"),
+        ("shards", f"of {plan.shard_rows:,} objects, {size(plan.shard_bytes)} of pixels"),
+        ("objects", f"{'not known' if plan.objects is None else f'{plan.objects:,}'}: {plan.objects_from}"),
+        *_estimate(plan),
+    ]
+    return "\n".join([f"  {name:<10}{printable(text)}" for name, text in rows] + ["", "Nothing was listed or written."])
+
+
+def _workers(plan: Explanation) -> list[tuple[str, str]]:
+    """Machines and actors; or this process alone."""
+    if plan.layout.kind == "inline":
+        [expected] = plan.expected
+        free = expected.place.node.memory_bytes
+        return [
+            ("cluster", "none: in this process, which is sooner for so few"),
+            _machine(expected),
+            ("  memory", size(expected.memory_bytes) + ("" if free is None else f"; {size(free)} are free")),
+        ]
+    in_flight = f"{size(plan.in_flight_bytes)} of pixels in the object store" if plan.in_flight_bytes else ""
+    return [
+        ("cluster", plan.cluster or "none: a Ray on this machine, for as long as the scan runs"),
+        *[row for expected in plan.expected for row in (_machine(expected), *_share(expected))],
+        ("actors", _actors(plan)),
+        ("in flight", in_flight or "names alone; pixels stay within their actor"),
+    ]
+
+
+def _machine(expected: Expected) -> tuple[str, str]:
+    """Machines that are alike: how many, and what they have."""
+    node = expected.place.node
+    gpus = f", {node.gpus:g} × {node.gpu or 'GPU'}" if node.gpus else ""
+    return "machines", f"{expected.count} × {node.cpus:g} CPUs{gpus}" + (f", {node.cpu}" if node.cpu else "")
+
+
+def _share(expected: Expected) -> list[tuple[str, str]]:
+    """What runs on each of them, and what that takes."""
+    place, node = expected.place, expected.place.node
+    actors = [f"{place.cpu_actors} CPU actors of {size(expected.cpu_actor_bytes)}"] if place.cpu_actors else []
+    if place.model_actors:
+        actors.append(f"{place.model_actors} model actors of {size(expected.model_actor_bytes)}")
+    free = "" if node.memory_bytes is None else f"; {size(node.memory_bytes)} are free"
+    store = "" if node.object_store_bytes is None else f"; object store {size(node.object_store_bytes)}"
+    rows = [
+        ("  each", ", ".join(actors) or "no actors"),
+        ("  memory", f"{size(expected.memory_bytes)} with Ray and the driver{free}{store}"),
+    ]
+    return [*rows, ("", "memory for no more actors than these: cores stay idle")] if place.short_of_memory else rows
+
+
+def _actors(plan: Explanation) -> str:
+    layout = plan.layout
+    room = sum(e.count * e.place.cpu_actors for e in plan.expected)
+    fewer = f"; there would be room for {room:,}, but there are no more shards" if layout.cpu_actors < room else ""
+    if layout.kind == "fused":
+        return f"{layout.cpu_actors:,} in all, the model in each{fewer}"
+    return f"{layout.cpu_actors:,} that read and decode, {layout.model_actors:,} with the model, 1 that stages{fewer}"
+
+
+def _estimate(plan: Explanation) -> list[tuple[str, str]]:
+    """Hours and money, with their ground; or why there are none."""
+    found, million = plan.estimate, plan.per_million
+    rows = [] if found is None else [("time", f"{_time(found.cost)}, if all are read"), ("money", _money(found.cost))]
+    if million is not None:
+        rows.append(("a million", f"{_time(million.cost)}, {_money(million.cost)}"))
+    known = found or million
+    basis = [("measured", known.basis), ("prices", known.cost.prices)] if known else []
+    return [*rows, *basis, *([("estimate", f"none: {plan.why_no_estimate}")] if plan.why_no_estimate else [])]
+
+
+def _time(cost: Cost) -> str:
+    return f"{duration(cost.hours * 3600)}, {_hours(cost.core_hours, cost.gpu_hours)}"
+
+
+def _money(cost: Cost) -> str:
+    return cost.missing or money(cost.amount, cost.currency)
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """The ranked distribution of one image, as bars, and what further detectors say; or what settled it without."""
+    name = printable(verdict.uri)
+    if verdict.match is not None:
+        bank, entry, distance = verdict.match
+        known = f"in bank {bank} as {printable(entry)}" + (f", {distance} bits off" if distance else "")
+        return f"{name}\n  {known} → {verdict.decision} ({verdict.rule})"
+    further = [f"  {printable(signal)} {value:.3f}" for signal, value in verdict.signals if _is_detectors(signal)]
+    if not verdict.scores and verdict.filtered_by is not None:
+        settled = f"  settled by {printable(verdict.filtered_by)} → {verdict.decision} ({verdict.rule})"
+        return "\n".join([name, *further, settled])
+    if not verdict.scores:
+        return f"{name}\n  {verdict.status}: {printable(verdict.error or 'no score')}"
+    call = f"{verdict.decision} ({verdict.rule})" + (", borderline: a person should look" if verdict.borderline else "")
+    bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in verdict.scores]
+    return "\n".join([name, *bars, *further, f"  nsfw_score {verdict.nsfw_score:.3f} → {call}"])
+
+
+def _is_detectors(signal: str) -> bool:
+    return signal.partition(".")[0] not in SIGNAL_GROUPS
+
+
+def describe_run(run: Run) -> str:
+    """One line: id, state, and what it found if it was committed."""
+    try:
+        state = run.state()
+        record = run.record() if state == "committed" else {}
+        if state == "unfinished":
+            run.planned()
+    except StoreError as error:
+        return f"{run.run_id}  {'broken':<10} {printable(str(error))}"
+    if state == "committed":
+        summary = record["summary"]
+        counts = (
+            f"{summary['rows']:>12,} objects  {summary['flagged']:>8,} flagged  {summary['unreadable']:>8,} unreadable"
+        )
+        replay = f"  {record['kind']} of {record['parent']['run_id']}" if record["kind"] != "scan" else ""
+        return f"{run.run_id}  {state:<10} {record['committed_at']}  {counts}  {record['model']['identity']}{replay}"
+    hint = {
+        "failed": "did not balance; see failure.json, then run the same command again",
+        "unfinished": f"resume it: the same command with --run-id {run.run_id}",
+        "running": "alive",
+    }[state]
+    return f"{run.run_id}  {state:<10} {hint}"
+
+
+def describe_delta(record: dict[str, Any]) -> str:
+    """A line where a run's report does not hold all that it listed; else nothing."""
+    if record["config"]["report"]["mode"] != "delta" or not record["ledger"]["bases"]:
+        return ""
+    total = record["plan"]["distinct"]
+    return f"\nrun {record['run_id']} is a delta: these are the rows that it holds, not all {total:,} that it listed"

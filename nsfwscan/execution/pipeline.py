@@ -1,0 +1,237 @@
+"""The page to read first: the stages that an object goes through, in order.
+
+    list ─► plan ─► [ read ► digest ► match ► decode ► match ► filter ] ─► [ classify ► detect ] ─► stage ─► commit
+                                  on CPU actors                       on GPU actors; with the others where there is none
+
+In: a `Job` (everything that decides a row) and a shard. Out: the shard's part in staging. The same lists run on Ray
+(`ray_data.py`) and inline (`run_inline`), without Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.banks.bank import BankSpec
+from nsfwscan.banks.matcher import BankSet, Search
+from nsfwscan.config import ModelConfig, ScanConfig, digest_of
+from nsfwscan.execution.deadline import NEVER, Deadline
+from nsfwscan.execution.layout import Needs
+from nsfwscan.execution.machine import usable_cpus
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.models.registry import weights_bytes
+from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_columns
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy
+from nsfwscan.runs.plan import Shard, ShardReader
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import ShardResult, describe_part, read_part, stage_part
+from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
+from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
+from nsfwscan.stages.classify import Classify, Detect
+from nsfwscan.stages.decode import Decode
+from nsfwscan.stages.filters import Heuristics, Prefilter
+from nsfwscan.stages.fingerprint import Digest
+from nsfwscan.stages.match import MatchDigests, MatchHashes
+from nsfwscan.stages.read import Read
+from nsfwscan.storage.rate_limit import UNPACED, Pace
+
+_CHUNK_BYTES = 32 * 2**20
+PIXELS_VERSION = 2
+"""Raised whenever the same file gives other pixels than before: scores made of the old ones are stale."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker must know to turn a shard into rows."""
+
+    config: ScanConfig
+    spec: ModelSpec
+    policy: Policy
+    run: Run
+    banks: tuple[BankSpec, ...] = ()
+    auxiliary_models: AuxiliaryModels = ALONE
+    known: pa.Table | None = None
+    """Contents that the store knows to be illegal, as `BankSet` takes them; they are not decoded again."""
+
+
+def cpu_stages(
+    config: ScanConfig,
+    spec: ModelSpec,
+    pace: Pace = UNPACED,
+    banks: BankSet | None = None,
+    auxiliary_models: AuxiliaryModels = ALONE,
+) -> list[Stage]:
+    """From a listing to pixels; exact identities before any decoding, what is known never to a model, and what is
+    benign beyond doubt not to an expensive one."""
+    columns = pixel_columns(spec, auxiliary_models)
+    return [
+        Read(config.read, config.storage, pace),
+        Digest(),
+        *([MatchDigests(banks)] if banks else []),
+        Decode(config.decode, columns),
+        *([MatchHashes(banks)] if banks else []),
+        *_filters(config, spec, auxiliary_models, columns),
+    ]
+
+
+def _filters(
+    config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels, columns: dict[Geometry, str]
+) -> Iterator[Stage]:
+    light = auxiliary_models.prefilter
+    if light is not None:
+        column = columns[light.geometry]
+        keeps = any(model.geometry == light.geometry for model in (spec, *auxiliary_models.detectors))
+        yield Heuristics(config.cascade, columns[spec.geometry])
+        yield Prefilter(light, config.cascade, config.storage, threads=1, column=column, keeps=keeps)
+
+
+def model_stages(
+    config: ScanConfig, spec: ModelSpec, *, threads: int, auxiliary_models: AuxiliaryModels = ALONE
+) -> list[Stage]:
+    """From pixels to scores: one decoding, however many models."""
+    columns = pixel_columns(spec, auxiliary_models)
+    return [
+        Classify(spec, config.model, config.storage, threads=threads, column=columns[spec.geometry]),
+        *(
+            Detect(one, config.detectors[one.name], config.storage, threads=threads, column=columns[one.geometry])
+            for one in auxiliary_models.detectors
+        ),
+    ]
+
+
+def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels = ALONE) -> dict[str, str]:
+    """What stands behind a row, for the nights to come: `scoring` (models, labels, preprocessing, precision) behind a
+    score, `decoding` behind what could not be decoded, `filtering` behind what a filter settled. A row made with others
+    is stale."""
+    pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
+    scoring = {**_behind(spec, config.model), "pixels": pixels}
+    if auxiliary_models.detectors:
+        scoring["detectors"] = [
+            {"name": one.name, "labels": one.labels, **_behind(one, config.detectors[one.name])}
+            for one in auxiliary_models.detectors
+        ]
+    light, rules = auxiliary_models.prefilter, config.cascade
+    filtering: list[Any] = [rules.threshold, rules.icon_pixels, rules.audit_sample, rules.seed, pixels]
+    return {
+        "scoring": digest_of(scoring),
+        "decoding": digest_of([PIXELS_VERSION, config.decode.plugins]),
+        "filtering": digest_of(None if light is None else [*filtering, _behind(light, rules.prefilter)]),
+    }
+
+
+def _behind(spec: ModelSpec, config: ModelConfig) -> dict[str, Any]:
+    return {
+        "weights": spec.digest,
+        "categories": [str(c) for c in spec.categories],
+        "geometry": asdict(spec.geometry),
+        "normalisation": asdict(spec.normalisation),
+        "dtype": config.dtype,
+    }
+
+
+def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels = ALONE) -> Needs:
+    """What the models and their shards take, for the choice of actors."""
+    models = (spec, *auxiliary_models.all)
+    backend: Literal["torch", "onnx"] = "torch" if any(model.backend == "torch" for model in models) else "onnx"
+    pixels = sum(geometry.nbytes for geometry in pixel_columns(spec, auxiliary_models))
+    weights = sum(weights_bytes(model, config.storage) for model in models)
+    return Needs(backend, weights, config.engine.shard_rows * pixels)
+
+
+def finish(table: pa.Table) -> pa.Table:
+    """Gives each row its id, its place in the balance and its time, and the columns of `STAGED_SCHEMA` in order."""
+    rows = table.num_rows
+    columns = {
+        "object_id": pa.array([hashlib.sha256(uri.encode()).hexdigest()[:32] for uri in table["uri"].to_pylist()]),
+        "accounted_as": _accounted(as_schema(table, _SETTLING)),
+        "scanned_at": pa.array([datetime.now(UTC)] * rows, STAGED_SCHEMA.field("scanned_at").type),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return as_schema(table, STAGED_SCHEMA)
+
+
+_SETTLING = pa.schema([STAGED_SCHEMA.field(name) for name in ("nsfw_score", "match_kind", "filtered_by")])
+
+
+def _accounted(table: pa.Table) -> pa.ChunkedArray:
+    """A row's place in the balance: what has a score was scored; what has none was settled before, or failed."""
+    scored, matched, filtered = (pc.is_valid(table[name]) for name in _SETTLING.names)
+    unscored = pc.if_else(filtered, str(Accounted.FILTERED), str(Accounted.ERRORED))
+    return pc.if_else(scored, str(Accounted.SCORED), pc.if_else(matched, str(Accounted.MATCHED), unscored))
+
+
+class CpuChain:
+    """Reads a shard's listing and runs the CPU stages; reading is one chunk ahead of decoding.
+
+    Args:
+        actors: how many of these share the requests that the media store may be asked.
+        search: who is asked for what looks the same; unset: indexes of its own.
+    """
+
+    def __init__(self, job: Job, actors: int = 1, search: Search | None = None) -> None:
+        most = job.config.read.max_requests_per_s
+        self._read_shard = ShardReader(job.run.folder)
+        is_asked = job.banks or (job.known is not None and job.known.num_rows)
+        banks = BankSet(job.banks, job.config.storage, search, known=job.known) if is_asked else None
+        pace = Pace(most / actors if most else None)
+        self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models))
+
+    def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
+        """The shard's rows with pixels; `moved` is called now and then, as long as there is progress."""
+        return run_overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
+
+
+class ModelChain:
+    """Runs the model stages."""
+
+    def __init__(self, job: Job, *, threads: int) -> None:
+        self._stages = opened(
+            model_stages(job.config, job.spec, threads=threads, auxiliary_models=job.auxiliary_models)
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The rows with scores, finished."""
+        return finish(run(self._stages, table))
+
+
+class Stager:
+    """Writes finished shards to staging."""
+
+    def __init__(self, job: Job) -> None:
+        self._staging = job.run.staging
+        self._decide = Decider(job.policy)
+
+    def found(self, shard: Shard) -> ShardResult | None:
+        """The result of a shard that is staged already: a task that Ray runs again reads and scores nothing again."""
+        try:
+            return describe_part(shard, read_part(self._staging, shard), self._decide)
+        except FileNotFoundError:
+            return None
+
+    def __call__(self, shard: Shard, table: pa.Table) -> ShardResult:
+        """The shard's part is in staging when this returns."""
+        return stage_part(self._staging, shard, table, self._decide)
+
+
+def opened(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The stages, each with what is heavy in it built."""
+    for stage in stages:
+        stage.open()
+    return stages
+
+
+def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) -> Iterator[ShardResult]:
+    """The whole pipeline in this process, shard by shard, without Ray."""
+    threads = job.config.engine.num_cpus or usable_cpus()
+    read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
+    for shard in shards:
+        deadline.check()
+        yield stage(shard, score(read(shard)))

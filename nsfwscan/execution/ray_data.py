@@ -1,0 +1,488 @@
+"""The pipeline's stages on Ray Data: actor pools, resources, one block a shard.
+
+Nothing else imports ray but `ray_session.py`, which starts or joins it (and what the benchmark compares with).
+
+In: a `Job` and shards. Out: a `ShardResult` for each, as they finish, in any order. An exception of ours in a worker
+comes back as itself. Ray retries lost workers and nodes; everything else stops the run (`max_errored_blocks` stays 0,
+since anything else would also swallow a full disk or a broken GPU). Those retries have no limit: a watchdog stops a run
+that no longer moves, or in which a shard kills every worker that takes it, and names the shards.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import asdict, astuple, fields
+from functools import cached_property, partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.banks.pdq_index import Found, Hashes, search_on
+from nsfwscan.config import EngineConfig
+from nsfwscan.errors import NsfwscanError, Stalled, StoreError
+from nsfwscan.execution.deadline import NEVER, Deadline
+from nsfwscan.execution.layout import SIDE_CPUS, Fleet, Layout, Needs, Node, choose_layout, local_store_bytes
+from nsfwscan.execution.machine import this_machine
+from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
+from nsfwscan.execution.ray_session import ray_session
+from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.staging import ShardResult
+
+_LEAVE_S = 10.0
+_LOOK_S = 2.0
+_START_S = 300.0
+"""More patience until the first shard is begun: nodes that come, images that are pulled, libraries that load."""
+_NAMED_SHARDS = 10
+
+
+class _Pulse:
+    """Where workers say what they have in hand, so that the watchdog knows; never waited for by them."""
+
+    def __init__(self) -> None:
+        self._moved_at = time.monotonic()
+        self._is_under_way = False
+        self._begun: dict[str, int] = {}
+        self._workers: dict[str, str] = {}
+
+    def begin(self, shard: str, worker: str) -> None:
+        self._begun[shard] = self._begun.get(shard, 0) + 1
+        self._workers[shard] = worker
+        self._is_under_way = True
+        self._moved_at = time.monotonic()
+
+    def move(self) -> None:
+        self._moved_at = time.monotonic()
+
+    def finish(self, shard: str) -> None:
+        self._begun.pop(shard, None)
+        self._workers.pop(shard, None)
+        self._moved_at = time.monotonic()
+
+    def look(self) -> tuple[float, bool, dict[str, int], dict[str, str]]:
+        """Seconds without a movement; whether there ever was one; how often each unfinished shard was begun, and by
+        whom last."""
+        return time.monotonic() - self._moved_at, self._is_under_way, self._begun, self._workers
+
+
+class _Actor:
+    """What all actors share: they build their part with the first block, since Ray reports an error in a constructor
+    only as text, and one in a call as itself."""
+
+    def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
+        self._job, self._layout, self._pulse, self._indexes = job, layout, pulse, indexes
+        self._worker = f"process {os.getpid()} on {socket.gethostname()}"
+
+    @cached_property
+    def _read(self) -> CpuChain:
+        search_on(1)
+        return CpuChain(self._job, self._layout.cpu_actors, self._search if self._indexes else None)
+
+    @cached_property
+    def _stage(self) -> Stager:
+        return Stager(self._job)
+
+    def _search(self, bank: int, hashes: Hashes) -> Found:
+        """Asks this node's index; a node that came later asks another's."""
+        here = ray.get_runtime_context().get_node_id()
+        index = self._indexes.get(here) or random.choice(list(self._indexes.values()))
+        found: Found = ray.get(index.search.remote(bank, hashes))
+        return found
+
+    def _begin(self, shard: Shard) -> None:
+        self._pulse.begin.remote(shard.name, self._worker)
+
+    def _moved(self) -> None:
+        self._pulse.move.remote()
+
+    def _finish(self, shard: Shard, result: ShardResult) -> pa.Table:
+        self._pulse.finish.remote(shard.name)
+        return pa.Table.from_pylist([asdict(result)])
+
+
+class _Fused(_Actor):
+    """The whole pipeline in one actor."""
+
+    @cached_property
+    def _score(self) -> ModelChain:
+        return ModelChain(self._job, threads=self._layout.threads)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard, _ = _without_shard(block)
+        self._begin(shard)
+        result = self._stage.found(shard) or self._stage(shard, self._score(self._read(shard, self._moved)))
+        return self._finish(shard, result)
+
+
+class _Cpu(_Actor):
+    """The CPU chain; the shard's name travels beside its rows, and alone where the shard is staged already."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard, _ = _without_shard(block)
+        self._begin(shard)
+        if self._stage.found(shard):
+            return block
+        return _with_shard(self._read(shard, self._moved), shard)
+
+
+class _Model(_Actor):
+    """The model chain, on whatever device the worker has."""
+
+    @cached_property
+    def _score(self) -> ModelChain:
+        return ModelChain(self._job, threads=self._layout.threads)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard, rows = _without_shard(block)
+        self._begin(shard)
+        return block if rows is None else _with_shard(self._score(rows), shard)
+
+
+class _Stage(_Actor):
+    """Writes parts; beside the model, so that a GPU does not wait for the store."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        shard, rows = _without_shard(block)
+        result = self._stage.found(shard) if rows is None else self._stage(shard, rows)
+        if result is None:
+            raise StoreError(f"the staged part of shard {shard.name} vanished from {self._job.run.staging.uri}")
+        return self._finish(shard, result)
+
+
+class _NodeIndex:
+    """The indexes of large banks, once a node: a worker would have no room for one of its own."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self._banks = BankSet(job.banks, job.config.storage)
+        self._threads = threads
+
+    def search(self, bank: int, hashes: Hashes) -> Found:
+        search_on(self._threads)
+        return self._banks.search(bank, hashes)
+
+
+_SHARD_COLUMNS = [f"shard_{field.name}" for field in fields(Shard)]
+
+
+def _with_shard(rows: pa.Table, shard: Shard) -> pa.Table:
+    """One row, the shard's rows a list in it, without a copy: Ray cuts large blocks and gathers small ones, but leaves
+    a row whole."""
+    whole = rows.to_struct_array().combine_chunks()
+    inside = pa.LargeListArray.from_arrays(pa.array([0, len(whole)], pa.int64()), whole)
+    named = [pa.array([value]) for value in astuple(shard)]
+    return pa.table([*named, inside], [*_SHARD_COLUMNS, "rows"])
+
+
+def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table | None]:
+    """The shard, and its rows where they are there."""
+    [named] = block.select(_SHARD_COLUMNS).to_pylist()
+    rows = pa.Table.from_struct_array(block["rows"].chunk(0).flatten()) if "rows" in block.column_names else None
+    return Shard(*named.values()), rows
+
+
+def run_shards(
+    job: Job,
+    shards: Sequence[Shard],
+    deadline: Deadline = NEVER,
+    *,
+    verbose: bool = False,
+    layout: Layout | None = None,
+    began: Callable[[Fleet], None] = lambda fleet: None,
+) -> Iterator[ShardResult]:
+    """Runs shards on Ray, in the order given as far as workers are free.
+
+    Args:
+        layout: actors and their sizes; unset: chosen from what the cluster has.
+        began: told of the machines and their layout, before the first shard.
+
+    Raises:
+        DeadlineReached: in time, whatever the workers are at.
+        Stalled: no worker moves any more, or a shard kills every worker that takes it.
+        NsfwscanError: whatever stops a worker, as the worker raised it.
+    """
+    needs = needs_of(job.config, job.spec, job.auxiliary_models)
+    with _session(job.config.engine, needs, verbose=verbose):
+        _set_context(verbose)
+        nodes = _nodes()
+        layout = layout or choose_layout(nodes, len(shards), needs)
+        began(Fleet(nodes, layout))
+        pulse: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
+        named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
+        names = ray.data.from_items(named, override_num_blocks=len(named))
+        indexes = _indexes(job)
+        dataset = _on_ray(names, job, layout, pulse, indexes)
+        blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
+        try:
+            for block in _watched(blocks, watchdog, deadline):
+                yield from (ShardResult(**row) for row in block.to_pylist())
+        except ray.exceptions.RayError as error:
+            raise _own_error(error) from error
+        finally:
+            for actor in (pulse, *indexes.values()):
+                ray.kill(actor)
+
+
+def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
+    """The blocks as they come; between them, and while none comes, the watchdog and the clock are looked at."""
+    came: queue.Queue[Any] = queue.Queue(maxsize=1)
+    execution = _Execution()
+    # Waiting for Ray cannot be interrupted: a thread that dies with the process does it.
+    waiting = threading.Thread(target=_hand_over, args=(blocks, came, execution), daemon=True, name="blocks")
+    waiting.start()
+    try:
+        while True:
+            deadline.check()
+            watchdog.look()
+            try:
+                block = came.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            if isinstance(block, BaseException):
+                raise block
+            if block is None:
+                waiting.join()
+                return
+            yield block
+    except BaseException:  # nobody waits for the blocks any more
+        execution.give_up()
+        waiting.join(_LEAVE_S)  # Ray Data must be done with Ray before Ray is shut down, or it starts another one
+        raise
+
+
+def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], execution: _Execution) -> None:
+    def put(item: Any) -> None:
+        while not execution.given_up:
+            try:
+                to.put(item, timeout=_LOOK_S)
+                return
+            except queue.Full:
+                continue
+
+    _EXECUTION.set(execution)
+    try:
+        for block in blocks:
+            put(block)
+            if execution.given_up:
+                return
+        put(None)
+    except BaseException as error:  # noqa: BLE001  # it is raised where the blocks are waited for
+        put(error)
+
+
+class _Execution:
+    """An execution of Ray Data, which may be given up while it runs."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._executor: Any = None
+        self._lock = threading.Lock()
+
+    def begin(self, executor: Any) -> None:
+        """Raises where it was given up before it began.
+
+        However it ends, its actors are killed. Ray Data would let go of them only: they would end what they are at, or
+        hang, and those of a failed execution keep their CPUs for as long as anybody keeps its traceback.
+        """
+        with self._lock:
+            if self.given_up:
+                raise RuntimeError("given up")
+            executor.shutdown = partial(_shut_down_by_force, executor.shutdown)
+            self._executor = executor
+
+    def give_up(self) -> None:
+        """Ends it as it stands."""
+        with self._lock:
+            self.given_up = True
+            executor = self._executor
+        if executor is not None:
+            executor.shutdown()
+
+
+def _shut_down_by_force(shut_down: Callable[..., None], force: bool = True, exception: Exception | None = None) -> None:
+    shut_down(force=True, exception=exception)
+
+
+_EXECUTION: ContextVar[_Execution] = ContextVar("execution")
+"""That of the blocks which this thread asks for."""
+
+
+class _Begins:
+    """Ray Data makes one for each execution, where it is asked for blocks, and tells it of the executor."""
+
+    def __init__(self) -> None:
+        self._execution = _EXECUTION.get(_Execution())
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Notes it."""
+        self._execution.begin(executor)
+
+    def on_execution_step(self, executor: object) -> None:
+        """Nothing."""
+
+    def after_execution_succeeds(self, executor: object) -> None:
+        """Nothing."""
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None:
+        """Nothing."""
+
+
+class _Watchdog:
+    """Stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
+
+    def __init__(self, pulse: Any, config: EngineConfig, shards: Mapping[str, Shard]) -> None:
+        self._pulse, self._config, self._shards = pulse, config, shards
+        self._asked = pulse.look.remote()
+
+    def look(self) -> None:
+        """Raises Stalled, and names the shards in hand."""
+        answered, _ = ray.wait([self._asked], timeout=0)
+        if not answered:
+            return
+        try:
+            still_s, is_under_way, begun, workers = ray.get(self._asked)
+        except ray.exceptions.RayError:  # it is being restarted, or Ray is in trouble that the blocks will tell of
+            return
+        finally:
+            self._asked = self._pulse.look.remote()
+        deadly = [name for name, times in begun.items() if times > self._config.max_attempts]
+        if deadly:
+            raise Stalled(
+                f"{len(deadly)} shards were begun {self._config.max_attempts} times and never finished: something in "
+                f"them kills its worker.{self._name(deadly, workers)}"
+            )
+        if still_s > self._config.stall_timeout_s + (0 if is_under_way else _START_S):
+            raise Stalled(
+                f"no worker has moved for {still_s:,.0f} s (engine.stall_timeout_s); in hand:"
+                f"{self._name(list(begun), workers) or ' nothing'}"
+            )
+
+    def _name(self, names: list[str], workers: Mapping[str, str]) -> str:
+        lines = [
+            f"\n  shard {name}: row group {self._shards[name].group} of {self._shards[name].listing}, last with "
+            f"{workers[name]}"
+            for name in names[:_NAMED_SHARDS]
+        ]
+        return "".join(lines) + ("\n  …" if len(names) > _NAMED_SHARDS else "")
+
+
+def _indexes(job: Job) -> dict[str, Any]:
+    """For each node the actor that has the indexes of large banks; none where there are no such banks."""
+    if not any(bank.is_large for bank in job.banks):
+        return {}
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_NodeIndex)
+    found: dict[str, Any] = {}
+    for node in _alive():
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        found[node["NodeID"]] = actor.options(scheduling_strategy=here).remote(
+            job, int(node["Resources"].get("CPU", 1))
+        )
+    return found
+
+
+def _on_ray(
+    names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]
+) -> ray.data.Dataset:
+    blockwise: dict[str, Any] = {
+        "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to take blocks as they are
+        "batch_format": "pyarrow",
+        "fn_constructor_args": (job, layout, pulse, indexes),
+    }
+    cpu_pool: dict[str, Any] = {
+        "compute": ActorPoolStrategy(size=layout.cpu_actors),
+        "num_cpus": layout.cpus_per_actor,
+        **blockwise,
+    }
+    if layout.kind == "fused":
+        return names.map_batches(_Fused, **cpu_pool)
+    model_pool = ActorPoolStrategy(size=layout.model_actors)
+    pixels = names.map_batches(_Cpu, **cpu_pool)
+    scored = pixels.map_batches(
+        _Model, compute=model_pool, num_cpus=SIDE_CPUS, num_gpus=layout.gpus_per_model_actor, **blockwise
+    )
+    return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=SIDE_CPUS, **blockwise)
+
+
+def _session(config: EngineConfig, needs: Needs, *, verbose: bool) -> AbstractContextManager[None]:
+    """Ray as the configuration says; a local one has room for what the scan needs."""
+    here = this_machine(config.num_cpus)
+    return ray_session(
+        config.cluster, verbose=verbose, num_cpus=int(here.cpus), store_bytes=local_store_bytes(here, needs)
+    )
+
+
+def _alive() -> Iterator[dict[str, Any]]:
+    """The cluster's nodes that may run actors, as Ray tells of them."""
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU")):
+            yield node
+
+
+def _nodes() -> tuple[Node, ...]:
+    """The cluster's nodes that may run actors."""
+    here, host = this_machine(), socket.gethostname()
+    found: list[Node] = []
+    for node in _alive():
+        has = node["Resources"]
+        gpu = next((name.partition(":")[2] for name in has if name.startswith("accelerator_type:")), None)
+        cpu = here.cpu if node["NodeManagerHostname"] == host else None
+        memory = [int(has[name]) if name in has else None for name in ("memory", "object_store_memory")]
+        found.append(Node(has.get("CPU", 0.0), has.get("GPU", 0.0), gpu, memory[0], memory[1], cpu))
+    return tuple(found)
+
+
+def cluster_nodes(config: EngineConfig) -> tuple[Node, ...]:
+    """The nodes that a scan would run on. Raises NsfwscanError where the cluster cannot be reached."""
+    with _session(config, Needs(), verbose=False):
+        return _nodes()
+
+
+def _set_context(verbose: bool) -> None:
+    context = DataContext.get_current()
+    context.raise_original_map_exception = True  # ours, instead of Ray's wrapper around its text
+    callbacks: list[Any] = context.custom_execution_callback_classes
+    if _Begins not in callbacks:
+        callbacks.append(_Begins)
+    context.enable_progress_bars = verbose
+    context.enable_operator_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    if not verbose:
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _own_error(error: BaseException) -> Exception:
+    """The exception that a worker raised, freed of what Ray wraps around it; in words where it was Ray's own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NsfwscanError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    cause = getattr(error, "cause", None) or error
+    return NsfwscanError(
+        f"a worker failed: {type(cause).__name__}: {str(cause).strip().splitlines()[-1]} (--verbose shows all)"
+    )
+
+
+def describe_cluster(config: EngineConfig, needs: Needs) -> str:
+    """What a scan would run on, in words. Raises NsfwscanError where it cannot be reached."""
+    nodes = cluster_nodes(config)
+    layout = choose_layout(nodes, 1_000_000, needs)
+    where = config.cluster or "a local Ray"
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    models = f", {layout.model_actors} model actors" if layout.kind == "split" else ", the model in each"
+    sizes = f"{len(nodes)} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+    return f"{where}: {sizes}; would use {layout.cpu_actors} CPU actors{models}"

@@ -1,0 +1,78 @@
+"""A connection to Ray: to a cluster, or to a local Ray that ends with it.
+
+In: an address. Out: a Ray that is there. Nobody who answers, or no Ray, is a `NsfwscanError`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nsfwscan.errors import NsfwscanError
+
+_KNOCK_S = 10.0
+
+
+def check_reachable(address: str | None) -> None:
+    """Knocks at a cluster's address, if there is one: Ray itself would try for ten minutes.
+
+    Raises:
+        NsfwscanError: nobody answers there.
+    """
+    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except OSError as error:
+        raise NsfwscanError(
+            f"cannot reach Ray at {address}: {error}; is the head up, and is this its address?"
+        ) from None
+
+
+@contextmanager
+def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, store_bytes: int) -> Iterator[None]:
+    """A connection to the cluster at the address, or a local Ray that ends with it; one that is there already stays.
+    A local Ray listens on this machine's loopback address alone: nobody else has any business with it.
+
+    Args:
+        address: None: a local Ray.
+        verbose: show what Ray and the workers say.
+        num_cpus: of a local Ray; None: all.
+        store_bytes: size of a local Ray's object store.
+
+    Raises:
+        NsfwscanError: the cluster cannot be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    if not address:
+        options |= {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": store_bytes}
+        _listen_on_loopback()
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise NsfwscanError(
+            f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _listen_on_loopback() -> None:
+    """Let the Ray that is started next bind 127.0.0.1. Ray has an environment variable for it, which it reads when it
+    is imported (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0); the address that `ray.init` takes, it replaces by another."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False

@@ -1,0 +1,173 @@
+"""A PNG's chunks: which there are, and a PNG made anew of those that a picture needs.
+
+In: the bytes of a PNG, whole or not. Out: chunks, or a PNG whose checksums are right and whose side chunks are few,
+bounded and whole. Nothing is believed: lengths end where the file does, what swells is cut off. The format is that of
+the PNG Specification, Third Edition.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_COLOUR = (b"PLTE", b"tRNS", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI", b"sBIT")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_ONE_TEXT_BYTES, _MOST_TEXTS = 2**16, 32
+"""What is kept of a text, which is what `provenance/signals.py` looks at; and how many."""
+_EXIF_BYTES = 2**20
+PROFILE_BYTES = 2**23
+"""A profile uncompressed; those of printers are 1 to 3 MB."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk; `whole` where nothing of it is missing and its checksum is right."""
+
+    kind: bytes
+    body: bytes
+    whole: bool = True
+
+    def packed(self) -> bytes:
+        """As it stands in a file, with its checksum."""
+        checksum = zlib.crc32(self.body, zlib.crc32(self.kind))
+        return struct.pack(">I", len(self.body)) + self.kind + self.body + struct.pack(">I", checksum)
+
+
+def chunks_of(data: bytes) -> Iterator[Chunk]:
+    """The chunks up to the end, or to where there can be none: a name that is not four letters."""
+    at = len(SIGNATURE)
+    while len(data) >= at + 8:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if not (kind.isascii() and kind.isalpha()):
+            return
+        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        whole = len(checksum) == 4 and zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(checksum, "big")
+        yield Chunk(kind, body, whole)
+        if kind == b"IEND":
+            return
+        at += 12 + length
+
+
+def rebuilt(data: bytes, *, bare: bool = False) -> bytes | None:
+    """The same picture with its pixels, its colours and what it says of itself, and nothing else. None where there is
+    no header, or nothing of the pixels.
+
+    Args:
+        bare: without all that a picture can be shown without.
+    """
+    chunks = list(chunks_of(data))
+    header = next((chunk.body for chunk in chunks if chunk.kind == b"IHDR"), b"")
+    if len(header) != 13:
+        return None
+    pixels = [chunk.body for chunk in chunks if chunk.kind == b"IDAT"]
+    hidden = hidden_default(data)
+    pixels = [_without_checksum(b"".join(pixels))] if pixels else []
+    if hidden and hidden[1] == (0, 0, *struct.unpack_from(">2I", header)):
+        return hidden[0]
+    if bare:
+        chunks = [chunk for chunk in chunks if chunk.kind in (b"PLTE", b"tRNS")]
+    return _made_of(header, chunks, pixels) if pixels else None
+
+
+def hidden_default(data: bytes) -> tuple[bytes, tuple[int, int, int, int]] | None:
+    """Of an animation whose default image is not part of it: the first frame as a PNG of its own, and where it lies
+    (left, top, width, height). None of another PNG, and where the frame is not there.
+
+    Programs that know animations never show the default image (PNG, 4.9.1).
+    """
+    chunks = list(chunks_of(data))
+    kinds = [chunk.kind for chunk in chunks]
+    if b"acTL" not in kinds or b"fcTL" not in kinds or b"IDAT" not in kinds or kinds[0] != b"IHDR":
+        return None
+    first = kinds.index(b"fcTL")
+    frames = int.from_bytes(chunks[kinds.index(b"acTL")].body[:4], "big")
+    if (
+        not 0 < frames < 2**31
+        or not kinds.index(b"acTL") < kinds.index(b"IDAT") < first
+        or len(chunks[first].body) != 26
+    ):
+        return None
+    width, height, left, top = struct.unpack_from(">4I", chunks[first].body, 4)
+    header = chunks[0].body
+    canvas = struct.unpack_from(">2I", header)
+    if not (0 < width <= canvas[0] - left and 0 < height <= canvas[1] - top):
+        return None
+    pixels = []
+    for chunk in chunks[first + 1 :]:
+        if chunk.kind == b"fdAT":
+            pixels.append(chunk.body[4:])
+        elif chunk.kind == b"fcTL":
+            break
+    frame = struct.pack(">2I", width, height) + header[8:]
+    return (_made_of(frame, chunks, pixels), (left, top, width, height)) if pixels else None
+
+
+def _made_of(header: bytes, chunks: list[Chunk], pixels: list[bytes]) -> bytes:
+    parts = [Chunk(b"IHDR", header), *_sides(chunks), Chunk(b"IDAT", b"".join(pixels)), Chunk(b"IEND", b"")]
+    return SIGNATURE + b"".join(part.packed() for part in parts)
+
+
+def _sides(chunks: list[Chunk]) -> Iterator[Chunk]:
+    """What belongs before the pixels: one of each kind, a few texts. A colour chunk with a wrong checksum is left out,
+    as decoders do, but for the palette and its transparency, without which there is no picture."""
+    there: set[bytes] = set()
+    texts = 0
+    for chunk in chunks:
+        if chunk.kind in _TEXTS and chunk.whole and texts < _MOST_TEXTS:
+            if (text := _short(chunk)) is not None:
+                texts += 1
+                yield text
+        elif chunk.kind in there:
+            continue
+        elif chunk.kind == b"PLTE" or (chunk.kind in _COLOUR and chunk.whole) or _is_bounded(chunk):
+            there.add(chunk.kind)
+            yield chunk
+
+
+def _is_bounded(chunk: Chunk) -> bool:
+    """EXIF, or a profile, of a size that is usual."""
+    if not chunk.whole:
+        return False
+    if chunk.kind == b"eXIf":
+        return len(chunk.body) <= _EXIF_BYTES
+    return chunk.kind == b"iCCP" and _inflated(chunk.body.partition(b"\0")[2][1:], PROFILE_BYTES)[1]
+
+
+def _short(chunk: Chunk) -> Chunk | None:
+    """The beginning of a text, uncompressed. None where it cannot be read."""
+    key, _, rest = chunk.body.partition(b"\0")
+    if chunk.kind == b"tEXt":
+        return Chunk(b"tEXt", key + b"\0" + rest[:_ONE_TEXT_BYTES])
+    if chunk.kind == b"zTXt":
+        text, _ = _inflated(rest[1:], _ONE_TEXT_BYTES)
+        return Chunk(b"tEXt", key + b"\0" + text)
+    packed, (_, _, text) = rest[:1] == b"\1", rest[2:].partition(b"\0")[2].partition(b"\0")
+    text = _inflated(text, _ONE_TEXT_BYTES)[0] if packed else text[:_ONE_TEXT_BYTES]
+    text = text.decode("utf-8", errors="ignore").encode()
+    return Chunk(b"iTXt", key + b"\0\0\0\0\0" + text)
+
+
+def _without_checksum(packed: bytes) -> bytes:
+    """A zlib stream (RFC 1950) without what follows its last block, so that a wrong sum does not cost the last row."""
+    inflate, rest = zlib.decompressobj(-15), packed[2:]
+    try:
+        while rest and not inflate.eof:
+            inflate.decompress(rest, 2**20)
+            rest = inflate.unconsumed_tail
+    except zlib.error:
+        return packed
+    return packed[: len(packed) - len(inflate.unused_data)]
+
+
+def _inflated(packed: bytes, most: int) -> tuple[bytes, bool]:
+    """At most so many bytes, and whether that is all."""
+    inflate = zlib.decompressobj()
+    try:
+        found = inflate.decompress(packed, most)
+    except zlib.error:
+        return b"", False
+    return found, not inflate.unconsumed_tail

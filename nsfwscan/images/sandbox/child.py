@@ -1,0 +1,249 @@
+"""Decoding in a process of its own, which a file may crash, stall or fill, and which is replaced when it does.
+
+In: the bytes of a file. Out: facts and pixels. A file that its process does not survive is a `RowError`, `crashed` or
+`timeout`; a child that cannot be started at all is a `NsfwscanError`. What a child answers is checked, never trusted:
+it may be speaking for a hostile file. A file that takes a worker over can lie about the files after it, up to the next
+replacement; what else it could do is what `confinement.py` leaves.
+
+The child (`worker.py`) is a zygote, which imports what is needed and forks workers, one at a time. This process itself
+cannot be forked: Ray's workers have threads, and locks that they hold would stay locked in the fork.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfwscan.errors import NsfwscanError, RowError, Status
+from nsfwscan.images.provenance.signals import LONGEST_NAME, MOST_SIGNALS
+from nsfwscan.images.sandbox import wire
+from nsfwscan.images.sandbox.confinement import LAYERS
+from nsfwscan.images.sandbox.wire import NO_MEMORY, Encoded, Settings
+from nsfwscan.images.sandbox.zygote import Zygote
+
+_TYPES = {
+    "format": str,
+    "width": int,
+    "height": int,
+    "frames": int,
+    "camera": str,
+    "software": str,
+    "pdq": str,
+    "pdq_quality": int,
+    "signals": dict,
+}
+_MOST = {"pdq_quality": 100}
+_PDQ_DIGITS = re.compile("[0-9a-f]{64}")
+_VERDICTS = (Status.UNSUPPORTED, Status.TOO_LARGE, Status.DECODE_ERROR)
+_TEXT_LIMIT = 300
+_HEADER_S = 1.0
+
+Facts = dict[str, Any]
+
+
+class _Dead(Exception):
+    """A worker did not survive; the message says how, for a person."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DecodeChild:
+    """Decodes files in another process, one after the other. Not for several threads.
+
+    Attributes:
+        sandbox: the layers of the worker's sandbox that hold, of `sandbox.LAYERS`; empty before the first file.
+        workers: how many were started so far.
+        peak_rss_bytes: the most memory that one of those that ended had.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._zygote: Zygote | None = None
+        self._worker: socket.socket | None = None
+        self.sandbox: tuple[str, ...] = ()
+        self.workers = 0
+        self.peak_rss_bytes = 0
+
+    def start(self) -> None:
+        """Starts the child, which gets ready while this process goes on. Raises NsfwscanError."""
+        self._zygote = self._zygote or Zygote(self._settings)
+
+    def decode(self, data: bytes) -> tuple[Facts, bytes]:
+        """The values of the content columns, and `pixel_bytes` bytes of pixels. Raises as `decode_into`."""
+        pixels = np.empty(self._settings.pixel_bytes, np.uint8)
+        return self.decode_into([pixels], data), pixels.tobytes()
+
+    def decode_into(self, pixels: Sequence[NDArray[np.uint8]], data: Encoded) -> Facts:
+        """The values of the content columns.
+
+        Args:
+            pixels: uint8, filled with the pixels, `pixel_bytes` together.
+
+        Raises:
+            RowError: the file is at fault; with what had become known of it.
+            NsfwscanError: there is no child to decode it.
+        """
+        fresh = self._worker is None
+        try:
+            try:
+                facts = self._ask({}, data, self._settings.timeout_s)
+            except _Dead as death:
+                if fresh or death.status == Status.TIMEOUT:
+                    raise
+                facts = self._ask({}, data, self._settings.timeout_s)  # what earlier files left behind is not its fault
+        except _Dead as death:
+            raise RowError(death.status, str(death), self._header(data)) from None
+        assert self._zygote is not None
+        found, start = self._zygote.area.pixels(), 0
+        for part in pixels:
+            part[:] = found[start : start + len(part)]
+            start += len(part)
+        return facts
+
+    def retire(self) -> int | None:
+        """Ends the worker, if there is one; the next file gets a new one.
+
+        Returns:
+            its exit code, negative for a signal, as it was before if it was dead already; None where nobody knows.
+        """
+        worker, self._worker = self._worker, None
+        if worker is None or self._zygote is None:
+            return None
+        with worker:
+            try:
+                exit_code, rss_bytes = self._zygote.reap()
+            except (EOFError, OSError, ValueError):
+                self.close()
+                return None
+        self.peak_rss_bytes = max(self.peak_rss_bytes, rss_bytes)
+        return exit_code
+
+    def close(self) -> str:
+        """Ends the child; the next file gets a new one. Returns its last words."""
+        worker, self._worker = self._worker, None
+        zygote, self._zygote = self._zygote, None
+        if worker is not None:
+            worker.close()
+        return zygote.close() if zygote is not None else ""
+
+    def _header(self, data: Encoded) -> Facts:
+        """What the header of a file says that killed a worker."""
+        try:
+            return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))
+        except (_Dead, RowError):
+            return {}
+
+    def _ask(self, asked: wire.Said, data: Encoded, timeout_s: float) -> Facts:
+        """What it says of a file; the pixels, if there are any, lie in the area then."""
+        worker = self._worker = self._worker or self._hire()
+        assert self._zygote is not None
+        deadline = time.monotonic() + timeout_s
+        try:
+            if self._zygote.area.put_file(data):
+                wire.send(worker, {**asked, "shared": len(data)}, deadline=deadline)
+            else:
+                wire.send(worker, asked, data, deadline=deadline)
+            said, _ = wire.receive(worker, most=0, deadline=deadline)
+            return self._understood(said)
+        except RowError:
+            raise
+        except TimeoutError:
+            self.retire()
+            raise _Dead(Status.TIMEOUT, f"decoding took more than {timeout_s:g} s (decode.timeout_s)") from None
+        except (EOFError, ConnectionError):
+            raise _Dead(Status.CRASHED, self._cause_of_death(self.retire())) from None
+        except (ValueError, KeyError, TypeError):
+            self.retire()
+            raise _Dead(Status.CRASHED, "the decoder crashed (its answer makes no sense)") from None
+        except BaseException:  # interrupted: the next answer would be that to this file
+            self.close()
+            raise
+
+    def _hire(self) -> socket.socket:
+        """A worker, of a new child where the old one is gone."""
+        for _ in range(2):
+            self.start()
+            assert self._zygote is not None
+            try:
+                worker, self.sandbox = self._zygote.fork()
+            except (EOFError, OSError, ValueError):
+                last_words = self.close()
+            except NsfwscanError:
+                self.close()
+                raise
+            else:
+                self.workers += 1
+                self._check_sandbox(worker)
+                return worker
+        raise NsfwscanError(f"the process to decode images in keeps dying: {last_words}")
+
+    def _check_sandbox(self, worker: socket.socket) -> None:
+        lacking = [layer for layer in LAYERS if layer not in self.sandbox]
+        if self._settings.sandbox == "required" and lacking:
+            worker.close()
+            self.close()
+            raise NsfwscanError(
+                f"the sandbox of the decoder does not hold here: this kernel has no {' and no '.join(lacking)} for it; "
+                "use another kernel or container runtime, or decode.sandbox: auto, which goes on and says so"
+            )
+
+    def _cause_of_death(self, exit_code: int | None) -> str:
+        if exit_code is None:
+            return "the decoder crashed"
+        if exit_code == NO_MEMORY:
+            limit = f"{self._settings.max_memory_bytes / 2**20:,.0f} MiB (decode.max_memory_bytes)"
+            return f"decoding takes more memory than {limit}"
+        if exit_code >= 0:
+            return f"the decoder ended (exit code {exit_code})"
+        if exit_code == -signal.SIGKILL:
+            return "the decoder was killed (SIGKILL): is the memory of the machine full?"
+        name = next((s.name for s in signal.Signals if s == -exit_code), f"signal {-exit_code}")
+        return f"the decoder crashed ({name})"
+
+    @staticmethod
+    def _understood(said: wire.Said) -> Facts:
+        """An answer that can be relied upon in its form. Raises RowError, or ValueError, KeyError, TypeError."""
+        facts, status = _facts(said["facts"]), Status(said["status"])
+        if status == Status.OK:
+            return facts
+        if status in _VERDICTS and isinstance(said["error"], str):
+            raise RowError(status, _printable(said["error"]), facts)
+        raise ValueError("neither done nor an error")
+
+
+def _facts(said: Any) -> Facts:
+    """Values of the content columns as the report can hold them. Raises ValueError, KeyError or TypeError."""
+    facts = dict(said)
+    for name, value in facts.items():
+        expected = _TYPES[name]
+        if value is None:
+            continue
+        if type(value) is not expected:
+            raise ValueError(f"{name} is a {type(value).__name__}")
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= _TEXT_LIMIT):
+            raise ValueError(f"{name} is no text for a person")
+        if isinstance(value, int) and not 0 <= value <= _MOST.get(name, 2**63 - 1):
+            raise ValueError(f"{name} is out of range")
+        if name == "pdq" and not _PDQ_DIGITS.fullmatch(str(value)):
+            raise ValueError(f"{name} is no hash")
+        if isinstance(value, dict) and not (len(value) <= MOST_SIGNALS and all(map(_is_signal, value.items()))):
+            raise ValueError(f"{name} are none")
+    return facts
+
+
+def _is_signal(said: tuple[str, Any]) -> bool:
+    name, value = said
+    return 0 < len(name) <= LONGEST_NAME and name.isprintable() and type(value) is float and 0 <= value <= 1
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_TEXT_LIMIT])

@@ -1,0 +1,193 @@
+"""What a process and its decode child say to each other: JSON over a socket, and bytes in memory that both see.
+
+In: sockets and messages. Out: messages, of bounded length. JSON and not pickle, which can call anything: the child is
+what a hostile file may take over. A peer that is gone is an `EOFError` or a `ConnectionError`, one that talks nonsense
+a `ValueError`, one that is too slow a `TimeoutError`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nsfwscan.images.preprocessing import Geometry
+
+FORK, REAP = b"f", b"r"
+"""Asked of the first process: a worker at the socket that comes along; an end to it, and what became of it."""
+
+NO_MEMORY = 12
+"""Exit code of a worker that reached its limit: ENOMEM."""
+
+_AREA_FILE_BYTES = 8 * 2**20
+"""Larger files go through the socket, and take so long to decode that it hardly matters."""
+_HEAD = struct.Struct("!IQ")  # bytes of JSON, bytes after it
+
+Said = dict[str, Any]
+Encoded = bytes | memoryview
+"""A file as it was read."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a decode child is told, once.
+
+    Args:
+        geometries: of the pixels that it returns, one after the other.
+        fast: decode large JPEGs at reduced scale.
+        hashed: give the PDQ hash of what was decoded.
+        examined: say what the file tells of its making.
+        max_pixels: width x height over which a file is not decoded.
+        plugins: further formats, Pillow's name to the module that registers it.
+        timeout_s: for one file.
+        max_memory_bytes: for a worker, beyond what it has when it is forked.
+        sandbox: `auto`: confine a worker as far as the kernel can; `required`: have none that is not wholly confined;
+            `off`: do not, for plugins that need files.
+    """
+
+    geometries: tuple[Geometry, ...]
+    fast: bool
+    hashed: bool
+    examined: bool
+    max_pixels: int
+    plugins: dict[str, str]
+    timeout_s: float
+    max_memory_bytes: int
+    sandbox: Literal["auto", "required", "off"] = "auto"
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether a worker is confined, as far as the kernel can."""
+        return self.sandbox != "off"
+
+    def said(self) -> Said:
+        """As a message."""
+        return asdict(self)
+
+    @classmethod
+    def heard(cls, said: Said) -> Settings:
+        """From a message; JSON has no tuples."""
+        geometries: list[dict[str, Any]] = [
+            {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
+            for geometry in said["geometries"]
+        ]
+        return cls(**{**said, "geometries": tuple(Geometry(**geometry) for geometry in geometries)})
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of all pixels of a file."""
+        return sum(geometry.nbytes for geometry in self.geometries)
+
+
+class Area:
+    """Memory that both sides see: the model's pixels, and behind them the file that they are made of. Through a socket
+    those bytes would be copied four times, which costs a tenth of decoding.
+
+    Args:
+        fd: of an `area_file`; stays the caller's.
+        pixels: bytes of the model's pixels.
+    """
+
+    def __init__(self, fd: int, pixels: int) -> None:
+        self._map = mmap.mmap(fd, os.fstat(fd).st_size)
+        self._pixels = pixels
+
+    def put_file(self, data: Encoded) -> bool:
+        """Puts a file there; False where it is too large for it."""
+        if len(data) > _AREA_FILE_BYTES:
+            return False
+        self._map[self._pixels : self._pixels + len(data)] = data
+        return True
+
+    def file(self, size: int) -> bytes:
+        """The file that was put there, of that many bytes."""
+        return self._map[self._pixels : self._pixels + size]
+
+    def put_pixels(self, pixels: bytes) -> None:
+        """Puts the model's pixels there."""
+        self._map[: self._pixels] = pixels
+
+    def pixels(self) -> memoryview:
+        """What lies where the pixels are put, until something else is put there."""
+        return memoryview(self._map)[: self._pixels]
+
+
+def area_file(pixels: int) -> int:
+    """A descriptor for an `Area`, of memory where the system has such files. Nobody can change its size: reading beyond
+    the end of a file that was cut would kill the reader."""
+    size = pixels + _AREA_FILE_BYTES
+    if not hasattr(os, "memfd_create"):  # not on Linux
+        with tempfile.TemporaryFile() as file:
+            file.truncate(size)
+            return os.dup(file.fileno())
+    fd = os.memfd_create("nsfwscan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: float | None = None) -> None:
+    """Sends one message; `deadline` is a time of `time.monotonic()`.
+
+    Raises:
+        TimeoutError, ConnectionError: see the module.
+    """
+    text = json.dumps(said).encode()
+    head = _HEAD.pack(len(text), len(data)) + text
+    _wait_until(sock, deadline)
+    sent = sock.sendmsg([head, data])  # at once: each part that comes alone wakes the other side up
+    if sent < len(head) + len(data):
+        _wait_until(sock, deadline)
+        sock.sendall(head[sent:])
+        sock.sendall(memoryview(data)[max(0, sent - len(head)) :])
+
+
+def receive(
+    sock: socket.socket, *, most: int | None = None, most_json: int = 65_536, deadline: float | None = None
+) -> tuple[Said, bytes]:
+    """The next message: its JSON object and the bytes after it.
+
+    Args:
+        most: bytes that may come after the JSON; unset: any number, from a peer that is trusted.
+        most_json: bytes that the JSON may have.
+
+    Raises:
+        TimeoutError, EOFError, ConnectionError, ValueError: see the module.
+    """
+    lengths: tuple[int, int] = _HEAD.unpack(_exactly(sock, _HEAD.size, deadline))
+    if lengths[0] > most_json or (most is not None and lengths[1] > most):
+        raise ValueError(f"a message of {lengths[0]} and {lengths[1]} bytes")
+    try:
+        said = json.loads(_exactly(sock, lengths[0], deadline))
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    if not isinstance(said, dict):
+        raise ValueError("JSON that is no object")
+    return said, _exactly(sock, lengths[1], deadline)
+
+
+def _exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        _wait_until(sock, deadline)
+        part = sock.recv(size, socket.MSG_WAITALL)
+        if not part:
+            raise EOFError("the other side is gone")
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _wait_until(sock: socket.socket, deadline: float | None) -> None:
+    if deadline is not None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)

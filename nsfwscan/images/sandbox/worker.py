@@ -1,0 +1,172 @@
+"""The decode child from within: a process that has imported what decodes, and forks workers that decode.
+
+    python -m nsfwscan.images.sandbox.worker SOCKET AREA
+
+In: a socket to `child.py`, settings over it as JSON, and a file of memory that both see. Out: an answer for each file.
+The first process never touches an image: it has one thread and neither Ray, torch nor Arrow in it, so that it can fork;
+a replacement for a worker that died takes milliseconds. A worker is confined (`confinement.py`), has a limit of memory
+and a deadline for each file, and it may die in any way there is. All end where the other side of their socket ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pi_heif.options
+from PIL import AvifImagePlugin, Image
+
+from nsfwscan.errors import RowError, Status
+from nsfwscan.images.decoder import FORMATS, header, register_formats, to_pixels
+from nsfwscan.images.formats.salvage import forget_lack_of_memory, lacks_memory
+from nsfwscan.images.sandbox import wire
+from nsfwscan.images.sandbox.confinement import code_folders, confine
+from nsfwscan.images.sandbox.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
+
+_PR_SET_PDEATHSIG = 1
+_GRACE_S = 5.0
+"""After the deadline, in which `child.py` kills a worker; then it dies of itself."""
+
+
+def main(fd: int, area_fd: int) -> None:
+    """Imports, says that it is ready or why not, and forks workers until the other side is gone."""
+    _own_signals()
+    control = socket.socket(fileno=fd)
+    settings = Settings.heard(wire.receive(control)[0])
+    area = Area(area_fd, settings.pixel_bytes)
+    os.close(area_fd)
+    try:
+        formats = (*FORMATS, *_plug_in(settings.plugins))
+    except ImportError as error:
+        wire.send(control, {"error": str(error)})
+        return
+    register_formats()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = pi_heif.options.DECODE_THREADS = 1  # there is a child for each core
+    gc.freeze()
+    wire.send(control, {})
+    with suppress(ConnectionError):
+        _fork_on_demand(control, area, settings, formats, code_folders(_files_of(settings.plugins)))
+
+
+def _own_signals() -> None:
+    """Sets what must not depend on who started us: an ignored or blocked signal is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us, too; the other side decides
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the kernel would not keep what became of a worker
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a worker's own deadline
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _plug_in(plugins: dict[str, str]) -> list[str]:
+    """Imports the modules; the names of the formats that they registered."""
+    for name, module in plugins.items():
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ImportError(f"cannot import {module}, which decode.plugins names for {name}: {error}") from error
+        if name.upper() not in Image.OPEN:
+            raise ImportError(f"{module}, which decode.plugins names for {name}, registers no format of that name")
+    return [name.upper() for name in plugins]
+
+
+def _fork_on_demand(
+    control: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...], readable: list[Path]
+) -> None:
+    worker = 0
+    while True:
+        asked, fds, _, _ = socket.recv_fds(control, 1, 1)
+        if asked == FORK:
+            sock = socket.socket(fileno=fds[0])
+            worker = os.fork()
+            if not worker:
+                control.close()
+                _work_and_exit(sock, area, settings, formats, readable)
+            sock.close()
+        elif asked == REAP and worker:
+            os.kill(worker, signal.SIGKILL)  # changes nothing where it is dead already: nobody has waited for it
+            _, status, usage = os.wait4(worker, 0)
+            worker = 0
+            code = os.waitstatus_to_exitcode(status)
+            wire.send(control, {"exit_code": code, "max_rss_bytes": usage.ru_maxrss * 1024})
+        else:
+            return
+
+
+def _work_and_exit(
+    sock: socket.socket, area: Area, settings: Settings, formats: tuple[str, ...], readable: list[Path]
+) -> NoReturn:
+    _limit(settings.max_memory_bytes)
+    forget_lack_of_memory()
+    held = confine(readable) if settings.sandboxed else ()
+    try:
+        wire.send(sock, {"sandbox": held})  # it is there, and confined
+        while True:
+            asked, data = wire.receive(sock)
+            if "shared" in asked:
+                data = area.file(asked["shared"])
+            signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
+            forget_lack_of_memory()
+            answer, pixels = _answer(asked, data, settings, formats)
+            if answer["status"] == Status.DECODE_ERROR and lacks_memory():
+                raise MemoryError  # few codecs in C tell a lack of memory from a broken file
+            if pixels:
+                area.put_pixels(pixels)
+            wire.send(sock, answer)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except (EOFError, ConnectionError):
+        os._exit(0)
+    except MemoryError:
+        os._exit(NO_MEMORY)
+    finally:
+        os._exit(1)
+
+
+def _files_of(plugins: dict[str, str]) -> list[str]:
+    """The files of the plugins, which may import others beside them when they first need them."""
+    return [file for module in plugins.values() if (file := sys.modules[module].__file__)]
+
+
+def _limit(max_memory_bytes: int) -> None:
+    """Limit what this process may take. RLIMIT_DATA counts what is written to: heap, private mappings and threads'
+    stacks. RLIMIT_AS would count what is only reserved as well, like libraries and the allocator's arenas."""
+    with suppress(AttributeError):  # not on Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the zygote, even stuck in C
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    least = 1 if hard else 0  # a limit of 0 does not keep the kernel from piping a dump to a program, one of 1 does
+    resource.setrlimit(resource.RLIMIT_CORE, (least, least))
+    with suppress(OSError):  # not on Linux
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = _data_bytes() + max_memory_bytes
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        Path("/proc/self/oom_score_adj").write_text("1000")  # rather this process than its neighbours
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C print lines of their own
+
+
+def _data_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+
+
+def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ...]) -> tuple[Said, bytes]:
+    limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
+    try:
+        if asked.get("only") == "header":
+            return {"status": Status.OK, "facts": header(data, **limits)}, b""
+        wanted = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
+        facts, pixels = to_pixels(data, *settings.geometries, **wanted, **limits)
+    except RowError as error:
+        return {"status": error.status, "error": error.message, "facts": error.values}, b""
+    return {"status": Status.OK, "facts": facts}, pixels
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

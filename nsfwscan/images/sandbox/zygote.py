@@ -1,0 +1,160 @@
+"""The first process of a decode child, from outside: it starts once, and forks workers on request.
+
+In: settings. Out: sockets to workers, and what became of them. A process that does not start is a `NsfwscanError` with
+its last words; one that is gone later is an `EOFError` or an `OSError`, and the next one can be started.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from nsfwscan.errors import NsfwscanError
+from nsfwscan.images.sandbox import wire
+from nsfwscan.images.sandbox.confinement import LAYERS
+from nsfwscan.images.sandbox.wire import FORK, REAP, Area, Settings, area_file
+
+_START_S = 120.0
+"""For its imports, on a busy node with a slow disk."""
+_ANSWER_S = 10.0
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # glibc would give an image's memory back to the kernel after each one, and fault it in again for the next
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+"""What a process that decodes is started with: there is one for each core."""
+_INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONHASHSEED")
+"""What it takes over from this process: nothing that could be a secret."""
+
+
+class Zygote:
+    """Starts the process without waiting for it. It ends with this object, or with this process.
+
+    Attributes:
+        area: memory that this process and its workers see.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs, _closing(area_file(settings.pixel_bytes)) as area:
+            self.area = Area(area, settings.pixel_bytes)
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "nsfwscan.images.sandbox.worker", str(theirs.fileno()), str(area)],
+                    pass_fds=[theirs.fileno(), area],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=_environment(),
+                )
+            except OSError as error:
+                self._control.close()
+                raise NsfwscanError(f"cannot start a process to decode images in: {error}") from error
+        self._end = weakref.finalize(self, _end, self._process, self._control)
+        self._ready = False
+        with suppress(OSError):  # what is wrong shows when it should be ready
+            wire.send(self._control, settings.said())
+
+    def fork(self) -> tuple[socket.socket, tuple[str, ...]]:
+        """The socket of a new worker, and the layers of its sandbox that hold.
+
+        Raises:
+            NsfwscanError: the process did not start.
+            EOFError, OSError, ValueError: it is gone, or stuck.
+        """
+        self._wait_until_ready()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:  # then it is the worker's alone, and ends with it
+                self._control.settimeout(_ANSWER_S)
+                socket.send_fds(self._control, [FORK], [theirs.fileno()])
+            said, _ = wire.receive(ours, deadline=time.monotonic() + _ANSWER_S)
+        except BaseException:
+            ours.close()
+            raise
+        return ours, tuple(layer for layer in LAYERS if layer in said["sandbox"])
+
+    def reap(self) -> tuple[int, int]:
+        """Ends the worker.
+
+        Returns:
+            its exit code, negative for a signal, as it was before if it was dead already; and the most bytes of memory
+            that it had.
+
+        Raises:
+            EOFError, OSError, ValueError: the process is gone, or stuck.
+        """
+        self._control.settimeout(_ANSWER_S)
+        self._control.sendall(REAP)
+        said, _ = wire.receive(self._control, deadline=time.monotonic() + _ANSWER_S)
+        return said["exit_code"], said["max_rss_bytes"]
+
+    def close(self) -> str:
+        """Ends the process and its worker; what it last wrote to its standard error, or its exit code."""
+        stderr = self._process.stderr
+        assert stderr is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0)  # the exit code of its own death, if it is dead
+        said = b"" if stderr.closed else _rest(stderr.fileno())
+        self._end()
+        lines = said.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self._process.returncode}"
+
+    def _wait_until_ready(self) -> None:
+        if self._ready:
+            return
+        try:
+            said, _ = wire.receive(self._control, deadline=time.monotonic() + _START_S)
+        except TimeoutError:
+            self.close()
+            raise NsfwscanError(f"the process to decode images in was not ready after {_START_S:g} s") from None
+        except (EOFError, ConnectionError):
+            raise NsfwscanError(f"the process to decode images in does not start: {self.close()}") from None
+        if "error" in said:
+            self.close()
+            raise NsfwscanError(said["error"])
+        self._ready = True
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _environment() -> dict[str, str]:
+    """The whole environment of the process. Credentials stay out of it, since it decodes strangers' files."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**inherited, **ENVIRONMENT, "PYTHONPATH": _import_path()}
+
+
+def _import_path() -> str:
+    """So that the process imports the very modules that this one does."""
+    return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+
+
+def _rest(fd: int) -> bytes:
+    """What can be read without waiting for anyone."""
+    os.set_blocking(fd, False)
+    with suppress(BlockingIOError):
+        return os.read(fd, 65_536)
+    return b""
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    control.close()
+    process.kill()  # the kernel ends its worker with it
+    process.wait()
+    if process.stderr is not None:
+        process.stderr.close()

@@ -1,0 +1,307 @@
+"""Predicates and DuckDB: what a rule's condition may be, and the expressions that it is evaluated by.
+
+In: the text of a condition, and a rule's sample. Out: expressions over report columns, in a DuckDB that reaches no file
+and no network. A text that is no condition, names a column that is not there, or follows from more than its row is a
+`PolicyError` that names the rule.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
+
+from nsfwscan.errors import PolicyError
+from nsfwscan.policy.signals import SIGNAL_MAP
+from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA
+
+_HIDDEN = {field.name for field in DECISION_COLUMNS} | {
+    "truth",
+    "false_positive",
+    "run_id",
+    "carried_from",
+    "accounted_as",
+}
+
+VISIBLE = pa.schema(
+    [f.with_type(SIGNAL_MAP) if f.name == "signals" else f for f in REPORT_SCHEMA if f.name not in _HIDDEN]
+)
+"""The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
+decisions and must not make them, and what only says how this run came by the row. Signals are a map:
+`signals['name']`."""
+
+_NO_ROW = VISIBLE.empty_table()
+_ONE_ROW = pa.Table.from_pylist([{}], schema=pa.schema([field.with_nullable(True) for field in VISIBLE]))
+
+MEMORY_LIMIT = "2GB"
+MOST_CHARACTERS = 16_384
+MOST_DEEP = 50
+"""Brackets within brackets of a condition, or what stands for them (`not not …`)."""
+
+SAMPLE_DIGITS = 12
+"""Of the MD5 that decides on a sample; a share is exact to 16^-12."""
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory that reaches no file and no network, whatever a predicate says; one thread, and no more memory
+    than a few tables of rows take."""
+    return duckdb.connect(
+        config={
+            "enable_external_access": "false",
+            "threads": 1,
+            "memory_limit": MEMORY_LIMIT,
+            "lock_configuration": "true",
+        }
+    )
+
+
+def condition(when: str) -> duckdb.Expression:
+    """The condition as it is evaluated: never null, on lines of its own, since it may end in a comment."""
+    return duckdb.SQLExpression(f"coalesce((\n{when}\n), false)")
+
+
+def in_sample(share: float, seed: int, name: str) -> duckdb.Expression:
+    """Whether a row is of a rule's sample: by its URI alone, so that it is or is not in every run and on any engine.
+
+    True where the first `SAMPLE_DIGITS` hex digits of MD5(`<seed>:<rule>:<uri>`) are below that share of what they can
+    be. The rule's name is in it, so that the samples of two rules are independent.
+    """
+    limit = format(int(share * 16**SAMPLE_DIGITS), f"0{SAMPLE_DIGITS}x")
+    text = FunctionExpression("concat", ConstantExpression(f"{seed}:{name}:"), ColumnExpression("uri"))
+    digits = FunctionExpression("left", FunctionExpression("md5", text), ConstantExpression(SAMPLE_DIGITS))
+    return digits < ConstantExpression(limit)
+
+
+def lies_in(place: str) -> duckdb.Expression:
+    """Whether a row's URI begins with a place, or matches it, where it is a glob; `*` crosses `/`."""
+    how = "~~~" if set(place) & set("*?[") else "starts_with"
+    return FunctionExpression(how, ColumnExpression("uri"), ConstantExpression(place))
+
+
+def columns_of(connection: duckdb.DuckDBPyConnection, when: str) -> set[str]:
+    """The columns of `VISIBLE` that a bound condition may look at."""
+    named: set[str] = set()
+    for node in _nodes(parsed(connection, when)):
+        if node.get("class") == "STAR":  # COLUMNS(…): whichever match
+            return set(VISIBLE.names)
+        named |= {str(name).lower() for name in node.get("column_names", ())}
+    return {name for name in VISIBLE.names if name in named}
+
+
+def shape_of(connection: duckdb.DuckDBPyConnection, when: str) -> str:
+    """A condition without its spelling (spaces, comments, brackets, letter case of keywords): equal ones mean the
+    same."""
+    return json.dumps(_without_places(parsed(connection, when)), sort_keys=True)
+
+
+def parsed(connection: duckdb.DuckDBPyConnection, when: str) -> Any:
+    """DuckDB's syntax tree of `SELECT (condition)`. Raises ValueError for what is too long or nested too deeply."""
+    if when not in _TREES:
+        parse_all(connection, [when])
+    return _TREES[when]
+
+
+_TREES: dict[str, Any] = {}
+_KEPT_TREES = 10_000
+
+
+def parse_all(connection: duckdb.DuckDBPyConnection, conditions: Iterable[str]) -> None:
+    """Parse conditions at once, which `parsed` then has at hand. Nothing is bound or computed.
+    Raises ValueError as `parsed` does."""
+    if len(_TREES) > _KEPT_TREES:
+        _TREES.clear()
+    new = [when for when in dict.fromkeys(conditions) if when not in _TREES]
+    for when in new:
+        _check_bounds(when)
+    texts = [f"SELECT (\n{when}\n)" for when in new]
+    found = connection.execute("SELECT json_serialize_sql(text) FROM (SELECT unnest(?::VARCHAR[]) AS text)", [texts])
+    for when, (tree,) in zip(new, found.fetchall(), strict=True):
+        _TREES[when] = _loaded(tree)
+
+
+def _check_bounds(when: str) -> None:
+    """Before the parser, which has its own ways to fail."""
+    if len(when) > MOST_CHARACTERS:
+        raise ValueError(f"has {len(when):,} characters, and may have {MOST_CHARACTERS:,}: long lists belong in a bank")
+    depth = 0
+    for bracket in _BRACKET.findall(when):
+        depth += 1 if bracket in "([{" else -1
+        if depth > MOST_DEEP:
+            raise ValueError(_TOO_DEEP)
+
+
+_BRACKET = re.compile(r"[][(){}]")
+_TOO_DEEP = f"is nested more than {MOST_DEEP} deep: write several rules"
+
+
+def _loaded(tree: str) -> Any:
+    try:
+        loaded = json.loads(tree)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if _depth(loaded) > MOST_DEEP * 8:
+        raise ValueError(_TOO_DEEP)
+    return loaded
+
+
+def _depth(tree: Any) -> int:
+    """How deep a JSON value is nested, without recursion."""
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+    return depth
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    left = [tree]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            yield one
+            left += [inner for inner in one.values() if isinstance(inner, dict | list)]
+        elif isinstance(one, list):
+            left += one
+
+
+def _without_places(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {k: _without_places(v) for k, v in tree.items() if not k.startswith("query_location")}
+    return [_without_places(inner) for inner in tree] if isinstance(tree, list) else tree
+
+
+_OTHER_ROWS = {"WINDOW", "SUBQUERY"}
+_FUNCTIONS = "SELECT function_name, function_type, stability, macro_definition FROM duckdb_functions()"
+_CALL = re.compile(r"(\w+)\(")
+_GROWING = frozenset(
+    ("array_resize", "bar", "format", "generate_series", "list_resize", "lpad", "printf", "range", "repeat", "rpad")
+)
+"""Functions that make of a few characters as much memory as they are told to; no rule needs them."""
+_CLOCKS = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "age"})
+"""SQL's names for the time of the query, which DuckDB parses as columns; `age` of one argument reckons from today."""
+
+
+def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
+    """What makes a predicate follow from more than its row: a decision could then not be repeated."""
+    nodes = list(_nodes(parsed(connection, when)))
+    if any(node.get("class") in _OTHER_ROWS for node in nodes):
+        return "a window or subquery"
+    unstable, aggregates = _function_names()
+    functions = _called(nodes)
+    if functions & aggregates:
+        return "an aggregate"
+    called = functions & unstable
+    named = {name.lower() for node in nodes for name in node.get("column_names", ()) if len(node["column_names"]) == 1}
+    return next(iter(sorted(called | (named & _CLOCKS))), None)
+
+
+@cache
+def _function_names() -> tuple[frozenset[str], frozenset[str]]:
+    """Functions that give something else each time, and those over many rows, macros of them among them."""
+    with connect() as connection:
+        found = connection.execute(_FUNCTIONS).fetchall()
+    unstable = {name for name, kind, stable, _ in found if stable not in (None, "CONSISTENT")} | _CLOCKS
+    aggregates = {name for name, kind, _, _ in found if kind == "aggregate"}
+    macros = {name for name, _, _, text in found if text and aggregates & set(_CALL.findall(text))}
+    return frozenset(unstable), frozenset(aggregates | macros)
+
+
+def _called(nodes: Iterable[dict[str, Any]]) -> set[str]:
+    """Functions that a condition calls."""
+    return {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
+
+
+def bind(connection: duckdb.DuckDBPyConnection, conditions: Mapping[str, str], source: str) -> None:
+    """Lets DuckDB parse conditions as one expression each, and asks for their types. No row is evaluated.
+
+    Args:
+        conditions: by the rule's name.
+        source: where the policy came from.
+
+    Raises:
+        PolicyError: one is no condition over `VISIBLE`, or does not follow from the row alone.
+    """
+    with suppress(ValueError):  # said below, of the rule
+        parse_all(connection, conditions.values())
+    for name, when in conditions.items():
+        try:
+            _check_text(connection, when)
+        except ValueError as error:
+            raise PolicyError(f"{source}: rule {name!r}: {error}") from None
+    rows = connection.from_arrow(_NO_ROW)
+    try:
+        kinds = list(map(str, rows.select(*map(duckdb.SQLExpression, conditions.values())).types)) if conditions else []
+    except duckdb.Error:
+        kinds = []
+    in_doubt = kinds != ["BOOLEAN"] * len(conditions)  # one by one, to name the rule
+    for name, when in conditions.items():
+        foreign = None
+        if in_doubt or parsed(connection, when)["error"] or _may_fail(_nodes(parsed(connection, when))):
+            foreign = _bind_one(connection, name, when, source)
+        foreign = foreign or _foreign(connection, when)
+        if foreign is not None:
+            raise PolicyError(
+                f"{source}: rule {name!r}: `when` must follow from the row alone, so that a decision can be repeated; "
+                f"{foreign} does not: {when}"
+            )
+
+
+def _may_fail(nodes: Iterable[dict[str, Any]]) -> bool:
+    """Whether a condition has more than comparisons of columns with constants: a call, a cast, a parameter."""
+    return any(node.get("class") in ("FUNCTION", "CAST", "PARAMETER", "STAR", "LAMBDA") for node in nodes)
+
+
+def _check_text(connection: duckdb.DuckDBPyConnection, when: str) -> None:
+    """Refuses what is too long, too deep, or would take any amount of memory, before DuckDB may compute constants."""
+    try:
+        growing = sorted(_called(_nodes(parsed(connection, when))) & _GROWING)
+    except ValueError as error:
+        raise ValueError(f"`when` {error}") from None
+    except duckdb.Error:
+        return  # said where it is bound
+    if growing:
+        raise ValueError(f"{growing[0]}() may take any amount of memory: {when[:200]}")
+
+
+def _bind_one(connection: duckdb.DuckDBPyConnection, name: str, when: str, source: str) -> str | None:
+    """Evaluates a condition on no row and on an empty one, which finds what always fails; a moment, since constants are
+    all that there is to compute, and nothing of it grows. Returns what makes it one over many rows."""
+    try:
+        with limited(connection, 5):
+            kinds = list(map(str, connection.from_arrow(_NO_ROW).select(duckdb.SQLExpression(when)).types))
+            if kinds != ["BOOLEAN"]:
+                raise PolicyError(f"{source}: rule {name!r}: `when` must be true or false, this is {kinds[0]}: {when}")
+            counts = [
+                len(connection.from_arrow(rows).select(condition(when)).fetchall()) for rows in (_NO_ROW, _ONE_ROW)
+            ]
+    except duckdb.Error as error:
+        detail = str(error).splitlines()[0]
+        raise PolicyError(
+            f"{source}: rule {name!r}: {detail}\n  when: {when}\n  columns: {', '.join(VISIBLE.names)}"
+        ) from None
+    return None if counts == [0, 1] else "an aggregate"
+
+
+@contextmanager
+def limited(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Interrupts what DuckDB does once it has taken so long: it raises duckdb.InterruptException."""
+    timer = threading.Timer(seconds, connection.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # one that is left to the end of the process would abort it

@@ -1,0 +1,159 @@
+"""A run's report as one file, in its own columns or in another service's format.
+
+In: a committed run. Out: a file that is there whole or not at all, row by row in the order of the report, with flat
+memory. A report that cannot be read is a `StoreError`, a file that cannot be written a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow.parquet as pq
+
+from nsfwscan.errors import ConfigError
+from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.reports import vendor_formats
+from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import REPORT_SCHEMA, Category, in_utc, score_column
+from nsfwscan.storage.store import to_json
+from nsfwscan.text import write_csv
+
+_MODE = 0o640
+_ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_column, Category)]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: rows, and the files that they are in."""
+
+    rows: int
+    files: tuple[Path, ...]
+
+
+def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exported:
+    """Writes a run's report.
+
+    Args:
+        kind: one of `FORMATS`.
+        out: the file; an older one is replaced.
+        reader: `excel` for a CSV that Excel opens as what it is; unset: any.
+
+    Raises:
+        StoreError: the report cannot be read.
+        ConfigError: the file cannot be written.
+    """
+    try:
+        return _csv(run, out, marked=True) if reader == "excel" else FORMATS[kind](run, out)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _csv(run: Run, out: Path, *, marked: bool = False) -> Exported:
+    """All columns; times in ISO 8601, signals as JSON, nothing for null; no text that looks like a formula."""
+    counted = _Counted(_rows(run, REPORT_SCHEMA.names))
+    with whole(out) as path:
+        write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted), marked=marked)
+    return Exported(counted.rows, (out,))
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return json.dumps(signals_of_row(value), sort_keys=True)
+    return in_utc(value) if isinstance(value, datetime) else value
+
+
+def _parquet(run: Run, out: Path) -> Exported:
+    """All columns of all parts in one file."""
+    rows = 0
+    with whole(out) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
+        for table in read_rows(run, run.record(), REPORT_SCHEMA.names):
+            writer.write_table(table.cast(REPORT_SCHEMA))
+            rows += table.num_rows
+    return Exported(rows, (out,))
+
+
+def _rekognition(run: Run, out: Path) -> Exported:
+    """The output manifest of a bulk analysis, and beside it the summary, with what has no score as its errors."""
+    summary, errors, scored = out.with_suffix(".summary.json"), list[dict[str, Any]](), 0
+    with whole(out) as path, whole(summary) as summary_path:
+        with path.open("w", encoding="utf-8") as file:
+            for line, row in enumerate(_rows(run, _ANSWER_COLUMNS), start=1):
+                if row["nsfw_score"] is None:
+                    errors.append(vendor_formats.rekognition_error(row, line))
+                else:
+                    file.write(json_line(vendor_formats.rekognition(row)))
+                    scored += 1
+        counts = {"total": scored + len(errors), "valid": scored, "invalid": len(errors)}
+        statistics = {f"{name}-json-lines": count for name, count in counts.items()}
+        summary_path.write_bytes(to_json({"version": "1.0", "statistics": statistics, "errors": errors}))
+    return Exported(scored + len(errors), (out, summary))
+
+
+def _answers(answer: Callable[[vendor_formats.Row], dict[str, Any]]) -> Callable[[Run, Path], Exported]:
+    """JSON lines, one for each row."""
+
+    def write(run: Run, out: Path) -> Exported:
+        counted = _Counted(_rows(run, _ANSWER_COLUMNS))
+        with whole(out) as path, path.open("w", encoding="utf-8") as file:
+            file.writelines(json_line(answer(row)) for row in counted)
+        return Exported(counted.rows, (out,))
+
+    return write
+
+
+FORMATS: dict[str, Callable[[Run, Path], Exported]] = {
+    "csv": _csv,
+    "parquet": _parquet,
+    "rekognition": _rekognition,
+    "safesearch": _answers(vendor_formats.safesearch),
+    "azure": _answers(vendor_formats.azure),
+}
+"""What a report can be written as."""
+
+
+def _rows(run: Run, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for table in read_rows(run, run.record(), columns):
+        yield from table.to_pylist()
+
+
+class _Counted:
+    """Rows, counted as they go by."""
+
+    def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
+        self._from = rows
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self._from:
+            self.rows += 1
+            yield row
+
+
+def json_line(value: dict[str, Any]) -> str:
+    """A line of JSON, in ASCII. Raises ValueError for what is no number."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n"  # a lone surrogate in a name stays an escape
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A file beside the target, which takes its place when all is well, and is gone otherwise."""
+    temporary = out.with_name(f".tmp-{uuid4().hex}")
+    try:  # not for everybody's eyes, as the report itself
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
+        yield temporary
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)

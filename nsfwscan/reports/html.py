@@ -1,0 +1,486 @@
+"""`summary.html`: the page that a person opens first, made from `run.json` alone.
+
+In: the content of `run.json`. Out: one self-contained HTML document: no scripts, no requests, no pixel of any scanned
+image. What can go wrong: a record that lacks a field is a `KeyError` or jinja2's `UndefinedError`. Names of objects are
+hostile strings: whatever the template prints goes through `visible`, which escapes markup and spells out what hides.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from nsfwscan.errors import Status
+from nsfwscan.policy.rules import ILLEGAL, OTHERWISE
+from nsfwscan.reports.effects_text import describe_effects
+from nsfwscan.reports.query import committed_query, is_shown
+from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
+from nsfwscan.runs.plan import PlanAction
+from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
+from nsfwscan.text import duration, money, size
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories that a browser shows as nothing, or as a change of direction."""
+
+_REMEDIES = {
+    Status.DENIED: "Check the scanner's permissions: run `nsfwscan doctor` with the same sources. Then scan again.",
+    Status.NOT_FOUND: "Vanished between listing and reading. Nothing to do, unless something deletes unasked.",
+    Status.FETCH_ERROR: "The next run tries them again. If the same objects fail again, go by the messages below.",
+    Status.TIMEOUT: "The next run tries them again. If it fails as well, raise the limit that the messages below name.",
+    Status.DECODE_ERROR: "Damaged files stay unreadable, and are not read again until they change. Replace them.",
+    Status.TOO_LARGE: "Raise `--max-bytes` or `--max-pixels`, as the messages below say, or have a person look.",
+    Status.CRASHED: "Treat such files as hostile: keep them from other decoders. The next run tries them again.",
+}
+_UNREAD = {
+    Status.DENIED: "access was denied",
+    Status.NOT_FOUND: "gone since they were listed",
+    Status.FETCH_ERROR: "the read failed",
+    Status.TIMEOUT: "reading or decoding took too long",
+    Status.DECODE_ERROR: "the image data is damaged",
+    Status.TOO_LARGE: "over the size limits",
+    Status.CRASHED: "the decoder died",
+}
+_FATES = {
+    PlanAction.CARRIED: "unchanged, carried over",
+    PlanAction.NEW: "new",
+    PlanAction.CHANGED: "changed",
+    PlanAction.FAILED: "tried again",
+    PlanAction.STALE: "stale: another model, preprocessing, limit or bank",
+}
+_CHANGES = {
+    Change.DELETED: ("deleted", "not listed any more"),
+    Change.NEWLY_FLAGGED: ("newly flagged", "flagged now; new, or not flagged then"),
+    Change.CLEARED: ("no longer flagged", "flagged then; not now"),
+}
+_TRUTH_HELP = (
+    "Truth tells how often the model is wrong; it never changes a decision. Give it by one of: folders named after the "
+    "class (`…/neutral/a.jpg`), a column `truth` in the manifest, or `--truth FILE` with the columns `uri` and `truth`."
+)
+_NOT_IMAGES_HELP = (
+    "Check that the sources are what you meant: `nsfwscan doctor SOURCE` looks at some of their objects, and the "
+    "errors below say what all of them are. Where so many are meant to be no images, leave them out with `--exclude`, "
+    "or raise `--max-unsupported-rate`; 1 allows a source without any image."
+)
+_HEADLINES = {
+    COMMITTED: "Committed",
+    OVER_ERROR_RATE: "Committed, but over the error rate",
+    NOT_IMAGES: "Committed, but hardly anything was scored",
+}
+_TONES = {
+    Decision.ALLOW: "good",
+    Decision.REVIEW: "warn",
+    Decision.BLOCK: "bad",
+    Decision.ESCALATE: "bad",
+    Decision.UNDETERMINED: "none",
+}
+_LISTED_OPEN = 20
+"""Committed files that are shown without a click."""
+_ERRORS_OPEN = 10
+_LABEL_HEIGHT = 0.08
+"""Of the plot's height: a label nearer to the zero line would be written over its label."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do next: what is the matter, what to do about it, and lines of SQL if that needs some."""
+
+    tone: str
+    title: str
+    text: str
+    query: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Share:
+    """A row of a table of counts."""
+
+    name: str
+    count: int
+    share: float
+    tone: str = ""
+    named: bool = True
+    """False for the rest that has no value, e.g. the objects without a label."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A row of the table of changes."""
+
+    name: str
+    count: int | None
+    """None where it cannot be known."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Since:
+    """What became of the store since the run that this one goes on from."""
+
+    bases: list[str]
+    """The runs that rows are carried from, newest first."""
+    found: list[Share]
+    changes: list[Changed]
+    query: tuple[str, ...]
+    reported: int | None
+    """Rows in the files of a delta report; None of a snapshot, which holds a row for every object."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bin of the histogram: from `low` to `high`, as high as `height` (0 to 1, logarithmic)."""
+
+    low: float
+    high: float
+    count: int
+    height: float
+
+
+def render_summary(record: dict[str, Any]) -> str:
+    """The content of `summary.html`.
+
+    Args:
+        record: the content of `run.json`, as `finalize.py` writes it.
+    """
+    summary = record["summary"]
+    template = page_environment().get_template("summary.html")
+    return template.render(
+        record=record,
+        summary=summary,
+        truth=summary["truth"],
+        headline=_HEADLINES[record["exit_code"]],
+        bad=record["exit_code"] != COMMITTED,
+        over=record["exit_code"] == OVER_ERROR_RATE,
+        seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
+        machines=[_machine(node) for node in (record.get("machine") or {"nodes": []})["nodes"]],
+        cost=record.get("cost"),
+        laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
+        steps=list(_steps(record)),
+        balance=[(str(a), record["balance"][a]) for a in Accounted],
+        effects=list(describe_effects(record)),
+        settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
+        since=_since(record),
+        escalated=sum(f["rows"] for f in record["files"] if f["path"].startswith("escalations/")),
+        floods=_floods(record),
+        overrides=[_override(entry) for entry in record["policy"]["overrides"]],
+        counts=_tables(summary),
+        bars=_bars(summary["nsfw_score_histogram"]),
+        ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
+        errors_open=_ERRORS_OPEN,
+        files_open=_LISTED_OPEN,
+    )
+
+
+def visible(value: object) -> object:
+    """Any text as HTML in which nothing is hidden: markup escaped, control and direction characters spelled out.
+
+    What is marked as HTML already, and what is no text, is left alone; None becomes a dash.
+    """
+    if value is None:
+        return "–"
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    if value.isascii() and value.isprintable():
+        return escape(value)
+    return Markup("<bdi>{}</bdi>").format(Markup("").join(_shown(c) for c in value))
+
+
+def _shown(character: str) -> Markup:
+    if unicodedata.category(character) not in _HIDDEN:
+        return escape(character)
+    name = unicodedata.name(character, "control character")
+    return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
+        ord(character), name, _spelled(character)
+    )
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def plain(text: str) -> Markup:
+    """Text for an attribute: hidden characters spelled out, escaped, without any element."""
+    return escape("".join(_spelled(c) if unicodedata.category(c) in _HIDDEN else c for c in text))
+
+
+def code_spans(text: str) -> Markup:
+    """Our own sentences, with what stands between backquotes as `<code>`."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(visible(p)) if i % 2 else escape(p) for i, p in enumerate(parts)
+    )
+
+
+def percent(share: float | None) -> str:
+    """`12.5%`; a share that is not nothing, or not all, never reads as if it were."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{share:.1%}" if share not in (0, 1) else f"{share:.0%}"
+
+
+def moment(text: str) -> str:
+    """`22 November 2026, 03:10:12 UTC` from ISO 8601; what is not ISO 8601 stays as it is."""
+    try:
+        at = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return text
+    return f"{at.day} {at:%B %Y, %H:%M:%S} UTC"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 object`, `1,204 objects`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def middle(text: str, longest: int = 160) -> str:
+    """A text without its middle, where it is longer than that: names differ at their ends."""
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]} … {text[-longest // 3 :]}"
+
+
+def short_name(file: dict[str, Any]) -> str:
+    """A committed file's path with the digest in its name shortened."""
+    sha256 = file["sha256"]
+    return str(file["path"]).replace(sha256, f"{sha256[:8]}…{sha256[-8:]}")
+
+
+@cache
+def page_environment(*folders: Path) -> Environment:
+    """Where pages are made: escaped, strict, with the layout, the look and the filters that they have in common.
+
+    Args:
+        folders: with further templates.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([*folders, _TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "n": "{:,}".format,
+        "percent": percent,
+        "share": lambda share: f"{share * 100:.6g}%",
+        "size": size,
+        "duration": duration,
+        "money": money,
+        "moment": moment,
+        "plural": plural,
+        "plain": plain,
+        "code_spans": code_spans,
+        "middle": middle,
+        "short_name": short_name,
+        "address": partial(quote, errors="surrogatepass"),
+    }
+    return environment
+
+
+def _machine(node: dict[str, Any]) -> str:
+    """Machines that are alike, in words: `4 × 16 CPUs, 1 × A10G`."""
+    gpus = f", {node['gpus']:g} × {node['gpu'] or 'GPU'}" if node["gpus"] else ""
+    kind = f" ({node['cpu']})" if node["cpu"] else ""
+    return f"{node['count']} × {node['cpus']:g} CPUs{gpus}{kind}"
+
+
+def _steps(record: dict[str, Any]) -> Iterator[Step]:
+    """What to do next, the most pressing first."""
+    summary = record["summary"]
+    if not summary["rows"]:
+        yield Step(
+            "warn",
+            "Nothing was scanned",
+            "Check that the sources, and what they include and exclude, are what you meant.",
+        )
+        return
+    if record["exit_code"] == NOT_IMAGES:
+        yield Step("bad", "This was hardly a scan of images", _NOT_IMAGES_HELP)
+    if record["exit_code"] == OVER_ERROR_RATE:
+        text = (
+            "The report is complete and can be used, but too much is missing from it to call the store scanned. "
+            "Settle the errors below, then scan again under a new run id."
+        )
+        yield Step("bad", "Too many images could not be read", text)
+    yield from _flagged_step(record)
+    for status, count in summary["status"].items():
+        if status in _REMEDIES:
+            title = f"{plural(count, 'object')}, {_UNREAD[Status(status)]} ({status})"
+            yield Step("info" if status == Status.NOT_FOUND else "warn", title, _REMEDIES[Status(status)])
+    for found in record.get("warnings", ()):
+        detail = f" ({found['detail']})" if found["detail"] else ""
+        title = f"{found['count']:,} × {found['said'].replace('`', '')}"
+        yield Step("warn", title, f"{found['remedy']} E.g. {found['example']}{detail}")
+    yield from _truth_steps(record)
+
+
+def _flagged_step(record: dict[str, Any]) -> Iterator[Step]:
+    summary, decisions = record["summary"], record["summary"]["decision"]
+    if not summary["flagged"]:
+        return
+    found = [d for d in (Decision.ESCALATE, Decision.BLOCK, Decision.REVIEW) if decisions.get(d)]
+    split = ", ".join(f"{decisions[d]:,} {d}" for d in found)
+    wanted = ", ".join(f"'{d}'" for d in found)
+    query = committed_query(
+        record,
+        "report/",
+        "severity, decision, queue, nsfw_score, label, uri",
+        f"WHERE decision IN ({wanted})\nORDER BY severity DESC, nsfw_score DESC",
+    )
+    title = f"{plural(summary['flagged'], 'object')} flagged: {split}"
+    queues = " and ".join(f"`{name}`" for name in _flagged_queues(record))
+    text = f"Look at the review queue{f' ({queues})' if queues else ''}, the gravest first. {_place(record, query)}"
+    yield Step("bad" if set(found) - {Decision.REVIEW} else "warn", title, text, query)
+
+
+def _flagged_queues(record: dict[str, Any]) -> list[str]:
+    """The queues that flagged objects went to, by the policy's rules and what its overrides make of them."""
+    policy, summary = record["policy"], record["summary"]
+    rules = {**{rule["name"]: rule for rule in policy["rules"]}, OTHERWISE: policy["otherwise"]}
+    outcomes = [
+        {**rules[name], **{key: value for key, value in change.items() if value is not None}}
+        for changes in ({name: {} for name in rules}, *(override["rules"] for override in policy["overrides"]))
+        for name, change in changes.items()
+        if name in rules and summary["rule"].get(name)
+    ]
+    if summary["rule"].get(ILLEGAL):
+        outcomes.insert(0, {"queue": "legal", "decision": Decision.ESCALATE})
+    found = [o["queue"] for o in outcomes if summary["queue"].get(o["queue"]) and o["decision"] in FLAGGED]
+    return [queue.replace("`", "'") for queue in dict.fromkeys(found)]
+
+
+def _floods(record: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Entries that match very much, by what became of them."""
+    found = record.get("matching") or {"quarantined": [], "flooding": []}
+    return [
+        ("Quarantined: they match too much to be worth a look", found["quarantined"]),
+        ("Illegal entries that match very much; none is left out", found["flooding"]),
+    ]
+
+
+def _override(override: dict[str, Any]) -> str:
+    """An override in words: `region eu: $explicit 0.6; rule borderline: queue eu, severity 4`."""
+    where = f"source {override['source']}" if override["region"] is None else f"region {override['region']}"
+    said = [f"${name} {number:g}" for name, number in override["thresholds"].items()]
+    for name, change in override["rules"].items():
+        said.append(f"rule {name}: {', '.join(f'{k} {v}' for k, v in change.items() if v is not None)}")
+    return f"{where}: {'; '.join(said)}"
+
+
+def _place(record: dict[str, Any], query: tuple[str, ...]) -> str:
+    """Leads over to the lines of SQL; a delta report may have few of the rows that were counted, or none."""
+    if not is_shown(record["store"]):
+        return "`run.json` names the files; their path holds what looks like a secret, so no statement is shown here."
+    if not query:
+        return "All of their rows stand in the reports of earlier runs; this one is a delta."
+    return "In DuckDB, those that this delta report holds:" if _is_delta(record) else "In DuckDB:"
+
+
+def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
+    truth, config = record["summary"]["truth"], record["config"]
+    confirmed, suspected = truth["false_positives"], truth["suspected"]
+    if confirmed or suspected:
+        title = (
+            f"{plural(confirmed, 'false positive')} confirmed by truth"
+            if confirmed
+            else "No false positive is confirmed"
+        )
+        if confirmed:
+            title += f": {percent(truth['false_positive_rate'])} of {plural(truth['neutral'], 'neutral image')}"
+        if suspected:
+            title += f"; {suspected:,} suspected"
+        copies = (
+            "copies of the images in `false_positives/images/`"
+            if config["report"]["save_images"]
+            else "`--save-images` copies the images beside them"
+        )
+        select = "kind, label, confidence, reason, uri"
+        query = committed_query(record, "false_positives/", select, "ORDER BY kind, confidence DESC")
+        yield Step("info", title, f"They lie in `false_positives/`; {copies}. {_place(record, query)}", query)
+    if not truth["by_category"]:
+        off = "It was switched off for this run (`--truth none`). " if config["source"]["truth"] == "none" else ""
+        yield Step("info", "No truth is known, so no false positive rate", off + _TRUTH_HELP)
+
+
+def _since(record: dict[str, Any]) -> Since | None:
+    """What is said of earlier runs; None where this one goes on from none."""
+    bases, changes, fates = record["ledger"]["bases"], record["ledger"]["changes"], record["plan"]["fates"]
+    if not bases:
+        return None
+    listed = max(1, record["plan"]["distinct"])
+    select = "change, previous_decision, decision, nsfw_score, uri"
+    query = committed_query(record, "changes/", select, "ORDER BY change, nsfw_score DESC")
+    return Since(
+        bases,
+        [Share(name, fates.get(fate, 0), fates.get(fate, 0) / listed) for fate, name in _FATES.items()],
+        [_changed(change, changes[change], record["config"]["source"]) for change in _CHANGES],
+        query,
+        sum(f["rows"] for f in record["files"] if f["path"].startswith("report/")) if _is_delta(record) else None,
+    )
+
+
+def _changed(change: Change, count: int, source: dict[str, Any]) -> Changed:
+    name, meaning = _CHANGES[change]
+    if change == Change.DELETED and (source["limit"] or source["include"] or source["exclude"]):
+        return Changed(name, None, "not known: the sources were listed in part")
+    return Changed(name, count, meaning)
+
+
+def _is_delta(record: dict[str, Any]) -> bool:
+    """Whether the report leaves rows to those of earlier runs."""
+    return bool(record["config"]["report"]["mode"] == "delta" and record["ledger"]["bases"])
+
+
+def _tables(summary: dict[str, Any]) -> list[tuple[str, list[Share]]]:
+    """The tables of counts: a title, and rows whose shares are of all objects."""
+    rest = {"decision": "", "label": "not scored", "status": "", "rule": "", "queue": "no queue", "format": "not known"}
+    return [(name, _shares(summary[name], summary["rows"], name, unnamed)) for name, unnamed in rest.items()]
+
+
+def _shares(counts: dict[str, int], rows: int, kind: str, unnamed: str) -> list[Share]:
+    tones = {str(d): tone for d, tone in _TONES.items()} if kind == "decision" else {}
+    found = [Share(name, n, n / rows, tones.get(name, "")) for name, n in counts.items()] if rows else []
+    left = rows - sum(counts.values())
+    return [*found, Share(unnamed, left, left / rows, named=False)] if unnamed and left > 0 else found
+
+
+def _bars(histogram: list[int]) -> list[Bar]:
+    """Heights go by the logarithm of 1 + count, so that one object among a million still shows."""
+    top = math.log1p(_ceiling(max(histogram, default=0)))
+    width = 1 / max(len(histogram), 1)
+    return [Bar(i * width, (i + 1) * width, n, math.log1p(n) / top) for i, n in enumerate(histogram)]
+
+
+def _ticks(highest: int) -> list[tuple[str, float]]:
+    """Labels of the count axis with their heights (0 to 1): zero, and powers of ten, at most six of them."""
+    ceiling = _ceiling(highest)
+    powers = range(int(math.log10(ceiling)) + 1)
+    counts = [0, *(10**p for p in powers if (powers[-1] - p) % math.ceil(len(powers) / 5) == 0)]
+    heights = {n: math.log1p(n) / math.log1p(ceiling) for n in counts}
+    return [(_compact(n), height) for n, height in heights.items() if n == 0 or height > _LABEL_HEIGHT]
+
+
+def _ceiling(highest: int) -> int:
+    """The top of the count axis: 1, 2 or 5 times a power of ten."""
+    power: int = 10 ** int(math.log10(max(highest, 10)))
+    return next(power * step for step in (1, 2, 5, 10) if power * step >= highest)
+
+
+def _compact(count: int) -> str:
+    for factor, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= factor:
+            return f"{count // factor}{suffix}"
+    return str(count)

@@ -1,0 +1,151 @@
+"""What a person sees while a scan runs: objects done of total, rate, ETA, flagged, errors.
+
+In: listings and finished shards as they come. Out: a live line on a terminal, a plain line every few seconds where
+there is none (logs of a job, a pipe), nothing where nobody asked (`Silent`). Nothing here can fail a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from nsfwscan.runs.staging import ShardResult
+from nsfwscan.text import printable, redacted
+
+_LINE_EVERY_S = 10.0
+
+
+class Progress(Protocol):
+    """Told of everything as it happens."""
+
+    def say(self, line: str) -> None:
+        """One line, now."""
+
+    def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The listing's tables, counted as they pass."""
+
+    def working(self, total: int, done: int) -> AbstractContextManager[None]:
+        """Around the work on `total` objects, of which `done` were done by an earlier process."""
+
+    def finished(self, result: ShardResult) -> None:
+        """A shard is staged."""
+
+
+class Tally:
+    """Counts, rate and ETA of the work so far. The rate is over this process's work alone."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.flagged, self.errors = total, done, 0, 0
+        self._before, self._began = done, time.monotonic()
+
+    def add(self, result: ShardResult) -> None:
+        """Counts a finished shard."""
+        self.done += result.rows
+        self.flagged += result.flagged
+        self.errors += result.errors
+
+    def __str__(self) -> str:
+        elapsed = time.monotonic() - self._began
+        rate = (self.done - self._before) / elapsed if elapsed else 0.0
+        left = f"ETA {clock((self.total - self.done) / rate)}" if rate else "ETA …"
+        share = self.done / self.total if self.total else 1.0
+        found = f"flagged {self.flagged:,}  errors {self.errors:,}"
+        return f"{self.done:,} of {self.total:,} ({share:.0%})  {rate:,.1f}/s  {left}  {found}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Silent:
+    """Says nothing; for the Python API."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The tables."""
+        yield from tables
+
+    @contextmanager
+    def working(self, total: int, done: int) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+    def finished(self, result: ShardResult) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """Plain lines on standard error, each at most every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally(0, 0)
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self._console.print(printable(redacted(line)), markup=False, highlight=False, soft_wrap=True)
+
+    def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The tables; their count now and then, and at the end."""
+        seen = 0
+        for table in tables:
+            seen += table.num_rows
+            self._now_and_then(f"listing  {seen:,} objects")
+            yield table
+        self.say(f"listed   {seen:,} objects")
+
+    @contextmanager
+    def working(self, total: int, done: int) -> Iterator[None]:
+        """Lines as shards finish."""
+        self._tally = Tally(total, done)
+        if done:
+            self.say(f"resuming {done:,} objects were done before")
+        yield
+        self.say(f"scanned  {self._tally}")
+
+    def finished(self, result: ShardResult) -> None:
+        """A line, if the last is old enough."""
+        self._tally.add(result)
+        self._now_and_then(f"scanning {self._tally}")
+
+    def _now_and_then(self, line: str) -> None:
+        if time.monotonic() - self._last >= _LINE_EVERY_S:
+            self._last = time.monotonic()
+            self.say(line)
+
+
+class Live(Lines):
+    """One line on a terminal that keeps itself up to date."""
+
+    @contextmanager
+    def working(self, total: int, done: int) -> Iterator[None]:
+        """A bar over the objects."""
+        self._tally = Tally(total, done)
+        columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
+        with Bar(*columns, console=self._console, transient=True) as self._bar:
+            self._task = self._bar.add_task("starting", total=total, completed=done)
+            yield
+        self.say(f"scanned  {self._tally}")
+
+    def finished(self, result: ShardResult) -> None:
+        """Moves the bar."""
+        self._tally.add(result)
+        self._bar.update(self._task, completed=self._tally.done, description=str(self._tally))
+
+
+def choose_progress(console: Console) -> Progress:
+    """Live on a terminal, plain lines elsewhere."""
+    return Live(console) if console.is_terminal else Lines(console)

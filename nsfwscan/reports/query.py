@@ -1,0 +1,70 @@
+"""DuckDB statements over exactly the committed files of a run, for a person to paste.
+
+In: the content of `run.json`. Out: lines of SQL. Never a glob: a part that no run names is no part of a report.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nsfwscan.storage.objects import is_s3
+from nsfwscan.text import redacted
+
+_NAMED_FILES = 20
+"""Up to so many files are named in the statement itself; more are read from `run.json` by it."""
+
+
+def committed_query(
+    record: dict[str, Any], folder: str, select: str, rest: str, at: str | None = None
+) -> tuple[str, ...]:
+    """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files, or where the
+    path to them cannot be shown: a statement with a blanked path would find nothing.
+
+    Args:
+        record: the content of `run.json`.
+        folder: `report/` or `false_positives/`.
+        select: the columns.
+        rest: `WHERE …`, `GROUP BY …`, `ORDER BY …`; may be several lines.
+        at: where the run's folder lies; unset: where it was written.
+    """
+    here = at or f"{record['store']}/runs/{record['run_id']}"
+    paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
+    if not paths or not is_shown(here):
+        return ()
+    lines = _secret(record) if is_s3(here) else []
+    source = f"[{', '.join(_quoted(f'{here}/{path}') for path in paths)}]"
+    if len(paths) > _NAMED_FILES:
+        lines += [
+            "SET VARIABLE parts = (",
+            f"  SELECT list({_quoted(here + '/')} || path)",
+            "  FROM (SELECT unnest(files, recursive := true)",
+            f"        FROM read_json({_quoted(here + '/run.json')}, columns = {{files: 'STRUCT(path VARCHAR)[]'}}))",
+            f"  WHERE regexp_full_match(path, '{folder}[A-Za-z0-9_][A-Za-z0-9._-]*')",
+            ");",
+        ]
+        source = "getvariable('parts')"
+    return *lines, f"SELECT {select}", f"FROM read_parquet({source})", *f"{rest};".splitlines()
+
+
+def is_shown(place: str) -> bool:
+    """Return whether a path can be shown as it is: it holds nothing that looks like a secret, or is blanked already."""
+    return redacted(place) == place and "***" not in place
+
+
+def _secret(record: dict[str, Any]) -> list[str]:
+    storage, endpoint = record["config"]["out_storage"] or record["config"]["storage"], record["store_endpoint"]
+    options = ["TYPE s3", "PROVIDER credential_chain"]
+    if storage["region"]:
+        options.append(f"REGION {_quoted(storage['region'])}")
+    if endpoint:  # DuckDB takes the environment's credentials, but not its endpoint
+        scheme, _, host = endpoint.rpartition("://")
+        options += [
+            f"ENDPOINT {_quoted(host.rstrip('/'))}",
+            "URL_STYLE 'path'",
+            f"USE_SSL {str(scheme != 'http').lower()}",
+        ]
+    return [f"CREATE SECRET ({', '.join(options)});"]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,59 @@
+"""What is known of objects from elsewhere: how old their account is, how often it was reported.
+
+In: a CSV, JSON lines or Parquet with a `uri` column; the other columns are anybody's (`account_age_days`,
+`prior_reports`, …). Out: for each row its URI and the others as JSON, a batch at a time. A malformed file, or a row
+without a URI, is a `SourceError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any
+
+import pyarrow as pa
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import SourceError
+from nsfwscan.review.ranking import CONTEXT_SCHEMA
+from nsfwscan.sources.manifests import checked, open_source, rows_of
+from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.tables import READING_ERRORS
+
+_NAMES = ("uri", "source-ref")
+_BATCH = 4096
+
+
+def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
+    """The rows of a context file, as `CONTEXT_SCHEMA`. CSV has texts only; they stay texts.
+
+    Raises:
+        SourceError: the file is absent or malformed, or a row names no object.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        with open_source(uri, storage) as file:
+            for number, row in enumerate(rows_of(file, uri), start=1):
+                named = {name: row.pop(name, None) for name in _NAMES}
+                found = checked(named, uri, f"{uri}, row {number}")["uri"]
+                rows.append({"uri": found, "number": number, "context": json.dumps(_plain(row))})
+                if len(rows) == _BATCH:
+                    yield pa.RecordBatch.from_pylist(rows, schema=CONTEXT_SCHEMA)
+                    rows.clear()
+    except READING_ERRORS as error:
+        raise SourceError(f"{uri} cannot be read as context: {error}") from error
+    except STORE_ERRORS as error:
+        raise SourceError(str(setup_error(error, f"cannot read the context {uri}"))) from error
+    yield pa.RecordBatch.from_pylist(rows, schema=CONTEXT_SCHEMA)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: times and the like as text, nothing for what is no number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -1,0 +1,184 @@
+"""Queues as files: JSON lines, one item a line, the most urgent first; for the tools that reviewers work with.
+
+In: a committed run. Out: a file for each queue, each of them whole, and none before all are written. There are no
+pixels in them and nothing that shows any; of an illegal match there is the hash, the place, and who is to look at it. A
+file that cannot be written is a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from nsfwscan.errors import ConfigError
+from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.reports.export import json_line, whole
+from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import BankKind, Category, in_utc, score_column
+from nsfwscan.text import printable
+
+_NAME_LENGTH = 100
+_ALWAYS = (
+    "queue",
+    "rank",
+    "uri",
+    "object_id",
+    "decision",
+    "rule",
+    "severity",
+    "skill",
+    "shield",
+    "decided_by",
+    "sha256",
+)
+_SEEN = ("status", "format", "width", "height", "frames", "label", "nsfw_score")
+_MATCH = ("match_bank", "match_id", "match_kind", "match_hash", "match_distance")
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue that was written."""
+
+    name: str
+    path: Path
+    items: int
+    objects: int
+    """Rows of the report that its items stand for."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """All queues of a run, in the order of their names."""
+
+    queues: tuple[Queue, ...]
+    unassigned: int
+    """Objects that are to be reviewed or escalated, by rules that name no queue: they are in no file."""
+
+
+def write_queues(
+    run: Run,
+    out: Path,
+    names: Collection[str] = (),
+    context: Iterable[pa.RecordBatch] = (),
+    earlier_runs: int = EARLIER_RUNS,
+) -> Written:
+    """Writes the queues of a run into a folder, over older files of the same names.
+
+    Args:
+        names: only these; none: all that the policy names, also where nothing goes to them, or that rows are in.
+        context, earlier_runs: as for `ranked`.
+
+    Raises:
+        StoreError: a report cannot be read.
+        ConfigError: a file cannot be written, or the policy knows no queue of a name.
+    """
+    known = _queues_of(run.record()["policy"])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with ranked(run, names, context, earlier_runs) as found:
+            queues = _write(found.items, out, sorted(names or known), known)
+            return Written(tuple(queues), found.unassigned)
+    except OSError as error:
+        raise ConfigError(f"cannot write queues to {out}: {error.strerror or error}") from error
+
+
+def _queues_of(policy: dict[str, Any]) -> set[str]:
+    """Every queue that the policy of a record names."""
+    outcomes = [*policy.get("rules", ()), policy.get("otherwise", {})]
+    outcomes += [change for override in policy.get("overrides", ()) for change in override.get("rules", {}).values()]
+    return {*policy.get("queues", ()), *(outcome["queue"] for outcome in outcomes if outcome.get("queue"))}
+
+
+def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str]) -> list[Queue]:
+    """Writes one file after the other; they take their places when the last one is written."""
+    done: dict[str, Queue] = {}
+    taken: set[str] = set()
+    with ExitStack() as places:
+
+        def write(name: str, queued: Iterable[Item]) -> None:
+            path = out / _file_name(name, taken)
+            count = objects = 0
+            with places.enter_context(whole(path)).open("w", encoding="utf-8") as file:
+                for item in queued:
+                    file.write(json_line(_shown(item)))
+                    count += 1
+                    objects += item.row["objects"]
+            done[name] = Queue(name, path, count, objects)
+
+        for name, queued in groupby(items, key=lambda item: str(item.row["queue"])):
+            write(name, queued)
+        for name in expected:
+            if name not in done and name not in known:
+                there = ", ".join(sorted(known)) or "none"
+                raise ConfigError(f"nothing goes to a queue {name!r}, and the policy names none; it names: {there}")
+            if name not in done:
+                write(name, ())
+    return sorted(done.values(), key=lambda queue: queue.name)
+
+
+def _file_name(queue: str, taken: set[str]) -> str:
+    """A name of letters, digits, `_`, `-`, `.`, `~` and `%XX`, which no other queue has on any file system."""
+    name = quote(queue, safe="")
+    if name.startswith(".") or not name or len(name) > _NAME_LENGTH or name.lower() in taken:
+        name = f"{name.lstrip('.')[:_NAME_LENGTH]}-{hashlib.sha256(queue.encode()).hexdigest()[:16]}"
+    taken.add(name.lower())
+    return f"{name}.jsonl"
+
+
+def _shown(item: Item) -> dict[str, Any]:
+    row = item.row
+    match = {name.removeprefix("match_"): row[name] for name in _MATCH if row[name] is not None}
+    illegal = row["match_kind"] == BankKind.ILLEGAL
+    return {
+        **{name: row[name] for name in _ALWAYS},
+        **({"md5": row["md5"]} if illegal else _content(row)),
+        "match": match or None,
+        "cluster": {name: row[f"cluster_{name}"] for name in ("size", "places")} | {"id": row["cluster"]}
+        if row["cluster"] is not None
+        else None,
+        "reach": row["reach"],
+        "objects": row["objects"],
+        "elsewhere": {"count": item.others, "uris": item.elsewhere},
+        "prior": item.prior,
+        "context": json.loads(item.context) if item.context is not None else None,
+        "scanned_at": in_utc(row["scanned_at"]),
+    }
+
+
+def _content(row: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the picture."""
+    scores = {str(c): row[score_column(c)] for c in Category if row[score_column(c)] is not None}
+    return {
+        **{name: row[name] for name in _SEEN},
+        "scores": scores or None,
+        "uncertainty": row["uncertainty"],
+        "signals": signals_of_row(row["signals"]) or None,
+        "duplicate_of": row["duplicate_of"],
+    }
+
+
+def describe_queues(written: Written) -> str:
+    """A table for the terminal: queue, items, objects, and how many of them were folded into others."""
+    names = [printable(queue.name) for queue in written.queues]
+    width = max(map(len, ["queue", *names]))
+    lines = [f"{'queue':{width}}  {'items':>10}  {'objects':>10}  {'folded':>10}  file"]
+    for name, queue in zip(names, written.queues, strict=True):
+        folded = queue.objects - queue.items
+        lines.append(
+            f"{name:{width}}  {queue.items:10,}  {queue.objects:10,}  {folded:10,}  {printable(str(queue.path))}"
+        )
+    if not written.queues:
+        lines = ["the policy names no queue"]
+    if written.unassigned:
+        lines.append(f"{written.unassigned:,} objects are to be reviewed or escalated by rules that name no queue")
+    return "\n".join(lines)

@@ -1,0 +1,292 @@
+"""Which asset a reviewer sees first: the rows of a run that go to queues, one item for what shows the same, in order.
+
+In: a committed run, the runs before it, and what is known of accounts. Out: `Item`s, queue by queue and rank by rank.
+All of it lies in tables of DuckDB on local disk, in a gigabyte of memory; what is held beside it is one batch of rows.
+A report that cannot be read is a `StoreError`.
+
+An asset is what shows the same: a cluster of near-duplicates, else the objects with the same bytes, else the object. In
+a queue it is one item, for the first of its objects there. First is, in this order,
+
+    severity        the rule's; the highest first
+    reach           in how many places the asset was seen: of the whole store where clusters were counted, else of the
+                    report
+    uncertainty     1 less the margin between the two most probable categories (margin sampling: Scheffer et al. 2001,
+                    Active Hidden Markov Models for Information Extraction); 1 without a score
+    uri             so that the order is the same every time
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.errors import BrokenRecord
+from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.schema import REPORT_SCHEMA, Category, Decision, score_column
+from nsfwscan.storage.duckdb_temp import spilling
+
+PLACES = 20
+"""Other places of an asset that are named; more are counted."""
+EARLIER_RUNS = 30
+"""Runs before this one that are searched for what was decided of the same asset, unless told otherwise."""
+CONTEXT_SCHEMA = pa.schema([("uri", pa.string()), ("number", pa.int64()), ("context", pa.string())])
+"""What is known of objects: their URI, the number of the row, and JSON."""
+
+_SHOWN = (
+    *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status"),
+    *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by"),
+    *("label", "nsfw_score", *map(score_column, Category), "signals"),
+    *("match_bank", "match_id", "match_kind", "match_hash", "match_distance"),
+    *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
+)
+_BATCH = 1024
+_THREADS = 4
+"""Each takes some of the gigabyte."""
+
+_ASSET = "coalesce('c' || cluster, 's' || sha256, 'u' || uri)"
+_ALL_SCORES = ", ".join(map(score_column, Category))
+_SCORES = f"list_sort(list_filter([{_ALL_SCORES}], lambda score: isfinite(score)), 'DESC')"
+_QUEUED = f"""
+    CREATE TABLE queued AS
+    SELECT * EXCLUDE scores, coalesce(1 - (scores[1]::DOUBLE - scores[2]::DOUBLE), 1) AS uncertainty
+    FROM (SELECT *, {_ASSET} AS asset, {_SCORES} AS scores FROM incoming)
+"""
+_PLACES = f"""
+    CREATE TABLE places AS
+    SELECT asset, uri FROM (SELECT {_ASSET} AS asset, uri FROM incoming) SEMI JOIN queued USING (asset)
+"""
+_ORDER = "coalesce(severity, 0) DESC, reach DESC, uncertainty DESC, uri"
+_ITEMS = f"""
+    CREATE TABLE items AS
+    WITH counted AS (
+        SELECT asset, count(*) AS places FROM places GROUP BY asset
+    ), weighed AS (
+        SELECT uri, sha256, queue, asset, severity, uncertainty, places,
+               greatest(coalesce(cluster_places, 0), places) AS reach
+        FROM queued JOIN counted USING (asset)
+    ), turns AS (
+        SELECT *, row_number() OVER (PARTITION BY queue, asset ORDER BY {_ORDER}) AS turn,
+               count(*) OVER (PARTITION BY queue, asset) AS objects
+        FROM weighed
+    )
+    SELECT uri, sha256, asset, reach, places, objects, row_number() OVER (PARTITION BY queue ORDER BY {_ORDER}) AS rank,
+           row_number() OVER (ORDER BY queue, {_ORDER}) AS item
+    FROM turns WHERE turn = 1
+"""
+_EARLIER = """
+    INSERT INTO earlier
+    WITH found AS MATERIALIZED (
+        SELECT * FROM incoming
+        WHERE uri IN (SELECT uri FROM items) OR sha256 IN (SELECT sha256 FROM items WHERE sha256 IS NOT NULL)
+    ), said AS (
+        SELECT item, decision, rule, true AS same_uri FROM found JOIN (SELECT item, uri FROM items) USING (uri)
+        UNION ALL
+        SELECT item, decision, rule, false FROM found JOIN (SELECT item, sha256 FROM items) USING (sha256)
+    )
+    SELECT item, $age::INTEGER, decision, rule, bool_or(same_uri) FROM said GROUP BY item, decision, rule
+"""
+_CONTEXT = """
+    CREATE TABLE context AS
+    SELECT uri, context FROM incoming SEMI JOIN items USING (uri)
+    QUALIFY row_number() OVER (PARTITION BY uri ORDER BY number DESC) = 1
+"""
+
+_RANKED = """
+    SELECT i.* EXCLUDE (asset, sha256), q.* EXCLUDE (uri, asset), context
+    FROM items i JOIN queued q USING (uri) LEFT JOIN context USING (uri) ORDER BY item
+"""
+_ELSEWHERE = f"""
+    SELECT item, p.uri FROM items i JOIN places p USING (asset) WHERE p.uri <> i.uri
+    QUALIFY row_number() OVER (PARTITION BY item ORDER BY p.uri) <= {PLACES} ORDER BY item, p.uri
+"""
+_PRIOR = """
+    SELECT item, decision, rule, min(age) AS age, count(*) AS runs, bool_or(same_uri) AS same_uri
+    FROM earlier GROUP BY item, decision, rule ORDER BY item, age, decision, rule
+"""
+"""Lists are made of these while they are read: as aggregates, they would have to fit into memory."""
+
+Row = dict[str, Any]
+
+
+class Item(NamedTuple):
+    """What a reviewer is to look at: a row of the report, and what is known beside it."""
+
+    row: Row
+    """Columns of the report, and `rank` (from 1), `reach`, `uncertainty` (0 to 1), `objects` (of the asset in this
+    queue)."""
+    elsewhere: list[str]
+    """Up to `PLACES` other URIs of the asset in the report."""
+    others: int
+    """How many other objects of the asset the report has."""
+    prior: list[Row]
+    """What earlier runs decided of the same URI or the same bytes: of each decision and rule the latest `run_id`, when
+    that was committed (`decided_at`), in how many `runs`, and `by` what it was found; the latest first."""
+    context: str | None
+    """JSON."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The items of a run, to be read once, and what goes to no queue."""
+
+    items: Iterator[Item]
+    unassigned: int
+    """Objects that are to be reviewed or escalated, by rules that name no queue."""
+
+
+@contextmanager
+def ranked(
+    run: Run,
+    queues: Collection[str] = (),
+    context: Iterable[pa.RecordBatch] = (),
+    earlier_runs: int = EARLIER_RUNS,
+) -> Iterator[Ranked]:
+    """The items of a run, by queue and rank.
+
+    Args:
+        queues: only these; none: all.
+        context: `CONTEXT_SCHEMA`; of several rows for a URI, the last one counts.
+        earlier_runs: how many runs before this one are looked into; each takes as long as reading this one.
+
+    Raises:
+        StoreError: a report cannot be read, this run's or an earlier one's.
+    """
+    record, unassigned = run.record(), _Unassigned(queues)
+    with _tables() as tables:
+        _fill(tables, _QUEUED, map(unassigned, read_rows(run, record, _SHOWN)), _schema(_SHOWN))
+        seen = ("uri", "sha256", "cluster")
+        _fill(tables, _PLACES, read_rows(run, record, seen), _schema(seen))
+        tables.execute(_ITEMS)
+        runs = _look_back(tables, run, record, earlier_runs)
+        _fill(tables, _CONTEXT, map(pa.Table.from_batches, ([batch] for batch in context)), CONTEXT_SCHEMA)
+        yield Ranked(_items(tables, runs), unassigned.count)
+
+
+@contextmanager
+def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
+    with spilling("queues", threads=_THREADS) as (connection, _):
+        connection.execute("SET preserve_insertion_order = false")
+        yield connection
+
+
+def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: Row, most: int) -> list[Row]:
+    """Fills `earlier`, and returns the records of the runs in it, by their `age`."""
+    tables.execute("CREATE TABLE earlier (item BIGINT, age INTEGER, decision TEXT, rule TEXT, same_uri BOOL)")
+    if not most or not tables.execute("SELECT count(*) FROM items").fetchall()[0][0]:
+        return []
+    asked = ("uri", "sha256", "decision", "rule")
+    runs = _earlier_runs(run, record)[:most]
+    for age, (earlier, theirs) in enumerate(runs):
+        _fill(tables, _EARLIER, read_rows(earlier, theirs, asked), _schema(asked), {"age": age})
+    return [theirs for _, theirs in runs]
+
+
+def _earlier_runs(run: Run, record: Row) -> Sequence[tuple[Run, Row]]:
+    """The committed runs of the store before this one, the latest first; those whose record is broken tell nothing."""
+
+    others = [other for other in runs_of(run.store) if other.run_id != run.run_id]
+    before = [
+        (other, theirs)
+        for other, theirs in read_records(others)
+        if not isinstance(theirs, BrokenRecord) and theirs["committed_at"] < record["committed_at"]
+    ]
+    return sorted(before, key=lambda pair: pair[1]["committed_at"], reverse=True)
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([REPORT_SCHEMA.field(name).remove_metadata() for name in columns])
+
+
+def _fill(
+    tables: duckdb.DuckDBPyConnection,
+    statement: str,
+    rows: Iterable[pa.Table],
+    schema: pa.Schema,
+    values: dict[str, int] | None = None,
+) -> None:
+    """Runs a statement over rows as they come. Raises what reading them raises, which DuckDB would put into words."""
+    failed: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for table in rows:
+                yield from table.cast(schema).to_batches()
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    tables.register("incoming", pa.RecordBatchReader.from_batches(schema, batches()))
+    try:
+        tables.execute(statement, values or {})
+    except duckdb.Error:
+        if not failed:
+            raise
+        raise failed[0] from None
+    finally:
+        tables.unregister("incoming")
+
+
+class _Unassigned:
+    """Leaves the rows that go to the queues asked for, and counts those that should go to one and do not."""
+
+    def __init__(self, queues: Collection[str]) -> None:
+        self._queues = pa.array(sorted(queues), pa.string())
+        self.count = 0
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        rows = rows.cast(_schema(rows.column_names))
+        for_people = pc.is_in(rows["decision"], pa.array([str(Decision.REVIEW), str(Decision.ESCALATE)]))
+        self.count += pc.sum(pc.and_(for_people, pc.is_null(rows["queue"]))).as_py() or 0
+        return rows.filter(pc.is_in(rows["queue"], self._queues) if len(self._queues) else pc.is_valid(rows["queue"]))
+
+
+def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[Row]) -> Iterator[Item]:
+    elsewhere, prior = _Beside(_stream(tables, _ELSEWHERE)), _Beside(_stream(tables, _PRIOR))
+    for row in _stream(tables, _RANKED):
+        number, others, context = row.pop("item"), row.pop("places") - 1, row.pop("context")
+        said = [
+            {
+                "decision": found["decision"],
+                "rule": found["rule"],
+                "run_id": runs[found["age"]]["run_id"],
+                "decided_at": runs[found["age"]]["committed_at"],
+                "runs": found["runs"],
+                "by": "uri" if found["same_uri"] else "sha256",
+            }
+            for found in prior.of(number)
+        ]
+        yield Item(row, [place["uri"] for place in elsewhere.of(number)], others, said, context)
+
+
+def _stream(tables: duckdb.DuckDBPyConnection, query: str) -> Iterator[Row]:
+    with tables.cursor() as cursor:
+        for batch in cursor.sql(query).to_arrow_reader(_BATCH):
+            yield from batch.to_pylist()
+
+
+class _Beside:
+    """Rows of items, in the items' order, to be asked for item by item."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self._groups = groupby(rows, key=itemgetter("item"))
+        self._next: tuple[int, list[Row]] | None = None
+
+    def of(self, item: int) -> list[Row]:
+        """Those of an item; of a later one than was asked for before."""
+        if self._next is None:
+            number, rows = next(self._groups, (sys.maxsize, iter(())))
+            self._next = number, list(rows)
+        if self._next[0] != item:
+            return []
+        found, self._next = self._next[1], None
+        return found

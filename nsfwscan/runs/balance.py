@@ -1,0 +1,79 @@
+"""Does the report account for every listed object exactly once?
+
+In: the listing's rows and the report part that was written for them, read back from the store. Out: a `Balance`. A
+part that is not what was written, or whose URIs are not exactly the listed ones, is a `BalanceError`: an object that is
+absent is never filled in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from nsfwscan.errors import BalanceError
+from nsfwscan.schema import Accounted
+from nsfwscan.storage.store import from_parquet
+
+
+@dataclass
+class Balance:
+    """`listed = scored + matched + duplicate + filtered + carried + errored`, over the files as they lie there."""
+
+    listed: int = 0
+    repeated: int = 0
+    accounted: Counter[str] = field(default_factory=Counter)
+
+    def add(self, expected: pa.ChunkedArray, part: bytes, sha256: str) -> None:
+        """Checks one written part against the objects that it must hold, and counts it.
+
+        Args:
+            expected: their URIs.
+            part: the part's bytes, as read back.
+            sha256: hex, as written.
+
+        Raises:
+            BalanceError: the part is damaged, or lacks, doubles or invents a row.
+        """
+        if hashlib.sha256(part).hexdigest() != sha256:
+            raise BalanceError(
+                f"the report part {sha256[:16]} reads back differently than it was written: the store damages files"
+            )
+        rows = from_parquet(part, ["uri", "accounted_as"])
+        check_uris(expected, rows["uri"])
+        self.listed += len(expected)
+        self.accounted += Counter(rows["accounted_as"].to_pylist())
+
+    def leave(self, carried: int) -> None:
+        """Counts carried rows that a delta report does not write again."""
+        self.listed += carried
+        self.accounted[Accounted.CARRIED] += carried
+
+    def settle(self) -> None:
+        """Raises BalanceError where the sum does not come out."""
+        if self.listed != sum(self.accounted[a] for a in Accounted) or set(self.accounted) - set(Accounted):
+            raise BalanceError(f"the report does not balance: {self}")
+
+    def as_dict(self) -> dict[str, int]:
+        """Every term, zero ones too."""
+        return {"listed": self.listed, **{str(a): self.accounted[a] for a in Accounted}}
+
+    def __str__(self) -> str:
+        terms = " + ".join(f"{self.accounted[a]:,} {a}" for a in Accounted)
+        again = f" ({self.repeated:,} listed again and counted once)" if self.repeated else ""
+        return f"{self.listed:,} listed = {terms}{again}"
+
+
+def check_uris(listed: pa.ChunkedArray, reported: pa.ChunkedArray) -> None:
+    """Raises BalanceError unless both hold the same URIs, each once."""
+    if listed.equals(reported):
+        return
+    expected, found = Counter(listed.to_pylist()), Counter(reported.to_pylist())
+    absent, extra = expected - found, found - expected
+    if absent or extra:
+        example = next(iter([*absent, *extra]))
+        raise BalanceError(
+            f"{absent.total()} listed objects have no row and {extra.total()} rows have no object, e.g. {example!r}"
+        )

@@ -1,0 +1,73 @@
+"""What changed since the run that this one goes on from: deleted, newly flagged, no longer flagged.
+
+In: the rows of a range as they are decided now, and pieces of the earlier reports over the same URIs. Out: tables of
+`CHANGES_SCHEMA`. An object that is new and flagged is newly flagged; one that is gone is reported for the listed
+sources alone, and only where they were listed whole (no `--limit`, no filters).
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.config import SourceConfig
+from nsfwscan.runs.previous import belongs_to
+from nsfwscan.schema import FLAGGED, REPORT_SCHEMA, Change, Decision
+
+_FLAGGED = pa.array(sorted(FLAGGED))
+_KEPT = ("uri", "object_id", "sha256", "label", "nsfw_score", "decision", "rule")
+
+CHANGES_SCHEMA = pa.schema(
+    [
+        pa.field(
+            "change", pa.string(), metadata={"doc": "what happened since: " + ", ".join(f"`{c}`" for c in Change)}
+        ),
+        *(REPORT_SCHEMA.field(name) for name in _KEPT),
+        pa.field(
+            "previous_decision",
+            pa.string(),
+            metadata={"doc": ", ".join(f"`{d}`" for d in Decision) + "; null for an object that was not known"},
+        ),
+        pa.field("previous_run", pa.string(), metadata={"doc": "the run that said so"}),
+    ]
+)
+"""One row for each change; of a deleted object what was last known."""
+
+
+def deleted_among(earlier: pa.Table, listed: pa.Array, source: SourceConfig) -> pa.Table:
+    """The earlier rows, as `CHANGES_SCHEMA`, whose objects were not listed again although their source was."""
+    if source.limit is not None or source.include or source.exclude:
+        return CHANGES_SCHEMA.empty_table()
+    absent = pc.invert(pc.is_in(earlier["uri"], listed))
+    gone = earlier.filter(pc.and_(absent, belongs_to(earlier["uri"], source.uris, source.lists)))
+    return _changes(Change.DELETED, gone, gone["decision"], gone["run_id"])
+
+
+def flags_changed(rows: pa.Table, previous: pa.Table) -> pa.Table:
+    """The rows, as `CHANGES_SCHEMA`, that are flagged now and were not, or were and are not.
+
+    Args:
+        rows: report rows, decided now.
+        previous: `uri, decision, run_id` of the same objects in earlier reports, each once; absent for new ones.
+    """
+    before = previous.select(["uri", "decision", "run_id"]).rename_columns(["uri", "previous", "previous_run"])
+    both = rows.select(list(_KEPT)).join(before, "uri", join_type="left outer")
+    now, then = pc.is_in(both["decision"], _FLAGGED), pc.is_in(both["previous"], _FLAGGED)
+    raised, cleared = both.filter(pc.and_not(now, then)), both.filter(pc.and_not(then, now))
+    return pa.concat_tables(
+        [
+            _changes(Change.NEWLY_FLAGGED, raised, raised["previous"], raised["previous_run"]),
+            _changes(Change.CLEARED, cleared, cleared["previous"], cleared["previous_run"]),
+        ]
+    )
+
+
+def _changes(change: Change, rows: pa.Table, decision: pa.ChunkedArray, run_id: pa.ChunkedArray) -> pa.Table:
+    columns = {
+        **{name: rows[name] for name in _KEPT},
+        "change": pa.array([str(change)] * rows.num_rows, pa.string()),
+        "previous_decision": decision,
+        "previous_run": run_id,
+    }
+    table = pa.table([columns[f.name] for f in CHANGES_SCHEMA], schema=CHANGES_SCHEMA)
+    return table.sort_by("uri")

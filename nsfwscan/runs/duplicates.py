@@ -1,0 +1,264 @@
+"""Objects that show the same: one content gets one score, and near-duplicates a name in common.
+
+In: the rows of a run, staged and carried, range by range. Out: the same rows with `duplicate_of` and `cluster…`, and of
+objects with the same bytes all with the scores of one. What is held in memory is a hash of each content, or where
+there are very many, of those that matter; the rest lies on local disk, and DuckDB spills there.
+
+Copies are objects with the same bytes. Their original is the one that was it in an earlier run, else the first by its
+URI; one with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits,
+where PDQ trusts both: a cluster is a content, its leader, and what is within the distance of it, so that nothing in it
+is further than twice the distance from anything else. Contents that have a cluster keep it while its leader is there,
+so that an id stays what it is from night to night, and a night looks only for what is near its new contents, and near
+those whose leader is gone; near all of them, where earlier runs did not compare all with all, or by other rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from nsfwscan.banks.pdq_index import HASH_BYTES, NearIndex
+from nsfwscan.config import DuplicatesConfig
+from nsfwscan.errors import Status
+from nsfwscan.schema import DUPLICATE_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted, as_schema
+from nsfwscan.storage.duckdb_temp import spilling
+
+_OF_CONTENT = [f.name for f in (*MODEL_COLUMNS, *SIGNAL_COLUMNS)] + ["filtered_by"]
+"""What follows from the bytes alone, and is the original's for all copies."""
+_FACTS = pa.schema(
+    [
+        *(REPORT_SCHEMA.field(name) for name in ("uri", "sha256", "pdq", "pdq_quality", "cluster")),
+        *(REPORT_SCHEMA.field(name) for name in _OF_CONTENT),
+        pa.field("was_original", pa.bool_()),
+        pa.field("is_known", pa.bool_()),
+        pa.field("is_flagged", pa.bool_()),
+    ]
+)
+_SETTLED = pa.schema([REPORT_SCHEMA.field("uri"), *DUPLICATE_COLUMNS, *map(REPORT_SCHEMA.field, _OF_CONTENT)])
+_ID_DIGITS = 16
+"""Of the leader's SHA-256, as a cluster's id."""
+_TRUSTED = 50
+"""PDQ's authors trust no hash of a lower quality."""
+_QUERIES = 32
+"""Contents looked up at a time: bounds what is found at a time where very many are near each other."""
+
+_CONTENTS = f"""
+    CREATE TABLE contents AS
+    SELECT sha256, count(*) AS places,
+           substr(min(concat(CASE WHEN nsfw_score IS NULL THEN 1 ELSE 0 END, CASE WHEN was_original THEN 0 ELSE 1 END,
+                             uri)), 3) AS original,
+           max(CASE WHEN pdq_quality >= {_TRUSTED} THEN pdq END) AS pdq,
+           bool_or(is_known) AS is_known, bool_or(is_flagged) AS is_flagged, min(cluster) AS earlier
+    FROM read_parquet($facts) GROUP BY sha256
+"""
+_COMPARED = """
+    SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents
+    WHERE $all OR is_flagged OR places > 1 OR earlier IS NOT NULL
+    ORDER BY sha256
+"""
+_WRITE_SETTLED = f"""
+    COPY (
+        SELECT f.uri, CASE WHEN f.uri <> c.original THEN c.original END AS duplicate_of, k.cluster, k.cluster_size,
+               k.cluster_places, {", ".join(f"o.{name}" for name in _OF_CONTENT)}
+        FROM read_parquet($facts) f JOIN contents c USING (sha256) LEFT JOIN clusters k USING (sha256)
+        LEFT JOIN read_parquet($facts) o ON o.uri = c.original AND c.places > 1
+        WHERE c.places > 1 OR k.cluster IS NOT NULL
+        ORDER BY f.uri
+    ) TO $settled (FORMAT parquet, ROW_GROUP_SIZE 65536)
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """How much of a run is the same.
+
+    Attributes:
+        copies: objects whose bytes are those of another.
+        contents: different bytes of which there are copies.
+        clusters, clustered: clusters of more than one content, and objects in them.
+        looked_for_all: near-duplicates were looked for among all contents, not only those that are flagged.
+    """
+
+    copies: int
+    contents: int
+    clusters: int
+    clustered: int
+    looked_for_all: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return dict(vars(self))
+
+
+class Duplicates:
+    """What is the same among the rows of a run. A context manager makes one: `find_duplicates`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, paths: dict[str, str], found: Found) -> None:
+        self._connection = connection
+        self._paths = paths
+        self.found = found
+
+    def settled(self, rows: pa.Table) -> pa.Table:
+        """The rows with `DUPLICATE_COLUMNS`; copies have the scores of their original, and those that were looked at in
+        this run are accounted for as duplicates."""
+        known = self._between(pc.min(rows["uri"]).as_py(), pc.max(rows["uri"]).as_py())
+        place = pc.index_in(rows["uri"], known["uri"]).combine_chunks()
+        duplicate_of = known["duplicate_of"].combine_chunks().take(place)
+        is_copy = pc.is_valid(duplicate_of)
+        source = pc.if_else(is_copy, pc.add(place, rows.num_rows), pa.array(np.arange(rows.num_rows, dtype=np.int32)))
+        columns = {name: rows[name] for name in rows.column_names}
+        for name in _OF_CONTENT:
+            both = pa.chunked_array([*rows[name].chunks, *known[name].chunks], rows.schema.field(name).type)
+            columns[name] = both.take(source)
+        for field in DUPLICATE_COLUMNS:
+            columns[field.name] = known[field.name].combine_chunks().take(place)
+        looked_at = pc.is_in(rows["accounted_as"], pa.array([str(Accounted.SCORED), str(Accounted.FILTERED)]))
+        columns["accounted_as"] = pc.if_else(
+            pc.and_(is_copy, looked_at), str(Accounted.DUPLICATE), rows["accounted_as"]
+        )
+        return pa.table(columns)
+
+    def _between(self, first: str | None, last: str | None) -> pa.Table:
+        if first is None:
+            return _SETTLED.empty_table()
+        query = "FROM read_parquet($settled) WHERE uri >= $first AND uri <= $last"
+        given = {"settled": self._paths["settled"], "first": first, "last": last}
+        return self._connection.sql(query, params=given).to_arrow_table().cast(_SETTLED)
+
+
+@contextmanager
+def find_duplicates(
+    ranges: Iterable[tuple[pa.Table, pa.ChunkedArray]], config: DuplicatesConfig, *, compared: bool = False
+) -> Iterator[Duplicates]:
+    """Looks for what is the same among all rows of a run.
+
+    Args:
+        ranges: rows that are not decided yet (`commit.ROW_SCHEMA`); and for each whether it is flagged.
+        compared: the contents of carried rows were all compared with each other before, by the same rules.
+    """
+    with spilling("duplicates") as (connection, folder):
+        paths = {name: str(folder / f"{name}.parquet") for name in ("facts", "settled")}
+        with pq.ParquetWriter(paths["facts"], _FACTS) as writer:
+            for rows, flagged in ranges:
+                writer.write_table(_facts(rows, flagged))
+        connection.execute(_CONTENTS, {"facts": paths["facts"]})
+        [(number,)] = connection.execute("SELECT count(*) FROM contents").fetchall()
+        looked_for_all = number <= config.most_contents
+        contents = connection.sql(_COMPARED, params={"all": looked_for_all}).to_arrow_table()
+        clusters = _clusters(contents, config, looked_for_all=looked_for_all, compared=compared)
+        connection.register("clusters", clusters)
+        connection.execute(_WRITE_SETTLED, paths)
+        yield Duplicates(connection, paths, _counted(contents, clusters, looked_for_all))
+
+
+def _facts(rows: pa.Table, flagged: pa.ChunkedArray) -> pa.Table:
+    """Of the rows that were seen: with a digest, and settled in one way or the other."""
+    known = pc.is_valid(rows["carried_from"])
+    columns = {
+        "was_original": pc.and_(known, pc.is_null(rows["duplicate_of"])),
+        "is_known": known,
+        "is_flagged": flagged,
+    }
+    kept = {name: rows[name] for name in rows.column_names} | columns
+    seen = pc.and_(pc.is_valid(rows["sha256"]), pc.equal(rows["status"], str(Status.OK)))
+    return as_schema(pa.table(kept), _FACTS).filter(seen)
+
+
+def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: bool, compared: bool) -> pa.Table:
+    """`sha256, cluster, cluster_size, cluster_places` of the contents in clusters of more than one object."""
+    ids = pc.utf8_slice_codeunits(contents["sha256"], 0, _ID_DIGITS).combine_chunks()
+    leader = _kept(ids, contents["earlier"].combine_chunks())
+    if config.near is not None:
+        among = pc.is_valid(contents["pdq"])
+        if not looked_for_all:
+            among = pc.and_(among, contents["is_flagged"])
+        rows = np.flatnonzero(among.to_numpy())
+        found_alone = pc.and_(contents["is_known"], pc.is_null(contents["earlier"])).to_numpy()
+        new = (leader < 0) & ~(found_alone & compared & looked_for_all)
+        leader[rows] = _joined(contents, rows, leader[rows], new[rows], config.near)
+    alone = leader < 0
+    leader[alone] = np.flatnonzero(alone)
+    sizes = np.bincount(leader, minlength=len(contents))
+    places = np.bincount(leader, weights=contents["places"].to_numpy(), minlength=len(contents)).astype(np.int64)
+    table = pa.table(
+        {
+            "sha256": contents["sha256"],
+            "cluster": ids.take(pa.array(leader)),
+            "cluster_size": pa.array(sizes[leader]),
+            "cluster_places": pa.array(places[leader]),
+        }
+    )
+    return table.filter(pc.greater(table["cluster_places"], 1))
+
+
+def _kept(ids: pa.Array, earlier: pa.Array) -> NDArray[np.int64]:
+    """For each content the one that leads its earlier cluster, -1 where it had none or its leader is gone. One that was
+    read anew leads those that still name it."""
+    leader = np.array(pc.fill_null(pc.index_in(earlier, ids), -1).to_numpy(), np.int64)
+    leads = np.unique(leader[leader >= 0])
+    leader[leads] = leads
+    return leader
+
+
+def _joined(
+    contents: pa.Table, rows: NDArray[np.intp], leader: NDArray[np.int64], is_new: NDArray[np.bool_], distance: int
+) -> NDArray[np.int64]:
+    """The leaders of some contents, those that are new in clusters of their own or in those that are there.
+
+    Args:
+        rows: of the contents that may be near-duplicates.
+        leader: of each of them, as a row of `contents`; -1: none yet.
+        is_new: whether it has to be looked up what is near it.
+    """
+    new = np.flatnonzero(is_new)
+    if not len(new):
+        return leader
+    hashes = _matrix(contents["pdq"].combine_chunks().take(pa.array(rows)))
+    index = NearIndex.over(hashes, distance)
+    for start in range(0, len(new), _QUERIES):
+        some = new[start : start + _QUERIES]
+        some = some[leader[some] < 0]  # of a thousand alike, the first finds all others
+        if not len(some):
+            continue
+        found = index.search(hashes[some])
+        for one, near in zip(some, np.split(found.entries, found.limits[1:-1]), strict=True):
+            if leader[one] < 0 and len(near) > 1:
+                _join(one, near, leader, rows)
+    return leader
+
+
+def _join(one: np.int64, near: NDArray[np.int64], leader: NDArray[np.int64], rows: NDArray[np.intp]) -> None:
+    """A content joins the first leader that is near it, or leads those near it that have none."""
+    leads = np.sort(near[leader[near] == rows[near]])
+    if len(leads):
+        leader[one] = rows[leads[0]]
+    else:
+        leader[near[leader[near] < 0]] = rows[one]
+
+
+def _matrix(hashes: pa.Array) -> NDArray[np.uint8]:
+    """Hex digits as uint8 [n, 32]."""
+    digits = bytes.fromhex("".join(hashes.to_pylist()))
+    return np.frombuffer(digits, np.uint8).reshape(-1, HASH_BYTES)
+
+
+def _counted(contents: pa.Table, clusters: pa.Table, looked_for_all: bool) -> Found:
+    places = contents["places"].to_numpy()
+    several = clusters.filter(pc.greater(clusters["cluster_size"], 1))
+    led = several.group_by("cluster").aggregate([("cluster_places", "max")])
+    return Found(
+        copies=int((places - 1).sum()),
+        contents=int((places > 1).sum()),
+        clusters=led.num_rows,
+        clustered=int(pc.sum(led["cluster_places_max"]).as_py() or 0),
+        looked_for_all=looked_for_all,
+    )

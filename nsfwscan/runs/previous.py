@@ -1,0 +1,474 @@
+"""The ledger: what the live committed runs of a store know, never rewritten in place.
+
+In: a report store and the scan to come. Out: for the plan, what each earlier row is worth now (`Known`); for the
+commit, the earlier rows of one range after the other, the newest run's first. Reports are sorted by URI among their
+parts, so no step holds all keys. A part that is not what its run recorded is a `StoreError`; so is a committed run
+whose record is broken, where the scan to come rests on it: what it knew must not be forgotten without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
+from nsfwscan.config import ScanConfig
+from nsfwscan.errors import BrokenRecord, Status
+from nsfwscan.runs.escalations import is_illegal
+from nsfwscan.runs.parts import with_all
+from nsfwscan.runs.plan import LEDGER_SCHEMA, Known, Reusability
+from nsfwscan.runs.run import Run, age_of, read_records, runs_of
+from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
+from nsfwscan.sources.manifests import is_manifest
+from nsfwscan.storage.objects import scheme_of
+from nsfwscan.storage.store import Store
+
+_AT_ONCE = 4
+"""Parts, each whole in memory, about 16 MiB."""
+_SETTLED = timedelta(seconds=2)
+"""A file changed again within the resolution of its time of modification (2 s on FAT, 1 s on NFSv2) would look
+unchanged: a time so close to the read proves nothing."""
+_LAST = "\U0010ffff"
+LISTED = ("scan", "replay")
+"""Runs whose reports speak for a listing."""
+_LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
+"""What stays true of an object while nothing changes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a committed report, and the URIs that it spans."""
+
+    file: Mapping[str, Any]
+    """As `run.json` has it."""
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class PreviousRun:
+    """A committed run that rows may be carried from."""
+
+    run: Run
+    record: dict[str, Any]
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The report's parts in the order of their URIs: as recorded, else from their footers."""
+        files = [file for file in self.record["files"] if file["path"].startswith("report/")]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return tuple(threads.map(self._part, files))
+
+    def _part(self, file: Mapping[str, Any]) -> Part:
+        if file.get("first") is not None and file.get("last") is not None:
+            return Part(file, file["first"], file["last"])
+        if file["sha256"] not in _SPANS:
+            _SPANS[file["sha256"]] = _span(self.parquet(file))
+        return Part(file, *_SPANS[file["sha256"]])
+
+    def parquet(self, file: Mapping[str, Any]) -> pq.ParquetFile:
+        """A file of the run. Raises BrokenRecord where it is not what the run recorded."""
+        try:
+            return self.run.parquet(file)
+        except BrokenRecord as error:
+            name = self.run.run_id
+            raise BrokenRecord(
+                self.run.folder.locate(file["path"]),
+                f"whose rows are to be carried over, is absent or damaged ({error.reason})",
+                "`nsfwscan verify` says more; put it back from a backup, or let a new run do without it: --full reads "
+                f"everything again, --ignore-run {name} all that this run knew",
+            ) from None
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The run as its successor names it: with the SHA-256 of its record, so that tampering shows."""
+        return {"run_id": self.run.run_id, "sha256": hashlib.sha256(self.run.folder.read("run.json")).hexdigest()}
+
+    @cached_property
+    def gone(self) -> pa.Array:
+        """URIs of the objects that this run reported as deleted."""
+        found = [pa.array([], pa.string())]
+        for file in self.record["files"]:
+            if file["path"].startswith("changes/"):
+                rows = self.parquet(file).read(["change", "uri"], use_threads=False)
+                deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
+                found.append(deleted["uri"].combine_chunks())
+        return pa.concat_arrays(found)
+
+    @property
+    def banks(self) -> list[str]:
+        """`name@version` of the banks that its rows were matched with, in their order."""
+        return banks_behind(self.record)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether its report holds a row for all that it listed."""
+        return bool(self.record["config"]["report"]["mode"] == "snapshot")
+
+    def read(self, part: Part) -> pa.Table:
+        """A part's rows. Raises StoreError where they are not what the run recorded."""
+        return as_schema(self.parquet(part.file).read(use_threads=False), REPORT_SCHEMA)
+
+
+_SPANS: dict[str, tuple[str, str]] = {}
+"""The first and the last URI of the parts that this process has seen, by their SHA-256."""
+
+
+def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
+    """The first and the last URI of a part."""
+    footer = parquet.metadata
+    column = footer.schema.to_arrow_schema().get_field_index("uri")
+    spans = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
+    if all(span is not None and span.has_min_max for span in spans):
+        return min(span.min for span in spans), max(span.max for span in spans)
+    span = pc.min_max(parquet.read(["uri"])["uri"])  # Parquet keeps no statistics of values over 4 KiB
+    return span["min"].as_py(), span["max"].as_py()
+
+
+def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
+    """The committed runs that this one goes on from, newest first: those that overlap with its sources, back to the
+    first whole report of all of them. A replay knows the store as its scan did, and what was decided since.
+
+    Raises:
+        BrokenRecord: one of them, or what may be one, has a broken record, and is not among those to be ignored.
+    """
+    found, broken = _all_bases(run.store, {run.run_id, *config.ledger.ignore_runs})
+    ours = config.public()["source"]  # as the records have it, without secrets
+    chain: list[PreviousRun] = []
+    whole: PreviousRun | None = None
+    for base in found:
+        theirs = base.record["config"]["source"]
+        if not (_covers(theirs, ours) or _covers(ours, theirs)):
+            continue
+        chain.append(base)
+        if base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours):
+            whole = base
+            break
+    for lost in broken:
+        of_others = lost.source is not None and not (_covers(lost.source, ours) or _covers(ours, lost.source))
+        if not of_others and not lost.is_older_than(whole):
+            raise lost.error
+    return chain
+
+
+def live_bases(store: Store, ignored: Collection[str] = ()) -> list[PreviousRun]:
+    """The committed runs that together know all objects of a store, newest first: a run is left out where a later
+    whole report covers all of its sources. Raises BrokenRecord as `find_bases`."""
+    live: list[PreviousRun] = []
+    found, broken = _all_bases(store, set(ignored))
+    for base in found:
+        ours = base.record["config"]["source"]
+        if not any(_covers_all(newer, ours) for newer in live):
+            live.append(base)
+    for lost in broken:
+        if lost.source is None or not any(lost.is_older_than(b) and _covers_all(b, lost.source) for b in live):
+            raise lost.error
+    return live
+
+
+def _covers_all(base: PreviousRun, ours: dict[str, Any]) -> bool:
+    theirs = base.record["config"]["source"]
+    return base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours)
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A committed run whose record is broken, and what its plan says of it."""
+
+    error: BrokenRecord
+    source: dict[str, Any] | None
+    """`uris, include, exclude, limit`; None where that is not known either."""
+    listed_at: datetime | None
+
+    def is_older_than(self, base: PreviousRun | None) -> bool:
+        """Whether a whole report was made since, which knew this run when it still could be read, or did without it."""
+        return base is not None and self.listed_at is not None and self.listed_at < age_of(base.record)[0]
+
+
+def _all_bases(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list[_Broken]]:
+    """The runs whose reports speak for a listing, newest first; and those of which nobody can say."""
+    found: list[PreviousRun] = []
+    broken: list[_Broken] = []
+    for run, record in read_records([run for run in runs_of(store) if run.run_id not in ignored]):
+        if not isinstance(record, BrokenRecord):
+            if record["kind"] in LISTED:
+                found.append(PreviousRun(run, record))
+        elif (lost := _broken(run, record)) is not None:
+            broken.append(lost)
+    return sorted(found, key=lambda base: age_of(base.record), reverse=True), broken
+
+
+def _broken(run: Run, error: BrokenRecord) -> _Broken | None:
+    """What is known of a run by its plan; None where it was no base at any time."""
+    way_out = f"put it back from a backup, or go on without all that this run knew: --ignore-run {run.run_id}"
+    said = BrokenRecord(error.where, error.reason, way_out)
+    try:
+        planned = run.planned()
+        if planned is None:
+            return _Broken(said, None, None)
+        plan, settings = planned
+        if "match_of" in settings:
+            return None
+        listed_at = datetime.fromisoformat(plan.listed_at)
+        if "replay_of" in settings:
+            parent = Run(run.store, str(settings["replay_of"])).record()
+            return _Broken(said, parent["config"]["source"], listed_at)
+        source = {name: settings[f"source.{name}"] for name in ("uris", "include", "exclude", "limit")}
+        source["lists"] = settings.get("source.lists", [])
+    except (BrokenRecord, LookupError, TypeError, ValueError):
+        return _Broken(said, None, None)
+    return _Broken(said, source, listed_at)
+
+
+def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:
+    """Whether each source of `part` lies within one of `whole`, filters left aside."""
+    lists = {*whole.get("lists", ()), *part.get("lists", ())}
+    return all(any(_within(theirs, ours, lists) for theirs in whole["uris"]) for ours in part["uris"])
+
+
+def _within(whole: str, part: str, lists: Collection[str]) -> bool:
+    if is_manifest(part) or is_manifest(whole) or part in lists or whole in lists:
+        return _series(whole) == _series(part)
+    return part == whole or any(part.startswith(prefix) for prefix in _inside(whole))
+
+
+def _series(manifest: str) -> str:
+    """A manifest's name without its numbers: those of two nights differ only in their dates."""
+    return re.sub(r"\d+", "#", manifest)
+
+
+def _unfiltered_like(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    filters = ("include", "exclude")
+    return theirs["limit"] is None and all(theirs[f] in ([], ours[f]) for f in filters)
+
+
+def _inside(source: str) -> tuple[str, ...]:
+    """What the URIs of a source's objects begin with, unless the source is an object itself."""
+    if scheme_of(source) is not None:
+        return (source,)
+    folder = os.path.join(source, "")
+    return folder, "file://" + quote_from_bytes(os.fsencode(folder))
+
+
+def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str], lists: Collection[str] = ()) -> pa.ChunkedArray:
+    """Which of the URIs would be listed by the sources, were they still there; all of them, for manifests.
+
+    Args:
+        lists: those of the sources that are manifests, whatever they are called.
+    """
+    mask = pc.is_in(uris, pa.array(sources, pa.string()))
+    for source in sources:
+        if is_manifest(source) or source in lists:
+            return pc.is_valid(uris)
+        for prefix in _inside(source):
+            mask = pc.or_(mask, pc.starts_with(uris, prefix))
+    return mask
+
+
+@dataclass(frozen=True)
+class ReusePolicy:
+    """What a row must have been made with to be good tonight."""
+
+    scoring: str
+    """Fingerprint of model, preprocessing and precision."""
+    decoding: str
+    """Fingerprint of what can be decoded at all."""
+    filtering: str
+    """Fingerprint of the filters before the model."""
+    max_bytes: int
+    max_pixels: int
+    timeout_s: float = 20.0
+    max_memory_bytes: int = 2**31
+    most_failures: int = 3
+    """Runs in which a file may crash or stall the decoder; then it is left alone until it, or a limit, changes."""
+    banks: BankSet | None = None
+    """Tonight's; unset: matches are left as they are."""
+
+    @property
+    def columns(self) -> list[str]:
+        """What is looked at beside the object's version."""
+        asked = HASH_COLUMNS if self.banks is not None and self.banks.specs else ()
+        return [*_JUDGED, *asked]
+
+    def standing(self, rows: pa.Table, record: dict[str, Any]) -> pa.Array:
+        """`Reusability` of each row of a run's report; see `_LASTING` for what is carried without a score."""
+        made_with, limits = record["reuse_keys"], record["config"]
+        same_limits = (limits["read"]["max_bytes"], limits["decode"]["max_pixels"]) == (self.max_bytes, self.max_pixels)
+        same_decoding, same_scoring = made_with["decoding"] == self.decoding, made_with["scoring"] == self.scoring
+        scored = pc.is_valid(rows["nsfw_score"])
+        pixels = pc.multiply(pc.cast(rows["width"], pa.float64()), pc.cast(rows["height"], pa.float64()))
+        over = pc.or_(
+            pc.fill_null(pc.greater(rows["size"], self.max_bytes), False),
+            pc.fill_null(pc.greater(pixels, self.max_pixels), False),
+        )
+        lasting = pc.or_(pc.is_in(rows["status"], pa.array([str(s) for s in _LASTING])), self._poison(rows, limits))
+        # Too large by itself, or only in the preprocessing of that model.
+        too_large = pc.equal(rows["status"], str(Status.TOO_LARGE))
+        still_too_large = pc.and_(same_limits, pc.or_(over, same_scoring))
+        # Settled by a filter: good as long as those filters, and the other models, are the same.
+        filtered = pc.and_not(pc.is_valid(rows["filtered_by"]), scored)
+        same_filtering = same_scoring and made_with.get("filtering") == self.filtering
+        good = pc.if_else(
+            pc.or_(scored, filtered),
+            pc.and_(pc.invert(over), pc.if_else(filtered, same_filtering, same_scoring)),
+            pc.and_(pc.and_(lasting, same_decoding), pc.or_(pc.invert(too_large), still_too_large)),
+        )
+        bad = pc.if_else(pc.or_(pc.or_(scored, filtered), lasting), str(Reusability.STALE), str(Reusability.FAILED))
+        found = pc.if_else(good, str(Reusability.GOOD), bad)
+        return found if self.banks is None else _by_banks(found, rows, record, self.banks)
+
+    def _poison(self, rows: pa.Table, limits: dict[str, Any]) -> pa.ChunkedArray:
+        """Which rows are of files that cost the decoder its time or its life too often, under limits like tonight's."""
+        then = limits["decode"].get("timeout_s"), limits["decode"].get("max_memory_bytes")
+        too_often = pc.fill_null(pc.greater_equal(rows["failed_decodes"], self.most_failures), False)
+        return pc.and_(too_often, then == (self.timeout_s, self.max_memory_bytes))
+
+
+_JUDGED = (
+    "size", "status", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by", "failed_decodes",
+)  # fmt: skip
+
+
+def banks_behind(record: dict[str, Any]) -> list[str]:
+    """`name@version` of the banks that a run's rows were matched with, in their order."""
+    return [f"{bank['name']}@{bank['version'][:16]}" for bank in record.get("banks", ())]
+
+
+def _by_banks(standing: pa.ChunkedArray, rows: pa.Table, record: dict[str, Any], banks: BankSet) -> pa.ChunkedArray:
+    """Standings, as far as they hang on banks: what was settled by a match is good while it still matches; what is in
+    an illegal bank is good whatever changed, and never decoded again; what lacks a hash that banks hold is stale."""
+    scoreless, matched = pc.is_null(rows["nsfw_score"]), pc.is_valid(rows["match_kind"])
+    settled = pc.and_(matched, pc.or_(scoreless, is_illegal(rows)))
+    kinds = rows["match_kind"]
+    if pc.any(settled).as_py() and banks_behind(record) != banks.identities:
+        asked = with_all(rows.filter(settled), [*HASH_COLUMNS, *MATCH.names])
+        kinds = pc.replace_with_mask(_flat(kinds), _flat(settled), _flat(banks.matched_again(asked)["match_kind"]))
+    is_ok = pc.equal(rows["status"], str(Status.OK))
+    gone = pc.and_(pc.and_(settled, scoreless), pc.and_(is_ok, pc.is_null(kinds)))
+    still = pc.and_(pc.and_(settled, scoreless), pc.is_valid(kinds))
+    illegal = pc.fill_null(pc.equal(kinds, str(BankKind.ILLEGAL)), False)
+    lacking = pc.and_(pc.equal(standing, str(Reusability.GOOD)), _lacks_a_hash(rows, is_ok, banks.kinds))
+    stale = pc.if_else(pc.or_(gone, lacking), str(Reusability.STALE), standing)
+    return pc.if_else(pc.or_(illegal, pc.and_not(still, lacking)), str(Reusability.GOOD), stale)
+
+
+def _lacks_a_hash(rows: pa.Table, is_ok: pa.ChunkedArray, kinds: frozenset[str]) -> pa.ChunkedArray:
+    """Which rows were read before there was a hash that the banks hold."""
+    lacking = pc.and_(is_ok, False)
+    if "md5" in kinds:
+        lacking = pc.or_(lacking, pc.and_(pc.is_valid(rows["sha256"]), pc.is_null(rows["md5"])))
+    if "pdq" in kinds:
+        lacking = pc.or_(lacking, pc.and_(is_ok, pc.is_null(rows["pdq"])))
+    return lacking
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+class PreviousReports:
+    """The reports of some committed runs, newest first, as far as they concern some sources; None: all of them."""
+
+    def __init__(self, bases: Sequence[PreviousRun], sources: Sequence[str] | None) -> None:
+        self.bases = tuple(bases)
+        whole = sources is None or any(map(is_manifest, sources))
+        self._starts = None if whole else [s for uri in sources or () for s in (uri, *_inside(uri))]
+        self._held: dict[str, tuple[Part, pa.Table]] = {}
+
+    @classmethod
+    def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str] | None) -> PreviousReports:
+        """The ledger over the runs that a plan was made from. Raises StoreError where one is gone."""
+        return cls([PreviousRun(run, run.record()) for run in (Run(store, run_id) for run_id in run_ids)], sources)
+
+    def _parts(self, base: PreviousRun) -> list[Part]:
+        starts = self._starts
+        if starts is None:
+            return list(base.parts)
+        return [part for part in base.parts if any(s <= part.last and part.first <= s + _LAST for s in starts)]
+
+    def known(self, reuse_policy: ReusePolicy) -> Known:
+        """What the plan needs to know."""
+        return Known(tuple(base.run.run_id for base in self.bases), self._standing(reuse_policy))
+
+    def _standing(self, reuse_policy: ReusePolicy) -> Iterator[pa.Table]:
+        columns = ["uri", "etag", "modified_at", "scanned_at", *reuse_policy.columns]
+        for age, base in enumerate(self.bases):
+            # What was gone then hides older rows, here as in `rows`: should it be back, it is new.
+            gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
+            yield pa.Table.from_pylist(gone, schema=LEDGER_SCHEMA)
+            for part in self._parts(base):
+                parquet = base.parquet(part.file)
+                there = [name for name in columns if name in parquet.schema_arrow.names]
+                for batch in parquet.iter_batches(65536, columns=there, use_threads=False):
+                    rows = with_all(pa.Table.from_batches([batch]), columns)
+                    values = {
+                        "modified_at": _settled(rows),
+                        "standing": reuse_policy.standing(rows, base.record),
+                        "age": pa.array([age] * rows.num_rows, pa.int32()),
+                    }
+                    yield pa.table([values.get(n, rows[n] if n in columns else None) for n in LEDGER_SCHEMA.names],
+                                   schema=LEDGER_SCHEMA)  # fmt: skip
+
+    def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
+        """Report rows with `after < uri <= upto` (None: no bound), one for each URI, the newest run's; a piece at a
+        time, each no larger than a few parts."""
+        ends = {part.last for base in self.bases for part in self._parts(base)}
+        cuts = sorted(end for end in ends if (after is None or end > after) and (upto is None or end < upto))
+        for low, high in zip([after, *cuts], [*cuts, upto], strict=True):
+            piece = self._piece(low, high)
+            if piece is not None and piece.num_rows:
+                yield piece
+
+    def _piece(self, after: str | None, upto: str | None) -> pa.Table | None:
+        found: list[pa.Table] = []
+        seen: list[pa.Array] = []
+        for base in self.bases:
+            rows = [_between(self._read(base, part), after, upto) for part in self._overlapping(base, after, upto)]
+            if rows:
+                known = pa.concat_tables(rows)
+                for newer in seen:
+                    known = known.filter(pc.invert(pc.is_in(known["uri"], newer)))
+                found.append(known)
+                seen.append(known["uri"])
+            seen.append(base.gone)
+        return pa.concat_tables(found) if found else None
+
+    def _overlapping(self, base: PreviousRun, after: str | None, upto: str | None) -> list[Part]:
+        return [
+            part
+            for part in self._parts(base)
+            if (upto is None or part.first <= upto) and (after is None or part.last > after)
+        ]
+
+    def _read(self, base: PreviousRun, part: Part) -> pa.Table:
+        held = self._held.get(base.run.run_id)
+        if held is None or held[0] != part:
+            held = part, base.read(part)
+            self._held[base.run.run_id] = held
+        return held[1]
+
+
+def _settled(rows: pa.Table) -> pa.Array:
+    """`modified_at`, null where the object may have changed again without another time."""
+    latest = pc.subtract(rows["scanned_at"], pa.scalar(_SETTLED, pa.duration("us")))
+    return pc.if_else(pc.less(rows["modified_at"], latest), rows["modified_at"], None)
+
+
+def _between(rows: pa.Table, after: str | None, upto: str | None) -> pa.Table:
+    if after is not None:
+        rows = rows.filter(pc.greater(rows["uri"], after))
+    if upto is not None:
+        rows = rows.filter(pc.less_equal(rows["uri"], upto))
+    return rows

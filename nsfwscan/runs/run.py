@@ -1,0 +1,441 @@
+"""One run in the report store: its folder, its state, and who is at work on it.
+
+In: a `Store` and a run id. Out: names, the recorded plan, the state that `nsfwscan runs` shows, and a lease that keeps
+a second process off a run that is alive. A run that is alive elsewhere, or was begun with other settings, is a
+`RunConflict`. All that is read of a run comes through `record`, `plan` and `read`: a record that is no record, and a
+file that is not what the record says, are a `BrokenRecord`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
+from nsfwscan.runs.plan import Plan
+from nsfwscan.runs.record import (
+    RECORD_VERSION,
+    RUN_ID,
+    Json,
+    Lease,
+    checked_path,
+    plan_digest,
+    read_lease,
+    read_plan,
+    read_record,
+)
+from nsfwscan.storage.store import Store, to_json
+from nsfwscan.text import printable, redacted
+
+State = Literal["committed", "running", "failed", "unfinished"]
+
+_HEARTBEAT_S = 20.0
+_LEASE_S = 90.0
+"""A lease without a heartbeat for this long is given up: its process died, or its machine did."""
+_SETTLE_S = 1.0
+_AT_ONCE = 16
+_HELD_HERE: set[str] = set()
+"""Tokens of the leases that this process holds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder within a report store."""
+
+    store: Store
+    run_id: str
+
+    @classmethod
+    def named(cls, store: Store, run_id: str | None) -> Run:
+        """The run of that id, or a new one named by the time (UTC). Raises ConfigError for no file name."""
+        run_id = run_id or _new_id(store)
+        if not RUN_ID.fullmatch(run_id):
+            raise ConfigError(f"run id {run_id!r}: letters, digits, `.`, `_` and `-` only, at most 100")
+        return cls(store, run_id)
+
+    @property
+    def folder(self) -> Store:
+        """Where the run's files lie."""
+        return self.store.inside(f"runs/{self.run_id}")
+
+    @property
+    def staging(self) -> Store:
+        """Where finished shards wait for the commit."""
+        return self.store.inside(f"staging/{self.run_id}")
+
+    def is_committed(self) -> bool:
+        """Whether readers may use it."""
+        return self.folder.exists("_SUCCESS")
+
+    def is_committed_or_broken(self) -> bool:
+        """Whether readers would use it, were it whole."""
+        try:
+            return self.is_committed()
+        except BrokenRecord:
+            return True
+
+    def is_alive(self) -> bool:
+        """Whether a process is at work on it."""
+        return _Held.of(self.staging).is_alive
+
+    def record(self) -> Json:
+        """The content of `run.json`, checked. Raises BrokenRecord where it is absent, or not what a commit writes."""
+        try:
+            data = self.folder.read("run.json")
+        except FileNotFoundError:
+            data = None
+        return read_record(data, self.folder.locate("run.json"), self.run_id)
+
+    def read(self, file: Mapping[str, Any]) -> bytes:
+        """The bytes of a file that the run's record names; these very bytes were checked.
+
+        Args:
+            file: its entry in the record.
+
+        Raises:
+            BrokenRecord: it is absent, or has another size or SHA-256 than was recorded.
+        """
+        path = checked_path(file["path"])
+        try:
+            data = self.folder.read(path)
+        except FileNotFoundError:
+            raise BrokenRecord(self.folder.locate(path), "is absent, although run.json names it") from None
+        if len(data) != file["bytes"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
+            raise BrokenRecord(self.folder.locate(path), "is damaged: it has not the size and SHA-256 of run.json")
+        return data
+
+    def parquet(self, file: Mapping[str, Any], dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        """A recorded Parquet file, whole in memory: what is parsed is what was checked.
+
+        Args:
+            dictionaries: columns that, where they are there, are read as dictionaries.
+
+        Raises:
+            BrokenRecord: as `read`, also for what is no Parquet.
+        """
+        data = self.read(file)
+        try:
+            found = pq.ParquetFile(io.BytesIO(data))
+            known = [name for name in dictionaries if name in found.schema_arrow.names]
+            return found if not known else pq.ParquetFile(io.BytesIO(data), read_dictionary=known)
+        except pa.ArrowException as error:
+            raise BrokenRecord(self.folder.locate(file["path"]), f"is no Parquet: {error}") from None
+
+    def plan(self) -> Plan:
+        """What it was to scan, of a committed run as its record has it. Raises BrokenRecord where that is absent or
+        broken."""
+        recorded = (
+            [file for file in self.record()["files"] if file["path"] == "plan.json"] if self.is_committed() else []
+        )
+        if recorded:
+            return read_plan(self.read(recorded[0]), self.folder.locate("plan.json"))[0]
+        found = self.planned()
+        if found is None:
+            raise BrokenRecord(self.folder.locate("plan.json"), "is absent: the run's listing is not known")
+        return found[0]
+
+    def planned(self) -> tuple[Plan, Json] | None:
+        """The plan and the settings; None where it was never planned. Raises BrokenRecord."""
+        try:
+            data = self.folder.read("plan.json")
+        except FileNotFoundError:
+            return None
+        way_out = (
+            f"delete {self.folder.uri} and {self.staging.uri}, then run the same command again, or take a new --run-id"
+        )
+        return read_plan(data, self.folder.locate("plan.json"), None if self.is_committed() else way_out)
+
+    def state(self) -> State:
+        """What became of it, from its files alone."""
+        if self.is_committed():
+            return "committed"
+        if self.is_alive():
+            return "running"
+        return "failed" if self.folder.exists("failure.json") else "unfinished"
+
+    def load_plan(self, settings: dict[str, Any]) -> Plan | None:
+        """The plan of a run that was begun before; None for a new one.
+
+        Args:
+            settings: what decides the rows, flat; JSON types.
+
+        Raises:
+            RunConflict: it was begun with other settings; the message says which, and how they differ.
+            BrokenRecord: what is there is no plan: with what settings it was begun is not known.
+        """
+        found = self.planned()
+        if found is None:
+            return None
+        plan, begun = found
+        differs = [
+            f"{name} was {begun.get(name)!r}, is {settings.get(name)!r}"
+            for name in sorted(begun.keys() | settings.keys())
+            if begun.get(name) != settings.get(name)
+        ]
+        if differs:
+            raise RunConflict(
+                f"run {self.run_id} was begun with other settings; use those, or a new --run-id:\n  "
+                + "\n  ".join(differs)
+            )
+        return plan
+
+    def save_plan(self, plan: Plan, settings: dict[str, Any]) -> Plan:
+        """Records the plan: from here on the run can be resumed. Returns the plan that holds: another process's, where
+        two began the run at once."""
+        made = plan.as_json()
+        head = {"record_version": RECORD_VERSION, "sha256": plan_digest(settings, made)}
+        try:
+            self.folder.create("plan.json", to_json({**head, "settings": settings, "plan": made}))
+        except FileExistsError:
+            return self.load_plan(settings) or plan
+        return plan
+
+    def begun(self) -> Begun | None:
+        """How far an uncommitted run came; None where it was never planned, its plan is broken, or it is committed."""
+        try:
+            found = None if self.is_committed() else self.planned()
+            staged = set(self.staging.names(""))
+        except BrokenRecord:  # said to whoever would go on with it, and by `nsfwscan runs`
+            return None
+        if found is None:
+            return None
+        plan, settings = found
+        shards = plan.shards
+        done = sum(shard.rows for shard in shards if f"{shard.name}.parquet" in staged)
+        return Begun(self, settings, done, sum(shard.rows for shard in shards))
+
+    @contextmanager
+    def lease(self, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+        """Holds the run for this process, with a heartbeat. Raises RunConflict where another one is alive.
+
+        Args:
+            tell: is told of a lease that is none, and was taken over.
+        """
+        staging, token = self.staging, uuid.uuid4().hex
+        _HELD_HERE.add(token)  # before others can read it
+        try:
+            self._take(staging, token, tell)
+            stop = threading.Event()
+            thread = threading.Thread(target=_keep_alive, args=(staging, token, stop), daemon=True, name="lease")
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+                if _holds(staging, token):  # a process that slept too long may have lost it
+                    staging.delete("alive.json")
+                if not staging.names(""):  # on local disk an empty folder would stay
+                    self.store.delete(f"staging/{self.run_id}")
+        finally:
+            _HELD_HERE.discard(token)
+
+    def clear_staging(self) -> None:
+        """Removes what is staged, but for the lease, which the caller holds. Raises StoreError."""
+        self.staging.delete_files([name for name in self.staging.names("") if name != "alive.json"])
+
+    def _take(self, staging: Store, token: str, tell: Callable[[str], None]) -> None:
+        held = _Held.of(staging)
+        if held.is_alive and held.lease is not None:
+            raise RunConflict(
+                f"run {self.run_id} is alive: process {held.lease.pid} on {printable(held.lease.host)}; wait for it or "
+                "stop it"
+            )
+        if held.wrong is not None:
+            tell(f"run {self.run_id}: {held.wrong}; taken over")
+        if not held.exists:
+            try:
+                staging.create("alive.json", _heartbeat(token))
+            except FileExistsError:
+                # A retried request finds what its first try wrote.
+                if not _holds(staging, token):
+                    raise RunConflict(f"run {self.run_id} was begun by another process just now") from None
+        else:  # a dead one's: of several that take it over at once, the last to write has it
+            staging.write("alive.json", _heartbeat(token))
+            time.sleep(_SETTLE_S)
+            if not _holds(staging, token):
+                raise RunConflict(f"run {self.run_id} was taken over by another process just now")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that was planned and not committed."""
+
+    run: Run
+    settings: dict[str, Any]
+    done: int
+    """Objects whose rows are staged."""
+    total: int
+    """Objects that are to be read."""
+
+
+def unfinished(store: Store, sources: Sequence[str]) -> list[Begun]:
+    """The begun runs over exactly these sources, the newest id first."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        begun = threads.map(Run.begun, reversed(runs_of(store)))
+        ours = [redacted(uri) for uri in sources]  # as settings are written down
+        return [found for found in begun if found is not None and found.settings.get("source.uris") == ours]
+
+
+def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
+    """The run whose folder is at a URI (`STORE/runs/ID`), or all committed ones of the store there.
+
+    Raises:
+        StoreError: there is neither.
+    """
+    place = Store.at(uri, storage)
+    store, separator, run_id = place.uri.rpartition("/runs/")
+    if separator and RUN_ID.fullmatch(run_id):
+        run = Run(Store(store, storage), run_id)
+        if run.folder.exists("run.json") or run.folder.exists("plan.json"):
+            return [run]
+    found = [run for run in runs_of(place) if run.is_committed_or_broken()]
+    if not found:
+        raise StoreError(f"{place.uri}: neither a run's folder nor a store with committed runs")
+    return found
+
+
+def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lambda line: None) -> Run:
+    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there, those left
+    aside that only matched what others had seen.
+
+    Args:
+        tell: is told of the runs of a store that are passed over since their record is broken.
+
+    Raises:
+        StoreError: there is none.
+        BrokenRecord: its record is broken.
+    """
+    found = [run for run in committed_runs(uri, storage) if run.is_committed_or_broken()]
+    if not found:
+        raise StoreError(f"{uri} is not committed: it has no report yet")
+    if len(found) == 1:
+        return found[0]
+    readable: list[tuple[Run, Json]] = []
+    for run, record in read_records(found):
+        if isinstance(record, BrokenRecord):
+            tell(f"run {run.run_id} is passed over, it may be newer: {record}")
+        else:
+            readable.append((run, record))
+    if not readable:
+        raise StoreError(f"{uri}: the record of every committed run is broken; `nsfwscan runs` says more")
+    whole = [found for found in readable if found[1]["kind"] != "match"]
+    return max(whole or readable, key=lambda found: age_of(found[1]))[0]
+
+
+def age_of(record: Json) -> tuple[datetime, datetime]:
+    """When a run's sources were listed, and when it was committed: a later one knows the store better."""
+    return datetime.fromisoformat(record["plan"]["listed_at"]), datetime.fromisoformat(record["committed_at"])
+
+
+def read_records(runs: Sequence[Run]) -> list[tuple[Run, Json | BrokenRecord]]:
+    """The committed ones of some runs with their records, or what is wrong with those. Raises StoreError where the
+    store fails."""
+
+    def read(run: Run) -> Json | BrokenRecord | None:
+        try:
+            return run.record() if run.is_committed() else None
+        except BrokenRecord as error:
+            return error
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        found = list(zip(runs, threads.map(read, runs), strict=True))
+    return [(run, record) for run, record in found if record is not None]
+
+
+def runs_of(store: Store, folder: Literal["runs", "staging"] = "runs") -> list[Run]:
+    """The runs of a store that have a folder in that one, oldest id first; what else lies there is passed over."""
+    return [Run(store, name) for name in store.names(folder) if RUN_ID.fullmatch(name)]
+
+
+def _heartbeat(token: str) -> bytes:
+    return to_json({"host": socket.gethostname(), "pid": os.getpid(), "token": token, "time": time.time()})
+
+
+def _keep_alive(staging: Store, token: str, stop: threading.Event) -> None:
+    while not stop.wait(_HEARTBEAT_S):
+        try:
+            if not _holds(staging, token):
+                return
+            staging.write("alive.json", _heartbeat(token))
+        except StoreError:  # the store is away for a moment; the shards' own writes will tell if it stays away
+            continue
+
+
+def _new_id(store: Store) -> str:
+    """The time, to the second; a later one where another run has that name, which would be taken for this one."""
+    at = datetime.now(UTC)
+    while True:
+        run_id = at.strftime("%Y%m%dT%H%M%SZ")
+        if not store.names(f"runs/{run_id}") and not store.names(f"staging/{run_id}"):
+            return run_id
+        at += timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is known of a run's lease."""
+
+    exists: bool
+    lease: Lease | None
+    """None where it is none, or not there."""
+    is_alive: bool
+    wrong: str | None = None
+    """What is wrong with it, for a person."""
+
+    @classmethod
+    def of(cls, staging: Store) -> _Held:
+        try:
+            data = staging.read("alive.json")
+        except FileNotFoundError:
+            return cls(exists=False, lease=None, is_alive=False)
+        lease = read_lease(data)
+        if lease is None:  # a holder writes it whole or not at all
+            return cls(exists=True, lease=None, is_alive=False, wrong="its lease (alive.json) is empty or malformed")
+        age_s = time.time() - lease.time
+        if age_s > _LEASE_S:
+            return cls(exists=True, lease=lease, is_alive=False)
+        if age_s < -_LEASE_S:  # a clock is wrong, its or ours: it is alive as long as it writes, by the store's clock
+            written = staging.modified_at("alive.json")
+            if written is None or abs(time.time() - written.timestamp()) > _LEASE_S:
+                wrong = f"its lease is of {-age_s:,.0f} s from now, and nobody has renewed it"
+                return cls(exists=True, lease=lease, is_alive=False, wrong=wrong)
+        return cls(exists=True, lease=lease, is_alive=_may_live(lease))
+
+
+def _may_live(holder: Lease) -> bool:
+    if holder.host != socket.gethostname():
+        return True
+    if holder.pid == os.getpid():  # ours, or that of a container before us: those start with the same few pids
+        return holder.token in _HELD_HERE
+    return _process_exists(holder.pid)
+
+
+def _holds(staging: Store, token: str) -> bool:
+    lease = _Held.of(staging).lease
+    return lease is not None and lease.token == token
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,166 @@
+"""What the report says, counted: for the terminal, for `run.json`, and for `summary.html`.
+
+In: decided report tables, one range after the other. Out: a `Summary` of plain numbers and strings, small whatever the
+size of the run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.errors import Status
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision
+
+HISTOGRAM_BINS = 20
+_COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
+_ERROR_KINDS = 50
+"""Kinds of errors that are kept apart; more than this are counted as others."""
+
+
+@dataclass
+class Summary:
+    """Counts over a report."""
+
+    rows: int = 0
+    bytes: int = 0
+    scored: int = 0
+    """Rows with a score, of this run or carried over."""
+    settled: int = 0
+    """Rows without one that need none: what they show was known by a hash bank, or by a filter."""
+    status: Counter[str] = field(default_factory=Counter)
+    decision: Counter[str] = field(default_factory=Counter)
+    label: Counter[str] = field(default_factory=Counter)
+    rule: Counter[str] = field(default_factory=Counter)
+    queue: Counter[str] = field(default_factory=Counter)
+    format: Counter[str] = field(default_factory=Counter)
+    match_bank: Counter[str] = field(default_factory=Counter)
+    histogram: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
+    """`nsfw_score` in equal bins from 0 to 1."""
+    errors: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    neutral: int = 0
+    """Rows whose truth is neutral and that have a label."""
+    false_positives_by_label: Counter[str] = field(default_factory=Counter)
+    neutral_by_decision: Counter[str] = field(default_factory=Counter)
+    suspected: int = 0
+    truths: Counter[str] = field(default_factory=Counter)
+    _settled_no_image: int = 0
+
+    def add(self, report: pa.Table, false_positives: pa.Table) -> None:
+        """Counts one range of the report."""
+        self.rows += report.num_rows
+        self.bytes += pc.sum(report["size"]).as_py() or 0
+        self.scored += report.num_rows - report["nsfw_score"].null_count
+        settled = _is_settled(report)
+        self.settled += pc.sum(settled).as_py() or 0
+        self._settled_no_image += pc.sum(pc.and_(settled, pc.equal(report["status"], Status.UNSUPPORTED))).as_py() or 0
+        for name in _COUNTED:
+            getattr(self, name).update(_counts(report[name]))
+        scores = report["nsfw_score"].drop_null().to_numpy()
+        bins, _ = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
+        self.histogram = [old + int(new) for old, new in zip(self.histogram, bins, strict=True)]
+        self._add_errors(report)
+        self._add_truth(report)
+        self.suspected += sum(kind == "suspected" for kind in false_positives["kind"].to_pylist())
+
+    def _add_errors(self, report: pa.Table) -> None:
+        failed = report.filter(pc.and_not(pc.is_valid(report["error"]), _is_settled(report)))
+        failed = failed.select(["status", "error", "uri"])
+        for row in failed.to_pylist():
+            key, message = (row["status"], _kind_of(row["error"])), row["error"]
+            if key not in self.errors and len(self.errors) >= _ERROR_KINDS:
+                key, message = (row["status"], "others"), f"other errors, e.g. {message}"
+            entry = self.errors.setdefault(key, {"count": 0, "example": row["uri"], "message": message})
+            entry["count"] += 1
+
+    def _add_truth(self, report: pa.Table) -> None:
+        self.truths.update(_counts(report["truth"]))
+        judged = report.filter(pc.and_(pc.equal(report["truth"], str(Category.NEUTRAL)), pc.is_valid(report["label"])))
+        self.neutral += judged.num_rows
+        labels = _counts(judged["label"])
+        self.false_positives_by_label.update({label: n for label, n in labels.items() if label in NSFW_CATEGORIES})
+        self.neutral_by_decision.update(_counts(judged["decision"]))
+
+    @property
+    def flagged(self) -> int:
+        """Rows that go before a person, or are blocked."""
+        return sum(self.decision[d] for d in FLAGGED)
+
+    @property
+    def unreadable(self) -> int:
+        """Objects that should have been images and could not be scored; objects that are no images, and those that
+        were known without a score, do not count."""
+        return self.rows - self.scored - self.settled - self.unsupported
+
+    @property
+    def unsupported(self) -> int:
+        """Objects that are no images, but for those that were known without a score."""
+        return self.status[Status.UNSUPPORTED] - self._settled_no_image
+
+    @property
+    def unsupported_rate(self) -> float:
+        """`unsupported` over all objects."""
+        return self.unsupported / self.rows if self.rows else 0.0
+
+    @property
+    def error_rate(self) -> float:
+        """`unreadable` over all objects but those that are no images."""
+        images = self.rows - self.status[Status.UNSUPPORTED]
+        return self.unreadable / images if images else 0.0
+
+    def most_frequent_errors(self) -> list[dict[str, Any]]:
+        """Return `status, count, example, message` of each kind of error, the most frequent first."""
+        ordered = sorted(self.errors.items(), key=lambda item: -item[1]["count"])
+        return [{"status": status, **entry} for (status, _), entry in ordered]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types, most frequent first; the false positive rates are null where no truth is known."""
+        false_positives = sum(self.false_positives_by_label.values())
+        flagged = {d: self.neutral_by_decision[d] for d in (Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE)}
+        return {
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "flagged": self.flagged,
+            "unreadable": self.unreadable,
+            "error_rate": self.error_rate,
+            "unsupported": self.unsupported,
+            "unsupported_rate": self.unsupported_rate,
+            **{n: dict(getattr(self, n).most_common()) for n in _COUNTED},
+            "nsfw_score_histogram": self.histogram,
+            "errors": self.most_frequent_errors(),
+            "truth": {
+                "by_category": dict(self.truths.most_common()),
+                "neutral": self.neutral,
+                "false_positives": false_positives,
+                "false_positive_rate": false_positives / self.neutral if self.neutral else None,
+                "by_label": {n: _rate(c, self.neutral) for n, c in self.false_positives_by_label.most_common()},
+                "by_decision": {str(d): _rate(c, self.neutral) for d, c in flagged.items()} if self.neutral else {},
+                "suspected": self.suspected,
+            },
+        }
+
+
+def _is_settled(report: pa.Table) -> pa.ChunkedArray:
+    """Rows whose content was known before the model saw it."""
+    known = pc.or_(pc.is_valid(report["match_kind"]), pc.is_valid(report["filtered_by"]))
+    return pc.and_(pc.is_null(report["nsfw_score"]), known)
+
+
+def _rate(count: int, total: int) -> dict[str, float]:
+    return {"count": count, "rate": count / total}
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value occurs; nulls are left out."""
+    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist() if row["values"] is not None}
+
+
+def _kind_of(message: str) -> str:
+    """An error without its numbers, so that a thousand truncated files are one line."""
+    return re.sub(r"\d[\d,.]*", "N", message)

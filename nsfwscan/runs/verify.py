@@ -1,0 +1,245 @@
+"""Is a committed run still what it was when it was committed?
+
+In: a run. Out: what is wrong with it, one finding a line; none where all is well. Everything is read back: SHA-256,
+size and row count of every recorded file, the report against the listing, the counts against `run.json`, the run that
+it went on from. Nothing is changed. A record that makes no sense is a finding; a store that does not answer is a
+`StoreError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nsfwscan.errors import BrokenRecord, ConfigError
+from nsfwscan.runs.balance import Balance
+from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
+from nsfwscan.runs.record import checked_path, read_plan
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, Change, as_schema
+from nsfwscan.storage.store import from_parquet
+
+_FOLDERS = ("report", "false_positives", "escalations", "changes", "known_illegal")
+_COUNTED = ("status", "decision", "label", "rule", "queue", "format")
+"""What the summary counts, and a snapshot's rows can be counted again by."""
+
+
+def verify(run: Run) -> Iterator[str]:
+    """What is wrong with a run, in words."""
+    try:
+        record, is_committed = run.folder.read_json("run.json"), run.is_committed()
+    except BrokenRecord as error:
+        yield str(error)
+        return
+    if record is None:
+        yield "run.json is absent or broken: the run was never committed, or its record was lost"
+        return
+    if not is_committed:
+        yield "_SUCCESS is absent: the commit was cut off at its very end; the same command again completes it"
+    found = False
+    try:
+        for finding in _findings(run, record):
+            found = True
+            yield finding
+    except (LookupError, TypeError, ValueError, AttributeError, FileNotFoundError, BrokenRecord) as error:
+        found = True
+        yield f"run.json, or a file that it names, is not what a commit writes: {type(error).__name__}: {error}"
+    if not found:
+        try:
+            run.record()
+        except BrokenRecord as error:  # nothing that was counted here, but no reader takes it
+            yield f"run.json {error.reason}"
+
+
+def _findings(run: Run, record: dict[str, Any]) -> Iterator[str]:
+    if record["run_id"] != run.run_id:
+        yield f"run.json is that of run {record['run_id']}"
+    damaged = yield from _files(run, record)
+    yield from _strangers(run, record)
+    yield from _images(run, record, damaged)
+    yield from _parent(run, record)
+    if not damaged:
+        yield from _spans(run, record)
+        plan, _ = read_plan(run.folder.read("plan.json"), run.folder.locate("plan.json"))
+        yield from _planned(run, record, plan)
+        yield from _balance(run, record, plan)
+
+
+def _files(run: Run, record: dict[str, Any]) -> Generator[str, None, set[str]]:
+    """Returns the paths of the files that are not as recorded."""
+    damaged: set[str] = set()
+    for file in record["files"]:
+        problem = _problem(run, file)
+        if problem:
+            damaged.add(file["path"])
+            yield f"{file['path']}: {problem}"
+    return damaged
+
+
+def _problem(run: Run, file: dict[str, Any]) -> str | None:
+    try:
+        data = run.folder.read(checked_path(file["path"]))
+    except (FileNotFoundError, BrokenRecord, ValueError) as error:
+        return _unread(error)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if (len(data), sha256) != (file["bytes"], file["sha256"]):
+        return f"{len(data):,} bytes with SHA-256 {sha256}, not {file['bytes']:,} with {file['sha256']}"
+    if not file["path"].endswith(".parquet"):
+        return None
+    return _rows(data, file)
+
+
+def _unread(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "absent"
+    if isinstance(error, BrokenRecord):
+        return error.reason
+    return "no name of a file within the run's folder; it was not looked at"
+
+
+def _rows(data: bytes, file: dict[str, Any]) -> str | None:
+    """What is wrong with a Parquet file's rows, as far as its entry tells."""
+    try:
+        rows = pq.read_metadata(io.BytesIO(data)).num_rows
+    except pa.ArrowException:
+        return "no Parquet file, although its SHA-256 is as recorded"
+    return None if rows == file["rows"] else f"{rows:,} rows, not {file['rows']:,}"
+
+
+def _spans(run: Run, record: dict[str, Any]) -> Iterator[str]:
+    """The URIs that parts span, by which a later scan chooses what it opens."""
+    for file in record["files"]:
+        if file.get("first") is not None:
+            span = pc.min_max(from_parquet(run.read(file), ["uri"])["uri"]).as_py()
+            if (span["min"], span["max"]) != (file["first"], file["last"]):
+                yield f"{file['path']}: its first and last URI are others than run.json says"
+
+
+def _strangers(run: Run, record: dict[str, Any]) -> Iterator[str]:
+    """Files beside the recorded ones: a reader that globs would take them for a part of the report."""
+    known = {file["path"] for file in record["files"]}
+    for folder in _FOLDERS:
+        for name in run.folder.names(folder):
+            if name.endswith(".parquet") and f"{folder}/{name}" not in known:
+                yield f"{folder}/{name}: named by no record, left by an attempt that was cut off; readers pass over it"
+
+
+def _images(run: Run, record: dict[str, Any], damaged: set[str]) -> Iterator[str]:
+    """The copies of false positives, against the digests of what was scored."""
+    for file in record["files"]:
+        if not file["path"].startswith("false_positives/") or file["path"] in damaged:
+            continue
+        rows = from_parquet(run.folder.read(file["path"]), ["image", "sha256"])
+        for row in rows.filter(pc.is_valid(rows["image"])).to_pylist():
+            try:
+                sha256 = hashlib.sha256(run.folder.read(checked_path(row["image"]))).hexdigest()
+            except FileNotFoundError:
+                sha256 = None
+            except (BrokenRecord, ValueError) as error:
+                yield f"false_positives: a copy is not looked at: {error}"
+                continue
+            if sha256 != row["sha256"]:
+                yield f"{row['image']}: {'absent' if sha256 is None else 'not the image that was scored'}"
+
+
+def _planned(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
+    """The record against the plan, and the count of changes against their files."""
+    if plan.counts != record["plan"]:
+        yield f"the plan is {plan.counts}, but run.json says {record['plan']}"
+    changes = Counter[str]({str(change): 0 for change in Change})
+    for path in _paths(record, "changes"):
+        changes.update(from_parquet(run.folder.read(path), ["change"])["change"].to_pylist())
+    ledger = {"bases": list(plan.bases), "changes": dict(changes)}
+    if ledger != record["ledger"]:
+        yield f"the ledger is {ledger}, but run.json says {record['ledger']}"
+    parent = record["parent"] and record["parent"]["run_id"]
+    newest = plan.bases[0] if plan.bases else None
+    if parent != newest:
+        yield f"the plan goes on from run {newest}, but run.json says {parent}"
+
+
+def _parent(run: Run, record: dict[str, Any]) -> Iterator[str]:
+    parent = record["parent"]
+    if parent is None:
+        return
+    try:
+        data = Run.named(run.store, str(parent["run_id"])).folder.read("run.json")
+    except (ConfigError, BrokenRecord):
+        yield "run.json names as the run that it goes on from what is no run"
+        return
+    except FileNotFoundError:
+        yield f"run {parent['run_id']}, which this one goes on from, is gone: its rows are here, its record is not"
+        return
+    if hashlib.sha256(data).hexdigest() != parent["sha256"]:
+        yield f"run {parent['run_id']}, which this one goes on from, has another run.json than then"
+
+
+def _balance(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
+    """The report against the listing, range by range, and the sums against the record."""
+    is_delta = record["config"]["report"]["mode"] == "delta"
+    balance, counted = Balance(), {name: Counter[str]() for name in _COUNTED}
+    of_ranges = {path for part in plan.ranges for path in _parts(record, part)}
+    for path in sorted(set(_paths(record, "report")) - of_ranges):
+        yield f"{path}: named in run.json, but the part of no range of the listing"
+    for part in plan.ranges:
+        listed, carried = _listed(run, part)
+        rows = _reported(run, record, part)
+        found = Counter(rows["uri"].to_pylist())
+        absent, extra = listed - found, found - listed
+        left = absent & carried if is_delta else Counter[str]()
+        absent -= left
+        for what, uris in (("listed objects have no row", absent), ("rows have no listed object", extra)):
+            if uris:
+                yield f"range {part.number}: {uris.total():,} {what}, e.g. {next(iter(uris))!r}"
+        balance.leave(left.total())
+        balance.listed += found.total()
+        balance.accounted += Counter(rows["accounted_as"].to_pylist())
+        yield from _escalations(run, record, part, rows)
+        for name in _COUNTED:
+            counted[name].update(value for value in rows[name].to_pylist() if value is not None)
+    if balance.as_dict() != record["balance"]:
+        yield f"the balance is {balance}, but run.json says {record['balance']}"
+    unknown = set(balance.accounted) - set(Accounted)
+    if unknown:
+        yield f"rows are accounted as {', '.join(sorted(map(str, unknown)))}, which is no place in a balance"
+    for name in _COUNTED if not is_delta else ():  # a delta's summary is of all that was listed
+        if counted[name] != record["summary"][name]:
+            yield f"by {name} there are {dict(counted[name])}, but run.json says {record['summary'][name]}"
+
+
+def _escalations(run: Run, record: dict[str, Any], part: Range, rows: pa.Table) -> Iterator[str]:
+    """The illegal matches of a range against the file that the specialist gets."""
+    illegal = Counter(rows.filter(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)))["uri"].to_pylist())
+    found = Counter[str]()
+    for path in _paths(record, f"escalations/part-{part.number:05d}-"):
+        found.update(from_parquet(run.folder.read(path), ["uri"])["uri"].to_pylist())
+    if found != illegal:
+        yield f"range {part.number}: {found.total():,} escalations for {illegal.total():,} illegal matches"
+
+
+def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
+    read = ShardReader(run.folder)
+    carried = Counter(read_carried(run.folder, part)["uri"].to_pylist())
+    return carried + Counter(uri for shard in part.shards for uri in read(shard)["uri"].to_pylist()), carried
+
+
+def _reported(run: Run, record: dict[str, Any], part: Range) -> pa.Table:
+    """What is counted of a range's report."""
+    schema = pa.schema([REPORT_SCHEMA.field(name) for name in ("uri", "accounted_as", "match_kind", *_COUNTED)])
+    found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
+    return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])
+
+
+def _parts(record: dict[str, Any], part: Range) -> list[str]:
+    return _paths(record, f"report/part-{part.number:05d}-")
+
+
+def _paths(record: dict[str, Any], start: str) -> list[str]:
+    return [file["path"] for file in record["files"] if file["path"].startswith(start)]

@@ -1,0 +1,126 @@
+"""What lies in a folder of this machine, however deep, odd or entangled.
+
+In: a folder. Out: its files, folder by folder, by name, each as a path. A folder that cannot be read is a `SourceError`
+with what to do; pipes, sockets and devices hold no image and are counted as warnings.
+
+Links to folders are entered, each folder once, however many links lead to it: a few dozen links can make millions of
+paths. At most a million folders behind links are entered; more are a `SourceError`. A link that leads nowhere is a file
+like any other, and ends as a row that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nsfwscan.errors import SourceError
+from nsfwscan.sources.patterns import Choice
+from nsfwscan.storage.failures import setup_error
+from nsfwscan.storage.objects import local_uri
+from nsfwscan.text import printable
+from nsfwscan.warning import WarningKind, Warnings
+
+_MOST_LINKED = 1_000_000
+"""Folders behind links that are remembered, about 100 bytes each."""
+
+_Inode = tuple[int, int]
+
+
+@dataclass
+class Walk:
+    """One walk through a folder.
+
+    Attributes:
+        root: the folder's absolute path.
+        choice: what need not be entered.
+        warnings: where it is counted what is left out.
+    """
+
+    root: str
+    choice: Choice
+    warnings: Warnings
+    _linked: set[_Inode] = field(default_factory=set)
+
+    def files(self) -> Iterator[str]:
+        """Yield the paths of all files, depth first, by name. Raises SourceError."""
+        self._linked = {_inode(self.root)}
+        stack = [(iter(_entries(self.root, "")), False)]
+        while stack:
+            entries, behind_link = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                stack.pop()
+                continue
+            if not _leads_to_folder(entry):
+                yield from self._file(entry)
+                continue
+            place = self._place(entry)
+            if self._enters(entry, place, behind_link):
+                stack.append((iter(_entries(entry.path, place)), behind_link or entry.is_symlink()))
+
+    def _file(self, entry: os.DirEntry[str]) -> Iterator[str]:
+        if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+            yield entry.path
+        elif self.choice.wants(self._place(entry), local_uri(entry.path)):
+            self.warnings.add(WarningKind.SPECIAL_FILE, local_uri(entry.path))
+
+    def _place(self, entry: os.DirEntry[str]) -> str:
+        return entry.path[len(self.root.rstrip("/")) + 1 :]
+
+    def _enters(self, entry: os.DirEntry[str], place: str, behind_link: bool) -> bool:
+        if self.choice.leaves_out(place):
+            return False
+        if not behind_link and not entry.is_symlink():
+            return True
+        if not self.choice.may_want(place):  # another link may lead there under a name that is wanted
+            return False
+        here = _inode(entry.path)
+        if here in self._linked or (entry.is_symlink() and _leads_up(entry.path)):
+            self.warnings.add(WarningKind.LINKED_AGAIN, local_uri(entry.path))
+            return False
+        if len(self._linked) >= _MOST_LINKED:
+            raise SourceError(
+                f"{local_uri(self.root)}: symbolic links lead to more than {_MOST_LINKED:,} folders, the last by "
+                f"{local_uri(entry.path)}: leave links out with --exclude, and name what they lead to as sources"
+            )
+        self._linked.add(here)
+        return True
+
+
+def _leads_up(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    above = os.path.realpath(os.path.dirname(link))
+    return f"{above}/".startswith(f"{os.path.realpath(link)}/")
+
+
+def _inode(folder: str) -> _Inode:
+    try:
+        info = os.stat(folder)
+    except OSError as error:
+        raise _refused(error, folder, folder) from error
+    return info.st_dev, info.st_ino
+
+
+def _entries(folder: str, place: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _refused(error, folder, place) from error
+
+
+def _refused(error: OSError, folder: str, place: str) -> SourceError:
+    """What a person can do about a folder that cannot be listed."""
+    remedy = "" if error.errno != errno.EACCES else "give the scanner the right to read it, or "
+    advice = f"; {remedy}leave it out with --exclude '{printable(place)}/*'" if place else ""
+    return SourceError(f"{setup_error(error, f'cannot list {local_uri(folder)}')}{advice}")
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads nowhere: it is listed, and ends as a row that says so."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

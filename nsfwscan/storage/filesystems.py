@@ -1,0 +1,179 @@
+"""The filesystem behind a URI, whatever its scheme: S3, HTTP, archives, FTP, and all that fsspec has a package for.
+
+In: a canonical URI (`location.py`) and a `StorageConfig`. Out: an fsspec filesystem whose methods take the URIs that
+its `unstrip_protocol` gives, hosts and archives included. A scheme that is not known, wraps another place or lacks its
+package is a `NsfwscanError` with what to do, and so is an archive that is none.
+
+`zip://MEMBER::PLACE` and `tar://MEMBER::PLACE` reach into an archive, which may lie in another one. Nothing is unpacked
+to disk: a member is read out of the archive, by its name, which is only a name, whatever `../` it has.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import fsspec
+from fsspec.implementations.tar import TarFileSystem
+from fsspec.implementations.zip import ZipFileSystem
+from fsspec.utils import infer_compression
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import NsfwscanError
+from nsfwscan.location import local_path, scheme_of, split_chain
+from nsfwscan.storage.aws_session import aws_session
+from nsfwscan.storage.s3_dialect import adapt
+
+HTTP = frozenset({"http", "https"})
+_WRAPPERS = frozenset({"dir", "reference", "generic", "async_wrapper", "asyncwrapper", "cached", "data", "pyscript"})
+"""Filesystems of fsspec that are nothing without another one."""
+_ONE_AT_A_TIME = frozenset({"tar", "ftp", "sftp", "ssh", "smb"})
+"""They keep one position or one connection for all threads."""
+_BLOCK_BYTES = 4 * 2**20
+
+
+class _Zip(ZipFileSystem):  # type: ignore[misc]
+    """A zip whose members are named by their whole URI."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(split_chain(path)[0]))
+
+
+class _Tar(TarFileSystem):  # type: ignore[misc]
+    """A tar, packed or not, whose members are named by their whole URI."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(split_chain(path)[0]))
+
+
+_ARCHIVES: dict[str, Any] = {"zip": _Zip, "tar": _Tar}
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError)
+
+
+def open_filesystem(uri: str, storage: StorageConfig) -> fsspec.AbstractFileSystem:
+    """The filesystem of a URI; one per process, configuration, host and archive.
+
+    Raises:
+        NsfwscanError: it cannot be used; the message names the scheme, the reason, and what to do.
+        OSError: the archive, or the host, cannot be reached.
+    """
+    scheme, (_, inner) = scheme_of(uri) or "file", split_chain(uri)
+    if inner:
+        return _cached(scheme, inner, "", storage.model_dump_json())
+    if scheme == "s3" or scheme in HTTP or scheme == "file":
+        return _cached(scheme, "", "", storage.model_dump_json())
+    return _cached(scheme, "", _host(scheme, uri), storage.model_dump_json())
+
+
+def taking_turns(fs: fsspec.AbstractFileSystem) -> AbstractContextManager[Any]:
+    """What to hold while reading from a filesystem that knows no threads; nothing for the others."""
+    return getattr(fs, "turn", None) or nullcontext()
+
+
+def _host(scheme: str, uri: str) -> str:
+    """How all URIs of the same host begin, where the filesystem belongs to a host (`ftp://user@host`); else nothing."""
+    known = _class_of(scheme, uri)
+    if not known._get_kwargs_from_urls(uri):
+        return ""
+    path = known._strip_protocol(uri)
+    whole = uri.rstrip("/")
+    host = whole.removesuffix(path.rstrip("/"))
+    return host if path.startswith("/") else f"{host.rstrip('/')}/"
+
+
+def _class_of(scheme: str, uri: str) -> Any:
+    if scheme in _WRAPPERS:
+        raise NsfwscanError(f"{uri}: {scheme}:// wraps another place: name that place itself")
+    if scheme in _ARCHIVES:
+        raise NsfwscanError(
+            f"{uri}: {scheme}:// needs an archive to look into, as {scheme}://::s3://bucket/media.{scheme}"
+        )
+    try:
+        return fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise NsfwscanError(f"cannot read {scheme}:// URIs: {error}. Every node of a cluster needs it") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise NsfwscanError(f"cannot read {scheme}:// URIs: {error}") from None
+
+
+@lru_cache(maxsize=16)
+def _cached(scheme: str, archive: str, host: str, storage: str) -> fsspec.AbstractFileSystem:
+    config = StorageConfig.model_validate_json(storage)
+    fs = _archive(scheme, archive, config) if archive else _plain(scheme, host, config)
+    if scheme in _ONE_AT_A_TIME:
+        fs.turn = Lock()
+    return fs
+
+
+def _plain(scheme: str, host: str, config: StorageConfig) -> fsspec.AbstractFileSystem:
+    known, options = _class_of(scheme, f"{scheme}://"), {"use_listings_cache": False, **config.options}
+    if scheme == "s3":
+        options = _s3_options(config)
+    if scheme in HTTP:  # what is packed for the way is unpacked by `storage`, under the limit, and not by aiohttp
+        given = options.get("client_kwargs", {})
+        headers = {"Accept-Encoding": "identity", **given.get("headers", {})}
+        options["client_kwargs"] = {**given, "headers": headers, "auto_decompress": False}
+    try:
+        fs = known(**options, **(known._get_kwargs_from_urls(host) if host else {}))
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever the package of that scheme raises
+        raise NsfwscanError(f"cannot read {host or f'{scheme}://'} URIs: {error}") from None
+    if scheme == "s3":
+        fs.retries = 1
+    if host:
+        fs.unstrip_protocol = lambda path: f"{host}{path}"
+    return fs
+
+
+def _archive(scheme: str, place: str, config: StorageConfig) -> fsspec.AbstractFileSystem:
+    if scheme not in _ARCHIVES:
+        raise NsfwscanError(
+            f"{scheme}://…::{place}: only zip:// and tar:// reach into another place; name {place} itself"
+        )
+    if scheme_of(place) is None:
+        path, below = local_path(place), fsspec.filesystem("file")
+    else:
+        path, below = place, open_filesystem(place, config)
+    try:
+        file = below.open(path, "rb", block_size=_BLOCK_BYTES)
+        packed = {"compression": infer_compression(path)} if scheme == "tar" else {}
+        fs = _ARCHIVES[scheme](fo=file, **packed)
+        fs._get_dirs()
+    except FileNotFoundError:
+        raise NsfwscanError(f"{place}: no such archive") from None
+    except _DAMAGED as error:
+        raise NsfwscanError(f"{place}: this is no {scheme} archive, or it is cut or damaged ({error})") from None
+    fs.unstrip_protocol = lambda path: f"{scheme}://{path}::{place}"
+    return fs
+
+
+def _s3_options(config: StorageConfig) -> dict[str, Any]:
+    session = aws_session(config.profile)
+    adapt(session, config.s3_compatibility)
+    encryption = {"ServerSideEncryption": config.sse, "SSEKMSKeyId": config.sse_kms_key_id}
+    return {
+        "use_listings_cache": False,
+        "anon": config.anonymous,
+        "endpoint_url": config.endpoint_url,
+        "requester_pays": config.requester_pays,
+        "client_kwargs": {"region_name": config.region} if config.region else {},
+        # One layer retries: botocore, with its backoff. s3fs would multiply the attempts.
+        "config_kwargs": {
+            "retries": {"total_max_attempts": 5, "mode": "standard"},
+            "connect_timeout": 10,
+            "read_timeout": 30,
+            "max_pool_connections": 64,
+            "s3": {"addressing_style": config.s3_addressing},
+        },
+        # Each request that writes asks for it; s3fs leaves it out of the others.
+        "s3_additional_kwargs": {name: value for name, value in encryption.items() if value},
+        "session": session,
+        **config.options,
+    }

@@ -1,0 +1,384 @@
+"""Reaching objects, wherever they are.
+
+In: URIs (plain paths, `file://`, `s3://`, any fsspec URI) and a `StorageConfig`. Out: filesystems, and an object's
+bytes with the version that was read. What can go wrong with one object is a `RowError` with its own status; refused
+credentials are a `NsfwscanError`, since they would fail every object alike.
+
+Which bytes are an object (`fetch` holds it, for every kind of store):
+
+- They are as many as the store itself says with the read: S3's Content-Length, another filesystem's `info`, the size of
+  a local file. A local file must have the same size and time of change before and after.
+- Where the listing gave an etag and the read returns the same, they are as many as the listing says, too: the version
+  is the listed one, so other bytes are a part of it. Fewer or more are tried again, and then a `fetch_error`.
+- They are never more than `max_bytes`, whatever length was announced, or none: what goes on is stopped there.
+- Where the etags differ, or one of them is not known, the object may have changed since it was listed: it is taken as
+  it is now, with its own size and etag, even where nothing is left of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import stat
+import zlib
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import IO, Any
+
+import fsspec
+from fsspec.asyn import sync
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import RowError, Status
+from nsfwscan.location import absolute_uri, canonical, is_s3, local_path, local_uri, scheme_of, split_s3
+from nsfwscan.storage.failures import NotWhole, Wait, is_transient, retry, row_error
+from nsfwscan.storage.filesystems import HTTP, open_filesystem, taking_turns
+from nsfwscan.storage.rate_limit import UNPACED
+
+__all__ = ["absolute_uri", "is_s3", "local_path", "local_uri", "scheme_of", "split_s3"]
+"""What `location.py` holds, for those who read objects too."""
+
+_BUFFER_BYTES = 4 * 2**20
+_PIECE_BYTES = 2**20
+_MOST_OF_OURS = 4 * 2**30
+"""Of a file of ours that is read at once; the largest, such as parts of reports, have far less."""
+_ANY_ZLIB = 32 + zlib.MAX_WBITS
+"""gzip or zlib, as the first bytes have it."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One object's bytes, and the version tag that the store returned with them."""
+
+    data: bytes
+    etag: str | None
+
+
+def filesystem(uri: str, storage: StorageConfig) -> fsspec.AbstractFileSystem:
+    """The fsspec filesystem for a URI that is not local, see `filesystems.py`.
+
+    Raises:
+        NsfwscanError: no package is installed for the scheme, it cannot be used, or the AWS profile does not exist.
+    """
+    return open_filesystem(absolute_uri(uri), storage)
+
+
+def call_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> dict[str, Any]:
+    """One S3 API call with the retries and settings of `storage`; errors as s3fs translates them."""
+    result: dict[str, Any] = filesystem(uri, storage).call_s3(method, **arguments)
+    return result
+
+
+def submit_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> Future[dict[str, Any]]:
+    """`call_s3`, begun but not waited for: many at once need no threads. Cancelling the future drops the request."""
+    fs = filesystem(uri, storage)
+    return asyncio.run_coroutine_threadsafe(fs._call_s3(method, **arguments), fs.loop)
+
+
+def fetch(
+    uri: str,
+    storage: StorageConfig,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    attempts: int,
+    size: int | None = None,
+    etag: str | None = None,
+    wait: Wait = UNPACED.wait,
+) -> Fetched:
+    """Reads one object whole.
+
+    Args:
+        uri: a local path or any fsspec URI.
+        max_bytes: a larger object is not read.
+        timeout_s: for each attempt, from its start to its last byte. A filesystem that blocks (a local disk,
+            fsspec's synchronous ones) cannot be interrupted: who calls must see to that, as the stage `read` does.
+        attempts: how often a cut connection, a part of a body or a time-out is tried again, with backoff (S3's own 5xx
+            answers are retried below this, with another).
+        size, etag: as listed, where that is known.
+        wait: called before each attempt.
+
+    Raises:
+        RowError: this object cannot be read, with the status that says why.
+        NsfwscanError: the credentials are refused.
+    """
+
+    def attempt() -> Fetched:
+        found = _fetch(uri, storage, max_bytes, timeout_s)
+        if etag is not None and found.etag == etag and size is not None:
+            _check_whole(len(found.data), size)
+        return found
+
+    try:
+        return retry(attempt, attempts, wait)
+    except RowError:
+        raise
+    except Exception as error:
+        raise row_error(error, attempts if is_transient(error) else 1) from error
+
+
+def read_file(uri: str, storage: StorageConfig) -> bytes:
+    """The bytes of a file that is not local, one of ours; a cut connection is tried again. Raises what the filesystem
+    does."""
+
+    def attempt() -> bytes:
+        return _fetch(uri, storage, _MOST_OF_OURS, None).data
+
+    try:
+        return retry(attempt)
+    except RowError as error:
+        said = f"it has more than {_MOST_OF_OURS:,} bytes" if error.status == Status.TOO_LARGE else str(error)
+        raise OSError(errno.EFBIG, said) from None
+
+
+def open_remote(uri: str, storage: StorageConfig) -> IO[bytes]:
+    """A file that is not local, to be read from its start on; cut connections are tried again. Raises what the
+    filesystem does."""
+    uri, fs = canonical(uri), filesystem(uri, storage)
+    if retry(lambda: fs.info(uri)).get("size") is None:  # an HTTP server may not say how long it is
+        return io.BytesIO(read_file(uri, storage))
+    return io.BufferedReader(RemoteFile(uri, storage), _BUFFER_BYTES)
+
+
+class RemoteFile(io.RawIOBase):
+    """A file that is not local and is read here and there, such as a Parquet file's footer and some of its columns; a
+    cut connection is tried again. Raises what the filesystem does."""
+
+    def __init__(self, uri: str, storage: StorageConfig) -> None:
+        self._uri = uri = canonical(uri)
+        self._fs = filesystem(uri, storage)
+        self._size: int = retry(lambda: self._fs.info(uri))["size"]
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to an offset in bytes from the start, from here, or from the end."""
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readall(self) -> bytes:
+        """The rest of the file, in one request."""
+        return self.read(max(0, self._size - self._position)) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer with the bytes from here on, in one request."""
+        start, end = self._position, min(self._position + len(buffer), self._size)
+        if start >= end:
+            return 0
+
+        def attempt() -> bytes:
+            data: bytes = self._fs.cat_file(self._uri, start=start, end=end)
+            _check_whole(len(data), end - start)
+            return data
+
+        buffer[: end - start] = retry(attempt)
+        self._position = end
+        return end - start
+
+
+def _check_whole(read: int, expected: int | None) -> None:
+    if expected is not None and read != expected:
+        raise NotWhole(f"read {read:,} of {expected:,} bytes")
+
+
+def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float | None) -> Fetched:
+    if scheme_of(uri) is None:
+        return _read_local(local_path(uri), max_bytes)
+    uri = absolute_uri(uri)
+    fs = filesystem(uri, storage)
+    if is_s3(uri):
+        fetched: Fetched = sync(fs.loop, _get_object, fs, *split_s3(uri), max_bytes, timeout=timeout_s)
+    elif scheme_of(uri) in HTTP:
+        fetched = sync(fs.loop, _get_http, fs, uri, max_bytes, timeout=timeout_s)
+    elif fs.async_impl:
+        fetched = sync(fs.loop, _cat, fs, uri, max_bytes, timeout=timeout_s)
+    else:
+        with taking_turns(fs):
+            info = fs.info(uri)
+            fetched = _taken(fs.cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
+    return fetched
+
+
+def _read_local(path: str, max_bytes: int) -> Fetched:
+    # O_NONBLOCK: opening a named pipe must not wait for a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise RowError(Status.FETCH_ERROR, "not a regular file")
+        _check_size(before.st_size, max_bytes)
+        data = file.read(before.st_size + 1)  # one more, to see one that grows
+        after = os.fstat(file.fileno())
+    _check_whole(len(data), after.st_size)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise NotWhole("it changed while it was read")
+    return Fetched(data, None)
+
+
+async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int) -> Fetched:
+    """The bytes as the store keeps them: an object that says `Content-Encoding: gzip` is not unpacked, since its size,
+    its etag and its hashes are those of what is kept."""
+    response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+    async with response["Body"] as body:
+        size = response.get("ContentLength")
+        _check_size(size, max_bytes)
+        come = _Plain(max_bytes)
+        while piece := await body.read(_PIECE_BYTES):  # to its end, where the checksum is looked at
+            come.add(piece)
+    data = come.whole()
+    _check_whole(len(data), size)
+    return Fetched(data, _unquoted(response.get("ETag")))
+
+
+async def _get_http(fs: Any, url: str, max_bytes: int) -> Fetched:
+    """A page or picture as a browser gets it: what the server packs for the way, which it was asked not to, is
+    unpacked, up to the limit and no further."""
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
+        fs._raise_not_found_for_status(answer, url)
+        packed = (answer.headers.get("Content-Encoding") or "").strip().lower() in ("gzip", "x-gzip", "deflate")
+        _check_size(None if packed else answer.content_length, max_bytes)
+        body = _Unpacked(max_bytes) if packed else _Plain(max_bytes)
+        while piece := await answer.content.readany():
+            body.add(piece)
+    return Fetched(body.whole(), _unquoted(answer.headers.get("ETag")))
+
+
+class _Plain:
+    """What has come of a body. Raises RowError where it is more than may be, whatever length was announced."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._data = bytearray()
+        self._max_bytes = max_bytes
+
+    def add(self, piece: bytes) -> None:
+        """Takes the next piece."""
+        self._data += piece
+        _check_came(len(self._data), self._max_bytes)
+
+    def whole(self) -> bytes:
+        """The body, which has come to its end."""
+        return bytes(self._data)
+
+
+class _Unpacked(_Plain):
+    """As `_Plain`, of a body in gzip or zlib, of which no more is unpacked than may be."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self._unpack = zlib.decompressobj(_ANY_ZLIB)
+        self._ended = False
+
+    def add(self, piece: bytes) -> None:
+        """Unpacks the next piece. Raises NotWhole where it is damaged."""
+        try:
+            while piece:
+                super().add(self._unpack.decompress(piece, self._max_bytes + 1 - len(self._data)))
+                piece, self._ended = self._unpack.unconsumed_tail, self._unpack.eof
+                if self._ended:  # gzip may go on with another member
+                    piece, self._unpack = self._unpack.unused_data, zlib.decompressobj(_ANY_ZLIB)
+        except zlib.error as error:
+            raise NotWhole(f"the packed body is damaged ({error})") from None
+
+    def whole(self) -> bytes:
+        """The body. Raises NotWhole where its end is missing."""
+        if not self._ended:
+            raise NotWhole("the packed body ends before its end")
+        return super().whole()
+
+
+def _check_came(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise RowError(Status.TOO_LARGE, f"it goes on over the limit of {max_bytes:,} bytes (--max-bytes)")
+
+
+async def _cat(fs: Any, uri: str, max_bytes: int) -> Fetched:
+    info = await fs._info(uri)
+    return _taken(await fs._cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
+
+
+def _up_to(info: dict[str, Any], max_bytes: int) -> dict[str, int]:
+    """What to read of an object: one byte more than may be, to see one that has more than it says.
+
+    Raises:
+        RowError: it is a directory, or says itself that it is too large.
+    """
+    if info.get("type") == "directory":
+        raise RowError(Status.FETCH_ERROR, "not an object but a directory")
+    _check_size(info.get("size"), max_bytes)
+    return {} if info.get("size") == 0 else {"start": 0, "end": max_bytes + 1}  # no range lies in an empty object
+
+
+def _taken(data: bytes, info: dict[str, Any], max_bytes: int) -> Fetched:
+    _check_came(len(data), max_bytes)
+    _check_whole(len(data), info.get("size"))
+    return Fetched(data, etag_of(info))
+
+
+def _check_size(size: int | None, max_bytes: int) -> None:
+    if size is not None and size > max_bytes:
+        raise too_large(size, max_bytes)
+
+
+def too_large(size: int, max_bytes: int) -> RowError:
+    """The error of an object that is not read for its size in bytes."""
+    return RowError(Status.TOO_LARGE, f"{size:,} bytes, over the limit of {max_bytes:,} (--max-bytes)", {"size": size})
+
+
+def etag_of(info: dict[str, Any]) -> str | None:
+    """The version tag in an fsspec `info` answer, whatever the filesystem calls it."""
+    for key in ("ETag", "etag", "e_tag", "md5Hash"):
+        if info.get(key):
+            return _unquoted(str(info[key]))
+    return f"crc32-{info['CRC']:08x}" if isinstance(info.get("CRC"), int) else None  # of a zip's member
+
+
+def modified_of(info: dict[str, Any]) -> datetime | None:
+    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and tells it in; None
+    where it tells none, or one that `moment` does not know."""
+    return moment(told_time(info))
+
+
+def told_time(info: dict[str, Any]) -> Any:
+    """Return the time of the last change as an fsspec `info` answer has it, whatever its type; None without one."""
+    keys = ("LastModified", "last_modified", "updated", "mtime", "created")
+    return next((info[key] for key in keys if info.get(key)), None)
+
+
+def moment(told: Any) -> datetime | None:
+    """Return the time (UTC) that seconds since 1970, an ISO 8601 or HTTP date, or a datetime stand for.
+
+    None where it is none of these, and where it is not within the years 1 to 9999, which is what Python, and so every
+    reader of a report in pandas or Arrow, can tell apart.
+    """
+    try:
+        if isinstance(told, int | float):
+            return datetime.fromtimestamp(told, UTC)
+        if isinstance(told, str):
+            told = _written_time(told)
+        if not isinstance(told, datetime) or told != told:  # noqa: PLR0124  # pandas' NaT is a datetime, too
+            return None
+        return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _written_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
+
+
+def _unquoted(etag: str | None) -> str | None:
+    return etag.removeprefix("W/").strip('"') if etag else None

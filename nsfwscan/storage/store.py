@@ -1,0 +1,309 @@
+"""The report store: a folder of small files, on local disk or any object store.
+
+In: names relative to the store, and bytes. Out: files that appear whole or not at all. A store that fails is a
+`StoreError`; a file that must be new and is not, a `FileExistsError`. On local disk nothing is followed out of the
+store: a symbolic link within it is a `BrokenRecord`, and removed as a link (`confined.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
+from nsfwscan.errors import BrokenRecord, ConfigError, NsfwscanError
+from nsfwscan.location import canonical
+from nsfwscan.storage.confined import TEMPORARY, Confined, LinkRefused
+from nsfwscan.storage.failures import STORE_ERRORS, error_code, is_unknown_to_store, retry, setup_error
+from nsfwscan.storage.objects import filesystem, is_s3, local_path, modified_of, read_file, scheme_of
+from nsfwscan.text import has_password, redacted
+
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+"""Of a file that is not there: not even its folder is, or a stray file lies in its place."""
+_ALREADY_THERE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})  # of If-None-Match: *
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of small files, on local disk or any object store; names are relative to it, with `/`.
+
+    Writes appear whole or not at all: a temporary file and a rename on local disk, one PUT on an object store.
+    """
+
+    uri: str
+    storage: StorageConfig
+    root: str | None = None
+    """On local disk the folder that no name is followed out of; unset: this one."""
+
+    @classmethod
+    def at(cls, uri: str, storage: StorageConfig) -> Store:
+        """The store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password."""
+        if has_password(uri):
+            raise ConfigError(PASSWORD_IN_URI)
+        if scheme_of(uri) is None:
+            return cls(os.path.abspath(local_path(uri)), storage)
+        return cls(canonical(uri).rstrip("/"), storage)
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """The S3 endpoint that the configuration or the environment names, to be shown; None for AWS, or no S3."""
+        environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        found = (self.storage.endpoint_url or environment) if is_s3(self.uri) else None
+        return redacted(found) if found else None
+
+    def locate(self, name: str) -> str:
+        """The full URI of a name."""
+        return f"{self.uri}/{name}"
+
+    def inside(self, folder: str) -> Store:
+        """A folder of this store as a store."""
+        return Store(self.locate(folder), self.storage, self.root or self.uri)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
+        try:
+            if self._is_local:
+                return self._disk.read(self._within(name))
+            return read_file(self.locate(name), self.storage)
+        except _ABSENT:
+            raise FileNotFoundError(self.locate(name)) from None
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot read {self.locate(name)}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, over an older one. Raises StoreError."""
+        try:
+            if self._is_local:
+                self._disk.write(self._within(name), data)
+            else:
+                self._fs.pipe_file(self.locate(name), data)
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot write {self.locate(name)}") from error
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a file that must not be there yet. Raises FileExistsError, StoreError.
+
+        Local disks and stores with conditional writes (`If-None-Match: *`) promise that one of many creators wins.
+        Where a store refuses the condition or passes over it, we look beforehand and read back afterwards: who finds
+        another's content has lost. Two who write within the same moment may then both believe that they have won; a
+        run's lease keeps them apart, and `doctor` says that the store is such a one.
+        """
+        if not self._is_local and self.exists(name):
+            raise FileExistsError(self.locate(name))
+        if not self._create(name, data):
+            self.write(name, data)
+        if not self._is_local and self.read(name) != data:
+            raise FileExistsError(self.locate(name))
+
+    def refuses_to_overwrite(self, name: str, data: bytes) -> bool:
+        """Whether the store itself keeps a file from being created a second time, with data. Raises StoreError.
+
+        Args:
+            name: of a file that is there.
+        """
+        try:
+            self._create(name, data)
+        except FileExistsError:
+            return True
+        return False
+
+    def _create(self, name: str, data: bytes) -> bool:
+        """Writes a file on the condition that it is new; False where the store knows no such condition. Raises
+        FileExistsError, StoreError."""
+        try:
+            if self._is_local:
+                self._disk.create(self._within(name), data)
+            else:
+                self._fs.pipe_file(self.locate(name), data, mode="create")
+        except FileExistsError:
+            raise
+        except NotImplementedError:  # of a filesystem that is not S3
+            return False
+        except STORE_ERRORS as error:
+            if error_code(error) in _ALREADY_THERE:
+                raise FileExistsError(self.locate(name)) from error
+            if is_unknown_to_store(error):
+                return False
+            raise _failure(error, f"cannot write {self.locate(name)}") from error
+        return True
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of that name is there. Raises StoreError where the store does not say."""
+        try:
+            if self._is_local:
+                return self._disk.exists(self._within(name))
+            # Neither here nor above `exists` or `isfile`, which take any failure for a file that is not there.
+            return bool(self._fs.info(self.locate(name))["type"] == "file")
+        except _ABSENT:
+            return False
+        except STORE_ERRORS as error:
+            if error_code(error) in ("400", "403"):  # to HEAD, S3 does not say why; to listing it does
+                self.names(name)
+            raise _failure(error, f"cannot look into {self.uri}") from error
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly under a folder, sorted; empty where there is no such folder."""
+        try:
+            if self._is_local:
+                return sorted(n for n in self._disk.entries(self._within(folder)) if not n.startswith(TEMPORARY))
+            found = retry(lambda: self._fs.ls(self.locate(folder), detail=False, refresh=True))
+            return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
+        except FileNotFoundError:
+            return []
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot list {self.locate(folder)}") from error
+
+    def newest(self, folder: str) -> datetime | None:
+        """When a file directly under a folder was last written; None where there is none."""
+        try:
+            if self._is_local:
+                found = self._disk.entries(self._within(folder))
+                times = [modified_of({"mtime": entry.st_mtime}) for entry in found.values()]
+            else:
+                listed = self._fs.ls(self.locate(folder), detail=True, refresh=True)
+                times = [modified_of(info) for info in listed if info.get("type") == "file"]
+        except FileNotFoundError:
+            return None
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot list {self.locate(folder)}") from error
+        return max((time for time in times if time is not None), default=None)
+
+    def modified_at(self, name: str) -> datetime | None:
+        """When a file was last written, by the store's clock; None where it is absent, or the store does not know."""
+        try:
+            if self._is_local:
+                return modified_of({"mtime": self._disk.stat(self._within(name)).st_mtime})
+            return modified_of(self._fs.info(self.locate(name)))
+        except _ABSENT:
+            return None
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot look into {self.uri}") from error
+
+    def is_link(self, name: str) -> bool:
+        """Whether that is a symbolic link, on local disk."""
+        with suppress(*_ABSENT):
+            return self._is_local and stat.S_ISLNK(self._disk.stat(self._within(name)).st_mode)
+        return False
+
+    def leftovers(self, folder: str) -> dict[str, datetime | None]:
+        """Names of files under a folder, at any depth, that were never whole, and when they were last written: what a
+        process that was killed leaves on local disk. Raises StoreError."""
+        if not self._is_local:
+            return {}
+        found: dict[str, datetime | None] = {}
+        folders = [folder]
+        try:
+            while folders:
+                here = folders.pop()
+                for name, entry in self._disk.entries(self._within(here)).items():
+                    path = f"{here}/{name}".lstrip("/")
+                    if stat.S_ISDIR(entry.st_mode):
+                        folders.append(path)
+                    elif name.startswith(TEMPORARY):
+                        found[path] = modified_of({"mtime": entry.st_mtime})
+        except _ABSENT:
+            pass
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot list {self.locate(folder)}") from error
+        return found
+
+    def delete(self, name: str) -> None:
+        """Removes a file or a folder with all that is in it; absent ones are no error, and of a link it is the link
+        that goes. Raises StoreError."""
+        path = self.locate(name)
+        try:
+            if self._is_local:
+                self._disk.remove(self._within(name))
+                return
+            if set(path) & set("*?["):  # `rm` would take it for a glob
+                self._delete_each(self._fs.find(path))
+                return
+            try:
+                self._fs.rm(path, recursive=True)
+            except STORE_ERRORS as error:
+                if not is_unknown_to_store(error):
+                    raise
+                self._delete_each(self._fs.find(path))
+        except FileNotFoundError:
+            pass
+        except STORE_ERRORS as error:
+            raise _failure(error, f"cannot delete {path}") from error
+
+    def delete_files(self, names: Sequence[str]) -> None:
+        """Removes files that lie in this store itself, on S3 a thousand with one request; absent ones are no error.
+        Raises StoreError."""
+        if self._is_local:
+            for name in names:
+                self.delete(name)
+            return
+        plain = [path for path in map(self.locate, names) if not set(path) & set("*?[")]  # others are globs to `rm`
+        try:
+            if plain:
+                self._fs.rm(plain)
+        except FileNotFoundError:
+            pass
+        except STORE_ERRORS as error:
+            if not is_unknown_to_store(error):  # else one by one, as all that is left
+                raise _failure(error, f"cannot delete files of {self.uri}") from error
+        there = set(self.names("")) & set(names)  # s3fs says nothing of those that a bulk request leaves
+        for name in sorted(there):
+            self.delete(name)
+
+    def _delete_each(self, paths: Iterable[str]) -> None:
+        """For stores that do not delete many files with one request."""
+        for path in paths:
+            self._fs.rm_file(path)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file's content; None where the file is absent or not (yet) whole."""
+        try:
+            loaded = json.loads(self.read(name))
+        except (FileNotFoundError, ValueError):
+            return None
+        return loaded if isinstance(loaded, dict) else None
+
+    @property
+    def _is_local(self) -> bool:
+        return scheme_of(self.uri) is None
+
+    @property
+    def _disk(self) -> Confined:
+        return Confined(self.root or self.uri, self.storage.mode)
+
+    def _within(self, name: str) -> str:
+        """A name as seen from the folder that is not left."""
+        return self.locate(name)[len(self.root or self.uri) :]
+
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        return filesystem(self.uri, self.storage)
+
+
+def _failure(error: Exception, doing: str) -> NsfwscanError:
+    """What a failure of the store means, in words."""
+    if isinstance(error, LinkRefused):
+        why = f"{error.strerror}, and nothing is followed out of a report store"
+        return BrokenRecord(f"{doing}:", why, "put the files themselves there, or remove the link")
+    return setup_error(error, doing)
+
+
+def from_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file. Read in this thread alone: one of Arrow's may still hold the bytes after that,
+    and would abort a process that ends at that moment (exit code 134)."""
+    return pq.ParquetFile(io.BytesIO(data)).read(columns, use_threads=False)
+
+
+def to_json(value: Any) -> bytes:
+    """Indented, key-ordered-as-given UTF-8 JSON, one trailing newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,110 @@
+"""A few images, now: the same stages as a scan, inline, without Ray.
+
+In: paths or URIs. Out: a `Verdict` for each, in order, unreadable ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.config import ScanConfig
+from nsfwscan.execution.machine import usable_cpus
+from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened
+from nsfwscan.models.registry import resolve, resolve_auxiliary
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.schema import LISTING_SCHEMA, Category, Decision, score_column
+from nsfwscan.stages.base import fresh, run
+
+BORDERLINE_MARGIN = 0.2
+"""A call is borderline when its two most probable categories are closer than this."""
+
+_AT_ONCE = 32
+"""Images in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the model and the policy say of one image.
+
+    Attributes:
+        uri: as given.
+        status: `ok`, or why there are no scores; `error` says it in words.
+        scores: (category, probability), most probable first; empty without scores.
+        nsfw_score: sum over the NSFW categories, 0 to 1; None without scores.
+        decision: what the policy decides, by `rule`.
+        match: the hash bank that it is in, the entry's id, and in how many bits they differ; None without a match.
+        filtered_by: what settled it before the model; None where nothing did.
+        signals: (name, value) of further detectors, the prefilter and the file itself.
+        borderline: the two most probable categories are close, or the policy wants a person to look.
+        model: `name@digest`; None without scores.
+        policy: `name@digest`.
+    """
+
+    uri: str
+    status: str
+    error: str | None
+    scores: tuple[tuple[str, float], ...]
+    nsfw_score: float | None
+    decision: str
+    rule: str
+    borderline: bool
+    model: str | None
+    policy: str
+    match: tuple[str, str, int] | None = None
+    filtered_by: str | None = None
+    signals: tuple[tuple[str, float], ...] = ()
+
+
+def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
+    """Classifies images one after the other, in this process, on a GPU where there is one.
+
+    Raises:
+        NsfwscanError: the model, the policy or a hash bank cannot be loaded.
+    """
+    spec = resolve(config.model, config.storage)
+    decide = Decider(load_policy(config.policy or spec.policy))
+    found = resolve_banks(config.banks, config.storage)
+    banks = BankSet(found, config.storage) if found else None
+    beside, threads = resolve_auxiliary(config), usable_cpus()
+    stages = opened(
+        [
+            *cpu_stages(config, spec, banks=banks, auxiliary_models=beside),
+            *model_stages(config, spec, threads=threads, auxiliary_models=beside),
+        ]
+    )
+    verdicts: list[Verdict] = []
+    for start in range(0, len(uris), _AT_ONCE):
+        listing = pa.Table.from_pylist([{"uri": uri} for uri in uris[start : start + _AT_ONCE]], schema=LISTING_SCHEMA)
+        rows = finish(run(stages, fresh(listing)))
+        decisions = decide(rows).to_pylist()
+        verdicts += [_verdict({**row, **decision}) for row, decision in zip(rows.to_pylist(), decisions, strict=True)]
+    return verdicts
+
+
+def _verdict(row: dict[str, Any]) -> Verdict:
+    found = [(str(c), row[score_column(c)]) for c in Category if row[score_column(c)] is not None]
+    scores = tuple(sorted(found, key=lambda score: -score[1]))
+    close = len(scores) > 1 and scores[0][1] - scores[1][1] < BORDERLINE_MARGIN
+    return Verdict(
+        uri=row["uri"],
+        status=row["status"],
+        error=row["error"],
+        scores=scores,
+        nsfw_score=row["nsfw_score"],
+        decision=row["decision"],
+        rule=row["rule"],
+        borderline=close or row["decision"] == Decision.REVIEW,
+        model=row["model"],
+        policy=row["policy"],
+        match=None if row["match_kind"] is None else (row["match_bank"], row["match_id"], row["match_distance"]),
+        filtered_by=row["filtered_by"],
+        signals=tuple(signals_of_row(row["signals"]).items()),
+    )

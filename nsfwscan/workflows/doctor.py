@@ -1,0 +1,291 @@
+"""What would fail in the night, checked before it.
+
+In: the configuration of the scan to come. Out: findings, one a line, as they are made; nothing is raised and nothing is
+left behind. A check that fails says what to do; the ones after it still run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+from packaging.requirements import Requirement
+
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.pdq_index import index_bytes
+from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
+from nsfwscan.errors import NsfwscanError, RowError
+from nsfwscan.execution.layout import Needs
+from nsfwscan.execution.machine import this_machine, usable_cpus
+from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.images.formats.content_names import ContentKind, content_of
+from nsfwscan.images.sandbox.child import DecodeChild
+from nsfwscan.images.sandbox.confinement import LAYERS
+from nsfwscan.models import registry
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.sources.listing import list_sources
+from nsfwscan.sources.manifests import open_source
+from nsfwscan.stages.decode import settings_of
+from nsfwscan.storage.failures import STORE_ERRORS
+from nsfwscan.storage.objects import fetch, local_path, scheme_of
+from nsfwscan.storage.store import Store
+from nsfwscan.text import printable, size
+
+_SAMPLE = 24
+"""Objects of a source, the first ones, whose beginnings are looked at."""
+_HEAD_BYTES = 65_536
+_NAMED = 3
+_FREE_BYTES = 2 * 2**30
+"""Free space below which a warning is given: room for a model, a listing's sort and a shard's part."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    verdict: Literal["ok", "warn", "fail"]
+    subject: str
+    detail: str
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a scan could not run."""
+        return self.verdict == "fail"
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<5} {self.subject:<9} {self.detail}"
+
+
+def examine(config: ScanConfig) -> Iterator[Finding]:
+    """Runs all checks, in the order in which a scan would need them."""
+    checks: list[tuple[str, Callable[[ScanConfig], Iterator[Finding]]]] = [
+        ("versions", _versions),
+        ("machine", _machine),
+        ("space", _space),
+        ("decoder", _decoder),
+        ("source", _sources),
+        ("store", _store),
+        ("policy", _policy),
+        ("banks", _banks),
+        ("model", _models),
+        ("ray", _ray),
+    ]
+    for subject, check in checks:
+        try:
+            yield from check(config)
+        except (NsfwscanError, RowError) as error:
+            yield Finding("fail", subject, str(error))
+        except Exception as error:  # noqa: BLE001  # an examination reports what it did not expect, too
+            yield Finding("fail", subject, f"{type(error).__name__}: {error}")
+
+
+def _versions(config: ScanConfig) -> Iterator[Finding]:
+    """Every dependency against the range that the package declares."""
+    wrong = []
+    for text in metadata.requires("nsfwscan") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is not installed")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
+    said = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("ray", "torch", "transformers", "pyarrow", "pillow")
+    )
+    if wrong:
+        yield Finding("fail", "versions", "; ".join(wrong) + ": pip install -c constraints.txt nsfwscan")
+    else:
+        yield Finding("ok", "versions", f"python {platform.python_version()}, {said}")
+
+
+def _machine(config: ScanConfig) -> Iterator[Finding]:
+    import torch
+
+    cpus = f"{os.cpu_count()} CPUs" + (" with bfloat16" if registry.cpu_has_bfloat16() else "")
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("ok", "machine", f"{cpus}; GPU: {names}")
+    elif shutil.which("nvidia-smi"):
+        yield Finding(
+            "warn", "machine", f"{cpus}; an NVIDIA driver is there, but this torch ({torch.__version__}) sees no GPU"
+        )
+    else:
+        yield Finding("ok", "machine", f"{cpus}; no GPU, models run on the CPU")
+
+
+def _space(config: ScanConfig) -> Iterator[Finding]:
+    places = {"temporary": tempfile.gettempdir(), "models": str(registry.cache_folder())}
+    if config.out and scheme_of(config.out) is None:
+        places["reports"] = os.path.abspath(config.out)
+    for what, wanted in places.items():
+        place = wanted
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        free = shutil.disk_usage(place).free
+        enough: Literal["ok", "warn"] = "ok" if free >= _FREE_BYTES else "warn"
+        yield Finding(enough, "space", f"{free / 2**30:.1f} GiB free for {what} ({place})")
+
+
+def _decoder(config: ScanConfig) -> Iterator[Finding]:
+    """Decodes an empty file, and says how far the process that does so is confined."""
+    child = DecodeChild(settings_of(config.decode))
+    try:
+        with suppress(RowError):
+            child.decode(b"")
+    finally:
+        child.close()
+    lacking = ", ".join(layer for layer in LAYERS if layer not in child.sandbox)
+    if config.decode.sandbox == "off":
+        yield Finding("warn", "decoder", "not confined (decode.sandbox: off)")
+    elif lacking:
+        yield Finding("warn", "decoder", f"this kernel or container runtime does not confine it by {lacking}")
+    else:
+        yield Finding("ok", "decoder", f"confined by {', '.join(child.sandbox)}")
+
+
+def _sources(config: ScanConfig) -> Iterator[Finding]:
+    """Lists a few objects of each source, reads one, and looks at the beginnings of the others: are they images?"""
+    if not config.source.uris:
+        yield Finding("warn", "source", "none given: name the sources of the scan to have them checked")
+    for uri in config.source.uris:
+        try:
+            yield from _source(uri, config)
+        except (NsfwscanError, RowError) as error:
+            yield Finding("fail", "source", str(error))
+
+
+def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
+    source = config.source.model_copy(update={"uris": (uri,), "limit": _SAMPLE})
+    first = next(list_sources(source, config.storage), None)
+    if first is None:
+        yield Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
+        return
+    if (refused := first["refused"][0].as_py()) is not None:
+        yield Finding("fail", "source", f"{uri}: {printable(first['uri'][0].as_py())}: {refused}")
+        return
+    allowed = first.filter(pc.is_null(first["refused"]))  # what a list must not name is not opened here, either
+    listed, limits = allowed["uri"].to_pylist(), config.read
+    example = listed[0]
+    name = printable(example)
+    try:
+        found = fetch(example, config.storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=2)
+    except RowError as error:
+        yield Finding("fail", "source", f"{uri}: can be listed, but {name} cannot be read: {error}")
+        return
+    yield Finding("ok", "source", f"{uri}: can be listed and read ({name}, {len(found.data):,} bytes)")
+    yield from _are_images(uri, listed, config)
+
+
+def _are_images(uri: str, listed: list[str], config: ScanConfig) -> Iterator[Finding]:
+    """A warning where a scan of objects like these would score hardly anything, and so end with exit code 5."""
+    kinds = [content_of(head) for head in (_beginning(one, config.storage) for one in listed) if head is not None]
+    others = Counter(kind.name for kind in kinds if kind.kind is not ContentKind.IMAGE)
+    count, limit = others.total(), config.report.max_unsupported_rate
+    if not count or limit == 1 or count / len(kinds) <= limit:
+        return
+    named = ", ".join(f"{n} × {name}" for name, n in others.most_common(_NAMED))
+    yield Finding(
+        "warn",
+        "source",
+        f"{uri}: of the first {len(kinds)} objects, {count} are no images ({printable(named)}). If all are like "
+        f"them, a scan ends with exit code 5: mend the source, or leave them out with --exclude",
+    )
+
+
+def _beginning(uri: str, storage: StorageConfig) -> bytes | None:
+    """The first bytes of an object; None where it cannot be read, which a scan will say."""
+    if scheme_of(uri) is None and not os.path.isfile(local_path(uri)):  # opening a pipe would wait for a writer
+        return None
+    try:
+        with open_source(uri, storage) as file:
+            return file.read(_HEAD_BYTES)
+    except STORE_ERRORS:
+        return None
+
+
+def _store(config: ScanConfig) -> Iterator[Finding]:
+    """Writes, creates, reads, lists and deletes a file of its own under staging/."""
+    if not config.out:
+        yield Finding("warn", "store", "none given: pass --out STORE to have it checked")
+        return
+    store = Store.at(config.out, config.store_options())
+    folder = f"staging/doctor-{uuid.uuid4().hex}"
+    name, content = f"{folder}/probe", b"nsfwscan doctor"
+    store.create(name, content)
+    try:
+        if store.read(name) != content or store.names(folder) != ["probe"]:
+            yield Finding("fail", "store", f"{store.uri}: what was written is not what is read")
+            return
+        yield _refuses_overwriting(store, name)
+    finally:
+        store.delete(folder)
+
+
+def _refuses_overwriting(store: Store, name: str) -> Finding:
+    if store.refuses_to_overwrite(name, b"again"):
+        return Finding("ok", "store", f"{store.uri}: can be written, read, listed and deleted")
+    said = "can be written, read, listed and deleted, but does not refuse to overwrite (it has no If-None-Match)"
+    return Finding("warn", "store", f"{store.uri}: {said}; let no two scans share a run id")
+
+
+def _policy(config: ScanConfig) -> Iterator[Finding]:
+    if config.policy is None:
+        yield Finding("ok", "policy", "the model's own")
+    else:
+        policy = load_policy(config.policy)
+        yield Finding("ok", "policy", f"{policy.identity}, {len(policy.rules)} rules")
+    for name in config.shadow_policies:
+        yield Finding("ok", "policy", f"{load_policy(name).identity}, which only counts")
+
+
+def _banks(config: ScanConfig) -> Iterator[Finding]:
+    """Reads each bank, and keeps it on this machine."""
+    for bank in config.banks:
+        [spec] = resolve_banks((bank,), config.storage)
+        needed, free = index_bytes(spec.entries["pdq"]) if spec.is_large else 0, this_machine().memory_bytes
+        verdict: Literal["ok", "warn"] = "warn" if spec.malformed or (free is not None and needed > free) else "ok"
+        memory = f"; its index takes about {size(needed)} on each node" if needed else ""
+        yield Finding(verdict, "banks", f"{spec.describe()}{memory}")
+
+
+def _models(config: ScanConfig) -> Iterator[Finding]:
+    """Loads the models here and lets each score one grey image."""
+    yield _model("model", registry.resolve(config.model, config.storage), config.model, config.storage)
+    beside = registry.resolve_auxiliary(config)
+    if beside.prefilter is not None:
+        yield _model("prefilter", beside.prefilter, config.cascade.prefilter, config.storage)
+    for detector in beside.detectors:
+        yield _model("detector", detector, config.detectors[detector.name], config.storage)
+
+
+def _model(subject: str, spec: ModelSpec, config: ModelConfig, storage: StorageConfig) -> Finding:
+    hardware = registry.choose_hardware(spec, config, threads=usable_cpus())
+    scores = registry.load(spec, storage, hardware)(np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8))
+    if not np.isfinite(scores).all():
+        return Finding("fail", subject, f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")
+    pairs = zip(spec.labels, spec.categories, strict=True) if spec.categories and subject != "detector" else ()
+    labels = ", ".join(f"{label} → {category}" for label, category in pairs) or ", ".join(spec.labels)
+    return Finding("ok", subject, f"{spec.identity} on {hardware.device} in {hardware.dtype}; {labels}")
+
+
+def _ray(config: ScanConfig) -> Iterator[Finding]:
+    from nsfwscan.execution.ray_data import describe_cluster
+
+    check_reachable(config.engine.cluster)
+    yield Finding("ok", "ray", describe_cluster(config.engine, Needs(registry.backend_of(config.model))))

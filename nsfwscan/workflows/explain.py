@@ -1,0 +1,254 @@
+"""What a scan would do, before it does it: where it runs, in what sizes, and what that takes.
+
+In: a `ScanConfig`. Out: an `Explanation`. Nothing is listed, no object is read, nothing is written to the store, and no
+Ray is started; one that runs already is asked for its nodes. What is not known without these is left unknown. A model,
+cluster or store that cannot be reached is a `NsfwscanError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.errors import SourceError, StoreError
+from nsfwscan.execution.choose import is_inline
+from nsfwscan.execution.layout import (
+    Fleet,
+    Layout,
+    Needs,
+    Node,
+    NodeAllocation,
+    choose_layout,
+    choose_places,
+    local_store_bytes,
+    node_bytes,
+    object_store_bytes,
+)
+from nsfwscan.execution.machine import this_machine
+from nsfwscan.execution.pipeline import needs_of, reuse_keys
+from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.models.onnx_backend import EMBEDDED
+from nsfwscan.models.registry import hardware_on, resolve, resolve_auxiliary
+from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
+from nsfwscan.runs.plan import PlanAction, shard_count
+from nsfwscan.runs.run import runs_of
+from nsfwscan.sources.manifests import open_source
+from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.objects import absolute_uri
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
+
+_LOOKED_AT = 50
+"""Committed runs, the newest, among which one over the same sources is looked for."""
+_MANY_SHARDS = 1_000_000
+"""Where it is not known how many there are: enough for every actor."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected of some nodes that are alike."""
+
+    place: NodeAllocation
+    count: int
+    cpu_actor_bytes: int
+    model_actor_bytes: int
+    memory_bytes: int
+    """Of all its actors, with Ray's own processes and the driver."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a scan would do.
+
+    Attributes:
+        model: identity, geometry and backend.
+        auxiliary_models: the models beside it.
+        hardware: device, precision, batch size and threads of the model.
+        dtype_is_sure: False where the workers' processors decide on the precision.
+        cluster: the address, or None for a Ray that the scan would start here.
+        fleet: machines, and how many actors of each kind run on them.
+        expected: by kind of machine.
+        shard_rows: objects in a shard.
+        shard_bytes: a shard's pixels.
+        in_flight_bytes: what all object stores hold at once.
+        decode_bytes: how far the process that decodes for an actor may grow, should an image take that.
+        objects: how many there are to scan; None where only listing would tell.
+        objects_from: how that is known, or why it is not.
+        estimate: what they take; None where no rate was measured or no count is known.
+        why_no_estimate: which of both.
+        per_million: what a million objects take; None where no rate was measured, or over too few objects.
+    """
+
+    model: ModelSpec
+    auxiliary_models: AuxiliaryModels
+    hardware: Hardware
+    dtype_is_sure: bool
+    cluster: str | None
+    fleet: Fleet
+    expected: tuple[Expected, ...]
+    shard_rows: int
+    shard_bytes: int
+    in_flight_bytes: int
+    decode_bytes: int
+    objects: int | None
+    objects_from: str
+    estimate: Estimate | None
+    why_no_estimate: str | None
+    per_million: Estimate | None
+
+    @property
+    def layout(self) -> Layout:
+        """Which actors run, and how many."""
+        return self.fleet.layout
+
+
+def explain_scan(config: ScanConfig) -> Explanation:
+    """What a scan with this configuration would do.
+
+    Raises:
+        NsfwscanError: the model, the cluster or the report store cannot be reached, or a table cannot be read.
+    """
+    prices = Prices.load(config.cost.prices)
+    sources = tuple(absolute_uri(uri) for uri in config.source.uris)
+    config = config.model_copy(update={"source": config.source.model_copy(update={"uris": sources})})
+    spec, auxiliary_models = resolve(config.model, config.storage), resolve_auxiliary(config)
+    needs = needs_of(config, spec, auxiliary_models)
+    cluster = config.engine.cluster
+    nodes = _nodes(config, cluster, needs)
+    store = Store.at(config.out, config.store_options())
+    objects, objects_from = _count(config, store)
+    shards = _MANY_SHARDS if objects is None else shard_count(objects, config.engine.shard_rows)
+    layout, places = choose_layout(nodes, shards, needs), choose_places(nodes, needs)
+    expected = _expected(places, needs)
+    if objects is not None and is_inline(config.engine, objects):
+        nodes = (this_machine(config.engine.num_cpus),)
+        layout, places = Layout("inline", 1, threads=int(nodes[0].cpus)), [NodeAllocation(nodes[0], 0)]
+        own = needs.actor_bytes(with_model=True)
+        expected = (Expected(places[0], 1, own, own, own),)
+    has_gpu = spec.backend == "torch" and any(node.gpus >= 1 for node in nodes)
+    device: Literal["cuda", "cpu"] = "cuda" if has_gpu else "cpu"
+    hardware = hardware_on(device, spec, config.model, threads=layout.threads)
+    rate = _rate(config, spec, auxiliary_models, store, nodes)
+    found, why = _estimate(objects, rate, nodes, config, prices)
+    million = estimate(1_000_000, rate, nodes, sources, prices) if rate and rate.steady else None
+    return Explanation(
+        spec,
+        auxiliary_models,
+        hardware,
+        dtype_is_sure=cluster is None or device == "cuda" or spec.backend == "onnx" or config.model.dtype != "auto",
+        cluster=cluster,
+        fleet=Fleet(nodes, layout),
+        expected=expected,
+        shard_rows=config.engine.shard_rows,
+        shard_bytes=needs.shard_bytes,
+        in_flight_bytes=object_store_bytes(places, needs),
+        decode_bytes=config.decode.max_memory_bytes,
+        objects=objects,
+        objects_from=objects_from,
+        estimate=found,
+        why_no_estimate=why,
+        per_million=million,
+    )
+
+
+def _nodes(config: ScanConfig, cluster: str | None, needs: Needs) -> tuple[Node, ...]:
+    """Those of the cluster; this machine, as a Ray that is started here would have it."""
+    if cluster is not None:
+        from nsfwscan.execution.ray_data import cluster_nodes
+
+        check_reachable(config.engine.cluster)
+        return cluster_nodes(config.engine)
+    here = this_machine(config.engine.num_cpus)
+    store = local_store_bytes(here, needs)
+    left = None if here.memory_bytes is None else max(0, here.memory_bytes - store)
+    return (replace(here, memory_bytes=left, object_store_bytes=store),)
+
+
+def _expected(places: Sequence[NodeAllocation], needs: Needs) -> tuple[Expected, ...]:
+    alike: dict[tuple[object, ...], list[NodeAllocation]] = {}
+    for place in places:
+        alike.setdefault((place.node.kind, place.cpu_actors, place.model_actors), []).append(place)
+    return tuple(
+        Expected(
+            group[0],
+            len(group),
+            needs.actor_bytes(with_model=group[0].fused),
+            needs.actor_bytes(with_model=True),
+            node_bytes(group[0], needs),
+        )
+        for group in alike.values()
+    )
+
+
+def _count(config: ScanConfig, store: Store) -> tuple[int | None, str]:
+    """How many objects there are to scan, as far as that can be had without listing; and how that is known."""
+    counted = _in_manifests(config)
+    how = "by the manifest's row count"
+    if counted is None:
+        counted, how = _listed_last(config, store)
+    limit = config.source.limit
+    if limit is not None and (counted is None or limit < counted):
+        return limit, "at most, by --limit"
+    if counted is None:
+        return None, "only listing tells, which --explain does not do"
+    filtered = " (before --include and --exclude)" if config.source.include or config.source.exclude else ""
+    return counted, how + filtered
+
+
+def _in_manifests(config: ScanConfig) -> int | None:
+    """Rows of the sources, where all of them are Parquet manifests."""
+    rows = 0
+    for uri in config.source.uris:
+        if not uri.lower().endswith(".parquet"):
+            return None
+        try:
+            with open_source(uri, config.storage) as file:
+                rows += pq.read_metadata(file).num_rows
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{uri} cannot be read as a manifest: {error}") from None
+        except STORE_ERRORS as error:
+            raise SourceError(str(setup_error(error, f"cannot read the manifest {uri}"))) from None
+    return rows
+
+
+def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
+    """Objects of the newest committed run over the same sources with the same filters."""
+    ours = config.public()["source"]  # as the records have it, without secrets
+    for run in reversed([run for run in runs_of(store) if run.is_committed_or_broken()][-_LOOKED_AT:]):
+        try:
+            record = run.record()
+        except StoreError:  # another one may tell
+            continue
+        theirs = record["config"]["source"]
+        if all(theirs[key] == ours[key] for key in ("uris", "include", "exclude")) and theirs["limit"] is None:
+            read = record["plan"]["distinct"] - record["plan"]["fates"].get(PlanAction.CARRIED, 0)
+            return record["plan"]["distinct"], f"listed by run {run.run_id}, which read {read:,} of them"
+    return None, ""
+
+
+def _rate(
+    config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels, store: Store, nodes: Sequence[Node]
+) -> Rate | None:
+    if config.cost.rates is not None:
+        return benchmarked(config.cost.rates, embedded=spec.uri == EMBEDDED)
+    return measured(store, reuse_keys(config, spec, auxiliary_models), nodes)
+
+
+def _estimate(
+    objects: int | None, rate: Rate | None, nodes: Sequence[Node], config: ScanConfig, prices: Prices
+) -> tuple[Estimate | None, str | None]:
+    """The estimate, or why there is none."""
+    if rate is None:
+        return None, (
+            "nothing was measured: no committed run in this store has this model and preprocessing, on machines like "
+            "these; --rates FILE takes a benchmark's"
+        )
+    found = estimate(objects or 1, rate, nodes, config.source.uris, prices)
+    if found is None:
+        return None, "the benchmark ran with GPUs and these machines have none, or the other way round"
+    return (None, "how many objects there are is not known") if objects is None else (found, None)

@@ -1,0 +1,159 @@
+"""The last writes of a commit, and what every record says beside the rows: when, with what software, how it ended.
+
+In: a run whose report is written, and its record. Out: `summary.html`, `run.json` (created only if it is not there),
+`_SUCCESS`, in the order that readers rely on. A second committer of the same run yields to the first; a store that
+fails is a `StoreError`. A commit that was cut off before its very last write is completed only where its record and
+every file of it are what they should be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import nsfwscan
+from nsfwscan.config import ReportConfig
+from nsfwscan.errors import BrokenRecord, StoreError
+from nsfwscan.images.sandbox.confinement import LAYERS
+from nsfwscan.policy.rules import Policy
+from nsfwscan.reports.html import render_summary
+from nsfwscan.runs.commit import Report
+from nsfwscan.runs.ending import ending_of
+from nsfwscan.runs.plan import Plan
+from nsfwscan.runs.record import RECORD_VERSION
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import Change
+from nsfwscan.storage.store import to_json
+from nsfwscan.text import redacted_json
+from nsfwscan.warning import WarningKind, Warnings
+
+_SUMMARY = "summary.html"
+_LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
+
+
+def record_of(
+    run: Run,
+    kind: str,
+    parent: dict[str, str] | None,
+    plan: Plan,
+    report: Report,
+    policy: Policy,
+    limits: ReportConfig,
+    **further: Any,
+) -> dict[str, Any]:
+    """The content of `run.json`: who, what, when, and what stood behind every row.
+
+    Args:
+        kind: `scan`, `replay` or `match`.
+        parent: the run that this one goes on from.
+        limits: up to which its exit code is 0.
+        **further: config, model, reuse_keys, and what it took.
+    """
+    record = {
+        "record_version": RECORD_VERSION,
+        "run_id": run.run_id,
+        "kind": kind,
+        "parent": parent,
+        "store": run.store.uri,
+        "store_endpoint": run.store.endpoint_url,
+        **ending_of(report.summary, limits).as_dict(),
+        "committed_at": now(),
+        "nsfwscan": nsfwscan.__version__,
+        "python": platform.python_version(),
+        "libraries": _versions(),
+        "config": further.pop("config"),
+        "model": further.pop("model"),
+        "reuse_keys": further.pop("reuse_keys"),
+        "policy": {"identity": policy.identity, **policy.model_dump(mode="json")},
+        "plan": plan.counts,
+        "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
+        "known_illegal": report.known,
+        "balance": report.balance.as_dict(),
+        "duplicates": report.duplicates,
+        "costs": report.costs.as_dict(),
+        "cascade": report.cascade.as_dict(report.costs),
+        **further,
+        "summary": report.summary.as_dict(),
+        "sandbox": dict(report.sandbox),
+        "warnings": _warnings(plan, report).as_json(),
+        "shadows": [shadow.as_dict() for shadow in report.shadows],
+        "files": [*report.files, *plan.files],
+    }
+    return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
+
+
+def _warnings(plan: Plan, report: Report) -> Warnings:
+    """Return what was noticed while listing, and that the decoder was not wholly confined."""
+    warnings = Warnings.from_json(plan.warnings.as_json())
+    for held, files in report.sandbox.items():
+        if held != ", ".join(LAYERS):
+            warnings.add(WarningKind.UNCONFINED, f"only {held}" if held != "none" else "no layer of it", count=files)
+    return warnings
+
+
+def commit_record(run: Run, record: dict[str, Any]) -> None:
+    """The last three writes, in the order that readers rely on. A second committer yields to the first."""
+    page = _page(record)
+    run.folder.write(_SUMMARY, page)
+    for name, data in ((_SUMMARY, page), ("plan.json", run.folder.read("plan.json"))):
+        sha256 = hashlib.sha256(data).hexdigest()
+        record["files"].append({"path": name, "rows": None, "bytes": len(data), "sha256": sha256})
+    try:
+        run.folder.create("run.json", to_json(record))
+    except FileExistsError:
+        record.update(run.record())
+        run.folder.write(_SUMMARY, _page(record))  # ours lies over the one that it names
+    _seal(run)
+
+
+def complete(run: Run) -> dict[str, Any]:
+    """Ends a commit that was cut off before its very last write, and returns its record.
+
+    Raises:
+        BrokenRecord: the record, or a file that it names, is not what was written; nothing was changed.
+    """
+    try:
+        record = run.record()
+        for file in record["files"]:
+            if file["path"] != _SUMMARY:
+                run.read(file)
+    except BrokenRecord as error:
+        where = run.folder.locate("run.json")
+        way_out = f"the commit was cut off there: delete {where}, then the same command writes the report anew"
+        raise BrokenRecord(error.where, error.reason, way_out) from None
+    run.folder.write(_SUMMARY, _page(record))  # a second committer's may lie over the one that it names
+    _seal(run)
+    return record
+
+
+def _page(record: dict[str, Any]) -> bytes:
+    """`summary.html`, the same before and after it is recorded itself: it names the files of rows."""
+    return render_summary({**record, "files": [f for f in record["files"] if f["rows"] is not None]}).encode()
+
+
+def _seal(run: Run) -> None:
+    """Opens the report to readers, and clears away what led to it."""
+    run.folder.write("_SUCCESS", b"")
+    with suppress(StoreError):  # committed all the same
+        run.folder.delete("failure.json")  # of an earlier attempt
+    with suppress(StoreError):  # `gc` removes what is left
+        run.clear_staging()
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time (UTC), ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,266 @@
+"""New banks over everything that was ever scanned: by the hashes that reports hold, without reading a single object.
+
+In: a report store and banks. Out: a run of its own, of kind `match`, whose report holds the objects that match, as they
+are decided then; other runs neither change nor go on from it. A bank that cannot be read, and a store without reports,
+is a `NsfwscanError`.
+
+An entry that matches very much (a blank image, the template of a meme) would flood a queue and help nobody: it is
+quarantined, which means that it matches nothing, and that `run.json` and `summary.html` say so. Entries of illegal
+banks never are: what they match stands in the report and in `escalations/`, and their flood is only told.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nsfwscan.banks.bank import BankSpec, resolve_banks
+from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet, Entry
+from nsfwscan.config import BankConfig, ReportConfig, ScanConfig, StorageConfig
+from nsfwscan.errors import StoreError
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy, parse_policy
+from nsfwscan.runs.commit import write_report
+from nsfwscan.runs.known_illegal import known_illegal
+from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_bases
+from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.finalize import commit_record, complete, record_of
+from nsfwscan.workflows.scan import ScanResult
+
+FLOOD = 1000
+"""Objects that an entry may match before it is quarantined."""
+_FLOOD_SHARE, _LEAST_FLOOD = 0.01, 100
+"""So much of a store is a flood, too, from so many objects on."""
+_EXAMPLES = 3
+_FOUND = pa.schema([*LISTING_SCHEMA, *(REPORT_SCHEMA.field(name) for name in HASH_COLUMNS), *MATCH])
+"""What is kept of an object that matches, while entries are counted."""
+
+
+@dataclass
+class Looked:
+    """What was looked at, and what was found.
+
+    Attributes:
+        objects: how many, each once.
+        without: of those, how many lack a hash that the banks hold, by its kind.
+        flooding: entries that match very much: how many objects, and a few of them; none of an illegal entry.
+    """
+
+    objects: int = 0
+    without: Counter[str] = field(default_factory=Counter)
+    flooding: dict[Entry, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> list[Entry]:
+        """Entries that match nothing for that."""
+        return [entry for entry, found in self.flooding.items() if found["kind"] != BankKind.ILLEGAL]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON types."""
+        named = [{"bank": b, "hash": h, "id": i, **found} for (b, h, i), found in self.flooding.items()]
+        kept = [entry for entry in named if entry["kind"] == BankKind.ILLEGAL]
+        return {
+            "objects": self.objects,
+            "without": dict(self.without),
+            "quarantined": [entry for entry in named if entry not in kept],
+            "flooding": kept,
+        }
+
+
+def match_store(
+    store: Store,
+    banks: tuple[BankConfig, ...],
+    storage: StorageConfig,
+    *,
+    policy: Policy | None = None,
+    source: str | None = None,
+    run_id: str | None = None,
+    flood: int = FLOOD,
+    ignored: Sequence[str] = (),
+) -> ScanResult:
+    """Writes a run of what the banks find among all objects of a store.
+
+    Args:
+        storage: how the banks are reached.
+        policy: unset: the one that decided the newest run.
+        source: where the policy came from, for the record.
+        run_id: unset: the time (UTC). An unfinished one of that id is begun again, a committed one left alone.
+        flood: objects that an entry may match.
+        ignored: runs whose record is broken, and that are gone on without.
+
+    Raises:
+        NsfwscanError: a bank or the store cannot be read, or the run id is that of another run.
+    """
+    bases = live_bases(store, ignored)
+    if not bases:
+        raise StoreError(f"{store.uri} has no committed scan: there is nothing to match")
+    newest = bases[0].record
+    decider = Decider(policy or _policy_of(newest))
+    specs = resolve_banks(banks, storage)
+    run = Run.named(store, run_id)
+    if already := run.is_committed():
+        return _result(run, already)
+    settings = {
+        "match_of": [base.run.run_id for base in bases],
+        "banks": [spec.identity for spec in specs],
+        "policy": decider.policy.identity,
+        "flood": flood,
+        **({"ignored_runs": list(ignored)} if ignored else {}),
+    }
+    with run.lease():
+        if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+            complete(run)
+            return _result(run, already)
+        began = run.load_plan(settings)
+        _commit(run, bases, specs, storage, decider, source, settings, began, flood, ignored)
+    return _result(run, already)
+
+
+def _result(run: Run, already: bool) -> ScanResult:
+    record = run.record()
+    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=already)
+
+
+def _policy_of(record: dict[str, Any]) -> Policy:
+    stored = {name: value for name, value in record["policy"].items() if name != "identity"}
+    return parse_policy(stored, f"the policy of run {record['run_id']}")
+
+
+def _commit(
+    run: Run,
+    bases: list[PreviousRun],
+    specs: tuple[BankSpec, ...],
+    storage: StorageConfig,
+    decider: Decider,
+    source: str | None,
+    settings: dict[str, Any],
+    began: Plan | None,
+    flood: int,
+    ignored: Sequence[str],
+) -> None:
+    started = time.monotonic()
+    # Matched again, whatever they were matched with: what the search finds is what the report says.
+    ledger = PreviousReports([replace(base, record={**base.record, "banks": []}) for base in bases], None)
+    with tempfile.TemporaryDirectory(prefix="nsfwscan-match-") as folder:
+        looked, banks, found = _search(ledger, BankSet(specs, storage), Path(folder), flood)
+        newest = bases[0].record
+        ids = tuple(base.run.run_id for base in bases)
+        plan = began or run.save_plan(carry_all(found, newest["plan"]["listed_at"], ids, run.folder), settings)
+    config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: nothing of it can be gone
+    known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
+    report = write_report(run, plan, ledger, decider, config, banks=banks, known=known)
+    shown = {**newest["config"], "banks": [spec.config.model_dump(mode="json") for spec in specs]}
+    record = record_of(
+        run,
+        "match",
+        bases[0].reference,
+        plan,
+        report,
+        decider.policy,
+        ReportConfig(max_error_rate=1, max_unsupported_rate=1),
+        config={**shown, **config.model_dump(mode="json", include={"source", "report"}), "policy": source},
+        model=newest["model"],
+        reuse_keys=newest["reuse_keys"],
+        banks=[spec.as_json() for spec in specs],
+        matching=looked.as_json(),
+        ignored_runs=list(ignored),
+        timings={"match_s": round(time.monotonic() - started, 3), "resumed_shards": 0},
+        images_per_s=None,
+        machine=None,
+        cost=None,
+    )
+    commit_record(run, record)
+
+
+def _search(
+    ledger: PreviousReports, banks: BankSet, folder: Path, flood: int
+) -> tuple[Looked, BankSet, Iterator[pa.Table]]:
+    """What was looked at; the banks without the entries that flood; and the objects that match these, range by range
+    as `LISTING_SCHEMA`, sorted by URI."""
+    looked, path = Looked(), folder / "all.parquet"
+    counts = _spool(_matching(ledger, banks, looked), path)
+    most = min(flood, max(_LEAST_FLOOD - 1, int(looked.objects * _FLOOD_SHARE)))
+    while new := [key for key, n in counts.items() if n > most and key[0] not in looked.flooding]:
+        for entry, kind in new:
+            named = [] if kind == BankKind.ILLEGAL else _examples(path, entry)
+            looked.flooding[entry] = {"kind": kind, "objects": counts[entry, kind], "examples": named}
+        banks = banks.leaving_out(looked.quarantined)
+        before, path = path, folder / f"{len(looked.flooding)}.parquet"
+        counts = _spool((_matched(rows, banks) for rows in _spooled(before)), path)  # others may match them, too
+    return looked, banks, _ranges(path)
+
+
+def _matching(ledger: PreviousReports, banks: BankSet, looked: Looked) -> Iterator[pa.Table]:
+    """All objects that match, in the order of their URIs."""
+    for rows in ledger.rows(None, None):
+        looked.objects += rows.num_rows
+        looked.without.update({kind: n for kind in banks.kinds if (n := _lacking(rows, kind))})
+        yield _matched(rows.sort_by("uri"), banks)
+
+
+def _lacking(rows: pa.Table, kind: str) -> int:
+    """How many objects could not be looked for: not read or not decoded, or by a run that made no such hash."""
+    return int(rows[kind].null_count)
+
+
+def _matched(rows: pa.Table, banks: BankSet) -> pa.Table:
+    """The rows that match, as `_FOUND`."""
+    found = banks.match(rows)
+    columns = {**{name: rows[name] for name in rows.column_names}, **{name: found[name] for name in MATCH.names}}
+    table = as_schema(pa.table(columns), _FOUND)
+    return table.filter(pc.is_valid(table["match_kind"]))
+
+
+def _spool(tables: Iterable[pa.Table], path: Path) -> Counter[tuple[Entry, str]]:
+    """Writes matches to disk, and counts them by entry and kind of bank."""
+    counts: Counter[tuple[Entry, str]] = Counter()
+    with pq.ParquetWriter(path, _FOUND) as writer:
+        for table in tables:
+            writer.write_table(table)
+            named = table.select(["match_bank", "match_hash", "match_id", "match_kind"]).to_pylist()
+            counts.update(((r["match_bank"], r["match_hash"], r["match_id"]), r["match_kind"]) for r in named)
+    return counts
+
+
+def _spooled(path: Path) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(65_536):
+            yield pa.Table.from_batches([batch])
+
+
+def _examples(path: Path, entry: Entry) -> list[str]:
+    """A few of the objects that an entry matches."""
+    found: list[str] = []
+    for rows in _spooled(path):
+        same = [
+            pc.equal(rows[f"match_{name}"], value) for name, value in zip(("bank", "hash", "id"), entry, strict=True)
+        ]
+        found += rows.filter(reduce(pc.and_, same))["uri"].to_pylist()[: _EXAMPLES - len(found)]
+        if len(found) == _EXAMPLES:
+            break
+    return found
+
+
+def _ranges(path: Path) -> Iterator[pa.Table]:
+    """The objects of a file, as `LISTING_SCHEMA`, in tables of a range each."""
+    held: list[pa.Table] = []
+    for rows in _spooled(path):
+        held.append(as_schema(rows, LISTING_SCHEMA))
+        if sum(table.num_rows for table in held) >= RANGE_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if any(table.num_rows for table in held):
+        yield pa.concat_tables(held)

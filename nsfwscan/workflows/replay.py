@@ -1,0 +1,122 @@
+"""A run decided again by another policy, from the scores that it stored: no image is read, and no model asked.
+
+In: a committed run and a policy. Out: what would change (`replay`), or a run of its own that names the first as its
+parent (`commit_replay`), with decisions, false positives and changes as a scan under that policy would have written
+them. A run that is not committed, or a part of it that is absent or damaged, is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from nsfwscan.config import ScanConfig
+from nsfwscan.errors import ConfigError
+from nsfwscan.policy.compare import Comparison
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.lint import Overlaps
+from nsfwscan.policy.rules import Policy
+from nsfwscan.runs.commit import write_report
+from nsfwscan.runs.known_illegal import known_illegal
+from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
+from nsfwscan.runs.previous import LISTED, PreviousReports
+from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.workflows.finalize import commit_record, complete, record_of
+from nsfwscan.workflows.scan import ScanResult
+
+
+def replay(run: Run, policy: Policy) -> Comparison:
+    """What the policy would decide of the rows that a run's report holds, beside what was decided.
+
+    Raises:
+        PolicyError: a rule cannot be evaluated on a row.
+        StoreError: the report cannot be read.
+    """
+    comparison = Comparison(Decider(policy))
+    for rows in read_rows(run, run.record(), comparison.columns):
+        comparison.add(rows)
+    return comparison
+
+
+def overlaps(run: Run, policy: Policy) -> Overlaps:
+    """Which of the policy's rules match and decide how many rows of a run's report. Raises as `replay` does."""
+    found = Overlaps(policy)
+    for rows in read_rows(run, run.record(), found.decider.columns):
+        found.add(rows)
+    return found
+
+
+def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) -> ScanResult:
+    """Writes a run whose rows are the parent's, decided by the policy.
+
+    Args:
+        source: where the policy came from, for the record.
+        run_id: unset: the time (UTC). An unfinished replay of that id is gone on with, a committed one left alone.
+
+    Raises:
+        ConfigError: the parent is no report over a listing.
+        NsfwscanError: the store fails, or the run id is that of another run.
+        BalanceError: rows of the parent are gone.
+    """
+    if parent.record()["kind"] not in LISTED:
+        raise ConfigError(f"run {parent.run_id} holds only matches: replay the scan that it was matched over")
+    run = Run.named(parent.store, run_id)
+    settings = {"replay_of": parent.run_id, "policy": policy.identity}
+    plan = run.load_plan(settings)
+    already = run.is_committed()
+    if not already:
+        with run.lease():
+            if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+                complete(run)
+            else:
+                _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
+    record = run.record()
+    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=already)
+
+
+def _plan(parent: Run, run: Run) -> Plan:
+    """The parent's listing, of which all rows are carried over: from it alone, or where it is a delta, from the runs
+    that it went on from as well."""
+    was = parent.plan()
+    is_delta = parent.record()["config"]["report"]["mode"] == "delta"
+    bases = (parent.run_id, *(was.bases if is_delta else ()))
+    return carry_all(_listing(parent, was), was.listed_at, bases, run.folder)
+
+
+def _listing(parent: Run, plan: Plan) -> Iterator[pa.Table]:
+    read = ShardReader(parent.folder)
+    for part in plan.ranges:
+        yield pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)]).sort_by("uri")
+
+
+def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> None:
+    began, was = time.monotonic(), parent.record()
+    report = {**was["config"]["report"], "save_images": False}
+    changed = {"policy": source, "shadow_policies": [], "report": report}
+    given = {name: was["config"][name] for name in ("source", "duplicates") if name in was["config"]}
+    config = ScanConfig.of({**given, "out": run.store.uri, "report": report})
+    ledger = PreviousReports.of(run.store, plan.bases, None)
+    known = known_illegal(read_records(runs_of(run.store)))
+    written = write_report(run, plan, ledger, Decider(policy), config, known=known)
+    record = record_of(
+        run,
+        "replay",
+        ledger.bases[0].reference,
+        plan,
+        written,
+        policy,
+        config.report,
+        config={**was["config"], **changed},
+        model=was["model"],
+        auxiliary_models=was.get("auxiliary_models", []),
+        banks=was.get("banks", []),
+        reuse_keys=was["reuse_keys"],
+        timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},
+        images_per_s=None,
+        machine=None,
+        cost=None,
+    )
+    commit_record(run, record)

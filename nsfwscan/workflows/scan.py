@@ -1,0 +1,343 @@
+"""The story of one scan: list, plan, run the shards, write the report, commit.
+
+In: a `ScanConfig`. Out: a `ScanResult`, with the exit code. The same run id again resumes an unfinished run and leaves
+a committed one alone. A broken set-up is a `NsfwscanError` before anything starts; a report that does not balance is
+recorded in `failure.json` and not committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from nsfwscan.banks.bank import BankSpec, resolve_banks
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.config import ScanConfig, SourceConfig
+from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, NsfwscanError, Stalled
+from nsfwscan.execution.deadline import Deadline, deadline_of
+from nsfwscan.execution.layout import Fleet
+from nsfwscan.execution.pipeline import Job, reuse_keys
+from nsfwscan.models.registry import resolve, resolve_auxiliary
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy, load_policy
+from nsfwscan.reports.progress import Progress
+from nsfwscan.runs.commit import Report, write_report
+from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
+from nsfwscan.runs.losses import check_losses
+from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
+from nsfwscan.runs.previous import PreviousReports, ReusePolicy, find_bases
+from nsfwscan.runs.run import Begun, Run, read_records, runs_of, unfinished
+from nsfwscan.runs.staging import ShardResult, staged_shards
+from nsfwscan.sources.listing import list_sources
+from nsfwscan.sources.manifests import is_manifest, list_shape
+from nsfwscan.sources.truth import read_truth
+from nsfwscan.sources.truth_join import TruthBound
+from nsfwscan.storage.failures import STORE_ERRORS
+from nsfwscan.storage.objects import absolute_uri, scheme_of
+from nsfwscan.storage.rate_limit import Pace
+from nsfwscan.storage.store import Store, to_json
+from nsfwscan.warning import Warnings
+from nsfwscan.workflows.cost import Prices, cost_of, requests_for
+from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
+
+Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
+"""What runs shards until a deadline: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""
+
+_NO_TRUTH = {"path", "none"}
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What became of a scan.
+
+    Attributes:
+        run_id: the run.
+        uri: its folder.
+        exit_code: 0 committed; 4 committed, but over the error rate; 5 committed, but nothing was scored, or too
+            many of the objects are no images.
+        record: the content of `run.json`.
+        already_committed: an earlier process committed it; nothing was done.
+    """
+
+    run_id: str
+    uri: str
+    exit_code: int
+    record: dict[str, Any]
+    already_committed: bool = False
+
+    @property
+    def report_files(self) -> list[str]:
+        """Full URIs of the committed report parts."""
+        return [f"{self.uri}/{f['path']}" for f in self.record["files"] if f["path"].startswith("report/")]
+
+
+def run_scan(
+    config: ScanConfig,
+    run_id: str | None,
+    engine: Engine,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    fleets: Sequence[Fleet] = (),
+) -> ScanResult:
+    """Runs one scan from listing to commit.
+
+    Args:
+        run_id: unset: the time (UTC).
+        resume: go on with the newest unfinished run over the same sources, if there is one.
+        fleets: where the engine says, when it begins, what it runs on; unset: the run's cost is not known.
+
+    Raises:
+        NsfwscanError: the run cannot start or go on; what was staged is kept, and the same run id resumes it.
+        BalanceError: the report does not account for every object; nothing was committed.
+    """
+    deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices)
+    config = _with_absolute_sources(config)
+    store = Store.at(config.out, config.store_options())
+    run = _choose_run(store, config.source.uris, run_id, resume, progress)
+    if run.is_committed():
+        return _committed_before(run)
+    policy = load_policy(config.policy) if config.policy else None
+    shadows = [load_policy(name) for name in config.shadow_policies]
+    progress.say(f"model    {config.model.uri}")
+    spec = resolve(config.model, config.storage)
+    banks = _banks(config, progress)
+    job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
+    with run.lease(progress.say), _resumable(run):
+        if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+            complete(run)
+            return _committed_before(run)
+        clock = _Clock()
+        known = _known(job)
+        job = replace(job, known=known.contents)
+        plan = run.load_plan(_settings(job)) or _plan(job, progress, deadline)
+        clock.lap("listing_s")
+        worked = _work(job, plan, engine, progress, deadline)
+        clock.lap("scan_s")
+        ledger = PreviousReports.of(store, plan.bases, _within(config))
+        report = _write(job, plan, ledger, shadows, known, progress)
+        clock.lap("commit_s")
+        effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
+        record = _record(job, plan, ledger, report, effort)
+        commit_record(run, record)
+    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
+
+
+def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
+    """Reads the banks. Raises ConfigError where one holds hashes that the scan would not make."""
+    found = resolve_banks(config.banks, config.storage)
+    for spec in found:
+        if spec.entries["pdq"] and config.decode.pdq == "off":
+            raise ConfigError(f"bank {spec.name} holds PDQ hashes, and decode.pdq is off: let it be exact or reduced")
+        progress.say(f"bank     {spec.describe()}")
+    return found
+
+
+def _with_absolute_sources(config: ScanConfig) -> ScanConfig:
+    """The sources as listings write them, so that a run means the same wherever it is gone on with."""
+    uris = tuple(absolute_uri(uri) for uri in config.source.uris)
+    lists = tuple(uri for uri in uris if not is_manifest(uri) and _is_list(uri, config))
+    return config.model_copy(update={"source": config.source.model_copy(update={"uris": uris, "lists": lists})})
+
+
+def _within(config: ScanConfig) -> tuple[str, ...] | None:
+    """What the objects of the sources lie in; None: anywhere, where a list names them."""
+    return None if config.source.lists else config.source.uris
+
+
+def _is_list(uri: str, config: ScanConfig) -> bool:
+    """Whether a source is a list, by its content; of what cannot be read now, listing will say why."""
+    try:
+        return list_shape(uri, config.storage) is not None
+    except (NsfwscanError, *STORE_ERRORS):
+        return False
+
+
+def _choose_run(store: Store, sources: Sequence[str], run_id: str | None, resume: bool, progress: Progress) -> Run:
+    """The run of that id, the one to resume, or a new one; tells of those that nobody finished."""
+    if resume and run_id:
+        raise ConfigError("--run-id and --resume last name two runs: give one of them")
+    begun = unfinished(store, sources)
+    if resume and begun:
+        progress.say(f"resuming run {begun[0].run.run_id}")
+        return begun[0].run
+    run = Run.named(store, run_id)
+    for other in begun:
+        if other.run.run_id != run.run_id:
+            progress.say(_tell_of(other))
+    return run
+
+
+def _tell_of(begun: Begun) -> str:
+    name, state = begun.run.run_id, begun.run.state()
+    how = "" if state == "running" else f"; --run-id {name} (the newest: --resume last) goes on with it"
+    return f"run {name} over the same sources is {state}: {begun.done:,} of {begun.total:,} objects done{how}"
+
+
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Says how to go on with a run that was stopped on purpose."""
+    try:
+        yield
+    except (DeadlineReached, Stalled) as error:
+        begun = run.begun()
+        if begun is None:
+            raise type(error)(f"{error}\nit was still listing: the same command begins anew") from error
+        far = f"{begun.done:,} of {begun.total:,} objects are done"
+        raise type(error)(f"{error}\n{far}; --run-id {run.run_id} or --resume last goes on from there") from error
+
+
+def _committed_before(run: Run) -> ScanResult:
+    record = run.record()
+    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=True)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What a run must not change while it is unfinished."""
+    settings = {**job.config.deciding(), "model": job.spec.identity, "policy": job.policy.identity}
+    return {**settings, "banks": [spec.identity for spec in job.banks]} if job.banks else settings
+
+
+def _known(job: Job) -> KnownIllegal:
+    """What the store knows of illegal contents, as far as today's banks do not say otherwise."""
+    ignored = job.config.ledger.ignore_runs
+    found = known_illegal(read_records(runs_of(job.run.store)), ignored)
+    return found.asked_of(BankSet(job.banks, job.config.storage))
+
+
+def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
+    config, run, warnings = job.config, job.run, Warnings()
+    truth = config.source.truth
+    judged = [] if truth in _NO_TRUTH else read_truth(truth, config.storage, warnings)
+    pace = Pace(config.read.max_requests_per_s)
+    listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
+    tables = progress.listing(listed)
+    found = find_bases(run, config)  # also where all is read again: a broken record is not passed over without a word
+    bases = [] if config.ledger.ignore else found
+    known = PreviousReports(bases, _within(config)).known(_yardstick(job)) if bases else Known()
+    check = partial(check_losses, config=config, base=bases[0]) if bases else None
+    bound, shard_rows = _bound(config.source), config.engine.shard_rows
+    plan = make_plan(_until(tables, deadline), judged, known, run.folder, shard_rows, warnings, check, bound)
+    if bases:
+        progress.say(f"since    run {bases[0].run.run_id}: {describe_actions(plan.fates)}")
+    return run.save_plan(plan, _settings(job))
+
+
+def _bound(source: SourceConfig) -> TruthBound:
+    """How much of the truth may not be listed: of what a limit or filters leave out, nothing is expected."""
+    if source.limit is not None or source.include or source.exclude:
+        return TruthBound()
+    folders = [uri if scheme_of(uri) is not None else uri.rstrip("/") + "/" for uri in source.uris]
+    listed = any(uri in source.lists or is_manifest(uri) for uri in source.uris)
+    return TruthBound(source.max_unmatched_truth, () if listed else tuple(folders))
+
+
+def _yardstick(job: Job) -> ReusePolicy:
+    decode = job.config.decode
+    return ReusePolicy(
+        **reuse_keys(job.config, job.spec, job.auxiliary_models),
+        max_bytes=job.config.read.max_bytes,
+        max_pixels=decode.max_pixels,
+        timeout_s=decode.timeout_s,
+        max_memory_bytes=decode.max_memory_bytes,
+        most_failures=decode.most_failures,
+        banks=BankSet(job.banks, job.config.storage),
+    )
+
+
+def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]:
+    for table in tables:
+        deadline.check()
+        yield table
+
+
+def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: Deadline) -> Sequence[Shard]:
+    """Runs the shards that are not staged yet, and returns them."""
+    done = staged_shards(job.run.staging)
+    todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
+    total = plan.distinct - plan.carried
+    if todo:
+        with progress.working(total, total - sum(shard.rows for shard in todo)):
+            for result in engine(job, todo, deadline):
+                progress.finished(result)
+    return todo
+
+
+def _write(
+    job: Job, plan: Plan, ledger: PreviousReports, shadows: Sequence[Policy], known: KnownIllegal, progress: Progress
+) -> Report:
+    progress.say("committing")
+    try:
+        banks = BankSet(job.banks, job.config.storage)
+        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows, banks, known)
+    except BalanceError as error:
+        failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
+        job.run.folder.write("failure.json", to_json(failure))
+        raise
+
+
+def _effort(
+    config: ScanConfig,
+    plan: Plan,
+    laps: dict[str, float],
+    worked: Sequence[Shard],
+    fleet: Fleet | None,
+    prices: Prices,
+) -> dict[str, Any]:
+    """What this process took for its part of the run: time, rate, machines, cost."""
+    scanned, todo = sum(shard.rows for shard in worked), plan.distinct - plan.carried
+    found = {
+        "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
+        "images_per_s": round(scanned / laps["scan_s"], 2) if scanned and laps["scan_s"] else None,
+        "machine": None,
+        "cost": None,
+    }
+    if fleet is None:
+        return found
+    requests = requests_for(config.source.uris, plan.listed, scanned, plan.bytes * scanned // max(1, todo))
+    cost = cost_of(fleet.nodes, sum(laps.values()), scanned, requests, prices)
+    return {**found, "machine": fleet.as_json(), "cost": cost.as_json()}
+
+
+def _record(job: Job, plan: Plan, ledger: PreviousReports, report: Report, effort: dict[str, Any]) -> dict[str, Any]:
+    config, spec = job.config, job.spec
+    model = {
+        "identity": spec.identity,
+        "name": spec.name,
+        "uri": spec.uri,
+        "sha256": spec.digest,
+        "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
+    }
+    return record_of(
+        job.run,
+        "scan",
+        ledger.bases[0].reference if ledger.bases else None,
+        plan,
+        report,
+        job.policy,
+        config.report,
+        config=config.public(),
+        model=model,
+        auxiliary_models=[{"name": one.name, "uri": one.uri, "sha256": one.digest} for one in job.auxiliary_models.all],
+        reuse_keys=reuse_keys(config, spec, job.auxiliary_models),
+        banks=[bank.as_json() for bank in job.banks],
+        **effort,
+    )
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = round(now - self._last, 3), now

@@ -1,0 +1,41 @@
+"""Ray's native lines stay off the terminal, and nothing else does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os, sys
+from nsfwscan.execution.native_logs import without_native_chatter
+with without_native_chatter(verbose={verbose}) as stream:
+    os.write(2, b"[2026-11-22 03:16:37,460 E 15147 15147] core_worker.cc:2465: Actor with class name\\n")
+    os.write(2, b"[2026-11-22 04:08:38,157 W 27247 27247] rpc_client.h:638: Failed to connect\\n")
+    os.write(2, b"[not ray's] a line of somebody else\\n")
+    os.write(2, "half a lin\u00e9".encode())
+    print("ours", file=stream)
+print("after", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_native_lines(verbose: bool) -> None:
+    """Lines of Ray's C++ logger are dropped unless asked for; all other bytes arrive, also those without a newline."""
+    script = SCRIPT.format(verbose=verbose)
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, encoding="utf-8")
+    assert ("core_worker.cc" in shown.stderr and "rpc_client.h" in shown.stderr) == verbose
+    for kept in ("[not ray's] a line of somebody else\n", "half a lin\u00e9", "ours\n", "after\n"):
+        assert kept in shown.stderr
+
+
+def test_the_end_is_silent() -> None:
+    """What native modules say while the interpreter goes down is not shown; a traceback before it is."""
+    script = (
+        "import atexit, os\nfrom nsfwscan.execution.native_logs import mute_at_exit\n"
+        "atexit.register(lambda: os.write(2, b'leaked instances'))\n"
+        "mute_at_exit()\nraise ValueError('shown')\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ValueError: shown" in shown.stderr and "leaked" not in shown.stderr

@@ -1,0 +1,284 @@
+"""The pipeline on a real Ray: the same rows as inline, in both layouts, and errors that come back as themselves."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from nsfwscan.banks.pdq_index import FLAT_UP_TO
+from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.errors import DeadlineReached, ModelError, NsfwscanError, Stalled
+from nsfwscan.execution import ray_data
+from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.layout import Layout
+from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.ray_data import run_shards
+from nsfwscan.images.pdq import pdq_of
+from nsfwscan.models.registry import resolve
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import ShardResult
+from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.scan import Engine, ScanResult, run_scan
+from tests.checkpoints import make_vit
+from tests.demo_store import DemoObject
+from tests.runs.rows import begun, finished
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+
+_SPLIT = Layout("split", cpu_actors=1, model_actors=1)
+"""What runs where there are GPUs, here on one that is only a number."""
+
+
+@pytest.fixture(autouse=True)
+def gives_back() -> Iterator[None]:
+    """However a run ends, and with its exception still at hand, its actors are gone: the CPUs are free again."""
+    yield
+    ended = time.monotonic()
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() - ended < 20, ray.available_resources()
+        time.sleep(0.2)
+
+
+def _scan(media: Path, out: Path, run: Engine, **sections: object) -> ScanResult:
+    config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
+    return run_scan(config, "test", run, Silent())
+
+
+def _report(result: ScanResult) -> pa.Table:
+    """The report's rows by URI, without what differs between any two runs."""
+    parts = [pq.read_table(io.BytesIO(Path(uri).read_bytes())) for uri in result.report_files]
+    table = pa.concat_tables(parts)
+    assert table.schema == REPORT_SCHEMA
+    return table.sort_by("uri").drop_columns(["scanned_at"])
+
+
+@pytest.fixture(scope="module")
+def inline(demo: tuple[Path, list[DemoObject]], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    return _report(_scan(demo[0], tmp_path_factory.mktemp("inline"), run_inline))
+
+
+@pytest.mark.parametrize("layout", [None, _SPLIT], ids=["fused", "split"])
+def test_ray_equals_inline(
+    demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
+) -> None:
+    """A scan on Ray reports exactly what the same stages report inline, scores to the bit, in either layout."""
+    result = _scan(demo[0], tmp_path, partial(run_shards, layout=layout))
+    assert _report(result).equals(inline)
+
+
+def test_filters_and_detectors_on_ray(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
+    """With filters and further models, on actors that pass several columns of pixels on, the report is that of a scan
+    without Ray; what was settled has no score, and what a model cost is known."""
+    make_vit(tmp_path / "vit")
+    sections: dict[str, Any] = {
+        "model": {"uri": str(tmp_path / "vit"), "dtype": "float32"},
+        "cascade": {"enabled": True, "audit_sample": 0.3},
+        "detectors": {"other": {"uri": str(tmp_path / "vit"), "labels": {"porn": "hot"}}, "light": {}},
+    }
+    one_thread = {"engine": {"num_cpus": 1}}
+    alone = _report(_scan(demo[0], tmp_path / "inline", run_inline, **sections, **one_thread))
+    result = _scan(demo[0], tmp_path / "ray", partial(run_shards, layout=_SPLIT), **sections)
+    assert _report(result).equals(alone)
+    assert result.record["balance"]["filtered"] > 10 and result.record["cascade"]["audit_sample"] > 3
+    assert {"classify", "prefilter", "detect-other", "detect-light"} == set(result.record["costs"])
+
+
+def test_every_object_as_declared(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:
+    """Every object of the demo store ends in exactly one row, with the status, format and size that it has."""
+    root, objects = demo
+    rows = inline.to_pylist()
+    assert [row["uri"] for row in rows] == sorted(str(root / o.path) for o in objects)
+    by_path = {o.path: o for o in objects}
+    for row in rows:
+        expected = by_path[row["uri"].removeprefix(f"{root}/")]
+        found = (
+            row["status"],
+            row["format"],
+            row["width"],
+            row["height"],
+            row["camera"],
+            row["software"],
+            row["truth"],
+        )
+        assert found == (
+            expected.status,
+            expected.format,
+            expected.width,
+            expected.height,
+            expected.camera,
+            expected.software,
+            expected.truth,
+        ), expected
+        assert (row["error"] is None) == (expected.status == "ok")
+        assert (row["nsfw_score"] is None) == (expected.status != "ok")
+        assert (row["decision"] == "undetermined") == (expected.status != "ok")
+        assert row["sha256"] is not None
+        if expected.status == "ok":
+            assert row["frames"] == expected.frames
+            assert 0 <= row["nsfw_score"] <= 1
+            assert abs(row["score_neutral"] + row["score_nsfw"] - 1) < 1e-5
+
+
+def test_duplicates_score_alike(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:
+    """The same bytes get the same score to the bit, in whatever shard and batch they fell."""
+    scores: dict[str, set[float]] = {}
+    for row in inline.to_pylist():
+        scores.setdefault(row["sha256"], set()).add(row["nsfw_score"])
+    assert max(len(found) for found in scores.values()) == 1
+    assert len(scores) < inline.num_rows
+
+
+def test_worker_error_is_itself(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
+    """A set-up that breaks on a worker stops the run with the worker's own message, and stages nothing."""
+    with pytest.raises(ModelError, match="float32 only"):
+        _scan(demo[0], tmp_path, run_shards, model={"dtype": "float16"})
+    assert Store.at(str(tmp_path), ScanConfig.model_fields["storage"].default).names("staging") == []
+
+
+def test_full_disk_is_not_success(
+    demo: tuple[Path, list[DemoObject]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A staging area that cannot be written stops the run instead of ending in a report without rows."""
+    (tmp_path / "staging").mkdir()
+    engine = partial(_with_staging_in_the_way, tmp_path)
+    with pytest.raises(NsfwscanError, match=r"cannot (read|write)"):
+        _scan(demo[0], tmp_path, engine)
+    assert not (tmp_path / "runs" / "test" / "_SUCCESS").exists()
+    assert not list((tmp_path / "staging").rglob(".tmp-*"))
+
+
+def _with_staging_in_the_way(out: Path, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+    for shard in shards:
+        (out / "staging" / "test" / f"{shard.name}.parquet").mkdir(parents=True)
+    return run_shards(job, shards, deadline)
+
+
+def _asked_by_the_model_stage(name: str) -> bool:
+    return name == "categories" and "default_worker" in sys.argv[0]  # the driver looks at all fields, to show them
+
+
+class DeadlySpec(ModelSpec):
+    """A model that kills its worker whenever it is asked, as a fault in a driver or a kernel would."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if _asked_by_the_model_stage(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getattribute__(name)
+
+
+class StuckSpec(ModelSpec):
+    """A model that never answers."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if _asked_by_the_model_stage(name):
+            time.sleep(600)
+        return super().__getattribute__(name)
+
+
+def _with_model(kind: type[ModelSpec], layout: Layout | None) -> Engine:
+    def engine(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        spec = kind(**{field.name: getattr(job.spec, field.name) for field in fields(ModelSpec)})
+        return run_shards(replace(job, spec=spec), shards, deadline, layout=layout)
+
+    return engine
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(Layout("fused", 1), id="fused", marks=pytest.mark.full), pytest.param(_SPLIT, id="split")]
+)
+def test_a_model_that_keeps_dying_stops_the_run(
+    demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
+) -> None:
+    """Ray would restart its actor for ever: the watchdog stops the run and names the shard; resumed, it ends right."""
+    with pytest.raises(
+        Stalled, match=r"begun 2 times and never finished.*\n  shard 00000-000\d: row group \d of listing/"
+    ):
+        _scan(demo[0], tmp_path, _with_model(DeadlySpec, layout), engine={"max_attempts": 2})
+    assert _report(_scan(demo[0], tmp_path, run_shards)).equals(inline)
+
+
+@pytest.mark.parametrize(
+    ("engine", "error", "message"),
+    [
+        (
+            {"stall_timeout_s": 4},
+            Stalled,
+            r"no worker has moved for \d+ s \(ray_data.stall_timeout_s\); in hand:\n  shard",
+        ),
+        pytest.param(
+            {"deadline": "8s"},
+            DeadlineReached,
+            r"the deadline .* has come\n0 of \d+ objects are done; --run-id test or",
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_a_model_that_hangs_does_not_hold_the_run(
+    demo: tuple[Path, list[DemoObject]],
+    tmp_path: Path,
+    engine: dict[str, Any],
+    error: type[NsfwscanError],
+    message: str,
+) -> None:
+    """A run in which nothing moves is stopped by the watchdog, and one that is out of time by its deadline."""
+    began = time.monotonic()
+    with pytest.raises(error, match=message):
+        _scan(demo[0], tmp_path, _with_model(StuckSpec, Layout("fused", 1)), engine=engine)
+    assert time.monotonic() - began < 60
+    assert Run(Store.at(str(tmp_path), StorageConfig()), "test").state() == "unfinished"
+
+
+@pytest.mark.parametrize("layout", [Layout("fused", 1), _SPLIT], ids=["fused", "split"])
+def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -> None:
+    """A task that Ray runs again, as when a node is lost, finds its shard staged: no read, no score, the same result."""
+    run, plan = begun(tmp_path, [f"/nowhere/{i}.jpg" for i in range(40)])
+    first = finished(run, plan.shards)
+    config = ScanConfig.load(None, {"source": {"uris": ["/nowhere"]}, "out": str(tmp_path)})
+    job = Job(config, resolve(config.model, config.storage), load_policy("open-nsfw"), run)
+    before = {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")}
+    again = list(run_shards(job, plan.shards, layout=layout))
+    assert sorted(again, key=lambda result: result.shard) == first
+    assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")} == before
+
+
+def test_a_large_bank_is_held_once_a_node(
+    demo: tuple[Path, list[DemoObject]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index lives in an actor that the workers ask: the same matches as inline, and the actor is gone afterwards."""
+    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
+    others = np.random.default_rng(0).integers(0, 256, (FLAT_UP_TO + 1, 32), np.uint8)
+    looks, _ = pdq_of(Image.open(demo[0] / "neutral/coffee.png").convert("RGB"))
+    bank = tmp_path / "bank.txt"
+    bank.write_text("".join(f"{row.tobytes().hex()}\n" for row in others) + looks)
+    banks = {"large": {"uri": str(bank), "hash": "pdq"}}
+    inline = _report(_scan(demo[0], tmp_path / "inline", run_inline, banks=banks))
+    held: list[list[Any]] = []
+    make = ray_data._indexes
+    monkeypatch.setattr(ray_data, "_indexes", lambda job: held.append(list((made := make(job)).values())) or made)
+    found = _report(_scan(demo[0], tmp_path / "ray", run_shards, banks=banks))
+    assert found.equals(inline)
+    matched = [row["uri"] for row in found.to_pylist() if row["match_bank"] == "large"]
+    assert str(demo[0] / "neutral/coffee.png") in matched
+    [[index]] = held
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(index.search.remote(0, others[:1]))

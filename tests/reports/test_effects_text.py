@@ -1,0 +1,63 @@
+"""What filters, copies and further models did, in sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nsfwscan.reports.effects_text import describe_effects
+
+NOTHING = {"copies": 0, "contents": 0, "clusters": 0, "clustered": 0, "looked_for_all": True, "reused": 0}
+
+
+def said(**changed: Any) -> dict[str, str]:
+    """What is said of a record, by subject."""
+    record = {"duplicates": NOTHING, "costs": {}, "config": {"cascade": {"enabled": False}}, **changed}
+    return dict(describe_effects(record))
+
+
+def test_nothing_to_say() -> None:
+    """Without copies, filters and further models there is nothing; nor of a run from before there were any."""
+    assert said() == {} and list(describe_effects({})) == []
+
+
+def test_copies_and_clusters() -> None:
+    """How many objects are the same or alike, what the model was spared, and whether all were compared."""
+    found = {**NOTHING, "copies": 1200, "contents": 3, "reused": 1100, "clusters": 2, "clustered": 9}
+    assert said(duplicates=found) == {
+        "copies": "1,200 objects are copies of 3 others; the model was spared 1,100 of them",
+        "alike": "9 objects in 2 clusters of near-duplicates",
+    }
+    one = {**found, "copies": 1, "contents": 1, "reused": 0, "clusters": 1}
+    assert list(said(duplicates=one).values()) == [
+        "1 object is a copy of 1 other",
+        "9 objects in 1 cluster of near-duplicates",
+    ]
+    assert "only flagged ones" in said(duplicates={**found, "looked_for_all": False})["alike"]
+
+
+def test_filters_and_models() -> None:
+    """What was settled, what that saved, how often it was wrong and how sure that is; and what each model takes."""
+    cascade = {
+        "settled": 900,
+        "forwarded": 100,
+        "audit_sample": 50,
+        "misses": 1,
+        "miss_rate": 0.02,
+        "miss_rate_interval": [0.0005, 0.106],
+        "missed": [0.45, 95.4],
+        "confidence": 0.95,
+        "seconds_saved": 400.0,
+    }
+    costs = {"prefilter": {"seconds_each": 0.024, "seconds": 24.0}, "classify": {"seconds_each": None}}
+    on: dict[str, Any] = {"config": {"cascade": {"enabled": True}}, "costs": costs}
+    found = said(cascade=cascade, **on)
+    assert found["filters"] == (
+        "settled 900 contents, left 100 to the model, which saved 6 min 40 s of the model and took 24 s of the prefilter"
+    )
+    assert "1 of 50 settled images" in found["missed"] and "0.05% to 10.60%" in found["missed"]
+    assert found["models"] == "prefilter 24.0 ms an image; classify 0 ms an image"
+    unseen = {**cascade, "audit_sample": 0, "miss_rate": None, "seconds_saved": None}
+    assert "unknown" in said(cascade=unseen, **on)["missed"]
+    assert "missed" not in said(cascade={**unseen, "settled": 0}, **on), (
+        "there is nothing that anybody could have missed"
+    )

@@ -1,0 +1,795 @@
+"""`summary.html` says what `run.json` says, to a person and in a browser, whatever the objects are called."""
+
+from __future__ import annotations
+
+import copy
+import html
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nsfwscan.reports.html import percent, render_summary, visible
+from nsfwscan.runs.changes import CHANGES_SCHEMA
+from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.storage.store import to_json
+from nsfwscan.text import duration, size
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
+HOSTILE = 's3://media/2026/11/<script>alert("owned")</script>\'"><img src=x onerror=alert(1)>\nsecond line\u202egpj.exe\x1b[31m\u0000'
+LONG = "s3://media/2026/11/uploads/" + "x" * 997
+_RULES = [
+    ("explicit", "nsfw_score >= 0.8", "block", "adult", "blur", 3),
+    ("borderline", "nsfw_score >= 0.2", "review", "adult", "blur", 2),
+    ("no-image", "status = 'unsupported'", "undetermined", None, "none", 0),
+    ("unreadable", "status <> 'ok'", "undetermined", "ingest", "none", 1),
+]
+_HISTOGRAM = [
+    981_204,
+    61_377,
+    22_940,
+    9_180,
+    3_411,
+    2_090,
+    1_377,
+    1_020,
+    811,
+    640,
+    552,
+    473,
+    420,
+    391,
+    360,
+    344,
+    1_502,
+    1_690,
+    1_811,
+    4_207,
+]
+_ERRORS = [
+    ("unsupported", 12_884, "s3://media/2026/11/uploads/readme.txt", "not a format that is scanned: looks like text"),
+    ("decode_error", 1_207, HOSTILE, "the JPEG data is damaged: image file is truncated (12 bytes not processed)"),
+    ("not_found", 311, "s3://media/2026/11/uploads/ملف-صورة.jpg", "gone since it was listed (NoSuchKey)"),
+    ("denied", 204, LONG, "permission denied (AccessDenied)"),
+    ("timeout", 41, "s3://media/2026/11/uploads/slow.tif", "the read timed out after 4 attempts"),
+    (
+        "too_large",
+        9,
+        "s3://media/2026/11/uploads/scan.tif",
+        "30,000 × 20,000 pixels, over the limit of 100,000,000 (--max-pixels)",
+    ),
+    ("crashed", 1, "s3://media/2026/11/uploads/bomb.heic", "the decoder died (signal 11)"),
+]
+
+
+def summary() -> dict[str, Any]:
+    """A summary of 1,110,457 objects, as `Summary.as_dict` gives it."""
+    scored = sum(_HISTOGRAM)
+    status = {"ok": scored, **{name: count for name, count, _, _ in _ERRORS}}
+    rows, unreadable = sum(status.values()), sum(count for name, count, _, _ in _ERRORS if name != "unsupported")
+    block, review = sum(_HISTOGRAM[16:]), sum(_HISTOGRAM[4:16])
+    decision = {"allow": scored - block - review, "undetermined": unreadable + 12_884, "review": review, "block": block}
+    return {
+        "rows": rows,
+        "bytes": 3_402_118_220_004,
+        "flagged": block + review,
+        "unreadable": unreadable,
+        "error_rate": unreadable / (rows - 12_884),
+        "status": status,
+        "decision": decision,
+        "label": {"neutral": scored - 10_961, "nsfw": 10_961},
+        "rule": {
+            "otherwise": decision["allow"],
+            "no-image": 12_884,
+            "borderline": review,
+            "explicit": block,
+            "unreadable": unreadable,
+        },
+        "queue": {"adult": block + review, "ingest": unreadable},
+        "format": {"JPEG": 902_114, "PNG": 120_933, "WEBP": 61_020, "HEIF": 11_733, "GIF": 1_203, "TIFF": 12},
+        "nsfw_score_histogram": _HISTOGRAM,
+        "errors": [{"status": s, "count": n, "example": uri, "message": message} for s, n, uri, message in _ERRORS],
+        "truth": {
+            "by_category": {"neutral": 20_004, "porn": 801, "sexy": 322},
+            "neutral": 19_980,
+            "false_positives": 214,
+            "false_positive_rate": 214 / 19_980,
+            "by_label": {"nsfw": {"count": 214, "rate": 214 / 19_980}},
+            "by_decision": {
+                "review": {"count": 402, "rate": 402 / 19_980},
+                "block": {"count": 31, "rate": 31 / 19_980},
+                "escalate": {"count": 0, "rate": 0.0},
+            },
+            "suspected": 96,
+        },
+    }
+
+
+def config() -> dict[str, Any]:
+    """A configuration, as `ScanConfig.public` gives it."""
+    storage = {
+        "endpoint_url": None,
+        "region": "eu-central-1",
+        "profile": None,
+        "anonymous": False,
+        "requester_pays": False,
+    }
+    return {
+        "source": {
+            "uris": ["s3://media/2026/11/", "s3://media-eu/2026/11/"],
+            "include": [],
+            "exclude": ["*.mp4"],
+            "limit": None,
+            "truth": "path",
+        },
+        "out": "s3://reports/media",
+        "storage": storage,
+        "out_storage": None,
+        "read": {
+            "max_bytes": 67_108_864,
+            "concurrency": 16,
+            "timeout_s": 60.0,
+            "attempts": 4,
+            "max_requests_per_s": None,
+        },
+        "decode": {"max_pixels": 100_000_000},
+        "model": {"uri": "embedded:open-nsfw", "dtype": "auto", "batch_size": None, "labels": {}},
+        "policy": None,
+        "report": {"mode": "snapshot", "save_images": False, "max_error_rate": 0.05},
+        "ledger": {"ignore": False},
+        "engine": {"address": None, "num_cpus": None, "shard_rows": 256, "seed": 0},
+    }
+
+
+def cost(**changes: Any) -> dict[str, Any]:
+    """The cost of a run, as `Cost.as_json` gives it."""
+    return {
+        "objects": 1_110_457,
+        "hours": 1.529,
+        "core_hours": 122.32,
+        "gpu_hours": 1.529,
+        "requests": {"get": 1_110_457, "list": 1112, "bytes": 3_402_118_220_004},
+        "currency": "USD",
+        "amount": 7.17,
+        "missing": None,
+        "prices": "on-demand list prices, AWS us-east-1, check yours (2026-08-26)",
+        "per_million": 6.457,
+        "steady": True,
+        **changes,
+    }
+
+
+def record() -> dict[str, Any]:
+    """The content of a `run.json`, in the shape that `record_of` gives it."""
+    counted = summary()
+    errored = counted["rows"] - counted["status"]["ok"]
+    digest = "9b1f0c6f2f7f4d5e8a3b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b"
+    keys = ("name", "when", "decision", "queue", "shield", "severity")
+    plain = {"skill": None, "sample": None, "seed": 0}
+    return {
+        "run_id": "20261122T031012Z",
+        "kind": "scan",
+        "parent": None,
+        "store": "s3://reports/media",
+        "store_endpoint": None,
+        "exit_code": 0,
+        "reason": None,
+        "committed_at": "2026-11-22T04:41:57+00:00",
+        "nsfwscan": "1.0.0",
+        "python": "3.12.3",
+        "libraries": {
+            "ray": "2.51.0",
+            "onnxruntime": "1.23.2",
+            "pillow": "12.0.0",
+            "pyarrow": "22.0.0",
+            "duckdb": "1.4.2",
+        },
+        "config": config(),
+        "model": {
+            "identity": f"open-nsfw@{digest[:16]}",
+            "name": "open-nsfw",
+            "uri": "embedded:open-nsfw",
+            "sha256": digest,
+            "labels": {"sfw": "neutral", "nsfw": "nsfw"},
+        },
+        "policy": {
+            "identity": "open-nsfw@77aa01be5c1d9e20",
+            "name": "open-nsfw",
+            "version": "2026-11-01",
+            "description": "For the embedded open_nsfw, by its authors' own guidance: below 0.2 an image is safe with high probability.\n",
+            "thresholds": {},
+            "regions": {},
+            "queues": [],
+            "rules": [{**dict(zip(keys, rule, strict=True)), **plain} for rule in _RULES],
+            "otherwise": {"decision": "allow", "queue": None, "skill": None, "shield": "none", "severity": 0},
+            "overrides": [],
+        },
+        "plan": {
+            "listed": counted["rows"] + 1_204,
+            "distinct": counted["rows"],
+            "repeated": 1_204,
+            "shards": 4_338,
+            "fates": {"new": counted["rows"]},
+        },
+        "ledger": {"bases": [], "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0}},
+        "balance": {
+            "listed": counted["rows"],
+            "scored": counted["status"]["ok"],
+            "matched": 0,
+            "duplicate": 0,
+            "filtered": 0,
+            "carried": 0,
+            "errored": errored,
+        },
+        "timings": {"listing_s": 41.2, "scan_s": 5_402.118, "commit_s": 61.44, "resumed_shards": 0},
+        "images_per_s": 205.56,
+        "machine": {
+            "nodes": [
+                {"count": 4, "cpus": 16.0, "gpus": 0.0, "gpu": None, "cpu": "AMD EPYC 7R13", "memory_bytes": 2**35},
+                {"count": 1, "cpus": 16.0, "gpus": 1.0, "gpu": "A10G", "cpu": None, "memory_bytes": 2**36},
+            ],
+            "layout": {"kind": "split", "cpu_actors": 78, "model_actors": 1},
+        },
+        "cost": cost(),
+        "summary": counted,
+        "shadows": [],
+        "files": [*files("report", 3, 370_000), *files("false_positives", 1, 310)],
+    }
+
+
+def nightly_record() -> dict[str, Any]:
+    """A run that goes on from two earlier ones: most rows are carried, some objects are gone, some flags are new."""
+    made = record()
+    made["config"]["source"]["exclude"] = []
+    listed = made["plan"]["distinct"]
+    looked_at = {"new": 11_003, "changed": 17, "failed": 515}
+    carried = listed - sum(looked_at.values())
+    made["parent"] = {"run_id": "20261121T031009Z", "sha256": "5e" * 32}
+    made["ledger"] = {
+        "bases": ["20261121T031009Z", "20261120T031011Z"],
+        "changes": {"deleted": 20_113, "newly_flagged": 412, "cleared": 3},
+    }
+    made["plan"]["fates"] = {"carried": carried, **looked_at}
+    made["balance"] |= {"scored": 10_900, "carried": carried, "errored": 635}
+    made["files"] += files("changes", 1, 20_528)
+    return made
+
+
+def replay_record() -> dict[str, Any]:
+    """A replay, by a policy with all that there can be in one, beside two shadows."""
+    made = nightly_record()
+    made["kind"] = "replay"
+    change = {"decision": None, "queue": "adult-eu", "skill": None, "shield": None, "severity": 4}
+    override = {"source": None, "region": "eu", "thresholds": {"explicit": 0.7}, "rules": {"borderline": change}}
+    place = {"source": "s3://media-eu/" + "kids/" * 60, "region": None, "thresholds": {"explicit": 0.5}, "rules": {}}
+    made["policy"] |= {"thresholds": {"explicit": 0.8}, "regions": {"eu": ["s3://eu/"]}, "overrides": [override, place]}
+    made["policy"]["rules"][1] |= {"skill": "calm", "sample": 0.0005, "seed": 7}
+    made["summary"]["queue"]["adult-eu"] = 12
+    values = [{"value": "review", "before": 5, "after": 1_204}, {"value": None, "before": 9, "after": 0}]
+    moves = [{"from": "allow", "to": "review", "objects": 1_199, "samples": ["s3://media-eu/" + "x" * 300, "s3://b"]}]
+    counts = {"rows": 1_110_457, "moved": 1_199, "elsewhere": 77, "moves": moves, "decision": values, "queue": values}
+    made["shadows"] = [
+        {"policy": "strict@0011223344556677", "version": "2", **counts},
+        {"policy": "same@8899aabbccddeeff", "version": "1", **counts, "moved": 0, "elsewhere": 0, "moves": []},
+    ]
+    return made
+
+
+def delta_record() -> dict[str, Any]:
+    """The same, of which only what was looked at or decided differently is written."""
+    made = nightly_record()
+    made["config"]["report"]["mode"] = "delta"
+    made["files"] = [*files("report", 2, 6_000), *files("changes", 1, 20_528)]
+    return made
+
+
+def files(folder: str, count: int, rows: int) -> list[dict[str, Any]]:
+    """Committed files of one folder, as `run.json` lists them."""
+    shas = [f"{i:02x}{'7c19e2d4' * 8}"[:64] for i in range(count)]
+    return [
+        {"path": f"{folder}/part-{i:05d}-{sha}.parquet", "rows": rows, "bytes": rows * 311, "sha256": sha}
+        for i, sha in enumerate(shas)
+    ]
+
+
+def empty_record() -> dict[str, Any]:
+    """A run over nothing: every count is zero, and what divides by it is None."""
+    made = record()
+    nothing = dict.fromkeys(("rows", "bytes", "flagged", "unreadable"), 0)
+    truth = {
+        "by_category": {},
+        "neutral": 0,
+        "false_positives": 0,
+        "false_positive_rate": None,
+        "by_label": {},
+        "by_decision": {},
+        "suspected": 0,
+    }
+    counts: dict[str, dict[str, int]] = {
+        name: {} for name in ("status", "decision", "label", "rule", "queue", "format")
+    }
+    made["summary"] = {
+        **nothing,
+        "error_rate": 0.0,
+        **counts,
+        "nsfw_score_histogram": [0] * 20,
+        "errors": [],
+        "truth": truth,
+    }
+    made["balance"] = dict.fromkeys(made["balance"], 0)
+    made["plan"] = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0, "fates": {}}
+    made["images_per_s"], made["files"] = None, []
+    return made
+
+
+def over_record() -> dict[str, Any]:
+    """A run over the error rate."""
+    reason = "1,773 images could not be read, 0.2%, over --max-error-rate 0.1%"
+    made = {**record(), "exit_code": 4, "reason": reason}
+    made["config"]["report"]["max_error_rate"] = 0.001
+    return made
+
+
+_BLOCKS = {"p", "h1", "h2", "h3", "dt", "dd", "li", "th", "td", "caption", "b"}
+
+
+class Elements(HTMLParser):
+    """The elements of a page, its attributes, and the text that a person reads."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        if self.names[-1:] != ["style"]:
+            self.words.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _BLOCKS:
+            self.words.append(" ")
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def text_of(made: dict[str, Any]) -> str:
+    return Elements(render_summary(made)).text
+
+
+def poisoned(value: Any, poison: str) -> Any:
+    """A record in which every string that is not a digest or an address has a hostile tail."""
+    if isinstance(value, dict):
+        return {key: poisoned(entry, poison) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [poisoned(entry, poison) for entry in value]
+    return value + poison if isinstance(value, str) else value
+
+
+def queries(made: dict[str, Any]) -> list[str]:
+    """The SQL that the page tells a person to run."""
+    blocks = re.findall(r"<pre><code>(.*?)</code></pre>", render_summary(made), re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", block)) for block in blocks]
+
+
+def test_hostile_names() -> None:
+    """A URI that holds markup, quotes, control characters and an RTL override is text, and shows all of it."""
+    page = render_summary(record())
+    elements = Elements(page)
+    assert "<script" not in page.lower() and "script" not in elements.names and "img" not in elements.names
+    assert (
+        '<script>alert("owned")</script>\'"><img src=x onerror=alert(1)>\\nsecond line\\u202egpj.exe\\x1b[31m\\x00'
+        in elements.text
+    )
+    assert not set("\u202e\x1b\x00") & set(page)
+    assert 'title="U+202E RIGHT-TO-LEFT OVERRIDE"' in page
+
+
+@pytest.mark.parametrize("make", [record, nightly_record, replay_record])
+def test_hostile_everywhere(make: Callable[[], dict[str, Any]]) -> None:
+    """No string of the record becomes markup, wherever it stands: names, versions, labels, rules, paths, messages."""
+    clean = Elements(render_summary(make()))
+    page = render_summary(poisoned(make(), "\"'><b onclick=x>\u202e\x07\ud800"))
+    dirty = Elements(page)
+    added = set(dirty.names) - set(clean.names)
+    assert not added and not [name for name, _ in dirty.attributes if name.startswith("on")]
+    assert not set("\u202e\x07\ud800") & set(page)
+    page.encode()
+
+
+def test_hostile_keys() -> None:
+    """A label, rule, queue or format that holds markup is text."""
+    made = record()
+    made["model"]["labels"] = {HOSTILE: "nsfw"}
+    for name in ("label", "rule", "queue", "format"):
+        made["summary"][name] = {HOSTILE: 3}
+    made["summary"]["errors"] = []
+    elements = Elements(render_summary(made))
+    assert "script" not in elements.names and "img" not in elements.names
+    assert elements.text.count(r"\nsecond line") == 5
+
+
+def test_self_contained() -> None:
+    """The page has no script and no image, and refers to nothing but itself and the run's own files."""
+    elements = Elements(render_summary(record()))
+    assert not {"script", "img", "iframe", "object", "embed", "video", "audio", "image"} & set(elements.names)
+    references = [
+        value for name, value in elements.attributes if name in ("href", "src", "srcset", "action", "xlink:href")
+    ]
+    assert [r for r in references if not r.startswith(("#", "./", "data:,"))] == []
+    assert "url(" not in render_summary(record()) and "@import" not in render_summary(record())
+
+
+@pytest.mark.parametrize("make", [record, nightly_record, replay_record])
+def test_headings_and_tables(make: Callable[[], dict[str, Any]]) -> None:
+    """Headings leave out no level, every table has a caption, every column head a scope, every id is there once."""
+    page = render_summary(make())
+    elements = Elements(page)
+    levels = [int(name[1]) for name in elements.names if re.fullmatch(r"h\d", name)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert elements.names.count("caption") == elements.names.count("table")
+    assert page.count("<th ") + page.count("<th>") == page.count('<th scope="')
+    ids = [value for name, value in elements.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for name, value in elements.attributes if name == "href" and value.startswith("#")} <= set(ids)
+
+
+def test_says_what_the_record_says() -> None:
+    """The verdict, the counts, the shares, the balance and the provenance stand on the page."""
+    text, made = text_of(record()), record()
+    assert (
+        "Committed All 1,110,457 listed objects are accounted for. 21,099 are flagged for a person, and 1,773 could not be read."
+        in text
+    )
+    assert "21,099 1.9% of all objects" in text and "3.1 TiB" in text and "205.6 images/s" in text
+    assert (
+        "1,110,457 listed = 1,095,800 scored + 0 matched + 0 duplicate + 0 filtered + 0 carried + 14,657 errored"
+        in text
+    )
+    assert "1,204 listing entries repeated" in text
+    assert made["model"]["sha256"] in text and made["policy"]["identity"] in text and "s3://media-eu/2026/11/" in text
+    assert "confirmed214 of 19,980 neutral images: 1.1%" in text and "suspected96 flagged" in text
+
+
+def test_over_the_error_rate() -> None:
+    """A run over the error rate says so first, with the reason, and before any other thing to do."""
+    text = text_of(over_record())
+    headline = text.index(
+        "Committed, but over the error rate 1,773 images could not be read, 0.2%, over --max-error-rate 0.1%"
+    )
+    assert headline < text.index("Too many images could not be read") < text.index("21,099 objects flagged")
+
+
+def test_what_to_do() -> None:
+    """Each kind of trouble has its advice; what did not happen has none."""
+    text = text_of(record())
+    for advice in ("nsfwscan doctor", "Vanished", "Damaged files", "--max-pixels", "They lie in false_positives/"):
+        assert advice in text
+    made = record()
+    made["summary"]["status"] = {"ok": made["summary"]["status"]["ok"]}
+    assert "doctor" not in text_of(made) and "Vanished" not in text_of(made)
+
+
+def test_first_night() -> None:
+    """A run that goes on from no other says nothing of earlier ones, of carried rows or of changes."""
+    page, text = render_summary(record()), text_of(record())
+    assert 'id="since"' not in page and "#since" not in page
+    assert "arried:" not in text and "looked at in this run" not in text and "Goes on from" not in text
+
+
+def test_later_night() -> None:
+    """A run that goes on from others says from which, what it carried and looked at, and what changed since."""
+    text = text_of(nightly_record())
+    assert "Since 20261121T031009Z The last run over these sources, together with 1 run before it." in text
+    assert "unchanged, carried over 1,098,922 99.0% new 11,003 1.0% changed 17 <0.1% tried again 515" in text
+    assert "deleted 20,113 not listed any more newly flagged 412" in text and "no longer flagged 3 flagged then" in text
+    assert "3.1 TiB; 11,535 looked at in this run" in text
+    assert "1,098,922 carried + 635 errored" in text and "Carried: not read again, since nothing changed;" in text
+    assert f"Goes on from 20261121T031009Z, whose run.json has the SHA-256 {'5e' * 32}" in text
+    assert "delta report" not in text
+
+
+@pytest.mark.parametrize("part", [{"limit": 5}, {"include": ["*.jpg"]}, {"exclude": ["*.mp4"]}])
+def test_listed_in_part(part: dict[str, Any]) -> None:
+    """Where the sources were listed in part, no number is given for the objects that are gone."""
+    made = nightly_record()
+    made["config"]["source"] |= part
+    assert "deleted – not known: the sources were listed in part newly flagged 412" in text_of(made)
+
+
+def test_delta() -> None:
+    """A delta report says that its counts are those of the whole listing and its files are not."""
+    text = text_of(delta_record())
+    assert "A delta report. The counts on this page speak for the whole listing." in text
+    assert "hold only the 12,000 objects that were looked at, or decided differently, in this run" in text
+    assert "the gravest first. In DuckDB, those that this delta report holds:" in text
+    assert "All of their rows stand in the reports of earlier runs" in text, "it has no false_positives/"
+    first = {**record(), "config": {**config(), "report": {**config()["report"], "mode": "delta"}}}
+    assert "delta" not in text_of(first), "the first night's report is whole whatever was asked for"
+
+
+def test_replay() -> None:
+    """What a replay is, the whole of its policy, and what shadow policies would have decided."""
+    text = text_of(replay_record())
+    assert "nsfwscan replay" in text
+    assert "The stored scores of that run, together with 1 run before it, decided again by another policy" in text
+    assert "no image was read" in text and "no image was read" not in text_of(nightly_record())
+    assert "$explicit 0.8" in text.replace("\xa0", " ")
+    assert "region eu: $explicit 0.7; rule borderline: queue adult-eu, severity 4" in text
+    assert "a sample of 0.05%, seed 7" in text and "skill calm" in text
+    assert "review queue (adult and adult-eu)" in text
+    assert "strict@0011223344556677 1,199 objects of 1,110,457 would be decided differently" in text
+    assert "1,199 allow → review, for example" in text and "no queue" in text
+    assert "Shadow policies" not in text_of(record())
+
+
+def test_nothing_to_do() -> None:
+    """A clean run with truth has nothing to do, and says so."""
+    made = empty_record()
+    made["summary"] |= {"rows": 5, "status": {"ok": 5}, "nsfw_score_histogram": [5] + [0] * 19}
+    made["summary"]["truth"] |= {"by_category": {"neutral": 5}, "neutral": 5, "false_positive_rate": 0.0}
+    text = text_of(made)
+    assert "Nothing No object is flagged, and every image could be read." in text
+    assert "confirmed0 of 5 neutral images: 0%" in text
+
+
+def test_no_truth() -> None:
+    """Without truth the page gives no rate, says that none is known, and how to give truth."""
+    made = record()
+    made["summary"]["truth"] = empty_record()["summary"]["truth"]
+    text = text_of(made)
+    assert (
+        "No truth was given" in text and "--truth FILE" in text and "column truth" in text and "…/neutral/a.jpg" in text
+    )
+    assert "confirmed" not in text
+
+
+def test_nothing_scanned() -> None:
+    """A run over nothing, with None for every rate, is a page without divisions by zero."""
+    text = text_of(empty_record())
+    assert "What to do next Nothing was scanned" in text and "--truth FILE" not in text
+    assert "Nothing was listed" in text and "no rate was measured" in text and "No object has a score." in text
+    assert "None: every object could be read." in text and "None" not in text.replace("None:", "").replace("None.", "")
+
+
+def test_resumed() -> None:
+    """A resumed run says how much of it an earlier attempt did."""
+    made = record()
+    made["timings"]["resumed_shards"] = 4_000
+    assert "205.6 images/s; 4,000 of 4,338 shards are from an earlier attempt" in text_of(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (
+            {},
+            "122 core-hours and 1.53 GPU-hours: USD 7.17, USD 6.46 for a million objects read, by on-demand list prices",
+        ),
+        ({"steady": False}, "USD 6.46 for a million objects read (so few were read that the start counts), by"),
+        ({"gpu_hours": 0.0, "per_million": None}, "122 core-hours: USD 7.17, by on-demand"),
+        (
+            {"amount": None, "per_million": None, "missing": "no price for a GPU of the kind B300 (gpu_hour)"},
+            "GPU-hours: no price for a GPU of the kind B300 (gpu_hour), by on-demand list prices",
+        ),
+    ],
+)
+def test_cost(changes: dict[str, Any], shown: str) -> None:
+    """The page says on which machines the run was made, what it cost, and by whose prices."""
+    made = record() | {"cost": cost(**changes)}
+    assert shown in text_of(made)
+    assert "4 × 16 CPUs (AMD EPYC 7R13)" in text_of(made) and "1 × 16 CPUs, 1 × A10G" in text_of(made)
+
+
+def test_cost_in_the_head() -> None:
+    """Beside the time stands what the run cost, and what a million would: not where too few objects were read."""
+    assert "images/s while scanning USD 7.17; USD 6.46 a million" in text_of(record())
+    assert "images/s while scanning USD 7.17 " in text_of(record() | {"cost": cost(steady=False)})
+    made = record()
+    made["timings"]["resumed_shards"] = 7
+    assert "GPU-hours of the last attempt: USD 7.17" in text_of(made)
+
+
+def test_no_cost() -> None:
+    """A run whose machines are not known, or of a time when they were not recorded, says nothing of its cost."""
+    made = record() | {"machine": None, "cost": None}
+    assert "USD" not in text_of(made) and "Machines" not in text_of(made)
+    del made["machine"], made["cost"]
+    assert "USD" not in text_of(made)
+
+
+def test_many_files() -> None:
+    """More than twenty files are folded away; fewer are not."""
+    made = record()
+    made["files"] = files("report", 21, 400_000)
+    assert "<summary>21 files, 2.4 GiB</summary>" in render_summary(made)
+    assert "<summary>20 files" not in render_summary({**made, "files": files("report", 20, 400_000)})
+
+
+@pytest.mark.parametrize("parts", [1, 3, 21])
+def test_query_runs(parts: int, tmp_path: Path) -> None:
+    """The SELECT that the page gives runs as it stands, and finds what is flagged in the committed files only."""
+    made = record()
+    made["store"], made["files"] = str(tmp_path / "it's"), files("report", parts, 2)
+    folder = tmp_path / "it's" / "runs" / made["run_id"]
+    (folder / "report").mkdir(parents=True)
+    (folder / "run.json").write_bytes(to_json(made))
+    rows = [
+        {"uri": uri, "decision": d, "severity": s}
+        for uri, d, s in (("a", "review", 2), ("b", "allow", 0), ("c", "block", 3))
+    ]
+    table = pa.Table.from_pylist([dict.fromkeys(REPORT_SCHEMA.names) | row for row in rows], schema=REPORT_SCHEMA)
+    for file in [*made["files"], {"path": "report/part-99999-orphan.parquet"}]:
+        pq.write_table(table, folder / file["path"])
+    with duckdb.connect() as connection:
+        found = connection.execute(queries(made)[0]).fetchall()
+    assert [row[-1] for row in found] == ["c"] * parts + ["a"] * parts
+
+
+def test_changes_query_runs(tmp_path: Path) -> None:
+    """The SELECT over the changes runs as it stands; where nothing changed, there is none."""
+    made = nightly_record()
+    made["store"] = str(tmp_path)
+    (changes,) = (file for file in made["files"] if file["path"].startswith("changes/"))
+    path = tmp_path / "runs" / made["run_id"] / changes["path"]
+    path.parent.mkdir(parents=True)
+    pq.write_table(
+        pa.Table.from_pylist([dict.fromkeys(CHANGES_SCHEMA.names) | {"change": "deleted", "uri": "a"}], CHANGES_SCHEMA),
+        path,
+    )
+    with duckdb.connect() as connection:
+        (found,) = (q for q in queries(made) if "changes/" in q)
+        assert connection.execute(found).fetchall() == [("deleted", None, None, None, "a")]
+    made["files"].remove(changes)
+    assert not [q for q in queries(made) if "changes/" in q]
+
+
+def test_query_for_a_store() -> None:
+    """A report on S3 is queried with the credentials of the environment, at the endpoint of the report store."""
+    made = record()
+    assert queries(made)[0].startswith("CREATE SECRET (TYPE s3, PROVIDER credential_chain, REGION 'eu-central-1');")
+    made["config"]["out_storage"] = {**made["config"]["storage"], "region": None}
+    made["store_endpoint"] = "http://minio:9000"
+    assert "ENDPOINT 'minio:9000', URL_STYLE 'path', USE_SSL false);" in queries(made)[0]
+
+
+def test_record_is_left_alone() -> None:
+    """Rendering changes nothing in the record, which is written to `run.json` afterwards."""
+    made, before = record(), copy.deepcopy(record())
+    render_summary(made)
+    assert made == before
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "shown"),
+    [
+        (percent, 0.0, "0%"),
+        (percent, 1.0, "100%"),
+        (percent, 0.00001, "<0.1%"),
+        (percent, 0.99999, ">99.9%"),
+        (percent, 0.125, "12.5%"),
+        (percent, None, "–"),
+        (size, 0, "0 B"),
+        (size, 1023, "1,023 B"),
+        (size, 1024, "1.0 KiB"),
+        (size, 1024**2 - 1, "1.0 MiB"),
+        (size, None, "–"),
+        (duration, 0.0, "0.0 s"),
+        (duration, 59.9, "59 s"),
+        (duration, 249.2, "4 min 09 s"),
+        (duration, 7502.0, "2 h 05 min"),
+        (visible, "a&b", "a&amp;b"),
+        (visible, None, "–"),
+    ],
+)
+def test_formats(function: Callable[[Any], object], value: Any, shown: str) -> None:
+    """Numbers read well at the edges: no share is rounded to nothing or to all, no unit overflows."""
+    assert function(value) == shown
+
+
+@pytest.fixture
+def opened(browser: BrowserContext, tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a record's page and afterwards holds that nothing was complained of and nothing else was asked for."""
+    complaints: list[str] = []
+    requests: list[str] = []
+    pages: list[Page] = []
+    file = tmp_path / "summary.html"
+
+    def open_page(made: dict[str, Any], width: int = 1400, scheme: Any = "light") -> Page:
+        file.write_text(render_summary(made), encoding="utf-8")
+        page = browser.new_page()
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []
+    assert set(requests) <= {file.as_uri(), "data:,"}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("make", [record, over_record, empty_record, delta_record, replay_record])
+def test_in_a_browser(opened: Callable[..., Page], make: Callable[[], dict[str, Any]], width: int, scheme: str) -> None:
+    """On a phone and on a desk the headline is on the first screen, nothing scrolls sideways, nothing is requested."""
+    page = opened(make(), width, scheme)
+    box = page.get_by_role("heading", level=1).bounding_box()
+    assert box is not None and box["y"] + box["height"] < 400
+    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    wide = page.evaluate(
+        "[document.documentElement.scrollWidth, document.body.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert wide[0] <= width and wide[1] <= width and wide[2] <= width
+    over = "[...document.querySelectorAll('td, th, dd, li, code, p')].filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline' && e.clientWidth > 1).map(e => e.outerHTML.slice(0, 200))"
+    assert page.evaluate(over) == []
+    assert page.locator("img, script, iframe").count() == 0
+
+
+@pytest.mark.browser
+def test_hostile_name_in_a_browser(opened: Callable[..., Page]) -> None:
+    """A browser shows a hostile URI as the text that it is, and isolates it from the direction of its surroundings."""
+    page = opened(record())
+    cell = page.locator("#errors").get_by_text("onerror=alert(1)").first
+    assert cell.is_visible()
+    assert page.locator("#errors bdi").filter(has_text="onerror=alert(1)").count() >= 1
+    page.locator("#errors details.long summary").first.click()
+    assert page.locator("#errors details.long > bdi").first.is_visible()
+
+
+_CONTRAST = """() => {
+  const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = e => { for (; e; e = e.parentElement) { const c = channels(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c } };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || e.closest('title, style')) continue;
+    const style = getComputedStyle(e);
+    const [a, b] = [luminance(channels(e.closest('svg') ? style.fill : style.color)), luminance(behind(e))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) found.push([e.outerHTML.slice(0, 120), (a + 0.05) / (b + 0.05)]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(opened: Callable[..., Page], scheme: str) -> None:
+    """All text stands out from its background by 4.5 to 1 (WCAG AA), in light and in dark."""
+    made = {**delta_record(), "exit_code": 4, "reason": "too many"}
+    assert opened(made, scheme=scheme).evaluate(_CONTRAST) == []
+
+
+def test_models_beside_the_first() -> None:
+    """The prefilter and the detectors are named with their weights, as the model is."""
+    beside = {"name": "violence", "uri": "s3://models/violence", "sha256": "ab" * 32}
+    text = text_of({**record(), "auxiliary_models": [beside]})
+    assert "violence: s3://models/violence" in text and "ab" * 32 in text

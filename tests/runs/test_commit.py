@@ -1,0 +1,235 @@
+"""From staged shards to a report whose files are exactly what was listed, and to copies of what was wrongly flagged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+from nsfwscan.errors import BalanceError
+from nsfwscan.runs import plan as planning
+from nsfwscan.runs.commit import Report
+from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
+from nsfwscan.runs.plan import Plan
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import stage_part
+from nsfwscan.schema import REPORT_SCHEMA
+from tests.runs.rows import begun, decider, finished, is_of_schema, reported, staged, staged_row
+from tests.s3.servers import S3Endpoint
+
+URIS = [f"/media/{i:03}.jpg" for i in range(35)]
+
+
+def mixed(uri: str) -> dict[str, object]:
+    """Every fifth object flagged, every seventh unreadable."""
+    number = int(uri[-7:-4])
+    if number % 7 == 0:
+        return staged_row(uri, status="decode_error")
+    return staged_row(uri, nsfw_score=0.9 if number % 5 == 0 else 0.1, truth="neutral" if number % 2 else None)
+
+
+def tables(run: Run, report: Report, folder: str) -> list[pa.Table]:
+    """The files of a folder as the report names them, each checked against its record."""
+    found = []
+    for file in report.files:
+        if file["path"].startswith(folder):
+            data = run.folder.read(file["path"])
+            table = pq.read_table(io.BytesIO(data))
+            assert (len(data), table.num_rows) == (file["bytes"], file["rows"])
+            assert hashlib.sha256(data).hexdigest() == file["sha256"]
+            assert file["path"].endswith(f"-{file['sha256']}.parquet")
+            found.append(table)
+    return found
+
+
+def written(folder: Path) -> set[str]:
+    """Every file below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("range_rows", [1, 10, 50_000])
+def test_ranges_hold_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int) -> None:
+    """In one file or in many, the report has each listed object once, files in the order of URIs, rows by decision."""
+    monkeypatch.setattr(planning, "RANGE_ROWS", range_rows)
+    run, plan = begun(tmp_path, [*URIS, *URIS[:4]], shard_rows=4)
+    finished(run, plan.shards, mixed)
+    report = reported(run, plan)
+    parts = tables(run, report, "report/")
+    assert len(parts) == {1: 35, 10: 4, 50_000: 1}[range_rows]
+    assert [sorted(part["uri"].to_pylist()) for part in parts] == sorted(sorted(p["uri"].to_pylist()) for p in parts)
+    assert sorted(uri for part in parts for uri in part["uri"].to_pylist()) == URIS
+    for part in parts:
+        assert is_of_schema(part, REPORT_SCHEMA)
+        order = list(zip(part["decision"].to_pylist(), part["uri"].to_pylist(), strict=True))
+        assert order == sorted(order)
+        assert set(part["run_id"].to_pylist()) == {"made"}
+    assert report.balance.as_dict()["listed"] == report.summary.rows == 35
+    assert report.balance.as_dict()["errored"] == 5
+    assert str(report.balance).endswith("(4 listed again and counted once)")
+    assert sum(part.num_rows for part in tables(run, report, "false_positives/")) == 3
+
+
+def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
+    """A second commit of the same shards writes the very same files over the first ones."""
+    run, plan = begun(tmp_path, URIS, shard_rows=4)
+    finished(run, plan.shards, mixed)
+    first = reported(run, plan)
+    before = written(Path(run.folder.uri))
+    second = reported(run, plan)
+    assert second.files == first.files
+    assert written(Path(run.folder.uri)) == before
+
+
+def test_no_false_positives_no_file(tmp_path: Path) -> None:
+    """Where nothing was wrongly flagged, there is no empty file to open."""
+    run, plan = begun(tmp_path, URIS)
+    finished(run, plan.shards)
+    report = reported(run, plan, save_images=True)
+    assert report.paths("false_positives") == []
+    assert len(report.paths("report")) == 1
+
+
+def test_an_unfinished_shard_does_not_balance(tmp_path: Path) -> None:
+    """Rows that were never made are not filled in: the message names the shard and says what to do."""
+    run, plan = begun(tmp_path, URIS, shard_rows=4)
+    finished(run, plan.shards[:-1])
+    with pytest.raises(BalanceError, match=r"shard 00000-0008 \(3 objects\) was never finished; run the same command"):
+        reported(run, plan)
+
+
+def spoil_part(run: Run, plan: Plan) -> None:
+    run.staging.write("00000-0001.parquet", run.staging.read("00000-0001.parquet")[:-20])
+
+
+def empty_part(run: Run, plan: Plan) -> None:
+    run.staging.write("00000-0001.parquet", b"")
+
+
+def swap_parts(run: Run, plan: Plan) -> None:
+    stage_part(run.staging, plan.shards[1], staged([staged_row(uri) for uri in URIS[:4]]), decider())
+
+
+def rename_row(run: Run, plan: Plan) -> None:
+    rows = [staged_row(uri) for uri in [*URIS[4:7], "/media/invented.jpg"]]
+    stage_part(run.staging, plan.shards[1], staged(rows), decider())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_part, "staged part of shard 00000-0001 is damaged: delete it"),
+        (empty_part, "staged part of shard 00000-0001 is damaged: delete it"),
+        (swap_parts, "4 listed objects have no row and 4 rows have no object"),
+        (rename_row, r"1 listed objects have no row and 1 rows have no object, e\.g\. '/media/007\.jpg'"),
+    ],
+)
+def test_parts_that_are_not_the_listing_do_not_balance(
+    tmp_path: Path, spoil: Callable[[Run, Plan], None], message: str
+) -> None:
+    """A part that is damaged, another shard's, or has another object's row is found before anything is committed."""
+    run, plan = begun(tmp_path, URIS, shard_rows=4)
+    finished(run, plan.shards)
+    spoil(run, plan)
+    with pytest.raises(BalanceError, match=message):
+        reported(run, plan)
+
+
+# --- copies of images -----------------------------------------------------------------------------------------------
+
+BUCKET = "media-to-copy"
+KEYS = [
+    "plain.jpg",
+    "../../escape.jpg",
+    "a/../../../b/./c.jpg",
+    "/leading//slashes.jpg",
+    "nul\0byte.jpg",
+    "квадрат \U0001f4f7 %2e%2e%2f #?.jpg",
+    "long/" + "x" * 1019,
+]
+
+
+@pytest.fixture(scope="module")
+def bucket(moto: S3Endpoint) -> dict[str, bytes]:
+    """A bucket of keys that no file system likes: each object's URI and content."""
+    files = s3fs.S3FileSystem(endpoint_url=moto.endpoint_url, key="testing", secret="testing")
+    files.mkdir(BUCKET)
+    contents = {f"s3://{BUCKET}/{key}": f"content of {key!r}".encode() for key in KEYS}
+    for key in KEYS:
+        files.call_s3("put_object", Bucket=BUCKET, Key=key, Body=contents[f"s3://{BUCKET}/{key}"])
+    return contents
+
+
+def wrongly_flagged(contents: dict[str, bytes]) -> Callable[[str], dict[str, object]]:
+    """Neutral images with an NSFW label, with the digests of what was read."""
+
+    def row(uri: str) -> dict[str, object]:
+        sha256 = hashlib.sha256(contents[uri]).hexdigest()
+        return staged_row(
+            uri, nsfw_score=0.9, truth="neutral", sha256=sha256, format="MPO" if "plain" in uri else "PNG"
+        )
+
+    return row
+
+
+def copied(run: Run, report: Report) -> dict[str, bytes | None]:
+    """What the report's false positives say of each URI: the content of its copy, or None."""
+    [table] = tables(run, report, "false_positives/")
+    assert table.schema == FALSE_POSITIVE_SCHEMA
+    return {
+        row["uri"]: None if row["image"] is None else run.folder.read(row["image"])
+        for row in table.select(["uri", "image"]).to_pylist()
+    }
+
+
+def test_copies_have_safe_names(tmp_path: Path, bucket: dict[str, bytes]) -> None:
+    """Whatever its key, an object's copy lies under `false_positives/images`, named by its id and its real format."""
+    broken_name = tmp_path / "media" / "line\nbreak\r\x1b[2J;$(id).jpg"  # moto knows no keys of two lines
+    broken_name.parent.mkdir()
+    broken_name.write_bytes(b"local")
+    bucket = {**bucket, str(broken_name): b"local"}
+    run, plan = begun(tmp_path / "store", list(bucket))
+    finished(run, plan.shards, wrongly_flagged(bucket))
+    report = reported(run, plan, save_images=True)
+    assert copied(run, report) == bucket
+    images = {
+        name for name in written(tmp_path) - {f"media/{broken_name.name}"} if not name.endswith((".parquet", ".json"))
+    }
+    assert images == {
+        f"store/runs/made/false_positives/images/{hashlib.sha256(uri.encode()).hexdigest()[:32]}."
+        + ("mpo" if "plain" in uri else "png")
+        for uri in bucket
+    }
+
+
+def test_changed_and_vanished_objects_are_not_copied(tmp_path: Path) -> None:
+    """An object that is no longer what was scored is not put before a person as if it were; its row stays."""
+    contents = {str(tmp_path / "media" / name): name.encode() for name in ("same", "changed", "gone", "folder")}
+    run, plan = begun(tmp_path / "out", list(contents))
+    finished(run, plan.shards, wrongly_flagged(contents))
+    (tmp_path / "media" / "folder").mkdir(parents=True)
+    (tmp_path / "media" / "same").write_bytes(b"same")
+    (tmp_path / "media" / "changed").write_bytes(b"another")
+    report = reported(run, plan, save_images=True)
+    found = {Path(uri).name: data for uri, data in copied(run, report).items()}
+    assert found == {"same": b"same", "changed": None, "gone": None, "folder": None}
+    assert len(written(Path(run.folder.uri, "false_positives", "images"))) == 1
+
+
+def test_nothing_is_copied_unasked(tmp_path: Path) -> None:
+    """Without --save-images no image leaves its place."""
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    contents = {str(tmp_path / "a.jpg"): b"a"}
+    run, plan = begun(tmp_path / "out", list(contents))
+    finished(run, plan.shards, wrongly_flagged(contents))
+    report = reported(run, plan)
+    assert copied(run, report) == dict.fromkeys(contents)
+    assert not Path(run.folder.uri, "false_positives", "images").exists()

@@ -1,0 +1,531 @@
+"""The ledger: which runs a night goes on from, and what each of their rows is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.matcher import BankSet
+from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
+from nsfwscan.errors import StoreError
+from nsfwscan.runs.changes import CHANGES_SCHEMA
+from nsfwscan.runs.plan import LEDGER_SCHEMA
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_bases
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.staging import to_parquet
+from nsfwscan.schema import REPORT_SCHEMA, BankKind
+from nsfwscan.storage.store import Store, to_json
+from nsfwscan.workflows.scan import ScanResult
+from tests.runs.rows import record_of, scanned, staged_row
+
+LONG = "/media/" + "x" * 5000
+"""So long that Parquet keeps no statistics of it."""
+YARDSTICK = ReusePolicy(scoring="s", decoding="d", filtering="f", max_bytes=1000, max_pixels=10_000)
+MADE_WITH: dict[str, Any] = {
+    "reuse_keys": {"scoring": "s", "decoding": "d"},
+    "config": {
+        "read": {"max_bytes": 1000},
+        "decode": {"max_pixels": 10_000, "timeout_s": 20.0, "max_memory_bytes": 2**31},
+        "report": {"mode": "snapshot"},
+    },
+}
+
+
+def run_in(folder: Path, run_id: str) -> Run:
+    return Run(Store.at(str(folder), StorageConfig()), run_id)
+
+
+# --- which runs are bases -------------------------------------------------------------------------------------------
+
+
+_MINUTES = count()
+
+
+def config(uris: Iterable[str], **sections: Any) -> ScanConfig:
+    source = {"uris": list(uris), **sections.pop("source", {})}
+    return ScanConfig.load(None, {"source": source, "out": "/out", **sections})
+
+
+def commit(run: Run, uris: Iterable[str], *, kind: str = "scan", at: str | None = None, **sections: Any) -> None:
+    """A committed run with nothing in it, but what says whether it is a base; later ones are newer."""
+    now = datetime(2026, 11, 22, tzinfo=UTC) + timedelta(minutes=next(_MINUTES))
+    then = now.isoformat(timespec="milliseconds")
+    record = record_of(run.run_id, kind=kind, committed_at=then, config=config(uris, **sections).public())
+    record["plan"]["listed_at"] = at or then
+    run.folder.write("run.json", to_json(record))
+    run.folder.write("_SUCCESS", b"")
+
+
+def bases(folder: Path, *uris: str, **sections: Any) -> list[str]:
+    found = find_bases(run_in(folder, "tonight"), config(uris, **sections))
+    return [base.run.run_id for base in found]
+
+
+DELTA = {"report": {"mode": "delta"}}
+
+
+def test_the_last_whole_report_is_enough(tmp_path: Path) -> None:
+    """What is older than the newest snapshot of the same sources adds nothing."""
+    for name in ("1", "2", "3"):
+        commit(run_in(tmp_path, name), ["/media"])
+    assert bases(tmp_path, "/media") == ["3"]
+    assert bases(tmp_path, "/elsewhere") == []
+
+
+def test_deltas_lead_back_to_a_snapshot(tmp_path: Path) -> None:
+    """A delta holds only what it looked at: the runs before it count, newest first, to the first whole one."""
+    for name, sections in (("1", {}), ("2", {}), ("3", DELTA), ("4", DELTA)):
+        commit(run_in(tmp_path, name), ["/media"], **sections)
+    assert bases(tmp_path, "/media") == ["4", "3", "2"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_base"),
+    [
+        ("/media", "/media", True),
+        ("/media/2026", "/media", True),
+        ("/media", "/media/2026", True),
+        ("/media/a.jpg", "/media", True),
+        ("/media2", "/media", False),
+        ("/media", "/media2", False),
+        ("s3://media/2026/", "s3://media/", True),
+        ("s3://media/2026", "s3://media/20", True),
+        ("s3://media/2026/", "s3://media/2027/", False),
+        ("s3://media", "s3://reports/media", False),
+        ("/m/2026-11-22.parquet", "/m/2026-11-21.parquet", True),
+        ("s3://inv/2026-11-22T01-00Z/manifest.json", "s3://inv/2026-11-21T01-00Z/manifest.json", True),
+        ("/m/a-22.parquet", "/m/b-21.parquet", False),
+        ("/m/a-22.parquet", "/m", False),
+        ("/m", "/m/a-22.parquet", False),
+    ],
+)
+def test_overlapping_sources(tmp_path: Path, ours: str, theirs: str, is_base: bool) -> None:
+    """A run is a base where its sources cover ours or lie within them; manifests where only their numbers differ."""
+    commit(run_in(tmp_path, "1"), [theirs])
+    assert bases(tmp_path, ours) == (["1"] if is_base else [])
+
+
+def test_a_part_of_the_sources_does_not_end_the_chain(tmp_path: Path) -> None:
+    """A newer snapshot of one folder stands before an older one of them all; a larger one ends the chain."""
+    commit(run_in(tmp_path, "all"), ["/media", "/more", "/else"])
+    commit(run_in(tmp_path, "one"), ["/media/2026"])
+    commit(run_in(tmp_path, "other"), ["/nothing/of/it"])
+    assert bases(tmp_path, "/media", "/more") == ["one", "all"]
+    assert bases(tmp_path, "/media/2026/11") == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "chain"),
+    [
+        ({"limit": 5}, {}, ["new", "old"]),
+        ({"limit": 5}, {"limit": 5}, ["new", "old"]),
+        ({"include": ["*.jpg"]}, {}, ["new", "old"]),
+        ({"include": ["*.jpg"]}, {"include": ["*.jpg"]}, ["new"]),
+        ({"exclude": ["*/thumbs/*"]}, {"include": ["*.jpg"]}, ["new", "old"]),
+        ({}, {"include": ["*.jpg"], "exclude": ["a*"], "limit": 3}, ["new"]),
+    ],
+)
+def test_filters_and_limits(tmp_path: Path, theirs: Any, ours: Any, chain: list[str]) -> None:
+    """A run that saw only some objects is a base, but what it did not see is looked up further back."""
+    commit(run_in(tmp_path, "old"), ["/media"])
+    commit(run_in(tmp_path, "new"), ["/media"], source=theirs)
+    assert bases(tmp_path, "/media", source=ours) == chain
+
+
+def test_the_newest_is_the_last_listed(tmp_path: Path) -> None:
+    """Neither the name of a run counts nor when it was committed, but when it listed the store: one that was resumed
+    late knows the store as it was."""
+    commit(run_in(tmp_path, "20261121"), ["/media"], at="2026-11-23T09:00:00.000+00:00", **DELTA)
+    commit(run_in(tmp_path, "20261122"), ["/media"], at="2026-11-22T03:00:00.000+00:00")
+    assert bases(tmp_path, "/media") == ["20261121", "20261122"]
+
+
+def test_a_replay_comes_before_its_scan(tmp_path: Path) -> None:
+    """It knows the store as of the scan's listing, and what was decided since: a later scan goes on from it, too, but
+    not before a scan that listed the store after it."""
+    at = "2026-11-01T00:00:00.000+00:00"
+    commit(run_in(tmp_path, "scan"), ["/media"], at=at)
+    commit(run_in(tmp_path, "a-replay"), ["/media"], at=at, kind="replay")
+    assert bases(tmp_path, "/media") == ["a-replay"]
+    commit(run_in(tmp_path, "z-replay"), ["/media"], at=at, kind="replay", **DELTA)
+    assert bases(tmp_path, "/media") == ["z-replay", "a-replay"]
+    commit(run_in(tmp_path, "later"), ["/media"])
+    assert bases(tmp_path, "/media") == ["later"]
+
+
+def test_what_is_no_base(tmp_path: Path) -> None:
+    """Neither the run itself, nor an uncommitted one, nor another kind of run, nor whatever else lies in the store."""
+    commit(run_in(tmp_path, "base"), ["/media"])
+    commit(run_in(tmp_path, "tonight"), ["/media"])
+    commit(run_in(tmp_path, "matched"), ["/media"], kind="match")
+    commit(run_in(tmp_path, "cut-off"), ["/media"])
+    run_in(tmp_path, "cut-off").folder.delete("_SUCCESS")
+    (tmp_path / "runs" / ".DS_Store").touch()
+    (tmp_path / "runs" / "README").touch()
+    assert bases(tmp_path, "/media") == ["base"]
+
+
+def test_a_signature_is_no_other_source(tmp_path: Path) -> None:
+    """A signed source is that of the last night, although its signature, which is never written down, differs."""
+    commit(run_in(tmp_path, "1"), ["https://store/a.jpg?X-Amz-Signature=old"])
+    assert bases(tmp_path, "https://store/a.jpg?X-Amz-Signature=new") == ["1"]
+    assert bases(tmp_path, "https://store/b.jpg?X-Amz-Signature=old") == []
+
+
+def test_the_parent_is_named_with_its_digest(tmp_path: Path) -> None:
+    """A successor names the run and the SHA-256 of its record as it lies there."""
+    commit(run_in(tmp_path, "1"), ["/media"])
+    [base] = find_bases(run_in(tmp_path, "2"), config(["/media"]))
+    data = (tmp_path / "runs" / "1" / "run.json").read_bytes()
+    assert base.reference == {"run_id": "1", "sha256": hashlib.sha256(data).hexdigest()}
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def entry(path: str, data: bytes) -> dict[str, Any]:
+    """As a record names a file."""
+    return {"path": path, "rows": None, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def base_of(
+    run: Run, rows: Sequence[Mapping[str, Any]], cuts: Iterable[int], gone: Iterable[str] = (), *, spans: bool = False
+) -> PreviousRun:
+    """A committed report of rows that are cut into parts, in the order of their URIs, before these positions; with the
+    spans of its parts in the record, or without, as there were none before."""
+    ordered = sorted(({**row, "run_id": run.run_id} for row in rows), key=lambda row: str(row["uri"]))
+    table = pa.Table.from_pylist(ordered, schema=REPORT_SCHEMA)
+    edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(ordered)}), len(ordered)]
+    parts = [table.slice(a, b - a).sort_by([("nsfw_score", "ascending")]) for a, b in pairwise(edges) if a < b]
+    absent = [{"change": "deleted", "uri": uri} for uri in sorted(gone)]
+    other = [{"change": "newly_flagged", "uri": row["uri"]} for row in ordered[:1]]
+    changes = pa.Table.from_pylist(absent + other, schema=CHANGES_SCHEMA)
+    files = []
+    for kind, tables in (("report", parts), ("changes", [changes])):
+        for number, part in enumerate(tables):
+            data = to_parquet(part)
+            path = f"{kind}/part-{number:05d}-{hashlib.sha256(data).hexdigest()}.parquet"
+            run.folder.write(path, data)
+            span = pc.min_max(part["uri"]).as_py()
+            files.append(entry(path, data) | ({"first": span["min"], "last": span["max"]} if spans else {}))
+    return PreviousRun(run, {**MADE_WITH, "files": files})
+
+
+def made(uris: Iterable[str], **values: Any) -> list[dict[str, Any]]:
+    return [{"uri": uri, "status": "ok", "nsfw_score": 0.5, **values} for uri in uris]
+
+
+@pytest.mark.parametrize("uris", [["/b", "/a", "/é\U0001f600", "/é"], ["/a", LONG, "/b"], [LONG + "1", LONG + "2"]])
+def test_the_span_of_a_part(tmp_path: Path, uris: list[str]) -> None:
+    """First and last URI come from the footer, and from the rows where Parquet left them out since they are long."""
+    base = base_of(run_in(tmp_path, "1"), made(uris), [])
+    [part] = base.parts
+    assert (part.first, part.last) == (min(uris), max(uris))
+    footer = pq.read_metadata(tmp_path / "runs" / "1" / part.file["path"])
+    statistics = footer.row_group(0).column(0).statistics
+    assert (statistics is not None and statistics.has_min_max) == (max(map(len, (min(uris), max(uris)))) < 4096)
+
+
+def test_the_span_of_many_row_groups(tmp_path: Path) -> None:
+    """A part's span is that over all its row groups, in whatever order its rows are."""
+    run = run_in(tmp_path, "1")
+    base = base_of(run, made(f"/{i:03}" for i in range(100)), [])
+    name = base.parts[0].file["path"]
+    path = tmp_path / "runs" / "1" / name
+    pq.write_table(pq.read_table(path).take(list(range(50, 100)) + list(range(50))), path, row_group_size=7)
+    [part] = PreviousRun(run, {**base.record, "files": [entry(name, path.read_bytes())]}).parts
+    assert (part.first, part.last) == ("/000", "/099")
+
+
+def test_a_part_is_what_was_recorded(tmp_path: Path) -> None:
+    """A row is carried from nothing but the file that its run committed; the message says what to do."""
+    base = base_of(run_in(tmp_path, "1"), made(["/a"]), [])
+    [part] = base.parts
+    assert base.read(part)["uri"].to_pylist() == ["/a"]
+    path = tmp_path / "runs" / "1" / part.file["path"]
+    data = path.read_bytes()
+    path.write_bytes(data + b" ")
+    with pytest.raises(StoreError, match=r"report/part-00000-.* absent or damaged .*; `nsfwscan verify` .* --full"):
+        base.read(part)
+    path.unlink()
+    with pytest.raises(StoreError, match="absent or damaged"):
+        base.read(part)
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+_URIS = sorted(
+    ["/media", "/media/", "/media/a", "/media/a b", "/media/b/1", "/media/é", "/media/\uffff", "/media/😀", LONG]
+)
+_Night = tuple[dict[str, float], set[str], list[int]]
+
+
+def nights() -> st.SearchStrategy[list[_Night]]:
+    """Rows with their scores, what was gone, and where the parts are cut; oldest first."""
+    names = st.sampled_from(_URIS)
+    night = st.tuples(
+        st.dictionaries(names, st.floats(0, 1, width=32)), st.sets(names), st.lists(st.integers(1, 8), max_size=4)
+    )
+    return st.lists(night, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    told=nights(),
+    cuts=st.sets(st.sampled_from([*_URIS, "/", "/media/a b c", "/n"])),
+    source=st.sampled_from(["/media", "m.csv"]),
+)
+def test_the_newest_row_of_each_object(
+    tmp_path_factory: pytest.TempPathFactory, told: list[_Night], cuts: set[str], source: str
+) -> None:
+    """However runs are cut into parts and the URIs into ranges, each object comes once, with the newest run's row, and
+    not at all where a newer run found it gone; and the plan knows exactly the rows that the commit will find."""
+    folder = tmp_path_factory.mktemp("store")
+    expected: dict[str, tuple[str, float]] = {}
+    chain: list[PreviousRun] = []
+    for number, (rows, absent, parts) in enumerate(told):
+        gone = absent - rows.keys()
+        values = [{**made([uri])[0], "nsfw_score": score} for uri, score in rows.items()]
+        chain.insert(0, base_of(run_in(folder, str(number)), values, parts, gone))
+        expected |= {uri: (str(number), score) for uri, score in rows.items()}
+        expected = {uri: row for uri, row in expected.items() if uri not in gone}
+    ledger = PreviousReports(chain, [source])
+    edges = [None, *sorted(cuts), None]
+    found = []
+    for after, upto in pairwise(edges):
+        for piece in ledger.rows(after, upto):
+            assert piece.schema.equals(REPORT_SCHEMA) and piece.num_rows
+            uris = piece["uri"].to_pylist()
+            assert all((after is None or uri > after) and (upto is None or uri <= upto) for uri in uris)
+            found += piece.select(["uri", "run_id", "nsfw_score"]).to_pylist()
+    assert len(found) == len(expected)
+    assert {row["uri"]: (row["run_id"], row["nsfw_score"]) for row in found} == expected
+    newest = pa.concat_tables([LEDGER_SCHEMA.empty_table(), *ledger.known(YARDSTICK).tables]).sort_by(
+        [("age", "descending")]
+    )
+    known = {row["uri"]: row for row in newest.to_pylist()}
+    assert {uri: chain[row["age"]].run.run_id for uri, row in known.items() if row["standing"]} == {
+        uri: run_id for uri, (run_id, _) in expected.items()
+    }
+
+
+def test_parts_beside_the_sources_are_not_read(tmp_path: Path) -> None:
+    """Of a run over a larger store, only the parts that can hold objects of our sources are opened."""
+    base = base_of(run_in(tmp_path, "1"), made(["/a/1", "/b/1", "/b/2", "/c/1"]), [1, 3], spans=True)
+    for path in (tmp_path / "runs" / "1" / "report").glob("part-0000[02]*"):
+        path.write_bytes(path.read_bytes()[:100] + b"damage" + path.read_bytes()[106:])
+    ledger = PreviousReports([base], ["/b"])
+    assert [row for piece in ledger.rows(None, None) for row in piece["uri"].to_pylist()] == ["/b/1", "/b/2"]
+    with pytest.raises(StoreError, match="damaged"):
+        list(PreviousReports([base], ["/a"]).rows(None, None))
+
+
+def test_what_belongs_to_sources() -> None:
+    """An object belongs to the folder or prefix that would list it, or is a source itself; all belong to a manifest."""
+    uris = pa.chunked_array([["/m/a", "/m2/a", "/m", "file:///m/%ff", "file:///m2/%ff", "s3://b/p/1", "s3://b/q"]])
+    assert belongs_to(uris, ["/m"]).to_pylist() == [True, False, True, True, False, False, False]
+    assert belongs_to(uris, ["s3://b/p", "/m2/a"]).to_pylist() == [False, True, False, False, False, True, False]
+    assert belongs_to(uris, ["/m", "/manifest.jsonl"]).to_pylist() == [True] * 7
+
+
+# --- what a row is worth --------------------------------------------------------------------------------------------
+
+OTHER_MODEL = {"reuse_keys": {"scoring": "other", "decoding": "d"}}
+OTHER_DECODING = {"reuse_keys": {"scoring": "s", "decoding": "other"}}
+OTHER_LIMITS = {"config": {"read": {"max_bytes": 9}, "decode": {"max_pixels": 9}}}
+PIXELS = {"width": 100, "height": 100}
+
+
+@pytest.mark.parametrize(
+    ("row", "made_with", "standing"),
+    [
+        ({"nsfw_score": 0.5}, {}, "good"),
+        ({"nsfw_score": 0.0, "size": 1000, **PIXELS}, {}, "good"),
+        ({"nsfw_score": 0.5}, OTHER_MODEL, "stale"),
+        ({"nsfw_score": 0.5}, OTHER_DECODING, "good"),
+        ({"nsfw_score": 0.5}, OTHER_LIMITS, "good"),
+        ({"nsfw_score": 0.5, "size": 1001}, {}, "stale"),
+        ({"nsfw_score": 0.5, "width": 100, "height": 101}, OTHER_LIMITS, "stale"),
+        ({"nsfw_score": 0.5, "width": 2**40, "height": 2**40}, {}, "stale"),
+        ({"status": "decode_error"}, {}, "good"),
+        ({"status": "decode_error"}, OTHER_MODEL, "good"),
+        ({"status": "decode_error"}, OTHER_DECODING, "stale"),
+        ({"status": "unsupported"}, OTHER_LIMITS, "good"),
+        ({"status": "unsupported"}, OTHER_DECODING, "stale"),
+        ({"status": "too_large", "size": 1001}, {}, "good"),
+        ({"status": "too_large", "size": 1001}, OTHER_MODEL, "good"),
+        ({"status": "too_large", "size": 1001}, OTHER_LIMITS, "stale"),
+        ({"status": "too_large", "size": 1001}, OTHER_DECODING, "stale"),
+        ({"status": "too_large", "size": 10, **PIXELS}, {}, "good"),
+        ({"status": "too_large", "size": 10, **PIXELS}, OTHER_MODEL, "stale"),
+        *(({"status": s}, {}, "failed") for s in ("not_found", "denied", "fetch_error", "timeout", "crashed")),
+        ({"status": "timeout"}, OTHER_MODEL, "failed"),
+        ({"status": "timeout", "failed_decodes": 2}, {}, "failed"),
+        ({"status": "timeout", "failed_decodes": 3}, {}, "good"),
+        ({"status": "crashed", "failed_decodes": 3}, OTHER_MODEL, "good"),
+        ({"status": "crashed", "failed_decodes": 3}, OTHER_DECODING, "stale"),
+        ({"status": "crashed", "failed_decodes": 3}, OTHER_LIMITS, "failed"),
+        ({"status": "ok"}, {}, "failed"),
+    ],
+)
+def test_what_a_row_is_worth(row: dict[str, Any], made_with: dict[str, Any], standing: str) -> None:
+    """A score is good while model and limits are; what is no image, while decoding is; a failure is tried again."""
+    table = pa.Table.from_pylist([{"uri": "/a", **row}], schema=REPORT_SCHEMA)
+    assert YARDSTICK.standing(table, {**MADE_WITH, **made_with}).to_pylist() == [standing]
+
+
+def test_rows_are_judged_one_by_one() -> None:
+    """A table's standings are those of its rows, in their order; of no rows there are none."""
+    rows = [*made(["/a"]), {"uri": "/b", "status": "timeout"}, *made(["/c"], size=2000)]
+    table = pa.Table.from_pylist(rows, schema=REPORT_SCHEMA)
+    assert YARDSTICK.standing(table, MADE_WITH).to_pylist() == ["good", "failed", "stale"]
+    assert YARDSTICK.standing(table.slice(0, 0), MADE_WITH).to_pylist() == []
+
+
+_SHA, _MD5, _PDQ = "a" * 64, "b" * 32, "0" * 64
+_HASHED = {"sha256": _SHA, "md5": _MD5, "pdq": _PDQ, "pdq_quality": 100}
+_OTHER = {"sha256": "c" * 64, "md5": "c" * 32, "pdq": "f" * 64, "pdq_quality": 100}
+_BLOCKED = {"match_bank": "bad", "match_kind": "block", "match_hash": "sha256"}
+_ILLEGAL = {"match_bank": "csam", "match_kind": "illegal", "match_hash": "sha256"}
+
+
+@pytest.fixture
+def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BankSet:
+    """A block bank of `_SHA` and `_PDQ`, and an illegal one of `_MD5` alone."""
+    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bad.txt").write_text(f"sha256 {_SHA}\npdq {_PDQ}\n")
+    (tmp_path / "csam.txt").write_text(f"md5 {_MD5}\n")
+    configs = (
+        BankConfig(name="bad", uri=str(tmp_path / "bad.txt")),
+        BankConfig(name="csam", uri=str(tmp_path / "csam.txt"), kind=BankKind.ILLEGAL),
+    )
+    return BankSet(resolve_banks(configs, StorageConfig()), StorageConfig())
+
+
+@pytest.mark.parametrize("scoring", ["s", "another"])
+@pytest.mark.parametrize(
+    ("row", "with_banks", "without_any"),
+    [
+        # Settled by a match: good while it matches, whatever scores; read again where nothing holds it any more.
+        ({"nsfw_score": None, **_HASHED, "md5": "c" * 32, **_BLOCKED}, "good", "stale"),
+        ({"nsfw_score": None, **_OTHER, **_BLOCKED}, "stale", "stale"),
+        ({"nsfw_score": None, **_OTHER, "pdq": "0" * 60 + "00ff", **_BLOCKED}, "good", "stale"),
+        ({"nsfw_score": None, **_HASHED, **_ILLEGAL}, "good", "good"),
+        # Illegal: good though its file was never decoded, though it was scored, though its bank was left out; not where
+        # its bank was asked and holds it no more.
+        ({"nsfw_score": None, **_HASHED, "pdq": None, **_ILLEGAL}, "good", "good"),
+        ({**_HASHED, **_ILLEGAL}, "good", "good"),
+        ({"nsfw_score": None, **_OTHER, **_ILLEGAL, "match_bank": "gone"}, "good", "good"),
+        ({"nsfw_score": None, **_OTHER, **_ILLEGAL}, "stale", "good"),
+        # Scored: by what scores it; unless it lacks a hash that tonight's banks hold.
+        ({**_OTHER}, "by scoring", "by scoring"),
+        ({**_HASHED, **_BLOCKED}, "by scoring", "by scoring"),
+        ({**_OTHER, "pdq": None}, "stale", "by scoring"),
+        ({**_OTHER, "md5": None}, "stale", "by scoring"),
+        # Unreadable: nothing to hash by looks, and by bytes where they were read.
+        ({"nsfw_score": None, "status": "decode_error", **_OTHER, "pdq": None}, "good", "good"),
+        ({"nsfw_score": None, "status": "decode_error", **_OTHER, "pdq": None, "md5": None}, "stale", "good"),
+        ({"nsfw_score": None, "status": "too_large", "size": 2000}, "good", "good"),
+        ({"nsfw_score": None, "status": "timeout", **_OTHER, "pdq": None}, "failed", "failed"),
+    ],
+)  # fmt: skip
+def test_what_a_row_is_worth_under_tonights_banks(
+    banks: BankSet, row: dict[str, Any], with_banks: str, without_any: str, scoring: str
+) -> None:
+    """A match stands as long as the banks say so, and lacks nothing that they ask for."""
+    table = pa.Table.from_pylist(
+        [{"uri": "/a", "size": 10, "status": "ok", "nsfw_score": 0.5, **row}], schema=REPORT_SCHEMA
+    )
+    by_scoring = "good" if scoring == "s" else "stale"
+    for asked, expected in ((banks, with_banks), (BankSet((), StorageConfig()), without_any)):
+        reuse_policy = replace(YARDSTICK, scoring=scoring, banks=asked)
+        record = {**MADE_WITH, "banks": [{"name": "bad", "version": "another"}]}
+        found = reuse_policy.standing(table.select(["uri", *reuse_policy.columns]), record).to_pylist()
+        assert found == [by_scoring if expected == "by scoring" else expected]
+
+
+def test_reports_from_before_there_were_banks_can_be_judged(tmp_path: Path, banks: BankSet) -> None:
+    """A part that lacks the columns of matches and hashes: what is readable is read again, what is not is not."""
+    run = run_in(tmp_path, "1")
+    base = base_of(run, [*made(["/a"], sha256=_SHA), {"uri": "/b", "status": "unsupported"}], [])
+    [part] = base.parts
+    path = tmp_path / "runs" / "1" / part.file["path"]
+    old = pq.read_table(path).drop_columns(["md5", "pdq", "pdq_quality", "match_kind", "match_bank", "filtered_by"])
+    pq.write_table(old, path)
+    base = PreviousRun(run, {**base.record, "files": [entry(part.file["path"], path.read_bytes())]})
+    known = pa.concat_tables(PreviousReports([base], None).known(replace(YARDSTICK, banks=banks)).tables)
+    found = {row["uri"]: row["standing"] for row in known.to_pylist() if row["standing"]}
+    assert found == {"/a": "stale", "/b": "good"}
+
+
+@pytest.mark.parametrize(
+    ("before_s", "settled"), [(None, False), (3600, True), (2.1, True), (2, False), (0, False), (-9, False)]
+)
+def test_a_time_too_close_to_the_read_proves_nothing(tmp_path: Path, before_s: float | None, settled: bool) -> None:
+    """A file last changed within the resolution of its time before it was read may have changed again unseen."""
+    read = datetime(2026, 11, 22, 3, tzinfo=UTC)
+    changed = None if before_s is None else read - timedelta(seconds=before_s)
+    base = base_of(run_in(tmp_path, "1"), made(["/a"], modified_at=changed, scanned_at=read, etag="e", size=7), [])
+    known = pa.concat_tables(PreviousReports([base], ["/"]).known(YARDSTICK).tables)
+    [row] = known.filter(known["standing"].is_valid()).to_pylist()
+    assert (row["modified_at"] is not None) == settled
+    assert (row["uri"], row["etag"], row["size"], row["standing"], row["age"]) == ("/a", "e", 7, "good", 0)
+
+
+# --- whole nights ---------------------------------------------------------------------------------------------------
+
+
+def night(folder: Path, run_id: str, tags: dict[str, str], **sections: Any) -> tuple[ScanResult, set[str]]:
+    """A scan of a manifest with made-up rows; and what was looked at."""
+    manifest = folder / f"listed-{run_id}.jsonl"
+    manifest.write_text(
+        "".join(json.dumps({"uri": uri, "size": 1000, "etag": tag}) + "\n" for uri, tag in tags.items())
+    )
+    looked: set[str] = set()
+
+    def row(uri: str) -> dict[str, Any]:
+        looked.add(uri)
+        return staged_row(uri, etag=tags[uri])
+
+    return scanned(manifest, folder / "out", row, run_id=run_id, **sections), looked
+
+
+def test_an_object_that_is_back_is_new(tmp_path: Path) -> None:
+    """What a delta found gone is read again when it is back, although it is the same as before and a row is known."""
+    night(tmp_path, "1", {"/a": "1", "/b": "1"})
+    gone, _ = night(tmp_path, "2", {"/a": "1"}, report={"mode": "delta"})
+    assert gone.record["ledger"]["changes"]["deleted"] == 1
+    back, looked = night(tmp_path, "3", {"/a": "1", "/b": "1"})
+    assert looked == {"/b"} and back.record["plan"]["fates"] == {"carried": 1, "new": 1}
+    assert back.record["ledger"]["bases"] == ["2", "1"] and back.record["balance"]["listed"] == 2
+
+
+def test_very_long_uris_are_carried(tmp_path: Path) -> None:
+    """Objects whose names are too long for Parquet's statistics are carried as any other."""
+    tags = {"/" + c * 5000: "1" for c in "abc"}
+    night(tmp_path, "1", tags)
+    second, looked = night(tmp_path, "2", {**tags, "/" + "b" * 5000: "2"})
+    assert looked == {"/" + "b" * 5000} and second.record["balance"]["carried"] == 2
+
+
+def test_a_lost_base_is_said(tmp_path: Path) -> None:
+    """A plan whose base was removed since cannot be gone on with, and says which run it needs."""
+    night(tmp_path, "1", {"/a": "1"})
+    store = Store.at(str(tmp_path / "out"), StorageConfig())
+    store.delete("runs/1")
+    with pytest.raises(StoreError, match=r"runs/1/run.json is absent"):
+        PreviousReports.of(store, ["1"], ["/"])

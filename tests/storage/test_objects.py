@@ -1,0 +1,608 @@
+"""One object is fetched, whole and in bounded time, or its row says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, ClassVar
+
+import boto3
+import fsspec
+import pandas as pd
+import pytest
+from botocore.config import Config
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import NsfwscanError, RowError, Status
+from nsfwscan.storage.objects import (
+    Fetched,
+    RemoteFile,
+    etag_of,
+    fetch,
+    filesystem,
+    is_s3,
+    local_path,
+    local_uri,
+    moment,
+    scheme_of,
+    split_s3,
+)
+from tests.permissions import unprivileged
+from tests.s3.servers import FaultyProxy, S3Endpoint
+
+LOCAL = StorageConfig()
+BUCKET = "storage-tests"
+BODY = bytes(range(256)) * 1024
+
+
+def get(uri: str, storage: StorageConfig = LOCAL, **limits: Any) -> Fetched:
+    return fetch(uri, storage, **{"max_bytes": 2**20, "timeout_s": 20.0, "attempts": 3, **limits})
+
+
+def failure(uri: str, storage: StorageConfig = LOCAL, **limits: Any) -> RowError:
+    with pytest.raises(RowError) as error:
+        get(uri, storage, **limits)
+    return error.value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def s3(moto: S3Endpoint) -> Any:
+    """A client of the S3 server, with the bucket of these tests."""
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    client.put_object(Bucket=BUCKET, Key="object", Body=BODY)
+    return client
+
+
+@pytest.fixture
+def lasting(proxy: FaultyProxy) -> StorageConfig:
+    """As `through`, with as many attempts as a scan has."""
+    return StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+
+
+def is_object(method: str, path: str) -> bool:
+    return method == "GET" and path.startswith(f"/{BUCKET}/object")
+
+
+# URIs
+
+
+@pytest.mark.parametrize(
+    ("uri", "scheme"),
+    [
+        ("/data/a.jpg", None),
+        ("a.jpg", None),
+        ("file:///data/a.jpg", None),
+        ("FILE:///data/a.jpg", None),
+        ("s3://b/k", "s3"),
+        ("S3A://b/k", "s3"),
+        ("memory://a", "memory"),
+        ("zip::s3://b/a.zip", "zip"),
+        ("12:30.jpg", None),
+        ("/odd/s3://b/k", None),
+    ],
+)
+def test_schemes(uri: str, scheme: str | None) -> None:
+    """A scheme is what stands before `://`, in lower case and without aliases; paths and `file://` are local."""
+    assert scheme_of(uri) == scheme
+    assert is_s3(uri) == (scheme in ("s3", "s3a"))
+
+
+def test_keys_are_taken_byte_for_byte() -> None:
+    """`?`, `#`, `%` and `//` are ordinary characters of an S3 key."""
+    assert split_s3("s3://bucket/a//b?c#d%20e") == ("bucket", "a//b?c#d%20e")
+    assert split_s3("s3://bucket") == ("bucket", "")
+
+
+@pytest.mark.parametrize("name", [b"plain.jpg", b"100% real#1?.jpg", b"caf\xe9.jpg", b"\xff\xfe%", "写真.jpg".encode()])
+def test_every_file_name_has_a_uri_that_leads_back(name: bytes) -> None:
+    """A path is its own URI, unless it is no UTF-8: then a percent-encoded `file://` URI stands for the same bytes."""
+    path = "/media/" + os.fsdecode(name)
+    uri = local_uri(path)
+    uri.encode("utf-8")
+    assert os.fsencode(local_path(uri)) == os.fsencode(path)
+
+
+# Local objects
+
+
+@pytest.mark.parametrize("name", [b"a.jpg", b"100% real#1?.jpg", b"line\nbreak", b"caf\xe9.jpg", "写真.jpg".encode()])
+def test_local_files_are_read_whatever_their_names(tmp_path: Path, name: bytes) -> None:
+    """The bytes come back for any name that a file can have, by the URI that a listing gives it."""
+    path = os.path.join(os.fsencode(tmp_path), name)
+    with open(path, "wb") as file:
+        file.write(BODY)
+    assert get(local_uri(os.fsdecode(path))) == Fetched(BODY, None)
+
+
+def test_file_uris_are_percent_decoded(tmp_path: Path) -> None:
+    """`file:///…/a%20b` is the file `a b`, while the plain path `…/a%20b` is taken as it stands."""
+    (tmp_path / "a b").write_bytes(b"blank")
+    (tmp_path / "a%20b").write_bytes(b"percent")
+    assert get(f"file://{tmp_path}/a%20b").data == b"blank"
+    assert get(f"{tmp_path}/a%20b").data == b"percent"
+
+
+def test_a_local_file_that_is_gone_is_not_found(tmp_path: Path) -> None:
+    """A file, or the target of a link, that is not there is `not_found`."""
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    assert failure(str(tmp_path / "absent")).status == Status.NOT_FOUND
+    assert failure(str(tmp_path / "link")).status == Status.NOT_FOUND
+
+
+def test_what_is_no_file_is_a_fetch_error_at_once(tmp_path: Path) -> None:
+    """A directory or a named pipe without a writer is a `fetch_error`; the pipe is not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    assert failure(str(tmp_path / "pipe")).message == "not a regular file"
+    assert failure(str(tmp_path)).status == Status.FETCH_ERROR
+
+
+def test_a_path_with_nul_is_a_fetch_error() -> None:
+    """A manifest may name a path that no file can have; that is a row's error, not the run's."""
+    assert failure("/media/a\0b").status == Status.FETCH_ERROR
+
+
+def test_a_large_local_file_is_not_read(tmp_path: Path) -> None:
+    """Over the limit is `too_large`, with the size and the option in the message; at the limit it is read."""
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # reading it would not end well
+    error = failure(str(path), max_bytes=1000)
+    assert error.status == Status.TOO_LARGE
+    assert error.values == {"size": 2**40}
+    assert "--max-bytes" in error.message
+    path.write_bytes(b"x" * 1000)
+    assert len(get(str(path), max_bytes=1000).data) == 1000
+
+
+def test_a_local_file_without_permission_is_denied(tmp_path: Path) -> None:
+    """A file that we may not read is `denied`."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    with unprivileged():
+        assert failure(str(path)).status == Status.DENIED
+
+
+def test_a_local_file_is_taken_as_it_is_now(tmp_path: Path) -> None:
+    """Disks have no version tags: a file that has another size than listed has changed since, even where it is empty."""
+    path = tmp_path / "changed"
+    for now in (b"", b"shorter", BODY):
+        path.write_bytes(now)
+        assert get(str(path), size=5000) == Fetched(now, None)
+        assert get(str(path), size=5000, etag="of-some-manifest") == Fetched(now, None)
+
+
+@pytest.fixture
+def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What somebody else does to the file `written`, one after each of our looks at its size."""
+    path, changes = tmp_path / "written", list[Callable[[], object]]()
+    fstat = os.fstat
+
+    def look(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        if changes and found.st_ino == path.stat().st_ino:
+            changes.pop(0)()
+        return found
+
+    monkeypatch.setattr("nsfwscan.storage.objects.os.fstat", look)
+    return changes
+
+
+def test_a_local_file_that_is_being_written_is_read_again(tmp_path: Path, changes: list[Callable[[], object]]) -> None:
+    """A file that changes is never taken in the middle: it is whole once its writer is done, a `fetch_error` before."""
+    path = tmp_path / "written"
+    path.write_bytes(BODY)
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(b"x" * 4096)
+
+    def shrink() -> None:
+        os.truncate(path, 1000)
+
+    changes += [grow] * 4
+    error = failure(str(path), attempts=2)
+    assert (error.status, error.message.endswith("after 2 attempts")) == (Status.FETCH_ERROR, True)
+    for change in (grow, shrink, lambda: os.utime(path, (1, 1))):
+        changes.append(change)
+        assert get(str(path)).data == path.read_bytes()
+    assert path.stat().st_size == 1000
+
+
+def test_a_local_error_that_will_not_pass_is_not_tried_again(tmp_path: Path) -> None:
+    """A name that is too long, a loop of links, a folder, NUL: at once, without backoff."""
+    (tmp_path / "loop").symlink_to("loop")
+    began = time.monotonic()
+    for name in ("n" * 300, "loop", "", "nul\0", "loop/below"):
+        assert failure(str(tmp_path / name), attempts=10).status == Status.FETCH_ERROR
+    assert time.monotonic() - began < 0.2
+
+
+# Any other fsspec filesystem
+
+
+@pytest.fixture
+def odd() -> Iterator[type[Odd]]:
+    """A filesystem that shows the size that a test wants."""
+    fsspec.register_implementation("odd", Odd, clobber=True)
+    Odd.shown_sizes, Odd.content = [], b"12345678"
+    yield Odd
+    Odd.clear_instance_cache()
+
+
+class Odd(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """One object, whose listed sizes are the test's."""
+
+    protocol = "odd"
+    content = b""
+    shown_sizes: ClassVar[list[int | None]] = []
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """The object with the next of the sizes."""
+        return {"name": path, "type": "file", "size": self.shown_sizes.pop(0), "etag": "v1"}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """The bytes."""
+        return self.content[start:end]
+
+
+def test_other_filesystems_are_held_to_the_size_that_they_say(odd: type[Odd]) -> None:
+    """Bytes that do not come to what `info` says are read again, and then a `fetch_error` with both numbers."""
+    odd.shown_sizes = [9, 8]
+    assert get("odd://a") == Fetched(b"12345678", "v1")
+    odd.shown_sizes = [5000] * 3
+    error = failure("odd://a")
+    assert (error.status, error.message) == (Status.FETCH_ERROR, "read 8 of 5,000 bytes after 3 attempts")
+    odd.shown_sizes = [None]
+    assert get("odd://a").data == b"12345678"
+
+
+def test_other_filesystems_are_held_to_the_listing_of_the_same_version(odd: type[Odd]) -> None:
+    """With the listed tag the size must be the listed one; with another tag the object has changed since."""
+    odd.shown_sizes = [8, 8]
+    assert failure("odd://a", attempts=1, size=9, etag="v1").message == "read 8 of 9 bytes"
+    assert get("odd://a", size=9, etag="v0") == Fetched(b"12345678", "v1")
+
+
+def test_any_fsspec_filesystem_is_read() -> None:
+    """`memory://` stands for all filesystems that are neither local nor S3: read, not found, too large, a directory."""
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/storage-tests/folder/a", BODY)
+    try:
+        assert get("memory://storage-tests/folder/a").data == BODY
+        assert failure("memory://storage-tests/folder/b").status == Status.NOT_FOUND
+        assert failure("memory://storage-tests/folder/a", max_bytes=10).status == Status.TOO_LARGE
+        assert failure("memory://storage-tests/folder").message == "not an object but a directory"
+    finally:
+        fs.rm("/storage-tests", recursive=True)
+
+
+class Slow(fsspec.asyn.AsyncFileSystem):  # type: ignore[misc]
+    """An asynchronous filesystem whose answers never come."""
+
+    protocol = "slow"
+
+    async def _info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        await asyncio.sleep(0 if "body" in path else 60)
+        return {"name": path, "type": "file", "size": 8}
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+
+@pytest.mark.parametrize("uri", ["slow://info", "slow://body"])
+def test_asynchronous_filesystems_are_interrupted(uri: str) -> None:
+    """Wherever gcsfs, adlfs or HTTP hang, each attempt ends after `timeout_s`, and the row is a `timeout`."""
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    began = time.monotonic()
+    error = failure(uri, timeout_s=0.2, attempts=2)
+    assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
+    assert 0.4 <= time.monotonic() - began < 3
+
+
+def test_http_errors_are_told_apart(moto: S3Endpoint, s3: Any, proxy: FaultyProxy) -> None:
+    """fsspec calls every HTTP failure FileNotFoundError; a refused connection or a 503 is no missing object."""
+    url = f"{proxy.endpoint.endpoint_url}/{BUCKET}"
+    s3.put_object(Bucket=BUCKET, Key="public", Body=BODY, ACL="public-read")
+    assert get(f"{url}/public").data == BODY
+    away = failure("http://127.0.0.1:9/a.jpg", attempts=2)
+    assert away.status == Status.FETCH_ERROR and away.message.startswith("Connect call failed ('127.0.0.1', 9)")
+    proxy.fail(lambda method, path: True, status=404, code="NoSuchKey")
+    assert failure(f"{url}/public").status == Status.NOT_FOUND
+    proxy.clear()
+    proxy.fail(lambda method, path: True, status=403, code="AccessDenied")
+    assert failure(f"{url}/public").message == "permission denied (403)"
+    proxy.clear()
+    proxy.fail(lambda method, path: True, status=503)
+    assert failure(f"{url}/public", attempts=2).message == "throttled by the store (503), retries used up"
+    proxy.clear()
+    proxy.fail(lambda method, path: True, status=503, times=2)
+    assert get(f"{url}/public").data == BODY
+
+
+def test_a_scheme_without_a_package_stops_the_run() -> None:
+    """An unknown scheme fails every object alike, and names itself."""
+    with pytest.raises(NsfwscanError, match="cannot read nosuch://"):
+        filesystem("nosuch://x", LOCAL)
+
+
+def test_version_tags_are_found_under_every_name() -> None:
+    """S3 calls it ETag, Azure etag, Google md5Hash; quotes are no part of it."""
+    assert etag_of({"ETag": '"abc"'}) == etag_of({"etag": "abc"}) == etag_of({"md5Hash": "abc"}) == "abc"
+    assert etag_of({"size": 3, "ETag": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        (1_700_000_000, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("2023-11-14T22:13:20", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("2023-11-15T00:13:20+02:00", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("Tue, 14 Nov 2023 22:13:20 GMT", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        (-1, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        *[(odd, None) for odd in (math.nan, math.inf, 2**40, -(2**40), 10**400, "yesterday", "", (2023, 11, 14), b"1")],
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))), None),
+        (pd.NaT, None),
+    ],
+)
+def test_a_time_is_understood_or_none(told: Any, meant: datetime | None) -> None:
+    """Seconds, ISO 8601, HTTP dates and datetimes are a moment; what no calendar has is None, and raises nothing."""
+    assert moment(told) == meant
+
+
+# S3 objects
+
+
+def test_an_s3_object_comes_with_the_version_that_was_read(s3: Any) -> None:
+    """The bytes and the ETag of the same answer."""
+    etag = s3.head_object(Bucket=BUCKET, Key="object")["ETag"].strip('"')
+    assert get(f"s3://{BUCKET}/object") == Fetched(BODY, etag)
+
+
+@pytest.mark.parametrize(
+    "key", ["a folder/100% real#1?.jpg", "a//b", "写真/é\u202e.jpg", "./a", "+plus+", "trailing/", "a*[b]"]
+)
+def test_s3_keys_are_read_as_they_are(s3: Any, key: str) -> None:
+    """No character of a key is decoded, normalised or globbed on the way."""
+    s3.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
+    assert get(f"s3://{BUCKET}/{key}").data == key.encode()
+
+
+def test_an_empty_s3_object_is_empty(s3: Any) -> None:
+    """No bytes are bytes, too; decoding will say what is wrong with them."""
+    s3.put_object(Bucket=BUCKET, Key="empty", Body=b"")
+    assert get(f"s3://{BUCKET}/empty").data == b""
+
+
+def test_an_s3_object_that_is_gone_is_not_found(s3: Any) -> None:
+    """A missing key, and a missing bucket, are `not_found`, with the store's code."""
+    error = failure(f"s3://{BUCKET}/absent")
+    assert (error.status, error.message) == (Status.NOT_FOUND, "no such object (NoSuchKey)")
+    assert failure("s3://no-such-bucket-here/a").status == Status.NOT_FOUND
+
+
+def test_a_refused_object_is_denied(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """403 AccessDenied concerns this object; it is not tried again."""
+    proxy.fail(is_object, status=403, code="AccessDenied")
+    error = failure(f"s3://{BUCKET}/object", through)
+    assert (error.status, error.message) == (Status.DENIED, "permission denied (AccessDenied)")
+    assert proxy.requests["GET"] == 1
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+def test_refused_credentials_stop_the_run(proxy: FaultyProxy, through: StorageConfig, code: str) -> None:
+    """Credentials that fail every object alike are a NsfwscanError that says what to check."""
+    proxy.fail(is_object, status=403 if code != "ExpiredToken" else 400, code=code)
+    with pytest.raises(NsfwscanError, match=rf"\({code}\).*AWS_ACCESS_KEY_ID"):
+        get(f"s3://{BUCKET}/object", through)
+
+
+def test_missing_credentials_stop_the_run(moto: S3Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without any credentials nothing was sent: a NsfwscanError that names the variables, and --anonymous."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "absent"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "absent"))
+    with pytest.raises(NsfwscanError, match=r"no AWS credentials.*--anonymous"):
+        get(f"s3://{BUCKET}/object", StorageConfig(options={"skip_instance_cache": True}))
+
+
+def test_a_profile_that_does_not_exist_stops_the_run(
+    moto: S3Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong --profile is a NsfwscanError with its name, not an error in every row."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "absent"))
+    with pytest.raises(NsfwscanError, match="no-such-profile"):
+        get(f"s3://{BUCKET}/object", StorageConfig(profile="no-such-profile"))
+
+
+def test_throttling_is_retried_and_then_said(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """503 SlowDown is tried again by one layer only; when that is used up, the row says that it was throttled."""
+    proxy.fail(is_object)
+    error = failure(f"s3://{BUCKET}/object", through, attempts=4)
+    assert error.status == Status.FETCH_ERROR
+    assert error.message == "throttled by the store (SlowDown), retries used up"
+    assert proxy.requests["GET"] == 2
+
+
+def test_throttling_that_passes_is_not_seen(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """One 503 and then the object: the row is fine."""
+    proxy.fail(is_object, times=1)
+    assert get(f"s3://{BUCKET}/object", through).data == BODY
+
+
+def test_a_cut_body_is_read_again(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """A connection that drops halfway is tried again, and the whole object comes back."""
+    proxy.cut_body(is_object, times=2)
+    assert get(f"s3://{BUCKET}/object", through, attempts=3).data == BODY
+    assert proxy.injected == {"cut_body": 2}
+
+
+def test_a_body_that_is_always_cut_is_a_fetch_error(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """Half an image is never taken for a whole one: after the last attempt the row says so."""
+    proxy.cut_body(is_object)
+    error = failure(f"s3://{BUCKET}/object", through, attempts=2)
+    assert error.status == Status.FETCH_ERROR and error.message.endswith("after 2 attempts")
+
+
+@pytest.fixture(scope="module")
+def unsummed(s3: Any) -> dict[str, tuple[int, str]]:
+    """Objects that were put without a checksum, as by older clients: size and etag by key."""
+    client = boto3.client("s3", config=Config(request_checksum_calculation="when_required"))
+    objects = {"object-without-checksum": BODY, "object-of-one-byte": b"1"}
+    return {
+        key: (len(body), client.put_object(Bucket=BUCKET, Key=key, Body=body)["ETag"].strip('"'))
+        for key, body in objects.items()
+    }
+
+
+def test_a_truncated_body_is_read_again(
+    unsummed: dict[str, tuple[int, str]], proxy: FaultyProxy, through: StorageConfig
+) -> None:
+    """Half an object under the listed etag, whatever its own headers say, is a part of it, and the rest is asked for."""
+    proxy.truncate(is_object, times=2)
+    size, etag = unsummed["object-without-checksum"]
+    assert get(f"s3://{BUCKET}/object-without-checksum", through, size=size, etag=etag) == Fetched(BODY, etag)
+    assert proxy.injected == {"truncate": 2}
+
+
+def test_a_body_that_is_always_truncated_says_so(
+    unsummed: dict[str, tuple[int, str]], proxy: FaultyProxy, through: StorageConfig
+) -> None:
+    """The row says how much of how much there was; nothing shorter is ever taken for the image, an empty one neither."""
+    proxy.truncate(is_object)
+    said = {"object-without-checksum": "read 131,072 of 262,144 bytes", "object-of-one-byte": "read 0 of 1 bytes"}
+    for key, (size, etag) in unsummed.items():
+        error = failure(f"s3://{BUCKET}/{key}", through, size=size, etag=etag, attempts=2)
+        assert (error.status, error.message) == (Status.FETCH_ERROR, f"{said[key]} after 2 attempts")
+
+
+def test_a_checksum_of_the_store_is_held_against_the_bytes(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
+    """Where the store keeps checksums, a truncated body is noticed without any listing."""
+    proxy.truncate(is_object, times=1)
+    assert get(f"s3://{BUCKET}/object", through).data == BODY
+    proxy.truncate(is_object)
+    error = failure(f"s3://{BUCKET}/object", through, attempts=2)
+    assert error.message == "the bytes do not match the store's checksum after 2 attempts"
+
+
+@pytest.mark.parametrize("now", [b"", b"shorter", BODY + b"longer"])
+def test_an_object_that_changed_since_it_was_listed_is_taken_as_it_is(s3: Any, now: bytes) -> None:
+    """Another etag is another version: its size and its etag are what counts, also where nothing is left of it."""
+    s3.put_object(Bucket=BUCKET, Key="changing", Body=BODY)
+    listed = s3.head_object(Bucket=BUCKET, Key="changing")["ETag"].strip('"')
+    etag = s3.put_object(Bucket=BUCKET, Key="changing", Body=now)["ETag"].strip('"')
+    assert get(f"s3://{BUCKET}/changing", size=len(BODY), etag=listed) == Fetched(now, etag)
+
+
+def test_a_listing_without_etags_is_not_held_against_an_object(s3: Any) -> None:
+    """A manifest's size alone may be old: the object is taken with its own."""
+    assert get(f"s3://{BUCKET}/object", size=5000).data == BODY
+
+
+def test_one_request_in_ten_fails_and_nothing_is_lost(moto: S3Endpoint, s3: Any) -> None:
+    """500, 503, cut and reset connections, at random: every object comes back whole."""
+    with FaultyProxy(moto, seed=7) as proxy:
+        storage = StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
+        proxy.fail(is_object, status=500, code="InternalError", share=0.04)
+        proxy.fail(is_object, status=503, code="ServiceUnavailable", share=0.04)
+        proxy.fail(is_object, status=503, code="SlowDown", share=0.04)
+        proxy.reset(is_object, share=0.05)
+        proxy.cut_body(is_object, share=0.05)
+        with ThreadPoolExecutor(16) as threads:
+            found = list(threads.map(lambda _: get(f"s3://{BUCKET}/object", storage, attempts=4).data, range(200)))
+        assert found == [BODY] * 200
+        assert all(proxy.injected[kind] > 3 for kind in ("fail", "reset", "cut_body")), proxy.injected
+
+
+def test_attempts_back_off(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """Between attempts passes a while, longer each time and never the same, and each asks for its turn."""
+    waits: list[float] = []
+    proxy.cut_body(is_object)
+    failure(f"s3://{BUCKET}/object", through, attempts=8, wait=waits.append)
+    assert waits[0] == 0.0 and len(waits) == 8
+    for number, seconds in enumerate(waits[1:]):
+        assert 0.5 <= seconds / min(8.0, 0.25 * 2**number) <= 1.5
+    assert len(set(waits)) == 8
+
+
+@pytest.mark.parametrize("fault", ["silence", "stall", "drip"])
+def test_every_read_ends(proxy: FaultyProxy, through: StorageConfig, fault: str) -> None:
+    """A server that never answers, that stops in the middle of a body, or that sends a byte now and then: each attempt
+    ends after `timeout_s`, and the row is a `timeout`."""
+    {
+        "silence": lambda: proxy.delay(is_object, 60),
+        "stall": lambda: proxy.stall(is_object),
+        "drip": lambda: proxy.drip(is_object, 0.05),
+    }[fault]()
+    began = time.monotonic()
+    error = failure(f"s3://{BUCKET}/object", through, timeout_s=0.5, attempts=2)
+    assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
+    assert 1.0 <= time.monotonic() - began < 5
+
+
+def test_a_slow_object_times_out(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """An answer that does not come is a `timeout` after as many attempts as allowed, each as long as allowed."""
+    proxy.delay(is_object, 30)
+    began = time.monotonic()
+    error = failure(f"s3://{BUCKET}/object", through, timeout_s=0.3, attempts=2)
+    assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
+    assert 0.6 <= time.monotonic() - began < 5
+
+
+def test_a_server_that_is_away_is_a_fetch_error(moto: S3Endpoint) -> None:
+    """A refused connection is a `fetch_error` that names the endpoint, never a `not_found`."""
+    quick = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+    error = failure(f"s3://{BUCKET}/object", StorageConfig(endpoint_url="http://127.0.0.1:9", options=quick))
+    assert error.status == Status.FETCH_ERROR and "127.0.0.1:9" in error.message
+
+
+def test_a_large_s3_object_is_not_read(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
+    """ContentLength over the limit is `too_large` before the body: a body that is always cut is not noticed."""
+    proxy.cut_body(is_object)
+    error = failure(f"s3://{BUCKET}/object", through, max_bytes=len(BODY) - 1)
+    assert (error.status, error.values) == (Status.TOO_LARGE, {"size": len(BODY)})
+    assert proxy.requests["GET"] == 1
+
+
+def test_an_archived_object_says_so(proxy: FaultyProxy, through: StorageConfig) -> None:
+    """An object in Glacier is a `fetch_error` that says to restore it first."""
+    proxy.fail(is_object, status=403, code="InvalidObjectState")
+    error = failure(f"s3://{BUCKET}/object", through)
+    assert error.status == Status.FETCH_ERROR and "restore it" in error.message
+
+
+def test_files_are_read_here_and_there(s3: Any, proxy: FaultyProxy, lasting: StorageConfig) -> None:
+    """A remote file reads as a local one does, over connections that break, and costs a request for each read."""
+    file = RemoteFile(f"s3://{BUCKET}/object", lasting)
+    proxy.cut_body(is_object, every=2)
+    assert file.seek(-10, os.SEEK_END) == len(BODY) - 10
+    assert file.read(100) == BODY[-10:] and file.read(1) == b""
+    assert file.seek(1000) == 1000 and file.read(3) == BODY[1000:1003] and file.tell() == 1003
+    assert file.seek(5, os.SEEK_CUR) == 1008 and file.read() == BODY[1008:]
+    assert proxy.injected["cut_body"] == 2 and proxy.requests["GET"] == 5
+    with pytest.raises(FileNotFoundError):
+        RemoteFile(f"s3://{BUCKET}/absent", lasting)
+
+
+def test_many_threads_read_at_once(s3: Any) -> None:
+    """The filesystem is shared by all reading threads of a worker."""
+    found: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(get(f"s3://{BUCKET}/object").data == BODY)) for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 16

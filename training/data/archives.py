@@ -1,0 +1,200 @@
+"""Class folders inside a zip: listed and read in place, never unpacked.
+
+In: a zip's path or URI, or the hub's `deepghs/nsfw_detect`. Out: its members, and their bytes. What is wrong with one
+member (encrypted, damaged, larger than it may be, larger than it says) is a `RowError`; an archive that cannot be
+opened is a `SourceError`. No member's name ever becomes a path on this machine, so `../` leads nowhere.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import pyarrow as pa
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import RowError, SourceError, Status
+from nsfwscan.schema import BYTES
+from nsfwscan.sources.manifests import open_source
+from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.objects import absolute_uri, too_large
+
+HUB_ARCHIVES = {"deepghs/nsfw_detect": "nsfw_dataset_v1.zip"}
+"""Data sets of the hub that are one zip of class folders."""
+
+_ENCRYPTED = 0x1  # APPNOTE.TXT 4.4.4, general purpose bit 0
+_SCHEME = "zip://"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive, as the archive's directory declares it.
+
+    Attributes:
+        uri: `zip://NAME::ARCHIVE`, as fsspec chains URIs.
+        name: within the archive.
+        size: bytes, uncompressed.
+        crc32: of the uncompressed bytes.
+        offset: where it begins; reading in this order reads the archive once, from front to back.
+    """
+
+    uri: str
+    name: str
+    size: int
+    crc32: int
+    offset: int
+
+    @property
+    def version(self) -> str:
+        """What stands for an etag."""
+        return f"{self.crc32:08x}"
+
+
+def is_archive(uri: str) -> bool:
+    """Whether a source is a zip, by its name."""
+    return uri.lower().endswith(".zip") or _is_on_hub(uri)
+
+
+def archive_of(uri: str) -> str | None:
+    """The archive that a member's URI names; None where it is no member's."""
+    name, separator, archive = uri.partition("::")
+    return archive if separator and name.startswith(_SCHEME) else None
+
+
+def member_name(uri: str, archive: str) -> str:
+    """The name within the archive that a member's URI holds."""
+    return uri.removeprefix(_SCHEME).removesuffix(f"::{archive}")
+
+
+def archive_uri(uri: str) -> str:
+    """An archive's own URI, as its members' URIs name it."""
+    return f"hf://datasets/{uri}/{HUB_ARCHIVES[uri]}" if _is_on_hub(uri) else absolute_uri(uri)
+
+
+class Archive:
+    """An open zip. Not for several threads.
+
+    Raises:
+        SourceError: it is not there, cannot be reached, or is no zip.
+    """
+
+    def __init__(self, uri: str, storage: StorageConfig) -> None:
+        self.uri = archive_uri(uri)
+        try:
+            self._zip = zipfile.ZipFile(_opened(uri, storage))
+        except (*_DAMAGED, NotImplementedError) as error:
+            raise SourceError(f"{uri} is not a whole zip: {error}") from error
+        except STORE_ERRORS as error:
+            raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def uri_of(self, name: str) -> str:
+        """The URI of a member."""
+        return f"{_SCHEME}{name}::{self.uri}"
+
+    def folders(self) -> list[str]:
+        """Names of the folders that the archive itself lists, without the slash at their end."""
+        return [name.rstrip("/") for name in self._zip.NameToInfo if name.endswith("/")]
+
+    def members(self) -> Iterator[Member]:
+        """The files, in the order in which they lie in the archive; of several with one name, the last."""
+        for info in sorted(self._zip.NameToInfo.values(), key=lambda info: info.header_offset):
+            if not info.is_dir():
+                yield Member(self.uri_of(info.filename), info.filename, info.file_size, info.CRC, info.header_offset)
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """A member's bytes; never more than `max_bytes` are unpacked, whatever the archive says.
+
+        Raises:
+            RowError: see the module.
+        """
+        info = self._zip.NameToInfo.get(name)
+        if info is None:
+            raise RowError(Status.NOT_FOUND, "not in the archive any more")
+        if info.flag_bits & _ENCRYPTED:
+            raise RowError(Status.UNSUPPORTED, "encrypted in the archive")
+        if info.file_size > max_bytes:
+            raise too_large(info.file_size, max_bytes)
+        try:
+            with self._zip.open(info) as file:
+                data = file.read(max_bytes + 1)
+        except (NotImplementedError, RuntimeError) as error:
+            raise RowError(Status.UNSUPPORTED, f"packed in a way that cannot be read: {error}") from error
+        except _DAMAGED as error:
+            raise RowError(Status.DECODE_ERROR, f"damaged in the archive: {error}") from error
+        except STORE_ERRORS as error:
+            raise RowError(Status.FETCH_ERROR, str(setup_error(error, "cannot read the archive"))) from error
+        if len(data) > max_bytes:
+            raise too_large(len(data), max_bytes)
+        return data
+
+
+class ReadMembers:
+    """The stage that reads rows which are members of one archive."""
+
+    name = "read"
+    needs: tuple[str, ...] = ("uri",)
+    adds = pa.schema([BYTES])
+    drops: tuple[str, ...] = ()
+
+    def __init__(self, archive: Archive, max_bytes: int) -> None:
+        self._archive = archive
+        self._max_bytes = max_bytes
+
+    def open(self) -> None:
+        """Nothing to build."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with `bytes`."""
+        return map_rows(self, table, self._read)
+
+    def _read(self, row: Row) -> Row:
+        data = self._archive.read(member_name(row["uri"], self._archive.uri), self._max_bytes)
+        return {"bytes": data, "size": len(data)}
+
+
+def _opened(uri: str, storage: StorageConfig) -> IO[bytes]:
+    if _is_on_hub(uri):
+        return open(_from_hub(uri, HUB_ARCHIVES[uri]), "rb")
+    file = open_source(uri, storage)
+    if not file.seekable():
+        return io.BytesIO(file.read())
+    return file
+
+
+def _is_on_hub(uri: str) -> bool:
+    return uri in HUB_ARCHIVES and not os.path.exists(uri)
+
+
+def _from_hub(repo: str, name: str) -> str:
+    """Path of the hub's file on this machine; downloaded once."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        return hf_hub_download(repo, name, repo_type="dataset")
+    except GatedRepoError as error:
+        raise SourceError(
+            f"{repo}: the hub gives it only to those who accepted its conditions: do so at "
+            f"https://huggingface.co/datasets/{repo}, and set HF_TOKEN to a token of that account"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SourceError(
+            f"{repo}: cannot be had from the hub ({reason}): set HF_TOKEN, since it is gated, or give the path or URI "
+            f"of {name}"
+        ) from error

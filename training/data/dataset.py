@@ -1,0 +1,272 @@
+"""From a folder of labelled images to three sides that share nothing: training, validation, test.
+
+In: a `DataConfig`. Out: `Prepared`: splits that lie on disk and are read lazily, images encoded as they are, and lists
+of what was left out. One bad file is a row of a list; what makes training pointless is a `SourceError`, before anything
+else: one class, an empty class, nothing but broken images, a label that nobody knows. A full disk is a `StoreError`.
+
+    list ─► read and examine ─► group near-duplicates ─► assign sides ─► splits
+            kept on disk, under the digest of what was listed             kept under the settings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from nsfwscan.config import StorageConfig, digest_of
+from nsfwscan.errors import SourceError
+from nsfwscan.schema import Category
+from nsfwscan.storage.failures import setup_error
+from nsfwscan.storage.store import to_json
+from nsfwscan.text import write_csv
+from training.config import DataConfig
+from training.data.catalog import CATALOG_VERSION, RETRIED, Catalog, build_catalog, cache_folder
+from training.data.duplicates import Conflict, conflicts, exactly_contradicted, find_groups
+from training.data.sources import Listing, Unreadable, check_classes, list_examples
+from training.data.splits import SIDES, assign
+from training.data.tables import Disagreement
+from training.progress import Progress, quiet
+
+SPLITS_VERSION = 2
+"""Raised whenever the same images and settings give other sides."""
+_SIDES_SCHEMA = pa.schema([("row", pa.int64()), ("side", pa.int8()), ("group", pa.int64())])
+_FAR_OFF = 0.02
+"""Of all images of a class; where groups make a side differ more than that from its share, a note says so."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Labelled images, divided.
+
+    Attributes:
+        splits: `train`, `validation` and `test`, each with `uri`, `bytes` (the encoded file), `label` (an integer; its
+            names are `labels`) and `sha256`. Mapped from disk: nothing is in memory but what is looked at.
+        labels: the categories, in the order of the integers that stand for them.
+        fingerprint: hex SHA-256 over content, label and side of every image, whatever it is called.
+        unreadable: what could not be learned from, and why.
+        conflicts: content under several labels; the `exact` ones are in no split.
+        disagreements: where reviewers gave different verdicts, and which one counts.
+        counts: images by side and category.
+        notes: sentences on what a person should know of the splits.
+        folder: where `unreadable.csv`, `conflicts.csv`, `disagreements.csv` and `splits.json` lie.
+    """
+
+    splits: datasets.DatasetDict
+    labels: tuple[Category, ...]
+    fingerprint: str
+    unreadable: list[Unreadable]
+    conflicts: list[Conflict]
+    disagreements: list[Disagreement]
+    counts: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
+    folder: Path
+
+
+def prepare(
+    config: DataConfig, storage: StorageConfig, progress: Progress = quiet, *, listing: Listing | None = None
+) -> Prepared:
+    """Lists, reads, examines, groups and divides; what was done before is taken from the cache.
+
+    Args:
+        progress: told of what, how many are done, of how many.
+        listing: of these data, where the caller has it already.
+
+    Raises:
+        SourceError: the data cannot be listed, or are none to learn from.
+        NsfwscanError: credentials are refused, the disk is full, or no process can be started to decode in.
+    """
+    listing = listing or list_examples(config, storage)
+    check_classes(listing)
+    catalog = build_catalog(listing, config, storage, progress)
+    ok = catalog.ok()
+    check_readable(catalog, ok)
+    settings = config.model_dump(include={"seed", "validation_share", "test_share", "near_duplicate_distance"})
+    key = digest_of([CATALOG_VERSION, SPLITS_VERSION, catalog.key, settings, _content(ok), _left_out(listing)])[:32]
+    folder = cache_folder(config) / "splits" / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "splits.json").exists():
+                progress("grouped", 0, len(ok))
+                _divide(folder, catalog, ok, listing, config)
+                progress("grouped", len(ok), len(ok))
+    except OSError as error:
+        raise setup_error(error, f"cannot write to the cache {folder}") from error
+    return _loaded(folder, catalog, listing)
+
+
+def _about_failures(unreadable: Sequence[Unreadable]) -> list[str]:
+    """A note where another attempt may help."""
+    failed = [u for u in unreadable if u.status in RETRIED and u.label is not None]
+    if not failed:
+        return []
+    kinds = ", ".join(sorted({str(u.status) for u in failed}))
+    return [f"{len(failed):,} images could not be read ({kinds}): try them again with --retry-unreadable"]
+
+
+def _content(ok: pa.Table) -> str:
+    """Digest of what could be read."""
+    return hashlib.sha256("".join(ok["sha256"].to_pylist()).encode()).hexdigest()
+
+
+def _left_out(listing: Listing) -> object:
+    """What the lists say beside the catalog."""
+    return [
+        [[u.uri, u.error] for u in listing.unreadable],
+        sorted(listing.contradicted.items()),
+        [[d.uri, str(d.verdicts)] for d in listing.disagreements],
+    ]
+
+
+def check_readable(catalog: Catalog, ok: pa.Table) -> None:
+    """Raises SourceError where no image is readable, or none of a class."""
+    listed, readable = _by_label(catalog.facts), _by_label(ok)
+    empty = [label for label in catalog.labels if not readable.get(label)]
+    if not empty:
+        return
+    example = next(u for u in catalog.unreadable() if u.label in empty)
+    such = f"as {example.uri}: {example.error} ({example.status})"
+    if not readable:
+        raise SourceError(f"none of the {len(catalog.facts):,} images can be read, {such}")
+    raise SourceError(f"none of the {listed[empty[0]]:,} images of the class {str(empty[0])!r} can be read, {such}")
+
+
+def _by_label(facts: pa.Table) -> dict[Category, int]:
+    counted = facts["label"].value_counts().to_pylist()
+    return {Category(entry["values"]): entry["counts"] for entry in counted}
+
+
+def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, config: DataConfig) -> None:
+    """Writes who is on which side, and the lists; `splits.json` last: a folder that has it is whole."""
+    groups = find_groups(ok, config.near_duplicate_distance)
+    rows = np.flatnonzero(~exactly_contradicted(ok, groups))
+    kept = ok.take(pa.array(rows))
+    labels = _numbers(kept, catalog.labels)
+    check_kept(kept, catalog.labels)
+    sides = assign(
+        groups.near[rows],
+        labels,
+        kept["sha256"].to_pylist(),
+        catalog.labels,
+        seed=config.seed,
+        validation_share=config.validation_share,
+        test_share=config.test_share,
+    )
+    found = [
+        *conflicts(ok, groups),
+        *(Conflict("exact", tuple((uri, label) for label in given)) for uri, given in listing.contradicted.items()),
+    ]
+    pq.write_table(pa.table([rows, sides, groups.near[rows]], schema=_SIDES_SCHEMA), folder / "sides.parquet")
+    _write_lists(folder, [*listing.unreadable, *catalog.unreadable()], found, listing.disagreements)
+    counts = {side: _counts(labels[sides == i], catalog.labels) for i, side in enumerate(SIDES)}
+    record = {
+        "fingerprint": _fingerprint(kept, sides),
+        "counts": counts,
+        "notes": _notes(counts, config, groups.near[rows]),
+        "settings": config.model_dump(mode="json", include={"seed", "validation_share", "test_share"})
+        | {"near_duplicate_distance": config.near_duplicate_distance},
+        "conflicts": [{"kind": c.kind, "members": c.members} for c in found],
+    }
+    (folder / "splits.json").write_bytes(to_json(record))
+
+
+def check_kept(kept: pa.Table, labels: Sequence[Category]) -> None:
+    """Raises SourceError where every image of a class stands under another label, too."""
+    there = _by_label(kept)
+    gone = [label for label in labels if label not in there]
+    if gone:
+        raise SourceError(
+            f"every readable image of the class {str(gone[0])!r} stands under another label, too: "
+            "`nsfwscan-train explore` shows which"
+        )
+
+
+def _loaded(folder: Path, catalog: Catalog, listing: Listing) -> Prepared:
+    record = json.loads((folder / "splits.json").read_bytes())
+    sides = pq.read_table(folder / "sides.parquet")
+    rows, side = sides["row"].to_numpy(), sides["side"].to_numpy()
+    images = catalog.images
+    unreadable = [*listing.unreadable, *catalog.unreadable()]
+    splits = datasets.DatasetDict({name: images.select(rows[side == i]) for i, name in enumerate(SIDES)})
+    return Prepared(
+        splits=splits,
+        labels=catalog.labels,
+        fingerprint=record["fingerprint"],
+        unreadable=unreadable,
+        conflicts=[_conflict(entry) for entry in record["conflicts"]],
+        disagreements=listing.disagreements,
+        counts=record["counts"],
+        notes=(*record["notes"], *_about_failures(unreadable)),
+        folder=folder,
+    )
+
+
+def _conflict(entry: dict[str, Any]) -> Conflict:
+    return Conflict(entry["kind"], tuple((uri, Category(label)) for uri, label in entry["members"]))
+
+
+def _numbers(table: pa.Table, labels: Sequence[Category]) -> NDArray[np.int64]:
+    number = {str(label): i for i, label in enumerate(labels)}
+    return np.array([number[label] for label in table["label"].to_pylist()], np.int64)
+
+
+def _counts(labels: NDArray[np.int64], names: Sequence[Category]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in zip(names, np.bincount(labels, minlength=len(names)), strict=True)}
+
+
+def _fingerprint(kept: pa.Table, sides: NDArray[np.int8]) -> str:
+    rows = zip(kept["sha256"].to_pylist(), kept["label"].to_pylist(), sides.tolist(), strict=True)
+    return digest_of(sorted([sha256, label, SIDES[side]] for sha256, label, side in rows))
+
+
+def _notes(counts: dict[str, dict[str, int]], config: DataConfig, groups: NDArray[np.int64]) -> list[str]:
+    """Where the splits are not what was asked for, and why."""
+    shares = {"validation": config.validation_share, "test": config.test_share}
+    notes: list[str] = []
+    for label in counts["train"]:
+        total = sum(counts[side][label] for side in SIDES)
+        for side, share in shares.items():
+            found = counts[side][label] / total
+            if abs(found - share) > max(_FAR_OFF, 1 / total):
+                notes.append(
+                    f"{side} has {found:.1%} of the class {label!r}, not {share:.0%}: near-duplicates stay together"
+                )
+    largest = int(np.bincount(groups).max())
+    if largest > _FAR_OFF * len(groups) and largest > 2:
+        notes.append(f"the largest group of near-duplicates has {largest:,} of {len(groups):,} images")
+    return notes
+
+
+def _write_lists(
+    folder: Path, unreadable: list[Unreadable], found: list[Conflict], disagreements: list[Disagreement]
+) -> None:
+    write_csv(
+        folder / "unreadable.csv",
+        ("uri", "label", "status", "error"),
+        ((u.uri, u.label or "", u.status, u.error) for u in unreadable),
+    )
+    write_csv(
+        folder / "conflicts.csv",
+        ("conflict", "kind", "uri", "label"),
+        ((i, c.kind, uri, label) for i, c in enumerate(found) for uri, label in c.members),
+    )
+    write_csv(
+        folder / "disagreements.csv",
+        ("uri", "taken", "verdict", "reviewer", "reviewed_at"),
+        (
+            (d.uri, d.taken, verdict, reviewer or "", at.isoformat() if at else "")
+            for d in disagreements
+            for verdict, reviewer, at in d.verdicts
+        ),
+    )

@@ -1,0 +1,162 @@
+"""Images that show the same, and those that are the same but have two labels.
+
+In: the facts of the catalog. Out: a group number for each image, in which all are connected by being the same bytes,
+the same pixels, or near each other by PDQ; and the conflicts. Nothing goes wrong.
+
+The search is exact: every pair within the distance is found. Two images are near where one's hash is within
+`distance` bits of the other's, or of the other's as mirrored or cropped (`perceptual.py`), and PDQ trusts both hashes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from nsfwscan.banks.pdq_index import FLAT_UP_TO, NearIndex
+from nsfwscan.schema import Category
+from training.data.perceptual import HASH_BYTES, MIN_QUALITY, VARIANTS
+
+Labels = NDArray[np.int64]
+
+_QUERIES = 1024
+"""Hashes looked up at a time: bounds what is found at a time where very many are near each other."""
+_MERGE_AT = 1_000_000
+_FLAT_UP_TO = FLAT_UP_TO
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One content under several labels.
+
+    Attributes:
+        kind: `exact`: the same bytes or pixels, or one URI twice; kept out of the splits. `near`: near-duplicates,
+            which may differ in what matters (a covered and an uncovered version): kept, on one side.
+        members: (uri, label) of each.
+    """
+
+    kind: Literal["exact", "near"]
+    members: tuple[tuple[str, Category], ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which images belong together.
+
+    Attributes:
+        same: for each image, the number of the content (equal bytes or equal pixels) that it is a copy of.
+        near: for each image, the number of the group whose members are connected.
+    """
+
+    same: Labels
+    near: Labels
+
+
+def find_groups(ok: pa.Table, distance: int) -> Groups:
+    """Groups the images.
+
+    Args:
+        ok: the facts of the readable images.
+        distance: bits, of 256, up to which two hashes are near.
+    """
+    same = _connected(len(ok), [_chain(ok["sha256"].to_numpy()), _chain(ok["pixels_sha256"].to_numpy())])
+    trusted = np.flatnonzero(ok["pdq_quality"].to_numpy() >= MIN_QUALITY)
+    if not len(trusted):
+        return Groups(same, same)
+    base, variants = _matrix(ok["pdq"], trusted), _matrix(ok["pdq_variants"], trusted)
+    hashes, first, which = np.unique(base, axis=0, return_index=True, return_inverse=True)
+    owners = trusted[first]
+    near = _connected(len(ok), [_chain(same), np.stack([trusted, owners[which.reshape(-1)]])])
+    queries = np.concatenate([base.reshape(-1, 1, HASH_BYTES), variants.reshape(-1, VARIANTS, HASH_BYTES)], axis=1)
+    return Groups(same, _join_near(near, hashes, owners, queries, trusted, distance))
+
+
+def conflicts(ok: pa.Table, groups: Groups) -> list[Conflict]:
+    """Contents under several labels, and near-duplicates of different contents that have different labels."""
+    labels = np.unique(ok["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+    exact = _mixed(groups.same, labels)
+    found = [Conflict("exact", _members(ok, rows)) for rows in exact]
+    settled = np.isin(groups.same, [groups.same[rows[0]] for rows in exact])
+    near = _mixed(np.where(settled, -1, groups.near), labels)
+    found += [Conflict("near", _members(ok, rows)) for rows in near]
+    return sorted(found, key=lambda conflict: (conflict.kind, conflict.members))
+
+
+def exactly_contradicted(ok: pa.Table, groups: Groups) -> NDArray[np.bool_]:
+    """For each image, whether its content stands under another label, too."""
+    labels = np.unique(ok["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+    rows = [row for group in _mixed(groups.same, labels) for row in group]
+    found = np.zeros(len(ok), np.bool_)
+    found[rows] = True
+    return found
+
+
+def _members(ok: pa.Table, rows: NDArray[np.int64]) -> tuple[tuple[str, Category], ...]:
+    picked = ok.select(["uri", "label"]).take(pa.array(rows)).to_pylist()
+    return tuple(sorted((row["uri"], Category(row["label"])) for row in picked))
+
+
+def _mixed(groups: Labels, labels: Labels) -> list[NDArray[np.int64]]:
+    """The rows of each group that has several labels; group -1 is none."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-2))
+    split = np.split(order, starts[1:])
+    return [rows for rows in split if groups[rows[0]] >= 0 and len(np.unique(labels[rows])) > 1]
+
+
+def _chain(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Edges [2, n] that connect equal values, each with the next one."""
+    order = np.argsort(values, kind="stable")
+    equal = values[order][1:] == values[order][:-1]
+    return np.stack([order[:-1][equal], order[1:][equal]])
+
+
+def _connected(count: int, edges: list[NDArray[np.int64]]) -> Labels:
+    """The number of its component for each of `count` nodes."""
+    left, right = np.concatenate(edges, axis=1)
+    graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(count, count))
+    components: Labels = connected_components(graph, directed=False)[1].astype(np.int64)
+    return components
+
+
+def _matrix(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Fixed-size binary values as uint8 [rows, bytes]."""
+    array = column.take(pa.array(rows)).combine_chunks()
+    raw = b"".join(array.to_pylist())
+    return np.frombuffer(raw, np.uint8).reshape(len(rows), -1)
+
+
+def _join_near(
+    near: Labels,
+    hashes: NDArray[np.uint8],
+    owners: NDArray[np.int64],
+    queries: NDArray[np.uint8],
+    asking: NDArray[np.int64],
+    distance: int,
+) -> Labels:
+    """Merges the components of all that are near each other.
+
+    Args:
+        near: components so far.
+        hashes, owners: distinct hashes [n, 32], and an image that has each.
+        queries, asking: hashes [m, variants, 32] to look for, and the image that they are of.
+    """
+    index = NearIndex.over(hashes, distance, flat_up_to=_FLAT_UP_TO)
+    step = max(1, _QUERIES // queries.shape[1])
+    pending: list[NDArray[np.int64]] = []
+    for start in range(0, len(queries), step):
+        some = np.ascontiguousarray(queries[start : start + step].reshape(-1, HASH_BYTES))
+        found = index.search(some)
+        counts = np.diff(found.limits).reshape(-1, queries.shape[1]).sum(axis=1)
+        left = near[np.repeat(asking[start : start + step], counts)]
+        right = near[owners[found.entries]]
+        pending.append(np.unique(np.stack([left, right])[:, left != right], axis=1))
+        if sum(pairs.shape[1] for pairs in pending) > _MERGE_AT or start + step >= len(queries):
+            near = _connected(int(near.max()) + 1, pending)[near]
+            pending = []
+    return near

@@ -1,0 +1,79 @@
+"""The stage that looks at each image once: can it be decoded, what does it say about itself, what is it found again by.
+
+In: `bytes`. Out: the content columns, `pixels_sha256`, PDQ hashes and measures of quality; `bytes` stay as they are.
+Files are decoded as in a scan, in child processes with its limits; whatever is wrong with a file becomes its row's
+status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.stages.base import Row, map_rows
+from training.data.decoding import DecodePool
+from training.data.perceptual import HASH_BYTES, SIDE, VARIANTS, hashes_of
+from training.data.quality import measure
+
+GEOMETRY = Geometry((SIDE, SIDE), Image.Resampling.BILINEAR)
+
+EXAMINED = pa.schema(
+    [
+        *(REPORT_SCHEMA.field(name) for name in ("format", "width", "height", "frames", "camera", "software")),
+        pa.field("pixels_sha256", pa.string()),
+        pa.field("pdq", pa.binary(HASH_BYTES)),
+        pa.field("pdq_quality", pa.int32()),
+        pa.field("pdq_variants", pa.binary(HASH_BYTES * VARIANTS)),
+        pa.field("sharpness", pa.float32()),
+        pa.field("brightness", pa.float32()),
+        pa.field("contrast", pa.float32()),
+        pa.field("jpeg_quality", pa.int32()),
+    ]
+)
+
+
+class Examine:
+    """Examines every image that was read.
+
+    Args:
+        pool: of `GEOMETRY`.
+    """
+
+    name = "examine"
+    needs: tuple[str, ...] = ("bytes",)
+    adds = EXAMINED
+    drops: tuple[str, ...] = ()
+
+    def __init__(self, pool: DecodePool) -> None:
+        self._pool = pool
+
+    def open(self) -> None:
+        """Nothing to build: the pool is there."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with the columns of `EXAMINED`."""
+        files = [data for data in table["bytes"].to_pylist() if data is not None]
+        ahead = iter([self._pool.threads.submit(self._examine, data) for data in files])
+        return map_rows(self, table, lambda row: next(ahead).result())
+
+    def _examine(self, data: bytes) -> Row:
+        facts, raw = self._pool.decode(data)
+        pixels = np.frombuffer(raw, np.uint8).reshape(GEOMETRY.shape)
+        hashes = hashes_of(pixels)
+        measures = measure(pixels, data, facts.get("format"))
+        return {
+            **facts,
+            "pixels_sha256": hashlib.sha256(raw).hexdigest(),
+            "pdq": hashes.pdq,
+            "pdq_quality": hashes.quality,
+            "pdq_variants": hashes.variants,
+            "sharpness": measures.sharpness,
+            "brightness": measures.brightness,
+            "contrast": measures.contrast,
+            "jpeg_quality": measures.jpeg_quality,
+        }

@@ -1,0 +1,57 @@
+"""Small pictures for a page that people look at who did not ask to see what they show.
+
+In: encoded images. Out: two data URIs each: one that is blurred beyond recognition, here and not by the browser, and
+one that is shown on demand. An image that does not decode has none. Pixels come from a decode child, never from the
+file itself: what it carries beside them (EXIF, a place, a name) does not get onto the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+from PIL import Image, ImageFilter
+
+from nsfwscan.errors import RowError
+from training.data.decoding import DecodePool
+
+_EDGE = 200
+"""Pixels of the longer side."""
+_BLURRED_EDGE = 24
+_LONGEST_ASPECT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """Data URIs of a blurred and of a clear picture, and their width and height in pixels."""
+
+    blurred: str
+    clear: str
+    width: int
+    height: int
+
+
+def thumbnail(data: bytes, pool: DecodePool) -> Thumbnail | None:
+    """The pictures of an encoded image; None where it does not decode. Raises NsfwscanError."""
+    try:
+        facts, raw = pool.decode(data)
+    except RowError:
+        return None
+    height, width, _ = pool.geometry.shape
+    image = Image.frombytes("RGB", (width, height), raw).resize(_fitted(facts["width"], facts["height"]))
+    tiny = image.resize((max(1, image.width * _BLURRED_EDGE // _EDGE), max(1, image.height * _BLURRED_EDGE // _EDGE)))
+    blurred = tiny.filter(ImageFilter.GaussianBlur(2)).resize(image.size, Image.Resampling.BICUBIC)
+    return Thumbnail(_uri(blurred, 30), _uri(image, 75), *image.size)
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """The size on the page; slivers become a little less so."""
+    aspect = min(_LONGEST_ASPECT, max(1 / _LONGEST_ASPECT, width / height))
+    return (_EDGE, round(_EDGE / aspect)) if aspect >= 1 else (round(_EDGE * aspect), _EDGE)
+
+
+def _uri(image: Image.Image, quality: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

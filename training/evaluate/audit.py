@@ -1,0 +1,100 @@
+"""The false-positive audit: every neutral test image that a checkpoint calls NSFW, the most confident first.
+
+In: what each checkpoint says, and the scan's own subset of false positives, whose copies are kept. Out:
+`FalsePositive`s, and pictures of the first of them. An image that does not decode has none; a decoder that cannot be
+started is a `NsfwscanError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from nsfwscan.config import DecodeConfig
+from nsfwscan.errors import StoreError
+from nsfwscan.schema import NSFW_CATEGORIES, Category
+from training.data.decoding import DecodePool
+from training.data.examine import GEOMETRY
+from training.data.thumbnails import Thumbnail, thumbnail
+from training.evaluate.evaluation import EvaluatedModel, titles
+from training.progress import Progress
+
+MOST_PICTURES = 60
+"""On the page, over all checkpoints."""
+
+
+@dataclass(frozen=True)
+class FalsePositive:
+    """A neutral image that was called NSFW.
+
+    Attributes:
+        model: title of the checkpoint.
+        rank: 1 for the one that this checkpoint is most confident of.
+        number: of the image in the test split.
+        uri: where it comes from.
+        row: of the scan's report.
+        image: URI of the copy that the scan saved; None where there is none.
+    """
+
+    model: str
+    rank: int
+    number: int
+    uri: str
+    row: dict[str, Any]
+    image: str | None
+
+
+def audit(judged: Sequence[EvaluatedModel]) -> list[FalsePositive]:
+    """All false positives, checkpoint by checkpoint. Raises StoreError where the scan's subset is another one."""
+    return [found for one, title in zip(judged, titles(judged), strict=True) for found in _of(one, title)]
+
+
+def shown(found: Sequence[FalsePositive]) -> list[FalsePositive]:
+    """Those that the page shows: as many of each checkpoint that has some."""
+    most = MOST_PICTURES // max(1, len({one.model for one in found}))
+    return [one for one in found if one.rank <= most]
+
+
+def pictures_of(
+    found: Sequence[FalsePositive], split: datasets.Dataset, config: DecodeConfig, progress: Progress
+) -> dict[int, Thumbnail | None]:
+    """A picture for each image of the test split that the page shows, by its number. Raises NsfwscanError."""
+    numbers = sorted({one.number for one in shown(found)})
+    pictures: dict[int, Thumbnail | None] = {}
+    if numbers:
+        with DecodePool(config, GEOMETRY) as pool:
+            for done, number in enumerate(numbers):
+                progress("drawn", done, len(numbers))
+                pictures[number] = thumbnail(split[number]["bytes"], pool)
+            progress("drawn", len(numbers), len(numbers))
+    return pictures
+
+
+def _of(one: EvaluatedModel, title: str) -> list[FalsePositive]:
+    answers = one.answers["test"]
+    wrong = [
+        number
+        for number, (row, truth) in enumerate(zip(answers.rows, answers.truth, strict=True))
+        if truth == Category.NEUTRAL and row["label"] in NSFW_CATEGORIES
+    ]
+    wrong.sort(key=lambda number: (-answers.rows[number]["confidence"], answers.sha256[number]))
+    return [
+        FalsePositive(title, rank, number, answers.uris[number], answers.rows[number], _copy(one, number))
+        for rank, number in enumerate(wrong, start=1)
+    ]
+
+
+def _copy(one: EvaluatedModel, number: int) -> str | None:
+    """Where the scan's subset has the copy; it must have the row."""
+    answers = one.answers["test"]
+    place = ("test", str(answers.truth[number]), answers.sha256[number])
+    if place not in one.confirmed:
+        raise StoreError(
+            f"the false positives in {one.result.uri} lack {'/'.join(place)}, which its report has; delete that "
+            "folder, then run the same command again"
+        )
+    image: str | None = one.confirmed[place]["image"]
+    return image

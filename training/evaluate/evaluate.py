@@ -1,0 +1,273 @@
+"""What a checkpoint is worth: scan the held-out images with it, as any other scan would, and measure the report.
+
+In: one or two checkpoints, labelled images, and `scan`, which has the shape of `nsfwscan.scan`: nothing here knows the
+engine. Out, in OUT: `evaluation.html`, `evaluation.json` with every figure, `predictions.csv` with a line for each
+image and model, `false_positives.csv`, and `scan/`, the report store. What would make it pointless is a `NsfwscanError`
+before any image is read: a checkpoint that does not load, or does not know the data's categories; an OUT that cannot
+be written. The same command, after a kill, goes on with the same scan; after the end it measures the same report again.
+
+    check ─► prepare ─► lay out the held-out images ─► scan with each model ─► figures ─► lists, page ─► clear away
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import nsfwscan
+from nsfwscan.config import ModelConfig, StorageConfig, digest_of
+from nsfwscan.errors import BalanceError, ModelError, NsfwscanError
+from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.models.registry import resolve
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import Category
+from nsfwscan.storage.objects import absolute_uri, local_path, scheme_of
+from nsfwscan.storage.store import Store, to_json
+from training.config import DataConfig
+from training.data.dataset import Prepared, prepare
+from training.data.sources import list_examples
+from training.evaluate.audit import audit, pictures_of
+from training.evaluate.config import Candidate, EvaluateConfig
+from training.evaluate.evaluation import EvaluatedModel, evaluation, shared_task
+from training.evaluate.held_out import (
+    HELD_OUT,
+    clear_away,
+    false_positives,
+    held_out_folder,
+    lay_out,
+    read_answers,
+)
+from training.evaluate.page import render
+from training.evaluate.predictions import false_positive_csv, predictions_csv
+from training.progress import Progress, ScanProgress, quiet
+
+if TYPE_CHECKING:
+    from nsfwscan.workflows.scan import ScanResult
+
+Scan = Callable[..., "ScanResult"]
+"""`nsfwscan.scan`."""
+
+PAGE, FIGURES = "evaluation.html", "evaluation.json"
+PREDICTIONS, FALSE_POSITIVES = "predictions.csv", "false_positives.csv"
+_PLACES = (
+    ("the page", PAGE),
+    ("all figures", FIGURES),
+    ("false positives", FALSE_POSITIVES),
+    ("every image", PREDICTIONS),
+)
+_PROBE = ".writable"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished evaluation: where it lies, and the content of `evaluation.json`."""
+
+    uri: str
+    record: dict[str, Any]
+
+    def describe(self) -> list[str]:
+        """What a person is told at the end."""
+        models = self.record["models"]
+        lines = [line for model in models for line in _about(model, shared_task(models))]
+        if compared := self.record["comparison"]:
+            lines.append(_about_difference(compared["classes"] or compared["nsfw"]))
+        return [*lines, *(f"{what}: {self.uri}/{name}" for what, name in _PLACES)]
+
+
+def evaluate(
+    config: EvaluateConfig, data: DataConfig, storage: StorageConfig, scan: Scan, progress: Progress = quiet
+) -> Outcome:
+    """Scans the held-out images and writes what came of it.
+
+    Args:
+        scan: has the shape of `nsfwscan.scan`.
+        progress: told of what, how many are done, of how many.
+
+    Raises:
+        NsfwscanError: see the module; nothing that was done is lost.
+    """
+    writing = storage.model_copy(update={"anonymous": False, "requester_pays": False})
+    store = Store.at(config.out, writing)
+    check_reachable(config.cluster)
+    candidates = [c.model_copy(update={"uri": _absolute(c.uri)}) for c in config.candidates]
+    specs = [resolve(ModelConfig(uri=c.uri, labels=c.labels), writing) for c in candidates]
+    _check_different(specs)
+    _check_place(store)
+    listing = list_examples(data, storage)
+    for spec in specs:
+        _check_labels(spec, listing.labels)
+    prepared = prepare(data, storage, progress, listing=listing)
+    judged = _scan_all(_Scanning(config, data, store, scan, progress, prepared), candidates, specs)
+    record = evaluation(judged, prepared, data)
+    _write(record, judged, prepared, data, store, config.thumbnails, progress)
+    clear_away(prepared, store)
+    return Outcome(store.uri, record)
+
+
+def _absolute(uri: str) -> str:
+    """Workers may stand elsewhere; what is no folder here (a hub id, an embedded model) stays as it is."""
+    return absolute_uri(uri) if _is_folder(uri) else uri
+
+
+def _is_folder(uri: str) -> bool:
+    return scheme_of(uri) is None and os.path.isdir(local_path(uri))
+
+
+def _check_different(specs: list[ModelSpec]) -> None:
+    if len(specs) == 2 and specs[0].digest == specs[1].digest:
+        raise ModelError(f"{specs[0].uri} and {specs[1].uri} have the same weights: there is nothing to compare")
+
+
+def _check_place(store: Store) -> None:
+    """Raises StoreError where OUT cannot be written."""
+    store.write(_PROBE, b"")
+    store.delete(_PROBE)
+
+
+def _check_labels(spec: ModelSpec, labels: Sequence[Category]) -> None:
+    """Raises ModelError where neither the classes nor the two sides can be measured.
+
+    A binary checkpoint, or binary data, leave NSFW against safe to be measured.
+    """
+    unknown = [label for label in labels if label not in spec.categories]
+    if unknown and Category.NSFW not in (*spec.categories, *labels):
+        raise ModelError(
+            f"{spec.uri} does not know {', '.join(map(repr, map(str, unknown)))}, which the data have; it knows "
+            f"{', '.join(map(str, spec.known))}. If one of its labels means it, say so with --model-label"
+        )
+
+
+@dataclass(frozen=True)
+class _Scanning:
+    """What the scans of all candidates share."""
+
+    config: EvaluateConfig
+    data: DataConfig
+    store: Store
+    scan: Scan
+    progress: Progress
+    prepared: Prepared
+
+    @property
+    def reports(self) -> Store:
+        """The report store."""
+        return Store(self.store.locate("scan"), self.store.storage)
+
+    def run_id(self, spec: ModelSpec) -> str:
+        """The same for the same weights, images and settings, so that the same command goes on."""
+        config, data = self.config, self.data
+        settings = [config.dtype, config.batch_size, data.read.max_bytes, data.decode.model_dump(mode="json")]
+        meaning = dict(zip(spec.labels, map(str, spec.categories), strict=True))
+        key = digest_of([nsfwscan.__version__, spec.digest, meaning, self.prepared.fingerprint, settings])
+        return f"evaluation-{key[:32]}"
+
+    def run(self, candidate: Candidate, spec: ModelSpec) -> ScanResult:
+        """A default scan of the images, but that its report is kept whatever it says. Raises NsfwscanError."""
+        uri = self.store.locate(held_out_folder(self.prepared))
+        try:
+            return self.scan(
+                f"{uri}/" if scheme_of(uri) is not None else uri,
+                self.reports.uri,
+                run_id=self.run_id(spec),
+                progress=ScanProgress(self.progress, f"scanned with {spec.name}"),
+                source={"exclude": ["*/.tmp-*"]},  # a killed process may have left half of a file
+                storage=self.store.storage.model_dump(),
+                read=self.data.read.model_dump(),
+                decode=self.data.decode.model_dump(),
+                model={
+                    **{"uri": candidate.uri, "labels": candidate.labels},
+                    **{"dtype": self.config.dtype, "batch_size": self.config.batch_size},
+                },
+                report={"save_images": True, "max_error_rate": 1.0, "max_unsupported_rate": 1.0},
+                ledger={"ignore": True},
+                engine={"address": self.config.address, "num_cpus": self.config.num_cpus},
+            )
+        except BalanceError as error:
+            raise NsfwscanError(f"the scan of the held-out images does not balance: {error}") from error
+
+
+def _scan_all(scanning: _Scanning, candidates: list[Candidate], specs: list[ModelSpec]) -> list[EvaluatedModel]:
+    runs = [Run(scanning.reports, scanning.run_id(spec)) for spec in specs]
+    if not all(run.is_committed() for run in runs):
+        lay_out(scanning.prepared, scanning.store, scanning.progress)
+    judged: list[EvaluatedModel] = []
+    for candidate, spec in zip(candidates, specs, strict=True):
+        result = scanning.run(candidate, spec)
+        answers = read_answers(scanning.prepared, result, scanning.store)
+        _check_scored(spec, answers["test"].rows)
+        found = false_positives(result, scanning.store)
+        judged.append(
+            EvaluatedModel(spec, result, answers, found, _training_record(candidate.uri, scanning.store.storage))
+        )
+    return judged
+
+
+def _check_scored(spec: ModelSpec, rows: list[dict[str, Any]]) -> None:
+    if all(row["nsfw_score"] is None for row in rows):
+        first = rows[0]
+        raise ModelError(
+            f"{spec.uri} scored none of the {len(rows):,} test images: {first['error']} ({first['status']})"
+        )
+
+
+def _training_record(uri: str, storage: StorageConfig) -> dict[str, Any] | None:
+    """`training.json` beside a checkpoint; None where there is none."""
+    if not _is_folder(uri) and scheme_of(uri) is None:  # embedded, or from the hub
+        return None
+    with suppress(NsfwscanError):  # only what it says is missing then
+        return Store.at(uri, storage).read_json("training.json")
+    return None
+
+
+def _write(
+    record: dict[str, Any],
+    judged: list[EvaluatedModel],
+    prepared: Prepared,
+    data: DataConfig,
+    store: Store,
+    thumbnails: bool,
+    progress: Progress,
+) -> None:
+    """The lists, the figures, and last of all the page."""
+    found = audit(judged)
+    store.write(PREDICTIONS, predictions_csv(judged, HELD_OUT))
+    store.write(FALSE_POSITIVES, false_positive_csv(found))
+    store.write(FIGURES, to_json(record))
+    pictures = pictures_of(found, prepared.splits["test"], data.decode, progress) if thumbnails else None
+    store.write(PAGE, render(record, found, pictures).encode())
+
+
+def _about(model: dict[str, Any], task: str) -> list[str]:
+    main, unscored = model[task], model["unscored"]["test"]["count"]
+    of_what = "" if task == "classes" else " (NSFW against safe)"
+    left_out = f", {unscored:,} more without a score" if unscored else ""
+    found, doubt = model["false_positive_rate"], model["held_out"]
+    lines = [
+        f"{model['title']}: {main['images']:,} test images{left_out}, accuracy {_shown(main['accuracy'])}{of_what}, "
+        f"macro-F1 {_shown(main['macro_f1'])}",
+        f"  {found['false_positives']:,} of {found['neutral']:,} neutral images called NSFW",
+    ]
+    if chosen := model["operating_points"][0]["chosen"]:
+        test = chosen["on_test"]
+        lines.append(
+            f"  nsfw_score >= {chosen['threshold']}, chosen for 1% false positives: NSFW found "
+            f"{_shown(test['recall'])}, safe flagged {_shown(test['false_positive_rate'])}"
+        )
+    if not doubt["is_known"]:
+        lines.append(f"  it may have learned from these images: {doubt['why']}")
+    return lines
+
+
+def _about_difference(found: dict[str, Any]) -> str:
+    p_value = "–" if found["p_value"] is None else f"{found['p_value']:.3g}"
+    return f"difference in accuracy {_shown(found['difference'])}, p = {p_value} (McNemar)"
+
+
+def _shown(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "not known"
+    return f"{estimate['value']:.4f} ({estimate['low']:.4f} to {estimate['high']:.4f})"

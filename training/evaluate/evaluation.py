@@ -1,0 +1,146 @@
+"""The content of `evaluation.json`: every figure, and what stands behind it.
+
+In: what each checkpoint says of the held-out images. Out: JSON values, without secrets. Nothing goes wrong.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import nsfwscan
+from nsfwscan.models.spec import ModelSpec
+from nsfwscan.text import redacted_json
+from training.config import DataConfig
+from training.data.dataset import Prepared
+from training.evaluate.comparison import paired
+from training.evaluate.figures import covers, figures, right_class, right_side
+from training.evaluate.held_out import Predictions
+
+if TYPE_CHECKING:
+    from nsfwscan.workflows.scan import ScanResult
+
+_EXAMPLES = 20
+"""Images without a score that are named; `predictions.csv` has them all."""
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A checkpoint, and what it says.
+
+    Attributes:
+        answers: by split.
+        confirmed: the scan's confirmed false positives, by split, label and SHA-256.
+        training: the content of `training.json` beside the checkpoint, where there is one.
+    """
+
+    spec: ModelSpec
+    result: ScanResult
+    answers: dict[str, Predictions]
+    confirmed: dict[tuple[str, str, str], dict[str, Any]]
+    training: dict[str, Any] | None
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether it knows all categories of the images."""
+        return covers(self.spec.known, self.answers["test"])
+
+
+def evaluation(judged: Sequence[EvaluatedModel], prepared: Prepared, data: DataConfig) -> dict[str, Any]:
+    """Everything that is written down: `data`, `models`, and the `comparison` of two of them (None for one)."""
+    record = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "nsfwscan": nsfwscan.__version__,
+        "python": platform.python_version(),
+        "data": {
+            "uris": list(data.uris),
+            "fingerprint": prepared.fingerprint,
+            "labels": [str(label) for label in prepared.labels],
+            "counts": prepared.counts,
+            "unreadable": len(prepared.unreadable),
+            "notes": list(prepared.notes),
+            "settings": data.model_dump(mode="json", exclude={"uris", "cache"}),
+        },
+        "models": [_model(one, title, prepared.fingerprint) for one, title in zip(judged, titles(judged), strict=True)],
+        "comparison": _comparison(*judged) if len(judged) == 2 else None,
+    }
+    found: dict[str, Any] = redacted_json(record)
+    return found
+
+
+def titles(judged: Sequence[EvaluatedModel]) -> list[str]:
+    """What each checkpoint is called: its name, with its digest where the names are the same."""
+    names = [one.spec.name for one in judged]
+    return names if len(set(names)) == len(names) else [f"{j.spec.name}@{j.spec.digest[:8]}" for j in judged]
+
+
+def shared_task(models: Sequence[dict[str, Any]]) -> str:
+    """What all checkpoints can be measured by: `classes`, or else `nsfw`.
+
+    Args:
+        models: as in `evaluation.json`.
+    """
+    return "classes" if all(model["classes"] for model in models) else "nsfw"
+
+
+def _model(one: EvaluatedModel, title: str, fingerprint: str) -> dict[str, Any]:
+    spec, run = one.spec, one.result.record
+    return {
+        "title": title,
+        "uri": spec.uri,
+        "identity": spec.identity,
+        "digest": spec.digest,
+        "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
+        "preprocessing": str(spec.geometry),
+        "policy": run["policy"]["identity"],
+        "held_out": _held_out(one, fingerprint),
+        "scan": {"run_id": one.result.run_id, "uri": one.result.uri},
+        "unscored": {side: _unscored(answers) for side, answers in one.answers.items()},
+        **figures(one.answers, spec.known),
+    }
+
+
+def _held_out(one: EvaluatedModel, fingerprint: str) -> dict[str, Any]:
+    """Whether it is known that the checkpoint has not learned from the test images, and why."""
+    record = one.training
+    if record is None:
+        return _doubt("there is no training.json beside it, so what it learned from is not known")
+    if record.get("digest") != one.spec.digest:
+        return _doubt("the training.json beside it is that of other weights")
+    learned_from = record.get("data", {}).get("fingerprint")
+    if learned_from != fingerprint:
+        return _doubt("it was trained on other images, or with another division of these")
+    return {"is_known": True, "why": "its training.json names the same images and the same division of them"}
+
+
+def _doubt(why: str) -> dict[str, Any]:
+    return {"is_known": False, "why": why}
+
+
+def _unscored(answers: Predictions) -> dict[str, Any]:
+    bad = [
+        {"uri": uri, "label": str(truth), "status": row["status"], "error": row["error"]}
+        for uri, truth, row in zip(answers.uris, answers.truth, answers.rows, strict=True)
+        if row["nsfw_score"] is None
+    ]
+    return {
+        "images": len(answers.rows),
+        "count": len(bad),
+        "by_status": dict(Counter(str(row["status"]) for row in bad).most_common()),
+        "examples": bad[:_EXAMPLES],
+    }
+
+
+def _comparison(first: EvaluatedModel, second: EvaluatedModel) -> dict[str, Any]:
+    """On the test images that both score, by class where both know the classes, and by side."""
+    one, other = first.answers["test"], second.answers["test"]
+    both = one.scored & other.scored
+    by_class = first.knows_classes and second.knows_classes
+    return {
+        "classes": paired(right_class(one)[both], right_class(other)[both]) if by_class else None,
+        "nsfw": paired(right_side(one)[both], right_side(other)[both]),
+    }

@@ -1,0 +1,141 @@
+"""Every figure of one checkpoint, from what it says of the validation and test images.
+
+In: `Predictions` by split, and the categories that the checkpoint knows. Out: JSON values. There are two tasks:
+`classes`, which category an image is of, and `nsfw`, which side it is on, whatever its category. The second is there
+for every checkpoint; the first only for one that knows all categories of the data. Images without a score are in no
+figure. Nothing goes wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfwscan.schema import NSFW_CATEGORIES, Category, score_column
+from training.evaluate.calibration import Scored, calibration
+from training.evaluate.curves import curves
+from training.evaluate.held_out import Predictions
+from training.evaluate.intervals import f1, macro_f1, wilson
+from training.evaluate.operating import Flags, operating_points
+from training.fit.metrics import confusion
+
+SIDES_OF_NSFW = ("safe", "nsfw")
+
+
+def figures(answers: Mapping[str, Predictions], categories: Sequence[Category]) -> dict[str, Any]:
+    """All figures of the test split; what is fitted or chosen is fitted and chosen on validation.
+
+    Args:
+        answers: `validation` and `test`.
+        categories: those that the checkpoint knows.
+
+    Returns:
+        `nsfw` and `classes` (None where it does not apply), each with `images`, `accuracy`, `macro_f1`, `by_class`,
+        `confusion`, `curves` and `calibration`; `operating_points`; `false_positive_rate` of the neutral images.
+    """
+    validation, test = answers["validation"], answers["test"]
+    known = tuple(category for category in Category if category in categories)
+    return {
+        "classes": _classes(validation, test, known) if covers(known, test) else None,
+        "nsfw": _nsfw(validation, test),
+        "operating_points": operating_points(flags(validation), flags(test)),
+        "false_positive_rate": _false_positive_rate(test),
+    }
+
+
+def covers(known: Sequence[Category], answers: Predictions) -> bool:
+    """Whether a checkpoint knows all categories of the images."""
+    return set(answers.truth) <= set(known)
+
+
+def right_class(answers: Predictions) -> NDArray[np.bool_]:
+    """Of which images the label is the truth: bool [images], false where there is none."""
+    return np.array([row["label"] == truth for row, truth in zip(answers.rows, answers.truth, strict=True)], bool)
+
+
+def right_side(answers: Predictions) -> NDArray[np.bool_]:
+    """Of which images the label is on the side of the truth, NSFW or safe: bool [images], false where there is none."""
+    pairs = zip(answers.rows, answers.truth, strict=True)
+    return np.array([r["label"] is not None and (r["label"] in NSFW_CATEGORIES) == is_nsfw(t) for r, t in pairs], bool)
+
+
+def is_nsfw(category: Category) -> bool:
+    """Whether a category is one of those that should not be seen at work; drawings are safe."""
+    return category in NSFW_CATEGORIES
+
+
+def flags(answers: Predictions) -> Flags:
+    """The scored images by `nsfw_score`."""
+    scored = answers.scored
+    return Flags(answers.column("nsfw_score")[scored], np.array([is_nsfw(t) for t in answers.truth], bool)[scored])
+
+
+def _classes(validation: Predictions, test: Predictions, known: Sequence[Category]) -> dict[str, Any]:
+    names = [str(category) for category in known]
+    scored = _scored(test, known)
+    labels = [row["label"] for row in test.rows if row["nsfw_score"] is not None]
+    return _measured(names, scored.truth, np.array([names.index(label) for label in labels], np.int64)) | {
+        "curves": {name: curves(scored.truth == i, scored.probabilities[:, i]) for i, name in enumerate(names)},
+        "calibration": calibration(_scored(validation, known), scored),
+    }
+
+
+def _nsfw(validation: Predictions, test: Predictions) -> dict[str, Any]:
+    found = flags(test)
+    labels = [row["label"] for row in test.rows if row["nsfw_score"] is not None]
+    called = np.array([label in NSFW_CATEGORIES for label in labels], bool)
+    return _measured(SIDES_OF_NSFW, found.nsfw.astype(np.int64), called.astype(np.int64)) | {
+        "curves": {"nsfw": curves(found.nsfw, found.scores)},
+        "calibration": calibration(_two_sided(flags(validation)), _two_sided(found)),
+    }
+
+
+def _scored(answers: Predictions, known: Sequence[Category]) -> Scored:
+    scored = answers.scored
+    columns = np.stack([answers.column(score_column(category))[scored] for category in known], axis=1)
+    place = {category: i for i, category in enumerate(known)}
+    truth = np.array([place.get(t, 0) for t in answers.truth], np.int64)[scored]
+    return Scored(columns / np.maximum(columns.sum(axis=1, keepdims=True), 1e-10), truth)
+
+
+def _two_sided(found: Flags) -> Scored:
+    scores = found.scores.clip(0, 1)
+    return Scored(np.stack([1 - scores, scores], axis=1), found.nsfw.astype(np.int64))
+
+
+def _measured(names: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
+    """Figures of labels alone. Precision is None for a class that is never predicted, recall for one without images."""
+    counts = confusion(truth, predicted, len(names))
+    total, right = int(counts.sum()), int(np.trace(counts))
+    return {
+        "images": total,
+        "accuracy": wilson(right, total).as_json(),
+        "macro_f1": macro_f1(counts).as_json(),
+        "by_class": {name: _one_class(counts, i) for i, name in enumerate(names)},
+        "confusion": {"labels": list(names), "counts": counts.tolist()},
+    }
+
+
+def _one_class(counts: NDArray[np.int64], i: int) -> dict[str, Any]:
+    right, images, called = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+    return {
+        "images": images,
+        "called": called,
+        "precision": wilson(right, called).as_json(),
+        "recall": wilson(right, images).as_json(),
+        "f1": f1(right, called - right, images - right).as_json(),
+    }
+
+
+def _false_positive_rate(test: Predictions) -> dict[str, Any]:
+    """Of the neutral images, how many have an NSFW label."""
+    labels = [
+        row["label"]
+        for row, truth in zip(test.rows, test.truth, strict=True)
+        if truth == Category.NEUTRAL and row["nsfw_score"] is not None
+    ]
+    called = sum(label in NSFW_CATEGORIES for label in labels)
+    return {"neutral": len(labels), "false_positives": called, "rate": wilson(called, len(labels)).as_json()}

@@ -1,0 +1,79 @@
+"""The lists of an evaluation, for a spreadsheet: what each checkpoint says of each image, and the false positives.
+
+In: answers, and the audit. Out: the bytes of CSV files. URIs are those of the originals. Nothing goes wrong.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfwscan.schema import Category, score_column
+from nsfwscan.text import write_csv
+from training.evaluate.audit import FalsePositive
+from training.evaluate.evaluation import EvaluatedModel, titles
+from training.evaluate.figures import right_class, right_side
+from training.evaluate.held_out import Predictions
+
+_SCORES = tuple(map(score_column, Category))
+PREDICTION_COLUMNS = (
+    *("model", "split", "uri", "sha256", "truth", "label", "right", "right_side", "only_right"),
+    *("confidence", "nsfw_score", *_SCORES, "decision", "status", "error"),
+)
+"""`right`: the label is the truth, empty where the checkpoint does not know the classes; `right_side`: both are NSFW,
+or both are safe; `only_right`: this checkpoint is right and the other one is wrong."""
+FALSE_POSITIVE_COLUMNS = (
+    *("model", "rank", "uri", "sha256", "label", "confidence", "nsfw_score", *_SCORES),
+    *("decision", "format", "width", "height", "image"),
+)
+_YES_NO = {True: "yes", False: "no"}
+
+
+def predictions_csv(judged: Sequence[EvaluatedModel], splits: Sequence[str]) -> bytes:
+    """A line for each image of each split and each checkpoint."""
+    return _csv(PREDICTION_COLUMNS, (row for split in splits for row in _predictions(judged, split)))
+
+
+def false_positive_csv(found: Iterable[FalsePositive]) -> bytes:
+    """A line for each false positive, by checkpoint and rank."""
+    facts = ({**fp.row, "model": fp.model, "rank": fp.rank, "uri": fp.uri, "image": fp.image} for fp in found)
+    return _csv(FALSE_POSITIVE_COLUMNS, (_cells(row, FALSE_POSITIVE_COLUMNS) for row in facts))
+
+
+def _predictions(judged: Sequence[EvaluatedModel], split: str) -> Iterator[list[Any]]:
+    by_class = all(one.knows_classes for one in judged)
+    right = [(right_class if by_class else right_side)(one.answers[split]) for one in judged]
+    for place, (one, title) in enumerate(zip(judged, titles(judged), strict=True)):
+        answers = one.answers[split]
+        blank = [""] * len(answers.rows)
+        of_class = map(_YES_NO.get, right_class(answers).tolist()) if one.knows_classes else blank
+        sides = right_side(answers).tolist()
+        alone = _alone(right[place], right[1 - place], judged[1 - place].answers[split]) if len(judged) == 2 else blank
+        for uri, sha256, truth, row, of, side, only in zip(
+            answers.uris, answers.sha256, answers.truth, answers.rows, of_class, sides, alone, strict=True
+        ):
+            said = ("", "", "") if row["nsfw_score"] is None else (of, _YES_NO[side], only)
+            rest = _cells(row, PREDICTION_COLUMNS[9:])
+            yield [title, split, uri, sha256, str(truth), row["label"] or "", *said, *rest]
+
+
+def _alone(right: NDArray[np.bool_], other_right: NDArray[np.bool_], other: Predictions) -> list[str]:
+    """Whether only the one is right; nothing is said where the other gave no score."""
+    pairs = zip((right & ~other_right).tolist(), other.scored.tolist(), strict=True)
+    return [_YES_NO[only] if scored else "" for only, scored in pairs]
+
+
+def _cells(row: dict[str, Any], columns: Sequence[str]) -> list[Any]:
+    return ["" if row[name] is None else row[name] for name in columns]
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="nsfwscan-") as folder:
+        path = Path(folder) / "list.csv"
+        write_csv(path, columns, rows)
+        return path.read_bytes()

@@ -1,0 +1,81 @@
+"""Look first: what is in the data, what is wrong with them, and what to do about it, before anything is learned.
+
+In: a `DataConfig`. Out: one self-contained HTML page, and beside it a CSV of all findings; the page shows the most
+telling ones. One bad file is a finding; data that cannot be listed, or of which no image can be read, are a
+`SourceError`; a place that cannot be written to is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.models.onnx_backend import EMBEDDED
+from nsfwscan.storage.failures import setup_error
+from nsfwscan.text import write_csv
+from training.config import DataConfig
+from training.data.decoding import DecodePool
+from training.data.examine import GEOMETRY
+from training.data.thumbnails import Thumbnail, thumbnail
+from training.explore.context import context, shown_rows
+from training.explore.exploration import FINDING_COLUMNS, Exploration, examine, findings, groups_of
+from training.explore.page import render
+from training.progress import Progress, quiet
+
+
+def explore(
+    config: DataConfig,
+    storage: StorageConfig,
+    out: str,
+    *,
+    model: str | None = None,
+    thumbnails: bool = True,
+    progress: Progress = quiet,
+) -> list[str]:
+    """Writes the page and the CSV.
+
+    Args:
+        out: path of the page; the CSV has the same name with `.csv` at its end.
+        model: checkpoint whose features tell likely label errors; None: the embedded model; `none`: do not look.
+        thumbnails: whether the page holds pictures at all.
+
+    Returns:
+        lines for a person: what was found, and where it stands.
+
+    Raises:
+        SourceError, NsfwscanError: see the module.
+    """
+    found = examine(config, storage, model or EMBEDDED, progress)
+    page = Path(out)
+    if page.suffix not in (".html", ".htm"):
+        page = page / "explore.html"
+    pictures = _pictures(found, config, progress) if thumbnails else None
+    ledger = page.with_suffix(".csv")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(render(context(found, config, ledger.name, pictures)), encoding="utf-8")
+        write_csv(ledger, FINDING_COLUMNS, ([row.get(name, "") for name in FINDING_COLUMNS] for row in findings(found)))
+    except OSError as error:
+        raise setup_error(error, f"cannot write {page}") from error
+    return [*_summary(found), f"the page: {page}", f"all findings: {ledger}"]
+
+
+def _pictures(found: Exploration, config: DataConfig, progress: Progress) -> dict[int, Thumbnail | None]:
+    rows = shown_rows(found)
+    with DecodePool(config.decode, GEOMETRY) as pool:
+        pictures: dict[int, Thumbnail | None] = {}
+        for done, row in enumerate(rows):
+            progress("drawn", done, len(rows))
+            pictures[row] = thumbnail(found.catalog.images[row]["bytes"], pool)
+        progress("drawn", len(rows), len(rows))
+    return pictures
+
+
+def _summary(found: Exploration) -> list[str]:
+    duplicates = sum(len(rows) - 1 for rows in groups_of(found.groups.near))
+    errors = "not looked for" if found.label_errors is None else f"{len(found.label_errors.suspects):,}"
+    exact = sum(conflict.kind == "exact" for conflict in found.conflicts) + len(found.listing.contradicted)
+    return [
+        f"{len(found.ok):,} images in {len(found.listing.labels)} classes; {len(found.unreadable):,} unreadable",
+        f"near-duplicates: {duplicates:,}; label conflicts: {exact:,}; likely label errors: {errors}",
+    ]

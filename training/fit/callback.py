@@ -1,0 +1,220 @@
+"""What happens beside the steps of a training: its checkpoints reach the storage, its curves a file, its progress a
+person, and it ends when it no longer gets better.
+
+In: the events of the transformers `Trainer`, on every worker. Out: complete checkpoints, TensorBoard files under
+OUT/tensorboard, lines. A storage that fails is a `StoreError` and ends the attempt.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nsfwscan.storage.objects import scheme_of
+from nsfwscan.storage.store import Store
+from training.fit.checkpoints import Checkpoints, upload
+from training.fit.config import TrainConfig
+from training.fit.transforms import EpochOrder
+
+CURVES = "tensorboard"
+
+
+class Tell(Protocol):
+    """Where a worker's news go."""
+
+    def say(self, line: str) -> None:
+        """A line for a person."""
+
+    def evaluated(self, figures: dict[str, float]) -> None:
+        """An epoch was evaluated; called on every worker alike."""
+
+    def check_wanted(self) -> None:
+        """Raises where nobody waits for this worker any more: its driver is dead, and another may be at work."""
+
+
+def rank() -> int:
+    """This worker's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many workers there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each worker has, by rank, on every worker."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def agreed(choose: Callable[[], Any]) -> Any:
+    """What the first worker chooses, on every worker."""
+    return gathered(choose() if rank() == 0 else None)[0]
+
+
+def epochs_without_gain(state: TrainerState, metric: str) -> int:
+    """Evaluations since the best one."""
+    values = [entry[f"eval_{metric}"] for entry in state.log_history if f"eval_{metric}" in entry]
+    return len(values) - 1 - values.index(max(values)) if values else 0
+
+
+def is_over(state: TrainerState, config: TrainConfig) -> bool:
+    """Whether there is nothing left to train: all steps are done, or it got no better for too long."""
+    exhausted = config.patience is not None and epochs_without_gain(state, config.metric) >= config.patience
+    return exhausted or state.global_step >= state.max_steps
+
+
+class TrainingCallback(TrainerCallback):
+    """One worker's.
+
+    Attributes:
+        order: the images' order; set before training starts.
+    """
+
+    order: EpochOrder
+
+    def __init__(self, config: TrainConfig, checkpoints: Checkpoints, scratch: Path, facts: dict[str, Any], tell: Tell):
+        self._config, self._checkpoints, self._scratch = config, checkpoints, scratch
+        self._facts, self._tell = facts, tell
+        self._curves: Curves | None = None
+        self._began, self._began_at_step = time.monotonic(), 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Opens the curves; what an earlier attempt drew beyond the checkpoint is drawn anew."""
+        self._began, self._began_at_step = time.monotonic(), state.global_step
+        if rank() == 0:
+            self._curves = Curves(self._checkpoints.store, state.global_step)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Puts the images into the epoch's order, also in the middle of an epoch that goes on."""
+        self.order.epoch = state.global_step // _steps_an_epoch(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Asks for a checkpoint now and then; the last step of an epoch has one anyway."""
+        within = state.global_step % _steps_an_epoch(state)
+        every = self._config.checkpoint_steps
+        if every and within and state.global_step % every == 0:
+            control.should_save = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """A point of each curve; a line of progress."""
+        if self._curves is None or not logs:
+            return
+        if "loss" in logs:
+            self._curves.draw("train", logs, ("loss", "learning_rate", "grad_norm"), state.global_step)
+            self._tell.say(self._progress(state, logs))
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """A point and a line for the validation split."""
+        figures = {name: (metrics or {})[f"eval_{name}"] for name in ("accuracy", "macro_f1", "log_loss")}
+        self._tell.evaluated({**figures, "epoch": round(state.epoch or 0), "step": state.global_step})
+        if self._curves is None:
+            return
+        self._curves.draw("validation", figures, tuple(figures), state.global_step)
+        self._curves.publish()
+        self._tell.say(
+            f"epoch {round(state.epoch or 0)} of {self._config.epochs}: validation accuracy {figures['accuracy']:.4f}  "
+            f"macro-F1 {figures['macro_f1']:.4f}  log loss {figures['log_loss']:.4f}"
+        )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Every worker's files go to the storage; then the checkpoint counts, and older ones go."""
+        self._tell.check_wanted()
+        folder = self._scratch / f"checkpoint-{state.global_step}"
+        name = self._checkpoints.name(state.global_step)
+        files = gathered(self._checkpoints.put(name, folder))
+        if rank() == 0:
+            merged = {file: digest for part in files for file, digest in part.items()}
+            self._checkpoints.complete(name, state.global_step, merged, self._facts)
+            best = {state.best_global_step} if state.best_global_step else set()
+            self._checkpoints.prune(best, before=state.global_step)
+            if self._curves:
+                self._curves.publish()
+        shutil.rmtree(folder, ignore_errors=True)
+        if is_over(state, self._config):
+            if rank() == 0 and state.global_step < state.max_steps:
+                self._tell.say(
+                    f"no better {self._config.metric} for {self._config.patience} epochs: training ends here"
+                )
+            control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Closes the curves."""
+        if self._curves:
+            self._curves.close()
+
+    def _progress(self, state: TrainerState, logs: dict[str, float]) -> str:
+        done = state.global_step - self._began_at_step
+        a_second = done * self._config.batch_size / max(time.monotonic() - self._began, 1e-9)
+        left_s = (state.max_steps - state.global_step) * self._config.batch_size / max(a_second, 1e-9)
+        return (
+            f"step {state.global_step:,} of {state.max_steps:,}  loss {logs['loss']:.4f}  "
+            f"lr {logs['learning_rate']:.2g}  {a_second:,.1f} images/s  ETA {timedelta(seconds=round(left_s))}"
+        )
+
+
+class Curves:
+    """TensorBoard files beside the checkpoint; on an object store they appear whenever they are published."""
+
+    def __init__(self, store: Store, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._store = store
+        self._is_local = scheme_of(store.uri) is None
+        self._folder = Path(store.locate(CURVES) if self._is_local else tempfile.mkdtemp(prefix="nsfwscan-curves-"))
+        self._writer: Any = SummaryWriter(str(self._folder), purge_step=step + 1)
+
+    def draw(self, split: str, values: dict[str, float], names: tuple[str, ...], step: int) -> None:
+        """A point for each name that is there."""
+        for name in names:
+            if name in values:
+                self._writer.add_scalar(f"{split}/{name}", values[name], step)
+
+    def publish(self) -> None:
+        """All that was drawn can be seen by others. Raises StoreError."""
+        self._writer.flush()
+        if not self._is_local:
+            for path in self._folder.iterdir():
+                upload(self._store, f"{CURVES}/{path.name}", path)
+
+    def close(self) -> None:
+        """No more points. Raises StoreError."""
+        self.publish()
+        self._writer.close()
+        if not self._is_local:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number:,} {thing}{'s' if number != 1 else ''}"
+
+
+def _steps_an_epoch(state: TrainerState) -> int:
+    return max(1, state.max_steps // int(state.num_train_epochs))

@@ -1,0 +1,235 @@
+"""The story of one training: check, prepare, train on Ray, ship; and go on where it was stopped.
+
+In: a `TrainConfig`, the data, the storage. Out: the checkpoint in OUT, and its record. What would make the training
+pointless is an error before it starts: data that cannot be learned from, a backbone that does not load or prepares
+images in its own way, an OUT that cannot be written, is full, or holds something else. The same command, submitted
+again after a kill, goes on from the last checkpoint; after the end it says so. With other settings, data or labels it
+is a `RunConflict` that names what differs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import nsfwscan
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import RunConflict
+from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.models.labels import categories_of
+from nsfwscan.storage.objects import absolute_uri, scheme_of
+from nsfwscan.storage.store import Store, to_json
+from nsfwscan.text import redacted_json
+from training.config import DataConfig
+from training.data.dataset import Prepared, prepare
+from training.fit.backbone import Backbone, find_backbone
+from training.fit.checkpoints import check_room
+from training.fit.config import TrainConfig
+from training.fit.ship import CONFIG, RECORD
+from training.fit.worker import TrainJob
+
+RUN = "state/run.json"
+ATTEMPTS = "state/attempts"
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "ray", "pillow", "numpy")
+_PROBE = "state/.writable"
+
+Say = Callable[[str], None]
+Launch = Callable[[TrainJob, Say], None]
+"""Runs `training.fit.worker.work` on every worker; returns when the checkpoint is shipped."""
+Prepare = Callable[[], Prepared]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished checkpoint."""
+
+    uri: str
+    record: dict[str, Any]
+    """The content of `training.json`."""
+    is_new: bool
+    """False where the same command had finished before."""
+
+
+def train(
+    config: TrainConfig,
+    data: DataConfig,
+    storage: StorageConfig,
+    say: Say,
+    *,
+    launch: Launch | None = None,
+    verbose: bool = False,
+) -> Outcome:
+    """Trains a checkpoint, or goes on with it.
+
+    Args:
+        say: told of the progress, line by line.
+        launch: unset: on Ray, as the configuration says.
+        verbose: show what Ray says.
+
+    Raises:
+        NsfwscanError: see the module; nothing that was done is lost.
+    """
+    from training.fit.ray import on_ray
+
+    config = config.model_copy(
+        update={"out": Store.at(config.out, storage).uri, "backbone": _absolute(config.backbone)}
+    )
+    data = data.model_copy(
+        update={"uris": tuple(map(_absolute, data.uris)), "cache": data.cache and os.path.abspath(data.cache)}
+    )
+    if launch is None:
+        check_reachable(config.cluster)
+        launch = partial(on_ray, verbose=verbose)
+    store = Store.at(config.out, _for_writing(storage))
+    _check_place(store)
+    backbone = find_backbone(config.backbone, storage)
+    check_room(store, _bytes_needed(backbone, config))
+    prepared = prepare(data, storage)
+    categories_of([str(label) for label in prepared.labels], {}, ", ".join(data.uris))
+    job = _job(config, data, storage, backbone, prepared)
+    finished = _begin(store, job)
+    if finished is not None:
+        say(f"{store.uri} is finished already; nothing was done")
+        return Outcome(store.uri, finished, is_new=False)
+    for line in [*prepared.notes, _about(prepared)]:
+        say(line)
+    launch(job, say)
+    record = store.read_json(RECORD)
+    if record is None:
+        raise RunConflict(f"{store.uri}: the workers ended, but there is no {RECORD}: was it deleted meanwhile?")
+    return Outcome(store.uri, record, is_new=True)
+
+
+def _for_writing(storage: StorageConfig) -> StorageConfig:
+    return storage.model_copy(update={"anonymous": False, "requester_pays": False})
+
+
+def _absolute(uri: str) -> str:
+    """Workers may stand elsewhere; what is no file here (a hub id) stays as it is."""
+    return absolute_uri(uri) if scheme_of(uri) is not None or os.path.exists(uri) else uri
+
+
+def _check_place(store: Store) -> None:
+    """Raises StoreError where OUT cannot be written, RunConflict where it holds something else."""
+    store.write(_PROBE, b"")
+    store.delete(_PROBE)
+    if store.exists(CONFIG) and not store.exists(RUN):
+        raise RunConflict(f"{store.uri} holds a checkpoint that was not trained there: choose another --out")
+
+
+def _bytes_needed(backbone: Backbone, config: TrainConfig) -> int:
+    """For the newest checkpoint, the best, the one being written, and the shipped: fp32 weights, and two moments of
+    Adam (Kingma & Ba 2015) for each that is trained."""
+    weights = 4 * sum(_parameters(path) for path in backbone.folder.glob("model*.safetensors"))
+    moments = 0 if config.freeze_backbone else 2 * weights
+    return 3 * (weights + moments) + 2 * weights
+
+
+def _parameters(path: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="np") as file:
+        return sum(_product(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # no dict
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for edge in shape:
+        total *= edge
+    return total
+
+
+def _job(
+    config: TrainConfig, data: DataConfig, storage: StorageConfig, backbone: Backbone, prepared: Prepared
+) -> TrainJob:
+    now = datetime.now(UTC)
+    record = {
+        "settings": redacted_json(config.model_dump(mode="json", exclude={"address"}) | {"learning_rate": config.rate}),
+        "data": {
+            "uris": redacted_json(list(data.uris)),
+            "fingerprint": prepared.fingerprint,
+            "counts": prepared.counts,
+            "unreadable": len(prepared.unreadable),
+            "settings": redacted_json(data.model_dump(mode="json", exclude={"uris", "cache"})),
+        },
+        "backbone": {
+            "uri": redacted_json(config.backbone),
+            "digest": backbone.digest,
+            "preprocessing": str(backbone.geometry),
+        },
+        "versions": {"nsfwscan": nsfwscan.__version__, "python": platform.python_version()}
+        | {name: version(name) for name in _LIBRARIES},
+    }
+    return TrainJob(
+        config=config,
+        storage=_for_writing(storage),
+        prepare=partial(prepare, data, storage),
+        fingerprint=prepared.fingerprint,
+        backbone_digest=backbone.digest,
+        attempt=f"{now:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}",
+        record=record,
+    )
+
+
+def _begin(store: Store, job: TrainJob) -> dict[str, Any] | None:
+    """Writes down what is begun, or compares it with what was; the record where it is finished."""
+    deciding = job.config.deciding() | {
+        "backbone": job.backbone_digest,
+        "data": job.fingerprint,
+        "labels": list(job.record["data"]["counts"]["train"]),
+    }
+    begun = store.read_json(RUN)
+    if begun is None:
+        begun = {"deciding": deciding, "begun_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        store.write(RUN, to_json(begun))
+    differing = [
+        f"{name}: {_shown(begun['deciding'].get(name))} then, {_shown(now)} now"
+        for name, now in deciding.items()
+        if begun["deciding"].get(name) != now
+    ]
+    if differing:
+        raise RunConflict(
+            f"{store.uri} was begun with other settings and can only go on with the same; choose another --out, or "
+            "delete it:\n  " + "\n  ".join(differing)
+        )
+    finished = store.read_json(RECORD)
+    if finished is not None and store.exists(CONFIG):
+        return finished
+    attempt = {"host": socket.gethostname(), "began_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    store.write(f"{ATTEMPTS}/{job.attempt}.json", to_json(attempt | {"versions": job.record["versions"]}))
+    job.record.update(deciding=deciding, begun_at=begun["begun_at"], attempts=len(store.names(ATTEMPTS)))
+    return None
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _about(prepared: Prepared) -> str:
+    sides = ", ".join(f"{sum(counts.values()):,} for {side}" for side, counts in prepared.counts.items())
+    left_out = f"; {len(prepared.unreadable):,} unreadable are left out" if prepared.unreadable else ""
+    return f"images: {sides}{left_out}"
+
+
+def describe(outcome: Outcome) -> str:
+    """What a person is told at the end."""
+    test = outcome.record["metrics"]["test"]
+    lines = [
+        f"test split: {test['images']:,} images, accuracy {test['accuracy']:.4f}, macro-F1 {test['macro_f1']:.4f}",
+        *(
+            f"  {label}: precision {found['precision']:.4f}, recall {found['recall']:.4f}, {found['images']:,} images"
+            for label, found in test["classes"].items()
+        ),
+        f"checkpoint {outcome.record['digest'][:16]} in {outcome.uri}",
+        f"nsfwscan scan SOURCE --out STORE --model {outcome.uri}",
+    ]
+    return "\n".join(lines)

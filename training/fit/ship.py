@@ -1,0 +1,111 @@
+"""The directory that `nsfwscan scan --model DIR` takes, with a record of everything that made it.
+
+In: the trained model and what is known of its training. Out, in OUT: `model.safetensors`, `config.json` with the labels
+by name, `preprocessor_config.json`, `model_card.md`, `model.onnx` where asked, and last of all `training.json`: without
+it the training is not finished. The directory is loaded as a scan would load it before anything is written; one that
+does not give the model's own scores is a `ModelError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import TrainerState
+
+from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.errors import ModelError
+from nsfwscan.models.registry import load, resolve
+from nsfwscan.models.spec import Hardware
+from nsfwscan.models.torch_backend import Normaliser
+from nsfwscan.storage.store import Store, to_json
+from training.fit.backbone import Backbone
+from training.fit.checkpoints import upload
+from training.fit.model_card import model_card
+from training.fit.onnx_export import export_onnx
+
+RECORD = "training.json"
+CONFIG = "config.json"
+_TOLERANCE = 1e-4
+"""Of a probability, between the model in memory and the directory as a scan loads it."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out."""
+
+    model: Any
+    backbone: Backbone
+    labels: list[str]
+    metrics: dict[str, Any]
+    """By split, as `training.fit.metrics.summarise` gives them."""
+    state: TrainerState
+    hardware: dict[str, Any]
+
+
+def ship(
+    trained: Trained,
+    probe: NDArray[np.uint8],
+    store: Store,
+    record: dict[str, Any],
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Writes the directory.
+
+    Args:
+        probe: pixels [images, H, W, 3] on which the directory's scores are compared with the model's.
+        record: what the driver knows.
+        folder: on this node, for the files on their way.
+
+    Raises:
+        ModelError: the directory's scores are not the model's.
+        StoreError: it cannot be written.
+    """
+    model = trained.model.to("cpu").float().eval()
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_bytes(to_json(trained.backbone.preprocessor))
+    spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
+    _check_scores(trained, model, probe, folder)
+    files = ["model.safetensors", "preprocessor_config.json", "model_card.md", CONFIG]
+    onnx = None
+    if record["settings"]["export_onnx"]:
+        onnx = export_onnx(folder)
+        say(f"model.onnx agrees with the checkpoint within {onnx['largest_difference']:.1e}")
+        files.insert(0, "model.onnx")
+    whole = record | {
+        "digest": spec.digest,
+        "labels": trained.labels,
+        "hardware": trained.hardware,
+        "metrics": trained.metrics,
+        "best": {"step": trained.state.best_global_step, "value": trained.state.best_metric},
+        "steps": trained.state.global_step,
+        "history": trained.state.log_history,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "onnx": onnx,
+    }
+    (folder / "model_card.md").write_text(model_card(whole), encoding="utf-8")
+    for name in files:
+        upload(store, name, folder / name)
+    store.write(RECORD, to_json(whole))
+
+
+def _check_scores(trained: Trained, model: Any, probe: NDArray[np.uint8], folder: Path) -> None:
+    """Raises ModelError where a scan with the directory would give other scores than the model in memory."""
+    spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
+    classify = load(spec, StorageConfig(), Hardware("cpu", "float32", len(probe), torch.get_num_threads()))
+    with torch.inference_mode():
+        values = Normaliser(trained.backbone.normalisation, "cpu")(probe)
+        ours = model(pixel_values=values).logits.softmax(-1).numpy()
+    if list(spec.labels) != trained.labels or not np.allclose(classify(probe), ours, atol=_TOLERANCE):
+        raise ModelError(
+            "the checkpoint as it would be shipped gives other scores than the model that was trained; its "
+            f"architecture, {type(model).__name__}, does not save whole: choose another backbone"
+        )

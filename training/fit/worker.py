@@ -1,0 +1,230 @@
+"""What each worker does, from the data to the checkpoint that is shipped.
+
+In: a `TrainJob`, and the process group where there is one. Out: the finished checkpoint in OUT, written by the first
+worker. It goes on from the newest checkpoint there. A broken set-up (data that are others on this node, a storage that
+is full, a GPU too small) is a `NsfwscanError`; nothing that was done is lost.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ModelError, RunConflict, SourceError
+from nsfwscan.storage.store import Store
+from training.fit.backbone import Backbone, find_backbone, load_with_new_head
+from training.fit.callback import Tell, TrainingCallback, agreed, counted, is_over, rank, world
+from training.fit.checkpoints import Checkpoint, Checkpoints, Damaged
+from training.fit.config import TrainConfig
+from training.fit.metrics import confusion, summarise
+from training.fit.ship import Trained, ship
+from training.fit.trainer import WEIGHTS, ImageTrainer, arguments_for, balanced_weights, choose_precision
+from training.fit.transforms import Augmentation, Pixels
+
+
+class Prepared(Protocol):
+    """The data, divided; `training.data.dataset.prepare` gives it."""
+
+    @property
+    def splits(self) -> Any:
+        """`train`, `validation` and `test`, each with `uri`, `bytes`, `label` and `sha256`."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """What a label's index means."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images, their labels and how they are divided."""
+
+    @property
+    def counts(self) -> Any:
+        """Images by split and label."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What every worker must know."""
+
+    config: TrainConfig
+    storage: StorageConfig
+    prepare: Callable[[], Prepared]
+    """Called on each worker: on the driver's node it finds what the driver prepared."""
+    fingerprint: str
+    """Of the data, as the driver saw them."""
+    backbone_digest: str
+    attempt: str
+    record: dict[str, Any]
+    """What the driver knows for training.json."""
+
+    @property
+    def store(self) -> Store:
+        """Where the checkpoint comes to lie."""
+        return Store.at(self.config.out, self.storage)
+
+
+def work(job: TrainJob, tell: Tell, *, threads: int) -> None:
+    """Trains, evaluates and ships; returns when the checkpoint is in its place.
+
+    Args:
+        threads: CPU threads of this worker's torch.
+
+    Raises:
+        NsfwscanError: see the module.
+    """
+    torch.set_num_threads(threads)
+    prepared = job.prepare()
+    if prepared.fingerprint != job.fingerprint:
+        raise SourceError(
+            "the data on this worker are not those that the training began with; were they changed since?"
+        )
+    backbone = find_backbone(job.config.backbone, job.storage)
+    if backbone.digest != job.backbone_digest:
+        raise ModelError(f"{backbone.uri}: the weights on this worker are not those that the training began with")
+    scratch: AbstractContextManager[str] = tempfile.TemporaryDirectory(prefix="nsfwscan-train-")
+    with scratch as folder:
+        _Worker(job, tell, prepared, backbone, Path(folder)).run()
+
+
+class _Worker:
+    def __init__(self, job: TrainJob, tell: Tell, prepared: Prepared, backbone: Backbone, scratch: Path) -> None:
+        self._job, self._tell, self._prepared = job, tell, prepared
+        self._backbone, self._scratch = backbone, scratch
+        self._labels = [str(label) for label in prepared.labels]
+        self._checkpoints = Checkpoints(job.store, job.attempt)
+        self._precision = agreed(lambda: choose_precision(job.config))
+
+    def run(self) -> None:
+        """All of it."""
+        trainer = self._trainer()
+        state = self._train(trainer)
+        self._load_best(trainer, state)
+        trainer.compute_in_full()
+        metrics = {name: self._evaluate(trainer, name) for name in ("validation", "test")}
+        if rank() == 0:
+            self._tell.check_wanted()
+            trained = Trained(trainer.model, self._backbone, self._labels, metrics, state, self._hardware(trainer))
+            probe = [
+                self._pixels("validation")[i]["pixel_values"].numpy() for i in range(min(8, self._count("validation")))
+            ]
+            ship(trained, np.stack(probe), self._job.store, self._job.record, self._scratch / "shipped", self._tell.say)
+            self._checkpoints.clear()
+
+    def _count(self, split: str) -> int:
+        return len(self._prepared.splits[split])
+
+    def _pixels(self, split: str, augmentation: Augmentation | None = None) -> Pixels:
+        return Pixels(
+            self._prepared.splits[split],
+            self._backbone.geometry,
+            max_pixels=self._job.config.max_pixels,
+            augmentation=augmentation,
+        )
+
+    def _trainer(self) -> ImageTrainer:
+        config = self._job.config
+        model, lines = load_with_new_head(self._backbone, self._labels, config.seed)
+        facts = {"precision": self._precision, "workers": world()}
+        course = TrainingCallback(config, self._checkpoints, self._scratch, facts, self._tell)
+        weights = None
+        if config.class_weights == "balanced":
+            labels = np.asarray(self._prepared.splits["train"]["label"], np.int64)
+            weights = balanced_weights(np.bincount(labels, minlength=len(self._labels)).tolist())
+        trainer = ImageTrainer(
+            model,
+            config,
+            arguments_for(config, self._scratch, self._count("train"), self._precision),
+            normalisation=self._backbone.normalisation,
+            train=self._pixels("train", Augmentation(config.seed) if config.augment else None),
+            validation=self._pixels("validation"),
+            labels=self._labels,
+            class_weights=weights,
+            callbacks=[course],
+        )
+        course.order = trainer.order
+        if rank() == 0:
+            for line in [*lines, self._about(trainer)]:
+                self._tell.say(line)
+        return trainer
+
+    def _about(self, trainer: ImageTrainer) -> str:
+        parameters = list(trainer.model.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        return (
+            f"{trained:,} of {sum(p.numel() for p in parameters):,} weights are trained in {self._precision} on "
+            f"{trainer.args.device} by {counted(world(), 'worker')}, on {self._count('train'):,} images"
+        )
+
+    def _train(self, trainer: ImageTrainer) -> TrainerState:
+        """Goes on from the newest checkpoint, or begins."""
+        folder = self._resumed()
+        if folder is None:
+            trainer.train()
+            return trainer.state
+        state: TrainerState = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        if is_over(state, self._job.config):
+            return state
+        trainer.train(resume_from_checkpoint=str(folder))
+        return trainer.state
+
+    def _resumed(self) -> Path | None:
+        """The newest checkpoint that is whole, on this worker's disk."""
+        folder = self._scratch / "resumed"
+        found: Checkpoint | None = agreed(lambda: self._newest(folder))
+        if found is None:
+            return None
+        if found.facts["precision"] != self._precision:
+            raise RunConflict(
+                f"{self._job.config.out}: this training was begun in {found.facts['precision']}, and this hardware "
+                f"would go on in {self._precision}: give --precision {found.facts['precision']}, or a new --out"
+            )
+        if rank() > 0:
+            self._checkpoints.get(found, folder)
+        return folder
+
+    def _newest(self, folder: Path) -> Checkpoint | None:
+        for found in self._checkpoints.newest_first():
+            try:
+                self._checkpoints.get(found, folder)
+            except Damaged as damage:
+                self._tell.say(f"{damage}: an older one is taken")
+                continue
+            self._tell.say(f"going on after step {found.step:,}")
+            return found
+        return None
+
+    def _load_best(self, trainer: ImageTrainer, state: TrainerState) -> None:
+        if state.best_global_step == trainer.state.global_step:
+            return
+        best = self._checkpoints.at(state.best_global_step or state.global_step)
+        if best is None:
+            raise RunConflict(
+                f"{self._job.config.out}: its best checkpoint, after step {state.best_global_step}, is gone: delete "
+                "the directory, or give a new --out"
+            )
+        trainer.load_weights(self._checkpoints.get(best, self._scratch / "best", [WEIGHTS]))
+
+    def _evaluate(self, trainer: ImageTrainer, split: str) -> dict[str, Any]:
+        output = trainer.predict(self._pixels(split))
+        truth, predicted = np.asarray(output.label_ids), np.argmax(np.asarray(output.predictions), -1)
+        counts = confusion(truth, predicted, len(self._labels))
+        return summarise(counts, self._labels)
+
+    def _hardware(self, trainer: ImageTrainer) -> dict[str, Any]:
+        on_gpu = trainer.args.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+            "workers": world(),
+            "precision": self._precision,
+            "threads": torch.get_num_threads(),
+        }
