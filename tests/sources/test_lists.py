@@ -149,7 +149,7 @@ def zipped(*names: str) -> bytes:
         ("list.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "looks like an Excel workbook"),
         ("media.zip", zipped("a.jpg"), r"is a zip archive, .* what is in it is zip://::/"),
         ("media.tar", bytes(257) + b"ustar" + bytes(300), "is a tar archive"),
-        ("media.tar.gz", gzip.compress(b"a.jpg" + bytes(252) + b"ustar" + bytes(300)), "is a tar archive"),
+        ("media.tar.gz", gzip.compress(b"a.jpg" + bytes(252) + b"ustar" + bytes(300), mtime=0), "is a tar archive"),
         ("a.avro", b"Obj\x01\x04", "looks like an Avro file"),
         ("list.txt", b"Hello,\nthis is no list.\n", "no column that names objects"),
         ("list.csv", b"<html><body>503</body></html>", "HTML or XML, an error page"),
@@ -161,7 +161,7 @@ def zipped(*names: str) -> bytes:
         ("list.json", b'{"name": "x", "version": 3}', "no `uri`.*'name'"),
         ("list.json", b"[1, 2]", "a JSON array of neither objects nor texts"),
         ("list.json", b'["s3://b/a", "s3://b/b"', "breaks off"),
-        ("list.csv.gz", gzip.compress(b"uri\n" + b"s3://b/a\n" * 9000)[:-20], "cannot be read as a manifest"),
+        ("list.csv.gz", gzip.compress(b"uri\n" + b"s3://b/a\n" * 9000, mtime=0)[:-20], "cannot be read as a manifest"),
     ],
 )
 def test_what_is_no_list_is_refused_by_name(tmp_path: Path, name: str, content: bytes, said: str) -> None:
