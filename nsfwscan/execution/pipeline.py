@@ -30,12 +30,13 @@ from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_column
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.plan import Shard, ShardReader
+from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, describe_part, read_part, stage_part
 from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
 from nsfwscan.stages.classify import Classify, Detect
-from nsfwscan.stages.decode import Decode
+from nsfwscan.stages.decode import Decode, Poison
 from nsfwscan.stages.filters import Heuristics, Prefilter
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.match import MatchDigests, MatchHashes
@@ -67,6 +68,7 @@ def cpu_stages(
     pace: Pace = UNPACED,
     banks: BankSet | None = None,
     auxiliary_models: AuxiliaryModels = ALONE,
+    poison: Poison | None = None,
 ) -> list[Stage]:
     """From a listing to pixels; exact identities before any decoding, what is known never to a model, and what is
     benign beyond doubt not to an expensive one."""
@@ -75,7 +77,7 @@ def cpu_stages(
         Read(config.read, config.storage, pace),
         Digest(),
         *([MatchDigests(banks)] if banks else []),
-        Decode(config.decode, columns),
+        Decode(config.decode, columns, poison),
         *([MatchHashes(banks)] if banks else []),
         *_filters(config, spec, auxiliary_models, columns),
     ]
@@ -182,7 +184,8 @@ class CpuChain:
         is_asked = job.banks or (job.known is not None and job.known.num_rows)
         banks = BankSet(job.banks, job.config.storage, search, known=job.known) if is_asked else None
         pace = Pace(most / actors if most else None)
-        self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models))
+        poison = SharedPoison(job.run.staging)
+        self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models, poison))
 
     def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
         """The shard's rows with pixels; `moved` is called now and then, as long as there is progress."""

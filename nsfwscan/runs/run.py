@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
+from nsfwscan.runs import poison
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import (
     RECORD_VERSION,
@@ -247,7 +248,10 @@ class Run:
 
     def clear_staging(self) -> None:
         """Removes what is staged, but for the lease, which the caller holds. Raises StoreError."""
-        self.staging.delete_files([name for name in self.staging.names("") if name != "alive.json"])
+        names = self.staging.names("")
+        if poison.FOLDER in names:
+            self.staging.delete(poison.FOLDER)
+        self.staging.delete_files([name for name in names if name not in ("alive.json", poison.FOLDER)])
 
     def _take(self, staging: Store, token: str, tell: Callable[[str], None]) -> None:
         held = _Held.of(staging)

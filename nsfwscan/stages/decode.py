@@ -3,12 +3,13 @@
 In: `bytes`. Out: a column of pixels for each geometry (H*W*3 uint8, null where there are none) and `format, width,
 height, frames, camera, software, pdq, pdq_quality, signals`. Files are decoded in a child process (`images/child.py`);
 whatever is wrong with a file, and whatever it does to that process, becomes its row's status. What crashed or stalled
-the child does so once a worker: copies of it are not tried. A child that cannot be started stops the run.
+the child does so once: copies of it are not tried. A child that cannot be started stops the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,39 @@ from nsfwscan.images.sandbox.wire import Settings
 from nsfwscan.schema import REPORT_SCHEMA, SANDBOX
 from nsfwscan.stages.base import Row, map_rows
 
-_MOST_POISON = 10_000
-"""Contents that a worker remembers, at some hundred bytes each."""
 _CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
+
+
+class Poison(Protocol):
+    """What is known of contents, by their SHA-256, that crashed or stalled a decoder."""
+
+    def look(self) -> None:
+        """Learn what other workers have met."""
+
+    def find(self, sha256: str) -> RowError | None:
+        """Return what became of a content before."""
+
+    def add(self, sha256: str, error: RowError) -> None:
+        """Remember a content where it failed so."""
+
+
+class OwnPoison:
+    """What this process has met, for a few images without a run."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, RowError] = {}
+
+    def look(self) -> None:
+        """Do nothing: there is nobody else."""
+
+    def find(self, sha256: str) -> RowError | None:
+        """Return what became of a content before."""
+        return self._known.get(sha256)
+
+    def add(self, sha256: str, error: RowError) -> None:
+        """Remember a content where it crashed or stalled its decoder."""
+        if error.status in POISON:
+            self._known[sha256] = error
 
 
 class Decode:
@@ -32,15 +63,16 @@ class Decode:
 
     Args:
         columns: of the pixels, by the geometry that they are of.
+        poison: contents not to try again; unset, those that this process has met.
     """
 
     name = "decode"
     needs: tuple[str, ...] = ("bytes",)
     drops: tuple[str, ...] = ("bytes",)
 
-    def __init__(self, config: DecodeConfig, columns: Mapping[Geometry, str]) -> None:
+    def __init__(self, config: DecodeConfig, columns: Mapping[Geometry, str], poison: Poison | None = None) -> None:
         self._child = DecodeChild(settings_of(config, *columns))
-        self._poison: dict[str, RowError] = {}
+        self._poison = OwnPoison() if poison is None else poison
         self._pixels = [pa.field(name, pa.binary(geometry.nbytes)) for geometry, name in columns.items()]
         self._content = pa.schema([REPORT_SCHEMA.field(name) for name in _CONTENT])
         self.adds = pa.schema([*self._content, SANDBOX, *self._pixels])
@@ -55,6 +87,7 @@ class Decode:
         decoded = np.zeros(table.num_rows, np.bool_)
         held: list[str | None] = [None] * table.num_rows
 
+        self._poison.look()
         contents = table["sha256"].to_pylist() if "sha256" in table.column_names else held
 
         def decode(row: Row) -> Row:
@@ -63,7 +96,8 @@ class Decode:
             try:
                 facts = self._child.decode_into([images[row["index"]] for images in pixels], row["bytes"])
             except RowError as error:
-                self._remember(content, error)
+                if content:
+                    self._poison.add(content, error)
                 raise
             finally:
                 held[row["index"]] = ", ".join(self._child.sandbox) or "none"
@@ -77,13 +111,9 @@ class Decode:
 
     def _refuse_poison(self, content: str | None) -> None:
         """Raise the RowError of a content that cost a decoder its life or its time before: a copy would do the same."""
-        before = self._poison.get(content) if content else None
+        before = self._poison.find(content) if content else None
         if before is not None:
             raise RowError(before.status, f"{before.message} (the same bytes, tried before)", before.values)
-
-    def _remember(self, content: str | None, error: RowError) -> None:
-        if content and error.status in POISON and len(self._poison) < _MOST_POISON:
-            self._poison[content] = error
 
 
 def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:

@@ -1,0 +1,81 @@
+"""Contents that crashed or stalled a decoder, known to all workers of a run.
+
+The first worker that meets such a content leaves a note in `staging/<run_id>/poison/`, named by its SHA-256; the others
+read the notes between chunks, so that copies of one file cost its time once a run, and not once a worker. A worker that
+has a copy in hand when the note is written pays once more. Notes save time and decide nothing else: one that cannot be
+written or read is passed over.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from nsfwscan.errors import POISON, NsfwscanError, RowError, Status
+from nsfwscan.storage.store import Store, to_json
+
+FOLDER = "poison"
+_EVERY_S = 5.0
+"""Least time between two listings of the notes: one request to the store, which a chunk of images outlasts by far."""
+_MOST = 10_000
+"""Contents that a worker remembers, at some hundred bytes each."""
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
+
+
+class _Note(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: Literal[Status.TIMEOUT, Status.CRASHED]
+    message: Annotated[str, StringConstraints(max_length=2000)]
+    values: dict[str, int | float | str | None]
+    """What was known of the file before it failed: format, width, height."""
+
+
+class SharedPoison:
+    """What the workers of one run know of poison.
+
+    Args:
+        staging: the run's staging folder.
+    """
+
+    def __init__(self, staging: Store) -> None:
+        self._notes = staging.inside(FOLDER)
+        self._known: dict[str, RowError] = {}
+        self._read: set[str] = set()
+        self._looked_s = -_EVERY_S
+
+    def look(self) -> None:
+        """Read the notes that others have written since the last look, at most every five seconds."""
+        if time.monotonic() - self._looked_s < _EVERY_S:
+            return
+        self._looked_s = time.monotonic()
+        with suppress(NsfwscanError):
+            for name in self._notes.names(""):
+                named = _NAME.fullmatch(name)
+                if named and name not in self._read and len(self._known) < _MOST:
+                    self._read.add(name)
+                    self._take(named[1], self._notes.read_json(name))
+
+    def _take(self, sha256: str, content: dict[str, Any] | None) -> None:
+        with suppress(ValidationError):
+            note = _Note.model_validate(content)
+            self._known.setdefault(sha256, RowError(note.status, note.message, note.values))
+
+    def find(self, sha256: str) -> RowError | None:
+        """Return what became of a content, or None where nobody has met it."""
+        return self._known.get(sha256)
+
+    def add(self, sha256: str, error: RowError) -> None:
+        """Remember a content, and tell the other workers."""
+        if error.status not in POISON or len(self._known) >= _MOST:
+            return
+        self._known[sha256] = error
+        name = f"{sha256}.json"
+        self._read.add(name)
+        with suppress(NsfwscanError, ValidationError):
+            note = _Note(status=error.status, message=error.message[:2000], values=error.values)
+            self._notes.write(name, to_json(note.model_dump()))
