@@ -5,7 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-full chaos fuzz bench bench-memory bench-banks lint types format browser clean
+# One process a core, and at most six: each holds torch, about 1.5 GiB. Files stay whole; tests/conftest.py says what runs first.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 6 ? n : 6)))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo test test-long test-full chaos fuzz bench bench-memory bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,11 +26,17 @@ demo: $(VENV)/.ready ## build a small media store, scan it, show what was found
 	$(BIN)/nsfwscan scan demo/media --out demo/reports --max-error-rate 0.1
 	$(BIN)/nsfwscan runs demo/reports
 
-test: $(VENV)/.ready browser ## the test suite
-	$(BIN)/python -m pytest -m "not full"
+test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of processes
+	@echo "All tests but the long ones, in $(JOBS) processes: about 8 minutes on two cores. Collecting them takes half a minute."
+	$(PYTEST) -m "not long and not full"
 
-test-full: $(VENV)/.ready browser ## and the long tests: a real S3 server (Ceph)
-	$(BIN)/python -m pytest
+test-long: $(VENV)/.ready browser ## what takes long, and needs nothing but time
+	@echo "The long tests, in $(JOBS) processes: about 10 minutes on two cores."
+	$(PYTEST) -m "long and not full"
+
+test-full: $(VENV)/.ready browser ## every test: those of both, and those with a real S3 server (Ceph)
+	@echo "Every test there is, in $(JOBS) processes, with a Ceph that is installed first: about 30 minutes on two cores."
+	$(PYTEST)
 
 chaos: $(VENV)/.ready ## kill a scan again and again, resume it, compare it with an undisturbed one; SEED= OBJECTS=
 	$(BIN)/python -m tests.chaos.chaos $(if $(SEED),--seed $(SEED)) $(if $(OBJECTS),--objects $(OBJECTS))

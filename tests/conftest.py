@@ -7,11 +7,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from nsfwscan.config import StorageConfig
 from tests.demo_store import DemoObject, build
@@ -23,6 +25,39 @@ if TYPE_CHECKING:
 
 settings.register_profile("whatever else the machine does", deadline=None)
 settings.load_profile("whatever else the machine does")
+
+ROOT = Path(__file__).parents[1]
+LONGEST_FIRST = ("scans", "training", "cli", "workflows", "images", "s3", "storage")
+"""Rooms whose files take longest: begun first, so that no process is left with one of them at the end."""
+
+
+@cache
+def _needs_ray(file: str) -> bool:
+    return "mark.ray" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what needs Ray first, then the rooms that take longest; files stay whole."""
+
+    def turn(item: pytest.Item) -> tuple[bool, int]:
+        file = item.path.relative_to(ROOT)
+        return not _needs_ray(str(file)), (*LONGEST_FIRST, file.parts[1]).index(file.parts[1])
+
+    items.sort(key=turn)
+
+
+class _OneRay(LoadScopeScheduling):
+    """Hands out whole files, for the fixtures that their tests share; all files that need Ray to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "ray" if _needs_ray(file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _OneRay | None:
+    """Take part in `--dist loadfile` alone: every other distribution is as pytest-xdist has it."""
+    return _OneRay(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
