@@ -50,7 +50,7 @@ class _OneRay(LoadScopeScheduling):
     """Hands out whole files, for the fixtures that their tests share; all files that need Ray to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
+        file = nodeid.partition("::")[0]
         return "ray" if _needs_ray(file) else file
 
 
