@@ -55,7 +55,7 @@ def gives_back() -> Iterator[None]:
     yield
     ended = time.monotonic()
     while ray.available_resources().get("CPU") != 2:
-        assert time.monotonic() - ended < 20, ray.available_resources()
+        assert time.monotonic() - ended < 60, ray.available_resources()
         time.sleep(0.2)
 
 
@@ -244,7 +244,7 @@ def test_a_model_that_hangs_does_not_hold_the_run(
     began = time.monotonic()
     with pytest.raises(error, match=message):
         _scan(demo[0], tmp_path, _with_model(StuckSpec, Layout("fused", 1)), engine=engine)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 200  # the model would answer after 600 s
     assert Run(Store.at(str(tmp_path), StorageConfig()), "test").state() == "unfinished"
 
 

@@ -106,10 +106,11 @@ def test_a_compiled_model_scores_alike(made: Path) -> None:
     assert choose_hardware(spec, ModelConfig(compile=True), threads=1).compiled
     assert not choose_hardware(spec_of(EMBEDDED), ModelConfig(compile=True), threads=1).compiled
     batch = batch_of(spec, pictures(4))
-    compiled = load(spec, LOCAL, replace(CPU, compiled=True))
     began = time.monotonic()
+    compiled = load(spec, LOCAL, replace(CPU, compiled=True))
+    loaded = time.monotonic()
     np.testing.assert_allclose(compiled(batch), load(spec, LOCAL, CPU)(batch), atol=1e-5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - loaded < (loaded - began) / 2
 
 
 @pytest.mark.parametrize("make", [make_vit, make_dinov2, make_swin])

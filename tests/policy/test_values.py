@@ -168,19 +168,19 @@ def test_the_closed_groups_of_signals_are_those_that_are_made() -> None:
 )
 def test_a_rule_has_bounds(when: str) -> None:
     """Too long or too deep is a message that names the rule, at once; never a RecursionError."""
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(PolicyError, match=r"rule 'r0': "):
         policy(when)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("when", ["length(repeat('x', 4000000000)) > 1", "list_sum(range(3000000000)) > width"])
 def test_a_rule_is_bound_and_not_computed(when: str) -> None:
     """What would take gigabytes or minutes is refused by name before anything of it runs."""
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(PolicyError, match=r"rule 'r0': (repeat|range)\(\) may take any amount of memory"):
         policy(when)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_many_rules_are_bound_and_checked_in_time() -> None:
@@ -222,7 +222,7 @@ def test_there_is_an_end_to_rules() -> None:
 def test_yaml_that_is_a_bomb(tmp_path: Path, text: str) -> None:
     """Nested too deeply, aliases of aliases, one of itself, values that are none: a message that names the file."""
     (tmp_path / "bomb.yaml").write_text(text)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(PolicyError, match=r"bomb\.yaml"):
         load_policy(str(tmp_path / "bomb.yaml"))
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10

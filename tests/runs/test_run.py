@@ -140,7 +140,7 @@ def test_the_heartbeat_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(run_module, "_HEARTBEAT_S", 0.05)
     with run.lease():
         first = holder(run)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while holder(run)["time"] == first["time"] and time.monotonic() < deadline:
             time.sleep(0.02)
         assert holder(run)["time"] > first["time"]

@@ -26,7 +26,7 @@ from tests.training.stand_in import small_vit, write_folders
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 SHIPPED = "0.0.0+shipped"
 

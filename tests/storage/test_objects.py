@@ -220,10 +220,10 @@ def test_a_local_file_that_is_being_written_is_read_again(tmp_path: Path, change
 def test_a_local_error_that_will_not_pass_is_not_tried_again(tmp_path: Path) -> None:
     """A name that is too long, a loop of links, a folder, NUL: at once, without backoff."""
     (tmp_path / "loop").symlink_to("loop")
-    began = time.monotonic()
+    waits: list[float] = []
     for name in ("n" * 300, "loop", "", "nul\0", "loop/below"):
-        assert failure(str(tmp_path / name), attempts=10).status == Status.FETCH_ERROR
-    assert time.monotonic() - began < 0.2
+        assert failure(str(tmp_path / name), attempts=10, wait=waits.append).status == Status.FETCH_ERROR
+    assert waits == [0.0] * 5
 
 
 # Any other fsspec filesystem
@@ -306,7 +306,7 @@ def test_asynchronous_filesystems_are_interrupted(uri: str) -> None:
     began = time.monotonic()
     error = failure(uri, timeout_s=0.2, attempts=2)
     assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
-    assert 0.4 <= time.monotonic() - began < 3
+    assert 0.4 <= time.monotonic() - began < 30  # each hangs for a minute
 
 
 def test_http_errors_are_told_apart(moto: S3Endpoint, s3: Any, proxy: FaultyProxy) -> None:
@@ -548,7 +548,7 @@ def test_every_read_ends(proxy: FaultyProxy, through: StorageConfig, fault: str)
     began = time.monotonic()
     error = failure(f"s3://{BUCKET}/object", through, timeout_s=0.5, attempts=2)
     assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
-    assert 1.0 <= time.monotonic() - began < 5
+    assert 1.0 <= time.monotonic() - began < 30  # each would take a minute at least
 
 
 def test_a_slow_object_times_out(proxy: FaultyProxy, through: StorageConfig) -> None:
@@ -557,7 +557,7 @@ def test_a_slow_object_times_out(proxy: FaultyProxy, through: StorageConfig) -> 
     began = time.monotonic()
     error = failure(f"s3://{BUCKET}/object", through, timeout_s=0.3, attempts=2)
     assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
-    assert 0.6 <= time.monotonic() - began < 5
+    assert 0.6 <= time.monotonic() - began < 25  # each would take half a minute
 
 
 def test_a_server_that_is_away_is_a_fetch_error(moto: S3Endpoint) -> None:

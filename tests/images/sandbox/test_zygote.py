@@ -19,7 +19,7 @@ from nsfwscan.images.sandbox.zygote import Zygote
 from tests.hostile_format import PLUGINS, hostile
 from tests.images.sandbox.test_child import GREY, settings, worker_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 _PARENT = """
 import sys
@@ -54,7 +54,7 @@ def descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in descendants(child)]
 
 
-def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def soon(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -101,8 +101,8 @@ def test_it_goes_with_its_parent(deed: str, cause: signal.Signals) -> None:
     """Zygote and worker end with the process that has them, even one killed while a file hangs in C."""
     process, pids = parent(deed)
     process.send_signal(cause)
-    _, complaint = process.communicate(timeout=10)
-    assert process.returncode == -cause
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == -cause, complaint
     assert "KeyboardInterrupt" in complaint if cause == signal.SIGINT else complaint == ""
     assert soon(lambda: all(map(is_gone, pids)))
 
@@ -114,11 +114,11 @@ def test_classifying_leaves_nothing_behind(cause: signal.Signals, tmp_path: Path
     script = "import nsfwscan, sys; nsfwscan.classify(sys.argv[1], decode={'plugins': {'HOSTILE': sys.argv[2]}})"
     command = [sys.executable, "-c", script, str(tmp_path / "image"), PLUGINS["HOSTILE"]]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
-    assert soon(lambda: len(descendants(process.pid)) == 2, 30)
+    assert soon(lambda: len(descendants(process.pid)) == 2)
     time.sleep(0.5)
     pids = descendants(process.pid)
     process.send_signal(cause)
-    assert process.wait(timeout=5) == -cause
+    assert process.wait(timeout=60) == -cause
     assert len(pids) == 2 and soon(lambda: all(map(is_gone, pids)))
 
 
@@ -163,7 +163,7 @@ def test_in_the_background() -> None:
 def test_it_ends_with_the_program() -> None:
     """A program that comes to its end leaves no process behind, and is not kept waiting by one."""
     process, pids = parent("leave")
-    _, complaint = process.communicate(timeout=10)
+    _, complaint = process.communicate(timeout=60)
     assert (process.returncode, complaint) == (0, "")
     assert all(map(is_gone, pids))
 
@@ -204,16 +204,18 @@ def test_it_starts_while_others_work() -> None:
 
 
 def test_another_worker_comes_quickly() -> None:
-    """A replacement is forked, not started: a tenth of a second would be far too long for it."""
+    """A replacement is forked, not started: that takes a small part of the time."""
+    started = time.monotonic()
     zygote = Zygote(settings())
     zygote.fork()[0].close()
+    first = time.monotonic() - started
     times = []
     for _ in range(9):
         zygote.reap()
         started = time.monotonic()
         zygote.fork()[0].close()
         times.append(time.monotonic() - started)
-    assert sorted(times)[4] < 0.1
+    assert sorted(times)[4] < first / 5, (times, first)
 
 
 def test_it_says_what_became_of_a_worker() -> None:

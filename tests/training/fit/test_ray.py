@@ -21,7 +21,7 @@ from training.fit.fit import Outcome
 from training.fit.ray import Share, on_ray, share
 from training.fit.ship import RECORD
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _STEPS = 3
 """Between checkpoints."""
 
