@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 6 ? n : 6)))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-long test-full chaos fuzz bench bench-memory bench-banks lint types format browser clean
+.PHONY: help demo screenshots test test-long test-full chaos fuzz bench bench-memory bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(VENV)/.ready ## build a small media store, scan it, show what was found
 	$(BIN)/python -m tests.demo_store demo/media
 	$(BIN)/nsfwscan scan demo/media --out demo/reports --max-error-rate 0.1
 	$(BIN)/nsfwscan runs demo/reports
+
+screenshots: $(VENV)/.ready browser ## after make demo: the pictures in README, from demo/reports
+	$(BIN)/python -m tests.screenshots demo/reports deploy/pictures
 
 test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of processes
 	@echo "All tests but the long ones, in $(JOBS) processes: about 8 minutes on two cores. Collecting them takes half a minute."

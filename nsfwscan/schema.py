@@ -1,7 +1,7 @@
 """The columns of the report, and the words that stand in them. It imports nothing of ours but `Status`.
 
 Every field carries its own documentation (`doc` in the field's metadata), so the meaning travels inside the Parquet;
-the table in README.md is checked against it. Changes are additive only: a column is never renamed, retyped or removed.
+the table in reports/README.md is checked against it. Columns are only added: none is renamed, retyped or removed.
 Version 2 was the one exception, before any release: see `TIMESTAMP` and `SIGNALS`. Reports of version 1 are cast as
 they are read (`as_schema`).
 """
