@@ -21,10 +21,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.ready ## build a small media store, scan it, show what was found
-	$(BIN)/python -m tests.demo_store demo/media
-	$(BIN)/nsfwscan scan demo/media --out demo/reports --max-error-rate 0.1
-	$(BIN)/nsfwscan runs demo/reports
+demo: $(VENV)/.ready ## two nights over a small media store, and the page of what was found
+	$(BIN)/nsfwscan demo demo
 
 screenshots: $(VENV)/.ready browser ## after make demo: the pictures in README, from demo/reports
 	$(BIN)/python -m tests.screenshots demo/reports deploy/pictures

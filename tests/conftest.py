@@ -16,7 +16,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from nsfwscan.config import StorageConfig
-from tests.demo_store import DemoObject, build
+from nsfwscan.demo.media import DemoObject, build
 from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 if TYPE_CHECKING:

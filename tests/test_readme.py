@@ -17,10 +17,10 @@ import yaml
 import nsfwscan
 from nsfwscan.cli.main import main
 from nsfwscan.config import ScanConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
-from tests.demo_store import DemoObject
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("nsfwscan", "training", "jobs", "tests", "deploy")

@@ -25,6 +25,7 @@ from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
 from nsfwscan.cli.console import Command, complain, echo, exit_codes, given_options, hanging, storage_options
+from nsfwscan.cli.demo import demo
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
 from nsfwscan.cli.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
@@ -476,6 +477,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
         sys.exit(0 if healthy else 1)
 
 
+main.add_command(demo)
 main.add_command(policy)
 main.add_command(queues)
 

@@ -37,14 +37,14 @@ def describe_scan(result: ScanResult) -> str:
     lines = [
         f"{head}: run {result.run_id}" + (f" — {record['reason']}" if record["reason"] else ""),
         "",
-        f"  {_balance(record)}",
-        f"  decisions  {_counts(summary['decision'])}",
-        f"  labels     {_counts(summary['label'])}",
-        f"  status     {_counts(summary['status'])}",
+        f"  {describe_balance(record)}",
+        f"  decisions  {describe_counts(summary['decision'])}",
+        f"  labels     {describe_counts(summary['label'])}",
+        f"  status     {describe_counts(summary['status'])}",
         *_banks(record),
         *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
         *_truth(summary["truth"], record["plan"].get("truth")),
-        *_since(record),
+        *describe_since(record),
         *_errors(summary["errors"]),
         *_warnings(record.get("warnings", [])),
         "",
@@ -58,7 +58,7 @@ def describe_scan(result: ScanResult) -> str:
     return "\n".join(lines)
 
 
-def _since(record: dict[str, Any]) -> list[str]:
+def describe_since(record: dict[str, Any]) -> list[str]:
     """What changed since the run that this one goes on from."""
     bases, changes = record["ledger"]["bases"], record["ledger"]["changes"]
     if not bases:
@@ -79,14 +79,16 @@ def _since(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _balance(record: dict[str, Any]) -> str:
+def describe_balance(record: dict[str, Any]) -> str:
+    """`85 listed = 70 scored + 10 duplicate + 5 errored`."""
     balance = record["balance"]
     terms = " + ".join(f"{count:,} {name}" for name, count in balance.items() if name != "listed")
     again = record["plan"]["repeated"]
     return f"{balance['listed']:,} listed = {terms}" + (f"  ({again:,} listed again, counted once)" if again else "")
 
 
-def _counts(counts: dict[str, int]) -> str:
+def describe_counts(counts: dict[str, int]) -> str:
+    """`allow 70  review 2`."""
     return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
@@ -114,7 +116,7 @@ def describe_truth(met: dict[str, Any] | None) -> str:
 def _banks(record: dict[str, Any]) -> list[str]:
     """What hash banks found, and what of them could not be read."""
     matched = record["summary"].get("match_bank", {})
-    lines = [f"  matches    {_counts(matched)}"] if record.get("banks") or matched else []
+    lines = [f"  matches    {describe_counts(matched)}"] if record.get("banks") or matched else []
     for bank in record.get("banks", ()):
         if bank["malformed"]:
             example = printable(bank["examples"][0])

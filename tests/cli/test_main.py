@@ -19,6 +19,7 @@ import nsfwscan
 import nsfwscan.execution.choose
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import BalanceError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job
@@ -28,7 +29,6 @@ from nsfwscan.runs.staging import ShardResult
 from nsfwscan.storage.objects import filesystem
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.cost import PRICES
-from tests.demo_store import DemoObject
 from tests.runs.rows import Row, begun, engine, files, finished, scanned, staged_row
 
 Demo = tuple[Path, list[DemoObject]]

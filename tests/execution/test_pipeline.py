@@ -17,6 +17,7 @@ import pytest
 
 import nsfwscan
 from nsfwscan.config import ScanConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, finish, run_inline
 from nsfwscan.reports.progress import Silent
@@ -25,7 +26,6 @@ from nsfwscan.runs.staging import ShardResult, read_part
 from nsfwscan.schema import DUPLICATE_COLUMNS, LISTING_SCHEMA, REPORT_SCHEMA, STAGED_SCHEMA
 from nsfwscan.stages.base import fresh
 from nsfwscan.workflows.scan import ScanResult, run_scan
-from tests.demo_store import DemoObject
 from tests.runs.rows import is_of_schema
 
 Demo = tuple[Path, list[DemoObject]]

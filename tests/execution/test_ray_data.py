@@ -22,6 +22,7 @@ from PIL import Image
 
 from nsfwscan.banks.pdq_index import FLAT_UP_TO
 from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import DeadlineReached, ModelError, NsfwscanError, Stalled
 from nsfwscan.execution import ray_data
 from nsfwscan.execution.deadline import Deadline
@@ -40,7 +41,6 @@ from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import Engine, ScanResult, run_scan
 from tests.checkpoints import make_vit
-from tests.demo_store import DemoObject
 from tests.runs.rows import begun, finished
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]

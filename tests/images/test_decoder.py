@@ -17,11 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from nsfwscan.errors import RowError, Status
-from nsfwscan.images.decoder import FORMATS, Decoded, decode, header, to_pixels
-from nsfwscan.images.preprocessing import Geometry
-from tests.bombs import many_pages_tiff
-from tests.demo_store import (
+from nsfwscan.demo.media import (
     EXIF_MAKE,
     EXIF_MODEL,
     EXIF_ORIENTATION,
@@ -34,6 +30,10 @@ from tests.demo_store import (
     _photo,
     _wide_gamut_profile,
 )
+from nsfwscan.errors import RowError, Status
+from nsfwscan.images.decoder import FORMATS, Decoded, decode, header, to_pixels
+from nsfwscan.images.preprocessing import Geometry
+from tests.bombs import many_pages_tiff
 
 Demo = tuple[Path, list[DemoObject]]
 

@@ -17,10 +17,10 @@ from PIL import Image
 from transformers import AutoModel
 
 from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.demo.media import EXIF_ORIENTATION
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.registry import choose_hardware, load, resolve
-from tests.demo_store import EXIF_ORIENTATION
 
 PLENTY = 10**8
 GEOMETRY = Geometry((224, 224), Image.Resampling.BILINEAR)

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import ModelError
 from nsfwscan.images.decoder import decode
 from nsfwscan.models import registry, torch_backend
 from nsfwscan.models.spec import Hardware, ModelSpec
 from tests import checkpoints
-from tests.demo_store import DemoObject
 
 TOLERANCE = 1e-4
 SPREAD = 0.5

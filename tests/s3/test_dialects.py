@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import NsfwscanError, StoreError
 from nsfwscan.execution.pipeline import run_inline
 from nsfwscan.reports.progress import Silent
@@ -21,7 +22,6 @@ from nsfwscan.storage.s3_dialect import speaks_aws
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.doctor import Finding, _sources, _store
 from nsfwscan.workflows.scan import run_scan
-from tests.demo_store import DemoObject
 from tests.s3.dialects import NO_CHECKSUMS, OtherStore
 from tests.s3.servers import S3Endpoint
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import ScanConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import NsfwscanError, StoreError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, run_inline
@@ -27,7 +28,6 @@ from nsfwscan.runs.staging import ShardResult
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult, run_scan
-from tests.demo_store import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint
 from tests.s3.test_servers import client
 

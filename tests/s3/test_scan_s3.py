@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import SourceError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, run_inline
@@ -25,7 +26,6 @@ from nsfwscan.runs.staging import ShardResult
 from nsfwscan.schema import DUPLICATE_COLUMNS
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult, run_scan
-from tests.demo_store import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
 from tests.s3.test_servers import client
 

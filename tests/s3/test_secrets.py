@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.demo_store import DemoObject
+from nsfwscan.demo.media import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint
 from tests.s3.test_servers import client
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import RunConflict
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job
@@ -27,7 +28,6 @@ from nsfwscan.runs.staging import ShardResult, stage_part
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult
-from tests.demo_store import DemoObject
 from tests.runs.rows import engine, files, scanned, staged, staged_row
 
 SMALL: dict[str, Any] = {"engine": {"shard_rows": 4}}

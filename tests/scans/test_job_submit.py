@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo_store import DemoObject
+from nsfwscan.demo.media import DemoObject
 from tests.s3.servers import free_port
 from tests.training.stand_in import small_vit, write_folders
 

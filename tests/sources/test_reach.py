@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.execution.pipeline import run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.reach import Reach, is_of_this_machine
 from nsfwscan.workflows.scan import run_scan
-from tests.demo_store import DemoObject
 
 BUCKET = "s3://media/lists/night.jsonl"
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import ModelError
 from nsfwscan.images.decoder import decode
 from nsfwscan.images.preprocessing import Geometry, Normalisation
@@ -24,7 +25,6 @@ from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.schema import FULL_BATCH, LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.classify import NO_SCORE, Classify
-from tests.demo_store import DemoObject
 
 SPEC = registry.resolve(ModelConfig(), StorageConfig())
 _PICTURES = ("chelsea.jpg", "coffee.png", "astronaut.jpg", "rocket.jpg", "coins.jpg")

@@ -16,13 +16,13 @@ from PIL import Image
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
+from nsfwscan.demo.media import UPLOADS, DemoObject
 from nsfwscan.errors import Status
 from nsfwscan.execution.pipeline import cpu_stages, model_stages, opened
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.models.registry import resolve
 from nsfwscan.schema import LISTING_SCHEMA, BankKind
 from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
-from tests.demo_store import UPLOADS, DemoObject
 
 _GOOD = ("neutral/coffee.png", f"{UPLOADS}/modes/rgba.png", f"{UPLOADS}/phone/IMG_0001.jpg", "drawings/smiley.gif")
 _BAD = ("broken/garbage.jpg", "broken/notes.jpg", "broken/bomb.png", "broken/empty.jpg", "broken/absent.jpg")

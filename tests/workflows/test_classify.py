@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import nsfwscan
+from nsfwscan.demo.media import UPLOADS, DemoObject
 from nsfwscan.errors import ConfigError, ModelError, PolicyError
 from nsfwscan.workflows.classify import BORDERLINE_MARGIN, Verdict, _verdict
-from tests.demo_store import UPLOADS, DemoObject
 from tests.runs.rows import report, staged_row
 
 Demo = tuple[Path, list[DemoObject]]

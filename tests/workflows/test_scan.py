@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nsfwscan.config import ScanConfig, merge
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import BalanceError, NsfwscanError, RunConflict, SourceError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, run_inline
@@ -21,7 +22,6 @@ from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult, run_scan
-from tests.demo_store import DemoObject
 
 Demo = tuple[Path, list[DemoObject]]
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import NsfwscanError, RowError
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
-from tests.demo_store import DemoObject
 from tests.hostile_format import PLUGINS, SIZE, hostile
 
 GEOMETRY = Geometry((24, 32), Image.Resampling.BILINEAR)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tests import demo_store
-from tests.demo_store import DemoObject
+from nsfwscan.demo import media
+from nsfwscan.demo.media import DemoObject
 
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
 
@@ -30,7 +29,7 @@ class Store:
         chosen = [
             (demo, self.root / demo.path)
             for demo in self.objects
-            if demo.status == status and cut == (status == "ok" and demo.path.startswith(demo_store.BROKEN))
+            if demo.status == status and cut == (status == "ok" and demo.path.startswith(media.BROKEN))
         ]
         assert chosen, f"the store holds nothing that is {status}"
         return chosen
@@ -44,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
         pillow_heif.register_heif_opener()
     root = tmp_path_factory.mktemp("store")
-    return Store(root, demo_store.build(root))
+    return Store(root, media.build(root))
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -55,7 +54,7 @@ def digests(root: Path) -> dict[str, str]:
 
 def test_two_builds_give_identical_bytes(store: Store, tmp_path: Path) -> None:
     """A build elsewhere gives the same declarations and the same bytes, and holds no file that is not declared."""
-    again = demo_store.build(tmp_path)
+    again = media.build(tmp_path)
     assert again == store.objects
     assert digests(tmp_path) == digests(store.root)
     assert sorted(digests(tmp_path)) == [demo.path for demo in again]
@@ -63,14 +62,14 @@ def test_two_builds_give_identical_bytes(store: Store, tmp_path: Path) -> None:
 
 def test_building_twice_in_one_place_rewrites_only_what_changed(tmp_path: Path) -> None:
     """A second build leaves good files and strangers alone and repairs a file that was changed."""
-    objects = demo_store.build(tmp_path)
+    objects = media.build(tmp_path)
     before = digests(tmp_path)
     changed, untouched = tmp_path / objects[0].path, tmp_path / objects[1].path
     changed.write_bytes(b"changed")
     stranger = tmp_path / "stranger.txt"
     stranger.write_text("mine")
     time_before = untouched.stat().st_mtime_ns
-    assert demo_store.build(tmp_path) == objects
+    assert media.build(tmp_path) == objects
     assert untouched.stat().st_mtime_ns == time_before
     assert stranger.read_text() == "mine"
     stranger.unlink()
@@ -83,9 +82,9 @@ def test_pillow_agrees_with_each_good_object(store: Store) -> None:
         with Image.open(path) as image:
             assert (image.format, getattr(image, "n_frames", 1)) == (demo.format, demo.frames), demo.path
             exif = image.getexif()
-            names = [str(exif.get(tag, "")).strip() for tag in (demo_store.EXIF_MAKE, demo_store.EXIF_MODEL)]
+            names = [str(exif.get(tag, "")).strip() for tag in (media.EXIF_MAKE, media.EXIF_MODEL)]
             assert " ".join(names).strip() == (demo.camera or ""), demo.path
-            assert exif.get(demo_store.EXIF_SOFTWARE) == demo.software, demo.path
+            assert exif.get(media.EXIF_SOFTWARE) == demo.software, demo.path
             for frame in range(demo.frames or 0):
                 image.seek(frame)
                 image.load()
@@ -166,7 +165,7 @@ def test_special_markers_are_there(store: Store) -> None:
         ("modes/palette_transparent.png", "transparency"),
     )
     for name, key in marks:
-        with Image.open(store.root / demo_store.UPLOADS / name) as image:
+        with Image.open(store.root / media.UPLOADS / name) as image:
             assert key in image.info, name
 
 
@@ -188,12 +187,3 @@ def test_only_the_meant_copies_are_duplicates(store: Store) -> None:
     """One picture is there three times in different folders, and no other two files are the same."""
     counts = Counter(digests(store.root).values())
     assert [count for count in counts.values() if count > 1] == [3]
-
-
-def test_command_reports_one_line(store: Store, tmp_path: Path) -> None:
-    """The command builds the store and says in one line how many files it wrote and where."""
-    result = CliRunner().invoke(demo_store.main, [str(tmp_path / "new")])
-    assert result.exit_code == 0, result.output
-    assert result.output.count("\n") == 1
-    assert result.output.startswith(f"{len(store.objects)} files, ")
-    assert str(tmp_path / "new") in result.output

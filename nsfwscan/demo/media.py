@@ -1,4 +1,4 @@
-"""A small media store with known answers, for `make demo` and for the tests.
+"""A small media store with known answers, for `nsfwscan demo` and for the tests.
 
 `build` writes about eighty files: photographs, drawings, odd but valid uploads and broken or foreign files. For each
 it declares what a scan has to say about it, so that a test compares a scan with declarations and not with itself.
@@ -6,8 +6,6 @@ it declares what a scan has to say about it, so that a test compares a scan with
 The photographs are those that ship inside the scikit-image package (public domain or CC0). They are read in place from
 the installed package and only ever written to the store being built; none of them is copied into this repository.
 Everything else is drawn or assembled here.
-
-Run it alone with `python -m tests.demo_store OUT_DIR`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 from skimage.data import data_dir
@@ -340,6 +337,11 @@ _DRAWINGS: tuple[tuple[str, str, Callable[[], Image.Image], str], ...] = (
     ("smiley.gif", "GIF", _draw_smiley, "A cartoon face, a GIF of one frame."),
     ("house_sketch.png", "PNG", _draw_house_sketch, "Line art."),
 )
+
+
+def drawing(name: str) -> Image.Image:
+    """Return one of the drawings, by its file's name."""
+    return next(draw() for known, _, draw, _ in _DRAWINGS if known == name)
 
 
 def _drawings() -> Iterator[Item]:
@@ -666,16 +668,3 @@ def _png_that_claims(size: Size) -> bytes:
     header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(64))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-@click.command()
-@click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
-def main(out_dir: Path) -> None:
-    """Build the demo store in OUT_DIR."""
-    objects = build(out_dir)
-    total = sum((out_dir / demo.path).stat().st_size for demo in objects)
-    click.echo(f"{len(objects)} files, {total / 1e6:.1f} MB in {out_dir}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,75 @@
+"""`nsfwscan demo`: what the product does, in a minute, on a media store that it makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nsfwscan.cli.console import echo, exit_codes
+from nsfwscan.cli.terminal import describe_balance, describe_counts, describe_since
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError
+from nsfwscan.reports.progress import choose_progress
+from nsfwscan.review.queues import describe_queues, write_queues
+from nsfwscan.runs.run import find_run
+
+
+@click.command()
+@click.argument("folder", default="demo", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--open/--no-open",
+    "opens",
+    default=None,
+    help="Open the report's page in a browser; default: at a terminal with a screen.",
+)
+@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+def demo(folder: Path, opens: bool | None, verbose: bool) -> None:
+    """Make a small media store in FOLDER, scan it on two nights, and show what was found.
+
+    FOLDER (default ./demo) is made anew by each call. No picture in it is NSFW: photographs of scikit-image, drawings,
+    copies, odd and broken files.
+    """
+    console = Console(stderr=True)
+    with exit_codes(console, verbose):
+        if importlib.util.find_spec("skimage") is None:
+            raise ConfigError("the demo's photographs are scikit-image's: pip install 'nsfwscan[demo]'")
+        from nsfwscan.demo.story import GONE, KNOWN, NEW, Demo
+
+        made = Demo(folder)
+        objects = made.prepare()
+        echo(f"media   {made.media}: {objects} files, photographs, drawings, copies, odd and broken uploads")
+        echo(f"bank    {made.bank}: a hash list that calls {KNOWN} known-bad, by its looks")
+        echo(f"policy  {made.policy}: what blocks, and what a person has to look at")
+        told = ("night 1: everything is new", f"night 2: {GONE} was deleted, {NEW} is new")
+        for head, result in zip(told, made.nights(choose_progress(console)), strict=True):
+            echo("\n".join(["", head, *_found(result.record)]))
+        run = find_run(result.uri, StorageConfig())
+        echo("\nqueues  for reviewers, the most urgent first:")
+        echo(describe_queues(write_queues(run, folder / "queues")))
+        page = Path(result.uri, "summary.html").resolve()
+        if opens if opens is not None else _has_browser():
+            webbrowser.open(page.as_uri())
+        echo(f"\npage    {page}")
+
+
+def _has_browser() -> bool:
+    """Whether a person sits here with a screen: a browser that runs in the terminal is not meant."""
+    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    return sys.stdout.isatty() and bool(screen)
+
+
+def _found(record: dict[str, Any]) -> Iterator[str]:
+    summary = record["summary"]
+    yield f"  {describe_balance(record)}"
+    yield f"  decisions  {describe_counts(summary['decision'])}"
+    yield f"  matches    {describe_counts(summary['match_bank'])}"
+    yield from describe_since(record)
+    yield f"  took       {sum(s for name, s in record['timings'].items() if name.endswith('_s')):.1f} s"
