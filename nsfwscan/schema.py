@@ -203,7 +203,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "match_hash": ("sha256", "md5", "pdq"),
     "filtered_by": ("icon", "flat", "prefilter"),
 }
-"""All texts that a column has, of those that a policy may ask for; the formats are in `images/decoder.py`."""
+"""All texts that a column has, of those that a policy may ask for; the formats are in `images/formats/registry.py`."""
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("nsfw_score", "confidence", *map(score_column, Category)), (0, 1)),
     "pdq_quality": (0, 100),

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from nsfwscan.config import ScanConfig, StorageConfig, banks_of, digest_of, merge
 from nsfwscan.errors import ConfigError
-from nsfwscan.images import colours
-from nsfwscan.images.formats import salvage
+from nsfwscan.images import colours, salvage
 from nsfwscan.images.provenance import signals
 from nsfwscan.schema import SIGNAL_GROUPS
 

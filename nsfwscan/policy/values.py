@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nsfwscan.images.decoder import FORMATS
+from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.schema import RANGES, WORDS
 

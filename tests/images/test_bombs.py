@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from nsfwscan.errors import RowError
-from nsfwscan.images.decoder import FORMATS, to_pixels
+from nsfwscan.images.decoder import to_pixels
+from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings

@@ -31,7 +31,8 @@ from nsfwscan.demo.media import (
     _wide_gamut_profile,
 )
 from nsfwscan.errors import RowError, Status
-from nsfwscan.images.decoder import FORMATS, Decoded, decode, header, to_pixels
+from nsfwscan.images.decoder import Decoded, decode, header, to_pixels
+from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from tests.bombs import many_pages_tiff
 

@@ -26,8 +26,9 @@ import pi_heif.options
 from PIL import AvifImagePlugin, Image
 
 from nsfwscan.errors import RowError, Status
-from nsfwscan.images.decoder import FORMATS, header, register_formats, to_pixels
-from nsfwscan.images.formats.salvage import forget_lack_of_memory, lacks_memory
+from nsfwscan.images.decoder import header, to_pixels
+from nsfwscan.images.formats.registry import FORMATS, register_formats
+from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import code_folders, confine
 from nsfwscan.images.sandbox.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings

@@ -1,0 +1,83 @@
+"""The formats that are read, and what opens each of them: a new format is one more line of `READ`.
+
+A decoder is a plugin of Pillow: a class whose `_open` reads the header (size and mode) and whose `load` decodes the
+pixels, and a function that tells by a file's first 16 bytes whether it may be of that format. Pillow tries the formats
+in the order of `READ`; the first one whose header is right decodes the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pi_heif
+from PIL import Image
+
+from nsfwscan.images.formats import bmp, ico, repair, tiff
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is read.
+
+    Args:
+        name: Pillow's name of it.
+        repair: yields repaired versions of a damaged file, the best one first.
+        keeps_partial: whether a picture keeps what was decoded before an error.
+        decoder: a decoder of our own and how its files begin; unset, Pillow's plugin decodes them.
+    """
+
+    name: str
+    repair: repair.Repair
+    keeps_partial: bool = False
+    decoder: tuple[Callable[..., Any], Callable[[bytes], bool]] | None = None
+
+    @property
+    def plugin(self) -> str:
+        """The name of Pillow's plugin that opens it. Ours stand beside Pillow's, which others may use."""
+        return f"NSFWSCAN {self.name}" if self.decoder else self.name
+
+
+READ = {
+    found.name: found
+    for found in (
+        Format("JPEG", repair.jpeg, keeps_partial=True),  # MPO, too
+        Format("PNG", repair.png, keeps_partial=True),
+        Format("WEBP", repair.webp),
+        Format("GIF", repair.as_it_is, keeps_partial=True),
+        Format("BMP", repair.bmp, keeps_partial=True, decoder=(bmp.BmpFile, bmp.accepts)),
+        Format("ICO", repair.ico, keeps_partial=True, decoder=(ico.IcoFile, ico.accepts)),  # CUR, too
+        Format("TIFF", repair.as_it_is, keeps_partial=True, decoder=(tiff.TiffFile, tiff.accepts)),
+        Format("AVIF", repair.boxed),
+        Format("HEIF", repair.boxed),
+    )
+}
+"""By their names. PSD, EPS, FITS, JPEG 2000 and the like are left out for their security history."""
+
+FORMATS = tuple(READ)
+
+
+@lru_cache(maxsize=1)
+def register_formats() -> None:
+    """Register all decoders with Pillow, once a process."""
+    Image.init()
+    pi_heif.register_heif_opener()
+    for found in READ.values():
+        if found.decoder:
+            Image.register_open(found.plugin, *found.decoder)
+
+
+def plugin_of(name: str) -> str:
+    """Return the name of Pillow's plugin for a format; a user's plugin has the format's own name."""
+    return READ[name].plugin if name in READ else name
+
+
+def claimed_format(data: bytes, formats: Sequence[str]) -> str | None:
+    """Return the first of the formats whose signature a file begins with."""
+    for name in formats:
+        _, accepts = Image.OPEN.get(plugin_of(name), (None, None))
+        if accepts is not None and accepts(data[:16]) is True:
+            return name
+    return None

@@ -1,0 +1,146 @@
+"""Repair the bytes of a damaged file, so that a decoder opens it: one function for each format.
+
+Each yields pairs of files: the repaired one, and the same with other bytes in place of what is missing. `salvage.py`
+decodes both; a pixel that differs is not the file's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from nsfwscan.images.formats.png_chunks import SIGNATURE, rebuilt
+
+_EOI, _SOS = b"\xff\xd9", 0xDA
+_ALONE = (0x00, 0x01, *range(0xD0, 0xD9), 0xFF)
+"""Codes after 0xFF that no length follows (ITU-T T.81, table B.1), and fill bytes."""
+_ANY_MARKER, _MARKER = re.compile(rb"\xff(?=\xff*[^\0\xff])"), re.compile(rb"\xff(?=\xff*[^\0\xd0-\xd7\xff])")
+_RESTARTS, _MORE = b"\xff\xdd", (b"\xda", b"\xc4", b"\xdb", b"\xdd")
+"""The definition of restart intervals; what may follow a scan: another scan, or tables for it."""
+_KEPT = (*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE)
+"""Segments that a picture needs: tables; JFIF, EXIF and XMP, profiles, Adobe's colours."""
+_NOISE = bytes(byte % 251 for byte in hashlib.shake_128(b"in place of what is missing").digest(4096))
+"""Never 0xFF, which would begin a marker of a JPEG."""
+_PADDING_BYTES = 2**25
+_LARGEST_ICON_BYTES = 256 * 256 * 4 + 256 * 32
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A file that may open, and the same with other bytes in place of what is missing.
+
+    Args:
+        streamed: the edge at which the pixels begin, where they are one stream and each needs those before it.
+    """
+
+    data: bytes
+    other: bytes
+    streamed: Literal["", "top", "bottom"] = ""
+
+
+Repair = Callable[[bytes], Iterator[Repaired]]
+
+
+def as_it_is(data: bytes) -> Iterator[Repaired]:
+    """Change nothing: the decoder itself is tolerant."""
+    yield Repaired(data, data)
+
+
+def bmp(data: bytes) -> Iterator[Repaired]:
+    """Fill up a BMP; the decoder takes zeros for what is missing. Rows go upwards unless the height is negative."""
+    upwards = data[25:26] < b"\x80" or data[14:15] == b"\x0c"
+    yield Repaired(data, data + _NOISE, streamed="bottom" if upwards else "top")
+
+
+def ico(data: bytes) -> Iterator[Repaired]:
+    """Fill up an icon; not one with a PNG in it, in which nothing tells what is missing."""
+    if SIGNATURE not in data:
+        yield Repaired(data, data + _noise(_LARGEST_ICON_BYTES))
+
+
+def png(data: bytes) -> Iterator[Repaired]:
+    """Write a PNG anew from its chunks; then from those alone that a picture cannot be shown without."""
+    for bare in (False, True):
+        made = rebuilt(data, bare=bare)
+        if made is not None:
+            yield Repaired(made, made)
+
+
+def jpeg(data: bytes) -> Iterator[Repaired]:
+    """Give a JPEG an end; then leave out what stands between its segments, and those that a picture does not need."""
+    for head, scans in _jpeg_parts(data):
+        body = scans.rstrip(b"\xff")  # half a marker
+        found = (_MARKER if _RESTARTS in head else _ANY_MARKER).search(body, 2)
+        end = found.start() if found else len(body)  # of the first scan
+        if body[end : end + 16].lstrip(b"\xff")[:1] in _MORE:  # after it, something of every pixel is there
+            yield Repaired(head + body + _EOI, head + body + _EOI)
+        else:
+            yield Repaired(head + body[:end] + _EOI, head + body[:end] + _NOISE + _EOI, streamed="top")
+
+
+def _jpeg_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the header as it is and the scans; then the header written anew and the scans."""
+    kept, start, at = [data[:2]], 0, 2
+    while not start and 0 <= (at := data.find(b"\xff", at)) < len(data) - 4:
+        marker = data[at + 1]
+        if marker in _ALONE:
+            at += 1 if marker == 0xFF else 2
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _SOS:
+            start = at
+        elif marker in _KEPT:
+            kept.append(data[at:end])
+        at = end
+    if start:
+        yield data[:start], data[start:]
+        yield b"".join(kept), data[start:]
+
+
+def webp(data: bytes) -> Iterator[Repaired]:
+    """Fill up a cut chunk of pixels with zeros, or leave out a cut chunk of anything else."""
+    chunks: list[bytes] = []
+    at = 12
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, at)
+        end = at + 8 + size + size % 2
+        if end > len(data):
+            drawn = any(chunk[:4] in (b"VP8 ", b"VP8L", b"ANMF") for chunk in chunks)
+            if drawn or kind not in (b"VP8 ", b"VP8L", b"ANMF") or end - len(data) > _PADDING_BYTES:
+                break
+            chunks.append(data[at:])
+            missing = end - len(data)
+            yield Repaired(_riff(chunks, bytes(missing)), _riff(chunks, _noise(missing)), streamed="top")
+            return
+        chunks.append(data[at:end])
+        at = end
+    whole = _riff(chunks, b"")
+    yield Repaired(whole, whole)
+
+
+def _riff(chunks: list[bytes], padding: bytes) -> bytes:
+    body = b"WEBP" + b"".join(chunks) + padding
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def boxed(data: bytes) -> Iterator[Repaired]:
+    """Fill up the last box of an ISO base media file (AVIF, HEIF) with zeros."""
+    at = 0
+    while len(data) - at >= 8:
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if size < 8 or at + size > len(data):
+            break
+        at += size
+    else:
+        return
+    missing = at + size - len(data)
+    if kind == b"mdat" and 0 < missing <= _PADDING_BYTES:
+        yield Repaired(data + bytes(missing), data + _noise(missing), streamed="top")
+
+
+def _noise(size: int) -> bytes:
+    return (_NOISE * (size // len(_NOISE) + 1))[:size]
