@@ -77,7 +77,7 @@ def test_no_secret_is_there_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sandbox_that_is_required_and_lacking_stops_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`required` on a kernel that cannot: a NsfwscanError which names what is lacking; `auto` goes on, and tells."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from nsfwscan.images import sandbox\nsandbox._ARCHITECTURES.clear()\n"  # as on a machine it has no filter for
+        "from nsfwscan.images.sandbox import confinement\nconfinement._ARCHITECTURES.clear()\n"  # as on a machine it has no filter for
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     strict, lenient = DecodeChild(settings(sandbox="required")), DecodeChild(settings())
