@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from numpy.typing import NDArray
 from xdist.scheduler import LoadScopeScheduling
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.demo.media import DemoObject, build
+from nsfwscan.models import registry
+from nsfwscan.models.spec import Classifier, Hardware, ModelSpec, Score
 from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 if TYPE_CHECKING:
@@ -74,6 +79,40 @@ def own_signals() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_batch_is_scored_once() -> Iterator[None]:
+    """The embedded model is loaded once in this process, and a batch of the very same pixels is scored once: hundreds of
+    tests scan the same pictures, and without this half of the suite's time goes into it. What Ray's workers and
+    commands in processes of their own do is as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load_onnx", _load_once(registry.load_onnx))
+        yield
+
+
+def _load_once(load: Callable[[ModelSpec, Hardware], Classifier]) -> Callable[[ModelSpec, Hardware], Classifier]:
+    loaded: dict[str, Classifier] = {}
+
+    def load_once(spec: ModelSpec, hardware: Hardware) -> Classifier:
+        key = repr((spec, hardware))
+        if key not in loaded:
+            loaded[key] = Classifier(_score_once(load(spec, hardware)))
+        return loaded[key]
+
+    return load_once
+
+
+def _score_once(score: Score) -> Score:
+    scored: dict[bytes, NDArray[np.float32]] = {}
+
+    def score_once(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        key = hashlib.sha256(pixels).digest()
+        if key not in scored:
+            scored[key] = score(pixels)
+        return scored[key].copy()
+
+    return score_once
 
 
 @pytest.fixture(scope="session")

@@ -622,7 +622,7 @@ def is_harmless(shown: str) -> bool:
     return all(line.isprintable() and not line.startswith("nsfwscan: all is well") for line in shown.split("\n"))
 
 
-@pytest.mark.parametrize("name", _HOSTILE)
+@pytest.mark.parametrize("name", [_HOSTILE[0], *(pytest.param(name, marks=pytest.mark.long) for name in _HOSTILE[1:])])
 def test_names_do_not_act_on_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -86,6 +86,7 @@ def test_ray_equals_inline(
     assert _report(result).equals(inline)
 
 
+@pytest.mark.long
 def test_filters_and_detectors_on_ray(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
     """With filters and further models, on actors that pass several columns of pixels on, the report is that of a scan
     without Ray; what was settled has no score, and what a model cost is known."""
@@ -223,7 +224,7 @@ def test_a_model_that_keeps_dying_stops_the_run(
         (
             {"stall_timeout_s": 4},
             Stalled,
-            r"no worker has moved for \d+ s \(ray_data.stall_timeout_s\); in hand:\n  shard",
+            r"no worker has moved for \d+ s \(engine.stall_timeout_s\); in hand:\n  shard",
         ),
         pytest.param(
             {"deadline": "8s"},

@@ -123,7 +123,7 @@ def test_only_new_and_changed_objects_are_read(media: Path, tmp_path: Path) -> N
     assert third.record["parent"]["run_id"] == "2"
 
 
-@pytest.mark.parametrize("range_rows", [1, 5])
+@pytest.mark.parametrize("range_rows", [pytest.param(1, marks=pytest.mark.long), 5])
 def test_the_nights_are_the_same_in_any_ranges(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int
 ) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,6 +42,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 contents = st.lists(st.one_of(st.binary(max_size=300), damaged()), min_size=1, max_size=12)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(contents)
 def test_any_bytes_end_in_one_row(files: list[bytes]) -> None:

@@ -178,6 +178,7 @@ def facts(record: dict[str, Any]) -> list[Any]:
 # --- killed at any write --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_killed_at_every_write(media: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan that is killed before its n-th write, for every n, leaves reports whole, and the same command again ends
     in the same rows, the same files and no finding."""
