@@ -174,7 +174,11 @@ DUPLICATE_COLUMNS = [
 DECISION_COLUMNS = [
     _column("decision", pa.string(), ", ".join(f"`{d}`" for d in Decision)),
     _column("rule", pa.string(), "the policy rule that decided"),
-    _column("queue", pa.string(), "the review queue that the rule names"),
+    _column(
+        "queue",
+        pa.string(),
+        "the review queue that the rule names, else the decision's name; null where nobody is to look",
+    ),
     _column("skill", pa.string(), "what a reviewer of it must be able to do, from the rule"),
     _column("shield", pa.string(), "how to cover the image for a reviewer: " + ", ".join(f"`{s}`" for s in Shield)),
     _column("severity", pa.int32(), "0 (harmless) to 4 (worst), from the rule"),
@@ -182,7 +186,7 @@ DECISION_COLUMNS = [
         "decided_by",
         pa.string(),
         "`policy`; `guard` where a row without a score was kept from `allow`; `filter` where it was settled before the "
-        "model; `bank` where an illegal match left no choice",
+        "model; `bank` where the kind of the hash bank left no choice",
     ),
     _column("policy", pa.string(), "`name@digest` of the policy"),
 ]

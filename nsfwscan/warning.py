@@ -99,6 +99,12 @@ class WarningKind(StrEnum):
         "These count in no figure that rests on truth. Write their URIs as the report has them; "
         "`--max-unmatched-truth` stops a run of which too many are missing.",
     )
+    BANK_OVERRULED = (
+        "bank_overruled",
+        "ways in which the policy decides matches of a hash bank otherwise than its kind says",
+        "Nothing to do, if that is meant; `nsfwscan policy check POLICY --on STORE` lists them. If not, put a rule "
+        "first that names the match: `match_kind = 'allow'`.",
+    )
     NO_TRUTH = (
         "no_truth",
         "a row of the truth file without any truth; passed over",

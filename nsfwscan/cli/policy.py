@@ -18,8 +18,8 @@ from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, des
 from nsfwscan.cli.terminal import describe_delta, describe_scan
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
-from nsfwscan.policy.lint import lint
-from nsfwscan.policy.rules import load_policy
+from nsfwscan.policy.lint import bank_notes, lint
+from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
 from nsfwscan.runs.run import find_run
 from nsfwscan.storage.store import to_json
@@ -43,7 +43,8 @@ def check(file: str, run: str | None, **options: Any) -> None:
 
     With --on it is counted on the rows of a committed run what each rule matches and decides, what falls to
     `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong,
-    too. Exits 1 where anything is.
+    too. Exits 1 where anything is. Where the policy decides matches otherwise than the kind of their bank says, it is
+    noted.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)
@@ -56,6 +57,7 @@ def check(file: str, run: str | None, **options: Any) -> None:
             if delta := describe_delta(committed.record()):
                 echo(delta)
             findings += [finding for finding in counted.findings() if finding not in findings]
+            _say_bank_notes(found, committed.record())
         for finding in findings:
             echo(f"wrong: {finding}")
         echo(f"findings: {len(findings):,}" if findings else "nothing is wrong")
@@ -83,6 +85,7 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
         echo(describe_comparison(found, decided.run_id, decided.record()["policy"]["identity"]))
         if delta := describe_delta(decided.record()):
             echo(delta)
+        _say_bank_notes(by, decided.record())
         if json_file is not None:
             _write(Path(json_file), to_json(redacted_json({"run_id": decided.run_id, **found})))
         if commit:
@@ -95,6 +98,12 @@ def _known_of(record: dict[str, Any]) -> Known:
     """What is known of a run: the banks that it was matched with."""
     banks = record.get("banks")
     return Known(banks=tuple(bank["name"] for bank in banks) if banks else None)
+
+
+def _say_bank_notes(policy: Policy, record: dict[str, Any]) -> None:
+    """Say where a policy decides otherwise than the kinds of a run's hash banks say; that is no fault."""
+    for note in bank_notes(policy, [(bank["name"], bank["kind"]) for bank in record.get("banks", ())]):
+        echo(f"note: {note}")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nsfwscan.policy.lint import Overlaps
-from nsfwscan.policy.rules import GUARD, ILLEGAL, OTHERWISE, Policy
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, Policy
 from nsfwscan.text import printable
 
 _WIDE = 12
@@ -32,17 +32,21 @@ def describe_overlaps(found: Overlaps, run_id: str) -> str:
     """How many rows each rule matches and decides, what is left to `otherwise`, and which rules match the same rows."""
     policy = found.decider.policy
     names = [printable(rule.name) for rule in policy.rules]
-    matched = [*(f"{n:,}" for n in found.both.diagonal()), "", "", ""]
+    matched = [f"{n:,}" for n in found.both.diagonal()]
+    fixed = [OTHERWISE, GUARD, *(name for name in (BLOCKED, ILLEGAL) if found.decided[name])]
+    decided = [found.decided[name] for name in (*(rule.name for rule in policy.rules), *fixed)]
     rows = [
-        [name, count, f"{decides:,}", _percent(int(decides), found.rows)]
-        for name, count, decides in zip([*names, OTHERWISE, GUARD, ILLEGAL], matched, found.decided, strict=True)
-        if name != ILLEGAL or decides
+        [name, count, f"{decides:,}", _percent(decides, found.rows)]
+        for name, count, decides in zip([*names, *fixed], [*matched, *[""] * len(fixed)], decided, strict=True)
     ]
     lines = [f"on {found.rows:,} rows of run {run_id}", "", *_table(["rule", "matches", "decides", ""], rows)]
     if policy.overrides:
         titles = [[printable(o.title), f"{n:,}"] for o, n in zip(policy.overrides, found.applied, strict=True)]
         lines += ["", *_table(["override", "rows"], titles)]
-    left, scoreless = found.decided[-3:-1]
+    if found.matched:
+        banks = sorted((f"{printable(bank)} ({kind})", to, n) for (bank, kind, to), n in found.matched.items())
+        lines += ["", *_table(["hash bank", "matches", "decided"], [[bank, f"{n:,}", to] for bank, to, n in banks])]
+    left, scoreless = found.decided[OTHERWISE], found.decided[GUARD]
     gaps = f"gaps: {left:,} rows that no rule matches fall to {OTHERWISE!r}; {scoreless:,} without a score to the guard"
     return "\n".join([*lines, "", gaps, "", *_overlap_lines(names, found)])
 

@@ -1,17 +1,19 @@
-"""Rows to decisions: the one function for commit, replay and `classify`, so that they agree by construction.
+"""Decide rows by a policy: the one function for commit, replay and `classify`, so that they agree by construction.
 
-In: a table with the columns that the policy asks for. Out: the decision columns. A rule that cannot be evaluated on a
-row is a `PolicyError`. Two things are here, in code, where no policy can delete them:
+Three things are fixed here, in code, where no policy can delete them:
 
-- A row that nothing has looked at never becomes `allow`, neither by falling through nor by a rule. It takes a score, a
-  match in an `allow` bank, or a filter that knew it as benign.
-- A row that is in an illegal bank is escalated, hidden and of the highest severity. The first rule that matches it and
-  escalates may name the queue and the skill.
+- A row that nothing has looked at never becomes `allow`: it takes a score, a match in an `allow` bank, or a filter.
+- A match of an `illegal` bank is escalated, hidden and of the highest severity. The first true rule that escalates may
+  name its queue and skill.
+- A match of a `block` bank is blocked. Only a rule that names the match (`sql.MATCH_NAMES`) may say otherwise.
+
+A match of an `allow` bank is decided by all rules, as a scan decides it, in which no model sees a matched image: a rule
+that does not name the match finds no score in its row, though a carried row may have one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -25,42 +27,63 @@ import pyarrow.compute as pc
 from duckdb import ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
-from nsfwscan.policy.rules import GUARD, ILLEGAL, OTHERWISE, Outcome, Policy, Rule
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, NO_QUEUE, OTHERWISE, Outcome, Policy, Rule
 from nsfwscan.policy.signals import as_maps
-from nsfwscan.policy.sql import VISIBLE, columns_of, condition, connect, in_sample, lies_in, limited
+from nsfwscan.policy.sql import (
+    MATCH_NAMES,
+    SCORE_NAMES,
+    VISIBLE,
+    columns_of,
+    condition,
+    connect,
+    in_sample,
+    lies_in,
+    limited,
+)
 from nsfwscan.schema import DECISION_COLUMNS, SIGNALS, BankKind, Decision, Shield
 
 Indices = npt.NDArray[np.int32]
 _UNDETERMINED = Outcome(decision=Decision.UNDETERMINED)
+_BLOCKED = Outcome(decision=Decision.BLOCK, queue="known", shield=Shield.BLUR, severity=3)
 _ILLEGAL = Outcome(decision=Decision.ESCALATE, queue="legal", shield=Shield.HIDDEN, severity=4)
 _MOST_S = 600.0
-"""Of all rules on one table of rows, which takes well under a second; no rule keeps a commit for ever."""
+"""Limit for all rules on one table of rows, which takes well under a second: no rule may hold up a commit for ever."""
 _LOOKED_AT = ("nsfw_score", "match_kind", "filtered_by")
-"""By what is here in code."""
+"""The columns that this module itself looks at."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What may become of a row: an outcome, the rule that stands for it, and who decided."""
+    """One possible end of a row: an outcome with its final queue, the rule it is reported under, and who decided."""
 
     rule: str
     outcome: Outcome
     by: str = "policy"
 
 
+_GUARD, _BLOCK, _ESCALATE, _BY_RULE = 1, 2, 3, 4
+"""Where these choices stand after those of the rules; see `choices_of`."""
+
+
 def choices_of(plain: Policy) -> list[Choice]:
-    """All that a plain policy may choose: its rules, `otherwise`, the guard; and for illegal matches the rules again,
-    as far as they escalate, and what stands where none does."""
-    rules = [Choice(rule.name, rule) for rule in plain.rules]
-    settled = [Choice(OTHERWISE, plain.otherwise), Choice(GUARD, _UNDETERMINED, "guard")]
-    return [*rules, *settled, *(Choice(rule.name, _escalated(rule), "bank") for rule in plain.rules), _NO_RULE]
+    """List all choices of a plain policy: one for each rule, four more, and the rules again for illegal matches."""
+    return [
+        *(Choice(rule.name, _queued(rule)) for rule in plain.rules),
+        Choice(OTHERWISE, _queued(plain.otherwise)),
+        Choice(GUARD, _queued(_UNDETERMINED), "guard"),
+        Choice(BLOCKED, _BLOCKED, "bank"),
+        Choice(ILLEGAL, _ILLEGAL, "bank"),
+        *(Choice(rule.name, _escalated(rule), "bank") for rule in plain.rules),
+    ]
+
+
+def _queued(outcome: Outcome) -> Outcome:
+    return outcome if outcome.queue == outcome.sends_to else outcome.model_copy(update={"queue": outcome.sends_to})
 
 
 def _escalated(rule: Rule) -> Outcome:
-    return _ILLEGAL.model_copy(update={"queue": rule.queue or _ILLEGAL.queue, "skill": rule.skill})
-
-
-_NO_RULE = Choice(ILLEGAL, _ILLEGAL, "bank")
+    queue = _ILLEGAL.queue if rule.queue in (None, NO_QUEUE) else rule.queue
+    return _ILLEGAL.model_copy(update={"queue": queue, "skill": rule.skill})
 
 
 class Decider:
@@ -68,8 +91,8 @@ class Decider:
 
     Attributes:
         policy: as it was loaded.
-        columns: those that it looks at; a table must have them, and may have others.
-        choices: what `choose` gives indices of. It grows as overrides apply.
+        columns: what a table must have; it may have others.
+        choices: what `choose` returns indices of. It grows as overrides apply.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -78,19 +101,26 @@ class Decider:
         self.choices: list[Choice] = []
         self._plain: dict[str, tuple[Policy, int]] = {}
         self._rules_under("0" * len(policy.overrides))
-        self.columns = self._columns_asked_for()
+        asked = [columns_of(self._connection, rule.when) for rule in policy.under().rules]
+        self.naming = tuple(not MATCH_NAMES.isdisjoint(columns) for columns in asked)
+        """For each rule whether it names the match."""
+        needed = set(_LOOKED_AT).union(*asked)
+        if policy.overrides or any(rule.sample is not None for rule in policy.rules):
+            needed.add("uri")
+        self.columns = [name for name in VISIBLE.names if name in needed]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The decision columns (`DECISION_COLUMNS`) of a table, in the same order.
+        """Return the decision columns (`DECISION_COLUMNS`) of a table, in the same order.
 
         Raises:
-            PolicyError: a rule cannot be evaluated on a row, as where a cast does not take its value.
+            PolicyError: a rule cannot be evaluated on a row, for instance because a cast does not take its value.
         """
         chosen, choices = pa.array(self.choose(table)), self.choices
 
         def column(value: Callable[[Choice], Any], kind: pa.DataType) -> pa.Array:
             return pa.array(map(value, choices), kind).take(chosen)
 
+        allowed = column(lambda choice: choice.outcome.decision is Decision.ALLOW, pa.bool_())
         values = {
             "decision": column(lambda choice: str(choice.outcome.decision), pa.string()),
             "rule": column(lambda choice: choice.rule, pa.string()),
@@ -98,24 +128,24 @@ class Decider:
             "skill": column(lambda choice: choice.outcome.skill, pa.string()),
             "shield": column(lambda choice: str(choice.outcome.shield), pa.string()),
             "severity": column(lambda choice: choice.outcome.severity, pa.int32()),
-            "decided_by": _with_filters(column(lambda choice: choice.by, pa.string()), self._allowed(chosen), table),
+            "decided_by": _with_filters(column(lambda choice: choice.by, pa.string()), allowed, table),
             "policy": pa.repeat(pa.scalar(self.policy.identity, pa.string()), len(chosen)),
         }
         return pa.table([values[f.name] for f in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
 
     def choose(self, table: pa.Table) -> Indices:
-        """For each row the index of its outcome. Raises PolicyError, as calling it does."""
+        """Return for each row the index of its choice. Raises PolicyError, as calling the decider does."""
         rows = _for_rules(table.select(self.columns))
         chosen = np.zeros(rows.num_rows, np.int32)
         for overrides, here in self._places(rows):
             plain, start = self._rules_under(overrides)
             part = rows if here is None else rows.filter(pa.array(here))
-            found = start + self._settled(self._first_match(part, plain.rules), part, plain)
+            found = start + self._guarded(self._first_match(part, plain.rules), part, plain)
             chosen[slice(None) if here is None else here] = found
         return chosen
 
     def matches(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """For each row (first axis) and rule (second axis) whether the rule matches, whatever stands before it."""
+        """Return for each row (first axis) and rule (second axis) whether the rule is true, whatever precedes it."""
         rows = _for_rules(table.select(self.columns))
         found = np.zeros((rows.num_rows, len(self.policy.rules)), bool)
         for overrides, here in self._places(rows):
@@ -127,7 +157,7 @@ class Decider:
         return found
 
     def applying(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """For each row (first axis) and override (second axis) whether it applies."""
+        """Return for each row (first axis) and override (second axis) whether it applies."""
         rows = table.select(self.columns)
         found = np.zeros((rows.num_rows, len(self.policy.overrides)), bool)
         for overrides, here in self._places(rows):
@@ -135,7 +165,7 @@ class Decider:
         return found
 
     def _rules_under(self, applying: str) -> tuple[Policy, int]:
-        """The plain policy where these overrides apply (a `1` for each that does), and where its outcomes begin."""
+        """Return the plain policy where these overrides apply (`1` for each that does), and where its choices begin."""
         if applying not in self._plain:
             pairs = zip(self.policy.overrides, applying, strict=True)
             plain = self.policy.under([override for override, applies in pairs if applies == "1"])
@@ -144,48 +174,68 @@ class Decider:
         return self._plain[applying]
 
     def _places(self, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_] | None]]:
-        """Which overrides apply, as `_rules_under` takes it, and to which rows; None: to all."""
+        """Yield which overrides apply, as `_rules_under` takes it, with the rows they apply to; None: all rows."""
         if not self.policy.overrides:
             yield "", None
             return
-        marks = [_mark(reduce(or_, map(lies_in, self.policy.places(override)))) for override in self.policy.overrides]
+        marks = [
+            duckdb.CaseExpression(reduce(or_, map(lies_in, self.policy.places(override))), ConstantExpression("1"))
+            .otherwise(ConstantExpression("0"))
+            for override in self.policy.overrides
+        ]  # fmt: skip
         found = self._evaluated(rows, FunctionExpression("concat", *marks)).dictionary_encode()
         codes = found.indices.to_numpy()
         for code, applying in enumerate(found.dictionary.to_pylist()):
             yield applying, codes == code
 
     def _first_match(self, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
-        """For each row the index of the first rule that is true; the number of rules where none is."""
+        """Return for each row the index of the first true rule; the number of rules where none is true."""
         if not rules:
             return np.zeros(rows.num_rows, np.int32)
         case = duckdb.CaseExpression(matching(rules[0]), ConstantExpression(0))
         for i, rule in enumerate(rules[1:], 1):
             case = case.when(matching(rule), ConstantExpression(i))
         found = self._evaluated(rows, case.otherwise(ConstantExpression(len(rules))).cast("INTEGER"))
-        return np.asarray(found.to_numpy(), np.int32)
+        return np.array(found.to_numpy(), np.int32)  # a copy, since Arrow's memory is read-only
 
-    def _settled(self, chosen: Indices, rows: pa.Table, plain: Policy) -> Indices:
-        """The choice, but for what no policy decides: see the top of this module."""
-        rules = plain.rules
-        lenient = np.array([rule.decision is Decision.ALLOW for rule in rules] + [True])
+    def _first_of(self, rows: pa.Table, rules: tuple[Rule, ...], some: Iterable[int]) -> Indices:
+        """Return for each row the index among all rules of the first true one of some of them."""
+        places = [*some, len(rules)]
+        found = self._first_match(rows, tuple(rules[i] for i in places[:-1]))
+        return np.array(places, np.int32)[found]
+
+    def _guarded(self, chosen: Indices, rows: pa.Table, plain: Policy) -> Indices:
+        """Return the choice of each row after what is fixed in code; see the top of this module."""
+        rules, end = plain.rules, len(plain.rules)
         scoreless, kinds = _nulls(rows["nsfw_score"]), rows["match_kind"]
         if not scoreless.any() and kinds.null_count == len(kinds):
             return chosen
-        unsettled = _nulls(rows["filtered_by"]) & ~_is(kinds, BankKind.ALLOW)
-        chosen = np.where(scoreless & unsettled & lenient[chosen], np.int32(len(rules) + 1), chosen)
-        illegal = _is(kinds, BankKind.ILLEGAL)
+        allowed, blocked, illegal = (_is(kinds, kind) for kind in (BankKind.ALLOW, BankKind.BLOCK, BankKind.ILLEGAL))
+        if allowed.any():
+            chosen[allowed] = self._unscored(rows.filter(pa.array(allowed)), rules)
+        if blocked.any():
+            strict = (Decision.BLOCK, Decision.ESCALATE)
+            may = (i for i, rule in enumerate(rules) if self.naming[i] or rule.decision in strict)
+            found = self._first_of(rows.filter(pa.array(blocked)), rules, may)
+            chosen[blocked] = np.where(found == end, end + _BLOCK, found)
+        lenient = np.array([*(rule.decision is Decision.ALLOW for rule in rules), True, False, False])
+        unseen = scoreless & _nulls(rows["filtered_by"]) & ~allowed
+        chosen = np.where(unseen & lenient[chosen], np.int32(end + _GUARD), chosen)
         if illegal.any():
-            chosen[illegal] = self._escalating(rows.filter(pa.array(illegal)), rules)
+            may = (i for i, rule in enumerate(rules) if rule.decision is Decision.ESCALATE)
+            found = self._first_of(rows.filter(pa.array(illegal)), rules, may)
+            chosen[illegal] = np.where(found == end, end + _ESCALATE, end + _BY_RULE + found)
         return chosen
 
-    def _escalating(self, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
-        """For each illegal match the choice of the first rule that is true and escalates."""
-        places = [i for i, rule in enumerate(rules) if rule.decision is Decision.ESCALATE] + [len(rules)]
-        first = self._first_match(rows, tuple(rules[i] for i in places[:-1]))
-        return np.array(places, np.int32)[first] + np.int32(len(rules) + 2)
-
-    def _allowed(self, chosen: pa.Array) -> pa.Array:
-        return pa.array([choice.outcome.decision is Decision.ALLOW for choice in self.choices]).take(chosen)
+    def _unscored(self, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
+        """Choose rules for matches of allow banks: those that do not name the match see no score."""
+        blank = rows
+        for i, field in enumerate(rows.schema):
+            if field.name in SCORE_NAMES:
+                blank = blank.set_column(i, field, pa.nulls(rows.num_rows, field.type))
+        named = self._first_of(rows, rules, (i for i, naming in enumerate(self.naming) if naming))
+        others = self._first_of(blank, rules, (i for i, naming in enumerate(self.naming) if not naming))
+        return np.minimum(named, others)
 
     def _evaluated(self, rows: pa.Table, expression: duckdb.Expression) -> pa.Array:
         try:
@@ -198,17 +248,9 @@ class Decider:
         column = found["found"].combine_chunks()
         return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
 
-    def _columns_asked_for(self) -> list[str]:
-        policy, found = self.policy, set(_LOOKED_AT)
-        if policy.overrides or any(rule.sample is not None for rule in policy.rules):
-            found.add("uri")
-        for rule in policy.under().rules:
-            found |= columns_of(self._connection, rule.when)
-        return [name for name in VISIBLE.names if name in found]
-
 
 def matching(rule: Rule) -> duckdb.Expression:
-    """Whether a row matches a rule: its condition is true, and the row is of its sample, if it takes one."""
+    """Return the expression that is true where a rule takes a row: its condition, and its sample if it has one."""
     if rule.sample is None:
         return condition(rule.when)
     return condition(rule.when) & in_sample(rule.sample, rule.seed, rule.name)
@@ -223,7 +265,7 @@ def _is(column: pa.ChunkedArray, value: str) -> npt.NDArray[np.bool_]:
 
 
 def _with_filters(by: pa.Array, allowed: pa.Array, table: pa.Table) -> pa.Array:
-    """Who decided, with the filter where what it settled is allowed."""
+    """Return who decided, with `filter` where an unscored image is allowed that a filter settled."""
     filters = table["filtered_by"]
     if filters.null_count == len(filters):
         return by
@@ -231,13 +273,9 @@ def _with_filters(by: pa.Array, allowed: pa.Array, table: pa.Table) -> pa.Array:
     return pc.if_else(pc.and_(unscored, allowed), "filter", by).combine_chunks()
 
 
-def _mark(applies: duckdb.Expression) -> duckdb.Expression:
-    return duckdb.CaseExpression(applies, ConstantExpression("1")).otherwise(ConstantExpression("0"))
-
-
 def _for_rules(table: pa.Table) -> pa.Table:
-    """The columns as rules see them: signals as a map; NaN and infinity as null, since in SQL `NaN >= 0.95` is true,
-    and a score that is no number must not decide."""
+    """Return the columns as rules see them: signals as a map; NaN and infinity as null, since in SQL `NaN >= 0.95` is
+    true, and a score that is no number must not decide."""
     for i, field in enumerate(table.schema):
         if field.name == "signals":
             table = table.set_column(i, VISIBLE.field("signals"), as_maps(table[field.name].cast(SIGNALS)))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -17,32 +19,83 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import Policy, Rule, queues_named
-from nsfwscan.policy.sql import columns_of, condition, connect, parsed, shape_of
+from nsfwscan.policy.rules import OTHERWISE, Override, Policy, Rule, queues_named
+from nsfwscan.policy.sql import MATCH_NAMES, SCORE_NAMES, columns_of, condition, connect, parsed, shape_of
 from nsfwscan.policy.thresholds import thresholds_in
-from nsfwscan.policy.values import Known, read
+from nsfwscan.policy.values import Known, Value, read
+from nsfwscan.schema import BankKind, Decision
 
 _COMPARISON = re.compile(r"\s*(\w+)\s*(>=|>|<=|<)\s*\(?\s*(-?\d+(?:\.\d+)?)\s*\)?\s*")
 _IMPLIES = {">=": operator.ge, ">": operator.ge, "<=": operator.le, "<": operator.le}
 _ONE_ROW = pa.table({"uri": [""]})
+_MEANS = {
+    BankKind.BLOCK: (Decision.BLOCK, Decision.ESCALATE),
+    BankKind.ALLOW: (Decision.ALLOW,),
+    BankKind.ILLEGAL: (Decision.ESCALATE,),
+}
+"""Decisions that agree with the kind of a hash bank."""
+
+Findings = Callable[[duckdb.DuckDBPyConnection, Policy], Iterator[str]]
 
 
 def lint(policy: Policy, known: Known | None = None) -> Iterator[str]:
-    """What can be told from the policy alone, and from what is known of a run."""
-    said: set[str] = set()
-    with connect() as connection:
-        for overrides in ((), *((override,) for override in policy.overrides)):
-            where = f", for {overrides[0].title}" if overrides else ""
-            for finding in _unreachable(connection, policy.under(overrides), known):
-                if finding not in said:  # an override repeats what holds without it
-                    said.add(finding)
-                    yield finding + where
+    """Yield what is wrong with a policy, as far as its text and what is known of a run show it."""
+    yield from _under_each_override(policy, lambda connection, plain: _unreachable(connection, plain, known))
     named = {name for rule in policy.rules for name in thresholds_in(rule.when)}
     yield from (f"threshold {name!r} is named by no rule" for name in policy.thresholds if name not in named)
     over = {override.region for override in policy.overrides}
     yield from (f"region {name!r} is named by no override" for name in policy.regions if name not in over)
     sent = {queue for _, queue in queues_named(policy)}
     yield from (f"queue {name!r}: no rule sends anything to it" for name in policy.queues if name not in sent)
+
+
+def bank_notes(policy: Policy, banks: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield where a policy may decide matches of hash banks otherwise than the banks' kinds say.
+
+    Args:
+        banks: name and kind of each.
+    """
+    for name, text in banks:
+        kind = BankKind(text)
+        if kind in _MEANS:
+            for note in _under_each_override(policy, partial(_contrary, name=name, kind=kind)):
+                yield f"bank {name!r} ({kind}): {note}"
+
+
+def _contrary(connection: duckdb.DuckDBPyConnection, plain: Policy, name: str, kind: BankKind) -> Iterator[str]:
+    """Yield which outcomes may stand in matches of a bank, contrary to its kind; `decide.py` has what a rule may do."""
+    values: dict[str, tuple[Value, ...]] = {"match_bank": (name,), "match_kind": (str(kind),)}
+    named = Known(fixed=values)
+    unnamed = Known(fixed={**values, **dict.fromkeys(SCORE_NAMES, (None,))})
+    for rule in plain.rules:
+        names_match = not MATCH_NAMES.isdisjoint(columns_of(connection, rule.when))
+        agrees = rule.decision in _MEANS[kind]
+        if not names_match and kind is not BankKind.ALLOW and not (kind is BankKind.BLOCK and agrees):
+            continue  # it does not decide such a match
+        always = read(parsed(connection, rule.when), named if names_match else unnamed).always
+        if always is not False and not agrees:
+            yield (
+                f"rule {rule.name!r} says {rule.decision}, which does not hold: an illegal match is always escalated"
+                if kind is BankKind.ILLEGAL
+                else f"rule {rule.name!r} {'decides' if always else 'may decide'} its matches as {rule.decision}"
+            )
+        if always and rule.sample is None:
+            return
+    if kind is BankKind.ALLOW and plain.otherwise.decision not in _MEANS[kind]:
+        yield f"{OTHERWISE} decides its matches as {plain.otherwise.decision}, since no rule that names them does"
+
+
+def _under_each_override(policy: Policy, findings: Findings) -> Iterator[str]:
+    """Yield findings about the policy without overrides, then what each override alone adds to them."""
+    said: set[str] = set()
+    under: list[tuple[Override, ...]] = [(), *((override,) for override in policy.overrides)]
+    with connect() as connection:
+        for overrides in under:
+            where = f", for {overrides[0].title}" if overrides else ""
+            for finding in findings(connection, policy.under(overrides)):
+                if finding not in said:
+                    said.add(finding)
+                    yield finding + where
 
 
 def _unreachable(connection: duckdb.DuckDBPyConnection, plain: Policy, known: Known | None) -> Iterator[str]:
@@ -131,12 +184,14 @@ class _Read:
 
 
 class Overlaps:
-    """Which rules match which rows, and which of them decide, counted over real rows.
+    """Which rules are true of which rows, and which of them decide, counted over real rows.
 
     Attributes:
         rows: how many were counted.
-        both: for each two rules (in their order) how many rows match both; on the diagonal, one.
-        decided: how many rows each rule decides, then `otherwise`, the guard, and an illegal match by itself.
+        both: for each pair of rules, in their order, how many rows both are true of; on the diagonal, one.
+        decided: how many rows each rule decides, by its name; `otherwise` and what is fixed in code (`no-score`,
+            `block-match`, `illegal-match`) among them.
+        matched: how many matches of each hash bank end in which decision: (bank, kind, decision).
         applied: to how many rows each override applies.
     """
 
@@ -145,27 +200,48 @@ class Overlaps:
         rules = len(policy.rules)
         self.rows = 0
         self.both: npt.NDArray[np.int64] = np.zeros((rules, rules), np.int64)
-        self.decided: npt.NDArray[np.int64] = np.zeros(rules + 3, np.int64)
+        self.decided: Counter[str] = Counter()
+        self.matched: Counter[tuple[str, str, str]] = Counter()
         self.applied: npt.NDArray[np.int64] = np.zeros(len(policy.overrides), np.int64)
+        self._true_of_matches: npt.NDArray[np.int64] = np.zeros(rules, np.int64)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that `add` looks at."""
+        return list(dict.fromkeys([*self.decider.columns, "match_bank", "match_kind"]))
 
     def add(self, rows: pa.Table) -> None:
-        """Counts rows, which have the columns of the decider. Raises PolicyError."""
+        """Count rows, which have `columns`. Raises PolicyError."""
         self.rows += rows.num_rows
         matches = self.decider.matches(rows).astype(np.float64)
         self.both += (matches.T @ matches).astype(np.int64)
-        rules = len(self.decider.policy.rules)
-        found = np.bincount(self.decider.choose(rows) % (2 * rules + 3), minlength=2 * rules + 3)
-        self.decided += np.concatenate([found[:rules] + found[rules + 2 : -1], found[rules : rules + 2], found[-1:]])
+        chosen = self.decider.choose(rows)
+        choices = self.decider.choices
+        for index, count in enumerate(np.bincount(chosen, minlength=len(choices)).tolist()):
+            self.decided[choices[index].rule] += count
+        known = np.asarray(rows["match_kind"].is_valid().to_numpy())
+        self._true_of_matches += matches[known].sum(axis=0).astype(np.int64)
+        banks = rows.select(["match_bank", "match_kind"]).filter(pa.array(known)).to_pylist()
+        decisions = [str(choices[index].outcome.decision) for index in chosen[known]]
+        self.matched.update(
+            (row["match_bank"], row["match_kind"], decision) for row, decision in zip(banks, decisions, strict=True)
+        )
         self.applied += self.decider.applying(rows).sum(axis=0)
 
     def findings(self) -> Iterator[str]:
-        """Rules that match no row, or rows of which they decide none."""
+        """Yield the rules that are true of no row, and those that are true of rows and decide none."""
         rules = self.decider.policy.rules
         for i, rule in enumerate(rules):
-            if self.rows and not self.both[i, i] and rule.sample is None:
+            true_of = self.both[i, i]
+            if self.rows and not true_of and rule.sample is None:
                 yield f"rule {rule.name!r} matches no row of {self.rows:,}"
-            if self.both[i, i] and not self.decided[i]:
+            if true_of and not self.decided[rule.name]:
                 before = [repr(earlier.name) for j, earlier in enumerate(rules[:i]) if self.both[i, j]]
                 few = [*before[:3], *(["others"] if len(before) > 3 else [])]
-                to = " and ".join(few) or "the guard, since none of them has a score"
-                yield f"rule {rule.name!r} matches rows ({self.both[i, i]:,}) and decides none: they go to {to}"
+                no_rule = (
+                    "what the kind of their hash bank says, since it does not name the match"
+                    if true_of == self._true_of_matches[i]
+                    else "the guard, since none of them has a score"
+                )
+                to = " and ".join(few) or no_rule
+                yield f"rule {rule.name!r} matches rows ({true_of:,}) and decides none: they go to {to}"

@@ -31,9 +31,15 @@ _PRESETS = Path(__file__).parent / "presets"
 GUARD = "no-score"
 """The rule named in a row that had no score and matched no rule; users cannot take the name, nor remove the rule."""
 ILLEGAL = "illegal-match"
-"""The rule named in a row that is in an illegal bank and that no escalating rule speaks of; as `GUARD`."""
+"""The rule named in a match of an illegal bank, where no rule that escalates is true; reserved as `GUARD` is."""
+BLOCKED = "block-match"
+"""The rule named in a match of a block bank, where no rule may decide it; reserved as `GUARD` is."""
 OTHERWISE = "otherwise"
 """The rule named in a row that matched none."""
+NO_QUEUE = "none"
+"""What a policy writes as a queue where nobody is to look at the rows."""
+_ALWAYS_QUEUED = (Decision.REVIEW, Decision.ESCALATE)
+"""Decisions that ask for a person: `queue: none` cannot stand beside them."""
 
 
 def _as_place(text: str) -> str:
@@ -61,6 +67,16 @@ class Outcome(Frozen):
     """What a reviewer of it must be able to do, e.g. a language or a clearance."""
     shield: Shield = Shield.NONE
     severity: Severity = 0
+
+    @property
+    def sends_to(self) -> str | None:
+        """The queue of its rows: the one it names, else the decision's name. None where nobody is to look: at allowed
+        rows, and where `queue: none` says so."""
+        if self.queue is not None and self.queue != NO_QUEUE:
+            return self.queue
+        if self.decision in _ALWAYS_QUEUED:  # also where an override left `none` beside it
+            return str(self.decision)
+        return None if self.decision is Decision.ALLOW or self.queue == NO_QUEUE else str(self.decision)
 
 
 class Rule(Outcome):
@@ -205,7 +221,10 @@ def parse_policy(loaded: dict[str, Any], source: str = "policy") -> Policy:
     bound: set[str] = set()
     with connect() as connection:
         for overrides in ((), *((override,) for override in policy.overrides)):
-            rules = [rule for rule in policy.under(overrides).rules if rule.when not in bound]
+            plain = policy.under(overrides)
+            for problem in _unqueued(plain):
+                raise PolicyError(f"{source}: {problem}" + (f", for {overrides[0].title}" if overrides else ""))
+            rules = [rule for rule in plain.rules if rule.when not in bound]
             bind(connection, {rule.name: rule.when for rule in rules}, source)
             bound.update(rule.when for rule in rules)
     return policy
@@ -223,7 +242,7 @@ def _unknown_names(policy: Policy) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
             yield f"two rules are called {name!r}"
-        if name in (GUARD, ILLEGAL, OTHERWISE):
+        if name in (GUARD, ILLEGAL, BLOCKED, OTHERWISE):
             yield f"the rule name {name!r} is reserved"
     for name in policy.thresholds:
         if not re.fullmatch(THRESHOLD_NAME, name):
@@ -243,6 +262,16 @@ def _unknown_names(policy: Policy) -> Iterator[str]:
     yield from _unknown_queues(policy)
 
 
+def _unqueued(plain: Policy) -> Iterator[str]:
+    """Say which outcomes ask for a person and send their rows to nobody."""
+    for name, outcome in [*((f"rule {rule.name!r}", rule) for rule in plain.rules), (OTHERWISE, plain.otherwise)]:
+        if outcome.queue == NO_QUEUE and outcome.decision in _ALWAYS_QUEUED:
+            yield (
+                f"{name}: {outcome.decision} asks for a person, and `queue: none` for nobody: name a queue, or leave "
+                f"`queue` out, and its rows go to the queue {str(outcome.decision)!r}"
+            )
+
+
 def _unknown_queues(policy: Policy) -> Iterator[str]:
     for name, queue in queues_named(policy):
         if policy.queues and queue not in policy.queues:
@@ -255,7 +284,7 @@ def queues_named(policy: Policy) -> Iterator[tuple[str, str]]:
     found.append((OTHERWISE, policy.otherwise.queue))
     for number, override in enumerate(policy.overrides):
         found += [(f"overrides.{number}.rules.{name}", change.queue) for name, change in override.rules.items()]
-    yield from ((name, queue) for name, queue in found if queue is not None)
+    yield from ((name, queue) for name, queue in found if queue not in (None, NO_QUEUE))
 
 
 def _there_are(names: Iterable[str]) -> str:

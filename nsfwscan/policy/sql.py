@@ -21,7 +21,7 @@ from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.signals import SIGNAL_MAP
-from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA
+from nsfwscan.schema import DECISION_COLUMNS, MATCH_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA
 
 _HIDDEN = {field.name for field in DECISION_COLUMNS} | {
     "truth",
@@ -37,6 +37,11 @@ VISIBLE = pa.schema(
 """The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
 decisions and must not make them, and what only says how this run came by the row. Signals are a map:
 `signals['name']`."""
+
+MATCH_NAMES = frozenset(field.name for field in MATCH_COLUMNS)
+"""A rule that asks for one of these names the match, and so may decide it; see `decide.py`."""
+SCORE_NAMES = frozenset(field.name for field in MODEL_COLUMNS)
+"""What the model says, which a scan does not ask about a matched image."""
 
 _NO_ROW = VISIBLE.empty_table()
 _ONE_ROW = pa.Table.from_pylist([{}], schema=pa.schema([field.with_nullable(True) for field in VISIBLE]))

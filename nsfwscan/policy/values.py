@@ -45,6 +45,8 @@ class Known:
     labels: tuple[str, ...] | None = None
     banks: tuple[str, ...] | None = None
     signals: frozenset[str] | None = None
+    fixed: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    """All values, null among them, that a column has in the rows in question."""
 
     def words(self, column: str) -> tuple[str, ...] | None:
         """All texts that a column may have; None where it may have any."""
@@ -300,6 +302,8 @@ class _Condition:
         return seen.pop()
 
     def _tried(self, name: str, values: set[Value]) -> tuple[Value, ...]:
+        if name in self.known.fixed:
+            return self.known.fixed[name]
         empty: tuple[Value, ...] = () if name == "uri" else (None,)
         words = self.known.words(name)
         if words is not None:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from nsfwscan.errors import ConfigError
+from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.export import json_line, whole
 from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
@@ -93,10 +94,11 @@ def write_queues(
 
 
 def _queues_of(policy: dict[str, Any]) -> set[str]:
-    """Every queue that the policy of a record names."""
+    """Return every queue that the policy of a record names."""
     outcomes = [*policy.get("rules", ()), policy.get("otherwise", {})]
     outcomes += [change for override in policy.get("overrides", ()) for change in override.get("rules", {}).values()]
-    return {*policy.get("queues", ()), *(outcome["queue"] for outcome in outcomes if outcome.get("queue"))}
+    named = {outcome["queue"] for outcome in outcomes if outcome.get("queue")}
+    return {*policy.get("queues", ()), *named} - {NO_QUEUE}
 
 
 def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str]) -> list[Queue]:

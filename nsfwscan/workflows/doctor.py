@@ -34,6 +34,7 @@ from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.models import registry
 from nsfwscan.models.spec import ModelSpec
+from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import open_source
@@ -255,13 +256,16 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _banks(config: ScanConfig) -> Iterator[Finding]:
-    """Reads each bank, and keeps it on this machine."""
+    """Reads each bank, and keeps it on this machine; says where the policy overrules it."""
     for bank in config.banks:
         [spec] = resolve_banks((bank,), config.storage)
         needed, free = index_bytes(spec.entries["pdq"]) if spec.is_large else 0, this_machine().memory_bytes
         verdict: Literal["ok", "warn"] = "warn" if spec.malformed or (free is not None and needed > free) else "ok"
         memory = f"; its index takes about {size(needed)} on each node" if needed else ""
         yield Finding(verdict, "banks", f"{spec.describe()}{memory}")
+    policy = load_policy(config.policy or registry.resolve(config.model, config.storage).policy)
+    for note in bank_notes(policy, [(bank.name, bank.kind) for bank in config.banks]):
+        yield Finding("warn", "banks", f"{policy.identity}: {note}")
 
 
 def _models(config: ScanConfig) -> Iterator[Finding]:

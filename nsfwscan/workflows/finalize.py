@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,6 +20,7 @@ import nsfwscan
 from nsfwscan.config import ReportConfig
 from nsfwscan.errors import BrokenRecord, StoreError
 from nsfwscan.images.sandbox.confinement import LAYERS
+from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy
 from nsfwscan.reports.html import render_summary
 from nsfwscan.runs.commit import Report
@@ -53,6 +55,7 @@ def record_of(
         limits: up to which its exit code is 0.
         **further: config, model, reuse_keys, and what it took.
     """
+    banks = [(bank["name"], bank["kind"]) for bank in further.get("banks", ())]
     record = {
         "record_version": RECORD_VERSION,
         "run_id": run.run_id,
@@ -79,16 +82,18 @@ def record_of(
         **further,
         "summary": report.summary.as_dict(),
         "sandbox": dict(report.sandbox),
-        "warnings": _warnings(plan, report).as_json(),
+        "warnings": _warnings(plan, report, bank_notes(policy, banks)).as_json(),
         "shadows": [shadow.as_dict() for shadow in report.shadows],
         "files": [*report.files, *plan.files],
     }
     return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
 
 
-def _warnings(plan: Plan, report: Report) -> Warnings:
-    """Return what was noticed while listing, and that the decoder was not wholly confined."""
+def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:
+    """Return what was noticed while listing, which banks the policy overrules, and how far the decoder was confined."""
     warnings = Warnings.from_json(plan.warnings.as_json())
+    for note in overruled:
+        warnings.add(WarningKind.BANK_OVERRULED, note)
     for held, files in report.sandbox.items():
         if held != ", ".join(LAYERS):
             warnings.add(WarningKind.UNCONFINED, f"only {held}" if held != "none" else "no layer of it", count=files)

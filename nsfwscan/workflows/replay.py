@@ -44,7 +44,7 @@ def replay(run: Run, policy: Policy) -> Comparison:
 def overlaps(run: Run, policy: Policy) -> Overlaps:
     """Which of the policy's rules match and decide how many rows of a run's report. Raises as `replay` does."""
     found = Overlaps(policy)
-    for rows in read_rows(run, run.record(), found.decider.columns):
+    for rows in read_rows(run, run.record(), found.columns):
         found.add(rows)
     return found
 

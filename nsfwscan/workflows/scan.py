@@ -25,6 +25,7 @@ from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
 from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
 from nsfwscan.runs.commit import Report, write_report
@@ -109,6 +110,8 @@ def run_scan(
     spec = resolve(config.model, config.storage)
     banks = _banks(config, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
+    for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
+        progress.say(f"policy   {note}")
     with run.lease(progress.say), _resumable(run):
         if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
             complete(run)

@@ -142,9 +142,10 @@ def test_a_replay_tells_what_would_change(out: Path, strict: Path, tmp_path: Pat
     found = json.loads((tmp_path / "moves.json").read_text())
     assert (found["run_id"], found["rows"], found["moved"]) == ("first", 8, 2)
     assert {entry["value"]: entry["after"] for entry in found["queue"]} == {
-        None: 2,
+        None: 1,
         "adult": 4,
         "quality": 2,
+        "undetermined": 1,
         "ingest": 0,
     }
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import GUARD, ILLEGAL, load_policy, parse_policy, preset_names
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, load_policy, parse_policy, preset_names
 from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, Decision
 
@@ -56,6 +56,7 @@ def decided(decide: Decider, rows: pa.Table) -> list[tuple[str, str, str]]:
 
 
 GUARDED = ("undetermined", GUARD, "guard")
+BY_BANK = ("block", BLOCKED, "bank")
 
 
 # Which rule
@@ -228,12 +229,12 @@ def test_a_preset_knows_what_a_match_means() -> None:
 
 
 def test_what_was_settled_before_the_model_may_be_allowed() -> None:
-    """A match in an allow bank, or a filter, is as good as a score; a match in a block bank is not."""
+    """A match in an allow bank, or a filter, is as good as a score; a match in a block bank is blocked."""
     rows = table({"match_kind": "allow"}, {"filtered_by": "icon"}, {"match_kind": "block"}, {"match_kind": "negative"})
     assert decided(decider(BLOCK), rows) == [
         ("allow", "otherwise", "policy"),
         ("allow", "otherwise", "filter"),
-        GUARDED,
+        BY_BANK,
         GUARDED,
     ]
     assert decided(decider(otherwise="review"), rows)[:2] == [("review", "otherwise", "policy")] * 2
@@ -276,6 +277,130 @@ def test_the_first_rule_that_escalates_names_the_queue_of_an_illegal_match() -> 
     assert {(row["decision"], row["shield"], row["severity"], row["decided_by"]) for row in found} == {
         ("escalate", "hidden", 4, "bank")
     }
+
+
+# What the kind of a bank means
+
+MATCHED = {"match_bank": "b", "match_id": "x", "match_hash": "sha256", "match_distance": 0}
+
+
+@pytest.mark.parametrize("score", [None, 0.0, 0.99, math.nan])
+@pytest.mark.parametrize("otherwise", list(Decision))
+@pytest.mark.parametrize("when", ["true", "uri <> ''", "status = 'ok'", "coalesce(nsfw_score, 0) >= 0"])
+def test_a_match_of_a_block_bank_is_blocked_whatever_the_policy_leaves_out(
+    when: str, otherwise: Decision, score: float | None
+) -> None:
+    """No rule that does not name the match makes anything milder of it; it has a queue, a shield and a severity."""
+    milder = [
+        {"name": d, "when": when, "decision": d, "queue": "other", "sample": 0.999}
+        for d in ("allow", "review", "undetermined")
+    ]
+    [row] = decider(*milder, otherwise=otherwise)(
+        table({**MATCHED, "match_kind": "block", "nsfw_score": score})
+    ).to_pylist()
+    del row["policy"]
+    assert row == {
+        "decision": "block",
+        "rule": BLOCKED,
+        "queue": "known",
+        "skill": None,
+        "shield": "blur",
+        "severity": 3,
+        "decided_by": "bank",
+    }
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "match_kind = 'block'",
+        "match_bank = 'b'",
+        "match_id like 'x%' and nsfw_score is null",
+        "match_hash = 'sha256'",
+        "match_distance < 5",
+        "coalesce(MATCH_BANK, '') <> ''",
+    ],
+)
+def test_a_policy_says_otherwise_of_a_block_bank_by_name(when: str) -> None:
+    """A rule that names the match decides it, wherever it stands; rows that it is not true of stay blocked."""
+    decide = decider(
+        {"name": "all", "when": "true", "decision": "allow"}, {"name": "n", "when": when, "decision": "review"}
+    )
+    rows = table({**MATCHED, "match_kind": "block"}, {"match_bank": None, "match_kind": "block", "match_distance": 9})
+    assert decided(decide, rows)[0] == ("review", "n", "policy")
+    assert decided(decide, rows)[1] == (BY_BANK if when != "match_kind = 'block'" else ("review", "n", "policy"))
+
+
+def test_a_rule_that_is_as_strict_decides_a_match_of_a_block_bank() -> None:
+    """The first that blocks or escalates names the queue, as it does for other rows; a bank softens nothing."""
+    place = {"name": "place", "when": "uri = '1'", "decision": "escalate", "queue": "trust"}
+    rows = table(*({"match_kind": "block", "nsfw_score": score} for score in (0.95, 0.95, 0.5)))
+    found = decider(REVIEW, place, BLOCK)(rows).to_pylist()
+    assert [(row["rule"], row["queue"]) for row in found] == [("high", "adult"), ("place", "trust"), (BLOCKED, "known")]
+
+
+def test_no_rule_allows_a_match_of_a_block_bank_that_nothing_scored() -> None:
+    """Also where it names the match: that takes a score, or an `allow` bank."""
+    decide = decider({"name": "n", "when": "match_kind = 'block'", "decision": "allow"})
+    rows = table({**MATCHED, "match_kind": "block", "nsfw_score": 0.9}, {**MATCHED, "match_kind": "block"})
+    assert decided(decide, rows) == [("allow", "n", "policy"), GUARDED]
+
+
+@pytest.mark.parametrize("score", [None, 0.99])
+def test_a_match_of_an_allow_bank_is_decided_alike_with_and_without_a_score(score: float | None) -> None:
+    """A scan does not score it; a carried row that has a score is decided as if it had none. Places and files still
+    count, and so does the score where a rule names the match."""
+    score_or_place = {"name": "kids", "when": "nsfw_score > 0.2 or uri = '1'", "decision": "review", "queue": "kids"}
+    rows = table(*({**MATCHED, "match_kind": "allow", "nsfw_score": score, "label": "porn"} for _ in range(2)))
+    porn = {"name": "porn", "when": "label = 'porn'", "decision": "block"}
+    assert decided(decider(BLOCK, porn, score_or_place), rows) == [
+        ("allow", "otherwise", "policy"),
+        ("review", "kids", "policy"),
+    ]
+    named = {"name": "doubt", "when": "match_kind = 'allow' and nsfw_score > 0.9", "decision": "review"}
+    expected = ("allow", "otherwise", "policy") if score is None else ("review", "doubt", "policy")
+    assert decided(decider(BLOCK, named), rows)[0] == expected
+
+
+def test_what_no_bank_holds_is_decided_as_before() -> None:
+    """Beside matches, in the same table."""
+    rows = table({"nsfw_score": 0.95}, {"match_kind": "block"}, {"nsfw_score": 0.5}, {"match_kind": "allow"}, {})
+    assert decided(decider(BLOCK, REVIEW), rows) == [
+        ("block", "high", "policy"),
+        BY_BANK,
+        ("review", "low", "policy"),
+        ("allow", "otherwise", "policy"),
+        GUARDED,
+    ]
+
+
+# Queues
+
+
+@pytest.mark.parametrize("decision", list(Decision))
+def test_a_rule_without_a_queue_sends_its_rows_to_one_of_the_decisions_name(decision: Decision) -> None:
+    """By a rule, by `otherwise` and by an override; only what is allowed goes to nobody."""
+    queue = None if decision is Decision.ALLOW else str(decision)
+    rule = {"name": "r", "when": "true", "decision": decision}
+    assert decider(rule)(scored(0.5))["queue"].to_pylist() == [queue]
+    assert decider(otherwise=decision)(scored(0.5))["queue"].to_pylist() == [queue]
+    given = {"name": "p", "version": "1", "rules": [], "otherwise": {"decision": "allow"}}
+    over = {"source": "*", "rules": {"otherwise": {"decision": decision}}}
+    assert Decider(parse_policy({**given, "overrides": [over]}))(scored(0.5))["queue"].to_pylist() == [queue]
+
+
+def test_the_guard_has_a_queue() -> None:
+    """What nothing has looked at, a person is told of."""
+    assert decider()(scored(None))["queue"].to_pylist() == ["undetermined"]
+
+
+def test_a_policy_says_by_name_that_nobody_is_to_look() -> None:
+    """`queue: none`, for what is blocked or no image; an override may say so, too."""
+    quiet = {"name": "b", "when": "true", "decision": "block", "queue": "none"}
+    assert decider(quiet)(scored(0.5))["queue"].to_pylist() == [None]
+    given = {"name": "p", "version": "1", "rules": [BLOCK], "otherwise": {"decision": "allow"}}
+    over = {"source": "*", "rules": {"high": {"queue": "none"}}}
+    assert Decider(parse_policy({**given, "overrides": [over]}))(scored(0.95))["queue"].to_pylist() == [None]
 
 
 # Edges
@@ -359,17 +484,24 @@ def expected_of(row: Row, rules: list[tuple[str, str, float, Decision]], otherwi
         for i, (column, comparison, threshold, outcome) in enumerate(rules)
         if known(column) and _COMPARISONS[comparison](np.float32(row[column]), np.float32(threshold))
     ]
+    if row["match_kind"] == "allow":  # no rule here names the match, so none sees a score
+        return otherwise, "otherwise", "policy" if known("nsfw_score") or not filtered(row, otherwise) else "filter"
+    if row["match_kind"] == "block":
+        blocking = [found for found in true if found[0] in (Decision.BLOCK, Decision.ESCALATE)]
+        return (*blocking[0], "policy") if blocking else BY_BANK
     if row["match_kind"] == "illegal":
         escalating = [name for outcome, name in true if outcome is Decision.ESCALATE]
         return Decision.ESCALATE, escalating[0] if escalating else ILLEGAL, "bank"
     decision, name = true[0] if true else (otherwise, "otherwise")
     if known("nsfw_score"):
         return decision, name, "policy"
-    settled = row["match_kind"] == "allow" or row["filtered_by"] is not None
-    if not settled and (decision is Decision.ALLOW or name == "otherwise"):
+    if row["filtered_by"] is None and (decision is Decision.ALLOW or name == "otherwise"):
         return Decision.UNDETERMINED, GUARD, "guard"
-    filtered = row["filtered_by"] is not None and decision is Decision.ALLOW
-    return decision, name, "filter" if filtered else "policy"
+    return decision, name, "filter" if filtered(row, decision) else "policy"
+
+
+def filtered(row: Row, decision: Decision) -> bool:
+    return row["filtered_by"] is not None and decision is Decision.ALLOW
 
 
 @settings(max_examples=50, deadline=None)
@@ -388,6 +520,54 @@ def test_threshold_rules_decide_as_plain_python_does(
         unsettled = row["match_kind"] != "allow" and row["filtered_by"] is None
         if unsettled and (row["nsfw_score"] is None or math.isnan(row["nsfw_score"])):
             assert decision != Decision.ALLOW
+
+
+_CHANGED = st.fixed_dictionaries(
+    {}, optional={"decision": st.sampled_from(list(Decision)), "queue": st.sampled_from(["none", "kids"])}
+)
+_OUTCOMES = st.fixed_dictionaries(
+    {"decision": st.sampled_from(list(Decision))}, optional={"queue": st.sampled_from(["none", "adult"])}
+)
+_WHENS = st.sampled_from(
+    ["true", "nsfw_score >= 0.5", "status <> 'ok'", "match_kind = 'block'", "match_bank = 'b'", "uri = '1'"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(_WHENS, _OUTCOMES), max_size=4),
+    _OUTCOMES,
+    st.lists(st.dictionaries(st.sampled_from(["r0", "r1", "otherwise"]), _CHANGED, min_size=1), max_size=2),
+    _ROWS,
+)
+def test_no_row_that_wants_a_person_lacks_a_queue(
+    rules: list[tuple[str, Row]], otherwise: Row, changes: list[dict[str, Row]], rows: list[Row]
+) -> None:
+    """Whatever rules, overrides, banks, filters and scores come together: reviewed and escalated rows always have a
+    queue, others have one unless the policy says `queue: none`; a policy that cannot hold that does not load."""
+    names = [f"r{i}" for i in range(len(rules))]
+    written = {
+        "name": "p",
+        "version": "1",
+        "rules": [{"name": name, "when": when, **outcome} for name, (when, outcome) in zip(names, rules, strict=True)],
+        "otherwise": otherwise,
+        "overrides": [
+            {"source": "*", "rules": found}
+            for change in changes
+            if (found := {name: one for name, one in change.items() if name in (*names, "otherwise") and one})
+        ],
+    }
+    try:
+        decide = Decider(parse_policy(written))
+    except PolicyError as error:
+        if "asks for a person" not in str(error):
+            raise
+        return
+    for row in decide(table(*rows)).to_pylist():
+        if row["decision"] in ("review", "escalate"):
+            assert row["queue"] not in (None, "none")
+        elif row["decision"] != "allow" and "none" not in str(written):
+            assert row["queue"] is not None
 
 
 # Samples
@@ -517,8 +697,10 @@ def outcome_by_hand(uri: str, score: float | None, overrides: list[tuple[str, Ro
         )
     if score is None:  # no rule speaks of it, and `otherwise` may not
         rule, outcomes = GUARD, {GUARD: {"decision": "undetermined"}}
-    plain = {"queue": None, "skill": None, "shield": "none", "severity": 0}
-    return {"rule": rule, **plain, **outcomes[rule]}
+    outcome = {"queue": None, "skill": None, "shield": "none", "severity": 0, **outcomes[rule]}
+    if outcome["queue"] is None and outcome["decision"] != "allow":
+        outcome["queue"] = outcome["decision"]
+    return {"rule": rule, **outcome}
 
 
 @settings(max_examples=60, deadline=None)

@@ -149,7 +149,8 @@ def test_banks_that_cannot_be_used_stop_the_scan_before_it_starts(media: Path, t
 
 
 def test_a_replay_decides_matches_as_the_scan_did(media: Path, tmp_path: Path) -> None:
-    """By the stored match alone: nothing moves under the same policy, and illegal ones move under none."""
+    """By the stored match alone: nothing moves under the same policy, blocked ones move under a rule that names their bank,
+    and illegal ones under none."""
     banks = bank(tmp_path, "bad", f"sha256 {sha(media / 'coffee.jpg')}")
     banks |= bank(tmp_path, "csam", f"sha256 {sha(media / 'rocket.jpg')}", kind="illegal")
     night(media, tmp_path / "out", "one", banks=banks)
@@ -159,6 +160,8 @@ def test_a_replay_decides_matches_as_the_scan_did(media: Path, tmp_path: Path) -
     allow.write_text(
         "version: '1'\nrules:\n  - {name: a, when: 'true', decision: allow}\notherwise: {decision: allow}\n"
     )
+    assert replay(run, load_policy(str(allow))).as_dict()["moves"] == []
+    allow.write_text(allow.read_text().replace("'true'", "match_bank = 'bad'"))
     moves = replay(run, load_policy(str(allow))).as_dict()["moves"]
     assert [(move["from"], move["to"]) for move in moves] == [("block", "undetermined")]
 
