@@ -114,13 +114,13 @@ def test_the_same_entries_whatever_they_are_written_in(tmp_path: Path, how: str)
     assert (spec.malformed, spec.passed_over) == (0, {})
 
 
-@pytest.mark.parametrize("name", ["a", "a.txt", "a.csv", "a.json", "a.jsonl", "a.parquet", "a.csv.gz", "a.xml"])
 @pytest.mark.parametrize("how", ["list", "csv", "pretty", "json lines", "xml", "parquet", "utf-16"])
-def test_a_name_means_nothing(tmp_path: Path, name: str, how: str) -> None:
+def test_a_name_means_nothing(tmp_path: Path, how: str) -> None:
     """Under any name the same bytes are the same bank, whichever name they were read by first."""
     first = bank(tmp_path / "first.bin", WRITTEN[how])
-    again = bank(tmp_path / name, WRITTEN[how])
-    assert entries(again) == {"md5": ALL} and again.version == first.version
+    for name in ("a", "a.txt", "a.csv", "a.json", "a.jsonl", "a.parquet", "a.csv.gz", "a.xml"):
+        again = bank(tmp_path / name, WRITTEN[how])
+        assert entries(again) == {"md5": ALL} and again.version == first.version, name
 
 
 @pytest.mark.parametrize(
