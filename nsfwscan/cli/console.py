@@ -31,20 +31,20 @@ def storage_options(command: Command) -> Command:
             click.option(
                 "--sse",
                 type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
-                help="Server-side encryption to ask S3 for when writing.",
+                help="Server-side encryption of what is written to S3.",
             ),
-            click.option("--sse-kms-key-id", metavar="KEY", help="The KMS key for it."),
+            click.option("--sse-kms-key-id", metavar="KEY", help="Encrypt what is written to S3 with this KMS key."),
             click.option(
                 "--s3-compatibility",
                 type=click.Choice(["auto", "aws", "basic"]),
-                help="How to speak to S3: aws with checksums in headers, basic with Content-MD5 alone, as older stores "
-                "want it; auto (default): aws with AWS, basic with any other endpoint.",
+                help="Form of S3 requests. aws: checksums in headers; basic: only Content-MD5, for older stores; auto "
+                "(default): aws for AWS, basic for any other endpoint.",
             ),
             click.option(
                 "--s3-addressing",
                 type=click.Choice(["auto", "path", "virtual"]),
-                help="Where the bucket's name stands: in the path, or in the host (virtual); auto (default): in the "
-                "path, but for AWS.",
+                help="Put the bucket's name into the path or the host (virtual). auto (default): virtual for AWS, path "
+                "for other stores.",
             ),
         )
     ):

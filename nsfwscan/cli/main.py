@@ -46,7 +46,7 @@ from nsfwscan.workflows.match import FLOOD, match_store
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(nsfwscan.__version__, prog_name="nsfwscan")
 def main() -> None:
-    """Scans media stores for NSFW and harmful images, and leaves a report that people can trust."""
+    """Scan media stores for NSFW and harmful images, and write a report that people can trust."""
 
 
 def source_storage_options(command: Command) -> Command:
@@ -68,8 +68,8 @@ bank_option = click.option(
     "banks",
     multiple=True,
     metavar="NAME=URI[,kind=…]",
-    help="Known hashes: CSV, Parquet, JSON, or a hash a line. kind=block (default), allow, negative, illegal; "
-    "distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B, categories=1+2. Repeatable.",
+    help="List of known hashes: CSV, Parquet, JSON, or one hash per line. kind=block (default), allow, negative, "
+    "illegal; distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B, categories=1+2. Repeatable.",
 )
 
 
@@ -78,7 +78,7 @@ ignore_run_option = click.option(
     "ignore_runs",
     multiple=True,
     metavar="ID",
-    help="Go on without what this committed run knew, since its record is broken; repeatable.",
+    help="Ignore this committed run, whose record is broken. Repeatable.",
 )
 
 
@@ -92,14 +92,14 @@ def decode_options(command: Command) -> Command:
             click.option(
                 "--decode",
                 type=click.Choice(["fast", "exact"]),
-                help="fast (default): large JPEGs at reduced scale, which moves scores by less than 0.02, where --pdq "
-                "does without all of their pixels.",
+                help="fast (default): decode large JPEGs at reduced scale, unless --pdq exact needs all pixels; moves "
+                "scores by less than 0.02.",
             ),
             click.option(
                 "--pdq",
                 type=click.Choice(["exact", "reduced", "off"]),
-                help="Perceptual hash: exact (default, takes all pixels), of what --decode fast leaves of large JPEGs "
-                "(a few of 256 bits differ; several times as fast), or none.",
+                help="Perceptual hash: exact (default) needs all pixels; reduced hashes large JPEGs at the scale of "
+                "--decode fast (a few of 256 bits differ; several times as fast); off: none.",
             ),
             click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
         )
@@ -116,7 +116,7 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--config",
                 type=click.Path(exists=True, dir_okay=False),
-                help="YAML with the sections of the configuration; options win over it.",
+                help="Configuration file (YAML); options on the command line win.",
             ),
             click.option(
                 "--preset",
@@ -133,26 +133,28 @@ def model_options(command: Command) -> Command:
                 "labels",
                 multiple=True,
                 metavar="LABEL=CATEGORY",
-                help="What a checkpoint's label means; repeatable.",
+                help="Map a label of the checkpoint to a category. Repeatable.",
             ),
             click.option(
                 "--dtype",
                 type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-                help="Precision; auto: fp16 on CUDA, bf16 on CPUs that have it, fp32 elsewhere.",
+                help="Precision. auto (default): fp16 on CUDA, bf16 on CPUs that have it, fp32 elsewhere.",
             ),
             click.option(
                 "--batch-size",
                 type=click.IntRange(1),
-                help="Images in a forward pass; default 8 on a CPU, 128 on a GPU.",
+                help="Images per forward pass (default: 8 on a CPU, 128 on a GPU).",
             ),
             click.option(
                 "--compile",
                 is_flag=True,
                 default=None,
-                help="torch.compile the model: a tenth faster, after minutes of preparation.",
+                help="Compile the model with torch.compile: a tenth faster, after minutes of preparation.",
             ),
             click.option(
-                "--policy", metavar="FILE|NAME", help="Policy file, or a preset policy; default: the model's own."
+                "--policy",
+                metavar="FILE|NAME",
+                help="Policy file, or name of a preset policy (default: the model's own).",
             ),
             bank_option,
         )
@@ -164,94 +166,109 @@ def model_options(command: Command) -> Command:
 @main.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="STORE", help="Report store: a directory, or s3://bucket/prefix.")
-@click.option("--run-id", help="Name of the run; the same again resumes it. Default: the time (UTC).")
+@click.option("--run-id", help="Id of the run (default: the time, UTC). The id of an unfinished run resumes it.")
 @click.option(
-    "--resume", type=click.Choice(["last"]), help="Go on with the newest unfinished run over the same sources, if any."
+    "--resume",
+    type=click.Choice(["last"]),
+    help="Resume the newest unfinished run over the same sources; begin a new one if there is none.",
 )
 @click.option(
-    "--include", multiple=True, metavar="GLOB", help="Only objects whose place within the source matches; * crosses /."
+    "--include",
+    multiple=True,
+    metavar="GLOB",
+    help="Scan only objects whose path within the source matches; * also matches /. Repeatable.",
 )
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Not these; repeatable, as --include.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first N listed objects.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out objects whose path matches. Repeatable.")
+@click.option("--limit", type=click.IntRange(1), help="Scan only the first N listed objects.")
 @click.option(
     "--truth",
     metavar="path|none|FILE",
-    help="Where truth comes from: class folders (default), nowhere, or a file with uri and truth.",
+    help="Source of truth: class folders in the path (default), none, or a file with columns uri and truth.",
 )
 @click.option(
     "--max-unmatched-truth",
     type=click.FloatRange(0, 1),
-    help="Stop where a larger share of the truth file's objects within the sources is not listed (default 0.5).",
+    help="Stop if a larger share of the truth file's objects within the sources is not listed (default 0.5).",
 )
 @click.option(
     "--allow-source",
     "allow",
     multiple=True,
     metavar="PREFIX",
-    help="The rows of lists may also name what begins so: a list in a bucket names objects of that bucket. Repeatable.",
+    help="Allow lists to name objects with this prefix. Without it, a list in a bucket names only objects there. "
+    "Repeatable.",
 )
-@click.option("--full", is_flag=True, default=None, help="Read all objects, also those that have not changed.")
+@click.option("--full", is_flag=True, default=None, help="Read all objects again, also unchanged ones.")
 @ignore_run_option
 @click.option(
     "--report",
     type=click.Choice(["snapshot", "delta"]),
-    help="A row for every listed object (default), or only for those looked at or decided differently this time.",
+    help="snapshot (default): a row for every listed object; delta: only for objects that were read or got another "
+    "decision.",
 )
-@click.option("--deadline", metavar="WHEN", help="Stop then, to be resumed: 90m, 6h30m, 06:00, or an ISO 8601 time.")
 @click.option(
-    "--max-requests-per-s", type=click.FloatRange(0, min_open=True), help="Ask the media store no more often than this."
+    "--deadline",
+    metavar="WHEN",
+    help="Stop at this time; the run can be resumed. 90m, 6h30m, 06:00, or an ISO 8601 time.",
+)
+@click.option(
+    "--max-requests-per-s",
+    type=click.FloatRange(0, min_open=True),
+    help="Limit of requests to the media store, for the whole run.",
 )
 @model_options
 @click.option(
     "--cascade/--no-cascade",
     default=None,
-    help="Let cheap filters and a light model settle what is benign beyond doubt, before the model.",
+    help="Let cheap filters and a light model remove clearly benign images before the model.",
 )
 @click.option(
     "--shadow-policy",
     "shadow_policies",
     multiple=True,
     metavar="FILE|NAME",
-    help="Count beside the decisions what this policy would have decided; repeatable.",
+    help="Also count what this policy would decide. Repeatable.",
 )
 @click.option(
-    "--save-images", is_flag=True, default=None, help="Copy the images of false positives beside their table."
+    "--save-images", is_flag=True, default=None, help="Copy the images of false positives into the run's folder."
 )
 @click.option(
     "--max-error-rate",
     type=click.FloatRange(0, 1),
-    help="Exit 4 if more of the images could not be read (default 0.05).",
+    help="Exit with 4 if a larger share of the images is unreadable (default 0.05).",
 )
 @click.option(
     "--max-unsupported-rate",
     type=click.FloatRange(0, 1),
-    help="Exit 5 if more of the objects are no images (default 0.8), or if nothing could be scored.",
+    help="Exit with 5 if a larger share of the objects are no images (default 0.8), or if nothing could be scored.",
 )
 @click.option(
     "--max-deleted-rate",
     type=click.FloatRange(0, 1),
-    help="Exit 6, nothing read or committed, if more of the known objects are not listed any more (default 0.2, and "
-    "more than 20 of them); 1: go on all the same.",
+    help="Exit with 6, before anything is read, if a larger share of the known objects is missing from the listing "
+    "(default 0.2, and more than 20 objects); 1: never.",
 )
 @source_storage_options
-@click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
-@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
+@click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
+@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 @click.option(
-    "--explain", is_flag=True, help="Say what would run where, and what it takes; list, read and write nothing."
+    "--explain",
+    is_flag=True,
+    help="Say what would run where, how long it would take and what it would cost; read and write nothing.",
 )
 @click.option(
     "--prices",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Price table (YAML); default: list prices.",
+    help="Price table (YAML; default: list prices).",
 )
 @click.option(
     "--rates",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Estimate by a benchmark's JSON; default: by earlier runs of the store.",
+    help="Estimate from a benchmark's JSON (default: from earlier runs of the store).",
 )
-@click.option("--verbose", is_flag=True, help="Show what Ray says, and tracebacks.")
+@click.option("--verbose", is_flag=True, help="Show Ray's messages, and tracebacks.")
 def scan(
     sources: tuple[str, ...],
     out: str,
@@ -266,8 +283,8 @@ def scan(
     """Scan SOURCES and commit a report to STORE.
 
     A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a list of objects (Parquet, CSV,
-    JSON, a URI a line, compressed or not; the manifest.json of an S3 Inventory). What did not change since the last run
-    over it is not read again.
+    JSON, one URI per line, compressed or not; the manifest.json of an S3 Inventory). Objects that are unchanged
+    since the last run over the same source are not read again.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job gives its run free, as Ctrl-C does
     if not verbose:
@@ -298,12 +315,12 @@ def scan(
 @click.argument("images", nargs=-1, required=True)
 @model_options
 @source_storage_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def classify(
     images: tuple[str, ...], config: str | None, preset: str | None, as_json: bool, verbose: bool, **options: Any
 ) -> None:
-    """Say what IMAGES (paths or URIs) show, now, without Ray."""
+    """Score single IMAGES (paths or URIs) at once, without Ray."""
     with exit_codes(Console(stderr=True), verbose):
         for verdict in classify_images(images, preset=preset, config=config, **_sections(options)):
             if as_json:
@@ -328,18 +345,20 @@ def runs(store: str, **options: Any) -> None:
 @main.command()
 @click.argument("store")
 @bank_option
-@click.option("--policy", metavar="FILE|NAME", help="Decide by this; default: the policy of the newest run.")
+@click.option("--policy", metavar="FILE|NAME", help="Policy to decide by (default: the policy of the newest run).")
 @click.option(
     "--flood",
     type=click.IntRange(1),
     default=FLOOD,
     show_default=True,
     metavar="N",
-    help="An entry that matches more objects (or 1 % of the store) is quarantined and reported.",
+    help="Quarantine an entry that matches more objects than this, or more than 1 % of the store.",
 )
 @ignore_run_option
-@click.option("--run-id", help="Name of the run; the same again goes on with it. Default: the time (UTC).")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="YAML with a section `banks`.")
+@click.option("--run-id", help="Id of the new run (default: the time, UTC). The id of an unfinished run resumes it.")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False), help="Configuration file (YAML) with a section `banks`."
+)
 @storage_options
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def match(
@@ -353,9 +372,9 @@ def match(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Look for known hashes in everything that the reports of STORE have seen; no image is read.
+    """Look for known hashes in all reports of STORE, without reading an image.
 
-    Writes a run of its own, whose report holds the objects that match. Illegal matches stand in its escalations/.
+    Writes a run whose report has the objects that match. Its escalations/ has the illegal matches.
     """
     with exit_codes(Console(stderr=True), verbose):
         storage = StorageConfig.of(given_options(options))
@@ -380,9 +399,9 @@ def match(
 @click.argument("run")
 @storage_options
 def verify(run: str, **options: Any) -> None:
-    """Check that a committed RUN (STORE/runs/ID) is still what it was: every file, every row, every count.
+    """Check that a committed RUN (STORE/runs/ID) is unchanged: every file, every row, every count.
 
-    Given a STORE, all its committed runs are checked. Exits 1 where anything is wrong.
+    With a STORE, check all its committed runs. Exit with 1 if anything is wrong.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         wrong = 0
@@ -402,17 +421,19 @@ def verify(run: str, **options: Any) -> None:
     "kind",
     type=click.Choice(list(FORMATS)),
     required=True,
-    help="The report's own columns (csv, parquet), or the answers of another service.",
+    help="The report's own columns (csv, parquet), or the format of another service.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE", help="To write.")
-@click.option("--for", "reader", type=click.Choice(["excel"]), help="What is to open the CSV.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE", help="File to write."
+)
+@click.option("--for", "reader", type=click.Choice(["excel"]), help="Program that will open the CSV.")
 @storage_options
 def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -> None:
     """Write the report of RUN (STORE/runs/ID, or a STORE's newest) as one file.
 
-    rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: a response for
-    each image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows; --for excel marks it as
-    UTF-8, so that Excel shows names as they are.
+    rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: one response
+    per image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows; --for excel marks it as
+    UTF-8, so Excel shows names correctly.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = find_run(run, StorageConfig.of(given_options(options)), complain)
@@ -432,14 +453,14 @@ def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -
     metavar="DAYS",
     default=GIVEN_UP / timedelta(days=1),
     show_default=True,
-    help="An unfinished run that nobody worked on for so long is abandoned.",
+    help="Age of the last work on an unfinished run, after which it counts as abandoned.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
 @storage_options
 def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
-    """Remove abandoned staging from a report STORE, and writes that were cut off.
+    """Remove abandoned staging and half-written files from a report STORE.
 
-    Exits 1 where something could not be removed.
+    Exit with 1 if something could not be removed.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         reports = Store.at(store, StorageConfig.of(given_options(options)))
@@ -459,13 +480,13 @@ def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("sources", nargs=-1)
-@click.option("--out", metavar="STORE", help="Report store to be checked for writing.")
+@click.option("--out", metavar="STORE", help="Report store to check for writing.")
 @model_options
 @source_storage_options
-@click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray.")
-@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all.")
+@click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
+@click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset: str | None, **options: Any) -> None:
-    """Check before a night what would fail in it, line by line."""
+    """Check sources, store, model and banks before a scan, line by line."""
     from nsfwscan.workflows.doctor import examine
 
     with without_native_chatter(verbose=False) as stream, exit_codes(Console(file=stream), verbose=False):

@@ -26,25 +26,29 @@ from nsfwscan.runs.run import find_run
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Where to write; default: queues/RUN_ID.",
+    help="Folder to write (default: queues/RUN_ID).",
 )
-@click.option("--context", metavar="FILE", help="CSV, JSON lines or Parquet with a uri column; all others are shown.")
-@click.option("--queue", "names", multiple=True, metavar="NAME", help="Only this queue; repeatable.")
+@click.option(
+    "--context",
+    metavar="FILE",
+    help="CSV, JSON lines or Parquet with a column uri; its other columns are added to the items.",
+)
+@click.option("--queue", "names", multiple=True, metavar="NAME", help="Write only this queue. Repeatable.")
 @click.option(
     "--earlier-runs",
     type=click.IntRange(0),
     metavar="N",
     default=EARLIER_RUNS,
     show_default=True,
-    help="Look for what was decided before in so many runs before it.",
+    help="Number of earlier runs whose decisions are added.",
 )
 @storage_options
 def queues(
     run: str, out: Path | None, context: str | None, names: tuple[str, ...], earlier_runs: int, **options: Any
 ) -> None:
-    """Write the review queues of RUN (STORE/runs/ID, or a STORE's newest), a file each, the most urgent first.
+    """Write the review queues of RUN (STORE/runs/ID, or a STORE's newest), one file per queue.
 
-    JSON lines, one item for what shows the same; by severity, then reach, then uncertainty. No pixels.
+    JSON lines without pixels; near-duplicates and copies are one item. Order: severity, reach, uncertainty.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         storage = StorageConfig.of(given_options(options))
