@@ -31,8 +31,8 @@ class DataConfig(Frozen):
     seed: int = 0
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(0.1, gt=0, lt=1)
-    near_duplicate_distance: int = Field(31, ge=0, le=64)
-    """Bits in which the PDQ hashes of near-duplicates differ at most, of 256. 31 is what PDQ's authors recommend; two
+    similar_distance: int = Field(31, ge=0, le=64)
+    """Bits in which the PDQ hashes of similar images differ at most, of 256. 31 is what PDQ's authors recommend; two
     images that have nothing in common differ in about 128."""
     max_per_class: int | None = Field(None, ge=1)
     """For a quick look: at most so many images of each class, drawn by `seed`."""

@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 
 _STORAGE = ("endpoint_url", "region", "profile", "anonymous", "requester_pays", "sse", "sse_kms_key_id")
 _DATA = (
-    *("format", "seed", "validation_share", "test_share", "near_duplicate_distance", "max_per_class", "cache"),
+    *("format", "seed", "validation_share", "test_share", "similar_distance", "max_per_class", "cache"),
     "retry_unreadable",
 )
 
@@ -46,9 +46,9 @@ def data_options(command: Command) -> Command:
             click.option("--validation-share", type=click.FloatRange(0, 1, True, True), help="Default 0.1."),
             click.option("--test-share", type=click.FloatRange(0, 1, True, True), help="Default 0.1."),
             click.option(
-                "--near-duplicate-distance",
+                "--similar-distance",
                 type=click.IntRange(0, 64),
-                help="Bits in which PDQ hashes of near-duplicates differ at most (default 31).",
+                help="Bits in which PDQ hashes of similar images differ at most (default 31).",
             ),
             click.option(
                 "--max-per-class", type=click.IntRange(1), help="For a quick look: only so many of each class."

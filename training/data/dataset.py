@@ -4,7 +4,7 @@ In: a `DataConfig`. Out: `Prepared`: splits that lie on disk and are read lazily
 of what was left out. One bad file is a row of a list; what makes training pointless is a `SourceError`, before anything
 else: one class, an empty class, nothing but broken images, a label that nobody knows. A full disk is a `StoreError`.
 
-    list ─► read and examine ─► group near-duplicates ─► assign sides ─► splits
+    list ─► read and examine ─► group similar images ─► assign sides ─► splits
             kept on disk, under the digest of what was listed             kept under the settings
 """
 
@@ -32,7 +32,7 @@ from nsfwscan.storage.store import to_json
 from nsfwscan.text import write_csv
 from training.config import DataConfig
 from training.data.catalog import CATALOG_VERSION, RETRIED, Catalog, build_catalog, cache_folder
-from training.data.duplicates import Conflict, conflicts, exactly_contradicted, find_groups
+from training.data.similar import Conflict, conflicts, exactly_contradicted, find_groups
 from training.data.sources import Listing, Unreadable, check_classes, list_examples
 from training.data.splits import SIDES, assign
 from training.data.tables import Disagreement
@@ -91,7 +91,7 @@ def prepare(
     catalog = build_catalog(listing, config, storage, progress)
     ok = catalog.ok()
     check_readable(catalog, ok)
-    settings = config.model_dump(include={"seed", "validation_share", "test_share", "near_duplicate_distance"})
+    settings = config.model_dump(include={"seed", "validation_share", "test_share", "similar_distance"})
     key = digest_of([CATALOG_VERSION, SPLITS_VERSION, catalog.key, settings, _content(ok), _left_out(listing)])[:32]
     folder = cache_folder(config) / "splits" / key
     try:
@@ -149,13 +149,13 @@ def _by_label(facts: pa.Table) -> dict[Category, int]:
 
 def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, config: DataConfig) -> None:
     """Writes who is on which side, and the lists; `splits.json` last: a folder that has it is whole."""
-    groups = find_groups(ok, config.near_duplicate_distance)
+    groups = find_groups(ok, config.similar_distance)
     rows = np.flatnonzero(~exactly_contradicted(ok, groups))
     kept = ok.take(pa.array(rows))
     labels = _numbers(kept, catalog.labels)
     check_kept(kept, catalog.labels)
     sides = assign(
-        groups.near[rows],
+        groups.similar[rows],
         labels,
         kept["sha256"].to_pylist(),
         catalog.labels,
@@ -167,15 +167,15 @@ def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, conf
         *conflicts(ok, groups),
         *(Conflict("exact", tuple((uri, label) for label in given)) for uri, given in listing.contradicted.items()),
     ]
-    pq.write_table(pa.table([rows, sides, groups.near[rows]], schema=_SIDES_SCHEMA), folder / "sides.parquet")
+    pq.write_table(pa.table([rows, sides, groups.similar[rows]], schema=_SIDES_SCHEMA), folder / "sides.parquet")
     _write_lists(folder, [*listing.unreadable, *catalog.unreadable()], found, listing.disagreements)
     counts = {side: _counts(labels[sides == i], catalog.labels) for i, side in enumerate(SIDES)}
     record = {
         "fingerprint": _fingerprint(kept, sides),
         "counts": counts,
-        "notes": _notes(counts, config, groups.near[rows]),
+        "notes": _notes(counts, config, groups.similar[rows]),
         "settings": config.model_dump(mode="json", include={"seed", "validation_share", "test_share"})
-        | {"near_duplicate_distance": config.near_duplicate_distance},
+        | {"similar_distance": config.similar_distance},
         "conflicts": [{"kind": c.kind, "members": c.members} for c in found],
     }
     (folder / "splits.json").write_bytes(to_json(record))
@@ -240,11 +240,11 @@ def _notes(counts: dict[str, dict[str, int]], config: DataConfig, groups: NDArra
             found = counts[side][label] / total
             if abs(found - share) > max(_FAR_OFF, 1 / total):
                 notes.append(
-                    f"{side} has {found:.1%} of the class {label!r}, not {share:.0%}: near-duplicates stay together"
+                    f"{side} has {found:.1%} of the class {label!r}, not {share:.0%}: similar images stay together"
                 )
     largest = int(np.bincount(groups).max())
     if largest > _FAR_OFF * len(groups) and largest > 2:
-        notes.append(f"the largest group of near-duplicates has {largest:,} of {len(groups):,} images")
+        notes.append(f"the largest group of similar images has {largest:,} of {len(groups):,} images")
     return notes
 
 

@@ -97,7 +97,7 @@ def _check_sides(sides: NDArray[np.int8], labels: NDArray[np.int64], names: Sequ
         if lacking:
             raise SourceError(
                 f"no image of the class {str(name)!r} is left for {' and '.join(lacking)}: its images are "
-                "near-duplicates of each other, or of other classes' images, which must stay on one side; add "
+                "similar images of each other, or of other classes' images, which must stay on one side; add "
                 "different ones"
             )
 

@@ -2,7 +2,7 @@
 
 In: counts. Out: `Estimate`s, 0 to 1. What cannot be known, for want of images, is None and never 0 or NaN. Nothing goes
 wrong. No interval has a width of nothing: 16 right of 16 are no proof of perfection. All of them count images as
-independent; near-duplicates within a split make them a little too narrow.
+independent; similar images within a split make them a little too narrow.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def context(
         "shortcut": _shortcut(found.ok),
         "flaws": _flaw_rows(found, items),
         "flawed": sum(1 for names_ in found.flawed if names_),
-        "distance": config.near_duplicate_distance,
+        "distance": config.similar_distance,
         "duplicates": _duplicates(found, items),
         "conflicts": _conflicts(found, items),
         "contradicted": [
@@ -129,7 +129,7 @@ def _classes(found: Exploration) -> list[dict[str, Any]]:
             "readable": readable[str(label)],
             "share": readable[str(label)] / len(labels),
             "height": readable[str(label)] / most,
-            "different": len(np.unique(found.groups.near[labels == str(label)])),
+            "different": len(np.unique(found.groups.similar[labels == str(label)])),
         }
         for label in found.listing.labels
     ]
@@ -234,18 +234,18 @@ def _flaw_rows(found: Exploration, items: _Items) -> list[dict[str, Any]]:
 
 
 def _shown_groups(found: Exploration) -> list[NDArray[np.int64]]:
-    return groups_of(found.groups.near)[:_GROUPS]
+    return groups_of(found.groups.similar)[:_GROUPS]
 
 
 def _duplicates(found: Exploration, items: _Items) -> dict[str, Any]:
-    same, near = groups_of(found.groups.same), groups_of(found.groups.near)
+    same, similar = groups_of(found.groups.same), groups_of(found.groups.similar)
     return {
         "exact_groups": len(same),
         "exact_extra": sum(len(rows) - 1 for rows in same),
-        "near_groups": len(near),
-        "near_images": sum(len(rows) for rows in near),
-        "extra": sum(len(rows) - 1 for rows in near),
-        "largest": len(near[0]) if near else 0,
+        "similar_groups": len(similar),
+        "similar_images": sum(len(rows) for rows in similar),
+        "extra": sum(len(rows) - 1 for rows in similar),
+        "largest": len(similar[0]) if similar else 0,
         "shown": [{"size": len(rows), "items": items.some(rows[:_MEMBERS])} for rows in _shown_groups(found)],
     }
 
@@ -255,7 +255,7 @@ def _conflicts(found: Exploration, items: _Items) -> dict[str, Any]:
     counts = Counter(conflict.kind for conflict in found.conflicts)
     pairs = Counter(
         " / ".join(sorted({str(label) for _, label in c.members}))
-        + f" ({'same content' if c.kind == 'exact' else 'near'})"
+        + f" ({'same content' if c.kind == 'exact' else 'similar'})"
         for c in found.conflicts
     )
     shown = [
@@ -266,7 +266,7 @@ def _conflicts(found: Exploration, items: _Items) -> dict[str, Any]:
         }
         for c in found.conflicts[:_GROUPS]
     ]
-    return {"exact": counts["exact"], "near": counts["near"], "pairs": pairs.most_common(), "shown": shown}
+    return {"exact": counts["exact"], "similar": counts["similar"], "pairs": pairs.most_common(), "shown": shown}
 
 
 def _suspect_kinds(errors: LabelErrors | None, names: list[str]) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
 from training.config import DataConfig
 from training.data.catalog import Catalog, build_catalog
-from training.data.duplicates import Conflict, Groups, conflicts, find_groups
 from training.data.quality import FLAWS, flaws
+from training.data.similar import Conflict, Groups, conflicts, find_groups
 from training.data.sources import Listing, Unreadable, list_examples
 from training.explore.features import open_eye, vectors_of
 from training.explore.label_errors import LabelErrors, find_label_errors
@@ -63,12 +63,12 @@ def examine(config: DataConfig, storage: StorageConfig, model: str, progress: Pr
         raise SourceError(
             f"none of the {len(unreadable):,} images can be read, as {first.uri}: {first.error} ({first.status})"
         )
-    groups = find_groups(ok, config.near_duplicate_distance)
+    groups = find_groups(ok, config.similar_distance)
     errors, basis = None, "not looked for"
     if eye is not None:
         vectors = vectors_of(catalog.images, eye, config.decode, progress)
         labels = np.unique(np.array(ok["label"].to_pylist()), return_inverse=True)[1].astype(np.int64)
-        errors = find_label_errors(vectors, labels, groups.near, seed=config.seed)
+        errors = find_label_errors(vectors, labels, groups.similar, seed=config.seed)
         basis = eye.basis if errors else "not looked for: a class has too few different images to judge by"
     elif len(listing.labels) < 2:
         basis = "not looked for: there is only one class"
@@ -96,10 +96,10 @@ def findings(found: Exploration) -> Iterator[dict[str, Any]]:
         yield {"finding": "disagreement", "uri": disagreement.uri, "label": disagreement.taken, "detail": said}
     for number, conflict in enumerate(found.conflicts):
         for uri, label in conflict.members:
-            words = "label conflict" if conflict.kind == "exact" else "near-duplicate under another label"
+            words = "label conflict" if conflict.kind == "exact" else "similar image under another label"
             yield {"finding": words, "uri": uri, "label": label, "group": f"conflict {number}"}
     rows = found.ok.select(["uri", "label"]).to_pylist()
-    for name, groups in (("duplicate", found.groups.same), ("near-duplicate", found.groups.near)):
+    for name, groups in (("duplicate", found.groups.same), ("similar image", found.groups.similar)):
         for members in groups_of(groups):
             yield from ({"finding": name, **rows[i], "group": f"{name} {groups[i]}"} for i in members)
     for row, names in zip(rows, found.flawed, strict=True):

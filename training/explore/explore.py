@@ -72,10 +72,10 @@ def _pictures(found: Exploration, config: DataConfig, progress: Progress) -> dic
 
 
 def _summary(found: Exploration) -> list[str]:
-    duplicates = sum(len(rows) - 1 for rows in groups_of(found.groups.near))
+    duplicates = sum(len(rows) - 1 for rows in groups_of(found.groups.similar))
     errors = "not looked for" if found.label_errors is None else f"{len(found.label_errors.suspects):,}"
     exact = sum(conflict.kind == "exact" for conflict in found.conflicts) + len(found.listing.contradicted)
     return [
         f"{len(found.ok):,} images in {len(found.listing.labels)} classes; {len(found.unreadable):,} unreadable",
-        f"near-duplicates: {duplicates:,}; label conflicts: {exact:,}; likely label errors: {errors}",
+        f"similar images: {duplicates:,}; label conflicts: {exact:,}; likely label errors: {errors}",
     ]

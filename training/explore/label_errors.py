@@ -1,7 +1,7 @@
 """Labels that are likely wrong, by confident learning (Northcutt, Jiang and Chuang, 2021, arXiv:1911.00068).
 
 In: a vector, a label and a group for each image. Out: the images that a classifier, which has seen neither them nor
-their near-duplicates, takes for another class with confidence. Data of which too little is there to judge give None.
+their similar images, takes for another class with confidence. Data of which too little is there to judge give None.
 
 A logistic regression is fitted to four fifths of the groups and asked about the rest, in turn. A class's threshold is
 the mean probability that its own images get; where an image is above another class's threshold, it counts as one of
@@ -68,7 +68,7 @@ def find_label_errors(
     Args:
         vectors: float32 [images, features].
         labels: int64 [images], 0 to classes - 1, none left out.
-        groups: int64 [images]; near-duplicates share one, so that a copy does not vouch for a copy.
+        groups: int64 [images]; similar images share one, so that a copy does not vouch for a copy.
     """
     classes = np.unique(labels)
     folds = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in classes))

@@ -37,7 +37,7 @@ def steps(context: dict[str, Any]) -> Iterator[Step]:
         yield Step(
             "info",
             f"{plural(duplicates['extra'], 'image')} more than there are different ones",
-            "Nothing to do: near-duplicates are kept on one side of the splits. Very many of one kind weigh more than "
+            "Nothing to do: similar images are kept on one side of the splits. Very many of one kind weigh more than "
             "they should: thin them out.",
         )
     if context["unreadable_count"]:
@@ -93,10 +93,10 @@ def _about_labels(context: dict[str, Any]) -> Iterator[Step]:
             f"{plural(exact, 'content')} under several labels",
             "Kept out of the splits until a person decides: one of the labels is wrong.",
         )
-    if context["conflicts"]["near"]:
+    if context["conflicts"]["similar"]:
         yield Step(
             "warn",
-            f"{plural(context['conflicts']['near'], 'group')} of near-duplicates under several labels",
+            f"{plural(context['conflicts']['similar'], 'group')} of similar images under several labels",
             "Right where the versions differ in what matters, such as a covered and an uncovered one; else a label is "
             "wrong. Kept, on one side of the splits.",
         )

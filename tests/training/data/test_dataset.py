@@ -101,7 +101,7 @@ def test_what_is_left_out_is_listed(data: Path, found: Prepared) -> None:
     unreadable = {Path(u.uri).name: (str(u.status), str(u.label)) for u in found.unreadable}
     assert unreadable == {"cut off.jpg": ("decode_error", "hentai"), "notes.jpg": ("unsupported", "hentai")}
     conflicts = [(c.kind, [Path(uri).name for uri, _ in c.members]) for c in found.conflicts]
-    assert conflicts == [("exact", ["0002.jpg", "conflict.jpg"]), ("near", ["0003.jpg", "near.jpg"])]
+    assert conflicts == [("exact", ["0002.jpg", "conflict.jpg"]), ("similar", ["0003.jpg", "near.jpg"])]
     assert f"{data}/hentai/notes.jpg,hentai,unsupported" in (found.folder / "unreadable.csv").read_text("utf-8")
     assert f"0,exact,{data}/sexy/conflict.jpg,sexy" in (found.folder / "conflicts.csv").read_text("utf-8")
 

@@ -91,7 +91,7 @@ def test_images_stay_on_their_side_as_data_grow() -> None:
 
 
 def test_one_huge_group_is_for_training() -> None:
-    """Near-duplicates that are more than their share of a class do not fill its test."""
+    """Similar images that are more than their share of a class do not fill its test."""
     groups = np.concatenate([np.zeros(60, np.int64), np.arange(1, 141)])
     labels = np.concatenate([np.zeros(60, np.int64), np.arange(140) % 3])
     sides = sides_of(groups, labels, digests(200))

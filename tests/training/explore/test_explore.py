@@ -79,7 +79,7 @@ def test_everything_that_was_planted_is_found(page: tuple[Path, str, list[dict[s
     assert named(rows, "over-compressed") == {"compressed.jpg"}
     assert named(rows, "flat") == {"grey.png", "dark.jpg"} and named(rows, "sliver") == {"grey.png"}
     assert "blurred.jpg" in named(rows, "blurred") and "cat.jpg" not in named(rows, "blurred")
-    assert named(rows, "near-duplicate") == {"cat.jpg", "small cat.jpg", "0001.jpg", "conflict.jpg"}
+    assert named(rows, "similar image") == {"cat.jpg", "small cat.jpg", "0001.jpg", "conflict.jpg"}
     assert named(rows, "duplicate") == named(rows, "label conflict") == {"0001.jpg", "conflict.jpg"}
     assert named(rows, "decode_error") == {"cut off.jpg"}
     assert lines[0] == "91 images in 2 classes; 1 unreadable"

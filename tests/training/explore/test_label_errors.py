@@ -28,7 +28,7 @@ def test_planted_errors_are_found() -> None:
 
 
 def test_a_copy_does_not_vouch_for_a_copy() -> None:
-    """Near-duplicates with the same wrong label are suspects all the same: they are judged together."""
+    """Similar images with the same wrong label are suspects all the same: they are judged together."""
     vectors, truth = clusters(300)
     labels, groups = truth.copy(), np.arange(300)
     copies = np.arange(0, 60, 3)

@@ -15,12 +15,12 @@ from PIL import Image
 from nsfwscan.config import DecodeConfig
 from nsfwscan.stages.base import fresh
 from tests.training.pictures import blobs, encoded, photographs, variants
-from training.data import duplicates
+from training.data import similar
 from training.data.catalog import FACTS_SCHEMA
 from training.data.decoding import DecodePool
-from training.data.duplicates import conflicts, exactly_contradicted, find_groups
 from training.data.examine import GEOMETRY, Examine
 from training.data.perceptual import HASH_BYTES, MIN_QUALITY, VARIANTS
+from training.data.similar import conflicts, exactly_contradicted, find_groups
 
 
 def examined(files: Mapping[str, bytes], labels: Mapping[str, str] | None = None) -> pa.Table:
@@ -64,7 +64,7 @@ def test_copies_of_a_photograph_are_one_group_and_photographs_are_not() -> None:
     files = {f"{name}/original": encoded(image, "PNG") for name, image in photographs().items()}
     for name, image in photographs().items():
         files |= {f"{name}/{what}": data for what, data in variants(image)}
-    groups = find_groups(examined(files), 31).near
+    groups = find_groups(examined(files), 31).similar
     together = {}
     for uri, group in zip(files, groups, strict=True):
         together.setdefault(uri.split("/")[0], set()).add(int(group))
@@ -84,12 +84,12 @@ def test_what_the_search_misses() -> None:
         "flat": encoded(flat),
         "flat, encoded again": encoded(flat, quality=40),
     }
-    assert len(set(find_groups(examined(files), 31).near.tolist())) == len(files)
+    assert len(set(find_groups(examined(files), 31).similar.tolist())) == len(files)
 
 
 def test_other_pictures_stay_apart() -> None:
     """A hundred different pictures are a hundred groups."""
-    assert len(set(find_groups(examined({f"{i}": encoded(blobs(i)) for i in range(100)}), 31).near.tolist())) == 100
+    assert len(set(find_groups(examined({f"{i}": encoded(blobs(i)) for i in range(100)}), 31).similar.tolist())) == 100
 
 
 @pytest.mark.parametrize("flat_up_to", [100_000, 0])
@@ -103,8 +103,8 @@ def test_every_pair_within_the_distance_is_found(flat_up_to: int, seed: int, cou
     for row in bits:
         row[random.permutation(256)[: random.integers(0, 40)]] ^= 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_FLAT_UP_TO", flat_up_to)
-        found = find_groups(hashed(np.packbits(bits.astype(np.uint8), axis=1)), distance).near
+        patch.setattr(similar, "_FLAT_UP_TO", flat_up_to)
+        found = find_groups(hashed(np.packbits(bits.astype(np.uint8), axis=1)), distance).similar
     apart = (bits[:, None] != bits[None]).sum(axis=2)
     reached = apart <= distance
     for _ in range(count):
@@ -115,31 +115,31 @@ def test_every_pair_within_the_distance_is_found(flat_up_to: int, seed: int, cou
 @pytest.mark.parametrize("flat_up_to", [100_000, 0])
 def test_the_distance_is_inclusive(flat_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """31 bits apart is near, 32 is not."""
-    monkeypatch.setattr(duplicates, "_FLAT_UP_TO", flat_up_to)
+    monkeypatch.setattr(similar, "_FLAT_UP_TO", flat_up_to)
     base = np.zeros((1, 256), np.uint8)
     for bits, is_near in ((31, True), (32, False)):
         other = base.copy()
         other[0, :bits] = 1
-        found = find_groups(hashed(np.packbits(np.concatenate([base, other]), axis=1)), 31).near
+        found = find_groups(hashed(np.packbits(np.concatenate([base, other]), axis=1)), 31).similar
         assert (found[0] == found[1]) == is_near
 
 
 def test_hashes_of_flat_images_are_not_trusted() -> None:
     """Below PDQ's quality, equal hashes say nothing; equal pixels still do."""
     same = np.zeros((2, HASH_BYTES), np.uint8)
-    assert len(set(find_groups(hashed(same, MIN_QUALITY - 1), 31).near.tolist())) == 2
-    assert len(set(find_groups(hashed(same, MIN_QUALITY), 31).near.tolist())) == 1
+    assert len(set(find_groups(hashed(same, MIN_QUALITY - 1), 31).similar.tolist())) == 2
+    assert len(set(find_groups(hashed(same, MIN_QUALITY), 31).similar.tolist())) == 1
     from PIL import Image
 
     grey = {
         "a": encoded(Image.new("RGB", (300, 300), (90, 90, 90)), "PNG"),
         "b": encoded(Image.new("RGB", (300, 300), (90, 90, 90)), "BMP"),
     }
-    assert len(set(find_groups(examined(grey), 31).near.tolist())) == 1
+    assert len(set(find_groups(examined(grey), 31).similar.tolist())) == 1
 
 
 def test_the_same_content_under_two_labels_is_a_conflict() -> None:
-    """The same bytes, and the same pixels in other bytes, under two labels are exact conflicts; a smaller copy is a near one."""
+    """The same bytes, and the same pixels in other bytes, under two labels are exact conflicts; a smaller copy is a similar one."""
     image = blobs(1)
     files = {
         "a": encoded(image, "PNG"),
@@ -164,5 +164,5 @@ def test_the_same_content_under_two_labels_is_a_conflict() -> None:
     facts = examined(files, labels)
     groups = find_groups(facts, 31)
     found = {(c.kind, tuple(uri for uri, _ in c.members)) for c in conflicts(facts, groups)}
-    assert found == {("exact", ("a", "b", "c")), ("near", ("e", "f"))}
+    assert found == {("exact", ("a", "b", "c")), ("similar", ("e", "f"))}
     assert exactly_contradicted(facts, groups).tolist() == [True] * 3 + [False] * 5

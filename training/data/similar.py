@@ -35,12 +35,12 @@ class Conflict:
     """One content under several labels.
 
     Attributes:
-        kind: `exact`: the same bytes or pixels, or one URI twice; kept out of the splits. `near`: near-duplicates,
+        kind: `exact`: the same bytes or pixels, or one URI twice; kept out of the splits. `similar`: similar images,
             which may differ in what matters (a covered and an uncovered version): kept, on one side.
         members: (uri, label) of each.
     """
 
-    kind: Literal["exact", "near"]
+    kind: Literal["exact", "similar"]
     members: tuple[tuple[str, Category], ...]
 
 
@@ -50,11 +50,11 @@ class Groups:
 
     Attributes:
         same: for each image, the number of the content (equal bytes or equal pixels) that it is a copy of.
-        near: for each image, the number of the group whose members are connected.
+        similar: for each image, the number of the group whose members are connected.
     """
 
     same: Labels
-    near: Labels
+    similar: Labels
 
 
 def find_groups(ok: pa.Table, distance: int) -> Groups:
@@ -77,13 +77,13 @@ def find_groups(ok: pa.Table, distance: int) -> Groups:
 
 
 def conflicts(ok: pa.Table, groups: Groups) -> list[Conflict]:
-    """Contents under several labels, and near-duplicates of different contents that have different labels."""
+    """Contents under several labels, and similar images of different contents that have different labels."""
     labels = np.unique(ok["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
     exact = _mixed(groups.same, labels)
     found = [Conflict("exact", _members(ok, rows)) for rows in exact]
-    settled = np.isin(groups.same, [groups.same[rows[0]] for rows in exact])
-    near = _mixed(np.where(settled, -1, groups.near), labels)
-    found += [Conflict("near", _members(ok, rows)) for rows in near]
+    exactly = np.isin(groups.same, [groups.same[rows[0]] for rows in exact])
+    similar = _mixed(np.where(exactly, -1, groups.similar), labels)
+    found += [Conflict("similar", _members(ok, rows)) for rows in similar]
     return sorted(found, key=lambda conflict: (conflict.kind, conflict.members))
 
 
