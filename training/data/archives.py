@@ -13,7 +13,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -78,6 +78,18 @@ def member_name(uri: str, archive: str) -> str:
 def archive_uri(uri: str) -> str:
     """An archive's own URI, as its members' URIs name it."""
     return f"hf://datasets/{uri}/{HUB_ARCHIVES[uri]}" if _is_on_hub(uri) else absolute_uri(uri)
+
+
+def local_members(uris: Sequence[str]) -> list[str]:
+    """Return the URIs by which this machine reads objects: members of an archive of the hub's in the copy that was
+    downloaded, all others as they are. Raises SourceError."""
+    found = list(uris)
+    for repo, name in HUB_ARCHIVES.items():
+        end = f"::hf://datasets/{repo}/{name}"
+        if any(uri.endswith(end) for uri in found):
+            copy = f"::{os.path.abspath(_from_hub(repo, name))}"
+            found = [uri.removesuffix(end) + copy if uri.endswith(end) else uri for uri in found]
+    return found
 
 
 class Archive:

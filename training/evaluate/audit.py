@@ -47,9 +47,9 @@ class FalsePositive:
     image: str | None
 
 
-def audit(judged: Sequence[EvaluatedModel]) -> list[FalsePositive]:
+def audit(evaluated: Sequence[EvaluatedModel]) -> list[FalsePositive]:
     """All false positives, checkpoint by checkpoint. Raises StoreError where the scan's subset is another one."""
-    return [found for one, title in zip(judged, titles(judged), strict=True) for found in _of(one, title)]
+    return [found for one, title in zip(evaluated, titles(evaluated), strict=True) for found in _of(one, title)]
 
 
 def shown(found: Sequence[FalsePositive]) -> list[FalsePositive]:
@@ -74,27 +74,31 @@ def pictures_of(
 
 
 def _of(one: EvaluatedModel, title: str) -> list[FalsePositive]:
-    answers = one.answers["test"]
+    predictions = one.predictions["test"]
     wrong = [
         number
-        for number, (row, truth) in enumerate(zip(answers.rows, answers.truth, strict=True))
+        for number, (row, truth) in enumerate(zip(predictions.rows, predictions.truth, strict=True))
         if truth == Category.NEUTRAL and row["label"] in NSFW_CATEGORIES
     ]
-    wrong.sort(key=lambda number: (-answers.rows[number]["confidence"], answers.sha256[number]))
+    wrong.sort(key=lambda number: (-predictions.rows[number]["confidence"], predictions.sha256[number]))
     return [
-        FalsePositive(title, rank, number, answers.uris[number], answers.rows[number], _copy(one, number))
+        FalsePositive(
+            title,
+            rank,
+            number,
+            predictions.uris[number],
+            predictions.rows[number],
+            _copy(one, predictions.uris[number]),
+        )
         for rank, number in enumerate(wrong, start=1)
     ]
 
 
-def _copy(one: EvaluatedModel, number: int) -> str | None:
-    """Where the scan's subset has the copy; it must have the row."""
-    answers = one.answers["test"]
-    place = ("test", str(answers.truth[number]), answers.sha256[number])
-    if place not in one.confirmed:
+def _copy(one: EvaluatedModel, uri: str) -> str | None:
+    """Where the scan's subset has the copy; it must have the image."""
+    if uri not in one.copies:
         raise StoreError(
-            f"the false positives in {one.result.uri} lack {'/'.join(place)}, which its report has; delete that "
-            "folder, then run the same command again"
+            f"the false positives in {one.result.uri} lack {uri}, which its report has; delete that folder, then run "
+            "the same command again"
         )
-    image: str | None = one.confirmed[place]["image"]
-    return image
+    return one.copies[uri]

@@ -23,7 +23,6 @@ from nsfwscan.errors import BalanceError, ModelError, NsfwscanError
 from nsfwscan.execution.ray_session import check_reachable
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ModelSpec
-from nsfwscan.runs.run import Run
 from nsfwscan.schema import Category
 from nsfwscan.storage.objects import absolute_uri, local_path, scheme_of
 from nsfwscan.storage.store import Store, to_json
@@ -35,11 +34,10 @@ from training.evaluate.config import Candidate, EvaluateConfig
 from training.evaluate.evaluation import EvaluatedModel, evaluation, shared_task
 from training.evaluate.held_out import (
     HELD_OUT,
-    clear_away,
-    false_positives,
-    held_out_folder,
-    lay_out,
-    read_answers,
+    Manifest,
+    copies_of_false_positives,
+    read_predictions,
+    write_manifest,
 )
 from training.evaluate.page import render
 from training.evaluate.predictions import false_positive_csv, predictions_csv
@@ -63,7 +61,7 @@ _PROBE = ".writable"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationResult:
     """A finished evaluation: where it lies, and the content of `evaluation.json`."""
 
     uri: str
@@ -80,7 +78,7 @@ class Outcome:
 
 def evaluate(
     config: EvaluateConfig, data: DataConfig, storage: StorageConfig, scan: Scan, progress: Progress = quiet
-) -> Outcome:
+) -> EvaluationResult:
     """Scans the held-out images and writes what came of it.
 
     Args:
@@ -101,11 +99,13 @@ def evaluate(
     for spec in specs:
         _check_labels(spec, listing.labels)
     prepared = prepare(data, storage, progress, listing=listing)
-    judged = _scan_all(_Scanning(config, data, store, scan, progress, prepared), candidates, specs)
-    record = evaluation(judged, prepared, data)
-    _write(record, judged, prepared, data, store, config.thumbnails, progress)
-    clear_away(prepared, store)
-    return Outcome(store.uri, record)
+    manifest = write_manifest(prepared, on_cluster=config.cluster is not None)
+    evaluated = _scan_all(
+        _Scanning(config, data, storage, store, scan, progress, prepared, manifest), candidates, specs
+    )
+    record = evaluation(evaluated, prepared, data)
+    _write(record, evaluated, prepared, data, store, config.thumbnails, progress)
+    return EvaluationResult(store.uri, record)
 
 
 def _absolute(uri: str) -> str:
@@ -147,35 +147,32 @@ class _Scanning:
 
     config: EvaluateConfig
     data: DataConfig
+    source: StorageConfig
     store: Store
     scan: Scan
     progress: Progress
     prepared: Prepared
-
-    @property
-    def reports(self) -> Store:
-        """The report store."""
-        return Store(self.store.locate("scan"), self.store.storage)
+    manifest: Manifest
 
     def run_id(self, spec: ModelSpec) -> str:
-        """The same for the same weights, images and settings, so that the same command goes on."""
+        """Return the same id for the same weights, images and settings, so that the same command goes on."""
         config, data = self.config, self.data
         settings = [config.dtype, config.batch_size, data.read.max_bytes, data.decode.model_dump(mode="json")]
         meaning = dict(zip(spec.labels, map(str, spec.categories), strict=True))
-        key = digest_of([nsfwscan.__version__, spec.digest, meaning, self.prepared.fingerprint, settings])
-        return f"evaluation-{key[:32]}"
+        images = [self.prepared.fingerprint, str(self.manifest.path)]
+        return f"evaluation-{digest_of([nsfwscan.__version__, spec.digest, meaning, images, settings])[:32]}"
 
     def run(self, candidate: Candidate, spec: ModelSpec) -> ScanResult:
-        """A default scan of the images, but that its report is kept whatever it says. Raises NsfwscanError."""
-        uri = self.store.locate(held_out_folder(self.prepared))
+        """Scan the images by default settings, but keep the report whatever it says. Raises NsfwscanError."""
         try:
             return self.scan(
-                f"{uri}/" if scheme_of(uri) is not None else uri,
-                self.reports.uri,
+                str(self.manifest.path),
+                self.store.locate("scan"),
                 run_id=self.run_id(spec),
                 progress=ScanProgress(self.progress, f"scanned with {spec.name}"),
-                source={"exclude": ["*/.tmp-*"]},  # a killed process may have left half of a file
-                storage=self.store.storage.model_dump(),
+                source={"allow": self.manifest.roots, "truth": "none"},
+                storage=self.source.model_dump(),
+                out_storage=self.store.storage.model_dump(),
                 read=self.data.read.model_dump(),
                 decode=self.data.decode.model_dump(),
                 model={
@@ -191,19 +188,15 @@ class _Scanning:
 
 
 def _scan_all(scanning: _Scanning, candidates: list[Candidate], specs: list[ModelSpec]) -> list[EvaluatedModel]:
-    runs = [Run(scanning.reports, scanning.run_id(spec)) for spec in specs]
-    if not all(run.is_committed() for run in runs):
-        lay_out(scanning.prepared, scanning.store, scanning.progress)
-    judged: list[EvaluatedModel] = []
+    evaluated: list[EvaluatedModel] = []
     for candidate, spec in zip(candidates, specs, strict=True):
         result = scanning.run(candidate, spec)
-        answers = read_answers(scanning.prepared, result, scanning.store)
-        _check_scored(spec, answers["test"].rows)
-        found = false_positives(result, scanning.store)
-        judged.append(
-            EvaluatedModel(spec, result, answers, found, _training_record(candidate.uri, scanning.store.storage))
-        )
-    return judged
+        predictions = read_predictions(scanning.prepared, scanning.manifest, result, scanning.store)
+        _check_scored(spec, predictions["test"].rows)
+        copies = copies_of_false_positives(scanning.manifest, result, scanning.store)
+        training = _training_record(candidate.uri, scanning.store.storage)
+        evaluated.append(EvaluatedModel(spec, result, predictions, copies, training))
+    return evaluated
 
 
 def _check_scored(spec: ModelSpec, rows: list[dict[str, Any]]) -> None:
@@ -225,7 +218,7 @@ def _training_record(uri: str, storage: StorageConfig) -> dict[str, Any] | None:
 
 def _write(
     record: dict[str, Any],
-    judged: list[EvaluatedModel],
+    evaluated: list[EvaluatedModel],
     prepared: Prepared,
     data: DataConfig,
     store: Store,
@@ -233,8 +226,8 @@ def _write(
     progress: Progress,
 ) -> None:
     """The lists, the figures, and last of all the page."""
-    found = audit(judged)
-    store.write(PREDICTIONS, predictions_csv(judged, HELD_OUT))
+    found = audit(evaluated)
+    store.write(PREDICTIONS, predictions_csv(evaluated, HELD_OUT))
     store.write(FALSE_POSITIVES, false_positive_csv(found))
     store.write(FIGURES, to_json(record))
     pictures = pictures_of(found, prepared.splits["test"], data.decode, progress) if thumbnails else None

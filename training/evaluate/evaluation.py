@@ -33,24 +33,25 @@ class EvaluatedModel:
     """A checkpoint, and what it says.
 
     Attributes:
-        answers: by split.
-        confirmed: the scan's confirmed false positives, by split, label and SHA-256.
+        predictions: by split.
+        copies: where the scan saved a copy of each of its confirmed false positives, by the image's URI; None where it
+            saved none.
         training: the content of `training.json` beside the checkpoint, where there is one.
     """
 
     spec: ModelSpec
     result: ScanResult
-    answers: dict[str, Predictions]
-    confirmed: dict[tuple[str, str, str], dict[str, Any]]
+    predictions: dict[str, Predictions]
+    copies: dict[str, str | None]
     training: dict[str, Any] | None
 
     @property
     def knows_classes(self) -> bool:
         """Whether it knows all categories of the images."""
-        return covers(self.spec.known, self.answers["test"])
+        return covers(self.spec.known, self.predictions["test"])
 
 
-def evaluation(judged: Sequence[EvaluatedModel], prepared: Prepared, data: DataConfig) -> dict[str, Any]:
+def evaluation(evaluated: Sequence[EvaluatedModel], prepared: Prepared, data: DataConfig) -> dict[str, Any]:
     """Everything that is written down: `data`, `models`, and the `comparison` of two of them (None for one)."""
     record = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -65,17 +66,19 @@ def evaluation(judged: Sequence[EvaluatedModel], prepared: Prepared, data: DataC
             "notes": list(prepared.notes),
             "settings": data.model_dump(mode="json", exclude={"uris", "cache"}),
         },
-        "models": [_model(one, title, prepared.fingerprint) for one, title in zip(judged, titles(judged), strict=True)],
-        "comparison": _comparison(*judged) if len(judged) == 2 else None,
+        "models": [
+            _model(one, title, prepared.fingerprint) for one, title in zip(evaluated, titles(evaluated), strict=True)
+        ],
+        "comparison": _comparison(*evaluated) if len(evaluated) == 2 else None,
     }
     found: dict[str, Any] = redacted_json(record)
     return found
 
 
-def titles(judged: Sequence[EvaluatedModel]) -> list[str]:
+def titles(evaluated: Sequence[EvaluatedModel]) -> list[str]:
     """What each checkpoint is called: its name, with its digest where the names are the same."""
-    names = [one.spec.name for one in judged]
-    return names if len(set(names)) == len(names) else [f"{j.spec.name}@{j.spec.digest[:8]}" for j in judged]
+    names = [one.spec.name for one in evaluated]
+    return names if len(set(names)) == len(names) else [f"{j.spec.name}@{j.spec.digest[:8]}" for j in evaluated]
 
 
 def shared_task(models: Sequence[dict[str, Any]]) -> str:
@@ -99,8 +102,8 @@ def _model(one: EvaluatedModel, title: str, fingerprint: str) -> dict[str, Any]:
         "policy": run["policy"]["identity"],
         "held_out": _held_out(one, fingerprint),
         "scan": {"run_id": one.result.run_id, "uri": one.result.uri},
-        "unscored": {side: _unscored(answers) for side, answers in one.answers.items()},
-        **figures(one.answers, spec.known),
+        "unscored": {side: _unscored(predictions) for side, predictions in one.predictions.items()},
+        **figures(one.predictions, spec.known),
     }
 
 
@@ -121,14 +124,14 @@ def _doubt(why: str) -> dict[str, Any]:
     return {"is_known": False, "why": why}
 
 
-def _unscored(answers: Predictions) -> dict[str, Any]:
+def _unscored(predictions: Predictions) -> dict[str, Any]:
     bad = [
         {"uri": uri, "label": str(truth), "status": row["status"], "error": row["error"]}
-        for uri, truth, row in zip(answers.uris, answers.truth, answers.rows, strict=True)
+        for uri, truth, row in zip(predictions.uris, predictions.truth, predictions.rows, strict=True)
         if row["nsfw_score"] is None
     ]
     return {
-        "images": len(answers.rows),
+        "images": len(predictions.rows),
         "count": len(bad),
         "by_status": dict(Counter(str(row["status"]) for row in bad).most_common()),
         "examples": bad[:_EXAMPLES],
@@ -137,7 +140,7 @@ def _unscored(answers: Predictions) -> dict[str, Any]:
 
 def _comparison(first: EvaluatedModel, second: EvaluatedModel) -> dict[str, Any]:
     """On the test images that both score, by class where both know the classes, and by side."""
-    one, other = first.answers["test"], second.answers["test"]
+    one, other = first.predictions["test"], second.predictions["test"]
     both = one.scored & other.scored
     by_class = first.knows_classes and second.knows_classes
     return {

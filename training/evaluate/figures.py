@@ -25,18 +25,18 @@ from training.fit.metrics import confusion
 SIDES_OF_NSFW = ("safe", "nsfw")
 
 
-def figures(answers: Mapping[str, Predictions], categories: Sequence[Category]) -> dict[str, Any]:
+def figures(predictions: Mapping[str, Predictions], categories: Sequence[Category]) -> dict[str, Any]:
     """All figures of the test split; what is fitted or chosen is fitted and chosen on validation.
 
     Args:
-        answers: `validation` and `test`.
+        predictions: `validation` and `test`.
         categories: those that the checkpoint knows.
 
     Returns:
         `nsfw` and `classes` (None where it does not apply), each with `images`, `accuracy`, `macro_f1`, `by_class`,
         `confusion`, `curves` and `calibration`; `operating_points`; `false_positive_rate` of the neutral images.
     """
-    validation, test = answers["validation"], answers["test"]
+    validation, test = predictions["validation"], predictions["test"]
     known = tuple(category for category in Category if category in categories)
     return {
         "classes": _classes(validation, test, known) if covers(known, test) else None,
@@ -46,19 +46,21 @@ def figures(answers: Mapping[str, Predictions], categories: Sequence[Category]) 
     }
 
 
-def covers(known: Sequence[Category], answers: Predictions) -> bool:
+def covers(known: Sequence[Category], predictions: Predictions) -> bool:
     """Whether a checkpoint knows all categories of the images."""
-    return set(answers.truth) <= set(known)
+    return set(predictions.truth) <= set(known)
 
 
-def right_class(answers: Predictions) -> NDArray[np.bool_]:
+def right_class(predictions: Predictions) -> NDArray[np.bool_]:
     """Of which images the label is the truth: bool [images], false where there is none."""
-    return np.array([row["label"] == truth for row, truth in zip(answers.rows, answers.truth, strict=True)], bool)
+    return np.array(
+        [row["label"] == truth for row, truth in zip(predictions.rows, predictions.truth, strict=True)], bool
+    )
 
 
-def right_side(answers: Predictions) -> NDArray[np.bool_]:
+def right_side(predictions: Predictions) -> NDArray[np.bool_]:
     """Of which images the label is on the side of the truth, NSFW or safe: bool [images], false where there is none."""
-    pairs = zip(answers.rows, answers.truth, strict=True)
+    pairs = zip(predictions.rows, predictions.truth, strict=True)
     return np.array([r["label"] is not None and (r["label"] in NSFW_CATEGORIES) == is_nsfw(t) for r, t in pairs], bool)
 
 
@@ -67,10 +69,12 @@ def is_nsfw(category: Category) -> bool:
     return category in NSFW_CATEGORIES
 
 
-def flags(answers: Predictions) -> Flags:
+def flags(predictions: Predictions) -> Flags:
     """The scored images by `nsfw_score`."""
-    scored = answers.scored
-    return Flags(answers.column("nsfw_score")[scored], np.array([is_nsfw(t) for t in answers.truth], bool)[scored])
+    scored = predictions.scored
+    return Flags(
+        predictions.column("nsfw_score")[scored], np.array([is_nsfw(t) for t in predictions.truth], bool)[scored]
+    )
 
 
 def _classes(validation: Predictions, test: Predictions, known: Sequence[Category]) -> dict[str, Any]:
@@ -93,11 +97,11 @@ def _nsfw(validation: Predictions, test: Predictions) -> dict[str, Any]:
     }
 
 
-def _scored(answers: Predictions, known: Sequence[Category]) -> Scored:
-    scored = answers.scored
-    columns = np.stack([answers.column(score_column(category))[scored] for category in known], axis=1)
+def _scored(predictions: Predictions, known: Sequence[Category]) -> Scored:
+    scored = predictions.scored
+    columns = np.stack([predictions.column(score_column(category))[scored] for category in known], axis=1)
     place = {category: i for i, category in enumerate(known)}
-    truth = np.array([place.get(t, 0) for t in answers.truth], np.int64)[scored]
+    truth = np.array([place.get(t, 0) for t in predictions.truth], np.int64)[scored]
     return Scored(columns / np.maximum(columns.sum(axis=1, keepdims=True), 1e-10), truth)
 
 

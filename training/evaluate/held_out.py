@@ -1,57 +1,58 @@
-"""The images that a model has not learned from, laid out for a scan, and what the scan says of each.
+"""The images that a checkpoint has not learned from: a manifest for a scan, and what the scan says of each image.
 
-In: the validation and test splits. Out: their encoded bytes as `held-out/<data>/<split>/<label>/<sha256>` in a store,
-to be scanned with truth from the class folders; and for each image its row of the scan's report. A scan cannot read
-what lies in an archive, and the originals may have changed since they were divided: these are the very bytes. A store
-that is full or refuses is a `StoreError`; so is a report that is not about these images.
+The manifest names the originals of validation and test, with their truth, so that they are scanned where they lie.
+The report's rows are joined with the splits by URI, and must be of the same bytes by SHA-256. The manifest lies in the
+local cache beside the splits: only the driver of a scan reads it, and a list on this machine may name objects of any
+store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nsfwscan.errors import StoreError
+from nsfwscan.location import Location
 from nsfwscan.schema import Category, score_column
+from nsfwscan.storage.failures import setup_error
 from nsfwscan.storage.store import Store, from_parquet
+from training.data.archives import local_members
 from training.data.dataset import Prepared
-from training.progress import Progress
 
 if TYPE_CHECKING:
     from nsfwscan.workflows.scan import ScanResult
 
 HELD_OUT = ("validation", "test")
-_WRITES_AT_ONCE = 16
-_BATCH = 64
-"""Images that are in memory at once."""
 _COLUMNS = [
     *("uri", "sha256", "status", "error", "label", "confidence", "nsfw_score", *map(score_column, Category)),
     *("decision", "format", "width", "height"),
 ]
 
+Row = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the images of one split, in the split's order.
+    """What a checkpoint says of the images of one split, in the split's order.
 
     Attributes:
-        uris: where they come from.
+        uris: where the images come from.
         sha256: of their content, hex.
         truth: what a person called them.
-        rows: of the scan's report; images of the same content share one.
+        rows: of the scan's report.
     """
 
     uris: list[str]
     sha256: list[str]
     truth: list[Category]
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
     @property
     def scored(self) -> NDArray[np.bool_]:
@@ -63,96 +64,86 @@ class Predictions:
         return np.array([np.nan if row[name] is None else row[name] for row in self.rows], np.float64)
 
 
-def held_out_folder(prepared: Prepared) -> str:
-    """Where these images lie within the store."""
-    return f"held-out/{prepared.fingerprint[:32]}"
+@dataclass(frozen=True)
+class Manifest:
+    """A list of the held-out images, with their truth.
+
+    Attributes:
+        path: of the Parquet file.
+        scanned: the URI that the scan reads for each image's own URI.
+    """
+
+    path: Path
+    scanned: dict[str, str]
+
+    @property
+    def roots(self) -> list[str]:
+        """What a scan of the list must be allowed to read: the stores of these images, which `prepare` has read."""
+        places = map(Location.of, self.scanned.values())
+        return sorted(
+            {"/" if p.scheme is None else f"{p.scheme}://{p.authority and p.authority + '/'}" for p in places}
+        )
 
 
-def lay_out(prepared: Prepared, store: Store, progress: Progress) -> None:
-    """Writes the images that are not there yet. Raises StoreError."""
-    total, done = sum(len(prepared.splits[side]) for side in HELD_OUT), 0
-    with ThreadPoolExecutor(_WRITES_AT_ONCE, thread_name_prefix="lay out") as threads:
-        for side in HELD_OUT:
-            there = {
-                f"{label}/{name}"
-                for label in prepared.labels
-                for name in store.names(f"{held_out_folder(prepared)}/{side}/{label}")
-            }
-            for batch in prepared.splits[side].iter(batch_size=_BATCH):
-                progress("laid out", done, total)
-                places = [
-                    f"{prepared.labels[n]}/{sha256}" for n, sha256 in zip(batch["label"], batch["sha256"], strict=True)
-                ]
-                wanted = {p: data for p, data in zip(places, batch["bytes"], strict=True) if p not in there}
-                names = [f"{held_out_folder(prepared)}/{side}/{place}" for place in wanted]
-                list(threads.map(store.write, names, wanted.values()))
-                there.update(wanted)
-                done += len(places)
-    progress("laid out", total, total)
+def write_manifest(prepared: Prepared, *, on_cluster: bool) -> Manifest:
+    """Write the list of the held-out images. Raises StoreError where the cache cannot be written.
+
+    Args:
+        on_cluster: whether nodes that lack this machine's files read the images.
+    """
+    rows = [row for side in HELD_OUT for row in prepared.splits[side].select_columns(["uri", "label"])]
+    uris = [row["uri"] for row in rows]
+    scanned = dict(zip(uris, uris if on_cluster else local_members(uris), strict=True))
+    truth = [str(prepared.labels[row["label"]]) for row in rows]
+    path = prepared.folder / ("held-out-cluster.parquet" if on_cluster else "held-out.parquet")
+    try:
+        pq.write_table(pa.table({"uri": [scanned[uri] for uri in uris], "truth": truth}), path)
+    except OSError as error:
+        raise setup_error(error, f"cannot write to the cache {path}") from error
+    return Manifest(path, scanned)
 
 
-def clear_away(prepared: Prepared, store: Store) -> None:
-    """Deletes the images: such material should not lie about twice. Raises StoreError."""
-    store.delete(held_out_folder(prepared))
-    if not store.names("held-out"):  # on local disk an empty folder would stay
-        store.delete("held-out")
-
-
-def read_answers(prepared: Prepared, result: ScanResult, store: Store) -> dict[str, Predictions]:
-    """What the scan says of each image, by split.
+def read_predictions(
+    prepared: Prepared, manifest: Manifest, result: ScanResult, store: Store
+) -> dict[str, Predictions]:
+    """Return what the scan says of each image, by split.
 
     Raises:
         StoreError: the report lacks an image, or was made from other bytes.
     """
-    rows = {_place(row["uri"]): row for row in _report_rows(result, store)}
-    return {side: _answers(prepared.splits[side], side, prepared, rows, result.uri) for side in HELD_OUT}
+    rows = {row["uri"]: row for row in _rows(result, store, "report/", _COLUMNS)}
+    return {side: _predictions(prepared, side, manifest, rows, result.uri) for side in HELD_OUT}
 
 
-def _answers(
-    split: datasets.Dataset, side: str, prepared: Prepared, rows: dict[tuple[str, str, str], dict[str, Any]], run: str
-) -> Predictions:
-    facts = split.select_columns(["uri", "label", "sha256"])[:]
-    truth = [prepared.labels[number] for number in facts["label"]]
-    found: list[dict[str, Any]] = []
-    for label, sha256 in zip(truth, facts["sha256"], strict=True):
-        row = rows.get((side, str(label), sha256))
+def _predictions(prepared: Prepared, side: str, manifest: Manifest, rows: dict[str, Row], run: str) -> Predictions:
+    facts = prepared.splits[side].select_columns(["uri", "label", "sha256"])[:]
+    found: list[Row] = []
+    for uri, sha256 in zip(facts["uri"], facts["sha256"], strict=True):
+        row = rows.get(manifest.scanned[uri])
         if row is None or row["sha256"] not in (None, sha256):
+            why = "it lacks" if row is None else "other bytes were scanned of"
             raise StoreError(
-                f"the report in {run} is not about these images: it lacks {side}/{label}/{sha256}; delete that folder "
-                "and OUT/held-out, then run the same command again"
+                f"the report in {run} is not about these images: {why} {uri}. Delete that folder, then run the same "
+                "command again"
             )
         found.append(row)
-    return Predictions(facts["uri"], facts["sha256"], truth, found)
+    return Predictions(facts["uri"], facts["sha256"], [prepared.labels[number] for number in facts["label"]], found)
 
 
-def _place(uri: str) -> tuple[str, str, str]:
-    side, label, sha256 = uri.rsplit("/", 3)[1:]
-    return side, label, sha256
+def copies_of_false_positives(manifest: Manifest, result: ScanResult, store: Store) -> dict[str, str | None]:
+    """Return where the scan saved a copy of each image that its own subset of false positives confirms, by the image's
+    URI; None where it saved none."""
+    rows = {r["uri"]: r for r in _rows(result, store, "false_positives/", None) if r["kind"] == "confirmed"}
+    copies = {uri: rows[scanned]["image"] for uri, scanned in manifest.scanned.items() if scanned in rows}
+    return {uri: copy and f"{result.uri}/{copy}" for uri, copy in copies.items()}
 
 
-def _report_rows(result: ScanResult, store: Store) -> Iterator[dict[str, Any]]:
-    for table in _tables(result, store, "report/", _COLUMNS):
-        yield from table.to_pylist()
-
-
-def false_positives(result: ScanResult, store: Store) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """The rows of the scan's own false-positive subset that truth confirms, by split, label and SHA-256; `image` is the
-    full URI of the saved copy, None where there is none."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for table in _tables(result, store, "false_positives/", None):
-        for row in table.to_pylist():
-            if row["kind"] == "confirmed":
-                image = row["image"] and f"{result.uri}/{row['image']}"
-                found[_place(row["uri"])] = {**row, "image": image}
-    return found
-
-
-def _tables(result: ScanResult, store: Store, folder: str, columns: list[str] | None) -> Iterator[pa.Table]:
+def _rows(result: ScanResult, store: Store, folder: str, columns: list[str] | None) -> Iterator[Row]:
     run = Store(result.uri, store.storage)
     for file in result.record["files"]:
         if file["path"].startswith(folder):
             try:
-                yield from_parquet(run.read(file["path"]), columns)
+                yield from from_parquet(run.read(file["path"]), columns).to_pylist()
             except (FileNotFoundError, pa.ArrowException) as error:
                 raise StoreError(
                     f"{run.locate(file['path'])} is absent or damaged; delete {run.uri} and run the same command again"

@@ -1,6 +1,6 @@
 """The lists of an evaluation, for a spreadsheet: what each checkpoint says of each image, and the false positives.
 
-In: answers, and the audit. Out: the bytes of CSV files. URIs are those of the originals. Nothing goes wrong.
+In: predictions, and the audit. Out: the bytes of CSV files. URIs are those of the originals. Nothing goes wrong.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FALSE_POSITIVE_COLUMNS = (
 _YES_NO = {True: "yes", False: "no"}
 
 
-def predictions_csv(judged: Sequence[EvaluatedModel], splits: Sequence[str]) -> bytes:
+def predictions_csv(evaluated: Sequence[EvaluatedModel], splits: Sequence[str]) -> bytes:
     """A line for each image of each split and each checkpoint."""
-    return _csv(PREDICTION_COLUMNS, (row for split in splits for row in _predictions(judged, split)))
+    return _csv(PREDICTION_COLUMNS, (row for split in splits for row in _predictions(evaluated, split)))
 
 
 def false_positive_csv(found: Iterable[FalsePositive]) -> bytes:
@@ -45,17 +45,28 @@ def false_positive_csv(found: Iterable[FalsePositive]) -> bytes:
     return _csv(FALSE_POSITIVE_COLUMNS, (_cells(row, FALSE_POSITIVE_COLUMNS) for row in facts))
 
 
-def _predictions(judged: Sequence[EvaluatedModel], split: str) -> Iterator[list[Any]]:
-    by_class = all(one.knows_classes for one in judged)
-    right = [(right_class if by_class else right_side)(one.answers[split]) for one in judged]
-    for place, (one, title) in enumerate(zip(judged, titles(judged), strict=True)):
-        answers = one.answers[split]
-        blank = [""] * len(answers.rows)
-        of_class = map(_YES_NO.get, right_class(answers).tolist()) if one.knows_classes else blank
-        sides = right_side(answers).tolist()
-        alone = _alone(right[place], right[1 - place], judged[1 - place].answers[split]) if len(judged) == 2 else blank
+def _predictions(evaluated: Sequence[EvaluatedModel], split: str) -> Iterator[list[Any]]:
+    by_class = all(one.knows_classes for one in evaluated)
+    right = [(right_class if by_class else right_side)(one.predictions[split]) for one in evaluated]
+    for place, (one, title) in enumerate(zip(evaluated, titles(evaluated), strict=True)):
+        predictions = one.predictions[split]
+        blank = [""] * len(predictions.rows)
+        of_class = map(_YES_NO.get, right_class(predictions).tolist()) if one.knows_classes else blank
+        sides = right_side(predictions).tolist()
+        alone = (
+            _alone(right[place], right[1 - place], evaluated[1 - place].predictions[split])
+            if len(evaluated) == 2
+            else blank
+        )
         for uri, sha256, truth, row, of, side, only in zip(
-            answers.uris, answers.sha256, answers.truth, answers.rows, of_class, sides, alone, strict=True
+            predictions.uris,
+            predictions.sha256,
+            predictions.truth,
+            predictions.rows,
+            of_class,
+            sides,
+            alone,
+            strict=True,
         ):
             said = ("", "", "") if row["nsfw_score"] is None else (of, _YES_NO[side], only)
             rest = _cells(row, PREDICTION_COLUMNS[9:])

@@ -20,6 +20,7 @@ from nsfwscan.errors import RowError, SourceError
 from nsfwscan.storage.objects import filesystem
 from tests.s3.servers import S3Endpoint
 from training.config import DataConfig
+from training.data import archives
 from training.data.archives import Archive
 from training.data.sources import list_examples
 
@@ -191,3 +192,11 @@ def test_the_hub_refuses(tmp_path: Path, status: int, code: str, message: str) -
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     assert message in shown.stdout
+
+
+def test_members_of_the_hub_are_read_from_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine an archive of the hub is read where it was downloaded to; other URIs stay as they are."""
+    monkeypatch.setattr(archives, "_from_hub", lambda repo, name: f"/cache/{name}")
+    member = "zip://porn/a.png::hf://datasets/deepghs/nsfw_detect/nsfw_dataset_v1.zip"
+    uris = ["/data/b.png", member, "zip://c.png::s3://bucket/d.zip"]
+    assert archives.local_members(uris) == [uris[0], "zip://porn/a.png::/cache/nsfw_dataset_v1.zip", uris[2]]

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from tests.training.stand_in import LABELS, write_folders
 from training.config import DataConfig
 from training.data.dataset import prepare
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.evaluate import Outcome, evaluate
+from training.evaluate.evaluate import EvaluationResult, evaluate
 from training.fit.fit import Outcome as Training
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ Rows = list[dict[str, str]]
 
 def evaluated(
     data: DataConfig, model: object, out: object, against: object = None, scan: Any = nsfwscan.scan, **settings: Any
-) -> Outcome:
+) -> EvaluationResult:
     values = {"model": model if isinstance(model, dict) else {"uri": str(model)}, "out": str(out)}
     values |= {"dtype": "float32", **settings}  # not `auto`: the same scores on every CPU
     if against is not None:
@@ -56,12 +57,12 @@ def evaluated(
     return evaluate(EvaluateConfig.of(values), data, LOCAL, scan, *([progress] if progress else []))
 
 
-def table(outcome: Outcome, name: str) -> Rows:
+def table(outcome: EvaluationResult, name: str) -> Rows:
     text = Store.at(outcome.uri, LOCAL).read(name).decode()
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def page_of(outcome: Outcome) -> str:
+def page_of(outcome: EvaluationResult) -> str:
     return Store.at(outcome.uri, LOCAL).read("evaluation.html").decode()
 
 
@@ -88,18 +89,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(scope="module")
-def good(bench: Bench, trained: Training, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def good(bench: Bench, trained: Training, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResult:
     """The trained checkpoint, on the data that it was trained with; OUT lies in a folder called like a class."""
     return evaluated(bench.data, trained.uri, tmp_path_factory.mktemp("good") / "porn" / "evaluation")
 
 
 @pytest.fixture(scope="module")
-def compared(small: Small, trained: Training, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def compared(small: Small, trained: Training, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResult:
     """A checkpoint that guesses, against the trained one."""
     return evaluated(small.data, small.model, tmp_path_factory.mktemp("compared") / "out", trained.uri)
 
 
-def test_it_agrees_with_training(trained: Training, good: Outcome) -> None:
+def test_it_agrees_with_training(trained: Training, good: EvaluationResult) -> None:
     """On PNGs, which a scan decodes as training does, the figures are those of training.json, and it is held out."""
     [model] = good.record["models"]
     test = trained.record["metrics"]["test"]
@@ -110,7 +111,7 @@ def test_it_agrees_with_training(trained: Training, good: Outcome) -> None:
     assert "may have learned" not in page_of(good)
 
 
-def test_any_other_scan_says_the_same(bench: Bench, trained: Training, good: Outcome, tmp_path: Path) -> None:
+def test_any_other_scan_says_the_same(bench: Bench, trained: Training, good: EvaluationResult, tmp_path: Path) -> None:
     """A plain scan of the original test files has the same labels and scores, row by row, to the bit."""
     split = prepare(bench.data, LOCAL).splits["test"]
     manifest = tmp_path / "test.csv"
@@ -125,7 +126,7 @@ def test_any_other_scan_says_the_same(bench: Bench, trained: Training, good: Out
             assert float(said[uri][name]) == row[name]
 
 
-def test_figures_are_those_of_the_list(compared: Outcome) -> None:
+def test_figures_are_those_of_the_list(compared: EvaluationResult) -> None:
     """Accuracy, F1, precision, recall and AUC are scikit-learn's on predictions.csv."""
     for model in compared.record["models"]:
         rows = [r for r in table(compared, "predictions.csv") if (r["model"], r["split"]) == (model["title"], "test")]
@@ -145,16 +146,18 @@ def test_figures_are_those_of_the_list(compared: Outcome) -> None:
         assert model["nsfw"]["curves"]["nsfw"]["roc"]["area"] == pytest.approx(roc_auc_score(is_nsfw, scores))
 
 
-def test_only_the_held_out_copies_are_gone(good: Outcome, compared: Outcome) -> None:
-    """The copies that were scanned are deleted; the scan's report stays, with copies of the false positives."""
+def test_nothing_is_copied_but_false_positives(good: EvaluationResult, compared: EvaluationResult) -> None:
+    """The images are scanned where they lie: of OUT's files, only the scan's copies of false positives are images."""
     for outcome in (good, compared):
         assert {path.name for path in Path(outcome.uri).iterdir()} == {
             *("evaluation.html", "evaluation.json", "predictions.csv", "false_positives.csv", "scan"),
         }
         assert json.loads((Path(outcome.uri) / "evaluation.json").read_text()) == outcome.record
+        images = {str(path) for path in Path(outcome.uri).rglob("*.png")}
+        assert images == {row["image"] for row in table(outcome, "false_positives.csv")}
 
 
-def test_every_false_positive_is_there(compared: Outcome) -> None:
+def test_every_false_positive_is_there(compared: EvaluationResult) -> None:
     """All neutral test images with an NSFW label, ranked by confidence, each with its saved copy and its scores."""
     said = [row for row in table(compared, "predictions.csv") if row["split"] == "test"]
     wrong = {(r["model"], r["uri"]) for r in said if r["truth"] == "neutral" and r["label"] in NSFW}
@@ -171,7 +174,7 @@ def test_every_false_positive_is_there(compared: Outcome) -> None:
     assert sum(counts) == len(listed)
 
 
-def test_two_checkpoints(compared: Outcome, trained: Training) -> None:
+def test_two_checkpoints(compared: EvaluationResult, trained: Training) -> None:
     """Side by side: what only one gets right is counted, tested and listed; the trained one wins."""
     first, second = compared.record["models"]
     found = compared.record["comparison"]["classes"]
@@ -190,7 +193,7 @@ def test_two_checkpoints(compared: Outcome, trained: Training) -> None:
     assert second["digest"] == trained.record["digest"]
 
 
-def test_what_may_have_been_learned_from(compared: Outcome) -> None:
+def test_what_may_have_been_learned_from(compared: EvaluationResult) -> None:
     """Other data than the checkpoint was trained with, or no record of it: the page warns, and says why."""
     first, second = compared.record["models"]
     assert not first["held_out"]["is_known"] and "no training.json" in first["held_out"]["why"]
@@ -198,21 +201,21 @@ def test_what_may_have_been_learned_from(compared: Outcome) -> None:
     assert page_of(compared).count("it may have learned from these images") == 2
 
 
-def test_names_are_text(compared: Outcome) -> None:
+def test_names_are_text(compared: EvaluationResult) -> None:
     """Hostile names of files and of a checkpoint are shown, spelled out, and are no markup."""
     page = page_of(compared)
     assert "<script" not in page and "onerror=alert(2)>" not in page
     assert "&lt;script&gt;alert(1)&lt;!--" in page and "\\u202egpj.png" in page
 
 
-def test_without_thumbnails_no_pixel_is_on_the_page(small: Small, compared: Outcome, tmp_path: Path) -> None:
+def test_without_thumbnails_no_pixel_is_on_the_page(small: Small, compared: EvaluationResult, tmp_path: Path) -> None:
     """`--no-thumbnails` leaves no image in the file; otherwise each false positive has its two pictures."""
     assert page_of(compared).count("data:image/jpeg") == 2 * len(table(compared, "false_positives.csv"))
     page = page_of(evaluated(small.data, small.model, tmp_path / "out", thumbnails=False))
     assert "data:image" not in page and "It holds no picture" in page
 
 
-def test_from_a_zip(small: Small, compared: Outcome, tmp_path: Path) -> None:
+def test_from_a_zip(small: Small, compared: EvaluationResult, tmp_path: Path) -> None:
     """Images in an archive are evaluated like files: the same division, the same figures, their own names."""
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for path in sorted(small.images.rglob("*.png")):
@@ -223,7 +226,7 @@ def test_from_a_zip(small: Small, compared: Outcome, tmp_path: Path) -> None:
     assert all(row["uri"].startswith("zip://") for row in table(outcome, "predictions.csv"))
 
 
-def test_on_s3(small: Small, compared: Outcome, moto: S3Endpoint) -> None:
+def test_on_s3(small: Small, compared: EvaluationResult, moto: S3Endpoint) -> None:
     """OUT may be a bucket: the same files and figures are there, the copies of false positives too, the others not."""
     boto3.client("s3").create_bucket(Bucket="evaluations")
     outcome = evaluated(small.data, small.model, "s3://evaluations/vit")
@@ -253,24 +256,21 @@ class Killed:
 
 def stop_at(word: str, done: int) -> Callable[[str, int, int], None]:
     def progress(what: str, at: int, total: int) -> None:
-        if what == word and at >= done:
+        if what.startswith(word) and at >= done:
             raise Stopped
 
     return progress
 
 
-def test_killed_anywhere_it_goes_on(small: Small, compared: Outcome, tmp_path: Path) -> None:
-    """Killed while laying out, before the scan, after it and before the page, it ends as if never; nothing is scanned
-    twice, and nothing is left."""
+def test_killed_anywhere_it_goes_on(small: Small, compared: EvaluationResult, tmp_path: Path) -> None:
+    """Killed before the scan, within it, after it and before the page, it ends as if never; nothing is scanned twice."""
     out = tmp_path / "out"
     with pytest.raises(Stopped):
-        evaluated(small.data, small.model, out, progress=stop_at("laid out", 30))
-    kept = {path: path.stat().st_mtime_ns for path in out.rglob("held-out/*/*/*/*")}
-    assert kept
-    with pytest.raises(Stopped):
         evaluated(small.data, small.model, out, scan=Killed("before"))
-    assert kept.items() <= {path: path.stat().st_mtime_ns for path in out.rglob("held-out/*/*/*/*")}.items()
-    (next(iter(kept)).parent / ".tmp-0").write_bytes(b"half of a file")
+    with pytest.raises(Stopped):
+        evaluated(small.data, small.model, out, progress=stop_at("scanned with", 1))
+    staged = {path: path.stat().st_mtime_ns for path in out.rglob("staging/*/*.parquet")}
+    assert staged and not list(out.rglob("run.json"))
     with pytest.raises(Stopped):
         evaluated(small.data, small.model, out, scan=Killed("after"))
     with pytest.raises(Stopped):
@@ -280,7 +280,7 @@ def test_killed_anywhere_it_goes_on(small: Small, compared: Outcome, tmp_path: P
     outcome = evaluated(small.data, small.model, out, scan=again)
     assert [result.already_committed for result in again.results] == [True]
     assert outcome.record["models"][0]["classes"] == compared.record["models"][0]["classes"]
-    assert (out / "evaluation.html").exists() and not (out / "held-out").exists()
+    assert (out / "evaluation.html").exists()
 
 
 def test_images_without_a_score(small: Small, tmp_path: Path) -> None:
@@ -360,15 +360,17 @@ def test_an_unknown_label_can_be_explained(small: Small, tmp_path: Path) -> None
 
 
 def test_a_report_that_is_not_about_these_images(small: Small, tmp_path: Path) -> None:
-    """Held-out copies that somebody changed before they were scanned are noticed; so is a scan that does not balance."""
+    """Images that somebody changed before they were scanned are noticed; so is a scan that does not balance."""
+    images = tmp_path / "images"
+    shutil.copytree(small.images, images)
 
-    def changed(folder: str, *given: Any, **sections: Any) -> ScanResult:
-        path = next(path for path in Path(folder).rglob("*") if path.is_file())
+    def changed(manifest: str, *given: Any, **sections: Any) -> ScanResult:
+        path = Path(pq.read_table(manifest)["uri"][0].as_py())
         path.write_bytes(path.read_bytes() + b"\0")
-        return nsfwscan.scan(folder, *given, **sections)
+        return nsfwscan.scan(manifest, *given, **sections)
 
     with pytest.raises(StoreError, match="is not about these images"):
-        evaluated(small.data, small.model, tmp_path / "changed", scan=changed)
+        evaluated(small.with_source(images), small.model, tmp_path / "changed", scan=changed)
 
     def unbalanced(*_: Any, **__: Any) -> ScanResult:
         raise BalanceError("1 object has no row")
@@ -377,7 +379,7 @@ def test_a_report_that_is_not_about_these_images(small: Small, tmp_path: Path) -
         evaluated(small.data, small.model, tmp_path / "unbalanced", scan=unbalanced)
 
 
-def test_what_a_person_is_told(compared: Outcome) -> None:
+def test_what_a_person_is_told(compared: EvaluationResult) -> None:
     """At the end: the main figures with their intervals, doubts, and where everything lies."""
     said = "\n".join(compared.describe())
     assert "test images, accuracy" in said and "neutral images called NSFW" in said and "(McNemar)" in said
@@ -386,7 +388,7 @@ def test_what_a_person_is_told(compared: Outcome) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 400])
-def test_in_a_browser(compared: Outcome, browser: BrowserContext, width: int) -> None:
+def test_in_a_browser(compared: EvaluationResult, browser: BrowserContext, width: int) -> None:
     """Nothing is asked for but the page, nothing complains, nothing sticks out; pictures are clear only when opened."""
     opened = browser.new_page()
     complaints: list[str] = []
