@@ -1,4 +1,4 @@
-"""`nsfwscan-train`: look at labelled images, learn from them, measure what was learned. Parse, call, print.
+"""`nsfwscan-train`: explore labelled images, fit a checkpoint to them, evaluate it. Parse, call, print.
 
 Exit codes: 0 done; 1 could not; 2 wrong usage.
 """
@@ -6,18 +6,17 @@ Exit codes: 0 done; 1 could not; 2 wrong usage.
 from __future__ import annotations
 
 import signal
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TextIO
 
 import click
+from rich.console import Console
 
 import nsfwscan
-from nsfwscan.errors import NsfwscanError
+from nsfwscan.cli.console import echo, exit_codes
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
 from nsfwscan.text import printable_lines, redacted
 from training.options import (
@@ -25,12 +24,15 @@ from training.options import (
     data_options,
     evaluate_config,
     evaluate_options,
-    placing_options,
     storage_config,
     train_config,
     train_options,
 )
 from training.progress import shown_progress
+
+_errors = partial(exit_codes, program="nsfwscan-train", again="the same command")
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+verbose_option = click.option("--verbose", is_flag=True, help="Show tracebacks, and what Ray says.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,8 +56,8 @@ def main() -> None:
     help="Checkpoint whose features tell likely label errors; default embedded:open-nsfw, `none` leaves them out.",
 )
 @click.option("--no-thumbnails", is_flag=True, help="No image on the page, not even blurred.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@verbose_option
 def explore(out: str, model: str | None, no_thumbnails: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Look at DATA before learning from it: write a page, and beside it a table of all that was found.
 
@@ -64,7 +66,7 @@ def explore(out: str, model: str | None, no_thumbnails: bool, quiet: bool, verbo
     """
     from training.explore.explore import explore as look
 
-    with exit_codes(verbose):
+    with _errors(Console(stderr=True), verbose):
         config, storage = data_config(options), storage_config(options)
         with shown_progress(is_quiet=quiet) as progress:
             findings = look(config, storage, out, model=model, thumbnails=not no_thumbnails, progress=progress)
@@ -75,8 +77,7 @@ def explore(out: str, model: str | None, no_thumbnails: bool, quiet: bool, verbo
 @main.command()
 @data_options
 @train_options
-@placing_options
-@click.option("--verbose", is_flag=True, help="Show what Ray says, and tracebacks.")
+@verbose_option
 def fit(verbose: bool, **options: Any) -> None:
     """Train a checkpoint on DATA, for `nsfwscan scan --model`.
 
@@ -84,24 +85,20 @@ def fit(verbose: bool, **options: Any) -> None:
     """
     from training.fit.fit import describe, train
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends as with Ctrl-C
-    if not verbose:
-        mute_at_exit()
-    with without_native_chatter(verbose=verbose) as stream, exit_codes(verbose):
+    with _on_ray(verbose) as stream:
         config, data, storage = train_config(options), data_config(options), storage_config(options)
 
         def say(line: str) -> None:
             click.echo(printable_lines(redacted(line)), file=stream)
 
-        outcome = train(config, data, storage, say, verbose=verbose)
-        echo(describe(outcome))
+        echo(describe(train(config, data, storage, say, verbose=verbose)))
 
 
 @main.command()
 @data_options
 @evaluate_options
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--verbose", is_flag=True, help="Show what Ray says, and tracebacks.")
+@quiet_option
+@verbose_option
 def evaluate(quiet: bool, verbose: bool, **options: Any) -> None:
     """Measure a checkpoint on the images of DATA that are held out from training, by a scan.
 
@@ -109,61 +106,35 @@ def evaluate(quiet: bool, verbose: bool, **options: Any) -> None:
     """
     from training.evaluate.evaluate import evaluate as measure
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends as with Ctrl-C
-    if not verbose:
-        mute_at_exit()
-    with without_native_chatter(verbose=verbose) as stream, exit_codes(verbose):
+    with _on_ray(verbose) as stream:
         config, data, storage = evaluate_config(options), data_config(options), storage_config(options)
         scan = partial(nsfwscan.scan, verbose=verbose)
         with shown_progress(is_quiet=quiet, stream=stream) as progress:
-            outcome = measure(config, data, storage, scan, progress)
-        for line in outcome.describe():
+            result = measure(config, data, storage, scan, progress)
+        for line in result.describe():
             echo(line)
 
 
 @main.command()
 @click.argument("folder")
-@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+@verbose_option
 def export(folder: str, verbose: bool) -> None:
     """Write model.onnx into the checkpoint directory FOLDER, if its scores are the checkpoint's."""
     from training.fit.onnx_export import export_onnx
 
-    with exit_codes(verbose):
+    with _errors(Console(stderr=True), verbose):
         found = export_onnx(Path(folder))
         echo(f"{folder}/{found['file']} agrees with the checkpoint within {found['largest_difference']:.1e}")
 
 
 @contextmanager
-def exit_codes(verbose: bool) -> Iterator[None]:
-    """Turns our errors into one message and their exit code; with --verbose the traceback comes first, and always for
-    an error that is none of ours."""
-    try:
-        yield
-    except NsfwscanError as error:
-        if verbose:
-            _show("".join(traceback.format_exception(error)).rstrip())
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 1)
-    except click.ClickException:
-        raise
-    except Exception as error:  # noqa: BLE001  # Python would print it with whatever secret it holds
-        _show("".join(traceback.format_exception(error)).rstrip())
-        _fail("this should not have happened: please report the lines above", 1)
-
-
-def echo(text: object) -> None:
-    """To standard output; names in it come from strangers, and must not act on the terminal, nor hold a secret."""
-    click.echo(printable_lines(redacted(str(text))))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    _show(f"nsfwscan-train: {message}")
-    sys.exit(code)
-
-
-def _show(text: str) -> None:
-    click.echo(printable_lines(redacted(text)), err=True)
+def _on_ray(verbose: bool) -> Iterator[TextIO]:
+    """Give the stream for our own lines, without Ray's; SIGTERM, by which jobs are stopped, acts as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not verbose:
+        mute_at_exit()
+    with without_native_chatter(verbose=verbose) as stream, _errors(Console(stderr=True), verbose):
+        yield stream
 
 
 if __name__ == "__main__":

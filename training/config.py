@@ -1,13 +1,13 @@
-"""What is learned from, and how it is divided.
+"""The configuration of labelled images: which they are, and how they are divided. Wrong values are a `ConfigError`.
 
-In: options or YAML. Out: a frozen `DataConfig`. A wrong key or value is a `ConfigError` that names it.
+The first sentence of a field's docstring is its option's help.
 """
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from nsfwscan.config import DecodeConfig, Frozen, ReadConfig, Uri
 from nsfwscan.schema import Category
@@ -15,32 +15,37 @@ from nsfwscan.schema import Category
 SourceFormat = Literal["auto", "folders", "zip", "table", "verdicts"]
 
 _MOST_BYTES = 2**30
-"""Of one image: Arrow's `binary` holds 2 GiB in a batch."""
+"""Limit of an image: Arrow's `binary` holds 2 GiB in a batch."""
 
 
 class DataConfig(Frozen):
-    """Labelled images, and how they are divided for training, validation and test."""
+    """Labelled images, and how they are divided into training, validation and test."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     uris: tuple[Uri, ...] = Field(min_length=1)
     """Class folders (local or any fsspec URI), a zip of them, a table of `uri,label`, a file of verdicts, or the hub's
     `deepghs/nsfw_detect`."""
     format: SourceFormat = "auto"
-    """What the URIs are; `auto`: by their names, and a table by its columns."""
+    """What DATA is; auto: by its name, and a table by its columns."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Folder's or table's label to category, beside the alias table."""
     seed: int = 0
+    """Of the splits."""
     validation_share: float = Field(0.1, gt=0, lt=1)
+    """Of each class, for validation."""
     test_share: float = Field(0.1, gt=0, lt=1)
+    """Of each class, for test."""
     similar_distance: int = Field(31, ge=0, le=64)
-    """Bits in which the PDQ hashes of similar images differ at most, of 256. 31 is what PDQ's authors recommend; two
-    images that have nothing in common differ in about 128."""
+    """Bits, of 256, in which the PDQ hashes of similar images differ at most. PDQ's authors recommend 31; two images
+    that have nothing in common differ in about 128."""
     max_per_class: int | None = Field(None, ge=1)
-    """For a quick look: at most so many images of each class, drawn by `seed`."""
+    """For a quick look: at most so many images of each class, drawn by the seed."""
     retry_unreadable: bool = False
-    """Try again what could not be read because of the store or the machine; what is damaged stays so. Not the default:
-    a training that is resumed must find the images that it began with."""
+    """Try again what could not be read because of the store or the machine. What is damaged stays so. Not the default,
+    since a training that is resumed must find the images that it began with."""
     cache: str | None = None
-    """Local folder for images and splits; unset: `$NSFWSCAN_CACHE` or `~/.cache/nsfwscan`."""
+    """Local folder for images and splits; unset: NSFWSCAN_CACHE, or ~/.cache/nsfwscan."""
     read: ReadConfig = ReadConfig()
     decode: DecodeConfig = DecodeConfig()
 

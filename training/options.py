@@ -1,249 +1,178 @@
-"""The options of `nsfwscan-train` and of the jobs, and the configurations that they stand for.
+"""The options of `nsfwscan-train` and of the jobs, made from the fields of the configurations.
 
-In: what was typed. Out: frozen configurations. A wrong value is a `ConfigError`, or click's own usage error.
+A field gives its option the name, the type with its limits, the default, and by the first sentence of its docstring the
+help. Wrong values are a `ConfigError`, or click's own usage error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+import annotated_types
 import click
+from pydantic.fields import FieldInfo
 
-from nsfwscan.cli.main import source_storage_options
-from nsfwscan.config import StorageConfig
+from nsfwscan.cli.console import Command, source_storage_options
+from nsfwscan.config import DecodeConfig, Frozen, ReadConfig, StorageConfig
 from training.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.fit.config import TrainConfig
 
-Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+Config = TypeVar("Config", bound=Frozen)
 
-_STORAGE = ("endpoint_url", "region", "profile", "anonymous", "requester_pays", "sse", "sse_kms_key_id")
-_DATA = (
-    *("format", "seed", "validation_share", "test_share", "similar_distance", "max_per_class", "cache"),
-    "retry_unreadable",
+
+def option(config: type[Frozen], field: str, *names: str, **given: Any) -> Decorator:
+    """Return the option of a field.
+
+    Args:
+        names: of the option, and of its parameter; unset: the field's.
+        given: what click is told in place of what the field says.
+    """
+    info = config.model_fields[field]
+    dashed = field.replace("_", "-")
+    settings: dict[str, Any] = {"required": info.is_required(), "default": None, "help": _help(info)}
+    kind = _kind(info)
+    if kind is bool:
+        settings["is_flag"] = True
+        names = names or (f"--{dashed}/--no-{dashed}" if info.default else f"--{dashed}", field)
+    else:
+        settings["type"] = _click_type(kind, info.metadata)
+    return click.option(*(names or (f"--{dashed}", field)), **settings | given)
+
+
+def options(config: type[Frozen], *fields: str) -> list[Decorator]:
+    """Return the options of several fields."""
+    return [option(config, field) for field in fields]
+
+
+def _help(info: FieldInfo) -> str:
+    said = " ".join((info.description or "").split()).split(". ")[0].rstrip(".")
+    is_told = info.is_required() or info.default is None or isinstance(info.default, bool)
+    return f"{said}." if is_told else f"{said} (default {info.default})."
+
+
+def _kind(info: FieldInfo) -> Any:
+    """The type of a field that is not None."""
+    kind: Any = info.annotation
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(inner for inner in get_args(kind) if inner is not NoneType)
+    return kind
+
+
+def _click_type(kind: Any, limits: Sequence[Any]) -> Any:
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if kind not in (int, float):
+        return str
+    bounds: dict[str, Any] = {}
+    for limit in limits:
+        for name, end, is_open in (("ge", "min", 0), ("gt", "min", 1), ("le", "max", 0), ("lt", "max", 1)):
+            if isinstance(limit, getattr(annotated_types, name.capitalize())):
+                bounds |= {end: getattr(limit, name), f"{end}_open": bool(is_open)}
+    if not bounds:
+        return kind
+    return click.IntRange(**bounds) if kind is int else click.FloatRange(**bounds)
+
+
+def _pairs(_: click.Context, parameter: click.Parameter, labels: Sequence[str]) -> dict[str, str] | None:
+    """`LABEL=CATEGORY` as a mapping; None where there is none."""
+    for label in labels:
+        if "=" not in label:
+            raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param=parameter)
+    return dict(label.rsplit("=", 1) for label in labels) or None
+
+
+def _labels(name: str, parameter: str, what: str) -> Decorator:
+    said = f"What {what} means; repeatable."
+    return click.option(name, parameter, multiple=True, callback=_pairs, metavar="LABEL=CATEGORY", help=said)
+
+
+def _all(*decorators: Decorator) -> Decorator:
+    """Return what adds all of these options to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+_CLUSTER = (
+    option(TrainConfig, "address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray."),
+    option(TrainConfig, "num_cpus", help="CPUs of a local Ray; default all."),
+)
+
+data_options = _all(
+    click.argument("data", nargs=-1, required=True),
+    option(DataConfig, "format"),
+    _labels("--label", "labels", "a folder's or a table's label"),
+    *options(DataConfig, "seed", "validation_share", "test_share", "similar_distance", "max_per_class"),
+    *options(DataConfig, "retry_unreadable", "cache"),
+    option(ReadConfig, "max_bytes", help="Do not read larger objects (default 64 MiB)."),
+    option(DecodeConfig, "max_pixels", help="Do not decode larger images (default 100,000,000)."),
+    source_storage_options,
+)
+train_options = _all(
+    *options(TrainConfig, "backbone", "out", "epochs", "batch_size", "gradient_accumulation", "learning_rate"),
+    *options(TrainConfig, "weight_decay", "warmup_share", "schedule", "layer_decay", "freeze_backbone"),
+    *options(TrainConfig, "class_weights", "augment", "precision", "metric"),
+    option(TrainConfig, "patience", type=click.IntRange(0)),
+    option(TrainConfig, "checkpoint_steps"),
+    option(TrainConfig, "seed", "--training-seed", "training_seed"),
+    option(TrainConfig, "workers"),
+    option(TrainConfig, "use_gpu", "--use-gpu/--no-gpu"),
+    *options(TrainConfig, "loader_processes", "max_failures"),
+    click.option("--export", "exported", type=click.Choice(["onnx"]), help="Write model.onnx, too, and compare it."),
+    *_CLUSTER,
+)
+evaluate_options = _all(
+    *options(EvaluateConfig, "model", "against", "out"),
+    _labels("--model-label", "model_labels", "a label of --model"),
+    _labels("--against-label", "against_labels", "a label of --against"),
+    *options(EvaluateConfig, "dtype", "batch_size", "thumbnails"),
+    *_CLUSTER,
 )
 
 
-def data_options(command: Command) -> Command:
-    """What is learned from, and how it is divided."""
-    for option in reversed(
-        (
-            click.argument("data", nargs=-1, required=True),
-            click.option(
-                "--format",
-                type=click.Choice(["auto", "folders", "zip", "table", "verdicts"]),
-                help="What DATA is; default: by its name, and a table by its columns.",
-            ),
-            click.option(
-                "--label",
-                "labels",
-                multiple=True,
-                metavar="LABEL=CATEGORY",
-                help="What a folder's or a table's label means; repeatable.",
-            ),
-            click.option("--seed", type=int, help="Of the splits (default 0)."),
-            click.option("--validation-share", type=click.FloatRange(0, 1, True, True), help="Default 0.1."),
-            click.option("--test-share", type=click.FloatRange(0, 1, True, True), help="Default 0.1."),
-            click.option(
-                "--similar-distance",
-                type=click.IntRange(0, 64),
-                help="Bits in which PDQ hashes of similar images differ at most (default 31).",
-            ),
-            click.option(
-                "--max-per-class", type=click.IntRange(1), help="For a quick look: only so many of each class."
-            ),
-            click.option(
-                "--retry-unreadable", is_flag=True, help="Try again what could not be read for a reason that may pass."
-            ),
-            click.option("--cache", metavar="FOLDER", help="Where images are kept; default ~/.cache/nsfwscan."),
-            click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
-            click.option(
-                "--max-pixels", type=click.IntRange(1), help="Do not decode larger images (default 100,000,000)."
-            ),
-        )
-    ):
-        command = option(command)
-    return source_storage_options(command)
+def _of(config: type[Config], given: dict[str, Any], **over: Any) -> Config:
+    """The configuration of the options that were given, and of what is said over them. Raises ConfigError."""
+    values = {name: given[name] for name in config.model_fields if given.get(name) is not None}
+    return config.of({name: value for name, value in (values | over).items() if value is not None})
 
 
-def data_config(options: dict[str, Any]) -> DataConfig:
-    """The configuration that the options of `data_options` stand for. Raises ConfigError."""
-    values: dict[str, Any] = {name: options[name] for name in _DATA if options.get(name) is not None}
-    values["uris"] = options["data"]
-    if options.get("labels"):
-        values["labels"] = dict(_pair(label, "--label") for label in options["labels"])
-    for section, name in (("read", "max_bytes"), ("decode", "max_pixels")):
-        if options.get(name) is not None:
-            values[section] = {name: options[name]}
-    return DataConfig.of(values)
+def storage_config(given: dict[str, Any]) -> StorageConfig:
+    """Return how the options reach the stores. Raises ConfigError."""
+    return _of(StorageConfig, given)
 
 
-def storage_config(options: dict[str, Any]) -> StorageConfig:
-    """How to reach the stores. Raises ConfigError."""
-    return StorageConfig.of({name: options[name] for name in _STORAGE if options.get(name) is not None})
+def data_config(given: dict[str, Any]) -> DataConfig:
+    """Return the configuration of `data_options`. Raises ConfigError."""
+    limits = {
+        section: {name: given[name]}
+        for section, name in (("read", "max_bytes"), ("decode", "max_pixels"))
+        if given.get(name) is not None
+    }
+    return _of(DataConfig, given, uris=given["data"], **limits)
 
 
-def train_options(command: Command) -> Command:
-    """How a checkpoint is trained."""
-    for option in reversed(
-        (
-            click.option(
-                "--backbone",
-                required=True,
-                metavar="URI",
-                help="Checkpoint directory, fsspec URI or hub id to start from.",
-            ),
-            click.option(
-                "--out", required=True, metavar="DIR", help="Where the checkpoint goes: a directory, or s3://…"
-            ),
-            click.option("--epochs", type=click.IntRange(1), help="Default 5."),
-            click.option(
-                "--batch-size", type=click.IntRange(1), help="Images in a step, over all workers (default 32)."
-            ),
-            click.option(
-                "--gradient-accumulation", type=click.IntRange(1), help="Parts that a step is computed in (default 1)."
-            ),
-            click.option(
-                "--learning-rate",
-                type=click.FloatRange(0, min_open=True),
-                help="Peak (default 2e-5; 1e-3 with --freeze-backbone).",
-            ),
-            click.option("--weight-decay", type=click.FloatRange(0), help="Default 0.05."),
-            click.option("--warmup-share", type=click.FloatRange(0, 1), help="Of all steps (default 0.1)."),
-            click.option("--schedule", type=click.Choice(["cosine", "linear", "constant_with_warmup"])),
-            click.option(
-                "--layer-decay",
-                type=click.FloatRange(0, 1, min_open=True),
-                help="Each layer learns so much slower than the one above it (default 1: all alike).",
-            ),
-            click.option(
-                "--freeze-backbone", is_flag=True, default=None, help="Train the head alone (a linear probe)."
-            ),
-            click.option("--class-weights", type=click.Choice(["balanced", "none"]), help="Default balanced."),
-            click.option("--augment/--no-augment", default=None, help="Flip, crop and jitter colours (default)."),
-            click.option(
-                "--precision",
-                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-                help="auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere.",
-            ),
-            click.option(
-                "--metric", type=click.Choice(["accuracy", "macro_f1"]), help="Which the best epoch is chosen by."
-            ),
-            click.option(
-                "--patience",
-                type=click.IntRange(0),
-                help="End after so many epochs without gain (default 3; 0: never).",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def train_config(given: dict[str, Any]) -> TrainConfig:
+    """Return the configuration of `train_options`. Raises ConfigError."""
+    over = {"seed": given.get("training_seed"), "export_onnx": given.get("exported") == "onnx"}
+    config = _of(TrainConfig, {**given, "seed": None, "patience": given.get("patience") or None}, **over)
+    return config.model_copy(update={"patience": None}) if given.get("patience") == 0 else config
 
 
-def placing_options(command: Command) -> Command:
-    """Where a training runs, by which seed, and what it writes."""
-    for option in reversed(
-        (
-            click.option(
-                "--checkpoint-steps",
-                type=click.IntRange(1),
-                help="Steps between checkpoints in an epoch (default 500).",
-            ),
-            click.option(
-                "--training-seed", type=click.IntRange(0), help="Of head, order and augmentation (default 0)."
-            ),
-            click.option("--workers", type=click.IntRange(1), help="Processes, with GPUs one each (default 1)."),
-            click.option("--use-gpu/--no-gpu", default=None, help="Default: where the cluster has enough."),
-            click.option("--loader-processes", type=click.IntRange(0), help="Of each worker, that decode images."),
-            click.option("--max-failures", type=click.IntRange(0), help="Lost workers that are replaced (default 3)."),
-            click.option(
-                "--export", "exported", type=click.Choice(["onnx"]), help="Write model.onnx, too, and compare it."
-            ),
-            click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray."),
-            click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-_TRAIN = (
-    *("backbone", "out", "epochs", "batch_size", "gradient_accumulation", "learning_rate", "weight_decay"),
-    *("warmup_share", "schedule", "layer_decay", "freeze_backbone", "class_weights", "augment", "precision", "metric"),
-    *("patience", "checkpoint_steps", "workers", "use_gpu", "loader_processes", "max_failures", "max_pixels"),
-    *("address", "num_cpus"),
-)
-
-
-def train_config(options: dict[str, Any]) -> TrainConfig:
-    """The configuration that the options of `train_options` and `placing_options` stand for. Raises ConfigError."""
-    values = {name: options[name] for name in _TRAIN if options.get(name) is not None}
-    if values.get("patience") == 0:
-        values["patience"] = None
-    if options.get("training_seed") is not None:
-        values["seed"] = options["training_seed"]
-    return TrainConfig.of(values | {"export_onnx": options.get("exported") == "onnx"})
-
-
-def evaluate_options(command: Command) -> Command:
-    """What is evaluated, and how it is scanned with."""
-    for option in reversed(
-        (
-            click.option(
-                "--model",
-                required=True,
-                metavar="URI",
-                help="Checkpoint directory, fsspec URI, hub id, or embedded:open-nsfw.",
-            ),
-            click.option("--against", metavar="URI", help="A second checkpoint, compared with the first on one page."),
-            click.option(
-                "--out", required=True, metavar="DIR", help="Where page, figures and lists go: a directory, or s3://…"
-            ),
-            click.option(
-                "--model-label",
-                "model_labels",
-                multiple=True,
-                metavar="LABEL=CATEGORY",
-                help="What a label of --model means; repeatable.",
-            ),
-            click.option(
-                "--against-label",
-                "against_labels",
-                multiple=True,
-                metavar="LABEL=CATEGORY",
-                help="What a label of --against means; repeatable.",
-            ),
-            click.option(
-                "--dtype",
-                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-                help="Precision, as for a scan.",
-            ),
-            click.option("--batch-size", type=click.IntRange(1), help="Images in a forward pass, as for a scan."),
-            click.option("--no-thumbnails", is_flag=True, help="No image on the page, not even blurred."),
-            click.option("--address", help="Ray cluster; default: RAY_ADDRESS, or a local Ray."),
-            click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray; default all."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def evaluate_config(options: dict[str, Any]) -> EvaluateConfig:
-    """The configuration that the options of `evaluate_options` stand for. Raises ConfigError."""
-    if options["against_labels"] and not options["against"]:
+def evaluate_config(given: dict[str, Any]) -> EvaluateConfig:
+    """Return the configuration of `evaluate_options`. Raises ConfigError."""
+    if given["against_labels"] and not given["against"]:
         raise click.UsageError("--against-label explains a label of --against, which is not given")
-    wanted = ("out", "dtype", "batch_size", "address", "num_cpus")
-    values: dict[str, Any] = {name: options[name] for name in wanted if options.get(name) is not None}
-    for name in ("model", "against"):
-        if options[name]:
-            labels = dict(_pair(label, f"--{name}-label") for label in options[f"{name}_labels"])
-            values[name] = {"uri": options[name], "labels": labels}
-    return EvaluateConfig.of(values | {"thumbnails": not options["no_thumbnails"]})
-
-
-def _pair(label: str, option: str) -> tuple[str, str]:
-    name, separator, category = label.rpartition("=")
-    if not separator:
-        raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param_hint=option)
-    return name, category
+    models = {
+        name: {"uri": given[name], "labels": given[f"{name}_labels"] or {}}
+        for name in ("model", "against")
+        if given[name]
+    }
+    return _of(EvaluateConfig, given, **models)

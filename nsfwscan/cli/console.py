@@ -57,27 +57,43 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value not in (None, ())}
 
 
+def source_storage_options(command: Command) -> Command:
+    """Add what only concerns reading media, and `storage_options`."""
+    anonymous = click.option(
+        "--anonymous", is_flag=True, default=None, help="Read a public bucket without credentials."
+    )
+    pays = click.option("--requester-pays", is_flag=True, default=None, help="Pay for reading a requester-pays bucket.")
+    return anonymous(pays(storage_options(command)))
+
+
 @contextmanager
-def exit_codes(console: Console, verbose: bool) -> Iterator[None]:
-    """Turns our errors into one message and their exit code; with --verbose the traceback comes first, and always for
-    an error that is none of ours."""
+def exit_codes(
+    console: Console, verbose: bool, *, program: str = "nsfwscan", again: str = "the same command with --resume last"
+) -> Iterator[None]:
+    """Turn our errors into one message and their exit code; with --verbose the traceback comes first, and always for an
+    error that is none of ours.
+
+    Args:
+        program: whose message it is.
+        again: what goes on with the work after Ctrl-C.
+    """
     try:
         yield
     except (NsfwscanError, BalanceError) as error:
         if verbose:
             _show(console, "".join(traceback.format_exception(error)).rstrip())
-        _fail(console, str(error), error.exit_code)
+        _fail(console, f"{program}: {error}", error.exit_code)
     except KeyboardInterrupt:
-        _fail(console, "interrupted; the same command with --resume last goes on where it stopped", 1)
+        _fail(console, f"{program}: interrupted; {again} goes on where it stopped", 1)
     except click.ClickException:
         raise
     except Exception as error:  # noqa: BLE001  # Python would print it with whatever secret it holds
         _show(console, "".join(traceback.format_exception(error)).rstrip())
-        _fail(console, "this should not have happened: please report the lines above", 1)
+        _fail(console, f"{program}: this should not have happened: please report the lines above", 1)
 
 
 def _fail(console: Console, message: str, code: int) -> NoReturn:
-    _show(console, f"nsfwscan: {message}", style="red")
+    _show(console, message, style="red")
     sys.exit(code)
 
 

@@ -24,7 +24,16 @@ from nsfwscan.api import classify as classify_images
 from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
-from nsfwscan.cli.console import Command, complain, echo, exit_codes, given_options, hanging, storage_options
+from nsfwscan.cli.console import (
+    Command,
+    complain,
+    echo,
+    exit_codes,
+    given_options,
+    hanging,
+    source_storage_options,
+    storage_options,
+)
 from nsfwscan.cli.demo import demo
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
@@ -47,20 +56,6 @@ from nsfwscan.workflows.match import FLOOD, match_store
 @click.version_option(nsfwscan.__version__, prog_name="nsfwscan")
 def main() -> None:
     """Scan media stores for NSFW and harmful images, and write a report that people can trust."""
-
-
-def source_storage_options(command: Command) -> Command:
-    """What only concerns reading media."""
-    for option in reversed(
-        (
-            click.option("--anonymous", is_flag=True, default=None, help="Read a public bucket without credentials."),
-            click.option(
-                "--requester-pays", is_flag=True, default=None, help="Pay for reading a requester-pays bucket."
-            ),
-        )
-    ):
-        command = option(command)
-    return storage_options(command)
 
 
 bank_option = click.option(

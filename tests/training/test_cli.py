@@ -5,11 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
+import pytest
 from click.testing import CliRunner
 
 from tests.training.pictures import write, write_classes
 from training.cli import main
+from training.fit.config import TrainConfig
+from training.options import data_config, evaluate_config, storage_config, train_config
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -65,3 +70,36 @@ def test_both_doors_are_one() -> None:
         shown = subprocess.run([sys.executable, f"jobs/{job}.py", "--help"], capture_output=True, text=True, check=True)
         options = {name for option in main.commands[command].params for name in option.opts if name.startswith("--")}
         assert options and all(f" {name} " in shown.stdout for name in options)
+
+
+def parsed(command: str, *arguments: str) -> dict[str, Any]:
+    """The parameters of a command as it gets them."""
+    found = main.commands[command]
+    with click.Context(found) as context:
+        found.parse_args(context, list(arguments))
+        return context.params
+
+
+def test_options_are_the_fields() -> None:
+    """Each option reaches its field, defaults are the configuration's, and 0 epochs of patience mean none."""
+    given = parsed("fit", "x", "--backbone", "b", "--out", "o", "--training-seed", "7", "--seed", "3", "--no-augment")
+    config, data = train_config({**given, "patience": 0}), data_config(given)
+    assert (config.seed, data.seed, config.augment, config.patience) == (7, 3, False, None)
+    assert config.model_dump(exclude={"seed", "augment", "patience"}) == TrainConfig(backbone="b", out="o").model_dump(
+        exclude={"seed", "augment", "patience"}
+    )
+    given = parsed(
+        "explore", "x", "--max-bytes", "9", "--max-pixels", "8", "--label", "a=b=porn", "--s3-addressing=path"
+    )
+    data, storage = data_config(given), storage_config(given)
+    assert (data.read.max_bytes, data.decode.max_pixels, data.labels) == (9, 8, {"a=b": "porn"})
+    assert storage.s3_addressing == "path"
+    given = parsed("evaluate", "x", "--model", "m", "--out", "o", "--model-label", "a=porn", "--no-thumbnails")
+    assert evaluate_config(given).model.labels == {"a": "porn"} and not evaluate_config(given).thumbnails
+
+
+@pytest.mark.parametrize("command", main.commands.values(), ids=list(main.commands))
+def test_every_option_is_explained(command: click.Command) -> None:
+    """Each option has a help text that is a sentence."""
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert options and all(option.help and option.help[0].isupper() and option.help[-1] == "." for option in options)

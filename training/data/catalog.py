@@ -35,7 +35,7 @@ from training.data.archives import Archive, ReadMembers
 from training.data.decoding import DecodePool
 from training.data.examine import EXAMINED, GEOMETRY, Examine
 from training.data.sources import Example, Listing, Unreadable
-from training.progress import Progress, quiet
+from training.progress import ProgressCallback, quiet
 
 CATALOG_VERSION = 1
 """Raised whenever the same image gives other facts than before."""
@@ -108,7 +108,9 @@ class Catalog:
         return self.facts.filter(pc.equal(self.facts["status"], str(Status.OK)))
 
 
-def build_catalog(listing: Listing, config: DataConfig, storage: StorageConfig, progress: Progress = quiet) -> Catalog:
+def build_catalog(
+    listing: Listing, config: DataConfig, storage: StorageConfig, progress: ProgressCallback = quiet
+) -> Catalog:
     """Reads and examines what was not read before.
 
     Raises:
@@ -186,7 +188,9 @@ def _check_room(listing: Listing, folder: Path) -> None:
         )
 
 
-def _build(listing: Listing, folder: Path, config: DataConfig, storage: StorageConfig, progress: Progress) -> int:
+def _build(
+    listing: Listing, folder: Path, config: DataConfig, storage: StorageConfig, progress: ProgressCallback
+) -> int:
     """Makes the parts that are not there. Returns how many there are."""
     finished, total, parts = 0, len(listing.examples), 0
     with ExitStack() as stack:

@@ -36,7 +36,7 @@ from training.data.similar import Conflict, conflicts, exactly_contradicted, fin
 from training.data.sources import Listing, Unreadable, check_classes, list_examples
 from training.data.splits import SIDES, assign
 from training.data.tables import Disagreement
-from training.progress import Progress, quiet
+from training.progress import ProgressCallback, quiet
 
 SPLITS_VERSION = 2
 """Raised whenever the same images and settings give other sides."""
@@ -74,7 +74,7 @@ class Prepared:
 
 
 def prepare(
-    config: DataConfig, storage: StorageConfig, progress: Progress = quiet, *, listing: Listing | None = None
+    config: DataConfig, storage: StorageConfig, progress: ProgressCallback = quiet, *, listing: Listing | None = None
 ) -> Prepared:
     """Lists, reads, examines, groups and divides; what was done before is taken from the cache.
 

@@ -20,7 +20,7 @@ from training.data.decoding import DecodePool
 from training.data.examine import GEOMETRY
 from training.data.thumbnails import Thumbnail, thumbnail
 from training.evaluate.evaluation import EvaluatedModel, titles
-from training.progress import Progress
+from training.progress import ProgressCallback
 
 MOST_PICTURES = 60
 """On the page, over all checkpoints."""
@@ -59,7 +59,7 @@ def shown(found: Sequence[FalsePositive]) -> list[FalsePositive]:
 
 
 def pictures_of(
-    found: Sequence[FalsePositive], split: datasets.Dataset, config: DecodeConfig, progress: Progress
+    found: Sequence[FalsePositive], split: datasets.Dataset, config: DecodeConfig, progress: ProgressCallback
 ) -> dict[int, Thumbnail | None]:
     """A picture for each image of the test split that the page shows, by its number. Raises NsfwscanError."""
     numbers = sorted({one.number for one in shown(found)})

@@ -1,8 +1,7 @@
-"""Whether a classifier is as often right as it is sure: reliability, expected calibration error, temperature.
+"""Calibration: whether a classifier is right as often as it is sure. Reliability, ECE, temperature, as JSON values.
 
-In: probabilities and truth on validation and on test. Out: JSON values. The temperature is fitted on validation alone
-and measured on test. Where validation cannot tell it (no images, or all of them right, so that any confidence is too
-small), it is None. Nothing goes wrong.
+The temperature is fitted on validation alone and measured on test. Where validation does not determine it (no images,
+or all of them right, so that any confidence is too small), it is None.
 """
 
 from __future__ import annotations
@@ -14,20 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import brier_score_loss
 
 from training.evaluate.intervals import wilson
 
 BINS = 15
 """Of equal width, as in Guo et al. 2017."""
 _LEAST = 1e-10
-"""Probabilities are taken for no smaller: half precision rounds them to 0, whose logarithm is infinite."""
+"""Smaller probabilities count as this: half precision rounds them to 0, whose logarithm is infinite."""
 _HOTTEST = 20.0
-"""Temperatures are looked for from a twentieth to this."""
+"""The search for a temperature goes from a twentieth to this."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Images with what a model says of them.
+    """Images, and what a model says of them.
 
     Attributes:
         probabilities: float64 [images, classes], rows that sum to 1.
@@ -39,17 +40,17 @@ class Scored:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Of which images the most probable class is the truth: bool [images]."""
+        """Whether the most probable class of each image is the truth: bool [images]."""
         found: NDArray[np.bool_] = np.asarray(self.probabilities.argmax(axis=1) == self.truth)
         return found
 
     def heated(self, temperature: float) -> Scored:
-        """With the probabilities of a softmax at that temperature."""
+        """Return the images with the probabilities of a softmax at that temperature."""
         return Scored(heated(self.probabilities, temperature), self.truth)
 
 
 def calibration(validation: Scored, test: Scored) -> dict[str, Any]:
-    """`before` and `after` scaling by `temperature`: the measures of the test images; `why` where it is not known."""
+    """Return the measures of the test images `before` and `after` scaling by `temperature`; `why` that is not known."""
     fitted = fit_temperature(validation)
     why = None if fitted is not None else _why_not(validation)
     return {
@@ -61,7 +62,8 @@ def calibration(validation: Scored, test: Scored) -> dict[str, Any]:
 
 
 def fit_temperature(scored: Scored) -> float | None:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017, 4.2); None where it is not determined.
+    """Return the temperature with the least negative log-likelihood (Guo et al. 2017, 4.2); None where it is not
+    determined.
 
     The logarithm of a softmax is the logits less a constant, which a softmax does not see: no logits are needed.
     """
@@ -85,30 +87,28 @@ def _why_not(validation: Scored) -> str:
 
 
 def heated(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """softmax(log p / T), float64 [images, classes]."""
-    logits = np.log(np.maximum(probabilities, _LEAST)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    """Return softmax(log p / T): float64 [images, classes]."""
+    shares: NDArray[np.float64] = softmax(np.log(np.maximum(probabilities, _LEAST)) / temperature, axis=1)
     return shares
 
 
 def measures(scored: Scored) -> dict[str, Any] | None:
-    """`ece`, `nll` (nats), `brier` (0 to 2: summed over the classes), mean `confidence`, `accuracy`, and the `bins` of
-    the reliability diagram that hold images; None without images.
+    """Return `ece`, `nll` (nats), `brier` (0 to 2: summed over the classes), mean `confidence`, `accuracy`, and the
+    `bins` of the reliability diagram that hold images; None without images.
 
     ECE is the mean distance between confidence and accuracy of 15 bins of confidence, weighted by their images.
     """
     count = len(scored.truth)
     if not count:
         return None
-    confidence = scored.probabilities.max(axis=1)
-    right = scored.right
+    confidence, right = scored.probabilities.max(axis=1), scored.right
+    classes = range(scored.probabilities.shape[1])
     bins = _bins(confidence, right)
     return {
         "images": count,
         "ece": sum(b["images"] / count * abs(b["confidence"] - b["accuracy"]["value"]) for b in bins),
         "nll": _nll(scored),
-        "brier": _brier(scored),
+        "brier": float(brier_score_loss(scored.truth, scored.probabilities, labels=classes, scale_by_half=False)),
         "confidence": float(confidence.mean()),
         "accuracy": float(right.mean()),
         "bins": bins,
@@ -132,9 +132,3 @@ def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dic
 def _nll(scored: Scored) -> float:
     given = scored.probabilities[np.arange(len(scored.truth)), scored.truth]
     return float(-np.log(np.maximum(given, _LEAST)).mean())
-
-
-def _brier(scored: Scored) -> float:
-    """Squared distance to the truth, summed over the classes (Brier 1950)."""
-    truth = np.eye(scored.probabilities.shape[1])[scored.truth]
-    return float(((scored.probabilities - truth) ** 2).sum(axis=1).mean())

@@ -1,11 +1,8 @@
-"""What is evaluated, and where its figures go.
-
-In: options. Out: a frozen `EvaluateConfig`. A wrong key or value is a `ConfigError` that names it.
-"""
+"""The configuration of an evaluation. Wrong values are a `ConfigError`."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from nsfwscan.config import ClusterConfig, Dtype, Frozen, Uri
 
@@ -22,19 +19,22 @@ class Candidate(Frozen):
 class EvaluateConfig(ClusterConfig):
     """Everything that one evaluation does, but for its data."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     model: Candidate
+    """Checkpoint to measure: a directory, an fsspec URI, a hub id, or embedded:open-nsfw."""
     against: Candidate | None = None
-    """A second checkpoint, to be compared with the first on the same images."""
+    """A second checkpoint, compared with the first on the same images."""
     out: Uri
-    """Where page, figures, lists and the scan's report go: a directory or `s3://bucket/prefix`."""
+    """Where page, figures, lists and the scan's report go: a directory, or s3://bucket/prefix."""
     thumbnails: bool = True
-    """Whether the page holds pictures of the false positives, blurred until they are opened."""
+    """Show pictures of the false positives on the page, blurred until they are opened."""
     dtype: Dtype = "auto"
-    """As for a scan."""
+    """Precision, as for a scan."""
     batch_size: int | None = Field(None, ge=1)
-    """As for a scan."""
+    """Images in a forward pass, as for a scan."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """One or two."""
+        """Return the checkpoints, one or two."""
         return (self.model,) if self.against is None else (self.model, self.against)

@@ -41,7 +41,7 @@ from training.evaluate.held_out import (
 )
 from training.evaluate.page import render
 from training.evaluate.predictions import false_positive_csv, predictions_csv
-from training.progress import Progress, ScanProgress, quiet
+from training.progress import ProgressCallback, ScanProgress, quiet
 
 if TYPE_CHECKING:
     from nsfwscan.workflows.scan import ScanResult
@@ -77,7 +77,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    config: EvaluateConfig, data: DataConfig, storage: StorageConfig, scan: Scan, progress: Progress = quiet
+    config: EvaluateConfig, data: DataConfig, storage: StorageConfig, scan: Scan, progress: ProgressCallback = quiet
 ) -> EvaluationResult:
     """Scans the held-out images and writes what came of it.
 
@@ -150,7 +150,7 @@ class _Scanning:
     source: StorageConfig
     store: Store
     scan: Scan
-    progress: Progress
+    progress: ProgressCallback
     prepared: Prepared
     manifest: Manifest
 
@@ -223,7 +223,7 @@ def _write(
     data: DataConfig,
     store: Store,
     thumbnails: bool,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> None:
     """The lists, the figures, and last of all the page."""
     found = audit(evaluated)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from nsfwscan.schema import NSFW_CATEGORIES, Category, score_column
 from training.evaluate.calibration import Scored, calibration
@@ -20,7 +21,6 @@ from training.evaluate.curves import curves
 from training.evaluate.held_out import Predictions
 from training.evaluate.intervals import f1, macro_f1, wilson
 from training.evaluate.operating import Flags, operating_points
-from training.fit.metrics import confusion
 
 SIDES_OF_NSFW = ("safe", "nsfw")
 
@@ -112,7 +112,7 @@ def _two_sided(found: Flags) -> Scored:
 
 def _measured(names: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
     """Figures of labels alone. Precision is None for a class that is never predicted, recall for one without images."""
-    counts = confusion(truth, predicted, len(names))
+    counts = confusion_matrix(truth, predicted, labels=range(len(names)))
     total, right = int(counts.sum()), int(np.trace(counts))
     return {
         "images": total,

@@ -1,21 +1,18 @@
-"""Shares and scores of a classifier with 95 % intervals.
+"""Shares and scores of a classifier, 0 to 1, with 95 % intervals.
 
-In: counts. Out: `Estimate`s, 0 to 1. What cannot be known, for want of images, is None and never 0 or NaN. Nothing goes
-wrong. No interval has a width of nothing: 16 right of 16 are no proof of perfection. All of them count images as
-independent; similar images within a split make them a little too narrow.
+A figure that no image tells is None, never 0 or NaN. Every interval has a width: 16 right of 16 are no proof of
+perfection. All of them count images as independent; similar images within a split make them a little too narrow.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-_Z = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
 DRAWS = 2_000
 
 
@@ -28,7 +25,7 @@ class Estimate:
     high: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """`value, low, high`."""
+        """Return `value, low, high`."""
         return asdict(self)
 
 
@@ -36,24 +33,22 @@ UNKNOWN = Estimate(None, None, None)
 
 
 def wilson(hits: int, trials: int) -> Estimate:
-    """A share with its score interval (Wilson 1927), which holds for few trials and at 0 and 1."""
+    """Return a share with its score interval (Wilson 1927), which holds for few trials and at 0 and 1."""
     if not trials:
         return UNKNOWN
-    share, spread = hits / trials, _Z**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return Estimate(share, 0.0 if hits == 0 else middle - half, 1.0 if hits == trials else middle + half)
+    found = binomtest(hits, trials).proportion_ci(method="wilson")
+    return Estimate(hits / trials, float(found.low), float(found.high))
 
 
 def f1(right: int, wrongly_called: int, missed: int) -> Estimate:
-    """F1 of a class. It rises with the Jaccard index J = right / (right + wrongly called + missed) as 2 J / (1 + J), so
-    that Wilson's interval of J, a plain share, gives its own."""
+    """Return the F1 of a class. It rises with the Jaccard index J = right / (right + wrongly called + missed) as 2 J /
+    (1 + J), so that Wilson's interval of J, a plain share, gives its own."""
     jaccard = wilson(right, right + wrongly_called + missed)
     return Estimate(*(None if j is None else 2 * j / (1 + j) for j in (jaccard.value, jaccard.low, jaccard.high)))
 
 
 def macro_f1(counts: NDArray[np.int64], seed: int = 0) -> Estimate:
-    """Mean F1 over the classes that have images, with an interval from 2,000 resampled confusion matrices.
+    """Return the mean F1 of the classes that have images, with an interval from 2,000 resampled confusion matrices.
 
     Args:
         counts: int64 [classes, classes]; rows are the truth, columns what was predicted.
@@ -66,8 +61,8 @@ def macro_f1(counts: NDArray[np.int64], seed: int = 0) -> Estimate:
 
 
 def difference(first_only: int, second_only: int, images: int, seed: int = 0) -> Estimate:
-    """How much more often the first of two classifiers is right than the second on the same images, -1 to 1, from 2,000
-    paired resamples.
+    """Return how much more often the first of two classifiers is right than the second on the same images, -1 to 1,
+    with an interval from 2,000 paired resamples.
 
     Args:
         first_only, second_only: images that only one of them gets right.
@@ -79,7 +74,7 @@ def difference(first_only: int, second_only: int, images: int, seed: int = 0) ->
 
 
 def resampled(counts: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
-    """Shares of cells as other samples of the same size might have them: float64 [2000, cells].
+    """Return the shares of cells that other samples of the same size might have: float64 [2000, cells].
 
     The Bayesian bootstrap (Rubin 1981) of cells, with one image more in all, spread evenly over the cells (Perks 1947):
     without it, cells that happen to be empty would stay so in every sample.

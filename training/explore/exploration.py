@@ -23,7 +23,7 @@ from training.data.similar import Conflict, Groups, conflicts, find_groups
 from training.data.sources import Listing, Unreadable, list_examples
 from training.explore.features import open_eye, vectors_of
 from training.explore.label_errors import LabelErrors, find_label_errors
-from training.progress import Progress
+from training.progress import ProgressCallback
 
 NO_MODEL = "none"
 FINDING_COLUMNS = ("finding", "uri", "label", "detail", "suggested", "score", "group")
@@ -51,7 +51,7 @@ class Exploration:
     basis: str
 
 
-def examine(config: DataConfig, storage: StorageConfig, model: str, progress: Progress) -> Exploration:
+def examine(config: DataConfig, storage: StorageConfig, model: str, progress: ProgressCallback) -> Exploration:
     """Lists, reads, groups and judges. Raises SourceError, NsfwscanError."""
     listing = list_examples(config, storage)
     eye = open_eye(model, storage) if model != NO_MODEL and len(listing.labels) > 1 else None

@@ -20,7 +20,7 @@ from training.data.thumbnails import Thumbnail, thumbnail
 from training.explore.context import context, shown_rows
 from training.explore.exploration import FINDING_COLUMNS, Exploration, examine, findings, groups_of
 from training.explore.page import render
-from training.progress import Progress, quiet
+from training.progress import ProgressCallback, quiet
 
 
 def explore(
@@ -30,7 +30,7 @@ def explore(
     *,
     model: str | None = None,
     thumbnails: bool = True,
-    progress: Progress = quiet,
+    progress: ProgressCallback = quiet,
 ) -> list[str]:
     """Writes the page and the CSV.
 
@@ -60,7 +60,7 @@ def explore(
     return [*_summary(found), f"the page: {page}", f"all findings: {ledger}"]
 
 
-def _pictures(found: Exploration, config: DataConfig, progress: Progress) -> dict[int, Thumbnail | None]:
+def _pictures(found: Exploration, config: DataConfig, progress: ProgressCallback) -> dict[int, Thumbnail | None]:
     rows = shown_rows(found)
     with DecodePool(config.decode, GEOMETRY) as pool:
         pictures: dict[int, Thumbnail | None] = {}

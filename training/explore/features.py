@@ -23,7 +23,7 @@ from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import choose_hardware, cpu_has_bfloat16, load, resolve
 from nsfwscan.schema import NSFW_CATEGORIES
 from training.data.decoding import DecodePool
-from training.progress import Progress, quiet
+from training.progress import ProgressCallback, quiet
 
 Vectors = NDArray[np.float32]
 Look = Callable[[NDArray[np.uint8]], Vectors]
@@ -57,7 +57,7 @@ def open_eye(model: str, storage: StorageConfig) -> FeatureExtractor:
 
 
 def vectors_of(
-    images: datasets.Dataset, eye: FeatureExtractor, config: DecodeConfig, progress: Progress = quiet
+    images: datasets.Dataset, eye: FeatureExtractor, config: DecodeConfig, progress: ProgressCallback = quiet
 ) -> Vectors:
     """A vector for each image, in their order: float32 [images, features]."""
     found: list[Vectors] = []

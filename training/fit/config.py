@@ -1,14 +1,13 @@
-"""How a checkpoint is trained: one frozen model, unknown keys refused, as in `nsfwscan.config`.
+"""The configuration of a training. Wrong values are a `ConfigError`.
 
-In: options and YAML. Out: a `TrainConfig` that no one changes afterwards. A wrong key or value is a `ConfigError` that
-names it.
+The first sentence of a field's docstring is its option's help.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from nsfwscan.config import ClusterConfig, Dtype, Uri
 
@@ -22,48 +21,53 @@ PROBE_RATE = 1e-3
 class TrainConfig(ClusterConfig):
     """Everything that one training does, but for its data."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     backbone: Uri
-    """A directory, any fsspec URI of one, or a hub id: any transformers image model as safetensors, with or without a
-    head. The head is always a new one."""
+    """Checkpoint to start from: a directory, an fsspec URI or a hub id. Any transformers image model as safetensors
+    serves, with or without a head; the head is always a new one."""
     out: Uri
-    """Where the checkpoint is written, and what a stopped training goes on from: a directory or `s3://bucket/prefix`
-    that all workers reach."""
+    """Where the checkpoint goes, and what a stopped training goes on from: a directory, or s3://bucket/prefix. All
+    workers must reach it."""
     epochs: int = Field(5, ge=1)
+    """How often every image is seen."""
     batch_size: int = Field(32, ge=1)
-    """Images in one optimiser step, over all workers and accumulated batches."""
+    """Images in an optimiser step, over all workers and accumulated batches."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Batches that one optimiser step is split into, where memory is short."""
+    """Batches that a step is computed in, where memory is short."""
     learning_rate: float | None = Field(None, gt=0)
-    """Peak; unset: 2e-5 for all weights, 1e-3 for the head alone."""
+    """Peak; unset: 2e-5, or 1e-3 with --freeze-backbone."""
     weight_decay: float = Field(0.05, ge=0)
-    """Not applied to biases and norms."""
+    """Of all weights but biases and norms."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
-    """Of all steps, with a learning rate that rises from 0."""
+    """Share of all steps in which the learning rate rises from 0."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls after that."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """The learning rate of each layer of the backbone is that of the layer above it times this."""
+    """Learning rate of each layer of the backbone, relative to the layer above it."""
     freeze_backbone: bool = False
     """Train the head alone (a linear probe)."""
     class_weights: Literal["balanced", "none"] = "balanced"
-    """`balanced`: an image weighs in inverse proportion to the size of its class."""
+    """How images weigh in the loss; balanced: in inverse proportion to the size of their class."""
     augment: bool = True
-    """Flip, crop and colour jitter, all light."""
+    """Flip, crop and jitter colours, all lightly."""
     precision: Dtype = "auto"
-    """auto: bf16 on GPUs and CPUs that have it, fp16 on older GPUs, fp32 elsewhere; weights stay in fp32."""
+    """What is multiplied in; auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere. Weights stay in
+    fp32."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
-    """On the validation split, by which the best checkpoint is kept."""
+    """Figure of the validation split that the best epoch is chosen by."""
     patience: int | None = Field(3, ge=1)
-    """Epochs without a better metric after which training ends; None: never before its time."""
+    """Epochs without a better metric after which training ends; 0: never before its time."""
     checkpoint_steps: int | None = Field(500, ge=1)
-    """Optimiser steps between checkpoints within an epoch; each epoch ends with one anyway."""
+    """Steps between checkpoints within an epoch; each epoch ends with one anyway."""
     seed: int = Field(0, ge=0)
     """Of the new head, the order of the images, augmentation and dropout."""
     max_pixels: int = Field(100_000_000, ge=1)
     """As for a scan."""
     workers: int = Field(1, ge=1)
-    """Processes that train side by side; with GPUs, one each."""
+    """Processes that train side by side, with GPUs one each."""
     use_gpu: bool | None = None
-    """Unset: where the cluster has as many GPUs as workers."""
+    """Train on GPUs; unset: where the cluster has as many as workers."""
     loader_processes: int | None = Field(None, ge=0)
     """Processes of each worker that decode images; unset: none on a CPU, all of a GPU worker's CPUs but one."""
     max_failures: int = Field(3, ge=0)
@@ -89,17 +93,17 @@ class TrainConfig(ClusterConfig):
 
     @property
     def rate(self) -> float:
-        """The peak learning rate."""
+        """Return the peak learning rate."""
         return self.learning_rate or (PROBE_RATE if self.freeze_backbone else FINE_TUNING_RATE)
 
     @property
     def images_at_once(self) -> int:
-        """Images in a forward pass of one worker."""
+        """Return how many images are in a forward pass of one worker."""
         return self.batch_size // (self.workers * self.gradient_accumulation)
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the weights that come out, as JSON values; a training is only resumed with the same."""
-        where_it_runs = {
+        """Return what decides the weights, as JSON values; a training is only resumed with the same."""
+        not_deciding = {
             "out",
             "checkpoint_steps",
             "precision",  # what auto stands for is kept with each checkpoint
@@ -110,4 +114,4 @@ class TrainConfig(ClusterConfig):
             "address",
             "num_cpus",
         }
-        return self.model_dump(mode="json", exclude=where_it_runs) | {"learning_rate": self.rate}
+        return self.model_dump(mode="json", exclude=not_deciding) | {"learning_rate": self.rate}

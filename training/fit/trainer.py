@@ -24,7 +24,7 @@ from nsfwscan.models.registry import cpu_has_bfloat16
 from nsfwscan.models.torch_backend import Normaliser
 from training.fit.backbone import body_of, depths
 from training.fit.config import TrainConfig
-from training.fit.metrics import confusion, summarise
+from training.fit.metrics import summarise
 from training.fit.transforms import EpochOrder, Pixels, collate
 
 WEIGHTS = "model.safetensors"
@@ -130,8 +130,7 @@ class ImageTrainer(Trainer):
             self.body.requires_grad_(False)
 
         def figures(found: EvalPrediction) -> dict[str, float]:
-            counts = confusion(found.label_ids, np.argmax(found.predictions, -1), len(labels))
-            summary = summarise(counts, labels)
+            summary = summarise(found.label_ids, np.argmax(found.predictions, -1), labels)
             # The Trainer's own loss is a mean of batches' means, which another number of workers changes.
             loss = cross_entropy(torch.as_tensor(found.predictions), torch.as_tensor(found.label_ids))
             return {"accuracy": summary["accuracy"], "macro_f1": summary["macro_f1"], "log_loss": loss.item()}

@@ -26,7 +26,7 @@ from training.fit.backbone import Backbone, find_backbone, load_with_new_head
 from training.fit.callback import Tell, TrainingCallback, agreed, counted, is_over, rank, world
 from training.fit.checkpoints import Checkpoint, Checkpoints, Damaged
 from training.fit.config import TrainConfig
-from training.fit.metrics import confusion, summarise
+from training.fit.metrics import summarise
 from training.fit.ship import Trained, ship
 from training.fit.trainer import WEIGHTS, ImageTrainer, arguments_for, balanced_weights, choose_precision
 from training.fit.transforms import Augmentation, Pixels
@@ -217,8 +217,7 @@ class _Worker:
     def _evaluate(self, trainer: ImageTrainer, split: str) -> dict[str, Any]:
         output = trainer.predict(self._pixels(split))
         truth, predicted = np.asarray(output.label_ids), np.argmax(np.asarray(output.predictions), -1)
-        counts = confusion(truth, predicted, len(self._labels))
-        return summarise(counts, self._labels)
+        return summarise(truth, predicted, self._labels)
 
     def _hardware(self, trainer: ImageTrainer) -> dict[str, Any]:
         on_gpu = trainer.args.device.type == "cuda"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from nsfwscan.errors import ConfigError
-from training.cli import placing_options, train_config, train_options
 from training.fit.config import TrainConfig
 from training.fit.trainer import balanced_weights
+from training.options import train_config, train_options
 
 GIVEN: dict[str, Any] = {"backbone": "vit", "out": "out"}
 
@@ -57,7 +57,7 @@ def test_what_decides() -> None:
 
 def test_every_setting_has_an_option() -> None:
     """What can be set can be set on the command line, and options change what they name."""
-    options = {parameter.name for parameter in click.command()(train_options(placing_options(lambda: None))).params}
+    options = {parameter.name for parameter in click.command()(train_options(lambda: None)).params}
     renamed = {"seed": "training_seed", "export_onnx": "exported"}
     theirs = {"max_pixels"}  # an option of the data, for both
     assert {renamed.get(name, name) for name in TrainConfig.model_fields} - theirs == options
