@@ -1,8 +1,7 @@
-"""Class folders inside a zip: listed and read in place, never unpacked.
+"""Class folders inside a zip, listed and read in place: a path, a URI, or the hub's `deepghs/nsfw_detect`.
 
-In: a zip's path or URI, or the hub's `deepghs/nsfw_detect`. Out: its members, and their bytes. What is wrong with one
-member (encrypted, damaged, larger than it may be, larger than it says) is a `RowError`; an archive that cannot be
-opened is a `SourceError`. No member's name ever becomes a path on this machine, so `../` leads nowhere.
+A member that cannot be read (encrypted, damaged, larger than allowed, larger than it says) is a `RowError`; an archive
+that cannot be opened is a `SourceError`. No member's name ever becomes a path on this machine, so `../` leads nowhere.
 """
 
 from __future__ import annotations
@@ -55,28 +54,28 @@ class Member:
 
     @property
     def version(self) -> str:
-        """What stands for an etag."""
+        """The member's CRC-32 in place of an etag."""
         return f"{self.crc32:08x}"
 
 
 def is_archive(uri: str) -> bool:
-    """Whether a source is a zip, by its name."""
+    """Return whether a source is a zip, by its name."""
     return uri.lower().endswith(".zip") or _is_on_hub(uri)
 
 
 def archive_of(uri: str) -> str | None:
-    """The archive that a member's URI names; None where it is no member's."""
+    """Return the archive in a member's URI; None where the URI is no member's."""
     name, separator, archive = uri.partition("::")
     return archive if separator and name.startswith(_SCHEME) else None
 
 
 def member_name(uri: str, archive: str) -> str:
-    """The name within the archive that a member's URI holds."""
+    """Return the name within the archive, from a member's URI."""
     return uri.removeprefix(_SCHEME).removesuffix(f"::{archive}")
 
 
 def archive_uri(uri: str) -> str:
-    """An archive's own URI, as its members' URIs name it."""
+    """Return an archive's own URI, as its members' URIs name it."""
     return f"hf://datasets/{uri}/{HUB_ARCHIVES[uri]}" if _is_on_hub(uri) else absolute_uri(uri)
 
 
@@ -115,21 +114,21 @@ class Archive:
         self._zip.close()
 
     def uri_of(self, name: str) -> str:
-        """The URI of a member."""
+        """Return the URI of a member."""
         return f"{_SCHEME}{name}::{self.uri}"
 
     def folders(self) -> list[str]:
-        """Names of the folders that the archive itself lists, without the slash at their end."""
+        """Return the folders that the archive itself lists, without the slash at their end."""
         return [name.rstrip("/") for name in self._zip.NameToInfo if name.endswith("/")]
 
     def members(self) -> Iterator[Member]:
-        """The files, in the order in which they lie in the archive; of several with one name, the last."""
+        """Yield the files, in the order in which they lie in the archive; of several with one name, the last."""
         for info in sorted(self._zip.NameToInfo.values(), key=lambda info: info.header_offset):
             if not info.is_dir():
                 yield Member(self.uri_of(info.filename), info.filename, info.file_size, info.CRC, info.header_offset)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A member's bytes; never more than `max_bytes` are unpacked, whatever the archive says.
+        """Return a member's bytes; unpack no more than `max_bytes`, whatever the archive says.
 
         Raises:
             RowError: see the module.
@@ -156,7 +155,7 @@ class Archive:
 
 
 class ReadMembers:
-    """The stage that reads rows which are members of one archive."""
+    """The stage that reads rows, all of them members of one archive."""
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)
@@ -168,10 +167,10 @@ class ReadMembers:
         self._max_bytes = max_bytes
 
     def open(self) -> None:
-        """Nothing to build."""
+        """Build nothing."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with `bytes`."""
+        """Return the table with `bytes`."""
         return map_rows(self, table, self._read)
 
     def _read(self, row: Row) -> Row:

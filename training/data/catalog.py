@@ -1,9 +1,8 @@
-"""Every labelled image, read and looked at once, and kept on disk.
+"""The catalog: every labelled image, read and examined once, and kept on disk.
 
-In: a listing. Out: a `Catalog`: the images that can be learned from, encoded as they are, in Arrow files that are
-mapped and not loaded; and facts on every listed object. It is kept under the digest of what was listed: the same data
-are not read twice, and a build that was stopped goes on where it was. One bad file is a row with a status; a full disk
-is a `StoreError`.
+It holds the readable images, encoded as they are, in Arrow files that are mapped and not loaded, and facts on every
+listed object. Its key is the digest of the listing: the same data are not read twice, and a build that was stopped goes
+on. A bad file is a row with a status; a full disk is a `StoreError`.
 """
 
 from __future__ import annotations
@@ -55,16 +54,16 @@ _PART_ROWS = 512
 _PART_BYTES = 64 * 2**20
 _CHUNK_BYTES = 16 * 2**20
 _UNKNOWN_SIZE = 1_000_000
-"""Bytes assumed for an object whose size nobody knows."""
+"""Bytes assumed for an object of unknown size."""
 _BATCH_BYTES = 16 * 2**20
 RETRIED = frozenset({Status.NOT_FOUND, Status.DENIED, Status.FETCH_ERROR, Status.TIMEOUT, Status.CRASHED})
-"""What may be otherwise next time, as in a scan."""
+"""Statuses that another attempt may change, as in a scan."""
 _ROOM = 1.1
-"""Bytes on disk for each byte of images: they are kept as they are, and the facts are small."""
+"""Bytes on disk for each byte of images, which are kept as they are; facts are small."""
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """Where this machine keeps images and splits. Raises ConfigError where it is not local."""
+    """Return where this machine keeps images and splits. Raises ConfigError where that is not local."""
     if config.cache is not None:
         if scheme_of(config.cache) is not None:
             raise ConfigError(f"cache: {config.cache} is not a local folder: images are mapped into memory from there")
@@ -73,11 +72,11 @@ def cache_folder(config: DataConfig) -> Path:
 
 
 class Catalog:
-    """Listed images as they were found.
+    """Listed images, as they were read.
 
     Attributes:
-        folder: where it is kept.
-        key: digest of what was listed.
+        folder: where the catalog lies.
+        key: digest of the listing.
         labels: the categories, in the order of the integers that stand for them.
     """
 
@@ -88,7 +87,7 @@ class Catalog:
 
     @cached_property
     def facts(self) -> pa.Table:
-        """A row for each listed object, `FACTS_SCHEMA`."""
+        """One row for each listed object, `FACTS_SCHEMA`."""
         return pa.concat_tables(pq.read_table(path) for path in sorted(self.folder.glob(_FACTS)))
 
     @cached_property
@@ -98,20 +97,20 @@ class Catalog:
         return datasets.concatenate_datasets([part for part in parts if len(part)] or parts[:1])
 
     def unreadable(self) -> list[Unreadable]:
-        """The objects that are not `ok`."""
+        """Return the objects that are not `ok`."""
         bad = self.facts.filter(pc.not_equal(self.facts["status"], str(Status.OK)))
         rows = bad.select(["uri", "label", "status", "error"]).to_pylist()
         return [Unreadable(r["uri"], Category(r["label"]), Status(r["status"]), r["error"] or "") for r in rows]
 
     def ok(self) -> pa.Table:
-        """The facts of the objects that are `ok`: row for row those of `images`."""
+        """Return the facts of the objects that are `ok`: row for row those of `images`."""
         return self.facts.filter(pc.equal(self.facts["status"], str(Status.OK)))
 
 
 def build_catalog(
     listing: Listing, config: DataConfig, storage: StorageConfig, progress: ProgressCallback = quiet
 ) -> Catalog:
-    """Reads and examines what was not read before.
+    """Read and examine what was not read before.
 
     Raises:
         StoreError: the cache's disk is full, or cannot be written.
@@ -137,7 +136,7 @@ def build_catalog(
 
 
 def features(labels: Sequence[Category]) -> datasets.Features:
-    """What the images' columns are."""
+    """Return the columns of the images."""
     return datasets.Features(
         {
             "uri": datasets.Value("string"),
@@ -149,7 +148,7 @@ def features(labels: Sequence[Category]) -> datasets.Features:
 
 
 def _versions(listing: Listing, config: DataConfig) -> object:
-    """What decides the catalog: every object's version and label, and how it is read."""
+    """Everything that decides the catalog: each object's version and label, and how it is read."""
     objects = [
         (e.uri, str(e.label), e.size, e.etag or (e.modified_at.isoformat() if e.modified_at else None), e.sha256)
         for e in listing.examples
@@ -159,7 +158,7 @@ def _versions(listing: Listing, config: DataConfig) -> object:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all parts are there: a cache is a place from which people delete."""
+    """Whether all parts are there: people delete from a cache."""
     try:
         parts = int((folder / _DONE).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -168,7 +167,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _forget_failures(folder: Path) -> None:
-    """Removes the parts with objects that another attempt may find readable."""
+    """Remove the parts with objects that another attempt may be able to read."""
     for path in folder.glob(_FACTS):
         failed = {str(status) for status in RETRIED} & set(
             pq.read_table(path, columns=["status"])["status"].to_pylist()
@@ -191,7 +190,7 @@ def _check_room(listing: Listing, folder: Path) -> None:
 def _build(
     listing: Listing, folder: Path, config: DataConfig, storage: StorageConfig, progress: ProgressCallback
 ) -> int:
-    """Makes the parts that are not there. Returns how many there are."""
+    """Make the missing parts, and return how many there are in all."""
     finished, total, parts = 0, len(listing.examples), 0
     with ExitStack() as stack:
         examine = Examine(stack.enter_context(DecodePool(config.decode, GEOMETRY)))
@@ -213,7 +212,7 @@ def _build(
 
 
 def _parts(examples: list[Example]) -> Iterator[list[Example]]:
-    """The examples in their order, a few at a time, each time from one archive or from none."""
+    """Yield the examples in their order, a few at a time, from one archive or from none."""
     for _, group in groupby(examples, key=lambda e: e.archive):
         part: list[Example] = []
         held = 0
@@ -235,7 +234,7 @@ def _examined(stages: Sequence[Stage], examples: Sequence[Example]) -> pa.Table:
 
 
 def _as_reviewed(table: pa.Table, expected: pa.Array) -> pa.Table:
-    """A label that was given for other content is no label of this one."""
+    """Drop labels that were given for other content than was read."""
     other = pc.fill_null(pc.not_equal(table["sha256"], expected), False)
     words = "not what was reviewed: its SHA-256 is another one"
     for name, value in (("status", str(Status.NOT_FOUND)), ("error", words)):
@@ -245,7 +244,7 @@ def _as_reviewed(table: pa.Table, expected: pa.Array) -> pa.Table:
 
 
 def _write_part(folder: Path, number: int, table: pa.Table, labels: tuple[Category, ...]) -> None:
-    """The facts last: a part that has them is whole."""
+    """Write the facts last: a part that has them is whole."""
     schema = features(labels).arrow_schema
     good = table.filter(pc.equal(table["status"], str(Status.OK)))
     index = pc.index_in(good["label"], pa.array([str(label) for label in labels], pa.string()))
@@ -259,13 +258,12 @@ def _write_part(folder: Path, number: int, table: pa.Table, labels: tuple[Catego
 
 
 def _rows_a_batch(images: pa.Table) -> int:
-    """Rows that stay within the bytes of a batch, on average: Arrow reads a row by its batch."""
-    size = int(images.nbytes)
-    return max(1, int(images.num_rows) * _BATCH_BYTES // max(1, size))
+    """How many rows fill a batch on average: to read a row, Arrow reads its batch."""
+    return max(1, int(images.num_rows) * _BATCH_BYTES // max(1, int(images.nbytes)))
 
 
 class _Whole:
-    """A file that appears under its name when it is written, or not at all."""
+    """A file that appears under its name when it is whole, or not at all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,8 +1,8 @@
-"""From a folder of labelled images to three sides that share nothing: training, validation, test.
+"""Divide labelled images into training, validation and test, which share no image.
 
-In: a `DataConfig`. Out: `Prepared`: splits that lie on disk and are read lazily, images encoded as they are, and lists
-of what was left out. One bad file is a row of a list; what makes training pointless is a `SourceError`, before anything
-else: one class, an empty class, nothing but broken images, a label that nobody knows. A full disk is a `StoreError`.
+The splits lie on disk and are read lazily, beside lists of what was left out. A bad file is a row of a list. What makes
+training pointless is a `SourceError` at once: a single class, an empty class, an unknown label, no readable image. A
+full disk is a `StoreError`.
 
     list ─► read and examine ─► group similar images ─► assign sides ─► splits
             kept on disk, under the digest of what was listed             kept under the settings
@@ -42,23 +42,23 @@ SPLITS_VERSION = 2
 """Raised whenever the same images and settings give other sides."""
 _SIDES_SCHEMA = pa.schema([("row", pa.int64()), ("side", pa.int8()), ("group", pa.int64())])
 _FAR_OFF = 0.02
-"""Of all images of a class; where groups make a side differ more than that from its share, a note says so."""
+"""Of all images of a class: a note says where a side differs more than that from its share."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Labelled images, divided.
+    """Labelled images, divided into splits.
 
     Attributes:
         splits: `train`, `validation` and `test`, each with `uri`, `bytes` (the encoded file), `label` (an integer; its
-            names are `labels`) and `sha256`. Mapped from disk: nothing is in memory but what is looked at.
+            names are `labels`) and `sha256`. Mapped from disk: only rows that are read are in memory.
         labels: the categories, in the order of the integers that stand for them.
-        fingerprint: hex SHA-256 over content, label and side of every image, whatever it is called.
-        unreadable: what could not be learned from, and why.
+        fingerprint: hex SHA-256 over content, label and side of every image; names do not count.
+        unreadable: what is left out, and why.
         conflicts: content under several labels; the `exact` ones are in no split.
-        disagreements: where reviewers gave different verdicts, and which one counts.
+        disagreements: different verdicts on one image, and which one counts.
         counts: images by side and category.
-        notes: sentences on what a person should know of the splits.
+        notes: sentences for a person about the splits.
         folder: where `unreadable.csv`, `conflicts.csv`, `disagreements.csv` and `splits.json` lie.
     """
 
@@ -76,10 +76,9 @@ class Prepared:
 def prepare(
     config: DataConfig, storage: StorageConfig, progress: ProgressCallback = quiet, *, listing: Listing | None = None
 ) -> Prepared:
-    """Lists, reads, examines, groups and divides; what was done before is taken from the cache.
+    """List, read, examine, group and divide; take from the cache what was done before.
 
     Args:
-        progress: told of what, how many are done, of how many.
         listing: of these data, where the caller has it already.
 
     Raises:
@@ -107,7 +106,7 @@ def prepare(
 
 
 def _about_failures(unreadable: Sequence[Unreadable]) -> list[str]:
-    """A note where another attempt may help."""
+    """Say where another attempt may help."""
     failed = [u for u in unreadable if u.status in RETRIED and u.label is not None]
     if not failed:
         return []
@@ -121,7 +120,7 @@ def _content(ok: pa.Table) -> str:
 
 
 def _left_out(listing: Listing) -> object:
-    """What the lists say beside the catalog."""
+    """Everything in the lists that the catalog does not decide."""
     return [
         [[u.uri, u.error] for u in listing.unreadable],
         sorted(listing.contradicted.items()),
@@ -130,7 +129,7 @@ def _left_out(listing: Listing) -> object:
 
 
 def check_readable(catalog: Catalog, ok: pa.Table) -> None:
-    """Raises SourceError where no image is readable, or none of a class."""
+    """Raise SourceError where no image is readable, or none of a class."""
     listed, readable = _by_label(catalog.facts), _by_label(ok)
     empty = [label for label in catalog.labels if not readable.get(label)]
     if not empty:
@@ -148,7 +147,7 @@ def _by_label(facts: pa.Table) -> dict[Category, int]:
 
 
 def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, config: DataConfig) -> None:
-    """Writes who is on which side, and the lists; `splits.json` last: a folder that has it is whole."""
+    """Write the sides and the lists; `splits.json` last: a folder that has it is whole."""
     groups = find_groups(ok, config.similar_distance)
     rows = np.flatnonzero(~exactly_contradicted(ok, groups))
     kept = ok.take(pa.array(rows))
@@ -182,7 +181,7 @@ def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, conf
 
 
 def check_kept(kept: pa.Table, labels: Sequence[Category]) -> None:
-    """Raises SourceError where every image of a class stands under another label, too."""
+    """Raise SourceError where every image of a class stands under another label, too."""
     there = _by_label(kept)
     gone = [label for label in labels if label not in there]
     if gone:
@@ -231,7 +230,7 @@ def _fingerprint(kept: pa.Table, sides: NDArray[np.int8]) -> str:
 
 
 def _notes(counts: dict[str, dict[str, int]], config: DataConfig, groups: NDArray[np.int64]) -> list[str]:
-    """Where the splits are not what was asked for, and why."""
+    """Say where the splits are not as asked for, and why."""
     shares = {"validation": config.validation_share, "test": config.test_share}
     notes: list[str] = []
     for label in counts["train"]:

@@ -1,7 +1,6 @@
-"""Decoding on all cores, each file in a child process that it may crash.
+"""Decode on all cores, in child processes that a file may crash.
 
-In: encoded files. Out: facts and pixels of one geometry. Whatever is wrong with a file is a `RowError`; a child that
-cannot be started is a `NsfwscanError`.
+A file that does not decode is a `RowError`; a child that cannot be started is a `NsfwscanError`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _MOST_CHILDREN = 16
 
 
 class DecodePool:
-    """Decode children, one for each core, and threads that wait for them. A context: it holds processes.
+    """Decode children, one for each core, and threads that wait for them; used in a `with`, since it holds processes.
 
     Attributes:
         threads: as many as there are children.
@@ -51,7 +50,7 @@ class DecodePool:
             child.close()
 
     def decode(self, data: bytes) -> tuple[Facts, bytes]:
-        """What a file says about itself, and its pixels. Raises RowError, NsfwscanError."""
+        """Return a file's facts and its pixels. Raises RowError, NsfwscanError."""
         child = self._free.get()
         try:
             return child.decode(data)
@@ -59,12 +58,12 @@ class DecodePool:
             self._free.put(child)
 
     def pixels(self, files: Sequence[bytes]) -> NDArray[np.uint8]:
-        """The pixels of each file: uint8 [files, H, W, 3]; black where a file does not decode."""
+        """Return the pixels of each file: uint8 [files, H, W, 3]; black where a file does not decode."""
         found = self.threads.map(self._raw, files)
         return np.stack([np.frombuffer(raw, np.uint8).reshape(self.geometry.shape) for raw in found])
 
     def _raw(self, data: bytes) -> bytes:
         try:
             return self.decode(data)[1]
-        except RowError:  # it did decode when it was examined: it is at the limit of time or memory
+        except RowError:  # it decoded when it was examined: it is at the limit of time or memory
             return bytes(self.geometry.nbytes)

@@ -1,8 +1,6 @@
-"""The stage that looks at each image once: can it be decoded, what does it say about itself, what is it found again by.
+"""The stage that examines each image once: decodes it, hashes it and measures its quality.
 
-In: `bytes`. Out: the content columns, `pixels_sha256`, PDQ hashes and measures of quality; `bytes` stay as they are.
-Files are decoded as in a scan, in child processes with its limits; whatever is wrong with a file becomes its row's
-status.
+Files are decoded as in a scan, in child processes with its limits. A file that does not decode is a row with a status.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ EXAMINED = pa.schema(
 
 
 class Examine:
-    """Examines every image that was read.
+    """Examine every image that was read.
 
     Args:
         pool: of `GEOMETRY`.
@@ -53,10 +51,10 @@ class Examine:
         self._pool = pool
 
     def open(self) -> None:
-        """Nothing to build: the pool is there."""
+        """Build nothing: the pool is there."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with the columns of `EXAMINED`."""
+        """Return the table with the columns of `EXAMINED`."""
         files = [data for data in table["bytes"].to_pylist() if data is not None]
         ahead = iter([self._pool.threads.submit(self._examine, data) for data in files])
         return map_rows(self, table, lambda row: next(ahead).result())

@@ -1,8 +1,7 @@
-"""What a path of folders says an image is.
+"""Class folders: the innermost folder that the alias table, or an override, knows is the category.
 
-In: the folders between a source's root and a file. Out: the category of the innermost folder that the alias table, or
-an override, knows; so `train/porn/2026/a.jpg` and `nsfw/porn/a.jpg` are both `porn`. A folder that nobody knows is a
-`SourceError` that names it: an image without a label must not be lost by a spelling.
+So `train/porn/2026/a.jpg` and `nsfw/porn/a.jpg` are both `porn`. An unknown folder is a `SourceError` that names it: no
+image is lost by a spelling.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Folders = tuple[str, ...]
 
 @dataclass
 class ClassFolders:
-    """Reads class folders of one source, and remembers what it could not understand.
+    """The class folders of one source, and what could not be understood of them.
 
     Args:
         source: for messages.
@@ -39,8 +38,8 @@ class ClassFolders:
     _seen: list[tuple[Folders, Category]] = field(default_factory=list)
 
     def category(self, name: str) -> Category | None:
-        """The category of a file, by its place within the source; None where none is known, which `check` tells of
-        unless it lies directly in the root."""
+        """Return the category of a file by its place within the source, or None. `check` complains of those without,
+        but not of files directly in the root."""
         folders = tuple(name.split("/")[:-1])
         depth, category = self._innermost(folders)
         if category is not None:
@@ -56,20 +55,20 @@ class ClassFolders:
         return None
 
     def knows(self, name: str) -> bool:
-        """Whether a file lies in a folder whose meaning is known."""
+        """Return whether a file lies in a folder whose meaning is known."""
         folders = tuple(name.split("/")[:-1])
         known = self._innermost(folders)[1] if folders else category_of(self.root_name, self.extra)
         return known is not None
 
     def seen_folder(self, name: str) -> None:
-        """A folder is there, perhaps without a file."""
+        """Note that a folder is there, perhaps without a file."""
         folders = tuple(name.split("/"))
         _, category = self._innermost(folders)
         if category is not None:
             self._seen.append((folders, category))
 
     def check(self) -> None:
-        """Raises SourceError where a folder is unknown, or one that is known holds no file."""
+        """Raise SourceError where a folder is unknown, or a known one holds no file."""
         if self._unknown:
             raise SourceError(self._about_unknown())
         around = self._wrappers
@@ -85,7 +84,7 @@ class ClassFolders:
         return 0, None
 
     def _about_unknown(self) -> str:
-        """Names the first folder, from the root, that is none of those around class folders."""
+        """Name the first folder, from the root, that is not around class folders."""
         culprits: dict[str, list[str]] = {}
         for folders, names in sorted(self._unknown.items()):
             depth = next((i for i in range(len(folders)) if folders[: i + 1] not in self._wrappers), len(folders) - 1)
@@ -101,16 +100,16 @@ class ClassFolders:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is none of the data set's: hidden, in a hidden folder, or left by a program."""
+    """Return whether a file does not belong to the data: hidden, in a hidden folder, or left by a program."""
     return any(part.startswith(".") or part in _SYSTEM for part in name.split("/"))
 
 
 def leads_outside(name: str) -> bool:
-    """Whether a name in an archive would lead out of the folder that it is unpacked to."""
+    """Return whether a name in an archive would lead out of the folder that it is unpacked to."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or name.startswith(("/", "\\")) or name[1:2] == ":" or "\0" in name
 
 
 def all_folders(names: Iterable[str]) -> list[str]:
-    """The names, sorted, without those of hidden folders."""
+    """Return the names, sorted, without those of hidden folders."""
     return sorted(name for name in names if name and not is_hidden(name) and not leads_outside(name))

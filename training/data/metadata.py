@@ -1,8 +1,7 @@
-"""What a `metadata.csv`, `.jsonl` or `.parquet` beside images says of them, as Hugging Face's image folders have it.
+"""Labels in a `metadata.csv`, `.jsonl` or `.parquet` beside images, as Hugging Face's image folders have them.
 
-In: such files, wherever they lie in a source: rows of `file_name`, relative to the file's own folder, and `label` (or
-`truth`). Out: labels, by a file's place within the source. A file without labels (captions, boxes) says nothing. A
-malformed one, or a label that nobody knows, is a `SourceError` with the row.
+A row has `file_name`, relative to the file's own folder, and `label` (or `truth`). A file without labels (captions,
+boxes) says nothing. A malformed file, or an unknown label, is a `SourceError` with the row.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _LABELS = ("label", "truth")
 
 
 def is_metadata(name: str) -> bool:
-    """Whether a file tells of images, by its name."""
+    """Return whether a file is metadata of images, by its name."""
     return name.rsplit("/", 1)[-1].lower() in _NAMES
 
 
 @dataclass
 class Metadata:
-    """What all such files of one source say.
+    """The labels in all such files of one source.
 
     Args:
         extra: labels that the alias table does not know.
@@ -37,12 +36,12 @@ class Metadata:
 
     extra: Mapping[str, str]
     _labels: dict[str, dict[Category, str]] = field(default_factory=dict)
-    """By place: labels, and the file that says so."""
+    """By place: labels, and the file that gives them."""
     _folders: dict[str, str] = field(default_factory=dict)
     """Folder to the file there that labels what lies in it."""
 
     def read(self, name: str, file: IO[bytes], uri: str) -> None:
-        """Takes in one file.
+        """Take in one file.
 
         Args:
             name: its place within the source.
@@ -70,11 +69,11 @@ class Metadata:
         self._folders[folder] = name
 
     def labels_of(self, place: str) -> tuple[Category, ...]:
-        """What is said of an image; more than one where it is contradictory."""
+        """Return the labels of an image; more than one where the files contradict each other."""
         return tuple(self._labels.get(place, ()))
 
     def silent_about(self, place: str) -> str | None:
-        """The file that labels images of the same folder, or of one around it; None where there is none."""
+        """Return the file that labels other images of the same folder, or of one around it; None where none does."""
         folder = place
         while folder:
             folder = posixpath.dirname(folder)
@@ -83,7 +82,7 @@ class Metadata:
         return None
 
     def others(self, seen: set[str]) -> Iterator[tuple[str, Category, str]]:
-        """Images that are named but not among those seen: (place, label, the file that names it)."""
+        """Yield images that are named but were not seen: (place, label, the file that names it)."""
         for place, labels in self._labels.items():
             if place not in seen:
                 yield place, *next(iter(labels.items()))

@@ -1,13 +1,10 @@
-"""PDQ hashes of an image and of what it would be if somebody mirrored it or cut its edges off.
-
-In: an image as 256 x 256 pixels. Out: its hash, PDQ's own verdict on how much there is to hash, and the hashes of its
-variants. Nothing goes wrong.
+"""PDQ hashes of an image, and of its mirrored and cropped variants.
 
 PDQ (https://github.com/facebook/ThreatExchange/tree/main/pdq) does not change when an image is resized or encoded
 again, but does when it is mirrored or cropped: of photographs cut by 2 % on each side, most are further than 31 bits
-from what they were. So each image is also compared as mirrored, and as cut, in steps that one PDQ match covers. What is
-still missed: parts cut off on one side only (more than 2 %) or far into the image, and blurred or cut copies of fine
-textures without any large structure, such as gravel or a field of stars.
+from the original. So each image is also compared as mirrored, and as cropped, in steps that one PDQ match covers. Still
+missed: crops on one side only (more than 2 %) or far into the image, and blurred or cropped copies of fine textures
+without any large structure, such as gravel or a field of stars.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ VARIANTS = 2 * len(_CROPS) - 1
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """What an image is found again by.
+    """The hashes by which an image is found again.
 
     Attributes:
         pdq: 32 bytes.
@@ -45,7 +42,7 @@ class Hashes:
 
 
 def hashes_of(pixels: NDArray[np.uint8]) -> Hashes:
-    """The hashes of an image: uint8 [256, 256, 3]."""
+    """Return the hashes of an image: uint8 [256, 256, 3]."""
     fours = pixels.reshape(SIDE // 2, 2, SIDE // 2, 2, 3).astype(np.uint16)
     halved = ((fours[:, 0, :, 0] + fours[:, 0, :, 1] + fours[:, 1, :, 0] + fours[:, 1, :, 1]) // 4).astype(np.uint8)
     hashes: list[bytes] = []

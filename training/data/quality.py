@@ -1,10 +1,7 @@
-"""What is wrong with an image as something to learn from: blurred, dark, flat, tiny, over-compressed.
-
-In: an image as 256 x 256 pixels, and its file. Out: numbers (`Measures`), and the words for those that are out of
-range (`flaws`). Nothing goes wrong: what cannot be measured is None.
+"""Flaws of an image as training data: blurred, dark, flat, tiny, over-compressed, a sliver.
 
 Sharpness, brightness and contrast are measured at the size at which a model sees the image, not at its own: a
-photograph of 12 megapixels that is soft at full size is sharp at 224.
+photograph of 12 megapixels that is soft at full size is sharp at 224. A measure that an image does not have is None.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ FLAWS = {
     f"{MIN_BITS_PER_PIXEL:g} bits a pixel",
     SLIVER: f"one side more than {MAX_ASPECT:g} times the other: squeezed or cut beyond recognition",
 }
-"""What each word means."""
+"""The meaning of each word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Measures:
 
 
 def measure(pixels: NDArray[np.uint8], data: bytes, format_name: str | None) -> Measures:
-    """Measures an image: uint8 [256, 256, 3], and its file."""
+    """Measure an image: uint8 [256, 256, 3], and its file."""
     luma = pixels.astype(np.float32) @ _LUMA
     centre = luma[1:-1, 1:-1]
     laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * centre
@@ -75,7 +72,7 @@ def measure(pixels: NDArray[np.uint8], data: bytes, format_name: str | None) -> 
 
 
 def jpeg_quality(data: bytes) -> int | None:
-    """The quality setting, 1 to 100, that gives a JPEG's luminance table by the IJG's scaling; None where there is no
+    """Return the quality setting, 1 to 100, that gives a JPEG's luminance table by the IJG's scaling; None without a
     table. Only the header is read, by Pillow's own Python."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -88,7 +85,7 @@ def jpeg_quality(data: bytes) -> int | None:
 
 
 def flaws(row: dict[str, Any]) -> list[str]:
-    """The words for what is wrong with an image.
+    """Return the words for an image's flaws.
 
     Args:
         row: `sharpness, brightness, contrast, jpeg_quality, format, size, width, height`, as the catalog has them.

@@ -1,10 +1,8 @@
-"""Images that show the same, and those that are the same but have two labels.
+"""Group similar images, which must fall on one side, and find contents under several labels.
 
-In: the facts of the catalog. Out: a group number for each image, in which all are connected by being the same bytes,
-the same pixels, or near each other by PDQ; and the conflicts. Nothing goes wrong.
-
-The search is exact: every pair within the distance is found. Two images are near where one's hash is within
-`distance` bits of the other's, or of the other's as mirrored or cropped (`perceptual.py`), and PDQ trusts both hashes.
+Images are connected by the same bytes, the same pixels, or similar PDQ hashes: one's hash is within `distance` bits of
+the other's, or of the other's as mirrored or cropped (`perceptual.py`), and PDQ trusts both. The search is exact: it
+finds every such pair. A scan's near-duplicates are narrower: 15 bits, and neither mirrored nor cropped.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from training.data.perceptual import HASH_BYTES, MIN_QUALITY, VARIANTS
 Labels = NDArray[np.int64]
 
 _QUERIES = 1024
-"""Hashes looked up at a time: bounds what is found at a time where very many are near each other."""
+"""Hashes looked up at a time, which bounds the pairs in memory where very many are similar."""
 _MERGE_AT = 1_000_000
 _FLAT_UP_TO = FLAT_UP_TO
 
@@ -49,8 +47,8 @@ class Groups:
     """Which images belong together.
 
     Attributes:
-        same: for each image, the number of the content (equal bytes or equal pixels) that it is a copy of.
-        similar: for each image, the number of the group whose members are connected.
+        same: for each image, the number of its content (equal bytes or equal pixels).
+        similar: for each image, the number of its group.
     """
 
     same: Labels
@@ -58,11 +56,11 @@ class Groups:
 
 
 def find_groups(ok: pa.Table, distance: int) -> Groups:
-    """Groups the images.
+    """Group the images.
 
     Args:
         ok: the facts of the readable images.
-        distance: bits, of 256, up to which two hashes are near.
+        distance: bits, of 256, up to which two hashes are similar.
     """
     same = _connected(len(ok), [_chain(ok["sha256"].to_numpy()), _chain(ok["pixels_sha256"].to_numpy())])
     trusted = np.flatnonzero(ok["pdq_quality"].to_numpy() >= MIN_QUALITY)
@@ -77,7 +75,7 @@ def find_groups(ok: pa.Table, distance: int) -> Groups:
 
 
 def conflicts(ok: pa.Table, groups: Groups) -> list[Conflict]:
-    """Contents under several labels, and similar images of different contents that have different labels."""
+    """Return contents under several labels, and similar images of different contents under several labels."""
     labels = np.unique(ok["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
     exact = _mixed(groups.same, labels)
     found = [Conflict("exact", _members(ok, rows)) for rows in exact]
@@ -88,7 +86,7 @@ def conflicts(ok: pa.Table, groups: Groups) -> list[Conflict]:
 
 
 def exactly_contradicted(ok: pa.Table, groups: Groups) -> NDArray[np.bool_]:
-    """For each image, whether its content stands under another label, too."""
+    """Return for each image whether its content stands under another label, too."""
     labels = np.unique(ok["label"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
     rows = [row for group in _mixed(groups.same, labels) for row in group]
     found = np.zeros(len(ok), np.bool_)
@@ -102,7 +100,7 @@ def _members(ok: pa.Table, rows: NDArray[np.int64]) -> tuple[tuple[str, Category
 
 
 def _mixed(groups: Labels, labels: Labels) -> list[NDArray[np.int64]]:
-    """The rows of each group that has several labels; group -1 is none."""
+    """Return the rows of each group that has several labels; group -1 is none."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-2))
     split = np.split(order, starts[1:])
@@ -110,14 +108,14 @@ def _mixed(groups: Labels, labels: Labels) -> list[NDArray[np.int64]]:
 
 
 def _chain(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Edges [2, n] that connect equal values, each with the next one."""
+    """Return edges [2, n] that connect equal values, each with the next one."""
     order = np.argsort(values, kind="stable")
     equal = values[order][1:] == values[order][:-1]
     return np.stack([order[:-1][equal], order[1:][equal]])
 
 
 def _connected(count: int, edges: list[NDArray[np.int64]]) -> Labels:
-    """The number of its component for each of `count` nodes."""
+    """Return for each of `count` nodes the number of its component."""
     left, right = np.concatenate(edges, axis=1)
     graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(count, count))
     components: Labels = connected_components(graph, directed=False)[1].astype(np.int64)
@@ -139,7 +137,7 @@ def _join_near(
     asking: NDArray[np.int64],
     distance: int,
 ) -> Labels:
-    """Merges the components of all that are near each other.
+    """Merge the components of all images that are similar.
 
     Args:
         near: components so far.

@@ -1,8 +1,7 @@
-"""Which labelled images there are: class folders (with `metadata.csv` or without), a zip of them, tables, verdicts.
+"""List labelled images: class folders (with `metadata.csv` or without), a zip of them, tables, verdicts.
 
-In: a `DataConfig`. Out: a `Listing`, one `Example` for each URI with one label, and what could not be taken, with the
-reason. Nothing is read but lists. What makes training pointless is a `SourceError` here, before any image is read: a
-source that is not there, a folder or label that nobody knows, an empty class, only one class.
+A listing has one `Example` for each URI with one label, and what was left out, with the reason. Only lists are read, no
+images. A source that is not there, an unknown folder or label, an empty class are `SourceError`s.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from training.config import DataConfig
 from training.data.archives import Archive, Member, archive_of, archive_uri, is_archive
 from training.data.folders import ClassFolders, all_folders, is_hidden, leads_outside
 from training.data.metadata import Metadata, is_metadata
-from training.data.tables import Disagreement, LabelRow, is_table, kind_of, read_labels, settle
+from training.data.tables import Disagreement, LabelRow, is_table, kind_of, latest_verdicts, read_labels
 
 _STATS_AT_ONCE = 16
 _MOST_METADATA_BYTES = 2**30
-"""Of a list of labels within a zip."""
+"""Limit of a list of labels within a zip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +39,10 @@ class Example:
     """One image with its label, as listed.
 
     Attributes:
-        archive: the zip that it is in, as given in the configuration; None for an object of its own.
-        offset: where in the zip it begins.
+        archive: the zip that holds it, as given in the configuration; None for an object of its own.
+        offset: where it begins in the zip.
         sha256: of the content that the label was given for, where a reviewer's file says so.
-        is_verdict: a reviewer said so, which counts more than a folder.
+        is_verdict: a reviewer gave the label, which counts more than a folder.
     """
 
     uri: str
@@ -69,24 +68,24 @@ class Unreadable:
 
 @dataclass
 class Listing:
-    """What the sources hold."""
+    """The content of the sources."""
 
     examples: list[Example] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     """Files that have no label."""
     contradicted: dict[str, tuple[Category, ...]] = field(default_factory=dict)
-    """URIs that the sources give different labels."""
+    """URIs with different labels in different sources."""
     disagreements: list[Disagreement] = field(default_factory=list)
 
     @property
     def labels(self) -> tuple[Category, ...]:
-        """The categories that are there, in the order of the taxonomy."""
+        """The categories of the examples, in the order of the taxonomy."""
         there = {example.label for example in self.examples}
         return tuple(category for category in Category if category in there)
 
 
 def list_examples(config: DataConfig, storage: StorageConfig) -> Listing:
-    """All labelled images of all sources, each URI once, sorted: the same whatever the order of the listing.
+    """Return all labelled images of all sources, each URI once, sorted.
 
     Raises:
         SourceError: see the module.
@@ -114,7 +113,7 @@ def _unlabelled(listing: Listing) -> str:
 
 
 def check_classes(listing: Listing) -> None:
-    """Raises SourceError where there is nothing to tell apart."""
+    """Raise SourceError where there is only one class."""
     if len(listing.labels) < 2:
         raise SourceError(
             f"all {len(listing.examples):,} images are {str(listing.labels[0])!r}: a classifier needs two classes at "
@@ -133,7 +132,7 @@ def _list(uri: str, config: DataConfig, storage: StorageConfig, listing: Listing
     column = "verdict" if kind == "verdicts" else "label"
     rows: Iterable[LabelRow] = read_labels(uri, storage, config.labels, column)
     if kind == "verdicts":
-        rows, disagreements = settle(rows)
+        rows, disagreements = latest_verdicts(rows)
         listing.disagreements += disagreements
     return [_example(row, is_verdict=kind == "verdicts") for row in rows]
 
@@ -182,7 +181,7 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
 
 @dataclass
 class _FolderMarkers(Warnings):
-    """What a listing notices, and all empty objects by which consoles of object stores make a folder."""
+    """The warnings of a listing, and all empty objects by which consoles of object stores make a folder."""
 
     uris: list[str] = field(default_factory=list)
 
@@ -247,7 +246,7 @@ class _File:
 def _labelled(
     files: list[_File], folders: ClassFolders, metadata: Metadata, listing: Listing, uri_of: Callable[[str], str]
 ) -> list[Example]:
-    """Each file with what the metadata say of it, or else its class folder; what has no label is told of."""
+    """Label each file by the metadata, or else by its class folder; note files without a label."""
     found: list[Example] = []
     for file in files:
         labels, silent = metadata.labels_of(file.name), metadata.silent_about(file.name)
@@ -272,7 +271,7 @@ def _subfolders(root: str) -> Iterator[str]:
 
 
 def _place(uri: str, root: str, storage: StorageConfig) -> str:
-    """Where an object lies within its source, with `/`."""
+    """Return where an object lies within its source, with `/`."""
     if scheme_of(uri) is None:
         return os.path.relpath(local_path(uri), local_path(root))
     if is_s3(uri):
@@ -282,8 +281,8 @@ def _place(uri: str, root: str, storage: StorageConfig) -> str:
 
 
 def _one_label_each(found: list[Example], contradicted: dict[str, tuple[Category, ...]]) -> list[Example]:
-    """Each URI once. A verdict wins over a folder or a table; sources of one kind that contradict each other leave the
-    image without a label."""
+    """Return each URI once. A verdict wins over a folder or a table; where sources of one kind contradict each other,
+    the image has no label."""
     by_uri: dict[str, list[Example]] = {}
     for example in found:
         by_uri.setdefault(example.uri, []).append(example)
@@ -300,7 +299,7 @@ def _one_label_each(found: list[Example], contradicted: dict[str, tuple[Category
 
 
 def _drawn(examples: list[Example], most: int, seed: int) -> list[Example]:
-    """At most so many of each class, the same ones each time."""
+    """Draw at most so many of each class, the same ones each time."""
     by_draw = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}:{e.uri}".encode()).digest())
     left = dict.fromkeys(Category, most)
     drawn: list[Example] = []
@@ -312,7 +311,7 @@ def _drawn(examples: list[Example], most: int, seed: int) -> list[Example]:
 
 
 def _with_versions(examples: list[Example], storage: StorageConfig) -> list[Example]:
-    """Asks for size and version where the list does not say: what was read before must not pass for what is there."""
+    """Look up size and version where the list lacks them, so that a changed image is not taken from the cache."""
 
     def asked(example: Example) -> Example:
         if example.archive is not None or example.size is not None:
@@ -333,7 +332,7 @@ def _with_versions(examples: list[Example], storage: StorageConfig) -> list[Exam
 
 
 def _as_members(examples: list[Example], storage: StorageConfig) -> list[Example]:
-    """With size, version and place of those that a table names within an archive."""
+    """Look up size, version and place of images that a table names within an archive."""
     wanted = {e.archive for e in examples if e.archive is not None and e.size is None}
     known: dict[str, Member] = {}
     for uri in sorted(wanted):

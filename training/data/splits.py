@@ -1,12 +1,11 @@
-"""Which side each image falls on: training, validation or test.
+"""Assign each image to a side: training, validation or test.
 
-In: the images' groups, labels and digests. Out: a side for each image. Groups go whole, so that nothing in test was
-seen in training; within that, each class has its share on each side as well as groups allow. A class with fewer than
-three groups cannot be on all sides: `SourceError`.
+Groups stay whole, so that nothing in test was seen in training; within that, each class has its share on each side as
+well as groups allow. A class with fewer than three groups cannot be on all sides: `SourceError`.
 
-An image's place depends on the content of its group and on the seed, not on its name, nor on the order of the listing.
-Groups are taken in the order of a hash, the first for test, the next for validation: as data grow, nearly all images
-stay on their side, so that a model that goes on from last month's was not trained on this month's test images.
+The side depends on the content of the group and on the seed, not on names or on the order of the listing. Groups are
+taken in the order of a hash, the first for test, the next for validation: as data grow, nearly all images stay on their
+side, so that a model that goes on from last month's was not trained on this month's test images.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TRAIN, VALIDATION, TEST = range(3)
 
 @dataclass(frozen=True)
 class _Group:
-    """Images that go together: their rows, how many of each class [classes], and their place in the order."""
+    """Images that stay together: their rows, how many of each class [classes], and their place in the order."""
 
     rows: NDArray[np.int64]
     classes: NDArray[np.int64]
@@ -44,7 +43,7 @@ def assign(
     validation_share: float,
     test_share: float,
 ) -> NDArray[np.int8]:
-    """The side of each image, an index into `SIDES`.
+    """Return the side of each image, an index into `SIDES`.
 
     Args:
         groups: for each image, the number of its group.
@@ -103,12 +102,12 @@ def _check_sides(sides: NDArray[np.int8], labels: NDArray[np.int64], names: Sequ
 
 
 def _take(groups: list[_Group], wanted: NDArray[np.float64], still_needed: int) -> tuple[list[_Group], list[_Group]]:
-    """The groups, in their order, that bring each class nearer to its number, and what is left.
+    """Return the groups, in their order, that bring each class nearer to its number, and the groups that are left.
 
-    A class that would get none, since all its groups are too large, gets the one that spoils the numbers least.
+    A class that would get none, since all its groups are too large, gets the group that spoils the numbers least.
 
     Args:
-        still_needed: groups of each class that must be left for the other sides.
+        still_needed: groups of each class to leave for the other sides.
     """
     count = np.zeros(len(wanted))
     remaining = np.sum([group.classes > 0 for group in groups], axis=0)

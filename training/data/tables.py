@@ -1,10 +1,9 @@
-"""Labels that stand in a file: a table of `uri,label`, or the verdicts of reviewers.
+"""Labels in a file: a table of `uri,label`, or the verdicts of reviewers; Parquet, CSV or JSON lines.
 
-In: Parquet, CSV or JSON lines. A table has `uri` (or `file_name`, as Hugging Face's have) and `label` (or `truth`); a
-file of verdicts has `uri` and `verdict`, and may have `sha256` (of the bytes that were judged), `reviewer` and
-`reviewed_at`. `size`, `etag` and `modified_at` are used where they are there; other columns are passed over; relative
-URIs are relative to the file. Out: rows, and of several verdicts on one URI the latest. A malformed file, or a label
-that nobody knows, is a `SourceError` with the row.
+A table has `uri` (or `file_name`, as Hugging Face's have) and `label` (or `truth`). A file of verdicts has `uri` and
+`verdict`, and may have `sha256` (of the bytes that were reviewed), `reviewer` and `reviewed_at`. `size`, `etag` and
+`modified_at` are used where they are there; other columns are passed over. Relative URIs are relative to the file. A
+malformed file, or an unknown label, is a `SourceError` with the row.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from nsfwscan.storage.tables import READING_ERRORS
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 FILE_COLUMNS = ("file_name", "image_file_name")
-"""What Hugging Face's metadata call an image's name."""
+"""Columns of an image's name in Hugging Face's metadata."""
 _LABEL_COLUMNS = ("verdict", "label", "truth")
 _COLUMNS = {
     "uri",
@@ -47,7 +46,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """A row of a table or a file of verdicts; `label` is None where a reviewer gave none."""
+    """A row of a table or of a file of verdicts; `label` is None where a reviewer gave none."""
 
     uri: str
     label: Category | None
@@ -61,7 +60,7 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Reviewers who called one image different things; the latest verdict is the one that counts."""
+    """Different verdicts on one image; the latest counts."""
 
     uri: str
     taken: Category
@@ -70,12 +69,12 @@ class Disagreement:
 
 
 def is_table(uri: str) -> bool:
-    """Whether a source is a table or a file of verdicts, by its name."""
+    """Return whether a source is a table or a file of verdicts, by its name."""
     return uri.lower().endswith(_SUFFIXES)
 
 
 def kind_of(uri: str, storage: StorageConfig) -> Literal["table", "verdicts"]:
-    """What a file is, by its columns. Raises SourceError where it has neither labels nor verdicts."""
+    """Return the kind of a file, by its columns. Raises SourceError where it has neither labels nor verdicts."""
     there = set(_first_row(uri, storage))
     if "verdict" in there:
         return "verdicts"
@@ -87,7 +86,7 @@ def kind_of(uri: str, storage: StorageConfig) -> Literal["table", "verdicts"]:
 
 
 def read_labels(uri: str, storage: StorageConfig, extra: dict[str, str], column: str) -> Iterator[LabelRow]:
-    """The rows of a file.
+    """Yield the rows of a file.
 
     Args:
         extra: labels that the alias table does not know.
@@ -116,25 +115,25 @@ def read_labels(uri: str, storage: StorageConfig, extra: dict[str, str], column:
         )
 
 
-def settle(rows: Iterable[LabelRow]) -> tuple[list[LabelRow], list[Disagreement]]:
-    """Of several verdicts on one URI the latest; without times, the one that stands last. Verdicts without a label (a
-    reviewer who passed) count for nothing."""
+def latest_verdicts(rows: Iterable[LabelRow]) -> tuple[list[LabelRow], list[Disagreement]]:
+    """Return the latest verdict on each URI; without times, the last in the file. Verdicts without a label (a reviewer
+    who passed) do not count."""
     by_uri: dict[str, list[LabelRow]] = {}
     for row in rows:
         if row.label is not None:
             by_uri.setdefault(row.uri, []).append(row)
-    settled, disagreements = [], []
+    latest, disagreements = [], []
     for uri, given in by_uri.items():
         given.sort(key=lambda row: row.reviewed_at or _LONG_AGO)  # stable: equals stay in the file's order
-        settled.append(given[-1])
+        latest.append(given[-1])
         if len({row.label for row in given}) > 1:
             verdicts = tuple((row.label, row.reviewer, row.reviewed_at) for row in given if row.label)
             disagreements.append(Disagreement(uri, verdicts[-1][0], verdicts))
-    return settled, disagreements
+    return latest, disagreements
 
 
 def category_in(label: Any, extra: Mapping[str, str], where: str) -> Category:
-    """The category that a row's label means; a number of a float column without its `.0`. Raises SourceError."""
+    """Return the category of a row's label; a number of a float column counts without its `.0`. Raises SourceError."""
     value = f"{label:g}" if isinstance(label, float) else str(label)
     category = category_of(value, extra)
     if category is None:

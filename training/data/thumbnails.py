@@ -1,8 +1,8 @@
-"""Small pictures for a page that people look at who did not ask to see what they show.
+"""Blurred-by-default thumbnails for HTML pages.
 
-In: encoded images. Out: two data URIs each: one that is blurred beyond recognition, here and not by the browser, and
-one that is shown on demand. An image that does not decode has none. Pixels come from a decode child, never from the
-file itself: what it carries beside them (EXIF, a place, a name) does not get onto the page.
+Each has two data URIs: one that is blurred beyond recognition, here and not by the browser, and a clear one that is
+shown on demand. Pixels come from a decode child, never from the file itself: what it carries beside them (EXIF, a
+place, a name) does not get onto the page.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Thumbnail:
 
 
 def thumbnail(data: bytes, pool: DecodePool) -> Thumbnail | None:
-    """The pictures of an encoded image; None where it does not decode. Raises NsfwscanError."""
+    """Return the pictures of an encoded image; None where it does not decode. Raises NsfwscanError."""
     try:
         facts, raw = pool.decode(data)
     except RowError:
@@ -46,7 +46,7 @@ def thumbnail(data: bytes, pool: DecodePool) -> Thumbnail | None:
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:
-    """The size on the page; slivers become a little less so."""
+    """The size on the page; slivers are squeezed a little."""
     aspect = min(_LONGEST_ASPECT, max(1 / _LONGEST_ASPECT, width / height))
     return (_EDGE, round(_EDGE / aspect)) if aspect >= 1 else (round(_EDGE * aspect), _EDGE)
 

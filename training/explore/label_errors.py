@@ -1,8 +1,8 @@
 """Labels that are likely wrong, by confident learning (Northcutt, Jiang and Chuang, 2021, arXiv:1911.00068).
 
-A logistic regression is fitted to four fifths of the images and asked about the rest, in turn; similar images are judged
-together. `cleanlab`, by the method's authors, says from its probabilities how many labels of each class should be
-another, and which images those are ("prune by noise rate").
+A logistic regression is fitted to four fifths of the images and asked about the rest, in turn; similar images are
+judged together. `cleanlab`, by the method's authors, says from its probabilities how many labels of each class should
+be another, and which images those are ("prune by noise rate").
 """
 
 from __future__ import annotations
