@@ -1,8 +1,6 @@
 """The false-positive audit: every neutral test image that a checkpoint calls NSFW, the most confident first.
 
-In: what each checkpoint says, and the scan's own subset of false positives, whose copies are kept. Out:
-`FalsePositive`s, and pictures of the first of them. An image that does not decode has none; a decoder that cannot be
-started is a `NsfwscanError`.
+The scan has kept a copy of each. An image that does not decode has no picture on the page.
 """
 
 from __future__ import annotations
@@ -32,11 +30,11 @@ class FalsePositive:
 
     Attributes:
         model: title of the checkpoint.
-        rank: 1 for the one that this checkpoint is most confident of.
+        rank: 1 for the most confident of this checkpoint.
         number: of the image in the test split.
-        uri: where it comes from.
+        uri: of the original.
         row: of the scan's report.
-        image: URI of the copy that the scan saved; None where there is none.
+        image: URI of the copy that the scan saved; None without one.
     """
 
     model: str
@@ -48,12 +46,12 @@ class FalsePositive:
 
 
 def audit(evaluated: Sequence[EvaluatedModel]) -> list[FalsePositive]:
-    """All false positives, checkpoint by checkpoint. Raises StoreError where the scan's subset is another one."""
+    """Return all false positives, checkpoint by checkpoint. Raises StoreError where the scan's subset lacks one."""
     return [found for one, title in zip(evaluated, titles(evaluated), strict=True) for found in _of(one, title)]
 
 
 def shown(found: Sequence[FalsePositive]) -> list[FalsePositive]:
-    """Those that the page shows: as many of each checkpoint that has some."""
+    """Return those that the page shows: as many of each checkpoint that has some."""
     most = MOST_PICTURES // max(1, len({one.model for one in found}))
     return [one for one in found if one.rank <= most]
 
@@ -61,7 +59,7 @@ def shown(found: Sequence[FalsePositive]) -> list[FalsePositive]:
 def pictures_of(
     found: Sequence[FalsePositive], split: datasets.Dataset, config: DecodeConfig, progress: ProgressCallback
 ) -> dict[int, Thumbnail | None]:
-    """A picture for each image of the test split that the page shows, by its number. Raises NsfwscanError."""
+    """Draw each image of the test split that the page shows; by its number. Raises NsfwscanError."""
     numbers = sorted({one.number for one in shown(found)})
     pictures: dict[int, Thumbnail | None] = {}
     if numbers:
@@ -95,7 +93,7 @@ def _of(one: EvaluatedModel, title: str) -> list[FalsePositive]:
 
 
 def _copy(one: EvaluatedModel, uri: str) -> str | None:
-    """Where the scan's subset has the copy; it must have the image."""
+    """Return where the scan's subset has the copy; it must have the image."""
     if uri not in one.copies:
         raise StoreError(
             f"the false positives in {one.result.uri} lack {uri}, which its report has; delete that folder, then run "

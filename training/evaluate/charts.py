@@ -1,7 +1,6 @@
-"""Where lines and marks of a chart stand: ROC, precision-recall, reliability.
+"""Charts for the template: ROC, precision-recall, reliability, as numbers in SVG's units.
 
-In: curves and bins as `evaluation.json` has them. Out: `Chart`s of plain numbers in SVG's units, for the template. Both
-axes go from 0 to 1. Nothing goes wrong; a chart without anything to draw is None.
+Curves and bins are as `evaluation.json` has them; both axes go from 0 to 1. A chart with nothing to draw is None.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A dot with a whisker, and the words that say what it is."""
+    """A dot with a whisker, and its title."""
 
     x: float
     y: float
@@ -61,15 +60,15 @@ class Chart:
 
     @property
     def ticks(self) -> list[Tick]:
-        """Of both axes: 0, 0.2 … 1."""
+        """Ticks of both axes: 0, 0.2 … 1."""
         return [Tick(f"{i / 5:.1f}", _x(i / 5), _y(i / 5)) for i in range(6)]
 
 
 def roc_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart | None:
-    """ROC curves of several models.
+    """Draw the ROC curves of several models.
 
     Args:
-        models: title, and what `curves` gives.
+        models: title, and the result of `curves`.
     """
     drawn = [(i, name, c["roc"]) for i, (name, c) in enumerate(models) if c["roc"]["points"]]
     if not drawn:
@@ -85,7 +84,7 @@ def roc_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart
 
 
 def pr_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart | None:
-    """Precision-recall curves of several models, in the steps that average precision adds up; arguments as above."""
+    """Draw precision-recall curves, in the steps that average precision adds up; arguments as for `roc_chart`."""
     drawn = [(i, name, c["pr"]) for i, (name, c) in enumerate(models) if c["pr"]["points"]]
     if not drawn:
         return None
@@ -101,7 +100,7 @@ def pr_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart 
 
 
 def reliability_chart(title: str, calibration: dict[str, Any]) -> Chart | None:
-    """Confidence against accuracy, before and after scaling by the temperature."""
+    """Draw confidence against accuracy, before and after scaling by the temperature."""
     before, after = calibration["before"], calibration["after"]
     if before is None:
         return None
@@ -128,7 +127,7 @@ def _marks(measured: dict[str, Any], series: int) -> Iterator[Mark]:
 
 
 def _steps(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """From (recall, precision) in rising order to a line: each precision holds back to the recall before it."""
+    """Turn (recall, precision) in rising order into a line: each precision holds back to the recall before it."""
     made = [(points[0][0], points[0][1])]
     for (before, _), (recall, precision) in pairwise(points):
         made += [(before, precision), (recall, precision)]

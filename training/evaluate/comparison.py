@@ -1,8 +1,4 @@
-"""Two checkpoints on the same images: is one better, or was it luck?
-
-In: which images each gets right. Out: JSON values: the four counts, the difference in accuracy with a paired interval,
-and McNemar's exact test. Nothing goes wrong.
-"""
+"""Compare two checkpoints on the same images: is one better, or was it luck?"""
 
 from __future__ import annotations
 
@@ -16,15 +12,15 @@ from training.evaluate.intervals import difference
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
-    """How two classifiers differ.
+    """Compare two classifiers.
 
     Args:
         first, second: bool [images], true where the classifier is right.
 
     Returns:
         `images`; how many `both`, `only_first`, `only_second`, `neither` get right; the `difference` in accuracy, first
-        less second; the `p_value` of McNemar's exact test (McNemar 1947): how likely the images that only one gets
-        right would be divided so unevenly if both were equally good; None without images.
+        less second, with a paired interval; the `p_value` of McNemar's exact test (McNemar 1947): the probability of so
+        uneven a division of the images that only one gets right, if both were equally good; None without images.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     differing = only_first + only_second

@@ -1,7 +1,6 @@
-"""ROC and precision-recall curves, thin enough to be drawn and written down.
+"""ROC and precision-recall curves by scikit-learn, of at most 200 points, as JSON values.
 
-In: scores, and which images are the ones to be found. Out: JSON values: the area, and at most 200 points. Where there
-are none to be found, or nothing else, the area is None and there is no point. Nothing goes wrong.
+Where all images are on one side, the area is None and there are no points.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ Scores = NDArray[np.float64]
 
 
 def curves(truth: Truth, scores: Scores) -> dict[str, Any]:
-    """Both curves of one class against the rest.
+    """Return both curves of one class against the rest.
 
     Args:
-        truth: bool [images], true for those to be found.
+        truth: bool [images], true for the images of the class.
         scores: float64 [images], the higher the more likely.
 
     Returns:
@@ -44,7 +43,7 @@ def curves(truth: Truth, scores: Scores) -> dict[str, Any]:
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[list[float]]:
-    """At most 200 of the points of a curve, as evenly along it as it has them, both ends among them."""
+    """Return at most 200 points of a curve, spread evenly along it, with both ends."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     kept = np.arange(len(x))
     if len(x) > MOST_POINTS:

@@ -1,12 +1,11 @@
-"""What a checkpoint is worth: scan the held-out images with it, as any other scan would, and measure the report.
+"""Evaluate checkpoints: scan the held-out images, as any other scan would, and measure the report.
 
-In: one or two checkpoints, labelled images, and `scan`, which has the shape of `nsfwscan.scan`: nothing here knows the
-engine. Out, in OUT: `evaluation.html`, `evaluation.json` with every figure, `predictions.csv` with a line for each
-image and model, `false_positives.csv`, and `scan/`, the report store. What would make it pointless is a `NsfwscanError`
-before any image is read: a checkpoint that does not load, or does not know the data's categories; an OUT that cannot
-be written. The same command, after a kill, goes on with the same scan; after the end it measures the same report again.
+OUT then holds `evaluation.html`, `evaluation.json` with every figure, `predictions.csv` with a line for each image and
+model, `false_positives.csv`, and `scan/`, the report store. A checkpoint that does not load or does not know the data's
+categories, and an OUT that cannot be written, are `NsfwscanError`s before any image is read. The same command, after a
+kill, goes on with the same scan; after the end it measures the same report again.
 
-    check ─► prepare ─► lay out the held-out images ─► scan with each model ─► figures ─► lists, page ─► clear away
+    check ─► prepare ─► list the held-out images ─► scan with each model ─► figures ─► lists, page
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ _PROBE = ".writable"
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A finished evaluation: where it lies, and the content of `evaluation.json`."""
+    """A finished evaluation: its folder, and the content of `evaluation.json`."""
 
     uri: str
     record: dict[str, Any]
 
     def describe(self) -> list[str]:
-        """What a person is told at the end."""
+        """Return the lines that a person reads at the end."""
         models = self.record["models"]
         lines = [line for model in models for line in _about(model, shared_task(models))]
         if compared := self.record["comparison"]:
@@ -79,14 +78,13 @@ class EvaluationResult:
 def evaluate(
     config: EvaluateConfig, data: DataConfig, storage: StorageConfig, scan: Scan, progress: ProgressCallback = quiet
 ) -> EvaluationResult:
-    """Scans the held-out images and writes what came of it.
+    """Scan the held-out images, and write figures, lists and page.
 
     Args:
-        scan: has the shape of `nsfwscan.scan`.
-        progress: told of what, how many are done, of how many.
+        scan: has the shape of `nsfwscan.scan`; nothing here knows how it is executed.
 
     Raises:
-        NsfwscanError: see the module; nothing that was done is lost.
+        NsfwscanError: see the module; finished work is kept.
     """
     writing = storage.model_copy(update={"anonymous": False, "requester_pays": False})
     store = Store.at(config.out, writing)
@@ -109,7 +107,7 @@ def evaluate(
 
 
 def _absolute(uri: str) -> str:
-    """Workers may stand elsewhere; what is no folder here (a hub id, an embedded model) stays as it is."""
+    """Make a folder's path absolute, since workers may stand elsewhere; a hub id or an embedded model stays."""
     return absolute_uri(uri) if _is_folder(uri) else uri
 
 
@@ -123,13 +121,13 @@ def _check_different(specs: list[ModelSpec]) -> None:
 
 
 def _check_place(store: Store) -> None:
-    """Raises StoreError where OUT cannot be written."""
+    """Raise StoreError where OUT cannot be written."""
     store.write(_PROBE, b"")
     store.delete(_PROBE)
 
 
 def _check_labels(spec: ModelSpec, labels: Sequence[Category]) -> None:
-    """Raises ModelError where neither the classes nor the two sides can be measured.
+    """Raise ModelError where neither the classes nor the two sides can be measured.
 
     A binary checkpoint, or binary data, leave NSFW against safe to be measured.
     """
@@ -208,10 +206,10 @@ def _check_scored(spec: ModelSpec, rows: list[dict[str, Any]]) -> None:
 
 
 def _training_record(uri: str, storage: StorageConfig) -> dict[str, Any] | None:
-    """`training.json` beside a checkpoint; None where there is none."""
+    """Return `training.json` beside a checkpoint; None without one."""
     if not _is_folder(uri) and scheme_of(uri) is None:  # embedded, or from the hub
         return None
-    with suppress(NsfwscanError):  # only what it says is missing then
+    with suppress(NsfwscanError):  # then it is only not known what the checkpoint learned from
         return Store.at(uri, storage).read_json("training.json")
     return None
 
@@ -225,7 +223,7 @@ def _write(
     thumbnails: bool,
     progress: ProgressCallback,
 ) -> None:
-    """The lists, the figures, and last of all the page."""
+    """Write the lists, the figures, and last of all the page."""
     found = audit(evaluated)
     store.write(PREDICTIONS, predictions_csv(evaluated, HELD_OUT))
     store.write(FALSE_POSITIVES, false_positive_csv(found))

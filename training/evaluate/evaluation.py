@@ -1,7 +1,4 @@
-"""The content of `evaluation.json`: every figure, and what stands behind it.
-
-In: what each checkpoint says of the held-out images. Out: JSON values, without secrets. Nothing goes wrong.
-"""
+"""The content of `evaluation.json`: every figure, the data and the checkpoints behind it, without secrets."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ if TYPE_CHECKING:
     from nsfwscan.workflows.scan import ScanResult
 
 _EXAMPLES = 20
-"""Images without a score that are named; `predictions.csv` has them all."""
+"""How many images without a score are named; `predictions.csv` has them all."""
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A checkpoint, and what it says.
+    """A checkpoint, and what it says of the held-out images.
 
     Attributes:
         predictions: by split.
@@ -47,12 +44,12 @@ class EvaluatedModel:
 
     @property
     def knows_classes(self) -> bool:
-        """Whether it knows all categories of the images."""
+        """Whether the checkpoint knows all categories of the images."""
         return covers(self.spec.known, self.predictions["test"])
 
 
 def evaluation(evaluated: Sequence[EvaluatedModel], prepared: Prepared, data: DataConfig) -> dict[str, Any]:
-    """Everything that is written down: `data`, `models`, and the `comparison` of two of them (None for one)."""
+    """Return the record: `data`, `models`, and the `comparison` of two of them (None for one)."""
     record = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "nsfwscan": nsfwscan.__version__,
@@ -76,13 +73,13 @@ def evaluation(evaluated: Sequence[EvaluatedModel], prepared: Prepared, data: Da
 
 
 def titles(evaluated: Sequence[EvaluatedModel]) -> list[str]:
-    """What each checkpoint is called: its name, with its digest where the names are the same."""
+    """Return the name of each checkpoint, with its digest where names are the same."""
     names = [one.spec.name for one in evaluated]
     return names if len(set(names)) == len(names) else [f"{j.spec.name}@{j.spec.digest[:8]}" for j in evaluated]
 
 
 def shared_task(models: Sequence[dict[str, Any]]) -> str:
-    """What all checkpoints can be measured by: `classes`, or else `nsfw`.
+    """Return the task that all checkpoints can be measured by: `classes`, or else `nsfw`.
 
     Args:
         models: as in `evaluation.json`.
@@ -108,7 +105,7 @@ def _model(one: EvaluatedModel, title: str, fingerprint: str) -> dict[str, Any]:
 
 
 def _held_out(one: EvaluatedModel, fingerprint: str) -> dict[str, Any]:
-    """Whether it is known that the checkpoint has not learned from the test images, and why."""
+    """Say whether the checkpoint is known not to have learned from the test images, and why."""
     record = one.training
     if record is None:
         return _doubt("there is no training.json beside it, so what it learned from is not known")
@@ -139,7 +136,7 @@ def _unscored(predictions: Predictions) -> dict[str, Any]:
 
 
 def _comparison(first: EvaluatedModel, second: EvaluatedModel) -> dict[str, Any]:
-    """On the test images that both score, by class where both know the classes, and by side."""
+    """Compare on the test images that both score, by class where both know the classes, and by side."""
     one, other = first.predictions["test"], second.predictions["test"]
     both = one.scored & other.scored
     by_class = first.knows_classes and second.knows_classes

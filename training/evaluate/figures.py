@@ -1,9 +1,8 @@
-"""Every figure of one checkpoint, from what it says of the validation and test images.
+"""Every figure of one checkpoint, as JSON values.
 
-In: `Predictions` by split, and the categories that the checkpoint knows. Out: JSON values. There are two tasks:
-`classes`, which category an image is of, and `nsfw`, which side it is on, whatever its category. The second is there
-for every checkpoint; the first only for one that knows all categories of the data. Images without a score are in no
-figure. Nothing goes wrong.
+There are two tasks: `classes`, the category of an image, and `nsfw`, its side, whatever its category. The second
+applies to every checkpoint, the first to one that knows all categories of the data. Images without a score are in no
+figure.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ SIDES_OF_NSFW = ("safe", "nsfw")
 
 
 def figures(predictions: Mapping[str, Predictions], categories: Sequence[Category]) -> dict[str, Any]:
-    """All figures of the test split; what is fitted or chosen is fitted and chosen on validation.
+    """Return all figures of the test split; temperatures are fitted and thresholds chosen on validation.
 
     Args:
         predictions: `validation` and `test`.
-        categories: those that the checkpoint knows.
+        categories: of the checkpoint.
 
     Returns:
         `nsfw` and `classes` (None where it does not apply), each with `images`, `accuracy`, `macro_f1`, `by_class`,
@@ -47,30 +46,30 @@ def figures(predictions: Mapping[str, Predictions], categories: Sequence[Categor
 
 
 def covers(known: Sequence[Category], predictions: Predictions) -> bool:
-    """Whether a checkpoint knows all categories of the images."""
+    """Return whether a checkpoint knows all categories of the images."""
     return set(predictions.truth) <= set(known)
 
 
 def right_class(predictions: Predictions) -> NDArray[np.bool_]:
-    """Of which images the label is the truth: bool [images], false where there is none."""
+    """Return whether the label of each image is the truth: bool [images], false without a label."""
     return np.array(
         [row["label"] == truth for row, truth in zip(predictions.rows, predictions.truth, strict=True)], bool
     )
 
 
 def right_side(predictions: Predictions) -> NDArray[np.bool_]:
-    """Of which images the label is on the side of the truth, NSFW or safe: bool [images], false where there is none."""
+    """Return whether the label of each image is on the side of the truth: bool [images], false without a label."""
     pairs = zip(predictions.rows, predictions.truth, strict=True)
     return np.array([r["label"] is not None and (r["label"] in NSFW_CATEGORIES) == is_nsfw(t) for r, t in pairs], bool)
 
 
 def is_nsfw(category: Category) -> bool:
-    """Whether a category is one of those that should not be seen at work; drawings are safe."""
+    """Return whether a category is NSFW; drawings are safe."""
     return category in NSFW_CATEGORIES
 
 
 def flags(predictions: Predictions) -> Flags:
-    """The scored images by `nsfw_score`."""
+    """Return the scored images by `nsfw_score`."""
     scored = predictions.scored
     return Flags(
         predictions.column("nsfw_score")[scored], np.array([is_nsfw(t) for t in predictions.truth], bool)[scored]
@@ -111,7 +110,7 @@ def _two_sided(found: Flags) -> Scored:
 
 
 def _measured(names: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
-    """Figures of labels alone. Precision is None for a class that is never predicted, recall for one without images."""
+    """Figures of labels alone. Precision is None for a class never predicted, recall for one without images."""
     counts = confusion_matrix(truth, predicted, labels=range(len(names)))
     total, right = int(counts.sum()), int(np.trace(counts))
     return {
@@ -135,7 +134,7 @@ def _one_class(counts: NDArray[np.int64], i: int) -> dict[str, Any]:
 
 
 def _false_positive_rate(test: Predictions) -> dict[str, Any]:
-    """Of the neutral images, how many have an NSFW label."""
+    """Count the neutral images with an NSFW label."""
     labels = [
         row["label"]
         for row, truth in zip(test.rows, test.truth, strict=True)

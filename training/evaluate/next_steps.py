@@ -1,7 +1,4 @@
-"""What to do next after an evaluation, in words.
-
-In: the content of `evaluation.json`. Out: `Step`s. Nothing goes wrong.
-"""
+"""What to do after an evaluation, in words, from the content of `evaluation.json`."""
 
 from __future__ import annotations
 
@@ -11,15 +8,15 @@ from typing import Any
 from nsfwscan.reports.html import Step, percent, plural
 
 _FEW = 100
-"""Test images of a class under which its recall is known to ± 10 points at best."""
+"""With fewer test images the recall of a class is known to ± 10 points at best."""
 _MISCALIBRATED = 0.05
-"""Expected calibration error above which confidence should not be taken for a probability."""
+"""Above this expected calibration error confidence should not be taken for a probability."""
 _CONFUSED = 0.05
-"""Of a class's images, taken for one other class."""
+"""Share of a class's images that are taken for one other class."""
 
 
 def steps(record: dict[str, Any]) -> Iterator[Step]:
-    """What to do next."""
+    """Yield what to do next."""
     if record["comparison"]:
         yield _verdict(record)
     several = len(record["models"]) > 1

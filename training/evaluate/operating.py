@@ -1,9 +1,8 @@
-"""Where to set the threshold between NSFW and safe, and what it then does.
+"""Operating points: thresholds between NSFW and safe for each aim, such as "at most 1 % of the safe images".
 
-In: `nsfw_score` and truth on validation and on test. Out: JSON values, one for each aim, such as "at most 1 % of the
-safe images". Read off the test split's own curve, a point says what these scores allow; but a threshold that was picked
-on the images it is measured on flatters itself. So one is chosen on validation, too, and measured on test. Where a
-split lacks NSFW or safe images, it is None. Nothing goes wrong.
+A point that is read off the test split's own curve says what these scores allow, but a threshold that was picked on the
+images it is measured on flatters itself. So one is chosen on validation, too, and measured on test. Where a split lacks
+NSFW or safe images, it is None.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ class Flags:
 
     @property
     def is_one_sided(self) -> bool:
-        """Whether there is nothing to tell apart."""
+        """Whether all images are on one side."""
         return bool(self.nsfw.all() or not self.nsfw.any())
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Images are called NSFW from `value` on; how many then are, rightly and wrongly."""
+    """A threshold: images from `value` on are called NSFW, so many rightly (`found`) and `wrong`ly."""
 
     value: float
     found: int
@@ -47,8 +46,8 @@ class Threshold:
 
 
 def operating_points(validation: Flags, test: Flags) -> list[dict[str, Any]]:
-    """For each aim its `kind` (`fpr`, `recall`) and `target`; the point `read_off` the test split's curve; and the
-    threshold `chosen` on validation with what it does `on_validation` and `on_test`."""
+    """Return for each aim its `kind` (`fpr`, `recall`) and `target`; the point `read_off` the test split's curve; and
+    the threshold `chosen` on validation with what it does `on_validation` and `on_test`."""
     return [
         {
             "kind": kind,
@@ -72,7 +71,7 @@ def _chosen(validation: Flags, test: Flags, kind: Kind, target: float) -> dict[s
 
 
 def _measured(flags: Flags, threshold: float | None) -> dict[str, Any] | None:
-    """`recall`, `false_positive_rate` and `precision` from a threshold on, with Wilson's intervals."""
+    """Measure `recall`, `false_positive_rate` and `precision` at a threshold, with Wilson's intervals."""
     if threshold is None:
         return None
     called = flags.scores >= threshold
@@ -86,7 +85,7 @@ def _measured(flags: Flags, threshold: float | None) -> dict[str, Any] | None:
 
 
 def _choose(flags: Flags, kind: Kind, target: float) -> float | None:
-    """The threshold that reaches the aim at the least cost; None where none does, or there is nothing to tell apart."""
+    """Return the threshold that reaches the aim at the least cost; None where none does, or all are on one side."""
     if flags.is_one_sided:
         return None
     nsfw, safe = int(flags.nsfw.sum()), int((~flags.nsfw).sum())
@@ -101,7 +100,7 @@ def _choose(flags: Flags, kind: Kind, target: float) -> float | None:
 
 
 def thresholds(flags: Flags) -> list[Threshold]:
-    """One threshold between each two neighbouring scores, and one above all where there is room; the highest first."""
+    """Return a threshold between each two neighbouring scores, and one above all where there is room; highest first."""
     order = np.argsort(-flags.scores, kind="stable")
     scores, nsfw = flags.scores[order], flags.nsfw[order]
     last = np.flatnonzero(np.diff(scores, append=-inf))  # of each run of equal scores
@@ -117,7 +116,7 @@ def thresholds(flags: Flags) -> list[Threshold]:
 
 
 def simplest_between(low: float, high: float) -> float:
-    """The number with the fewest decimals above `low` and not above `high`: what a policy can say exactly."""
+    """Return the number with the fewest decimals above `low` and not above `high`, which a policy can say exactly."""
     for digits in range(1, 10):
         number = round((low + high) / 2, digits)
         if low < number <= high:

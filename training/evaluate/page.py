@@ -1,8 +1,6 @@
-"""The page of `nsfwscan-train evaluate`, from `evaluation.json` and pictures of the false positives.
+"""The page of `nsfwscan-train evaluate`: one HTML document that loads nothing and runs no script.
 
-In: plain values. Out: one HTML document that loads nothing and runs no script. Names of files and of checkpoints are
-hostile strings: whatever the template prints goes through `visible`. What can go wrong: a value that is missing is
-jinja2's `UndefinedError`.
+Names of files and checkpoints are hostile strings: whatever the template prints goes through `visible`.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ Pictures = Mapping[int, Thumbnail | None]
 
 
 def render(record: dict[str, Any], found: Sequence[FalsePositive], pictures: Pictures | None) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         record: the content of `evaluation.json`.
         found: the audit.
-        pictures: by number in the test split; None where the page is to hold none.
+        pictures: by number in the test split; None: the page holds none.
     """
     models = record["models"]
     return (
@@ -80,7 +78,7 @@ def _by_class(record: dict[str, Any]) -> list[tuple[str, Chart | None, Chart | N
 
 
 def _reliability(model: dict[str, Any]) -> list[Chart]:
-    """Of the classes, where the model knows them, and of the two sides."""
+    """Charts of the classes, where the model knows them, and of the two sides."""
     tasks = (("classes", "Categories"), ("nsfw", "NSFW against safe"))
     made = [reliability_chart(title, model[task]["calibration"]) for task, title in tasks if model[task]]
     return [chart for chart in made if chart is not None]

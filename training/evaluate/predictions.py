@@ -1,7 +1,4 @@
-"""The lists of an evaluation, for a spreadsheet: what each checkpoint says of each image, and the false positives.
-
-In: predictions, and the audit. Out: the bytes of CSV files. URIs are those of the originals. Nothing goes wrong.
-"""
+"""The CSV lists of an evaluation: what each checkpoint says of each image, and the false positives."""
 
 from __future__ import annotations
 
@@ -35,12 +32,12 @@ _YES_NO = {True: "yes", False: "no"}
 
 
 def predictions_csv(evaluated: Sequence[EvaluatedModel], splits: Sequence[str]) -> bytes:
-    """A line for each image of each split and each checkpoint."""
+    """Return a CSV with a line for each image of each split and each checkpoint."""
     return _csv(PREDICTION_COLUMNS, (row for split in splits for row in _predictions(evaluated, split)))
 
 
 def false_positive_csv(found: Iterable[FalsePositive]) -> bytes:
-    """A line for each false positive, by checkpoint and rank."""
+    """Return a CSV with a line for each false positive, by checkpoint and rank."""
     facts = ({**fp.row, "model": fp.model, "rank": fp.rank, "uri": fp.uri, "image": fp.image} for fp in found)
     return _csv(FALSE_POSITIVE_COLUMNS, (_cells(row, FALSE_POSITIVE_COLUMNS) for row in facts))
 
@@ -74,7 +71,7 @@ def _predictions(evaluated: Sequence[EvaluatedModel], split: str) -> Iterator[li
 
 
 def _alone(right: NDArray[np.bool_], other_right: NDArray[np.bool_], other: Predictions) -> list[str]:
-    """Whether only the one is right; nothing is said where the other gave no score."""
+    """Say for each image whether only the one is right; nothing where the other gave no score."""
     pairs = zip((right & ~other_right).tolist(), other.scored.tolist(), strict=True)
     return [_YES_NO[only] if scored else "" for only, scored in pairs]
 

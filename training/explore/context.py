@@ -1,7 +1,4 @@
-"""What the page of `explore` shows of an exploration: counts, tables, and the most telling images.
-
-In: an `Exploration`, and pictures by row. Out: plain values for the template. Nothing goes wrong.
-"""
+"""The values that the template of `explore` shows: counts, tables, and the most telling images."""
 
 from __future__ import annotations
 
@@ -39,11 +36,11 @@ _SHAPE_NAMES = ("taller than 1 : 4", "portrait", "about square", "landscape", "w
 def context(
     found: Exploration, config: DataConfig, ledger: str, pictures: dict[int, Thumbnail | None] | None
 ) -> dict[str, Any]:
-    """What the page shows, in plain values.
+    """Return the values of the page.
 
     Args:
         ledger: name of the CSV.
-        pictures: by row; None where the page is to hold none.
+        pictures: by row; None: the page holds none.
     """
     items = _Items(found, pictures)
     errors = found.label_errors
@@ -93,17 +90,17 @@ class _Items:
         self._pictures = pictures or {}
 
     def one(self, row: int) -> dict[str, Any]:
-        """An image with what is known of it, and its picture."""
+        """Return an image's facts and its picture."""
         (known,) = self._rows.slice(row, 1).to_pylist()
         return {**known, "uri": redacted(known["uri"]), "picture": self._pictures.get(row)}
 
     def some(self, rows: Iterable[int]) -> list[dict[str, Any]]:
-        """Several images."""
+        """Return several images."""
         return [self.one(int(row)) for row in rows]
 
 
 def shown_rows(found: Exploration) -> list[int]:
-    """The rows of which the page shows a picture."""
+    """Return the rows whose picture the page shows."""
     rows: list[int] = []
     if found.label_errors:
         rows += [s.row for s in found.label_errors.suspects[:_SUSPECTS]]
@@ -136,7 +133,7 @@ def _classes(found: Exploration) -> list[dict[str, Any]]:
 
 
 def _missing(labels: Sequence[Category]) -> str | None:
-    """Why a checkpoint with these labels could not be scanned with."""
+    """Say why a scan could not use a checkpoint with these labels; None: it could."""
     try:
         categories_of([str(label) for label in labels], {}, "these data")
     except ModelError as error:
@@ -145,7 +142,7 @@ def _missing(labels: Sequence[Category]) -> str | None:
 
 
 def _unreadable(unreadable: Sequence[Unreadable]) -> list[dict[str, Any]]:
-    """What happened how often, with an example of each; the most frequent first."""
+    """Count what happened, with an example of each; the most frequent first."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for bad in unreadable:
         kinds.setdefault((str(bad.status), bad.error), []).append(bad.uri)
@@ -154,7 +151,7 @@ def _unreadable(unreadable: Sequence[Unreadable]) -> list[dict[str, Any]]:
 
 
 def _tables(ok: pa.Table, names: list[str]) -> list[dict[str, Any]]:
-    """Counts of formats, sizes and shapes, by class: what differs between classes may be learned in their place."""
+    """Count formats, sizes and shapes by class: a model may learn what differs between classes in their place."""
     labels = ok["label"].to_pylist()
     width, height = ok["width"].to_numpy().astype(float), ok["height"].to_numpy().astype(float)
     short, shape = np.minimum(width, height), width / np.maximum(height, 1)
@@ -194,7 +191,7 @@ def _crosstab(
 
 
 def _shortcut(ok: pa.Table) -> dict[str, float] | None:
-    """How well format and size alone tell the classes, where that is better than chance by a third of what is left."""
+    """How well format and size alone tell the classes; None unless they beat chance by a third of what is left."""
     labels = ok["label"].to_pylist()
     keys: list[tuple[Any, ...]] = list(
         zip(ok["format"].to_pylist(), ok["width"].to_pylist(), ok["height"].to_pylist(), strict=True)
@@ -210,7 +207,7 @@ def _shortcut(ok: pa.Table) -> dict[str, float] | None:
 
 
 def _worst(found: Exploration, name: str) -> list[int]:
-    """The rows in which a flaw is worst."""
+    """Return the rows in which a flaw is worst."""
     measure = {"blurred": "sharpness", "dark": "brightness", "flat": "contrast", "over-compressed": "jpeg_quality"}
     rows = [row for row, names in enumerate(found.flawed) if name in names]
     if name in measure:

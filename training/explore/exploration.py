@@ -1,7 +1,6 @@
-"""What is found in labelled images, before anything is learned from them.
+"""Examine labelled images before anything is learned from them.
 
-In: a `DataConfig`, and what to look through. Out: an `Exploration`, and its findings as rows. One bad file is a
-finding; data that cannot be listed, or of which no image can be read, are a `SourceError`.
+A bad file is a finding. Data that cannot be listed, or without a readable image, are a `SourceError`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from training.data.catalog import Catalog, build_catalog
 from training.data.quality import FLAWS, flaws
 from training.data.similar import Conflict, Groups, conflicts, find_groups
 from training.data.sources import Listing, Unreadable, list_examples
-from training.explore.features import open_eye, vectors_of
+from training.explore.features import load_extractor, vectors_of
 from training.explore.label_errors import LabelErrors, find_label_errors
 from training.progress import ProgressCallback
 
@@ -32,11 +31,11 @@ MEASURES = ("sharpness", "brightness", "contrast", "jpeg_quality")
 
 @dataclass(frozen=True)
 class Exploration:
-    """All that was found.
+    """Everything that was found.
 
     Attributes:
-        ok: the facts of the readable images; rows count in them.
-        flawed: the words for what is wrong with each of them.
+        ok: the facts of the readable images; row numbers are those of this table.
+        flawed: the flaws of each of them.
         label_errors: None where they were not looked for, or could not be; `basis` says why, or on what they rest.
     """
 
@@ -52,9 +51,9 @@ class Exploration:
 
 
 def examine(config: DataConfig, storage: StorageConfig, model: str, progress: ProgressCallback) -> Exploration:
-    """Lists, reads, groups and judges. Raises SourceError, NsfwscanError."""
+    """List, read, group and judge. Raises SourceError, NsfwscanError."""
     listing = list_examples(config, storage)
-    eye = open_eye(model, storage) if model != NO_MODEL and len(listing.labels) > 1 else None
+    extractor = load_extractor(model, storage) if model != NO_MODEL and len(listing.labels) > 1 else None
     catalog = build_catalog(listing, config, storage, progress)
     ok = catalog.ok()
     unreadable = [*listing.unreadable, *catalog.unreadable()]
@@ -65,11 +64,11 @@ def examine(config: DataConfig, storage: StorageConfig, model: str, progress: Pr
         )
     groups = find_groups(ok, config.similar_distance)
     errors, basis = None, "not looked for"
-    if eye is not None:
-        vectors = vectors_of(catalog.images, eye, config.decode, progress)
+    if extractor is not None:
+        vectors = vectors_of(catalog.images, extractor, config.decode, progress)
         labels = np.unique(np.array(ok["label"].to_pylist()), return_inverse=True)[1].astype(np.int64)
         errors = find_label_errors(vectors, labels, groups.similar, seed=config.seed)
-        basis = eye.basis if errors else "not looked for: a class has too few different images to judge by"
+        basis = extractor.basis if errors else "not looked for: a class has too few different images to judge by"
     elif len(listing.labels) < 2:
         basis = "not looked for: there is only one class"
     return Exploration(
@@ -86,7 +85,7 @@ def examine(config: DataConfig, storage: StorageConfig, model: str, progress: Pr
 
 
 def findings(found: Exploration) -> Iterator[dict[str, Any]]:
-    """Every finding as a row of the CSV."""
+    """Yield every finding as a row of the CSV."""
     for bad in found.unreadable:
         yield {"finding": bad.status, "uri": bad.uri, "label": bad.label or "", "detail": bad.error}
     for uri, labels in found.listing.contradicted.items():
@@ -119,7 +118,7 @@ def findings(found: Exploration) -> Iterator[dict[str, Any]]:
 
 
 def groups_of(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The rows of each group of two or more, the largest first."""
+    """Return the rows of each group of two or more, the largest first."""
     order = np.argsort(groups, kind="stable")
     split = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     return sorted((rows for rows in split if len(rows) > 1), key=lambda rows: (-len(rows), rows[0]))

@@ -1,8 +1,7 @@
-"""Look first: what is in the data, what is wrong with them, and what to do about it, before anything is learned.
+"""Explore labelled images: one self-contained HTML page, and beside it a CSV of all findings.
 
-In: a `DataConfig`. Out: one self-contained HTML page, and beside it a CSV of all findings; the page shows the most
-telling ones. One bad file is a finding; data that cannot be listed, or of which no image can be read, are a
-`SourceError`; a place that cannot be written to is a `StoreError`.
+A bad file is a finding. Data that cannot be listed, or without a readable image, are a `SourceError`; a page that
+cannot be written is a `StoreError`.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ def explore(
     thumbnails: bool = True,
     progress: ProgressCallback = quiet,
 ) -> list[str]:
-    """Writes the page and the CSV.
+    """Write the page and the CSV.
 
     Args:
         out: path of the page; the CSV has the same name with `.csv` at its end.
-        model: checkpoint whose features tell likely label errors; None: the embedded model; `none`: do not look.
-        thumbnails: whether the page holds pictures at all.
+        model: checkpoint whose features tell likely label errors; None: the embedded model; `none`: no label errors.
+        thumbnails: whether the page holds pictures.
 
     Returns:
-        lines for a person: what was found, and where it stands.
+        lines for a person: what was found, and where the files are.
 
     Raises:
         SourceError, NsfwscanError: see the module.

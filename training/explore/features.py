@@ -1,8 +1,7 @@
-"""Numbers that say what an image shows, to tell labels that do not fit.
+"""Image embeddings, for finding label errors: of a checkpoint's backbone, or of the embedded model and simple measures.
 
-In: images, and what to look through: a checkpoint's backbone, or the embedded model with simple measures. Out: a vector
-for each image, and a sentence on what it is made of, for the page: a label error is only as likely as these are good. A
-checkpoint that does not load is a `ModelError`.
+A label error is only as likely as the embeddings are good, so each extractor has a sentence for the page on what they
+are made of. A checkpoint that does not load is a `ModelError`.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """What images are looked at through."""
+    """A model, or simple measures, that embeds images."""
 
     geometry: Geometry
     look: Look
     basis: str
-    """What the vectors are made of, for a person."""
+    """The sentence for the page on what the vectors are made of."""
 
 
-def open_eye(model: str, storage: StorageConfig) -> FeatureExtractor:
-    """The eye that a model's name stands for.
+def load_extractor(model: str, storage: StorageConfig) -> FeatureExtractor:
+    """Load the extractor of a model's name.
 
     Args:
         model: `embedded:open-nsfw`, or a checkpoint (directory, fsspec URI, hub id), with a head or without.
@@ -57,20 +56,20 @@ def open_eye(model: str, storage: StorageConfig) -> FeatureExtractor:
 
 
 def vectors_of(
-    images: datasets.Dataset, eye: FeatureExtractor, config: DecodeConfig, progress: ProgressCallback = quiet
+    images: datasets.Dataset, extractor: FeatureExtractor, config: DecodeConfig, progress: ProgressCallback = quiet
 ) -> Vectors:
-    """A vector for each image, in their order: float32 [images, features]."""
+    """Return a vector for each image, in their order: float32 [images, features]."""
     found: list[Vectors] = []
-    with DecodePool(config, eye.geometry) as pool:
+    with DecodePool(config, extractor.geometry) as pool:
         for start in range(0, len(images), _BATCH):
             progress("looked at", start, len(images))
-            found.append(eye.look(pool.pixels(images[start : start + _BATCH]["bytes"])))
+            found.append(extractor.look(pool.pixels(images[start : start + _BATCH]["bytes"])))
     progress("looked at", len(images), len(images))
     return np.concatenate(found)
 
 
 def simple_measures(pixels: NDArray[np.uint8]) -> Vectors:
-    """Colours, edges and their directions: float32 [batch, 197] of uint8 [batch, H, W, 3].
+    """Measure colours, edges and their directions: float32 [batch, 197] of uint8 [batch, H, W, 3].
 
     A histogram of colours (4 x 4 x 4), and in each of 4 x 4 fields the directions of edges weighted by their strength
     (8, as in HOG: Dalal and Triggs 2005); mean colour; how much of the image is flat; how many colours there are.
@@ -108,14 +107,14 @@ def _embedded(storage: StorageConfig) -> FeatureExtractor:
         return np.concatenate([odds, simple_measures(pixels)], axis=1)
 
     basis = (
-        "the score of the embedded open_nsfw and simple measures of colour and edges: a weak eye, whose findings are "
+        "the score of the embedded open_nsfw and simple measures of colour and edges: a weak judge, whose findings are "
         "hints. Give a pretrained checkpoint with `--model` for better ones"
     )
     return FeatureExtractor(spec.geometry, look, basis)
 
 
 def _backbone(uri: str, storage: StorageConfig) -> FeatureExtractor:
-    """The last layer of a transformers image model: its first token, and the mean over all places."""
+    """Embed by the last layer of a transformers image model: its first token, and the mean over all places."""
     import torch
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging

@@ -1,8 +1,6 @@
-"""The page of `nsfwscan-train explore`, from plain values.
+"""The page of `nsfwscan-train explore`: one HTML document that loads nothing and runs no script.
 
-In: the context that `explore.context` makes. Out: one HTML document that loads nothing and runs no script. Names of
-files are hostile strings: whatever a template prints goes through `visible`. What can go wrong: a value that is missing
-is jinja2's `UndefinedError`.
+Names of files are hostile strings: whatever the template prints goes through `visible`.
 """
 
 from __future__ import annotations
@@ -15,21 +13,21 @@ from nsfwscan.reports.html import Step, page_environment, percent, plural
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 _LOPSIDED = 10
-"""Times that the largest class may have as many images as the smallest."""
+"""How many times as many images the largest class may have as the smallest."""
 _FEW = 100
-"""Different images of a class under which a figure on its test split says little: 10 images, ± 20 points."""
+"""With fewer different images of a class a figure on its test split says little: 10 images, ± 20 points."""
 _WEAK_JUDGE = 0.7
 _PRESSING = ("bad", "warn", "info")
 
 
 def render(context: dict[str, Any]) -> str:
-    """The page."""
+    """Return the page."""
     ordered = sorted(steps(context), key=lambda step: _PRESSING.index(step.tone))
     return page_environment(TEMPLATES).get_template("explore.html").render(steps=ordered, **context)
 
 
 def steps(context: dict[str, Any]) -> Iterator[Step]:
-    """What to do next."""
+    """Yield what to do next."""
     yield from _about_classes(context)
     yield from _about_labels(context)
     duplicates = context["duplicates"]

@@ -13,7 +13,7 @@ from nsfwscan.config import DecodeConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from tests.checkpoints import make_dinov2, make_swin, make_vit
 from tests.training.pictures import blobs, encoded, photographs
-from training.explore.features import open_eye, simple_measures, vectors_of
+from training.explore.features import load_extractor, simple_measures, vectors_of
 
 
 def files() -> datasets.Dataset:
@@ -26,18 +26,18 @@ def files() -> datasets.Dataset:
 @pytest.mark.parametrize(("make", "size"), [(make_vit, 64), (make_dinov2, 64), (make_swin, 64)])
 def test_backbones(tmp_path: Path, make: Callable[[Path], Path], size: int) -> None:
     """The last layer of plain and hierarchical transformers: as many numbers as it has, twice, and all of them finite."""
-    eye = open_eye(str(make(tmp_path)), StorageConfig())
-    found = vectors_of(files(), eye, DecodeConfig())
+    extractor = load_extractor(str(make(tmp_path)), StorageConfig())
+    found = vectors_of(files(), extractor, DecodeConfig())
     assert found.shape == (11, size) and np.isfinite(found).all()
     assert len(np.unique(found.round(3), axis=0)) == 11
-    assert str(tmp_path) in eye.basis
+    assert str(tmp_path) in extractor.basis
 
 
 def test_the_embedded_eye() -> None:
     """The score of open_nsfw and 197 simple measures; a file that does not decode any more is black, and no error."""
-    eye = open_eye("embedded:open-nsfw", StorageConfig())
+    extractor = load_extractor("embedded:open-nsfw", StorageConfig())
     given = datasets.concatenate_datasets([files(), datasets.Dataset.from_dict({"bytes": [b"gone"]})])
-    found = vectors_of(given, eye, DecodeConfig())
+    found = vectors_of(given, extractor, DecodeConfig())
     assert found.shape == (12, 198) and np.isfinite(found).all()
 
 
@@ -54,4 +54,4 @@ def test_simple_measures_tell_drawings_from_photographs() -> None:
 def test_no_such_checkpoint(tmp_path: Path) -> None:
     """A model that is not there is an error that names it."""
     with pytest.raises(ModelError, match="absent"):
-        open_eye(str(tmp_path / "absent"), StorageConfig())
+        load_extractor(str(tmp_path / "absent"), StorageConfig())
