@@ -15,7 +15,7 @@ from nsfwscan.config import StorageConfig
 from tests.training.stand_in import small_vit, write_folders
 from training.config import DataConfig
 from training.fit.config import TrainConfig
-from training.fit.fit import Launch, Outcome, train
+from training.fit.fit import Launch, TrainingResult, train
 from training.fit.worker import TrainJob, work
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Bench:
         data: DataConfig | None = None,
         storage: StorageConfig | None = None,
         **changed: Any,
-    ) -> Outcome:
+    ) -> TrainingResult:
         heard = heard or Heard()
         return train(
             self.config(out, **changed),
@@ -105,6 +105,6 @@ def small_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def trained(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def trained(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """A checkpoint trained from scratch until it knows the stand-in."""
     return bench.train(tmp_path_factory.mktemp("trained") / "checkpoint", epochs=12)

@@ -1,9 +1,7 @@
-"""A pretrained image model with a new head for our categories.
+"""A pretrained image model, in fp32, with a new head for our categories.
 
-In: a checkpoint folder, with or without a head, and the categories. Out: the model in fp32 with its preprocessing, and
-what is to be said about the old head. The head is new even where the old one has the same size: its rows mean other
-classes, or the same in another order. A checkpoint whose backbone does not load whole, or whose preprocessing a scan
-would not reproduce, is a `ModelError`.
+The head is new even where the old one has the same size: its rows mean other classes, or the same in another order. A
+checkpoint whose backbone does not load whole, or whose preprocessing a scan would not reproduce, is a `ModelError`.
 """
 
 from __future__ import annotations
@@ -42,11 +40,11 @@ class Backbone:
 
 
 def find_backbone(uri: str, storage: StorageConfig) -> Backbone:
-    """Fetches a checkpoint and checks all but its weights' values.
+    """Fetch a checkpoint, and check all but its weights' values.
 
     Raises:
-        ModelError: it is not there, holds no safetensors, needs code of its own, or prepares images in a way that a
-            scan does not reproduce.
+        ModelError: it is not there, holds no safetensors, needs code of its own, or has a preprocessing that a scan
+            does not reproduce.
     """
     folder = local_folder(uri, storage)
     model_settings(folder, uri)
@@ -58,7 +56,7 @@ def find_backbone(uri: str, storage: StorageConfig) -> Backbone:
 
 
 def load_with_new_head(backbone: Backbone, labels: Sequence[str], seed: int) -> tuple[Any, list[str]]:
-    """The model in fp32, and lines that say what became of its head.
+    """Return the model in fp32, and lines about its head.
 
     Raises:
         ModelError: transformers cannot load it, or weights of the backbone itself are missing or of other sizes.
@@ -93,14 +91,14 @@ def load_with_new_head(backbone: Backbone, labels: Sequence[str], seed: int) -> 
 
 
 def body_of(model: nn.Module) -> str:
-    """The name of the child that is the backbone; all other children are the head."""
+    """Return the name of the child that is the backbone; all other children are the head."""
     return max(model.named_children(), key=lambda named: sum(p.numel() for p in named[1].parameters()))[0]
 
 
 def depths(model: nn.Module) -> dict[str, int]:
-    """How deep each parameter lies, by its name: 0 below the first layer of the backbone, 1 for that layer, and so on;
-    the head, and what follows the last layer, is the deepest. A hierarchical model (Swin, ConvNeXt) has its stages for
-    layers."""
+    """Return the depth of each parameter, by its name: 0 below the first layer of the backbone, 1 for that layer, and
+    so on; the head, and what follows the last layer, is the deepest. The layers of a hierarchical model (Swin,
+    ConvNeXt) are its stages."""
     body = body_of(model)
     lists = [(name, part) for name, part in getattr(model, body).named_modules() if isinstance(part, nn.ModuleList)]
     outermost = next((f"{body}.{name}." for name, part in lists if len(part) > 1), None)

@@ -1,8 +1,6 @@
-"""What happens beside the steps of a training: its checkpoints reach the storage, its curves a file, its progress a
-person, and it ends when it no longer gets better.
+"""The `TrainerCallback` of each worker: checkpoints, TensorBoard curves, progress, and early stopping.
 
-In: the events of the transformers `Trainer`, on every worker. Out: complete checkpoints, TensorBoard files under
-OUT/tensorboard, lines. A storage that fails is a `StoreError` and ends the attempt.
+A storage that fails is a `StoreError` and ends the attempt.
 """
 
 from __future__ import annotations
@@ -28,30 +26,30 @@ CURVES = "tensorboard"
 
 
 class Tell(Protocol):
-    """Where a worker's news go."""
+    """The receiver of a worker's news."""
 
     def say(self, line: str) -> None:
-        """A line for a person."""
+        """Take a line for a person."""
 
     def evaluated(self, figures: dict[str, float]) -> None:
-        """An epoch was evaluated; called on every worker alike."""
+        """Take the figures of an epoch; called on every worker alike."""
 
     def check_wanted(self) -> None:
-        """Raises where nobody waits for this worker any more: its driver is dead, and another may be at work."""
+        """Raise where nobody waits for this worker any more: its driver is dead, and another may be at work."""
 
 
 def rank() -> int:
-    """This worker's number, from 0."""
+    """Return this worker's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many workers there are."""
+    """Return the number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def gathered(value: Any) -> list[Any]:
-    """What each worker has, by rank, on every worker."""
+    """Return the values of all workers, by rank, on every worker."""
     if world() == 1:
         return [value]
     found: list[Any] = [None] * world()
@@ -60,27 +58,27 @@ def gathered(value: Any) -> list[Any]:
 
 
 def agreed(choose: Callable[[], Any]) -> Any:
-    """What the first worker chooses, on every worker."""
+    """Return the first worker's choice, on every worker."""
     return gathered(choose() if rank() == 0 else None)[0]
 
 
 def epochs_without_gain(state: TrainerState, metric: str) -> int:
-    """Evaluations since the best one."""
+    """Count the evaluations since the best one."""
     values = [entry[f"eval_{metric}"] for entry in state.log_history if f"eval_{metric}" in entry]
     return len(values) - 1 - values.index(max(values)) if values else 0
 
 
 def is_over(state: TrainerState, config: TrainConfig) -> bool:
-    """Whether there is nothing left to train: all steps are done, or it got no better for too long."""
+    """Return whether the training is over: all steps are done, or the metric got no better for too long."""
     exhausted = config.patience is not None and epochs_without_gain(state, config.metric) >= config.patience
     return exhausted or state.global_step >= state.max_steps
 
 
 class TrainingCallback(TrainerCallback):
-    """One worker's.
+    """The callback of one worker.
 
     Attributes:
-        order: the images' order; set before training starts.
+        order: of the images; set before training starts.
     """
 
     order: EpochOrder
@@ -92,17 +90,17 @@ class TrainingCallback(TrainerCallback):
         self._began, self._began_at_step = time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Opens the curves; what an earlier attempt drew beyond the checkpoint is drawn anew."""
+        """Open the curves; points of an earlier attempt beyond the checkpoint are drawn anew."""
         self._began, self._began_at_step = time.monotonic(), state.global_step
         if rank() == 0:
             self._curves = Curves(self._checkpoints.store, state.global_step)
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Puts the images into the epoch's order, also in the middle of an epoch that goes on."""
+        """Put the images into the epoch's order, also in the middle of a resumed epoch."""
         self.order.epoch = state.global_step // _steps_an_epoch(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Asks for a checkpoint now and then; the last step of an epoch has one anyway."""
+        """Ask for a checkpoint every so many steps; the last step of an epoch has one anyway."""
         within = state.global_step % _steps_an_epoch(state)
         every = self._config.checkpoint_steps
         if every and within and state.global_step % every == 0:
@@ -116,7 +114,7 @@ class TrainingCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """A point of each curve; a line of progress."""
+        """Draw a point of each curve, and tell the progress."""
         if self._curves is None or not logs:
             return
         if "loss" in logs:
@@ -131,7 +129,7 @@ class TrainingCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """A point and a line for the validation split."""
+        """Draw and tell the figures of the validation split."""
         figures = {name: (metrics or {})[f"eval_{name}"] for name in ("accuracy", "macro_f1", "log_loss")}
         self._tell.evaluated({**figures, "epoch": round(state.epoch or 0), "step": state.global_step})
         if self._curves is None:
@@ -144,7 +142,7 @@ class TrainingCallback(TrainerCallback):
         )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Every worker's files go to the storage; then the checkpoint counts, and older ones go."""
+        """Upload every worker's files; then complete the checkpoint, and delete older ones."""
         self._tell.check_wanted()
         folder = self._scratch / f"checkpoint-{state.global_step}"
         name = self._checkpoints.name(state.global_step)
@@ -165,7 +163,7 @@ class TrainingCallback(TrainerCallback):
             control.should_training_stop = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Closes the curves."""
+        """Close the curves."""
         if self._curves:
             self._curves.close()
 
@@ -180,7 +178,7 @@ class TrainingCallback(TrainerCallback):
 
 
 class Curves:
-    """TensorBoard files beside the checkpoint; on an object store they appear whenever they are published."""
+    """TensorBoard files beside the checkpoint; on an object store they appear when they are published."""
 
     def __init__(self, store: Store, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -191,20 +189,20 @@ class Curves:
         self._writer: Any = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def draw(self, split: str, values: dict[str, float], names: tuple[str, ...], step: int) -> None:
-        """A point for each name that is there."""
+        """Draw a point for each name that has a value."""
         for name in names:
             if name in values:
                 self._writer.add_scalar(f"{split}/{name}", values[name], step)
 
     def publish(self) -> None:
-        """All that was drawn can be seen by others. Raises StoreError."""
+        """Make everything that was drawn visible to others. Raises StoreError."""
         self._writer.flush()
         if not self._is_local:
             for path in self._folder.iterdir():
                 upload(self._store, f"{CURVES}/{path.name}", path)
 
     def close(self) -> None:
-        """No more points. Raises StoreError."""
+        """Publish, and take no more points. Raises StoreError."""
         self.publish()
         self._writer.close()
         if not self._is_local:

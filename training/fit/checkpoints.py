@@ -1,16 +1,16 @@
-"""What a stopped training goes on from: checkpoints in the folder that the finished one will lie in.
+"""Checkpoints of an unfinished training, in the folder of the finished one.
 
-    OUT/state/run.json                                     what was begun: settings, data, backbone
-    OUT/state/attempts/<attempt>.json                      who worked on it, and when
+    OUT/state/run.json                                     settings, data and backbone
+    OUT/state/attempts/<attempt>.json                      which host worked on it, and when
     OUT/state/checkpoints/<step>-<attempt>/…               weights, optimiser, schedule, random states of every worker
     OUT/state/checkpoints/<step>-<attempt>/complete.json   its files with their SHA-256; written last of all
 
-In: files of the workers. Out: the same files, later, or none. A checkpoint without `complete.json`, or with a file that
-is not as it says, is half-written and never used. Every attempt writes folders of its own, so that a worker that was
-given up but lives on cannot spoil another's. A storage that fails or is full is a `StoreError`.
+A checkpoint without `complete.json`, or with a file of another digest, is half-written and never used. Every attempt
+writes folders of its own, so that a worker that was given up but lives on cannot spoil another's. A storage that fails
+or is full is a `StoreError`.
 
-Ray Train would keep checkpoints, too: in a list that it overwrites in place at each report, that a kill at that moment
-leaves cut off, and that another version of Ray refuses.
+Ray Train's own checkpoints do not serve: it keeps them in a list that it overwrites in place at each report, that a
+kill at that moment leaves cut off, and that another version of Ray refuses.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was written whole."""
+    """A complete checkpoint."""
 
     name: str
     step: int
@@ -49,7 +49,7 @@ class Checkpoint:
     files: dict[str, str]
     """Name to hex SHA-256."""
     facts: dict[str, Any]
-    """What the workers said about themselves."""
+    """Precision and number of the workers."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Checkpoints:
     attempt: str
 
     def name(self, step: int) -> str:
-        """The folder of this attempt's checkpoint after so many steps."""
+        """Return the folder of this attempt's checkpoint after so many steps."""
         return f"{step:08d}-{self.attempt}"
 
     def put(self, name: str, folder: Path) -> dict[str, str]:
-        """Uploads one worker's files, whatever others have put there, and says what they are. Raises StoreError."""
+        """Upload one worker's files beside those of others, and return their SHA-256. Raises StoreError."""
         digests = {}
         for path in sorted(folder.iterdir()):
             upload(self.store, f"{FOLDER}/{name}/{path.name}", path)
@@ -72,22 +72,22 @@ class Checkpoints:
         return digests
 
     def complete(self, name: str, step: int, files: dict[str, str], facts: dict[str, Any]) -> None:
-        """From now on the checkpoint counts. Raises StoreError."""
+        """Make the checkpoint count. Raises StoreError."""
         self.store.write(f"{FOLDER}/{name}/{_COMPLETE}", to_json({"step": step, "files": files, "facts": facts}))
 
     def newest_first(self) -> Iterator[Checkpoint]:
-        """Those that are complete, of all attempts."""
+        """Yield the complete checkpoints of all attempts."""
         for name in sorted(filter(_NAME.match, self.store.names(FOLDER)), reverse=True):
             found = self.store.read_json(f"{FOLDER}/{name}/{_COMPLETE}")
             if found:
                 yield Checkpoint(name, found["step"], found["files"], found["facts"])
 
     def at(self, step: int) -> Checkpoint | None:
-        """A complete one after exactly so many steps."""
+        """Return a complete checkpoint after exactly so many steps."""
         return next((found for found in self.newest_first() if found.step == step), None)
 
     def get(self, checkpoint: Checkpoint, into: Path, wanted: Collection[str] | None = None) -> Path:
-        """Downloads a checkpoint, or some of its files, and compares them with what was written.
+        """Download a checkpoint, or some of its files, and compare their SHA-256.
 
         Raises:
             Damaged: a file is gone, cut off or another.
@@ -105,8 +105,7 @@ class Checkpoints:
         return into
 
     def prune(self, keep: Collection[int], before: int) -> None:
-        """Deletes what is older than the step `before`, complete or not, but for the steps to keep. Raises
-        StoreError."""
+        """Delete what is older than the step `before`, complete or not, but for those to keep. Raises StoreError."""
         for name in filter(_NAME.match, self.store.names(FOLDER)):
             step = int(name.split("-")[0])
             if step < before and step not in keep:
@@ -114,12 +113,12 @@ class Checkpoints:
                 self.store.delete(f"{FOLDER}/{name}")
 
     def clear(self) -> None:
-        """Deletes all of them. Raises StoreError."""
+        """Delete all of them. Raises StoreError."""
         self.store.delete(FOLDER)
 
 
 def upload(store: Store, name: str, path: Path) -> None:
-    """Copies a file of any size into a store; it may be seen half-written there. Raises StoreError."""
+    """Copy a file of any size into a store, where it may be seen half-written. Raises StoreError."""
     target = store.locate(name)
     try:
         if scheme_of(store.uri) is None:
@@ -135,7 +134,7 @@ def upload(store: Store, name: str, path: Path) -> None:
 
 
 def download(store: Store, name: str, path: Path) -> None:
-    """Copies a file of any size out of a store. Raises FileNotFoundError, StoreError."""
+    """Copy a file of any size out of a store. Raises FileNotFoundError, StoreError."""
     source = store.locate(name)
     try:
         if scheme_of(store.uri) is None:
@@ -149,7 +148,7 @@ def download(store: Store, name: str, path: Path) -> None:
 
 
 def check_room(store: Store, needed_bytes: int) -> None:
-    """Raises StoreError where a local disk has less room than will be needed; an object store does not say."""
+    """Raise StoreError where a local disk has less room than needed; an object store does not say."""
     if scheme_of(store.uri) is not None:
         return
     place = Path(store.uri)

@@ -1,10 +1,9 @@
-"""The story of one training: check, prepare, train on Ray, ship; and go on where it was stopped.
+"""Train a checkpoint: check, prepare, train on Ray, ship.
 
-In: a `TrainConfig`, the data, the storage. Out: the checkpoint in OUT, and its record. What would make the training
-pointless is an error before it starts: data that cannot be learned from, a backbone that does not load or prepares
-images in its own way, an OUT that cannot be written, is full, or holds something else. The same command, submitted
-again after a kill, goes on from the last checkpoint; after the end it says so. With other settings, data or labels it
-is a `RunConflict` that names what differs.
+What would make a training pointless is an error before it starts: data that cannot be learned from, a backbone that
+does not load or prepares images in its own way, an OUT that cannot be written, is full, or holds something else. The
+same command, submitted again after a kill, goes on from the last checkpoint; after the end it says so. Other settings,
+data or labels are a `RunConflict` that names what differs.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,11 +45,10 @@ _PROBE = "state/.writable"
 Say = Callable[[str], None]
 Launch = Callable[[TrainJob, Say], None]
 """Runs `training.fit.worker.work` on every worker; returns when the checkpoint is shipped."""
-Prepare = Callable[[], Prepared]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """A finished checkpoint."""
 
     uri: str
@@ -67,16 +66,16 @@ def train(
     *,
     launch: Launch | None = None,
     verbose: bool = False,
-) -> Outcome:
-    """Trains a checkpoint, or goes on with it.
+) -> TrainingResult:
+    """Train a checkpoint, or go on with it.
 
     Args:
-        say: told of the progress, line by line.
+        say: takes lines about the progress.
         launch: unset: on Ray, as the configuration says.
         verbose: show what Ray says.
 
     Raises:
-        NsfwscanError: see the module; nothing that was done is lost.
+        NsfwscanError: see the module; finished work is kept.
     """
     from training.fit.ray import on_ray
 
@@ -99,14 +98,14 @@ def train(
     finished = _begin(store, job)
     if finished is not None:
         say(f"{store.uri} is finished already; nothing was done")
-        return Outcome(store.uri, finished, is_new=False)
+        return TrainingResult(store.uri, finished, is_new=False)
     for line in [*prepared.notes, _about(prepared)]:
         say(line)
     launch(job, say)
     record = store.read_json(RECORD)
     if record is None:
         raise RunConflict(f"{store.uri}: the workers ended, but there is no {RECORD}: was it deleted meanwhile?")
-    return Outcome(store.uri, record, is_new=True)
+    return TrainingResult(store.uri, record, is_new=True)
 
 
 def _for_writing(storage: StorageConfig) -> StorageConfig:
@@ -114,12 +113,12 @@ def _for_writing(storage: StorageConfig) -> StorageConfig:
 
 
 def _absolute(uri: str) -> str:
-    """Workers may stand elsewhere; what is no file here (a hub id) stays as it is."""
+    """Make a path absolute, since workers may stand elsewhere; a hub id stays as it is."""
     return absolute_uri(uri) if scheme_of(uri) is not None or os.path.exists(uri) else uri
 
 
 def _check_place(store: Store) -> None:
-    """Raises StoreError where OUT cannot be written, RunConflict where it holds something else."""
+    """Raise StoreError where OUT cannot be written, RunConflict where it holds something else."""
     store.write(_PROBE, b"")
     store.delete(_PROBE)
     if store.exists(CONFIG) and not store.exists(RUN):
@@ -127,8 +126,8 @@ def _check_place(store: Store) -> None:
 
 
 def _bytes_needed(backbone: Backbone, config: TrainConfig) -> int:
-    """For the newest checkpoint, the best, the one being written, and the shipped: fp32 weights, and two moments of
-    Adam (Kingma & Ba 2015) for each that is trained."""
+    """Bytes for the newest checkpoint, the best, the one being written, and the shipped: fp32 weights, and two moments
+    of Adam (Kingma & Ba 2015) for each that is trained."""
     weights = 4 * sum(_parameters(path) for path in backbone.folder.glob("model*.safetensors"))
     moments = 0 if config.freeze_backbone else 2 * weights
     return 3 * (weights + moments) + 2 * weights
@@ -138,14 +137,7 @@ def _parameters(path: Path) -> int:
     from safetensors import safe_open
 
     with safe_open(str(path), framework="np") as file:
-        return sum(_product(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # no dict
-
-
-def _product(shape: Sequence[int]) -> int:
-    total = 1
-    for edge in shape:
-        total *= edge
-    return total
+        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # no dict
 
 
 def _job(
@@ -181,7 +173,7 @@ def _job(
 
 
 def _begin(store: Store, job: TrainJob) -> dict[str, Any] | None:
-    """Writes down what is begun, or compares it with what was; the record where it is finished."""
+    """Write down what is begun, or compare it with what was; return the record of a finished training."""
     deciding = job.config.deciding() | {
         "backbone": job.backbone_digest,
         "data": job.fingerprint,
@@ -220,16 +212,16 @@ def _about(prepared: Prepared) -> str:
     return f"images: {sides}{left_out}"
 
 
-def describe(outcome: Outcome) -> str:
-    """What a person is told at the end."""
-    test = outcome.record["metrics"]["test"]
+def describe(result: TrainingResult) -> str:
+    """Return what a person reads at the end."""
+    test = result.record["metrics"]["test"]
     lines = [
         f"test split: {test['images']:,} images, accuracy {test['accuracy']:.4f}, macro-F1 {test['macro_f1']:.4f}",
         *(
             f"  {label}: precision {found['precision']:.4f}, recall {found['recall']:.4f}, {found['images']:,} images"
             for label, found in test["classes"].items()
         ),
-        f"checkpoint {outcome.record['digest'][:16]} in {outcome.uri}",
-        f"nsfwscan scan SOURCE --out STORE --model {outcome.uri}",
+        f"checkpoint {result.record['digest'][:16]} in {result.uri}",
+        f"nsfwscan scan SOURCE --out STORE --model {result.uri}",
     ]
     return "\n".join(lines)

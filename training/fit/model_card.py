@@ -1,7 +1,7 @@
-"""The card beside a checkpoint: what it is, what it learned from, how good it is, and where it must not be trusted.
+"""The model card: what a checkpoint is, what it learned from, how good it is, and where not to trust it.
 
-In: the content of `training.json`. Out: Markdown, with the hub's metadata at its head. Names that came with the data
-cannot break out of the Markdown around them.
+It is Markdown, with the hub's metadata at its head. Names that came with the data cannot break out of the Markdown
+around them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nsfwscan.text import printable, redacted
 
 
 def model_card(record: dict[str, Any]) -> str:
-    """The card of a finished training."""
+    """Return the card of a finished training, from the content of `training.json`."""
     return _template().render(record)
 
 
@@ -35,5 +35,5 @@ def _template() -> Template:
 
 
 def _code(value: Any) -> str:
-    """A value as inline code, whatever is in it."""
+    """Return a value as inline code, whatever is in it."""
     return "`" + printable(redacted(str(value))).replace("`", "'").replace("|", "¦") + "`"

@@ -1,8 +1,8 @@
-"""A checkpoint directory as an ONNX graph with the same scores.
+"""Export a checkpoint directory as an ONNX graph with the same scores.
 
-In: a directory that `nsfwscan scan --model` takes. Out: `model.onnx` in it: `pixel_values` float32 [batch, 3, H, W],
-normalised, to `probabilities` float32 [batch, labels]. The graph is kept only if ONNX Runtime gives the scores that
-torch gives; otherwise, or where the exporter fails, it is a `ModelError` and no file stays.
+`model.onnx` takes `pixel_values` float32 [batch, 3, H, W], normalised, and gives `probabilities` float32
+[batch, labels]. The graph is kept only if ONNX Runtime gives torch's scores; otherwise, or where the exporter fails, it
+is a `ModelError` and no file stays.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from nsfwscan.models.torch_backend import Normaliser
 
 ONNX = "model.onnx"
 TOLERANCE = 1e-3
-"""Of a probability, between torch and ONNX Runtime."""
+"""Largest difference of a probability between torch and ONNX Runtime."""
 _BATCHES = (1, 5)
-"""Sizes that are compared: one alone, and one that was not exported with."""
+"""Sizes that are compared: a single image, and a size that the export did not see."""
 
 
 class _Probabilities(nn.Module):
@@ -41,10 +41,10 @@ class _Probabilities(nn.Module):
 
 
 def export_onnx(folder: Path) -> dict[str, Any]:
-    """Writes `model.onnx` into a checkpoint directory on this machine.
+    """Write `model.onnx` into a checkpoint directory on this machine.
 
     Returns:
-        `file` and `largest_difference`: between probabilities of torch and ONNX Runtime, on generated images.
+        `file`, and the `largest_difference` between probabilities of torch and ONNX Runtime, on generated images.
 
     Raises:
         ModelError: the directory is no checkpoint, its graph cannot be exported, or does not agree.
@@ -98,7 +98,7 @@ def _export(model: nn.Module, example: torch.Tensor, path: Path) -> None:
 
 
 def _difference(model: nn.Module, values: torch.Tensor, path: Path) -> float:
-    """The largest difference between probabilities of torch and ONNX Runtime."""
+    """Return the largest difference between probabilities of torch and ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -109,7 +109,7 @@ def _difference(model: nn.Module, values: torch.Tensor, path: Path) -> float:
 
 
 def _noise(images: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Generated pixels [images, H, W, 3]: coarse patches, so that images differ in more than their noise."""
+    """Generate pixels [images, H, W, 3]: coarse patches, so that images differ in more than their noise."""
     random = np.random.default_rng(images)
     coarse = random.integers(0, 256, (images, 7, 7, 3), np.uint8)
     rows, columns = (np.arange(edge) * 7 // edge for edge in shape[:2])

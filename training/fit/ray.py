@@ -1,8 +1,8 @@
-"""A training on Ray: one process a worker, on the cluster's GPUs or CPUs, replaced when it is lost.
+"""Train on Ray: one process a worker, on the cluster's GPUs or CPUs.
 
-In: a `TrainJob`. Out: nothing but what the workers leave in OUT. An error of ours in a worker comes back as itself and
-ends the training; a lost worker or node is replaced, and the group goes on from the last checkpoint. A cluster that
-could never hold the workers is a `NsfwscanError` at once, where Ray would wait for it.
+An error of ours in a worker comes back as itself and ends the training. A lost worker or node is replaced, and the
+group goes on from the last checkpoint. A cluster that could never hold the workers is a `NsfwscanError` at once, where
+Ray would wait for it.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ _OBJECT_STORE_BYTES = 200 * 2**20
 
 
 @dataclass(frozen=True)
-class Share:
-    """What each worker gets."""
+class WorkerResources:
+    """CPUs of each worker, and whether it has a GPU."""
 
     cpus: int
     gpu: bool
 
     @property
     def resources(self) -> dict[str, float]:
-        """As Ray names them."""
+        """The resources as Ray names them."""
         return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
 
     def __str__(self) -> str:
         return f"{counted(self.cpus, 'CPU')}{' and a GPU' if self.gpu else ''}"
 
 
-def share(nodes: Sequence[dict[str, float]], workers: int, use_gpu: bool | None) -> Share:
-    """The largest equal share that all workers find on the cluster at once.
+def worker_resources(nodes: Sequence[dict[str, float]], workers: int, use_gpu: bool | None) -> WorkerResources:
+    """Return the most resources that each worker can have while all run at once.
 
     Args:
-        nodes: what each node has, as Ray names it.
+        nodes: the resources of each node, as Ray names them.
         use_gpu: None: where there are enough.
 
     Raises:
-        NsfwscanError: there is no such share.
+        NsfwscanError: the workers do not fit on the cluster.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cpus = int(sum(node.get("CPU", 0) for node in nodes))
@@ -61,7 +61,7 @@ def share(nodes: Sequence[dict[str, float]], workers: int, use_gpu: bool | None)
     for each in range(cpus // workers, 0, -1):
         places = (min(int(node.get("CPU", 0) // each), int(node.get("GPU", 0)) if gpu else workers) for node in nodes)
         if sum(places) >= workers:
-            return Share(each, gpu)
+            return WorkerResources(each, gpu)
     raise NsfwscanError(
         f"{counted(workers, 'worker')} need{'s' if workers == 1 else ''} a {'GPU' if gpu else 'CPU'}"
         f"{' each' if workers > 1 else ''}, and the cluster has {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} on "
@@ -70,7 +70,7 @@ def share(nodes: Sequence[dict[str, float]], workers: int, use_gpu: bool | None)
 
 
 def on_ray(job: TrainJob, say: Callable[[str], None], *, verbose: bool = False) -> None:
-    """Runs the job's workers on a cluster, or on a local Ray.
+    """Run the job's workers on a cluster, or on a local Ray.
 
     Raises:
         NsfwscanError: as a worker raised it; or workers were lost more often than allowed.
@@ -81,12 +81,12 @@ def on_ray(job: TrainJob, say: Callable[[str], None], *, verbose: bool = False) 
     )
     with session, tempfile.TemporaryDirectory(prefix="nsfwscan-ray-train-") as folder:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        each = share(nodes, job.config.workers, job.config.use_gpu)
+        each = worker_resources(nodes, job.config.workers, job.config.use_gpu)
         say(f"Ray: {counted(job.config.workers, 'worker')} with {each} each")
         board = ray.remote(num_cpus=0)(_Board).remote()
         trainer = TorchTrainer(
             _in_worker,
-            train_loop_config={"job": _with_share(job, each), "board": board, "threads": each.cpus},
+            train_loop_config={"job": _with_resources(job, each), "board": board, "threads": each.cpus},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=job.config.workers, use_gpu=each.gpu, resources_per_worker=each.resources
             ),
@@ -101,7 +101,7 @@ def on_ray(job: TrainJob, say: Callable[[str], None], *, verbose: bool = False) 
             _fit(trainer, board, job)
 
 
-def _with_share(job: TrainJob, each: Share) -> TrainJob:
+def _with_resources(job: TrainJob, each: WorkerResources) -> TrainJob:
     processes = job.config.loader_processes
     if processes is None:
         processes = each.cpus - 1 if each.gpu else 0
@@ -129,7 +129,7 @@ def _raise_own(board: Any) -> None:
 
 
 class _Board:
-    """Where workers leave their lines, and the error that ends the training, for the driver to find."""
+    """The actor that holds the workers' lines, and the error that ends the training, for the driver."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -150,7 +150,7 @@ class _Board:
 
 
 class _ToBoard:
-    """A worker's news, on their way to the driver."""
+    """Passes a worker's news on to the driver."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
@@ -178,7 +178,7 @@ def _in_worker(config: dict[str, Any]) -> None:
 
 @contextmanager
 def _reading(board: Any, say: Callable[[str], None]) -> Iterator[None]:
-    """Within, the workers' lines are passed on as they come."""
+    """Pass on the workers' lines as they come."""
     done = threading.Event()
 
     def pass_on() -> None:

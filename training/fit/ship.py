@@ -1,9 +1,9 @@
-"""The directory that `nsfwscan scan --model DIR` takes, with a record of everything that made it.
+"""Write the directory that `nsfwscan scan --model DIR` takes, with a record of everything that made it.
 
-In: the trained model and what is known of its training. Out, in OUT: `model.safetensors`, `config.json` with the labels
-by name, `preprocessor_config.json`, `model_card.md`, `model.onnx` where asked, and last of all `training.json`: without
-it the training is not finished. The directory is loaded as a scan would load it before anything is written; one that
-does not give the model's own scores is a `ModelError`.
+It holds `model.safetensors`, `config.json` with the labels by name, `preprocessor_config.json`, `model_card.md`,
+`model.onnx` where asked, and, last of all, `training.json`: without it the training is not finished. Before anything is
+written, the directory is loaded as a scan would load it; one that does not give the model's own scores is a
+`ModelError`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from training.fit.onnx_export import export_onnx
 RECORD = "training.json"
 CONFIG = "config.json"
 _TOLERANCE = 1e-4
-"""Of a probability, between the model in memory and the directory as a scan loads it."""
+"""Largest difference of a probability between the model in memory and the directory as a scan loads it."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out."""
+    """A trained model, and its figures."""
 
     model: Any
     backbone: Backbone
@@ -57,12 +57,12 @@ def ship(
     folder: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Writes the directory.
+    """Write the directory.
 
     Args:
         probe: pixels [images, H, W, 3] on which the directory's scores are compared with the model's.
-        record: what the driver knows.
-        folder: on this node, for the files on their way.
+        record: the driver's part of training.json.
+        folder: on this node, for the files before they are uploaded.
 
     Raises:
         ModelError: the directory's scores are not the model's.
@@ -98,7 +98,7 @@ def ship(
 
 
 def _check_scores(trained: Trained, model: Any, probe: NDArray[np.uint8], folder: Path) -> None:
-    """Raises ModelError where a scan with the directory would give other scores than the model in memory."""
+    """Raise ModelError where a scan with the directory would give other scores than the model in memory."""
     spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
     classify = load(spec, StorageConfig(), Hardware("cpu", "float32", len(probe), torch.get_num_threads()))
     with torch.inference_mode():

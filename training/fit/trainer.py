@@ -1,8 +1,7 @@
-"""The transformers `Trainer` with what is ours: normalising on the device, class weights, a frozen or layer-wise
-decaying backbone, and an order of images that survives an interruption.
+"""The transformers `Trainer`, extended: it normalises on the device, weighs classes, freezes the backbone or decays its
+learning rate by layer, and keeps an order of images that survives an interruption.
 
-In: a model, splits as `Pixels`, a `TrainConfig`. Out: a `Trainer` whose checkpoints hold all that its next steps depend
-on. A GPU without memory for a batch is a `ModelError`.
+Its checkpoints hold everything that the next steps depend on. A GPU without memory for a batch is a `ModelError`.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def trains_on_gpu(config: TrainConfig) -> bool:
-    """Whether this worker trains on a GPU."""
+    """Return whether this worker trains on a GPU."""
     return torch.cuda.is_available() and config.use_gpu is not False
 
 
 def choose_precision(config: TrainConfig) -> Precision:
-    """What this worker multiplies in: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere.
+    """Choose what this worker multiplies in: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere.
 
     Raises:
         ConfigError: fp16 is asked for on a CPU.
@@ -55,10 +54,10 @@ def choose_precision(config: TrainConfig) -> Precision:
 
 
 def arguments_for(config: TrainConfig, folder: Path, images: int, precision: Precision) -> TrainingArguments:
-    """The settings of the loop.
+    """Return the settings of the loop.
 
     Args:
-        folder: this worker's own, for checkpoints on their way to the storage.
+        folder: this worker's own, for checkpoints before they are uploaded.
         images: in the training split.
     """
     on_gpu = trains_on_gpu(config)
@@ -96,7 +95,7 @@ def arguments_for(config: TrainConfig, folder: Path, images: int, precision: Pre
 
 
 class ImageTrainer(Trainer):
-    """One worker's loop.
+    """The training loop of one worker.
 
     Attributes:
         model: the transformers model, never wrapped in another module; while it trains in half precision, accelerate
@@ -152,7 +151,7 @@ class ImageTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of a batch of uint8 pixels."""
+        """Return the cross-entropy of a batch of uint8 pixels."""
         if self._config.freeze_backbone:
             self.body.eval()  # no dropout, and running statistics stay what they were
         try:
@@ -166,7 +165,7 @@ class ImageTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW; no decay for biases and norms; with `layer_decay` a learning rate for each layer."""
+        """Build AdamW: no decay for biases and norms; with `layer_decay` a learning rate for each layer."""
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind(self._parameter_groups(), **options)
@@ -193,14 +192,14 @@ class ImageTrainer(Trainer):
         return self.order
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes the weights under the names that the model itself has, so that they load again to the bit."""
+        """Write the weights under the model's own names, so that they load again to the bit."""
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir or ".")
             folder.mkdir(parents=True, exist_ok=True)
             save_model(self.model, str(folder / WEIGHTS))
 
     def compute_in_full(self) -> None:
-        """From now on the model computes as whoever loads its weights will see it: in float32, without autocast.
+        """Make the model compute in float32, without autocast, as it will when its weights are loaded.
 
         `Accelerator.unwrap_model` would take off what transformers itself has around `forward`, too.
         """
@@ -209,7 +208,7 @@ class ImageTrainer(Trainer):
         vars(self.model).pop("_original_forward", None)
 
     def load_weights(self, folder: Path) -> None:
-        """Reads what `save_model` wrote."""
+        """Read what `save_model` wrote."""
         load_model(self.model, str(folder / WEIGHTS), strict=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -217,7 +216,7 @@ class ImageTrainer(Trainer):
 
 
 def balanced_weights(counts: Sequence[int]) -> NDArray[np.float32]:
-    """Images / (classes x images of the class): 1 for each class where all have as many (King & Zeng 2001)."""
+    """Return images / (classes x images of the class): 1 for each class where all have as many (King & Zeng 2001)."""
     images = np.asarray(counts, np.float64)
     weights: NDArray[np.float32] = (images.sum() / (len(images) * np.maximum(images, 1))).astype(np.float32)
     return weights

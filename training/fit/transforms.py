@@ -1,8 +1,7 @@
-"""From an encoded image to the model's pixels: the scan's own code, and a light augmentation for training.
+"""Turn an encoded image into the model's pixels, by the scan's own code, and augment it lightly for training.
 
-In: rows with `bytes` and `label`, and the checkpoint's geometry. Out: uint8 pixels [H, W, 3] and a label; they are
-normalised on the device. Nothing is drawn from a global state: an image is augmented by seed, epoch and its place in
-the data alone, so that it does not matter who loads it, nor when, nor after which interruption.
+Pixels are uint8 [H, W, 3], normalised later on the device. No random number comes from a global state: an image is
+augmented by seed, epoch and index alone, so that it does not matter who loads it, when, or after which interruption.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from nsfwscan.images.decoder import decode, to_pixels
 from nsfwscan.images.preprocessing import Geometry
 
 LEAST_EDGE = 0.85
-"""Share of an image's width and height that a crop keeps at least: what makes an image explicit may lie at its edge."""
+"""Least share of width and height that a crop keeps: what makes an image explicit may lie at its edge."""
 JITTER = 0.1
-"""Brightness, contrast and saturation change by this share at most."""
+"""Largest change of brightness, contrast and saturation, as a share."""
 
 ImageKey = tuple[int, int]
 """(epoch, image index)."""
@@ -35,10 +34,10 @@ class Rows(Protocol):
     """A split of the data; `datasets.Dataset` is one."""
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`uri`, `bytes` (encoded) and `label` of one row."""
+        """Return `uri`, `bytes` (encoded) and `label` of one row."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Augmentation:
     seed: int
 
     def crop(self, image: Image.Image, place: ImageKey) -> Image.Image:
-        """The image as it is decoded, maybe mirrored, without some of its edges."""
+        """Mirror a decoded image, or not, and cut off some of its edges."""
         random = np.random.default_rng((self.seed, 0, *place))
         if random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -58,7 +57,7 @@ class Augmentation:
         return image.crop((left, top, left + width, top + height))
 
     def jitter(self, pixels: bytes, geometry: Geometry, place: ImageKey) -> bytes:
-        """The model's pixels, a little brighter or darker, and so on."""
+        """Change brightness, contrast and saturation of the model's pixels a little."""
         random = np.random.default_rng((self.seed, 1, *place))
         height, width, _ = geometry.shape
         image = Image.frombytes("RGB", (width, height), pixels)
@@ -68,7 +67,7 @@ class Augmentation:
 
 
 class Pixels(Dataset[dict[str, Any]]):
-    """A split as the model takes it, decoded when it is asked for.
+    """A split as the model takes it, decoded on access.
 
     Args:
         augmentation: None: exactly the pixels of a scan.
@@ -84,7 +83,7 @@ class Pixels(Dataset[dict[str, Any]]):
         return len(self._rows)
 
     def __getitem__(self, key: ImageKey | int) -> dict[str, Any]:
-        """`pixel_values`: uint8 [H, W, 3]; `labels`: an index.
+        """Return `pixel_values`: uint8 [H, W, 3], and `labels`: an index.
 
         Raises:
             SourceError: the image does not decode, though it did when the data were prepared.
@@ -108,10 +107,10 @@ class Pixels(Dataset[dict[str, Any]]):
 
 
 class EpochOrder(Sampler[ImageKey]):
-    """Hands out every image once, in an order of the epoch's own.
+    """Yields every image once, in an order of the epoch's own.
 
     Attributes:
-        epoch: set by whoever counts them.
+        epoch: set by the callback.
     """
 
     def __init__(self, images: int, seed: int) -> None:
@@ -127,7 +126,7 @@ class EpochOrder(Sampler[ImageKey]):
 
 
 def collate(images: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch: `pixel_values` uint8 [batch, H, W, 3], `labels` int64 [batch]."""
+    """Return a batch: `pixel_values` uint8 [batch, H, W, 3], `labels` int64 [batch]."""
     return {
         "pixel_values": torch.stack([image["pixel_values"] for image in images]),
         "labels": torch.tensor([image["labels"] for image in images]),

@@ -1,18 +1,17 @@
-"""What each worker does, from the data to the checkpoint that is shipped.
+"""The work of each training worker, from the data to the checkpoint that the first worker ships.
 
-In: a `TrainJob`, and the process group where there is one. Out: the finished checkpoint in OUT, written by the first
-worker. It goes on from the newest checkpoint there. A broken set-up (data that are others on this node, a storage that
-is full, a GPU too small) is a `NsfwscanError`; nothing that was done is lost.
+It goes on from the newest checkpoint in OUT. A broken set-up (other data on this node, a full storage, a GPU too small)
+is a `NsfwscanError`; finished work is kept.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ModelError, RunConflict, SourceError
 from nsfwscan.storage.store import Store
+from training.data.dataset import Prepared
 from training.fit.backbone import Backbone, find_backbone, load_with_new_head
 from training.fit.callback import Tell, TrainingCallback, agreed, counted, is_over, rank, world
 from training.fit.checkpoints import Checkpoint, Checkpoints, Damaged
@@ -32,49 +32,29 @@ from training.fit.trainer import WEIGHTS, ImageTrainer, arguments_for, balanced_
 from training.fit.transforms import Augmentation, Pixels
 
 
-class Prepared(Protocol):
-    """The data, divided; `training.data.dataset.prepare` gives it."""
-
-    @property
-    def splits(self) -> Any:
-        """`train`, `validation` and `test`, each with `uri`, `bytes`, `label` and `sha256`."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """What a label's index means."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the images, their labels and how they are divided."""
-
-    @property
-    def counts(self) -> Any:
-        """Images by split and label."""
-
-
 @dataclass(frozen=True)
 class TrainJob:
-    """What every worker must know."""
+    """The job that all workers share."""
 
     config: TrainConfig
     storage: StorageConfig
     prepare: Callable[[], Prepared]
-    """Called on each worker: on the driver's node it finds what the driver prepared."""
+    """Prepares the data on each worker; on the driver's node, from the driver's cache."""
     fingerprint: str
     """Of the data, as the driver saw them."""
     backbone_digest: str
     attempt: str
     record: dict[str, Any]
-    """What the driver knows for training.json."""
+    """The driver's part of training.json."""
 
     @property
     def store(self) -> Store:
-        """Where the checkpoint comes to lie."""
+        """The store of the checkpoint."""
         return Store.at(self.config.out, self.storage)
 
 
 def work(job: TrainJob, tell: Tell, *, threads: int) -> None:
-    """Trains, evaluates and ships; returns when the checkpoint is in its place.
+    """Train, evaluate and ship; return when the checkpoint is in its place.
 
     Args:
         threads: CPU threads of this worker's torch.
@@ -105,7 +85,7 @@ class _Worker:
         self._precision = agreed(lambda: choose_precision(job.config))
 
     def run(self) -> None:
-        """All of it."""
+        """Train, evaluate, ship."""
         trainer = self._trainer()
         state = self._train(trainer)
         self._load_best(trainer, state)
@@ -135,7 +115,7 @@ class _Worker:
         config = self._job.config
         model, lines = load_with_new_head(self._backbone, self._labels, config.seed)
         facts = {"precision": self._precision, "workers": world()}
-        course = TrainingCallback(config, self._checkpoints, self._scratch, facts, self._tell)
+        callback = TrainingCallback(config, self._checkpoints, self._scratch, facts, self._tell)
         weights = None
         if config.class_weights == "balanced":
             labels = np.asarray(self._prepared.splits["train"]["label"], np.int64)
@@ -149,9 +129,9 @@ class _Worker:
             validation=self._pixels("validation"),
             labels=self._labels,
             class_weights=weights,
-            callbacks=[course],
+            callbacks=[callback],
         )
-        course.order = trainer.order
+        callback.order = trainer.order
         if rank() == 0:
             for line in [*lines, self._about(trainer)]:
                 self._tell.say(line)
@@ -166,7 +146,7 @@ class _Worker:
         )
 
     def _train(self, trainer: ImageTrainer) -> TrainerState:
-        """Goes on from the newest checkpoint, or begins."""
+        """Go on from the newest checkpoint, or begin."""
         folder = self._resumed()
         if folder is None:
             trainer.train()
@@ -178,7 +158,7 @@ class _Worker:
         return trainer.state
 
     def _resumed(self) -> Path | None:
-        """The newest checkpoint that is whole, on this worker's disk."""
+        """Download the newest complete checkpoint to this worker's disk."""
         folder = self._scratch / "resumed"
         found: Checkpoint | None = agreed(lambda: self._newest(folder))
         if found is None:

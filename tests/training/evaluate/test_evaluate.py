@@ -33,7 +33,7 @@ from training.config import DataConfig
 from training.data.dataset import prepare
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.evaluate import EvaluationResult, evaluate
-from training.fit.fit import Outcome as Training
+from training.fit.fit import TrainingResult as Training
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext

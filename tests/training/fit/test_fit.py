@@ -27,10 +27,10 @@ from tests.training.conftest import Bench, Heard, Stopped
 from tests.training.stand_in import LABELS, mean_colour_accuracy, write_folders
 from training.config import DataConfig
 from training.data.dataset import prepare
-from training.fit.fit import Outcome, describe
+from training.fit.fit import TrainingResult, describe
 
 
-def test_a_small_vit_learns_what_colours_do_not_tell(bench: Bench, trained: Outcome) -> None:
+def test_a_small_vit_learns_what_colours_do_not_tell(bench: Bench, trained: TrainingResult) -> None:
     """A ViT from scratch is right on 95 % of the test split, where a classifier by mean colour stays under 40 %."""
     splits = prepare(bench.data, StorageConfig()).splits
     colours = {side: [(row["bytes"], row["label"]) for row in splits[side]] for side in ("train", "test")}
@@ -39,7 +39,7 @@ def test_a_small_vit_learns_what_colours_do_not_tell(bench: Bench, trained: Outc
     assert trained.record["metrics"]["test"]["images"] == len(splits["test"]) == 80
 
 
-def test_the_checkpoint_goes_into_a_scan(bench: Bench, trained: Outcome, tmp_path: Path) -> None:
+def test_the_checkpoint_goes_into_a_scan(bench: Bench, trained: TrainingResult, tmp_path: Path) -> None:
     """`nsfwscan scan --model DIR` takes the directory as it is: the labels are the truth, the digest is the card's."""
     media = write_folders(tmp_path / "media", each=6, seed=1)
     config = ScanConfig.load(
@@ -52,7 +52,7 @@ def test_the_checkpoint_goes_into_a_scan(bench: Bench, trained: Outcome, tmp_pat
     assert len(rows) == 30
 
 
-def test_the_directory_is_whole(trained: Outcome) -> None:
+def test_the_directory_is_whole(trained: TrainingResult) -> None:
     """Safetensors, labels by name, preprocessor, card, record and curves lie there; no checkpoint on the way does."""
     folder = Path(trained.uri)
     assert {path.name for path in folder.iterdir()} == {
@@ -64,7 +64,7 @@ def test_the_directory_is_whole(trained: Outcome) -> None:
     assert (spec.labels, spec.digest) == (LABELS, trained.record["digest"])
 
 
-def test_everything_is_recorded(bench: Bench, trained: Outcome) -> None:
+def test_everything_is_recorded(bench: Bench, trained: TrainingResult) -> None:
     """training.json holds settings, data, backbone, versions, seeds, every epoch's figures and the final ones."""
     record = json.loads((Path(trained.uri) / "training.json").read_text())
     assert record == trained.record
@@ -77,7 +77,7 @@ def test_everything_is_recorded(bench: Bench, trained: Outcome) -> None:
     assert record["metrics"]["validation"]["accuracy"] == pytest.approx(max(epochs))
 
 
-def test_the_card_has_the_figures(trained: Outcome) -> None:
+def test_the_card_has_the_figures(trained: TrainingResult) -> None:
     """model_card.md shows the digest, the fingerprint, the counts and the test split's figures, and its limits."""
     card = (Path(trained.uri) / "model_card.md").read_text()
     test = trained.record["metrics"]["test"]
@@ -89,7 +89,7 @@ def test_the_card_has_the_figures(trained: Outcome) -> None:
     assert "only 80 images" in card and "not calibrated" in card
 
 
-def test_curves(trained: Outcome) -> None:
+def test_curves(trained: TrainingResult) -> None:
     """TensorBoard reads a loss for steps and figures of the validation split for every epoch."""
     curves = EventAccumulator(str(Path(trained.uri) / "tensorboard"))
     curves.Reload()
@@ -98,7 +98,7 @@ def test_curves(trained: Outcome) -> None:
     assert losses[-1] < losses[0] / 3
 
 
-def test_described(trained: Outcome) -> None:
+def test_described(trained: TrainingResult) -> None:
     """At the end a person is told the test split's figures, the digest, and how to scan with it."""
     said = describe(trained)
     assert f"accuracy {trained.record['metrics']['test']['accuracy']:.4f}" in said
@@ -106,7 +106,7 @@ def test_described(trained: Outcome) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def undisturbed(small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     return small_bench.train(tmp_path_factory.mktemp("undisturbed") / "out", checkpoint_steps=3)
 
 
@@ -121,7 +121,7 @@ def undisturbed(small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) ->
     ],
 )
 def test_stopped_twice_it_ends_as_if_never(
-    small_bench: Bench, undisturbed: Outcome, tmp_path: Path, stops: list[str]
+    small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path, stops: list[str]
 ) -> None:
     """A training that was stopped anywhere and submitted again ends with the same weights, to the bit."""
     for stop in stops:
@@ -135,7 +135,7 @@ def test_stopped_twice_it_ends_as_if_never(
     assert any(line.startswith("going on after step") for line in heard.lines)
 
 
-def test_resumed_from_s3(small_bench: Bench, undisturbed: Outcome, moto: S3Endpoint) -> None:
+def test_resumed_from_s3(small_bench: Bench, undisturbed: TrainingResult, moto: S3Endpoint) -> None:
     """Checkpoints on S3 are gone on from, and the finished one is scanned with from there."""
     boto3.client("s3").create_bucket(Bucket="training")
     out = "s3://training/models/vit"
@@ -148,7 +148,7 @@ def test_resumed_from_s3(small_bench: Bench, undisturbed: Outcome, moto: S3Endpo
     assert store.names("state/checkpoints") == [] and store.names("tensorboard")
 
 
-def test_finished_is_finished(small_bench: Bench, undisturbed: Outcome) -> None:
+def test_finished_is_finished(small_bench: Bench, undisturbed: TrainingResult) -> None:
     """The same command again says that it is done, and touches nothing."""
     before = {path: path.stat().st_mtime_ns for path in Path(undisturbed.uri).rglob("*") if path.is_file()}
     heard = Heard()
@@ -166,14 +166,14 @@ def test_finished_is_finished(small_bench: Bench, undisturbed: Outcome) -> None:
     ],
 )
 def test_other_settings_are_refused(
-    small_bench: Bench, undisturbed: Outcome, changed: dict[str, Any], message: str
+    small_bench: Bench, undisturbed: TrainingResult, changed: dict[str, Any], message: str
 ) -> None:
     """A training cannot go on with other settings; what differs is named."""
     with pytest.raises(RunConflict, match=message):
         small_bench.train(undisturbed.uri, **changed)
 
 
-def test_other_labels_are_refused(small_bench: Bench, undisturbed: Outcome, tmp_path: Path) -> None:
+def test_other_labels_are_refused(small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path) -> None:
     """A checkpoint of another label set is not gone on from: both sets are named."""
     data = DataConfig(
         uris=(str(write_folders(tmp_path / "three", each=30, labels=("neutral", "porn"))),),
@@ -183,14 +183,14 @@ def test_other_labels_are_refused(small_bench: Bench, undisturbed: Outcome, tmp_
         small_bench.train(undisturbed.uri, data=data)
 
 
-def test_other_images_are_refused(small_bench: Bench, undisturbed: Outcome, tmp_path: Path) -> None:
+def test_other_images_are_refused(small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path) -> None:
     """Nor with other data of the same labels."""
     data = DataConfig(uris=(str(write_folders(tmp_path / "other", each=20, seed=9)),), cache=str(tmp_path / "cache"))
     with pytest.raises(RunConflict, match=r"data: [0-9a-f]{64} then, [0-9a-f]{64} now"):
         small_bench.train(undisturbed.uri, data=data)
 
 
-def test_another_backbone_is_refused(small_bench: Bench, undisturbed: Outcome, tmp_path: Path) -> None:
+def test_another_backbone_is_refused(small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path) -> None:
     """Nor from another backbone, were it only by its weights; the same one may lie elsewhere."""
     other = replace(small_bench, backbone=checkpoints.make_vit(tmp_path / "vit"))
     with pytest.raises(RunConflict, match="backbone: "):
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_can_be_gone_on_from(small_bench: Bench, small_disk
     assert outcome.record["digest"] == small_bench.train(tmp_path / "undisturbed", **small).record["digest"]
 
 
-def _train_without_looking(bench: Bench, out: Path, heard: Heard, **changed: Any) -> Outcome:
+def _train_without_looking(bench: Bench, out: Path, heard: Heard, **changed: Any) -> TrainingResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.fit.fit.check_room", lambda *_: None)  # the disk is small from the start
         return bench.train(out, heard, **changed)

@@ -24,7 +24,7 @@ from tests.training.stand_in import LABELS, write_folders
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.evaluate import evaluate
 from training.fit import trainer
-from training.fit.fit import Outcome
+from training.fit.fit import TrainingResult
 from training.fit.trainer import choose_precision
 
 PRECISIONS = ("float32", "bfloat16")
@@ -37,7 +37,7 @@ class Made:
     """A small checkpoint, and what it was trained in."""
 
     precision: str
-    outcome: Outcome
+    outcome: TrainingResult
 
     def scan(self, media: Path, out: Path, dtype: str) -> dict[str, dict[str, object]]:
         settings = {"source": {"uris": [str(media)]}, "out": str(out), "model": {"uri": self.uri, "dtype": dtype}}

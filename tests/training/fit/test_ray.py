@@ -17,8 +17,8 @@ import pytest
 
 from nsfwscan.errors import NsfwscanError
 from tests.training.conftest import Bench, Heard
-from training.fit.fit import Outcome
-from training.fit.ray import Share, on_ray, share
+from training.fit.fit import TrainingResult
+from training.fit.ray import WorkerResources, on_ray, worker_resources
 from training.fit.ship import RECORD
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +44,7 @@ def test_two_workers_train_as_one_does(
         assert two == pytest.approx(one, abs=rounding)
 
 
-def _losses(outcome: Outcome) -> list[float]:
+def _losses(outcome: TrainingResult) -> list[float]:
     return [entry["eval_log_loss"] for entry in outcome.record["history"] if "eval_log_loss" in entry]
 
 
@@ -150,18 +150,18 @@ def _wait_for_step(out: Path, step: int, driver: subprocess.Popen[bytes], log: P
 @pytest.mark.parametrize(
     ("nodes", "workers", "use_gpu", "expected"),
     [
-        ([{"CPU": 2}], 1, None, Share(2, False)),
-        ([{"CPU": 2}], 2, None, Share(1, False)),
-        ([{"CPU": 16, "GPU": 1}], 1, None, Share(16, True)),
-        ([{"CPU": 16, "GPU": 1}], 2, None, Share(8, False)),
-        ([{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 4}], 8, None, Share(4, True)),
-        ([{"CPU": 8}, {"CPU": 8}], 3, None, Share(4, False)),
-        ([{"CPU": 16, "GPU": 1}], 1, False, Share(16, False)),
+        ([{"CPU": 2}], 1, None, WorkerResources(2, False)),
+        ([{"CPU": 2}], 2, None, WorkerResources(1, False)),
+        ([{"CPU": 16, "GPU": 1}], 1, None, WorkerResources(16, True)),
+        ([{"CPU": 16, "GPU": 1}], 2, None, WorkerResources(8, False)),
+        ([{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 4}], 8, None, WorkerResources(4, True)),
+        ([{"CPU": 8}, {"CPU": 8}], 3, None, WorkerResources(4, False)),
+        ([{"CPU": 16, "GPU": 1}], 1, False, WorkerResources(16, False)),
     ],
 )
-def test_shares(nodes: list[dict[str, float]], workers: int, use_gpu: bool | None, expected: Share) -> None:
+def test_shares(nodes: list[dict[str, float]], workers: int, use_gpu: bool | None, expected: WorkerResources) -> None:
     """Workers get the largest equal share that fits on the nodes, GPUs where there are enough."""
-    assert share(nodes, workers, use_gpu) == expected
+    assert worker_resources(nodes, workers, use_gpu) == expected
 
 
 @pytest.mark.parametrize(
@@ -174,4 +174,4 @@ def test_shares(nodes: list[dict[str, float]], workers: int, use_gpu: bool | Non
 def test_a_cluster_too_small(nodes: list[dict[str, float]], workers: int, use_gpu: bool | None, message: str) -> None:
     """Workers that will never find their place are an error at once, where Ray would wait."""
     with pytest.raises(NsfwscanError, match=message):
-        share(nodes, workers, use_gpu)
+        worker_resources(nodes, workers, use_gpu)
