@@ -55,6 +55,12 @@ def reference(checkpoint: Path) -> Callable[[Image.Image | str], np.ndarray]:
     return scores
 
 
+@pytest.fixture(scope="module")
+def expected(reference: Callable[[Image.Image | str], np.ndarray], images: dict[str, Image.Image]) -> Scores:
+    """What the pipeline says of each image."""
+    return {k: reference(image) for k, image in images.items()}
+
+
 def ours(spec: ModelSpec, images: dict[str, Image.Image]) -> Scores:
     """The scan's own path: geometry to bytes, bytes to a padded batch, fp32."""
     classify = registry.load(spec, STORAGE, Hardware("cpu", "float32", 1, 2))
@@ -68,11 +74,8 @@ def furthest(found: Scores, expected: Scores) -> float:
     return max(float(np.abs(found[k] - expected[k]).max()) for k in expected)
 
 
-def test_parity_with_transformers(
-    checkpoint: Path, reference: Callable[[Image.Image | str], np.ndarray], images: dict[str, Image.Image]
-) -> None:
+def test_parity_with_transformers(checkpoint: Path, expected: Scores, images: dict[str, Image.Image]) -> None:
     """Given the same RGB image, every score equals the pipeline's to 1e-4, on scores that spread."""
-    expected = {k: reference(image) for k, image in images.items()}
     spread = np.ptp(np.stack(list(expected.values())), axis=0)
     assert spread.max() >= SPREAD, spread
     spec = registry.resolve(ModelConfig(uri=str(checkpoint)), STORAGE)
@@ -121,7 +124,7 @@ SABOTAGE = [wrong_mean, wrong_size, wrong_channels]
 @pytest.mark.parametrize("sabotage", SABOTAGE)
 def test_parity_can_fail(
     checkpoint: Path,
-    reference: Callable[[Image.Image | str], np.ndarray],
+    expected: Scores,
     images: dict[str, Image.Image],
     sabotage: Callable[[ModelSpec], ModelSpec],
     monkeypatch: pytest.MonkeyPatch,
@@ -131,7 +134,7 @@ def test_parity_can_fail(
     with pytest.raises(ModelError, match="prepares images in a way"):
         ours(spec, images)
     monkeypatch.setattr(torch_backend, "check_preprocessing", lambda *_: None)
-    assert furthest(ours(spec, images), {k: reference(image) for k, image in images.items()}) > 10 * TOLERANCE
+    assert furthest(ours(spec, images), expected) > 10 * TOLERANCE
 
 
 def log_odds(nsfw: float) -> float:
