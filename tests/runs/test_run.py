@@ -153,14 +153,14 @@ def test_of_several_that_begin_at_once_one_wins(run: Run) -> None:
     outcomes: list[str] = []
 
     def begin() -> None:
-        begun_together.wait(10)
+        begun_together.wait(60)
         try:
             with run.lease():
                 outcomes.append("held")
-                all_tried.wait(10)
+                all_tried.wait(60)
         except RunConflict:
             outcomes.append("refused")
-            all_tried.wait(10)
+            all_tried.wait(60)
 
     threads = [threading.Thread(target=begin) for _ in range(10)]
     for thread in threads:
@@ -362,7 +362,7 @@ def test_of_several_plans_one_holds(tmp_path: Path) -> None:
     def make(number: int) -> None:
         uris = [{"uri": f"/media/{number}/{i}", "size": 1} for i in range(number + 1)]
         listing = pa.Table.from_pylist(uris, schema=LISTING_SCHEMA)
-        together.wait(10)
+        together.wait(60)
         plan = make_plan([listing], [], Known(), run.folder, 4)
         held.append(run.save_plan(plan, {"model": "m"}))
 

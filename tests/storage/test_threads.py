@@ -168,6 +168,6 @@ def test_a_hanging_thread_does_not_keep_the_process() -> None:
         "except Hung: print('left behind')"
     )
     shown: Any = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True, env=dict(os.environ)
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ)
     )
     assert shown.stdout.strip() == "left behind"

@@ -377,15 +377,16 @@ def test_hostile_metadata_costs_next_to_nothing(name: str) -> None:
     image = Image.open(io.BytesIO(data))
     image.load()
     size = image.size
-    signals_of(data, image, size)
-    started = time.process_time()
-    found = signals_of(data, image, size)
-    took = time.process_time() - started
+    times = []
+    for _ in range(4):
+        started = time.process_time()
+        found = signals_of(data, image, size)
+        times.append(time.process_time() - started)
     tracemalloc.start()
     signals_of(data, image, size)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert took < 0.1 and peak < 8 * 2**20
+    assert min(times) < 0.1 and peak < 8 * 2**20
     _check(found)
 
 
