@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.cli.main import main
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.execution.deadline import deadline_of
+from nsfwscan.policy.rules import load_policy
 from tests.runs.rows import begun
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +34,13 @@ DEPLOY = ROOT / "deploy"
 SCHEMAS = Path(__file__).parent / "schemas"
 DOCKERFILE = DEPLOY / "Dockerfile"
 KINDS = {"RayJob": "rayjob", "RayCronJob": "raycronjob"}
+FILES = {
+    "RayJob": "kuberay/rayjob.yaml",
+    "RayCronJob": "kuberay/raycronjob.yaml",
+    "CronJob": "kubernetes/cronjob.yaml",
+}
+INPUTS = ("MEDIA", "MODELS", "BANKS", "INVENTORY")
+"""The stores that a scan only reads, as the policy calls them."""
 
 
 RUNBOOK = (DEPLOY / "RUNBOOK.md").read_text(encoding="utf-8")
@@ -39,12 +48,13 @@ OTHERS_WORDS = {"Missing authentication token", "ray job submit"}
 """What the runbook quotes and another program says."""
 
 
-def documents(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((DEPLOY / "kuberay" / f"{name}.yaml").read_text(encoding="utf-8")))
+def documents(kind: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / FILES[kind]).read_text(encoding="utf-8")))
 
 
-def document(kind: str) -> dict[str, Any]:
-    (found,) = (entry for entry in documents(KINDS[kind]) if entry["kind"] == kind)
+def document(kind: str, wanted: str | None = None) -> dict[str, Any]:
+    """One object of a manifest: the one that it is about, or another kind."""
+    (found,) = (entry for entry in documents(kind) if entry["kind"] == (wanted or kind))
     return found
 
 
@@ -89,6 +99,13 @@ def pod_specs(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "head": cluster["headGroupSpec"]["template"]["spec"],
         **{group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]},
     }
+
+
+def all_pods() -> dict[str, dict[str, Any]]:
+    """Every pod of every way to deploy, by a name for messages."""
+    nightly: dict[str, Any] = document("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    of_ray = {f"{kind} {role}": pod for kind in KINDS for role, pod in pod_specs(job_spec(kind)).items()}
+    return {**of_ray, "CronJob scan": nightly}
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -159,7 +176,12 @@ def test_quantities_are_numbers_or_strings(quantity: int | str) -> None:
 
 def scan_options(kind: str) -> dict[str, Any]:
     """The entrypoint of a job, as `nsfwscan scan` understands it."""
-    python, script, *arguments = shlex.split(job_spec(kind)["entrypoint"])
+    if kind == "CronJob":
+        (container,) = all_pods()["CronJob scan"]["containers"]
+        words = container["command"] + container["args"]
+    else:
+        words = shlex.split(job_spec(kind)["entrypoint"])
+    python, script, *arguments = words
     assert (python, script) == ("python", "jobs/scan.py")
     assert (ROOT / script).is_file()
     with click.Context(main.commands["scan"]) as context:
@@ -167,7 +189,7 @@ def scan_options(kind: str) -> dict[str, Any]:
         return context.params
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILES)
 def test_entrypoint_scans_from_s3_to_s3(kind: str) -> None:
     """The job runs jobs/scan.py, with options that there are."""
     options = scan_options(kind)
@@ -212,8 +234,8 @@ def test_nightly_job_is_the_single_job_on_a_schedule() -> None:
     assert cron["jobTemplate"] == single | {"entrypoint": cron["jobTemplate"]["entrypoint"]}
     stores = [{name: scan_options(kind)[name] for name in ("sources", "out")} for kind in KINDS]
     assert stores[0] == stores[1]
-    accounts = [[entry for entry in documents(name) if entry["kind"] == "ServiceAccount"] for name in KINDS.values()]
-    assert accounts[0] == accounts[1] != []
+    for other in ("ServiceAccount", "ConfigMap"):
+        assert document("RayJob", other) == document("RayCronJob", other)
 
 
 def test_head_takes_no_work_and_workers_are_there_from_the_start() -> None:
@@ -234,11 +256,11 @@ def test_head_takes_no_work_and_workers_are_there_from_the_start() -> None:
 
 def test_pods_have_fixed_sizes_and_shared_memory() -> None:
     """Requests equal limits in every container, and Ray's nodes have their object store in memory."""
-    for role, pod in pod_specs(job_spec("RayJob")).items():
+    for role, pod in all_pods().items():
         (container,) = pod["containers"]
         assert container["resources"]["requests"] == container["resources"]["limits"], role
         assert {"cpu", "memory"} <= set(container["resources"]["limits"]), role
-        if role != "submitter":
+        if not role.endswith("submitter"):
             (mount,) = (entry for entry in container["volumeMounts"] if entry["mountPath"] == "/dev/shm")
             (volume,) = (entry for entry in pod["volumes"] if entry["name"] == mount["name"])
             assert volume["emptyDir"]["medium"] == "Memory", role
@@ -246,15 +268,83 @@ def test_pods_have_fixed_sizes_and_shared_memory() -> None:
 
 def test_pods_run_unprivileged_with_keys_from_their_service_account() -> None:
     """No pod runs as root or holds a key; each gets its role by the service account that the file defines."""
-    (account,) = (entry for entry in documents("rayjob") if entry["kind"] == "ServiceAccount")
+    for kind in FILES:
+        assert document(kind, "ServiceAccount")["metadata"] == document("RayJob", "ServiceAccount")["metadata"]
+    account = document("RayJob", "ServiceAccount")
     assert account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].startswith("arn:aws:iam::")
-    for role, pod in pod_specs(job_spec("RayJob")).items():
+    for role, pod in all_pods().items():
         assert pod["serviceAccountName"] == account["metadata"]["name"], role
         assert pod["securityContext"]["runAsNonRoot"] is True, role
         (container,) = pod["containers"]
         assert container["securityContext"]["allowPrivilegeEscalation"] is False, role
-        assert {entry["name"] for entry in container.get("env", [])} <= {"RUN_ID"}, role
+        given = {entry["name"]: entry for entry in container.get("env", [])}
+        assert given.keys() <= {"RUN_ID", "NSFWSCAN_CACHE", "HF_HOME", "HF_TOKEN"}, role
+        if "HF_TOKEN" in given:
+            assert given["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True, role
     assert job_spec("RayJob")["rayClusterSpec"]["authOptions"]["mode"] == "token"
+
+
+def test_the_root_is_read_only_and_all_that_is_written_is_a_volume() -> None:
+    """Temporary files, checkpoints and banks have volumes of their own in every pod that runs a scan."""
+    for role, pod in all_pods().items():
+        (container,) = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True, role
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+        assert len(mounts) == len(volumes) and "emptyDir" in mounts["/tmp"], role
+        if not role.endswith("submitter"):
+            given = {entry["name"]: entry.get("value") for entry in container["env"]}
+            assert "emptyDir" in mounts[given["NSFWSCAN_CACHE"]], role
+            assert Path(given["HF_HOME"]).is_relative_to(given["NSFWSCAN_CACHE"]), role
+
+
+def test_pods_can_be_placed_and_pulled() -> None:
+    """Every pod has a node selector and a pull secret to fill in, with values that harm nobody."""
+    for role, pod in all_pods().items():
+        assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}, role
+        assert pod["imagePullSecrets"] == [{"name": "registry"}], role
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_policy_and_banks_come_from_the_config_map(kind: str, tmp_path: Path) -> None:
+    """The scan's options name files of the ConfigMap that its pods mount; the policy binds, the bank is read."""
+    options, rules = scan_options(kind), document(kind, "ConfigMap")
+    assert rules["data"] == document("RayJob", "ConfigMap")["data"]
+    [bank] = options["banks"]
+    name, _, spec = bank.partition("=")
+    for path in (options["policy"], spec.split(",")[0]):
+        assert Path(path).parent == Path("/etc/nsfwscan")
+        (tmp_path / Path(path).name).write_text(rules["data"][Path(path).name], encoding="utf-8")
+    load_policy(str(tmp_path / "policy.yaml"))
+    config = BankConfig(name=name, uri=str(tmp_path / Path(spec.split(",")[0]).name))
+    [entry] = resolve_banks((config,), StorageConfig())
+    assert (entry.entries["sha256"], entry.malformed) == (1, 0)
+    for role, pod in all_pods().items():
+        if role.startswith(kind) and not role.endswith("submitter"):
+            (volume,) = (volume for volume in pod["volumes"] if "configMap" in volume)
+            assert volume["configMap"]["name"] == rules["metadata"]["name"], role
+            assert {"name": volume["name"], "mountPath": "/etc/nsfwscan", "readOnly": True} in pod["containers"][0][
+                "volumeMounts"
+            ], role
+
+
+def test_plain_cron_job() -> None:
+    """One pod a night, as the schema of pods has it; it resumes, stops in time, and is tried again only where that helps."""
+    cron = document("CronJob")
+    assert (cron["apiVersion"], cron["spec"]["schedule"]) == ("batch/v1", document("RayCronJob")["spec"]["schedule"])
+    job = cron["spec"]["jobTemplate"]["spec"]
+    carrier = json.loads(json.dumps(document("RayJob")))
+    carrier["spec"]["submitterPodTemplate"] = job["template"]
+    assert errors("RayJob", carrier) == []
+    options = scan_options("CronJob")
+    nightly = scan_options("RayCronJob")
+    assert {name: options[name] for name in ("sources", "out", "resume", "deadline")} == {
+        name: nightly[name] for name in ("sources", "out", "resume", "deadline")
+    }
+    assert job["activeDeadlineSeconds"] == job_spec("RayCronJob")["activeDeadlineSeconds"]
+    [final] = (rule for rule in job["podFailurePolicy"]["rules"] if rule["action"] == "FailJob")
+    assert final["onExitCodes"]["values"] == [2, 3, 4, 5, 6]
+    assert final["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
 
 
 def test_pods_start_where_the_image_has_the_code() -> None:
@@ -357,8 +447,8 @@ def test_policy_reads_media_writes_reports_and_deletes_staging_only() -> None:
     for action, resource in (grant for grant in grants() if grant[0].startswith("s3:")):
         allowed.setdefault(resource.removeprefix("arn:aws:s3:::"), set()).add(action.removeprefix("s3:"))
     assert allowed == {
-        "MEDIA-BUCKET": {"ListBucket"},
-        "MEDIA-BUCKET/MEDIA-PREFIX/*": {"GetObject"},
+        **{f"{store}-BUCKET": {"ListBucket"} for store in INPUTS},
+        **{f"{store}-BUCKET/{store}-PREFIX/*": {"GetObject"} for store in INPUTS},
         "REPORTS-BUCKET": {"ListBucket"},
         "REPORTS-BUCKET/REPORTS-PREFIX/*": {"GetObject", "PutObject", "AbortMultipartUpload"},
         "REPORTS-BUCKET/REPORTS-PREFIX/staging/*": {"DeleteObject"},
@@ -381,7 +471,7 @@ def test_policy_limits_listing_to_the_prefixes() -> None:
     }
     assert conditions == {
         f"{store}-BUCKET": {"StringLikeIfExists": {"s3:prefix": [f"{store}-PREFIX", f"{store}-PREFIX/*"]}}
-        for store in ("MEDIA", "REPORTS")
+        for store in (*INPUTS, "REPORTS")
     }
 
 
