@@ -219,6 +219,13 @@ def test_exit_codes() -> None:
     assert all(f"| **{code}** |" in RUNS for code in range(7))
 
 
+def test_readme_is_read_in_two_minutes() -> None:
+    """README is short, and says what it is for, how to install it, how to scan, and where to go on, in this order."""
+    assert len(README.splitlines()) <= 130
+    chapters = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    assert chapters[:4] == ["Install", "Scan", "What it does for you", "Where to go on"]
+
+
 def test_a_newcomer_finds_the_folder() -> None:
     """At most fifteen words to learn; ten questions, each answered by a folder that is there."""
     words, questions = (INSIDE.split(f"## {chapter}\n")[1].split("\n## ")[0] for chapter in ("Words", "Ten questions"))

@@ -16,7 +16,7 @@ from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy, preset_names
 from nsfwscan.policy.values import Known
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "nsfwscan" / "policy" / "README.md"
 
 
 def policy(*whens: str) -> Policy:
