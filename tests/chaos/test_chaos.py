@@ -21,6 +21,7 @@ SEED = int(os.environ.get("SEED") or 1)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
+@pytest.mark.long
 @on_linux
 @pytest.mark.ray
 @pytest.mark.timeout(900)

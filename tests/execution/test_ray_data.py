@@ -204,6 +204,7 @@ def _with_model(kind: type[ModelSpec], layout: Layout | None) -> Engine:
     return engine
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "layout", [pytest.param(Layout("fused", 1), id="fused", marks=pytest.mark.full), pytest.param(_SPLIT, id="split")]
 )
@@ -262,6 +263,7 @@ def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -
     assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")} == before
 
 
+@pytest.mark.long
 def test_a_large_bank_is_held_once_a_node(
     demo: tuple[Path, list[DemoObject]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,10 @@ def test_a_scan_that_fails_tells_no_secret(proxy: FaultyProxy, tmp_path: Path, f
         assert said in run("doctor", *arguments, "--num-cpus", "1", AWS_ENDPOINT_URL=away).stdout
 
 
-@pytest.mark.parametrize("command", ["scan", "doctor", "classify", "runs"])
+_LONG = [pytest.param(command, marks=pytest.mark.long) for command in ("doctor", "classify", "runs")]
+
+
+@pytest.mark.parametrize("command", ["scan", *_LONG])
 def test_a_password_on_the_command_line_is_not_repeated(tmp_path: Path, command: str) -> None:
     """A URI with a password is wrong usage of every command, and so is a file that cannot be parsed."""
     uri = f"ftp://user:{CANARY}@host/media"
