@@ -1,7 +1,7 @@
-"""What a stage is, and how stages run one after the other.
+"""The contract of a stage, and the functions that run stages one after the other.
 
 A stage is a callable `Table -> Table` that declares its columns. It never changes the number or the order of rows, nor
-`uri`; it leaves alone the rows that lack what it needs; bad data becomes values in the row, a broken set-up raises.
+`uri`; it leaves rows alone that lack what it needs; bad data becomes values in the row, a broken set-up raises.
 """
 
 from __future__ import annotations
@@ -20,49 +20,60 @@ from nsfwscan.schema import COST, SIGNAL_COLUMNS
 
 
 class Stage(Protocol):
-    """One station of the pipeline.
+    """One step of the pipeline; subclass it.
 
     Attributes:
         name: for messages and timings.
         needs: columns that must not be null in a row for the stage to touch it.
-        adds: the columns it puts in, with their types.
-        drops: the columns it takes out.
+        adds: the columns it adds, with their types.
+        drops: the columns it removes.
     """
 
     name: str
     needs: tuple[str, ...]
     adds: pa.Schema
-    drops: tuple[str, ...]
+    drops: tuple[str, ...] = ()
 
     def open(self) -> None:
-        """Builds what is heavy (clients, models), on the worker; called once before the first table."""
+        """Build what is heavy (clients, models), on the worker; called once before the first table."""
+        return
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with this stage's work done."""
+        """Return the table with this stage's work done."""
 
 
 Row = Mapping[str, Any]
 
 
 def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], adds: pa.Schema | None = None) -> pa.Table:
-    """Runs `work` on every row that has what the stage needs; the one place where a row's failure is caught.
+    """Run `work` on every row that has what the stage needs; the one place where a row's failure is caught.
 
     Args:
         work: takes the row's `needs`, and its `uri`, `size` and `index`; returns values for `adds`, or for columns that
-            are there already; raises `RowError` for bad data, whose status, message and values go into the row. A file
-            is a memoryview, valid as long as the table.
-        adds: those of the stage's columns that `work` gives; unset: all.
+            the table has already; raises `RowError` for bad data: its status, message and values go into the row. A
+            file is a memoryview, valid as long as the table.
+        adds: the columns that `work` gives; unset: all that the stage adds.
     """
     given = {name: _values(table[name]) for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
-    todo = [i for i in range(table.num_rows) if all(given[name][i] is not None for name in stage.needs)]
-    results = map(_guarded(work), ({k: v[i] for k, v in given.items()} for i in todo))
-    changed: dict[int, Row] = dict(zip(todo, results, strict=True))
+    changed: dict[int, Row] = {}
+    for i in range(table.num_rows):
+        if all(given[name][i] is not None for name in stage.needs):
+            try:
+                changed[i] = work({name: values[i] for name, values in given.items()})
+            except RowError as error:
+                changed[i] = {**error.values, "status": error.status, "error": error.message}
     table = _merge(table, stage.adds if adds is None else adds, changed)
     return table.drop_columns([name for name in stage.drops if name in table.column_names])
 
 
+def put(table: pa.Table, field: pa.Field, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Return the table with a column, in place of the one of that name if there is one."""
+    place = table.schema.get_field_index(field.name)
+    return table.append_column(field, column) if place < 0 else table.set_column(place, field, column)
+
+
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """A column's values; files where they lie, since to copy one takes as long as to digest it."""
+    """Return a column's values; files as views, since copying one takes as long as digesting it."""
     if not pa.types.is_large_binary(column.type):
         return list(column.to_pylist())
     return [value for chunk in column.chunks for value in _views(chunk)]
@@ -76,18 +87,8 @@ def _views(files: pa.LargeBinaryArray) -> Iterator[memoryview | None]:
         yield view[start:end] if there else None
 
 
-def _guarded(work: Callable[[Row], Row]) -> Callable[[Row], Row]:
-    def guarded(row: Row) -> Row:
-        try:
-            return work(row)
-        except RowError as error:
-            return {**error.values, "status": error.status, "error": error.message}
-
-    return guarded
-
-
 def _merge(table: pa.Table, adds: pa.Schema, changed: dict[int, Row]) -> pa.Table:
-    """Writes the changed values over the table's columns, and adds what is new."""
+    """Write the changed values over the table's columns, and add the new columns."""
     touched = {name for row in changed.values() for name in row}
     for field in [*table.schema, *adds]:
         there = field.name in table.column_names
@@ -98,34 +99,29 @@ def _merge(table: pa.Table, adds: pa.Schema, changed: dict[int, Row]) -> pa.Tabl
             if field.name in row:
                 value = row[field.name]
                 values[i] = entries_of(value) if isinstance(value, Mapping) else value  # signals, by name
-        column = pa.array(values, field.type)
-        if there:
-            table = table.set_column(table.schema.get_field_index(field.name), field, column)
-        else:
-            table = table.append_column(field, column)
+        table = put(table, field, pa.array(values, field.type))
     return table
 
 
 def with_signals(table: pa.Table, found: Sequence[Mapping[str, float] | None]) -> pa.Table:
-    """The table with further signals of each row."""
+    """Return the table with further signals of each row."""
     [field] = SIGNAL_COLUMNS
     return _with_merged(table, field, found)
 
 
 def with_cost(table: pa.Table, stage: str, asked: NDArray[np.bool_], seconds: float) -> pa.Table:
-    """The table with the seconds that a stage took, in equal parts on the rows that it worked on."""
+    """Return the table with the seconds that a stage took, in equal parts on the rows that it worked on."""
     each = {stage: seconds / max(1, int(asked.sum()))}
     return _with_merged(table, COST, [each if one else None for one in asked])
 
 
 def _with_merged(table: pa.Table, field: pa.Field, found: Sequence[Mapping[str, float] | None]) -> pa.Table:
-    if field.name not in table.column_names:
-        return table.append_column(field, signals_array(found))
-    return table.set_column(table.schema.get_field_index(field.name), field, merged(table[field.name], found))
+    there = field.name in table.column_names
+    return put(table, field, merged(table[field.name], found) if there else signals_array(found))
 
 
 def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
-    """The table after all stages, in order."""
+    """Return the table after all stages, in order."""
     for stage in stages:
         table = stage(table)
     return table
@@ -134,10 +130,10 @@ def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
 def run_overlapped(
     stages: Sequence[Stage], table: pa.Table, chunk_bytes: int, moved: Callable[[], None] = lambda: None
 ) -> pa.Table:
-    """As `run`, in chunks: while one chunk goes through the later stages, the first stage already reads the next.
+    """Do as `run` in chunks: while one chunk passes the later stages, the first stage already reads the next one.
 
     Args:
-        chunk_bytes: listed bytes in a chunk; bounds the encoded bytes in memory to two chunks of it.
+        chunk_bytes: listed bytes in a chunk; no more than two chunks are in memory.
         moved: called after each chunk.
     """
     first, rest = stages[0], stages[1:]
@@ -156,7 +152,7 @@ def run_overlapped(
 
 _CHUNK_ROWS = 64
 _UNKNOWN_SIZE = 1_000_000
-"""Bytes assumed for an object whose listing gives no size (a manifest)."""
+"""Assumed size of an object whose listing gives none (a manifest)."""
 
 
 def _chunks(table: pa.Table, chunk_bytes: int) -> Iterator[pa.Table]:
@@ -171,7 +167,7 @@ def _chunks(table: pa.Table, chunk_bytes: int) -> Iterator[pa.Table]:
 
 
 def fresh(table: pa.Table) -> pa.Table:
-    """A listing with the outcome columns that every stage may write: `status` ok, `error` null."""
+    """Return a listing with the columns that every stage may write: `status` (ok) and `error` (null)."""
     rows = table.num_rows
     return table.append_column("status", pa.array([Status.OK] * rows, pa.string())).append_column(
         "error", pa.nulls(rows, pa.string())

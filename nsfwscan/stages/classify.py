@@ -1,9 +1,8 @@
-"""Pixels to probabilities: the model that the policy goes by, and further detectors over the same decoding.
+"""Score pixels: by the model that the policy goes by, and by further detectors over the same decoding.
 
-In: pixels, and `sha256` of what they were made of. Out: of the model `model, label, confidence, nsfw_score` and a score
-for each category; of a detector its labels' probabilities among the `signals`. What a filter settled is left alone, but
-for the shadow sample. A model that yields no number for one image leaves that row without a score; one that yields none
-for any image is a `ModelError`.
+The model fills `model, label, confidence, nsfw_score` and a score for each category; a detector's probabilities go to
+the `signals`. Contents are known by `sha256`, so that copies are scored once. A model that returns no number for an
+image leaves that row without a score; one that returns none for any image raises `ModelError`.
 """
 
 from __future__ import annotations
@@ -27,20 +26,19 @@ from nsfwscan.schema import (
     Category,
     score_column,
 )
-from nsfwscan.stages.base import with_cost, with_signals
+from nsfwscan.stages.base import Stage, put, with_cost, with_signals
 
 NO_SCORE = "the model returned no finite score for this image"
 
 
-class Classify:
-    """Scores every row that has pixels and that no filter settled, on the device that this worker finds.
+class Classify(Stage):
+    """Scores every row that has pixels and that no filter settled, and the audit sample of those that one did.
 
     Args:
         column: of the model's pixels.
     """
 
     name = "classify"
-    drops: tuple[str, ...] = ()
     adds = pa.schema([*MODEL_COLUMNS, REUSED, COST])
 
     def __init__(
@@ -51,16 +49,16 @@ class Classify:
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
 
     def open(self) -> None:
-        """Loads the weights."""
+        """Load the weights."""
         self._scorer.open()
 
     @property
     def hardware(self) -> Hardware:
-        """Device, precision and batch size, as found on this worker."""
+        """Device, precision and batch size of this worker."""
         return self._scorer.hardware
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with scores."""
+        """Return the table with scores."""
         scored = self._scorer(table, unsettled(table))
         columns, mask = self._columns(scored.probabilities, scored.finite), pa.array(scored.finite)
         for field in MODEL_COLUMNS:
@@ -91,16 +89,15 @@ class Classify:
         }
 
 
-class Detect:
-    """Asks a further model about every row that has pixels, also where a prefilter settled what the first one would
-    have said: it looks for something else.
+class Detect(Stage):
+    """Asks a further model about every row that has pixels, those that a filter settled included: it looks for
+    something else.
 
     Args:
-        spec: `name` is the detector's, and `labels` are as the signals have them.
+        spec: its `name` and `labels` name the signals.
         column: of its pixels.
     """
 
-    drops: tuple[str, ...] = ()
     adds = pa.schema([*SIGNAL_COLUMNS, COST])
 
     def __init__(
@@ -112,11 +109,11 @@ class Detect:
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
 
     def open(self) -> None:
-        """Loads the weights."""
+        """Load the weights."""
         self._scorer.open()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with the detector's probabilities among its `signals`."""
+        """Return the table with the detector's probabilities among its `signals`."""
         scored = self._scorer(table)
         found = [
             dict(zip(self._labels, map(float, row), strict=True)) if there else None
@@ -126,7 +123,7 @@ class Detect:
 
 
 def unsettled(table: pa.Table) -> Mask:
-    """The rows that no filter settled, and the sample of those that one did."""
+    """Return the rows that no filter settled, and the audit sample of those that one did."""
     if AUDIT_SAMPLE.name not in table.column_names:
         return np.ones(table.num_rows, np.bool_)
     open_ = pc.or_(pc.is_null(table["filtered_by"]), pc.fill_null(table[AUDIT_SAMPLE.name], False))
@@ -139,6 +136,4 @@ def _note_lost(table: pa.Table, lost: NDArray[np.intp]) -> pa.Table:
     errors = table["error"].to_pylist()
     for row in lost:
         errors[row] = NO_SCORE
-    return table.set_column(
-        table.schema.get_field_index("error"), table.schema.field("error"), pa.array(errors, pa.string())
-    )
+    return put(table, table.schema.field("error"), pa.array(errors, pa.string()))

@@ -1,9 +1,9 @@
-"""Bytes to the model's pixels, and what the file says about itself.
+"""Decode files to the models' pixels, and to the facts of the content columns.
 
-In: `bytes`. Out: a column of pixels for each geometry (H*W*3 uint8, null where there are none) and `format, width,
-height, frames, camera, software, pdq, pdq_quality, signals`. Files are decoded in a child process (`images/child.py`);
-whatever is wrong with a file, and whatever it does to that process, becomes its row's status. What crashed or stalled
-the child does so once: copies of it are not tried. A child that cannot be started stops the run.
+There is a column of pixels for each geometry: H*W*3 uint8, null where a file could not be decoded. Files are decoded
+in a child process (`images/sandbox/child.py`); whatever is wrong with a file, and whatever it does to that process,
+becomes its row's status. A content that crashed or stalled the child does so once: its copies are not tried. A child
+that cannot be started stops the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
 from nsfwscan.schema import REPORT_SCHEMA, SANDBOX
-from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.stages.base import Row, Stage, map_rows
 
 _CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
 
@@ -58,11 +58,11 @@ class OwnPoison:
             self._known[sha256] = error
 
 
-class Decode:
+class Decode(Stage):
     """Decodes every object that was read, once for all models.
 
     Args:
-        columns: of the pixels, by the geometry that they are of.
+        columns: the names of the columns of pixels, by their geometry.
         poison: contents not to try again; unset, those that this process has met.
     """
 
@@ -78,11 +78,11 @@ class Decode:
         self.adds = pa.schema([*self._content, SANDBOX, *self._pixels])
 
     def open(self) -> None:
-        """Starts the child; later stages load their models while it gets ready."""
+        """Start the child; later stages load their models while it gets ready."""
         self._child.start()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with pixels and the content columns, without `bytes`."""
+        """Return the table with pixels and the content columns, without `bytes`."""
         pixels = [np.empty((table.num_rows, field.type.byte_width), np.uint8) for field in self._pixels]
         decoded = np.zeros(table.num_rows, np.bool_)
         held: list[str | None] = [None] * table.num_rows
@@ -117,13 +117,13 @@ class Decode:
 
 
 def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:
-    """What a decode child is told."""
+    """Return the settings of a decode child."""
     limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes", "sandbox"})
     hashed, examined = config.pdq != "off", config.provenance
     return Settings(geometries=geometries, fast=config.reduces, hashed=hashed, examined=examined, **limits)
 
 
 def _as_column(pixels: NDArray[np.uint8], there: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
-    """Pixels [rows, bytes] as an array without a copy, null where they are not there."""
+    """Return pixels [rows, bytes] as an array without a copy, null where there are none."""
     validity = pa.array(there).buffers()[1]
     return pa.Array.from_buffers(type_, len(pixels), [validity, pa.py_buffer(pixels)])

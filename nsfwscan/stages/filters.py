@@ -1,11 +1,8 @@
-"""Cheap filters before the expensive model: what is benign beyond doubt need not be looked at twice.
+"""Settle clearly benign images by cheap filters, before the expensive model.
 
-In: pixels, and what is known of the file. Out: `filtered_by`, what settled a row; `audit_sample`, whether a settled row
-is scored all the same; and the prefilter's score among the `signals`. Nothing goes wrong with a row; a prefilter that
-does not load is a `ModelError`.
-
-The audit sample is a seeded random share of what was settled, by content: the same bytes are in it in every run. What
-the model says of it tells how often the filters are wrong.
+`filtered_by` names the filter that settled a row; the prefilter's score is among the `signals`. A seeded random share
+of the settled rows (`audit_sample`) is scored all the same, which tells how often the filters are wrong. The sample is
+drawn by content: the same bytes are in it in every run. A prefilter that does not load raises `ModelError`.
 """
 
 from __future__ import annotations
@@ -20,17 +17,17 @@ from nsfwscan.config import CascadeConfig, StorageConfig
 from nsfwscan.models.scorer import Mask, Scorer
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.schema import AUDIT_SAMPLE, COST, NSFW_CATEGORIES, REPORT_SCHEMA, SIGNAL_COLUMNS
-from nsfwscan.stages.base import with_cost, with_signals
+from nsfwscan.stages.base import Stage, put, with_cost, with_signals
 
 FILTERED_BY = REPORT_SCHEMA.field("filtered_by")
 PREFILTER = "prefilter"
-"""What the prefilter's score is called among the signals: `prefilter.nsfw`."""
+"""The group of the prefilter's signal, `prefilter.nsfw`."""
 _DIGITS = 12
 _FLAT = 2
-"""Levels, of 255, within which all pixels of an image of one colour lie."""
+"""The pixels of an image of one colour differ by so many levels of 255 at most."""
 
 
-class Heuristics:
+class Heuristics(Stage):
     """Settles icons and images of a single colour.
 
     Args:
@@ -39,18 +36,14 @@ class Heuristics:
 
     name = "heuristics"
     adds = pa.schema([FILTERED_BY, AUDIT_SAMPLE])
-    drops: tuple[str, ...] = ()
 
     def __init__(self, config: CascadeConfig, column: str) -> None:
         self.needs: tuple[str, ...] = (column,)
         self._config = config
         self._column = column
 
-    def open(self) -> None:
-        """Nothing to build."""
-
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with `filtered_by` and `audit_sample`."""
+        """Return the table with `filtered_by` and `audit_sample`."""
         named = ["width", "height", "pdq_quality", "sha256", self._column]
         rows = zip(*(table[name].to_pylist() for name in named), strict=True)
         settled = [self._settles(*row) for row in rows]
@@ -70,8 +63,8 @@ class Heuristics:
         return None, None
 
 
-class Prefilter:
-    """Asks a light model, and settles what it is sure is benign.
+class Prefilter(Stage):
+    """Asks a light model, and settles the images that it is sure are benign.
 
     Args:
         column: of its pixels.
@@ -99,11 +92,11 @@ class Prefilter:
         self._scorer = Scorer(spec, config.prefilter, storage, threads=threads, column=column)
 
     def open(self) -> None:
-        """Loads the weights."""
+        """Load the weights."""
         self._scorer.open()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with what the prefilter settled."""
+        """Return the table with the rows that the prefilter settled."""
         before = table["filtered_by"].combine_chunks()
         scored = self._scorer(table, before.is_null().to_numpy(zero_copy_only=False))
         nsfw = scored.probabilities[:, self._nsfw].sum(axis=1)
@@ -112,19 +105,16 @@ class Prefilter:
         audit_sample = pa.array(
             [in_audit_sample(digests[i], self._config) if one else None for i, one in enumerate(benign)]
         )
-        settled = {
-            "filtered_by": pc.if_else(pa.array(benign), self._name, before),
-            "audit_sample": pc.coalesce(table["audit_sample"], audit_sample.cast(pa.bool_())),
-        }
-        for field in (FILTERED_BY, AUDIT_SAMPLE):
-            table = table.set_column(table.schema.get_field_index(field.name), field, settled[field.name])
+        audit_sample = pc.coalesce(table["audit_sample"], audit_sample.cast(pa.bool_()))
+        table = put(table, FILTERED_BY, pc.if_else(pa.array(benign), self._name, before))
+        table = put(table, AUDIT_SAMPLE, audit_sample)
         said = [{f"{PREFILTER}.nsfw": float(one)} if ok else None for one, ok in zip(nsfw, scored.finite, strict=True)]
         table = with_cost(with_signals(table, said), self.name, scored.asked, scored.seconds)
         return table.drop_columns(list(self.drops))
 
 
 def in_audit_sample(sha256: str, config: CascadeConfig) -> bool:
-    """Whether a content is of the sample: where the first digits of MD5(`<seed>:audit_sample:<sha256>`) are below that
-    share of what they can be."""
+    """Return whether a content is in the sample: where the first digits of MD5(`<seed>:audit_sample:<sha256>`), as a
+    share of their range, are below `audit_sample`."""
     digits = hashlib.md5(f"{config.seed}:audit_sample:{sha256}".encode(), usedforsecurity=False).hexdigest()[:_DIGITS]
     return bool(int(digits, 16) < config.audit_sample * 16**_DIGITS)

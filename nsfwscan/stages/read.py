@@ -1,10 +1,9 @@
-"""Objects to bytes: bounded concurrent reads, each failure kept as what it was.
+"""Read objects concurrently: `bytes` (null where the read failed), and `size` and `etag` as the read returned them.
 
-In: `uri, size, etag` of the listing. Out: `bytes` (null where the read failed), and `size` and `etag` as the read
-returned them. An object over the size limit is not read, nor is one that the listing refuses (`refused`), which becomes
-`denied`. Refused credentials stop the run.
+A failed read becomes the row's `status` and `error`. An object over the size limit is not read, nor is one that the
+listing refuses (`refused`), which becomes `denied`. Refused credentials stop the run.
 
-Every read ends. Those from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
+Every read ends. Reads from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
 filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.
 """
 
@@ -18,29 +17,28 @@ import pyarrow as pa
 from nsfwscan.config import ReadConfig, StorageConfig
 from nsfwscan.errors import NsfwscanError, RowError, Status
 from nsfwscan.schema import BYTES
-from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.stages.base import Row, Stage, map_rows
 from nsfwscan.storage.objects import fetch, too_large
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 from nsfwscan.storage.threads import Call, Hung, Threads
 
 _LISTED = ("uri", "size", "etag", "refused")
 _GRACE_S = 1.0
-"""How much later than its time-out a read is given up: one that ends by itself says why."""
+"""A read is given up so much later than its time-out: one that ends by itself says why."""
 _MAX_HUNG = 64
-"""Threads of one worker that may hang at a time."""
+"""So many threads of one worker may hang at a time."""
 
 
-class Read:
+class Read(Stage):
     """Fetches every object of a table, `config.concurrency` at a time.
 
     Args:
-        pace: of this worker's requests.
+        pace: limits this worker's requests.
     """
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)
     adds = pa.schema([BYTES])
-    drops: tuple[str, ...] = ()
 
     def __init__(self, config: ReadConfig, storage: StorageConfig, pace: Pace = UNPACED) -> None:
         self._config = config
@@ -48,11 +46,11 @@ class Read:
         self._pace = pace
 
     def open(self) -> None:
-        """Starts the reading threads."""
+        """Start the reading threads."""
         _ = self._threads
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with `bytes`."""
+        """Return the table with `bytes`."""
         listed = table.select([name for name in _LISTED if name in table.column_names]).to_pylist()
         reads = [self._threads.submit(partial(self._fetch, row)) for row in listed]
         in_order = iter(reads)
