@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError
-from nsfwscan.location import canonical
+from nsfwscan.location import Location
 from nsfwscan.schema import SIGNAL_GROUPS, BankKind
 from nsfwscan.text import has_password, redacted_json
 
@@ -36,7 +36,7 @@ PASSWORD_IN_URI = (
 def _one_spelling(uri: str) -> str:
     if has_password(uri):
         raise ValueError(PASSWORD_IN_URI)
-    return canonical(uri)
+    return Location.of(uri).uri
 
 
 Uri = Annotated[str, AfterValidator(_one_spelling)]

@@ -1,23 +1,23 @@
-"""Where something is, in one spelling: the one place that knows which ways of writing a URI mean the same object.
-
-In: paths and URIs as people, manifests and other programs write them. Out: the canonical spelling, in which the report
-has them, and their parts. Nothing goes wrong here: what is no URI is a path.
+"""Parse a path or URI once: which ways of writing it mean the same object, and what its parts are.
 
 - `s3://`, `s3a://` and `s3n://` (Hadoop's names), in any case, are `s3://`; `gcs://` is `gs://`; any scheme is written
   in lower case, and so is the host of an `http` or `https` URI.
-- `file:///x`, `file:/x`, `local:///x` and `/x` are the path `/x`; of a path that is made absolute, `//` and `/./` are
-  `/`. Where the bytes of a path are no UTF-8, it is a percent-encoded `file://` URI.
-- Of chained URIs (`zip://a.png::S3A://b/k`) each link is written so. A cache in front (`simplecache::`) is left out: it
-  changes no object, and each is read once.
-- All else is left as it is: in a key of S3 `//`, `..`, `?`, `#` and `%` are ordinary characters, and the letters of a
-  bucket and of a key have their case.
+- `file:///x`, `file:/x`, `local:///x` and `/x` are the path `/x`; in an absolute path, `//` and `/./` are `/`. A path
+  whose bytes are not UTF-8 is a percent-encoded `file://` URI.
+- In chained URIs (`zip://a.png::S3A://b/k`) each link is written so. A cache in front (`simplecache::`) is left out: it
+  changes no object, and each object is read once.
+- All else stays as it is: in a key of S3 `//`, `..`, `?`, `#` and `%` are ordinary characters, and buckets and keys
+  are case-sensitive.
+
+Configurations, reports and tables keep URIs as strings in this spelling, `Location.of(written).uri`: a scan has
+millions of them, and only what reads one needs its parts.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -29,18 +29,19 @@ _CACHE = re.compile(r"(?:simplecache|filecache|blockcache|cached)(?:://)?::", re
 _CACHES = re.compile(r"::(?:simplecache|filecache|blockcache|cached)(?:://)?::", re.IGNORECASE)
 _NEXT_LINK = re.compile(rf"::(?={_NAME.pattern}://|/)")
 _LOCAL = frozenset({"file", "local"})
-_WITH_HOST = frozenset({"http", "https"})
+_WEB = frozenset({"http", "https"})
+_ARCHIVES = frozenset({"zip", "tar"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Location:
-    """A place in its canonical spelling.
+    """A path or URI and its parts.
 
     Attributes:
-        uri: as the report has it.
+        uri: the canonical spelling, as the report has it.
         scheme: `s3`, `gs`, … in lower case and without aliases; None for a local path.
         authority: the bucket, or the host with its port; empty for a local path and a chained URI.
-        path: what follows: a key without its first `/`, or the local path.
+        path: the key without its first `/`, or the local path; of a chained URI the whole of it.
     """
 
     uri: str
@@ -50,77 +51,66 @@ class Location:
 
     @classmethod
     def of(cls, written: str) -> Self:
-        """Return the place that a path or URI names; a relative path stays relative."""
-        uri = canonical(written)
-        scheme = scheme_of(uri)
+        """Parse a path or URI; a relative path stays relative, and text that is no URI is a path."""
+        if _FILE.match(written):
+            path = _unquoted(written.split(":", 1)[1])
+            end = "/" if path.endswith("/") and path.strip("/") else ""
+            return cls.local(f"{os.path.normpath('/' + path.lstrip('/'))}{end}")
+        scheme = _scheme_of(written)
         if scheme is None:
-            return cls(uri, None, "", local_path(uri))
-        if not uri.startswith(f"{scheme}://") or (scheme != "s3" and "::" in uri):
+            return cls(written, None, "", written)
+        if cache := _CACHE.match(written):
+            return cls.of(written[cache.end() :])
+        if scheme == "s3":  # whatever follows, `::` too, is a bucket and a key
+            rest = written.split("://", 1)[-1]
+            authority, _, path = rest.partition("/")
+            return cls(f"s3://{rest}", scheme, authority, path)
+        uri = _CACHES.sub("::", "::".join(map(_link, written.split("::"))))
+        is_chained = "::" in uri and (scheme in _ARCHIVES or split_chain(uri)[1] != "")
+        if is_chained or not uri.startswith(f"{scheme}://"):
             return cls(uri, scheme, "", uri)
         authority, _, path = uri.split("://", 1)[1].partition("/")
         return cls(uri, scheme, authority, path)
 
+    @classmethod
+    def local(cls, path: str) -> Self:
+        """Return the location of a path of this machine, whatever characters and bytes its name has."""
+        return cls(local_uri(path), None, "", path)
 
-def scheme_of(uri: str) -> str | None:
-    """Return `s3`, `gs`, … in lower case and without aliases, or None for a local path (plain or `file://`)."""
-    match = _SCHEME.match(uri)
-    if match is None:
-        return None
-    scheme = match.group(1).lower()
-    return None if scheme in _LOCAL else _ALIASES.get(scheme, scheme)
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine."""
+        return self.scheme is None
 
+    @property
+    def is_s3(self) -> bool:
+        """Whether it is an S3 object or prefix: `authority` is the bucket, `path` the key."""
+        return self.scheme == "s3"
 
-def is_s3(uri: str) -> bool:
-    """Return whether the URI names an S3 object or prefix."""
-    return scheme_of(uri) == "s3"
+    @property
+    def is_web(self) -> bool:
+        """Whether it is an `http` or `https` URL."""
+        return self.scheme in _WEB
 
+    def absolute(self) -> Self:
+        """Return the location as listings write it: a local path is absolute, also that of an archive."""
+        if self.is_local:
+            return self.local("/" + os.path.abspath(self.path).lstrip("/"))
+        first, separator, last = self.uri.rpartition("::")
+        if self.scheme not in _ARCHIVES or not separator or _scheme_of(last) is not None:
+            return self
+        return self.of(f"{first}::{self.of(last).absolute().uri}")
 
-def canonical(uri: str) -> str:
-    """Return a URI in the one spelling that means the same place. A plain path is left as it is."""
-    if _FILE.match(uri):
-        path = local_path(uri)
-        end = "/" if path.endswith("/") and path.strip("/") else ""
-        return local_uri(f"{os.path.normpath('/' + path.lstrip('/'))}{end}")
-    scheme = scheme_of(uri)
-    if scheme is None:
-        return uri
-    if _CACHE.match(uri):
-        return canonical(_CACHE.sub("", uri, count=1))
-    if scheme == "s3":  # whatever follows, `::` too, is a bucket and a key
-        return "s3://" + uri.split("://", 1)[-1]
-    return _CACHES.sub("::", "::".join(map(_link, uri.split("::"))))
+    def parent(self) -> Self:
+        """Return the folder that this lies in, without a `/` at its end."""
+        path = self.path.rpartition("/")[0]
+        return self.local(path) if self.is_local else replace(self, uri=self.uri.rpartition("/")[0], path=path)
 
-
-def split_chain(uri: str) -> tuple[str, str]:
-    """Return the first link of a chain and the rest: `zip://a.png` and `s3://b/k`; nothing for the rest where there is
-    none. What follows a link is a URI or an absolute path: `::` within a name is a part of that name."""
-    if scheme_of(uri) in (None, "s3", *_WITH_HOST):
-        return uri, ""
-    first, *rest = _NEXT_LINK.split(uri, maxsplit=1)
-    return first, rest[0] if rest else ""
-
-
-def _link(uri: str) -> str:
-    """One link of a chain of URIs, or the only one."""
-    written, separator, rest = uri.partition("://")
-    if not separator or not _NAME.fullmatch(written):
-        return uri
-    scheme = _ALIASES.get(written.lower(), written.lower())
-    if scheme in _WITH_HOST:
-        authority, slash, path = rest.partition("/")
-        user, at, host = authority.rpartition("@")
-        rest = f"{user}{at}{host.lower()}{slash}{path}"
-    return f"{scheme}://{rest}"
-
-
-def local_path(uri: str) -> str:
-    """Return the path behind a local URI; `file:` URIs are percent-decoded (RFC 8089)."""
-    if _SCHEME.match(uri) and "://" in uri:
-        path = uri.split("://", 1)[1]
-        return os.fsdecode(unquote_to_bytes(path.removeprefix("localhost") if path.startswith("localhost/") else path))
-    if _FILE.match(uri):
-        return os.fsdecode(unquote_to_bytes(uri.split(":", 1)[1]))
-    return uri
+    def child(self, name: str) -> Self:
+        """Return the location of a name below this folder, which is written without a `/` at its end."""
+        if self.is_local:
+            return self.local(f"{self.path}/{name}")
+        return replace(self, uri=f"{self.uri}/{name}", path=f"{self.path}/{name}" if self.path else name)
 
 
 def local_uri(path: str) -> str:
@@ -132,19 +122,40 @@ def local_uri(path: str) -> str:
         return "file://" + quote_from_bytes(os.fsencode(path))
 
 
-def absolute_uri(uri: str) -> str:
-    """Return a source as listings write its objects' URIs: canonical, local paths absolute."""
-    if scheme_of(uri) is not None:
-        found = canonical(uri)
-        first, separator, last = found.rpartition("::")
-        if is_s3(found) or not separator or scheme_of(last) is not None:
-            return found if scheme_of(found) is not None else absolute_uri(found)
-        return f"{first}::{absolute_uri(last)}"
-    path = os.path.abspath(local_path(uri))
-    return local_uri("/" + path.lstrip("/"))
+def split_chain(uri: str) -> tuple[str, str]:
+    """Return the first link of a chain and the rest (`zip://a.png` and `s3://b/k`), or the whole and nothing.
+
+    What follows a link is a URI or an absolute path: other `::` are a part of a name.
+    """
+    if _scheme_of(uri) in (None, "s3", *_WEB):
+        return uri, ""
+    first, *rest = _NEXT_LINK.split(uri, maxsplit=1)
+    return first, rest[0] if rest else ""
 
 
-def split_s3(uri: str) -> tuple[str, str]:
-    """Return bucket and key, byte for byte: `?`, `#` and `%` are ordinary characters of a key."""
-    bucket, _, key = uri.split("://", 1)[1].partition("/")
-    return bucket, key
+def _scheme_of(uri: str) -> str | None:
+    match = _SCHEME.match(uri)
+    if match is None:
+        return None
+    scheme = match.group(1).lower()
+    return None if scheme in _LOCAL else _ALIASES.get(scheme, scheme)
+
+
+def _link(uri: str) -> str:
+    """Return one link of a chain of URIs, or the only one, in its canonical spelling."""
+    written, separator, rest = uri.partition("://")
+    if not separator or not _NAME.fullmatch(written):
+        return uri
+    scheme = _ALIASES.get(written.lower(), written.lower())
+    if scheme in _WEB:
+        authority, slash, path = rest.partition("/")
+        user, at, host = authority.rpartition("@")
+        rest = f"{user}{at}{host.lower()}{slash}{path}"
+    return f"{scheme}://{rest}"
+
+
+def _unquoted(path: str) -> str:
+    """Return the path of a `file:` URI (RFC 8089), percent-decoded; `//` and the host `localhost` come before it."""
+    if path.startswith("//"):
+        path = path[2:].removeprefix("localhost") if path.startswith("//localhost/") else path[2:]
+    return os.fsdecode(unquote_to_bytes(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
-from nsfwscan.location import Location, absolute_uri, canonical, is_s3
+from nsfwscan.location import Location
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.storage.store import Store
 
@@ -15,9 +15,9 @@ S3 = ["s3", "S3", "s3a", "S3A", "s3n", "S3n"]
 @pytest.mark.parametrize("scheme", S3)
 def test_s3_has_one_spelling(scheme: str) -> None:
     """Hadoop's names of S3, in any case, are `s3://`; bucket and key stay as they are, byte for byte."""
-    assert canonical(f"{scheme}://b/A//b/../c%20?d#e::f") == "s3://b/A//b/../c%20?d#e::f"
-    assert is_s3(f"{scheme}://b")
-    assert absolute_uri(f"{scheme}://b/p/") == "s3://b/p/"
+    assert Location.of(f"{scheme}://b/A//b/../c%20?d#e::f").uri == "s3://b/A//b/../c%20?d#e::f"
+    assert Location.of(f"{scheme}://b").is_s3
+    assert Location.of(f"{scheme}://b/p/").absolute().uri == "s3://b/p/"
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,31 @@ def test_s3_has_one_spelling(scheme: str) -> None:
 )
 def test_other_spellings(written: str, meant: str) -> None:
     """Schemes and hosts have no case, local URIs are paths, each link of a chain is written alike; paths stay paths."""
-    assert canonical(written) == meant
-    assert canonical(meant) == meant
+    assert Location.of(written).uri == meant
+    assert Location.of(meant).uri == meant
 
 
 def test_local_sources_have_one_slash() -> None:
     """POSIX keeps two slashes at the start of a path apart, and no file system does."""
-    assert absolute_uri("//media//a") == "/media/a"
+    assert Location.of("//media//a").absolute().uri == "/media/a"
+
+
+@pytest.mark.parametrize("uri", ["http://[2001:db8::7]:80/a.jpg", "gs://b/a::b.jpg", "memory://a::b.jpg"])
+def test_what_holds_two_colons_is_no_chain(uri: str) -> None:
+    """An IPv6 address, and a name with `::` in a store, stay as they are: only an archive's path is made absolute."""
+    place = Location.of(uri)
+    assert place.absolute().uri == uri
+    assert place.authority == uri.split("://")[1].split("/", maxsplit=1)[0]
+
+
+def test_parents_and_children() -> None:
+    """A child's parts are those of its URI, also below a bucket and where a name is not UTF-8."""
+    assert Location.of("s3://b").child("a//c") == Location.of("s3://b/a//c")
+    assert Location.of("s3://b/a/c").parent() == Location.of("s3://b/a")
+    assert Location.of("memory://a.csv").parent().child("b.jpg") == Location.of("memory://b.jpg")
+    folder = Location.of("file:///caf%E9")
+    assert folder.child("a.jpg").uri == "file:///caf%E9/a.jpg"
+    assert folder.child("a.jpg").parent() == folder
 
 
 def test_a_location_has_parts() -> None:

@@ -34,11 +34,11 @@ from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, plain_hex
 from nsfwscan.banks.pdq_index import FLAT_UP_TO, Hashes, NearIndex
 from nsfwscan.config import BankConfig, StorageConfig, digest_of
 from nsfwscan.errors import BankError, NsfwscanError
+from nsfwscan.location import Location
 from nsfwscan.models.registry import cache_folder
 from nsfwscan.schema import BankKind
-from nsfwscan.sources.manifests import open_source
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
-from nsfwscan.storage.objects import absolute_uri
+from nsfwscan.storage.objects import open_file
 from nsfwscan.text import printable, redacted
 
 _EXAMPLES = 5
@@ -188,7 +188,10 @@ def resolve_banks(configs: tuple[BankConfig, ...], storage: StorageConfig) -> tu
     Raises:
         BankError: one of them cannot be read, or holds no usable hash.
     """
-    return tuple(_resolve(config.model_copy(update={"uri": absolute_uri(config.uri)}), storage) for config in configs)
+    return tuple(
+        _resolve(config.model_copy(update={"uri": Location.of(config.uri).absolute().uri}), storage)
+        for config in configs
+    )
 
 
 def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
@@ -280,7 +283,7 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
 def _copied(uri: str, storage: StorageConfig, to: Path) -> str:
     """Copies a bank's file, so that what is read is what was digested. Returns its hex SHA-256."""
     digest = hashlib.sha256()
-    with open_source(uri, storage) as source, to.open("wb") as copy:
+    with open_file(Location.of(uri), storage) as source, to.open("wb") as copy:
         while block := source.read(_COPIED):
             digest.update(block)
             copy.write(block)

@@ -23,13 +23,15 @@ from PIL import Image
 from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.images.preprocessing import Geometry, Normalisation, read_preprocessor
+from nsfwscan.location import Location
 from nsfwscan.models.checkpoint import WANTED, digest_of_folder, read_json
 from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
 from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
-from nsfwscan.storage.objects import etag_of, filesystem, local_path, modified_of, scheme_of
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.objects import etag_of, modified_of
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -198,9 +200,10 @@ def _embedded(uri: str) -> ModelSpec:
 
 def local_folder(uri: str, storage: StorageConfig) -> Path:
     """A folder on this node with the checkpoint's files; downloaded once a node where they are elsewhere."""
-    if scheme_of(uri) is not None:
+    place = Location.of(uri)
+    if not place.is_local:
         return _download(uri, storage)
-    path = Path(local_path(uri))
+    path = Path(place.path)
     if path.is_dir():
         return path.resolve()
     if path.exists():
@@ -237,7 +240,7 @@ def _from_hub(repo: str) -> Path:
 def _download(uri: str, storage: StorageConfig) -> Path:
     """Copies the wanted files of a remote folder; the cache's name holds their versions, so a changed model is new."""
     uri = uri.rstrip("/")
-    fs = filesystem(uri, storage)
+    fs = filesystem(Location.of(uri), storage)
     try:
         found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
         wanted = {name: info for name, info in found.items() if WANTED.match(name)}

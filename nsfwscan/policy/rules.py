@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from nsfwscan.config import Frozen, digest_of
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import PolicyError
-from nsfwscan.location import canonical
+from nsfwscan.location import Location
 from nsfwscan.policy.sql import bind, connect
 from nsfwscan.policy.thresholds import THRESHOLD_NAME, thresholds_in, with_numbers
 from nsfwscan.schema import Decision, Shield
@@ -44,7 +44,7 @@ _ALWAYS_QUEUED = (Decision.REVIEW, Decision.ESCALATE)
 
 def _as_place(text: str) -> str:
     if "://" in text or text.startswith(("/", "*", "?", "[")):
-        return canonical(text)
+        return Location.of(text).uri
     raise ValueError(
         f"{text!r} is no place: write how the URI begins (`s3://media/kids/`, `/srv/media/kids/`), or a glob over all "
         "of it (`*/kids/*`)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nsfwscan.storage.objects import is_s3
+from nsfwscan.location import Location
 from nsfwscan.text import redacted
 
 _NAMED_FILES = 20
@@ -31,7 +31,7 @@ def committed_query(
     paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
     if not paths or not is_shown(here):
         return ()
-    lines = _secret(record) if is_s3(here) else []
+    lines = _secret(record) if Location.of(here).is_s3 else []
     source = f"[{', '.join(_quoted(f'{here}/{path}') for path in paths)}]"
     if len(paths) > _NAMED_FILES:
         lines += [

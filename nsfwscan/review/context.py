@@ -16,9 +16,11 @@ import pyarrow as pa
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.review.ranking import CONTEXT_SCHEMA
-from nsfwscan.sources.manifests import checked, open_source, rows_of
+from nsfwscan.sources.manifests import checked, rows_of
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.tables import READING_ERRORS
 
 _NAMES = ("uri", "source-ref")
@@ -32,11 +34,12 @@ def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
         SourceError: the file is absent or malformed, or a row names no object.
     """
     rows: list[dict[str, Any]] = []
+    place = Location.of(uri)
     try:
-        with open_source(uri, storage) as file:
+        with open_file(place, storage) as file:
             for number, row in enumerate(rows_of(file, uri), start=1):
                 named = {name: row.pop(name, None) for name in _NAMES}
-                found = checked(named, uri, f"{uri}, row {number}")["uri"]
+                found = checked(named, place, f"{uri}, row {number}")["uri"]
                 rows.append({"uri": found, "number": number, "context": json.dumps(_plain(row))})
                 if len(rows) == _BATCH:
                     yield pa.RecordBatch.from_pylist(rows, schema=CONTEXT_SCHEMA)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from nsfwscan.banks.matcher import MATCH, BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import POISON, BalanceError, RowError
+from nsfwscan.location import Location
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
@@ -313,7 +314,7 @@ class _Commit:
             return None
         try:
             found = fetch(
-                row["uri"],
+                Location.of(row["uri"]),
                 self.config.storage,
                 max_bytes=limits.max_bytes,
                 timeout_s=limits.timeout_s,

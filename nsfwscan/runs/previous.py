@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import BrokenRecord, Status
+from nsfwscan.location import Location
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.plan import LEDGER_SCHEMA, Known, Reusability
 from nsfwscan.runs.run import Run, age_of, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
-from nsfwscan.storage.objects import scheme_of
 from nsfwscan.storage.store import Store
 
 _AT_ONCE = 4
@@ -256,7 +256,7 @@ def _unfiltered_like(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
 
 def _inside(source: str) -> tuple[str, ...]:
     """What the URIs of a source's objects begin with, unless the source is an object itself."""
-    if scheme_of(source) is not None:
+    if not Location.of(source).is_local:
         return (source,)
     folder = os.path.join(source, "")
     return folder, "file://" + quote_from_bytes(os.fsencode(folder))

@@ -305,7 +305,7 @@ def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
     place = Store.at(uri, storage)
     store, separator, run_id = place.uri.rpartition("/runs/")
     if separator and RUN_ID.fullmatch(run_id):
-        run = Run(Store(store, storage), run_id)
+        run = Run(Store.at(store, storage), run_id)
         if run.folder.exists("run.json") or run.folder.exists("plan.json"):
             return [run]
     found = [run for run in runs_of(place) if run.is_committed_or_broken()]

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location, local_uri
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.local_listing import Walk
 from nsfwscan.sources.manifests import list_shape, read_manifest
@@ -30,19 +31,8 @@ from nsfwscan.sources.s3_listing import is_folder_marker, list_prefix
 from nsfwscan.sources.truth import truth_from_path
 from nsfwscan.sources.web_listing import list_pages
 from nsfwscan.storage.failures import STORE_ERRORS, error_code, setup_error
-from nsfwscan.storage.filesystems import HTTP
-from nsfwscan.storage.objects import (
-    absolute_uri,
-    etag_of,
-    filesystem,
-    is_s3,
-    local_path,
-    local_uri,
-    moment,
-    scheme_of,
-    split_s3,
-    told_time,
-)
+from nsfwscan.storage.filesystems import filesystem, stripped
+from nsfwscan.storage.objects import etag_of, moment, told_time
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 from nsfwscan.warning import WarningKind, Warnings
 
@@ -119,7 +109,7 @@ class _Lister:
     def objects(self, uri: str) -> Iterator[Listed]:
         """All objects of a source that are wanted. Raises SourceError."""
         try:
-            for found in self._all(uri):
+            for found in self._all(Location.of(uri).absolute()):
                 if self.store is not None and found.uri.startswith(f"{self.store}/"):
                     continue
                 if self.choice.wants(found.name, found.uri):
@@ -129,15 +119,14 @@ class _Lister:
                 raise SourceError(f"{uri}: the bucket does not exist") from error
             raise SourceError(str(setup_error(error, f"cannot list {uri}"))) from error
 
-    def _all(self, uri: str) -> Iterator[Listed]:
-        uri = absolute_uri(uri)
-        shape = list_shape(uri, self.storage)
+    def _all(self, source: Location) -> Iterator[Listed]:
+        shape = list_shape(source, self.storage)
         if shape is not None:
             inventory = shape.format == "inventory"
-            return _list_manifest(uri, self.storage, self.allow, inventory, self.warnings)
-        if scheme_of(uri) is None:
-            return self._local(local_path(uri))
-        return self._s3(uri) if is_s3(uri) else self._fsspec(uri)
+            return _list_manifest(source, self.storage, self.allow, inventory, self.warnings)
+        if source.is_local:
+            return self._local(source.path)
+        return self._s3(source) if source.is_s3 else self._fsspec(source)
 
     def _local(self, path: str) -> Iterator[Listed]:
         if not os.path.lexists(path):
@@ -167,28 +156,26 @@ class _Lister:
             self.warnings.add(WarningKind.ODD_TIME, uri, detail=f"the last one: {told}")
         return found
 
-    def _s3(self, uri: str) -> Iterator[Listed]:
-        bucket, prefix = split_s3(uri)
-        folder = prefix[: prefix.rfind("/") + 1]
+    def _s3(self, source: Location) -> Iterator[Listed]:
+        folder = source.path[: source.path.rfind("/") + 1]
 
         def leaves_out(below: str) -> bool:
             return self.choice.leaves_out(below.removeprefix(folder))
 
-        pages = list_prefix(uri, self.storage, self.pace, ordered=self.ordered, skip=leaves_out, warnings=self.warnings)
-        for objects in pages:
+        how: dict[str, Any] = {"ordered": self.ordered, "skip": leaves_out, "warnings": self.warnings}
+        for objects in list_prefix(source, self.storage, self.pace, **how):
             for item in objects:
                 key = item["Key"]
-                found = f"s3://{bucket}/{key}"
+                found = f"s3://{source.authority}/{key}"
                 if is_folder_marker(key, item.get("Size")):
                     self.warnings.add(WarningKind.FOLDER_MARKER, found)
                     continue
                 changed = self._time(item.get("LastModified"), found)
                 yield Listed(found, key.removeprefix(folder), item.get("Size"), etag_of(item), changed)
 
-    def _fsspec(self, uri: str) -> Iterator[Listed]:
-        fs = filesystem(uri, self.storage)
-        root = str(fs._strip_protocol(uri))
-        if scheme_of(uri) in HTTP and uri.endswith("/"):
+    def _fsspec(self, source: Location) -> Iterator[Listed]:
+        fs, uri, root = filesystem(source, self.storage), source.uri, stripped(source.uri)
+        if source.is_web and uri.endswith("/"):
             yield from (Listed(url, url.removeprefix(uri)) for url in list_pages(uri, fs, _PAGE_TIMEOUT_S))
             return
         try:
@@ -240,28 +227,29 @@ class _Lister:
 
 
 def _list_manifest(
-    uri: str, storage: StorageConfig, allow: Sequence[str], inventory: bool, warnings: Warnings
+    source: Location, storage: StorageConfig, allow: Sequence[str], inventory: bool, warnings: Warnings
 ) -> Iterator[Listed]:
     """A manifest's objects are found by their URIs, an inventory's by their keys: it is the listing of a bucket."""
-    reach = Reach(uri, allow, source_bucket(uri, storage) if inventory else None)
-    for row in read_inventory(uri, storage) if inventory else read_manifest(uri, storage, warnings):
-        refused = reach.refusal(row["uri"])
-        found = row["uri"] if refused else _as_stored(row["uri"])
-        name = split_s3(found)[1] if inventory else found
+    reach = Reach(source, allow, source_bucket(source, storage) if inventory else None)
+    for row in read_inventory(source, storage) if inventory else read_manifest(source, storage, warnings):
+        place = Location.of(row["uri"])
+        refused = reach.refusal(place)
+        found = row["uri"] if refused else _as_stored(place)
+        name = place.path if inventory else found
         yield Listed(found, name, row["size"], row["etag"], row["modified_at"], row["truth"], refused)
 
 
-def _as_stored(uri: str) -> str:
+def _as_stored(place: Location) -> str:
     """The URI of a local file in the Unicode form in which its file system has it, where it has no such name in the
     form in which it is written; any other URI as it is."""
-    if uri.isascii() or scheme_of(uri) is not None or os.path.lexists(local_path(uri)):
-        return uri
+    if place.uri.isascii() or not place.is_local or os.path.lexists(place.path):
+        return place.uri
     path = "/"
-    for part in local_path(uri).strip("/").split("/"):
+    for part in place.path.strip("/").split("/"):
         forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
         there = [form for form in forms if os.path.lexists(os.path.join(path, form))]
         if not there:
-            return uri
+            return place.uri
         path = os.path.join(path, there[0])
     return local_uri(path)
 

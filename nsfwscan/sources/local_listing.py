@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nsfwscan.errors import SourceError
+from nsfwscan.location import local_uri
 from nsfwscan.sources.patterns import Choice
 from nsfwscan.storage.failures import setup_error
-from nsfwscan.storage.objects import local_uri
 from nsfwscan.text import printable
 from nsfwscan.warning import WarningKind, Warnings
 

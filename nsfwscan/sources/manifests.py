@@ -27,12 +27,13 @@ from typing import IO, Any
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
-from nsfwscan.location import canonical, split_s3
+from nsfwscan.location import Location
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
 from nsfwscan.storage.columns import Columns
 from nsfwscan.storage.failures import STORE_ERRORS
-from nsfwscan.storage.objects import absolute_uri, filesystem, is_s3, local_path, open_remote, scheme_of
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.tables import (
     HEAD_BYTES,
     READING_ERRORS,
@@ -61,7 +62,7 @@ def is_inventory(uri: str) -> bool:
     return uri.lower().rsplit("/", 1)[-1] == "manifest.json"
 
 
-def list_shape(uri: str, storage: StorageConfig) -> Shape | None:
+def list_shape(place: Location, storage: StorageConfig) -> Shape | None:
     """Return what a source is written in that is a list of objects; None for one that is none, or has no bytes of its
     own: an image, a folder, a prefix. Its first bytes decide.
 
@@ -70,36 +71,37 @@ def list_shape(uri: str, storage: StorageConfig) -> Shape | None:
         STORE_ERRORS: its name says that it is a list, and it cannot be read.
     """
     try:
-        head = _head(uri, storage)
+        head = _head(place, storage)
     except STORE_ERRORS:
-        if is_named_list(uri):
+        if is_named_list(place.uri):
             raise
         return None  # listing it will say what is wrong
     if head is None:
         return None
-    return Shape("inventory") if is_inventory(uri) else shape_of(head, uri)
+    return Shape("inventory") if is_inventory(place.uri) else shape_of(head, place.uri)
 
 
-def _head(uri: str, storage: StorageConfig) -> bytes | None:
+def _head(place: Location, storage: StorageConfig) -> bytes | None:
     """The first bytes of a file; None where there is none."""
-    if scheme_of(uri) is None:
-        path = local_path(uri)
-        if not os.path.isfile(path):
+    if place.is_local:
+        if not os.path.isfile(place.path):
             return None
-        with open(path, "rb") as file:
+        with open(place.path, "rb") as file:
             return file.read(HEAD_BYTES)
-    if uri.endswith("/") or (is_s3(uri) and not split_s3(uri)[1]):
+    if place.uri.endswith("/") or (place.is_s3 and not place.path):
         return None
-    fs = filesystem(uri, storage)
-    if is_s3(uri):
-        found: bytes = fs.cat_file(uri, start=0, end=HEAD_BYTES)
+    fs = filesystem(place, storage)
+    if place.is_s3:
+        found: bytes = fs.cat_file(place.uri, start=0, end=HEAD_BYTES)
         return found
-    with fs.open(uri, "rb", block_size=HEAD_BYTES) as file:
+    with fs.open(place.uri, "rb", block_size=HEAD_BYTES) as file:
         head: bytes = file.read(HEAD_BYTES)
         return head
 
 
-def read_manifest(uri: str, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[dict[str, Any]]:
+def read_manifest(
+    manifest: Location, storage: StorageConfig, warnings: Warnings | None = None
+) -> Iterator[dict[str, Any]]:
     """The rows of a list: `uri` (absolute), and `size`, `etag`, `modified_at`, `truth` where given.
 
     Args:
@@ -110,11 +112,12 @@ def read_manifest(uri: str, storage: StorageConfig, warnings: Warnings | None = 
             wholly wrong.
         OSError: the file cannot be read.
     """
+    uri = manifest.uri
     doubts = _Doubts(uri, Warnings() if warnings is None else warnings)
-    with open_source(uri, storage) as file:
+    with open_file(manifest, storage) as file:
         try:
             for number, row in enumerate(rows_of(file, uri, _COLUMNS, doubts.seen), start=1):
-                yield checked(row, uri, f"{uri}, row {number}", doubts)
+                yield checked(row, manifest, f"{uri}, row {number}", doubts)
         except READING_ERRORS as error:
             raise SourceError(f"{uri} cannot be read as a manifest: {_words(error)}") from error
     doubts.settle()
@@ -124,13 +127,6 @@ def _words(error: Exception) -> str:
     if isinstance(error, UnicodeError):
         return f"{error}: write it in UTF-8"
     return str(error) or "it breaks off"
-
-
-def open_source(uri: str, storage: StorageConfig) -> IO[bytes]:
-    """A file of objects' names, wherever it lies, to be read as bytes."""
-    if scheme_of(uri) is None:
-        return open(local_path(uri), "rb")
-    return open_remote(uri, storage)
 
 
 def rows_of(
@@ -195,7 +191,7 @@ class _Doubts:
 _KINDS = {"size": WarningKind.LISTED_SIZE, "modified_at": WarningKind.LISTED_TIME, "truth": WarningKind.LISTED_TRUTH}
 
 
-def checked(row: dict[str, Any], manifest: str, where: str, doubts: _Doubts | None = None) -> dict[str, Any]:
+def checked(row: dict[str, Any], manifest: Location, where: str, doubts: _Doubts | None = None) -> dict[str, Any]:
     """A row as `read_manifest` gives it, from values as they were written.
 
     Args:
@@ -228,7 +224,7 @@ def checked(row: dict[str, Any], manifest: str, where: str, doubts: _Doubts | No
 
     etag = row.get("etag")
     return {
-        "uri": _absolute(_text(uri, where), manifest),
+        "uri": _absolute(Location.of(_text(uri, where)), manifest).uri,
         "size": value("size", _size),
         "etag": None if is_nothing(etag) else _text(str(etag), where).strip('"'),
         "modified_at": value("modified_at", _timestamp),
@@ -260,15 +256,13 @@ def _text(value: str, where: str) -> str:
     return value
 
 
-def _absolute(uri: str, manifest: str) -> str:
+def _absolute(place: Location, manifest: Location) -> Location:
     """As a listing would write it, so that the same object has the same URI."""
-    uri = canonical(uri)
-    if scheme_of(uri) is not None:
-        return uri
-    path = local_path(uri)
-    if scheme_of(manifest) is None:
-        return absolute_uri(os.path.join(os.path.dirname(local_path(manifest)), path))
-    return absolute_uri(path) if path.startswith("/") else f"{canonical(manifest).rsplit('/', 1)[0]}/{path}"
+    if not place.is_local:
+        return place
+    if manifest.is_local:
+        return Location.local(os.path.join(os.path.dirname(manifest.path), place.path)).absolute()
+    return place.absolute() if place.path.startswith("/") else manifest.parent().child(place.path)
 
 
 def _truth(value: Any, where: str) -> Category:

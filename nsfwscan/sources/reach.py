@@ -22,7 +22,7 @@ import re
 import socket
 from collections.abc import Iterable
 
-from nsfwscan.location import Location, absolute_uri, scheme_of
+from nsfwscan.location import Location
 from nsfwscan.text import printable
 
 _BY_AUTHORITY = frozenset({"s3", "gs", "http", "https", "az", "abfs", "abfss", "adl", "oss", "cos", "obs", "tos"})
@@ -39,9 +39,9 @@ _HELP = "--allow-source PREFIX allows more"
 
 def allowed_prefix(written: str) -> str:
     """Return a prefix that rows may begin with: one that is only a bucket or host, or a folder, ends in `/`."""
-    if scheme_of(written) is None:
-        return absolute_uri(written).rstrip("/") + "/"
     place = Location.of(written)
+    if place.is_local:
+        return place.absolute().uri.rstrip("/") + "/"
     return f"{place.uri}/" if place.authority and "/" not in place.uri.split("://", 1)[1] else place.uri
 
 
@@ -49,54 +49,49 @@ class Reach:
     """What the rows of one list may name.
 
     Args:
-        manifest: the list's URI.
+        manifest: where the list is.
         allowed: prefixes that a person allows beside.
         bucket: of the manifest of an S3 Inventory, the bucket that it is of.
     """
 
-    def __init__(self, manifest: str, allowed: Iterable[str] = (), bucket: str | None = None) -> None:
-        self._home = Location.of(absolute_uri(manifest))
+    def __init__(self, manifest: Location, allowed: Iterable[str] = (), bucket: str | None = None) -> None:
+        self._home = manifest.absolute()
         self._allowed = tuple(map(allowed_prefix, allowed))
         self._own = self._prefix()
-        if bucket and self._home.scheme == "s3" and bucket in self._home.path.split("/"):
+        if bucket and self._home.is_s3 and bucket in self._home.path.split("/"):
             self._own += (f"s3://{bucket}/",)
 
     def _prefix(self) -> tuple[str, ...]:
         home = self._home
-        if home.scheme is None:
+        if home.is_local:
             return ()
         if home.scheme in _BY_AUTHORITY and home.authority:
             return (f"{home.scheme}://{home.authority}/",)
         return (home.uri.rpartition("/")[0] + "/",)
 
-    def refusal(self, uri: str) -> str | None:
-        """Return why an object must not be read, or None.
-
-        Args:
-            uri: canonical, as `read_manifest` gives it.
-        """
-        climbs = scheme_of(uri) is not None and _CLIMBS.search(uri) is not None
+    def refusal(self, place: Location) -> str | None:
+        """Return why an object must not be read, or None."""
+        uri = place.uri
+        climbs = not place.is_local and _CLIMBS.search(uri) is not None
         if uri.startswith(self._allowed) and not climbs:
             return None
-        if self._home.scheme is not None:
+        if not self._home.is_local:
             if climbs:
                 return f"not read: a list of others must not name a path with `..` in it; {_HELP}"
             if uri.startswith(self._own):
                 return None
             return f"not read: a list at {printable(self._own[0])} must name objects there, and not elsewhere; {_HELP}"
-        return self._refusal_at_home(uri)
+        return self._refusal_at_home(place)
 
-    def _refusal_at_home(self, uri: str) -> str | None:
+    def _refusal_at_home(self, place: Location) -> str | None:
         """Of a list on this machine."""
-        place = Location.of(uri)
-        if place.scheme is None:
+        if place.is_local:
             path = os.path.normpath(place.path)
             system = next((root for root in _SYSTEM if path == root or path.startswith(f"{root}/")), None)
             return f"not read: {system} is the system's; {_HELP}" if system else None
-        for link in uri.split("::"):
-            inner = Location.of(link)
-            if inner.scheme in ("http", "https") and is_of_this_machine(inner.authority):
-                return f"not read: {printable(inner.authority)} is this machine, or keeps its credentials; {_HELP}"
+        for link in (place, *map(Location.of, place.uri.split("::"))):  # an IPv6 address, too, may hold `::`
+            if link.is_web and is_of_this_machine(link.authority):
+                return f"not read: {printable(link.authority)} is this machine, or keeps its credentials; {_HELP}"
         return None
 
 

@@ -36,9 +36,11 @@ from pyarrow import orc
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
-from nsfwscan.sources.manifests import checked, open_source
+from nsfwscan.location import Location
+from nsfwscan.sources.manifests import checked
 from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
-from nsfwscan.storage.objects import filesystem, is_s3, local_path, scheme_of, split_s3
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.objects import open_file
 
 Row = dict[str, Any]
 Parser = Callable[[IO[bytes], str], Iterator[Row]]
@@ -66,45 +68,46 @@ class _Part:
         return typed and self.name not in ("", ".") and ".." not in self.key.split("/")
 
 
-def read_inventory(uri: str, storage: StorageConfig) -> Iterator[Row]:
+def read_inventory(inventory: Location, storage: StorageConfig) -> Iterator[Row]:
     """The current objects of an inventory: `uri`, `size`, `etag` and `modified_at` where given, and `truth`: None.
 
     Args:
-        uri: of a `manifest.json`.
+        inventory: where its `manifest.json` is.
 
     Raises:
         SourceError: this is no inventory's manifest; a part is missing, damaged or malformed, or has no `Bucket` or
             `Key`; a row cannot be understood. It is named.
         OSError: the manifest cannot be read.
     """
-    manifest = _manifest(uri, storage)
+    manifest, uri = _manifest(inventory, storage), inventory.uri
     parse = _parser(manifest, uri)
     for part in _parts(manifest, uri):
         with tempfile.NamedTemporaryFile(prefix="nsfwscan-inventory-") as scratch:
-            _copy_part(part, _places(part, manifest, uri), storage, uri, scratch.name)
+            _copy_part(part, _places(part, manifest, inventory), storage, uri, scratch.name)
             with open(scratch.name, "rb") as file:
-                yield from _objects(parse, file, uri, f"{uri}, part {part.name}")
+                yield from _objects(parse, file, inventory, f"{uri}, part {part.name}")
 
 
-def source_bucket(uri: str, storage: StorageConfig) -> str | None:
+def source_bucket(inventory: Location, storage: StorageConfig) -> str | None:
     """Return the bucket that an inventory says it is of. Raises as `read_inventory` does."""
-    named = _manifest(uri, storage).get("sourceBucket")
+    named = _manifest(inventory, storage).get("sourceBucket")
     return named.rsplit(":", 1)[-1] if isinstance(named, str) else None
 
 
-def _objects(parse: Parser, file: IO[bytes], uri: str, place: str) -> Iterator[Row]:
+def _objects(parse: Parser, file: IO[bytes], inventory: Location, place: str) -> Iterator[Row]:
     number = 0
     try:
         for number, row in enumerate(parse(file, place), start=1):
             where = f"{place}, row {number}"
             if _is_current(row, where):
-                yield _object(row, uri, where)
+                yield _object(row, inventory, where)
     except (pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, EOFError, OSError) as error:
         raise SourceError(f"{place} cannot be read{f' after row {number}' if number else ''}: {error}") from error
 
 
-def _manifest(uri: str, storage: StorageConfig) -> dict[str, Any]:
-    with open_source(uri, storage) as file:
+def _manifest(inventory: Location, storage: StorageConfig) -> dict[str, Any]:
+    uri = inventory.uri
+    with open_file(inventory, storage) as file:
         try:
             manifest = json.load(file)
         except (ValueError, RecursionError) as error:
@@ -135,45 +138,44 @@ def _parts(manifest: dict[str, Any], uri: str) -> list[_Part]:
 # Where the parts lie
 
 
-def _places(part: _Part, manifest: dict[str, Any], uri: str) -> list[str]:
+def _places(part: _Part, manifest: dict[str, Any], inventory: Location) -> list[Location]:
     """Where a part may lie, the likeliest place first."""
     bucket = manifest["destinationBucket"].rsplit(":", 1)[-1]  # an ARN: arn:aws:s3:::bucket
-    folder = os.path.dirname(os.path.abspath(local_path(uri))) if scheme_of(uri) is None else uri.rsplit("/", 1)[0]
-    above = folder.rsplit("/", 1)[0]
-    said = f"s3://{bucket}/{part.key}"
+    folder = inventory.absolute().parent()
+    said = Location.of(f"s3://{bucket}/{part.key}")
     end = "/".join(part.key.split("/")[-2:])  # data/PART
-    beside = [f"{folder}/{end}", f"{folder}/{part.name}"]
-    if scheme_of(uri) is None or "://" in above:  # above a bucket there is nothing
-        beside = [f"{above}/{end}", *beside]
-    return [said, *beside] if is_s3(uri) and split_s3(uri)[0] == bucket else [*beside, said]
+    beside = [folder.child(end), folder.child(part.name)]
+    if folder.is_local or "/" in folder.uri.split("://")[-1]:  # above a bucket there is nothing
+        beside = [folder.parent().child(end), *beside]
+    return [said, *beside] if inventory.is_s3 and inventory.authority == bucket else [*beside, said]
 
 
-def _copy_part(part: _Part, places: list[str], storage: StorageConfig, uri: str, target: str) -> None:
+def _copy_part(part: _Part, places: list[Location], storage: StorageConfig, uri: str, target: str) -> None:
     """Copies a part from the first place where it lies to a local file, whole."""
     reasons = []
     for place in places:
         try:
             _copy_checked(part, place, storage, uri, target)
         except STORE_ERRORS as error:  # also "denied", which is how S3 says "absent" where listing is not allowed
-            reasons.append(str(setup_error(error, place)))
+            reasons.append(str(setup_error(error, place.uri)))
         else:
             return
     raise SourceError(f"{uri}: its part {part.name} cannot be read. Looked for at " + "; ".join(reasons))
 
 
-def _copy_checked(part: _Part, place: str, storage: StorageConfig, uri: str, target: str) -> None:
+def _copy_checked(part: _Part, place: Location, storage: StorageConfig, uri: str, target: str) -> None:
     def attempt() -> None:
-        if scheme_of(place) is None:
-            shutil.copyfile(local_path(place), target)
+        if place.is_local:
+            shutil.copyfile(place.path, target)
         else:
-            filesystem(place, storage).get_file(place, target)
+            filesystem(place, storage).get_file(place.uri, target)
         if damage := _damage(part, target):
             raise _Damaged(damage)
 
     try:
-        retry(attempt, attempts=1 if scheme_of(place) is None else _ATTEMPTS)
+        retry(attempt, attempts=1 if place.is_local else _ATTEMPTS)
     except _Damaged as damage:
-        raise SourceError(f"{uri}: its part {place} is damaged: {damage}") from None
+        raise SourceError(f"{uri}: its part {place.uri} is damaged: {damage}") from None
 
 
 class _Damaged(Exception):
@@ -263,9 +265,9 @@ def _flag(value: Any, where: str) -> bool | None:
     raise SourceError(f"{where}: {value!r} is neither true nor false")
 
 
-def _object(row: Row, uri: str, where: str) -> Row:
+def _object(row: Row, inventory: Location, where: str) -> Row:
     bucket, key = row.get("bucket"), row.get("key")
     if not isinstance(bucket, str) or not isinstance(key, str) or not bucket or not key:
         raise SourceError(f"{where}: no bucket or no key: {str(row)[:200]}")
     named = {"uri": f"s3://{bucket}/{key}", "size": row.get("size"), "etag": row.get("etag")}
-    return checked(named | {"modified_at": row.get("lastmodifieddate")}, uri, where)
+    return checked(named | {"modified_at": row.get("lastmodifieddate")}, inventory, where)

@@ -23,8 +23,9 @@ from itertools import pairwise
 from typing import Any
 
 from nsfwscan.config import StorageConfig
+from nsfwscan.location import Location
 from nsfwscan.storage.failures import NOT_A_LISTING, backoff_s
-from nsfwscan.storage.objects import split_s3, submit_s3
+from nsfwscan.storage.objects import submit_s3
 from nsfwscan.storage.rate_limit import Pace
 from nsfwscan.storage.s3_dialect import NotAListing
 from nsfwscan.warning import WarningKind, Warnings
@@ -46,7 +47,7 @@ _MOST_EMPTY = 100
 
 
 def list_prefix(
-    uri: str,
+    source: Location,
     storage: StorageConfig,
     pace: Pace,
     *,
@@ -67,22 +68,22 @@ def list_prefix(
         skip: whether nothing below a folder is wanted; such ones are not asked for where folders are listed apart.
         warnings: where it is counted that a source is an object and a prefix.
     """
-    bucket, prefix = split_s3(uri)
-    directory = bucket.endswith("--x-s3")  # directory buckets take no prefix that ends within a name, and have no order
+    # A directory bucket takes no prefix that ends within a name, and has no order.
+    directory = source.authority.endswith("--x-s3")
     noticed = Warnings() if warnings is None else warnings
 
     def notice(kind: WarningKind) -> None:
-        noticed.add(kind, uri)
+        noticed.add(kind, source.uri)
 
     cuts = not ordered and not directory
-    listing = _Listing(prefix, cuts=cuts, in_order=not directory, skip=skip, notice=notice)
+    listing = _Listing(source.path, cuts=cuts, in_order=not directory, skip=skip, notice=notice)
     running: dict[Future[Page], _Question] = {}
     try:
         while listing.waiting or running:
             while listing.waiting and len(running) < _IN_FLIGHT:
                 question = listing.waiting.pop()
                 pace.wait(backoff_s(question.attempt))
-                request = submit_s3(storage, uri, "list_objects_v2", Bucket=bucket, **question.request)
+                request = submit_s3(source, storage, "list_objects_v2", **question.request)
                 running[request] = question
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for answer in done:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import read_manifest
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
@@ -32,7 +33,7 @@ def truth_from_path(uri: str) -> str | None:
     return None
 
 
-def read_truth(uri: str, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[pa.RecordBatch]:
+def read_truth(place: Location, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a truth file (any list with a column `truth`), as `TRUTH_SCHEMA`.
 
     Args:
@@ -41,11 +42,11 @@ def read_truth(uri: str, storage: StorageConfig, warnings: Warnings | None = Non
     Raises:
         SourceError: the file is absent, malformed or no list, or no row has a truth.
     """
-    noticed = Warnings() if warnings is None else warnings
+    uri, noticed = place.uri, Warnings() if warnings is None else warnings
     rows: list[dict[str, str]] = []
     number = judged = wrong = 0
     try:
-        for number, row in enumerate(read_manifest(uri, storage, noticed), start=1):
+        for number, row in enumerate(read_manifest(place, storage, noticed), start=1):
             if row["truth"] is None:
                 if wrong == (wrong := noticed.count(WarningKind.LISTED_TRUTH)):  # else it is counted already
                     noticed.add(WarningKind.NO_TRUTH, f"{uri}, row {number}: {row['uri']}")

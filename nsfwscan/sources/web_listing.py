@@ -15,6 +15,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit, urlunsplit
 from fsspec.asyn import sync
 
 from nsfwscan.storage.failures import retry
+from nsfwscan.storage.filesystems import get_url
 from nsfwscan.storage.s3_dialect import NotAListing
 
 _MOST_BYTES = 64 * 2**20
@@ -44,11 +45,9 @@ def list_pages(url: str, fs: Any, timeout_s: float) -> Iterator[str]:
 
 
 async def _get(fs: Any, url: str) -> bytes:
-    session = await fs.set_session()
-    async with session.get(fs.encode_url(url), **{**fs.kwargs, "allow_redirects": False}) as answer:
+    async with get_url(fs, url, allow_redirects=False) as answer:
         if 300 <= answer.status < 400:
             raise NotAListing(f"{url} redirects to {answer.headers.get('Location', 'another place')}")
-        fs._raise_not_found_for_status(answer, url)
         if answer.content_type != "text/html":
             raise NotAListing(f"{url} is no index page but {answer.content_type}")
         page = bytearray()

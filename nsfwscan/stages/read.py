@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from nsfwscan.config import ReadConfig, StorageConfig
 from nsfwscan.errors import NsfwscanError, RowError, Status
+from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, Stage, map_rows
 from nsfwscan.storage.objects import fetch, too_large
@@ -77,7 +78,7 @@ class Read(Stage):
         if row["size"] is not None and row["size"] > limits.max_bytes:
             raise too_large(row["size"], limits.max_bytes)
         found = fetch(
-            row["uri"],
+            Location.of(row["uri"]),
             self._storage,
             max_bytes=limits.max_bytes,
             timeout_s=limits.timeout_s,

@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import lru_cache
 from threading import Lock
 from typing import Any
 
 import fsspec
+from fsspec.core import strip_protocol
 from fsspec.implementations.tar import TarFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 from fsspec.utils import infer_compression
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import NsfwscanError
-from nsfwscan.location import local_path, scheme_of, split_chain
+from nsfwscan.location import Location, split_chain
 from nsfwscan.storage.aws_session import aws_session
 from nsfwscan.storage.s3_dialect import adapt
 
-HTTP = frozenset({"http", "https"})
 _WRAPPERS = frozenset({"dir", "reference", "generic", "async_wrapper", "asyncwrapper", "cached", "data", "pyscript"})
 """Filesystems of fsspec that are nothing without another one."""
 _ONE_AT_A_TIME = frozenset({"tar", "ftp", "sftp", "ssh", "smb"})
@@ -56,19 +57,43 @@ _ARCHIVES: dict[str, Any] = {"zip": _Zip, "tar": _Tar}
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError)
 
 
-def open_filesystem(uri: str, storage: StorageConfig) -> fsspec.AbstractFileSystem:
-    """The filesystem of a URI; one per process, configuration, host and archive.
+def filesystem(place: Location, storage: StorageConfig) -> fsspec.AbstractFileSystem:
+    """Return the filesystem of a location; one per process, configuration, host and archive.
 
     Raises:
         NsfwscanError: it cannot be used; the message names the scheme, the reason, and what to do.
         OSError: the archive, or the host, cannot be reached.
     """
-    scheme, (_, inner) = scheme_of(uri) or "file", split_chain(uri)
-    if inner:
-        return _cached(scheme, inner, "", storage.model_dump_json())
-    if scheme == "s3" or scheme in HTTP or scheme == "file":
-        return _cached(scheme, "", "", storage.model_dump_json())
-    return _cached(scheme, "", _host(scheme, uri), storage.model_dump_json())
+    place = place.absolute()
+    scheme, archive = place.scheme or "file", split_chain(place.uri)[1]
+    host = "" if archive or scheme == "file" or place.is_s3 or place.is_web else _host(scheme, place.uri)
+    return _cached(scheme, archive, host, storage.model_dump_json())
+
+
+def stripped(uri: str) -> str:
+    """Return a URI as its filesystem lists it: without scheme and bucket or host, as that filesystem has it."""
+    return str(strip_protocol(split_chain(uri)[0]))
+
+
+def coroutine(fs: fsspec.AbstractFileSystem, name: str) -> Callable[..., Awaitable[Any]]:
+    """Return the coroutine behind a method of an asynchronous filesystem, to be awaited on its own loop.
+
+    fsspec documents coroutines under the method's name with an underscore before it, and has no other name for them:
+    https://filesystem-spec.readthedocs.io/en/latest/async.html
+    """
+    found: Callable[..., Awaitable[Any]] = getattr(fs, f"_{name}")
+    return found
+
+
+@asynccontextmanager
+async def get_url(fs: fsspec.AbstractFileSystem, url: str, **options: Any) -> AsyncIterator[Any]:
+    """Yield aiohttp's answer to a GET. Raises FileNotFoundError for status 404, aiohttp's errors for others."""
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), **{**fs.kwargs, **options}) as answer:
+        if answer.status == 404:
+            raise FileNotFoundError(url)
+        answer.raise_for_status()
+        yield answer
 
 
 def taking_turns(fs: fsspec.AbstractFileSystem) -> AbstractContextManager[Any]:
@@ -78,13 +103,18 @@ def taking_turns(fs: fsspec.AbstractFileSystem) -> AbstractContextManager[Any]:
 
 def _host(scheme: str, uri: str) -> str:
     """How all URIs of the same host begin, where the filesystem belongs to a host (`ftp://user@host`); else nothing."""
-    known = _class_of(scheme, uri)
-    if not known._get_kwargs_from_urls(uri):
+    if not _host_options(_class_of(scheme, uri), uri):
         return ""
-    path = known._strip_protocol(uri)
-    whole = uri.rstrip("/")
+    path, whole = stripped(uri), uri.rstrip("/")
     host = whole.removesuffix(path.rstrip("/"))
     return host if path.startswith("/") else f"{host.rstrip('/')}/"
+
+
+def _host_options(known: Any, uri: str) -> dict[str, Any]:
+    """Return what a URI says of its host, as arguments of a filesystem's class; only `url_to_fs` says so publicly, and
+    takes an IPv6 address for a chain."""
+    options: dict[str, Any] = known._get_kwargs_from_urls(uri)
+    return options
 
 
 def _class_of(scheme: str, uri: str) -> Any:
@@ -115,12 +145,15 @@ def _plain(scheme: str, host: str, config: StorageConfig) -> fsspec.AbstractFile
     known, options = _class_of(scheme, f"{scheme}://"), {"use_listings_cache": False, **config.options}
     if scheme == "s3":
         options = _s3_options(config)
-    if scheme in HTTP:  # what is packed for the way is unpacked by `storage`, under the limit, and not by aiohttp
+    if scheme in (
+        "http",
+        "https",
+    ):  # `objects.py` unpacks what is packed for the way, up to the limit; aiohttp must not
         given = options.get("client_kwargs", {})
         headers = {"Accept-Encoding": "identity", **given.get("headers", {})}
         options["client_kwargs"] = {**given, "headers": headers, "auto_decompress": False}
     try:
-        fs = known(**options, **(known._get_kwargs_from_urls(host) if host else {}))
+        fs = known(**options, **(_host_options(known, host) if host else {}))
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever the package of that scheme raises
@@ -137,15 +170,16 @@ def _archive(scheme: str, place: str, config: StorageConfig) -> fsspec.AbstractF
         raise NsfwscanError(
             f"{scheme}://…::{place}: only zip:// and tar:// reach into another place; name {place} itself"
         )
-    if scheme_of(place) is None:
-        path, below = local_path(place), fsspec.filesystem("file")
-    else:
-        path, below = place, open_filesystem(place, config)
+    inner = Location.of(place)
+    path, below = inner.path, fsspec.filesystem("file")
+    if not inner.is_local:
+        path, below = place, filesystem(inner, config)
     try:
         file = below.open(path, "rb", block_size=_BLOCK_BYTES)
         packed = {"compression": infer_compression(path)} if scheme == "tar" else {}
         fs = _ARCHIVES[scheme](fo=file, **packed)
-        fs._get_dirs()
+        with suppress(FileNotFoundError):  # so says an archive without members
+            fs.info("")  # reads the directory, and so finds damage
     except FileNotFoundError:
         raise NsfwscanError(f"{place}: no such archive") from None
     except _DAMAGED as error:

@@ -29,18 +29,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
-import fsspec
 from fsspec.asyn import sync
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, Status
-from nsfwscan.location import absolute_uri, canonical, is_s3, local_path, local_uri, scheme_of, split_s3
+from nsfwscan.location import Location
 from nsfwscan.storage.failures import NotWhole, Wait, is_transient, retry, row_error
-from nsfwscan.storage.filesystems import HTTP, open_filesystem, taking_turns
+from nsfwscan.storage.filesystems import coroutine, filesystem, get_url, taking_turns
 from nsfwscan.storage.rate_limit import UNPACED
-
-__all__ = ["absolute_uri", "is_s3", "local_path", "local_uri", "scheme_of", "split_s3"]
-"""What `location.py` holds, for those who read objects too."""
 
 _BUFFER_BYTES = 4 * 2**20
 _PIECE_BYTES = 2**20
@@ -58,29 +54,16 @@ class Fetched:
     etag: str | None
 
 
-def filesystem(uri: str, storage: StorageConfig) -> fsspec.AbstractFileSystem:
-    """The fsspec filesystem for a URI that is not local, see `filesystems.py`.
-
-    Raises:
-        NsfwscanError: no package is installed for the scheme, it cannot be used, or the AWS profile does not exist.
-    """
-    return open_filesystem(absolute_uri(uri), storage)
-
-
-def call_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> dict[str, Any]:
-    """One S3 API call with the retries and settings of `storage`; errors as s3fs translates them."""
-    result: dict[str, Any] = filesystem(uri, storage).call_s3(method, **arguments)
-    return result
-
-
-def submit_s3(storage: StorageConfig, uri: str, method: str, **arguments: Any) -> Future[dict[str, Any]]:
-    """`call_s3`, begun but not waited for: many at once need no threads. Cancelling the future drops the request."""
-    fs = filesystem(uri, storage)
-    return asyncio.run_coroutine_threadsafe(fs._call_s3(method, **arguments), fs.loop)
+def submit_s3(place: Location, storage: StorageConfig, method: str, **arguments: Any) -> Future[dict[str, Any]]:
+    """Begin an S3 API call on the bucket of a location without waiting for it: many at once need no threads. Cancelling
+    the future drops the request."""
+    fs = filesystem(place, storage)
+    call: Any = coroutine(fs, "call_s3")(method, Bucket=place.authority, **arguments)
+    return asyncio.run_coroutine_threadsafe(call, fs.loop)
 
 
 def fetch(
-    uri: str,
+    place: Location,
     storage: StorageConfig,
     *,
     max_bytes: int,
@@ -93,7 +76,6 @@ def fetch(
     """Reads one object whole.
 
     Args:
-        uri: a local path or any fsspec URI.
         max_bytes: a larger object is not read.
         timeout_s: for each attempt, from its start to its last byte. A filesystem that blocks (a local disk,
             fsspec's synchronous ones) cannot be interrupted: who calls must see to that, as the stage `read` does.
@@ -108,7 +90,7 @@ def fetch(
     """
 
     def attempt() -> Fetched:
-        found = _fetch(uri, storage, max_bytes, timeout_s)
+        found = _fetch(place, storage, max_bytes, timeout_s)
         if etag is not None and found.etag == etag and size is not None:
             _check_whole(len(found.data), size)
         return found
@@ -121,12 +103,12 @@ def fetch(
         raise row_error(error, attempts if is_transient(error) else 1) from error
 
 
-def read_file(uri: str, storage: StorageConfig) -> bytes:
+def read_file(place: Location, storage: StorageConfig) -> bytes:
     """The bytes of a file that is not local, one of ours; a cut connection is tried again. Raises what the filesystem
     does."""
 
     def attempt() -> bytes:
-        return _fetch(uri, storage, _MOST_OF_OURS, None).data
+        return _fetch(place, storage, _MOST_OF_OURS, None).data
 
     try:
         return retry(attempt)
@@ -135,23 +117,25 @@ def read_file(uri: str, storage: StorageConfig) -> bytes:
         raise OSError(errno.EFBIG, said) from None
 
 
-def open_remote(uri: str, storage: StorageConfig) -> IO[bytes]:
-    """A file that is not local, to be read from its start on; cut connections are tried again. Raises what the
+def open_file(place: Location, storage: StorageConfig) -> IO[bytes]:
+    """Open a file, wherever it lies, to be read from its start on; cut connections are tried again. Raises what the
     filesystem does."""
-    uri, fs = canonical(uri), filesystem(uri, storage)
-    if retry(lambda: fs.info(uri)).get("size") is None:  # an HTTP server may not say how long it is
-        return io.BytesIO(read_file(uri, storage))
-    return io.BufferedReader(RemoteFile(uri, storage), _BUFFER_BYTES)
+    if place.is_local:
+        return open(place.path, "rb")
+    fs = filesystem(place, storage)
+    if retry(lambda: fs.info(place.uri)).get("size") is None:  # an HTTP server may not say how long it is
+        return io.BytesIO(read_file(place, storage))
+    return io.BufferedReader(RemoteFile(place, storage), _BUFFER_BYTES)
 
 
 class RemoteFile(io.RawIOBase):
     """A file that is not local and is read here and there, such as a Parquet file's footer and some of its columns; a
     cut connection is tried again. Raises what the filesystem does."""
 
-    def __init__(self, uri: str, storage: StorageConfig) -> None:
-        self._uri = uri = canonical(uri)
-        self._fs = filesystem(uri, storage)
-        self._size: int = retry(lambda: self._fs.info(uri))["size"]
+    def __init__(self, place: Location, storage: StorageConfig) -> None:
+        self._uri = place.uri
+        self._fs = filesystem(place, storage)
+        self._size: int = retry(lambda: self._fs.info(self._uri))["size"]
         self._position = 0
 
     def readable(self) -> bool:
@@ -192,22 +176,18 @@ def _check_whole(read: int, expected: int | None) -> None:
         raise NotWhole(f"read {read:,} of {expected:,} bytes")
 
 
-def _fetch(uri: str, storage: StorageConfig, max_bytes: int, timeout_s: float | None) -> Fetched:
-    if scheme_of(uri) is None:
-        return _read_local(local_path(uri), max_bytes)
-    uri = absolute_uri(uri)
-    fs = filesystem(uri, storage)
-    if is_s3(uri):
-        fetched: Fetched = sync(fs.loop, _get_object, fs, *split_s3(uri), max_bytes, timeout=timeout_s)
-    elif scheme_of(uri) in HTTP:
-        fetched = sync(fs.loop, _get_http, fs, uri, max_bytes, timeout=timeout_s)
-    elif fs.async_impl:
-        fetched = sync(fs.loop, _cat, fs, uri, max_bytes, timeout=timeout_s)
-    else:
-        with taking_turns(fs):
-            info = fs.info(uri)
-            fetched = _taken(fs.cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
-    return fetched
+def _fetch(place: Location, storage: StorageConfig, max_bytes: int, timeout_s: float | None) -> Fetched:
+    if place.is_local:
+        return _read_local(place.path, max_bytes)
+    place = place.absolute()
+    fs = filesystem(place, storage)
+    if fs.async_impl:
+        read = _get_object if place.is_s3 else _get_page if place.is_web else _cat
+        fetched: Fetched = sync(fs.loop, read, fs, place, max_bytes, timeout=timeout_s)
+        return fetched
+    with taking_turns(fs):
+        info = fs.info(place.uri)
+        return _taken(fs.cat_file(place.uri, **_up_to(info, max_bytes)), info, max_bytes)
 
 
 def _read_local(path: str, max_bytes: int) -> Fetched:
@@ -225,10 +205,10 @@ def _read_local(path: str, max_bytes: int) -> Fetched:
     return Fetched(data, None)
 
 
-async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int) -> Fetched:
+async def _get_object(fs: Any, place: Location, max_bytes: int) -> Fetched:
     """The bytes as the store keeps them: an object that says `Content-Encoding: gzip` is not unpacked, since its size,
     its etag and its hashes are those of what is kept."""
-    response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+    response = await coroutine(fs, "call_s3")("get_object", Bucket=place.authority, Key=place.path)
     async with response["Body"] as body:
         size = response.get("ContentLength")
         _check_size(size, max_bytes)
@@ -240,12 +220,10 @@ async def _get_object(fs: Any, bucket: str, key: str, max_bytes: int) -> Fetched
     return Fetched(data, _unquoted(response.get("ETag")))
 
 
-async def _get_http(fs: Any, url: str, max_bytes: int) -> Fetched:
+async def _get_page(fs: Any, place: Location, max_bytes: int) -> Fetched:
     """A page or picture as a browser gets it: what the server packs for the way, which it was asked not to, is
     unpacked, up to the limit and no further."""
-    session = await fs.set_session()
-    async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
-        fs._raise_not_found_for_status(answer, url)
+    async with get_url(fs, place.uri) as answer:
         packed = (answer.headers.get("Content-Encoding") or "").strip().lower() in ("gzip", "x-gzip", "deflate")
         _check_size(None if packed else answer.content_length, max_bytes)
         body = _Unpacked(max_bytes) if packed else _Plain(max_bytes)
@@ -302,9 +280,9 @@ def _check_came(size: int, max_bytes: int) -> None:
         raise RowError(Status.TOO_LARGE, f"it goes on over the limit of {max_bytes:,} bytes (--max-bytes)")
 
 
-async def _cat(fs: Any, uri: str, max_bytes: int) -> Fetched:
-    info = await fs._info(uri)
-    return _taken(await fs._cat_file(uri, **_up_to(info, max_bytes)), info, max_bytes)
+async def _cat(fs: Any, place: Location, max_bytes: int) -> Fetched:
+    info = await coroutine(fs, "info")(place.uri)
+    return _taken(await coroutine(fs, "cat_file")(place.uri, **_up_to(info, max_bytes)), info, max_bytes)
 
 
 def _up_to(info: dict[str, Any], max_bytes: int) -> dict[str, int]:

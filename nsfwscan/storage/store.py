@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError, NsfwscanError
-from nsfwscan.location import canonical
+from nsfwscan.location import Location
 from nsfwscan.storage.confined import TEMPORARY, Confined, LinkRefused
 from nsfwscan.storage.failures import STORE_ERRORS, error_code, is_unknown_to_store, retry, setup_error
-from nsfwscan.storage.objects import filesystem, is_s3, local_path, modified_of, read_file, scheme_of
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.objects import modified_of, read_file
 from nsfwscan.text import has_password, redacted
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -41,41 +42,51 @@ class Store:
     Writes appear whole or not at all: a temporary file and a rename on local disk, one PUT on an object store.
     """
 
-    uri: str
+    location: Location
+    """Absolute, and without a `/` at its end."""
     storage: StorageConfig
     root: str | None = None
-    """On local disk the folder that no name is followed out of; unset: this one."""
+    """On local disk the path of the folder that no name is followed out of; unset: this one."""
 
     @classmethod
     def at(cls, uri: str, storage: StorageConfig) -> Store:
         """The store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password."""
         if has_password(uri):
             raise ConfigError(PASSWORD_IN_URI)
-        if scheme_of(uri) is None:
-            return cls(os.path.abspath(local_path(uri)), storage)
-        return cls(canonical(uri).rstrip("/"), storage)
+        place = Location.of(uri).absolute()
+        return cls(place if place.is_local else Location.of(place.uri.rstrip("/")), storage)
+
+    @property
+    def uri(self) -> str:
+        """The folder's URI."""
+        return self.location.uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's disks."""
+        return self.location.is_local
 
     @property
     def endpoint_url(self) -> str | None:
         """The S3 endpoint that the configuration or the environment names, to be shown; None for AWS, or no S3."""
         environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        found = (self.storage.endpoint_url or environment) if is_s3(self.uri) else None
+        found = (self.storage.endpoint_url or environment) if self.location.is_s3 else None
         return redacted(found) if found else None
 
     def locate(self, name: str) -> str:
         """The full URI of a name."""
-        return f"{self.uri}/{name}"
+        return self.location.child(name).uri
 
     def inside(self, folder: str) -> Store:
         """A folder of this store as a store."""
-        return Store(self.locate(folder), self.storage, self.root or self.uri)
+        return Store(self.location.child(folder), self.storage, self.root or self.location.path)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
         try:
-            if self._is_local:
+            if self.is_local:
                 return self._disk.read(self._within(name))
-            return read_file(self.locate(name), self.storage)
+            return read_file(self.location.child(name), self.storage)
         except _ABSENT:
             raise FileNotFoundError(self.locate(name)) from None
         except STORE_ERRORS as error:
@@ -84,7 +95,7 @@ class Store:
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, over an older one. Raises StoreError."""
         try:
-            if self._is_local:
+            if self.is_local:
                 self._disk.write(self._within(name), data)
             else:
                 self._fs.pipe_file(self.locate(name), data)
@@ -99,11 +110,11 @@ class Store:
         another's content has lost. Two who write within the same moment may then both believe that they have won; a
         run's lease keeps them apart, and `doctor` says that the store is such a one.
         """
-        if not self._is_local and self.exists(name):
+        if not self.is_local and self.exists(name):
             raise FileExistsError(self.locate(name))
         if not self._create(name, data):
             self.write(name, data)
-        if not self._is_local and self.read(name) != data:
+        if not self.is_local and self.read(name) != data:
             raise FileExistsError(self.locate(name))
 
     def refuses_to_overwrite(self, name: str, data: bytes) -> bool:
@@ -122,7 +133,7 @@ class Store:
         """Writes a file on the condition that it is new; False where the store knows no such condition. Raises
         FileExistsError, StoreError."""
         try:
-            if self._is_local:
+            if self.is_local:
                 self._disk.create(self._within(name), data)
             else:
                 self._fs.pipe_file(self.locate(name), data, mode="create")
@@ -141,7 +152,7 @@ class Store:
     def exists(self, name: str) -> bool:
         """Whether a file of that name is there. Raises StoreError where the store does not say."""
         try:
-            if self._is_local:
+            if self.is_local:
                 return self._disk.exists(self._within(name))
             # Neither here nor above `exists` or `isfile`, which take any failure for a file that is not there.
             return bool(self._fs.info(self.locate(name))["type"] == "file")
@@ -155,7 +166,7 @@ class Store:
     def names(self, folder: str) -> list[str]:
         """Names directly under a folder, sorted; empty where there is no such folder."""
         try:
-            if self._is_local:
+            if self.is_local:
                 return sorted(n for n in self._disk.entries(self._within(folder)) if not n.startswith(TEMPORARY))
             found = retry(lambda: self._fs.ls(self.locate(folder), detail=False, refresh=True))
             return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
@@ -167,7 +178,7 @@ class Store:
     def newest(self, folder: str) -> datetime | None:
         """When a file directly under a folder was last written; None where there is none."""
         try:
-            if self._is_local:
+            if self.is_local:
                 found = self._disk.entries(self._within(folder))
                 times = [modified_of({"mtime": entry.st_mtime}) for entry in found.values()]
             else:
@@ -182,7 +193,7 @@ class Store:
     def modified_at(self, name: str) -> datetime | None:
         """When a file was last written, by the store's clock; None where it is absent, or the store does not know."""
         try:
-            if self._is_local:
+            if self.is_local:
                 return modified_of({"mtime": self._disk.stat(self._within(name)).st_mtime})
             return modified_of(self._fs.info(self.locate(name)))
         except _ABSENT:
@@ -193,13 +204,13 @@ class Store:
     def is_link(self, name: str) -> bool:
         """Whether that is a symbolic link, on local disk."""
         with suppress(*_ABSENT):
-            return self._is_local and stat.S_ISLNK(self._disk.stat(self._within(name)).st_mode)
+            return self.is_local and stat.S_ISLNK(self._disk.stat(self._within(name)).st_mode)
         return False
 
     def leftovers(self, folder: str) -> dict[str, datetime | None]:
         """Names of files under a folder, at any depth, that were never whole, and when they were last written: what a
         process that was killed leaves on local disk. Raises StoreError."""
-        if not self._is_local:
+        if not self.is_local:
             return {}
         found: dict[str, datetime | None] = {}
         folders = [folder]
@@ -223,7 +234,7 @@ class Store:
         that goes. Raises StoreError."""
         path = self.locate(name)
         try:
-            if self._is_local:
+            if self.is_local:
                 self._disk.remove(self._within(name))
                 return
             if set(path) & set("*?["):  # `rm` would take it for a glob
@@ -243,7 +254,7 @@ class Store:
     def delete_files(self, names: Sequence[str]) -> None:
         """Removes files that lie in this store itself, on S3 a thousand with one request; absent ones are no error.
         Raises StoreError."""
-        if self._is_local:
+        if self.is_local:
             for name in names:
                 self.delete(name)
             return
@@ -274,20 +285,16 @@ class Store:
         return loaded if isinstance(loaded, dict) else None
 
     @property
-    def _is_local(self) -> bool:
-        return scheme_of(self.uri) is None
-
-    @property
     def _disk(self) -> Confined:
-        return Confined(self.root or self.uri, self.storage.mode)
+        return Confined(self.root or self.location.path, self.storage.mode)
 
     def _within(self, name: str) -> str:
         """A name as seen from the folder that is not left."""
-        return self.locate(name)[len(self.root or self.uri) :]
+        return self.location.child(name).path[len(self.root or self.location.path) :]
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        return filesystem(self.uri, self.storage)
+        return filesystem(self.location, self.storage)
 
 
 def _failure(error: Exception, doing: str) -> NsfwscanError:

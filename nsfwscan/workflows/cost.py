@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from nsfwscan.config import Frozen, read_yaml
 from nsfwscan.errors import ConfigError, StoreError
 from nsfwscan.execution.layout import Node
-from nsfwscan.location import is_s3
+from nsfwscan.location import Location
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 
@@ -137,7 +137,7 @@ def cost_of(nodes: Sequence[Node], seconds: float, objects: int, requests: Reque
 
 def requests_for(sources: Sequence[str], listed: int, read: int, read_bytes: int) -> Requests:
     """Requests to S3, at the least: a page of keys each thousand listed, a GET each object read; none elsewhere."""
-    remote = any(is_s3(uri) for uri in sources)
+    remote = any(Location.of(uri).is_s3 for uri in sources)
     return Requests(read, -(-listed // _LIST_PAGE), read_bytes) if remote else Requests()
 
 

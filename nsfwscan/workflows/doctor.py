@@ -32,15 +32,15 @@ from nsfwscan.execution.ray_session import check_reachable
 from nsfwscan.images.formats.content_names import ContentKind, content_of
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.confinement import LAYERS
+from nsfwscan.location import Location
 from nsfwscan.models import registry
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.sources.manifests import open_source
 from nsfwscan.stages.decode import settings_of
 from nsfwscan.storage.failures import STORE_ERRORS
-from nsfwscan.storage.objects import fetch, local_path, scheme_of
+from nsfwscan.storage.objects import fetch, open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, size
 
@@ -132,8 +132,8 @@ def _machine(config: ScanConfig) -> Iterator[Finding]:
 
 def _space(config: ScanConfig) -> Iterator[Finding]:
     places = {"temporary": tempfile.gettempdir(), "models": str(registry.cache_folder())}
-    if config.out and scheme_of(config.out) is None:
-        places["reports"] = os.path.abspath(config.out)
+    if config.out and (out := Location.of(config.out).absolute()).is_local:
+        places["reports"] = out.path
     for what, wanted in places.items():
         place = wanted
         while not os.path.exists(place):
@@ -185,7 +185,8 @@ def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
     example = listed[0]
     name = printable(example)
     try:
-        found = fetch(example, config.storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=2)
+        place = Location.of(example)
+        found = fetch(place, config.storage, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, attempts=2)
     except RowError as error:
         yield Finding("fail", "source", f"{uri}: can be listed, but {name} cannot be read: {error}")
         return
@@ -211,10 +212,11 @@ def _are_images(uri: str, listed: list[str], config: ScanConfig) -> Iterator[Fin
 
 def _beginning(uri: str, storage: StorageConfig) -> bytes | None:
     """The first bytes of an object; None where it cannot be read, which a scan will say."""
-    if scheme_of(uri) is None and not os.path.isfile(local_path(uri)):  # opening a pipe would wait for a writer
+    place = Location.of(uri)
+    if place.is_local and not os.path.isfile(place.path):  # opening a pipe would wait for a writer
         return None
     try:
-        with open_source(uri, storage) as file:
+        with open_file(place, storage) as file:
             return file.read(_HEAD_BYTES)
     except STORE_ERRORS:
         return None

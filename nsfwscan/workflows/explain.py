@@ -32,14 +32,14 @@ from nsfwscan.execution.layout import (
 from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import needs_of, reuse_keys
 from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.location import Location
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve, resolve_auxiliary
 from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
 from nsfwscan.runs.plan import PlanAction, shard_count
 from nsfwscan.runs.run import runs_of
-from nsfwscan.sources.manifests import open_source
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
-from nsfwscan.storage.objects import absolute_uri
+from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
 
@@ -114,7 +114,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
         NsfwscanError: the model, the cluster or the report store cannot be reached, or a table cannot be read.
     """
     prices = Prices.load(config.cost.prices)
-    sources = tuple(absolute_uri(uri) for uri in config.source.uris)
+    sources = tuple(Location.of(uri).absolute().uri for uri in config.source.uris)
     config = config.model_copy(update={"source": config.source.model_copy(update={"uris": sources})})
     spec, auxiliary_models = resolve(config.model, config.storage), resolve_auxiliary(config)
     needs = needs_of(config, spec, auxiliary_models)
@@ -207,7 +207,7 @@ def _in_manifests(config: ScanConfig) -> int | None:
         if not uri.lower().endswith(".parquet"):
             return None
         try:
-            with open_source(uri, config.storage) as file:
+            with open_file(Location.of(uri), config.storage) as file:
                 rows += pq.read_metadata(file).num_rows
         except pa.ArrowInvalid as error:
             raise SourceError(f"{uri} cannot be read as a manifest: {error}") from None

@@ -23,6 +23,7 @@ from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, Nsfwscan
 from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
+from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import bank_notes
@@ -40,7 +41,6 @@ from nsfwscan.sources.manifests import is_manifest, list_shape
 from nsfwscan.sources.truth import read_truth
 from nsfwscan.sources.truth_join import TruthBound
 from nsfwscan.storage.failures import STORE_ERRORS
-from nsfwscan.storage.objects import absolute_uri, scheme_of
 from nsfwscan.storage.rate_limit import Pace
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.warning import Warnings
@@ -144,7 +144,7 @@ def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
 
 def _with_absolute_sources(config: ScanConfig) -> ScanConfig:
     """The sources as listings write them, so that a run means the same wherever it is gone on with."""
-    uris = tuple(absolute_uri(uri) for uri in config.source.uris)
+    uris = tuple(Location.of(uri).absolute().uri for uri in config.source.uris)
     lists = tuple(uri for uri in uris if not is_manifest(uri) and _is_list(uri, config))
     return config.model_copy(update={"source": config.source.model_copy(update={"uris": uris, "lists": lists})})
 
@@ -157,7 +157,7 @@ def _within(config: ScanConfig) -> tuple[str, ...] | None:
 def _is_list(uri: str, config: ScanConfig) -> bool:
     """Whether a source is a list, by its content; of what cannot be read now, listing will say why."""
     try:
-        return list_shape(uri, config.storage) is not None
+        return list_shape(Location.of(uri), config.storage) is not None
     except (NsfwscanError, *STORE_ERRORS):
         return False
 
@@ -217,7 +217,7 @@ def _known(job: Job) -> KnownIllegal:
 def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     config, run, warnings = job.config, job.run, Warnings()
     truth = config.source.truth
-    judged = [] if truth in _NO_TRUTH else read_truth(truth, config.storage, warnings)
+    judged = [] if truth in _NO_TRUTH else read_truth(Location.of(truth), config.storage, warnings)
     pace = Pace(config.read.max_requests_per_s)
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
@@ -236,7 +236,7 @@ def _bound(source: SourceConfig) -> TruthBound:
     """How much of the truth may not be listed: of what a limit or filters leave out, nothing is expected."""
     if source.limit is not None or source.include or source.exclude:
         return TruthBound()
-    folders = [uri if scheme_of(uri) is not None else uri.rstrip("/") + "/" for uri in source.uris]
+    folders = [uri.rstrip("/") + "/" if Location.of(uri).is_local else uri for uri in source.uris]
     listed = any(uri in source.lists or is_manifest(uri) for uri in source.uris)
     return TruthBound(source.max_unmatched_truth, () if listed else tuple(folders))
 

@@ -18,7 +18,8 @@ from nsfwscan.banks.bank import BankSpec, open_bank, resolve_banks
 from nsfwscan.banks.pdq_index import FLAT_UP_TO
 from nsfwscan.config import BankConfig, StorageConfig
 from nsfwscan.errors import BankError
-from nsfwscan.storage.objects import filesystem
+from nsfwscan.location import Location
+from nsfwscan.storage.filesystems import filesystem
 from tests.s3.servers import S3Endpoint
 
 STORAGE = StorageConfig()
@@ -129,8 +130,8 @@ def test_a_bank_that_changes_under_a_run_stops_it(tmp_path: Path) -> None:
 def test_a_bank_in_an_object_store(moto: S3Endpoint, tmp_path: Path) -> None:
     """Read through the source's storage options."""
     storage = StorageConfig(endpoint_url=moto.endpoint_url)
-    filesystem("s3://banks", storage).mkdir("s3://banks")
-    filesystem("s3://banks", storage).pipe_file("s3://banks/a.csv", f"pdq\n{hashes(1)[0]}\n".encode())
+    filesystem(Location.of("s3://banks"), storage).mkdir("s3://banks")
+    filesystem(Location.of("s3://banks"), storage).pipe_file("s3://banks/a.csv", f"pdq\n{hashes(1)[0]}\n".encode())
     [spec] = resolve_banks((BankConfig.of({"name": "b", "uri": "s3://banks/a.csv"}),), storage)
     assert spec.entries["pdq"] == 1
 

@@ -26,7 +26,7 @@ from nsfwscan.execution.pipeline import Job
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult
-from nsfwscan.storage.objects import filesystem
+from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.cost import PRICES
 from tests.runs.rows import Row, begun, engine, files, finished, scanned, staged_row
@@ -457,7 +457,7 @@ def reports(request: pytest.FixtureRequest, media: Path, tmp_path: Path) -> Stor
 
 def everything(store: Store) -> dict[str, bytes]:
     """All files of a store, with their content."""
-    fs = filesystem(store.uri, store.storage)
+    fs = filesystem(store.location, store.storage)
     fs.invalidate_cache()
     return {str(path).partition(store.uri.split("/")[-1])[2]: fs.cat_file(path) for path in fs.find(store.uri)}
 

@@ -28,6 +28,7 @@ from nsfwscan.config import BankConfig, DecodeConfig, ModelConfig, ScanConfig, S
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
+from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import lint
@@ -149,7 +150,7 @@ def _list(data: bytes, folder: Path) -> None:
 
 
 def _truth(data: bytes, folder: Path) -> None:
-    for _ in read_truth(str(_named(data, folder)), LOCAL):
+    for _ in read_truth(Location.of(str(_named(data, folder))), LOCAL):
         pass
 
 

@@ -13,11 +13,13 @@ from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import NsfwscanError, StoreError
 from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.location import Location
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.storage.objects import fetch, filesystem
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.objects import fetch
 from nsfwscan.storage.s3_dialect import speaks_aws
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.doctor import Finding, _sources, _store
@@ -60,7 +62,7 @@ def test_a_store_of_another_kind_is_written_read_and_deleted_from(moto: S3Endpoi
             store.write(f"many/{number}", b"x")
         assert (store.read("a"), store.read("b")) == (b"second", b"once")
         assert store.names("many") == ["0", "1", "2", "3"]
-        Store(f"{store.uri}/many", store.storage).delete_files(["0", "1"])
+        store.inside("many").delete_files(["0", "1"])
         assert store.names("many") == ["2", "3"]
         store.delete("many")
         store.delete("a")
@@ -73,7 +75,7 @@ def test_large_files_go_up_in_parts_with_their_md5(moto: S3Endpoint, s3: Any) ->
     """A large file is written in parts, each with its Content-MD5, also on the condition that it is new."""
     data, uri = bytes(11 * 2**20), f"s3://{BUCKET}/parts/large"
     with OtherStore(moto, "ovh", "wants-md5") as other:
-        filesystem(uri, reach(other)).pipe_file(uri, data, chunksize=5 * 2**20, mode="create")
+        filesystem(Location.of(uri), reach(other)).pipe_file(uri, data, chunksize=5 * 2**20, mode="create")
         assert any("partNumber=2" in path for _, path in other.requests)
     head = s3.head_object(Bucket=BUCKET, Key="parts/large")
     assert head["ContentLength"] == len(data) and "-" in head["ETag"]
@@ -123,7 +125,9 @@ def test_a_listing_without_times_and_classes_is_enough(moto: S3Endpoint, s3: Any
         [row] = listed("bare/", reach(other))
         etag = hashlib.md5(b"content").hexdigest()
         assert (row["size"], row["etag"], row["modified_at"]) == (7, etag, None)
-        found = fetch(row["uri"], reach(other), max_bytes=99, timeout_s=9, attempts=1, size=7, etag=row["etag"])
+        found = fetch(
+            Location.of(row["uri"]), reach(other), max_bytes=99, timeout_s=9, attempts=1, size=7, etag=row["etag"]
+        )
         assert (found.data, found.etag) == (b"content", etag)
 
 

@@ -202,7 +202,7 @@ def test_create_refuses_to_overwrite(server: S3Endpoint, media: str) -> None:
     """A file that must be new is not written over an older one, even where the look-up beforehand saw none."""
     store = Store.at("s3://reports/create", ScanConfig.load(None, {"source": {"uris": []}, "out": "", "storage": storage(server)}).storage)  # fmt: skip
     store.create("one", b"first")
-    blind = Store(store.uri, store.storage)
+    blind = Store(store.location, store.storage)
     object.__setattr__(blind, "exists", lambda name: False)
     with pytest.raises(FileExistsError):
         blind.create("one", b"second")

@@ -14,6 +14,7 @@ import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, Status
+from nsfwscan.location import Location
 from nsfwscan.storage.objects import Fetched, fetch, read_file
 from tests.s3.servers import S3Endpoint
 
@@ -78,7 +79,7 @@ def bodies(moto: S3Endpoint) -> Iterator[Bodies]:
 def get(bodies: Bodies, kind: str, name: str) -> Fetched:
     uri = f"s3://bucket/{name}" if kind == "s3" else f"{bodies.url}/bucket/{name}"
     storage = StorageConfig(endpoint_url=bodies.url) if kind == "s3" else StorageConfig()
-    return fetch(uri, storage, max_bytes=LIMIT, timeout_s=30, attempts=2)
+    return fetch(Location.of(uri), storage, max_bytes=LIMIT, timeout_s=30, attempts=2)
 
 
 @pytest.mark.parametrize("kind", ["s3", "http"])
@@ -138,7 +139,7 @@ def test_other_filesystems_are_asked_for_no_more_than_the_limit(path: str) -> No
     """Whatever size is told, or none: one byte over the limit is asked for, and it is `too_large`."""
     fsspec.register_implementation("more", More, clobber=True)
     with pytest.raises(RowError) as error:
-        fetch(f"more://{path}", StorageConfig(), max_bytes=1000, timeout_s=5, attempts=1)
+        fetch(Location.of(f"more://{path}"), StorageConfig(), max_bytes=1000, timeout_s=5, attempts=1)
     assert error.value.status == Status.TOO_LARGE and More.asked == 1001
 
 
@@ -146,4 +147,4 @@ def test_files_of_ours_have_a_bound_too(bodies: Bodies, monkeypatch: pytest.Monk
     """A manifest, bank or policy that never ends is an error that says so."""
     monkeypatch.setattr("nsfwscan.storage.objects._MOST_OF_OURS", LIMIT)
     with pytest.raises(OSError, match="it has more than 1,048,576 bytes"):
-        read_file(f"{bodies.url}/endless", StorageConfig())
+        read_file(Location.of(f"{bodies.url}/endless"), StorageConfig())

@@ -19,6 +19,7 @@ import pytest
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import ConfigError, SourceError
+from nsfwscan.location import Location
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.storage.objects import fetch
@@ -118,7 +119,7 @@ def test_any_name_is_listed_and_read_again(tmp_path: Path, name: bytes) -> None:
     with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
         file.write(name)
     [uri] = uris_in(tmp_path)
-    assert fetch(uri, LOCAL, max_bytes=100, timeout_s=1, attempts=1).data == name
+    assert fetch(Location.of(uri), LOCAL, max_bytes=100, timeout_s=1, attempts=1).data == name
 
 
 def test_a_folder_whose_name_is_no_text_is_entered(tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ def test_any_fsspec_filesystem_is_listed(memory: Any) -> None:
     ]
     assert found[0]["modified_at"] is not None
     for row in found:
-        assert fetch(row["uri"], LOCAL, max_bytes=9, timeout_s=1, attempts=1).data == b"12345"
+        assert fetch(Location.of(row["uri"]), LOCAL, max_bytes=9, timeout_s=1, attempts=1).data == b"12345"
     assert uris_in("memory://listing-tests/deep/_b") == ["memory:///listing-tests/deep/_b"]
     assert uris_in("memory://listing-tests", include=["deep/*"], exclude=["*/.c"]) == [
         "memory:///listing-tests/deep/_b"

@@ -23,6 +23,7 @@ import pytest
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import list_shape, read_manifest
 from nsfwscan.warning import WarningKind, Warnings
@@ -109,7 +110,7 @@ def test_long_lists_are_read_to_their_end(tmp_path: Path) -> None:
         "uri\n" + "\n".join(uris),
     ):
         (tmp_path / "night").write_bytes(gzip.compress(content.encode()))
-        assert [row["uri"] for row in read_manifest(str(tmp_path / "night"), LOCAL)] == uris
+        assert [row["uri"] for row in read_manifest(Location.of(str(tmp_path / "night")), LOCAL)] == uris
 
 
 def test_an_image_is_an_image(demo: Any, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_an_image_is_an_image(demo: Any, tmp_path: Path) -> None:
     folder, _ = demo
     for path in [path for path in sorted(folder.rglob("*")) if path.is_file()][:40]:
         if path.suffix not in (".txt", ".csv", ".json", ".zip"):  # what says that it is a list, or never is an image
-            assert list_shape(str(path), LOCAL) is None, path
+            assert list_shape(Location.of(str(path)), LOCAL) is None, path
     (tmp_path / "prose").write_text("Dear all,\nthis is a text, with and/or slashes.\n")
     (tmp_path / "name").write_text("media/a.jpg")
     assert listed(tmp_path / "name") == [str(tmp_path / "name")]
@@ -177,16 +178,16 @@ def test_what_is_no_list_is_refused_by_name(tmp_path: Path, name: str, content: 
 def test_the_column_may_have_a_usual_name(tmp_path: Path, header: str) -> None:
     """In any case, with blanks around it; beside other columns, of which the header may say anything."""
     (tmp_path / "a.csv").write_text(f"n,{header}, Truth\n0,s3://b/a.jpg, Neutral\n")
-    [row] = read_manifest(str(tmp_path / "a.csv"), LOCAL)
+    [row] = read_manifest(Location.of(str(tmp_path / "a.csv")), LOCAL)
     assert (row["uri"], row["truth"]) == ("s3://b/a.jpg", "neutral")
     (tmp_path / "a.jsonl").write_text(json.dumps({"n": 0, header: "s3://b/a.jpg", "TRUTH": "neutral"}))
-    assert [row["truth"] for row in read_manifest(str(tmp_path / "a.jsonl"), LOCAL)] == ["neutral"]
+    assert [row["truth"] for row in read_manifest(Location.of(str(tmp_path / "a.jsonl")), LOCAL)] == ["neutral"]
 
 
 def test_bucket_and_key_name_an_object(tmp_path: Path) -> None:
     """As inventories and event logs write them."""
     (tmp_path / "a.csv").write_text("Bucket,Key,Size\nb,a/é b.jpg,3\n")
-    assert [(row["uri"], row["size"]) for row in read_manifest(str(tmp_path / "a.csv"), LOCAL)] == [
+    assert [(row["uri"], row["size"]) for row in read_manifest(Location.of(str(tmp_path / "a.csv")), LOCAL)] == [
         ("s3://b/a/é b.jpg", 3)
     ]
 
@@ -219,7 +220,7 @@ def test_what_pandas_writes_is_read(tmp_path: Path, form: str) -> None:
     )
     pandas_forms()[form](frame, tmp_path / "night")
     warnings = Warnings()
-    rows = list(read_manifest(str(tmp_path / "night"), LOCAL, warnings))
+    rows = list(read_manifest(Location.of(str(tmp_path / "night")), LOCAL, warnings))
     assert [row["uri"] for row in rows] == URIS
     assert [row["size"] for row in rows] == [41537, None, 3]
     assert [row["modified_at"] for row in rows] == [NOON, None, NOON]
@@ -231,7 +232,7 @@ def test_what_pandas_writes_is_read(tmp_path: Path, form: str) -> None:
 def test_nan_in_parquet_is_nothing(tmp_path: Path, nan: float | None) -> None:
     """As polars and Spark write it: NaN, not null."""
     pq.write_table(pa.table({"uri": URIS, "size": pa.array([1.0, nan, 3.0])}), tmp_path / "a")
-    assert [row["size"] for row in read_manifest(str(tmp_path / "a"), LOCAL)] == [1, None, 3]
+    assert [row["size"] for row in read_manifest(Location.of(str(tmp_path / "a")), LOCAL)] == [1, None, 3]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_nan_in_parquet_is_nothing(tmp_path: Path, nan: float | None) -> None:
 def test_times_are_what_they_mean(tmp_path: Path, written: str) -> None:
     """Numbers since 1970 in the unit that their size shows, ISO 8601 and HTTP dates, with and without a zone."""
     (tmp_path / "a.csv").write_text(f'uri,modified_at\ns3://b/a,"{written}"\n')
-    assert [row["modified_at"] for row in read_manifest(str(tmp_path / "a.csv"), LOCAL)] == [NOON]
+    assert [row["modified_at"] for row in read_manifest(Location.of(str(tmp_path / "a.csv")), LOCAL)] == [NOON]
 
 
 def test_single_odd_values_are_counted(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_times_beyond_the_calendar_are_counted(tmp_path: Path) -> None:
     far = pa.array([0, 10**15], pa.int64()).cast(pa.timestamp("ms"))
     pq.write_table(pa.table({"uri": URIS[:2], "modified_at": far}), tmp_path / "a")
     warnings = Warnings()
-    rows = list(read_manifest(str(tmp_path / "a"), LOCAL, warnings))
+    rows = list(read_manifest(Location.of(str(tmp_path / "a")), LOCAL, warnings))
     assert [row["modified_at"] for row in rows] == [datetime(1970, 1, 1, tzinfo=UTC), None]
     assert warnings.count(WarningKind.LISTED_TIME) == 1
 

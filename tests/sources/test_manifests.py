@@ -16,6 +16,7 @@ import pytest
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import is_manifest, read_manifest
 
@@ -24,7 +25,7 @@ NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 def rows(path: str | Path) -> list[dict[str, Any]]:
-    return list(read_manifest(str(path), LOCAL))
+    return list(read_manifest(Location.of(str(path)), LOCAL))
 
 
 def uris(path: str | Path) -> list[str]:

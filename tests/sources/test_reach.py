@@ -11,12 +11,18 @@ import pytest
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.location import Location
 from nsfwscan.reports.progress import Silent
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.reach import Reach, is_of_this_machine
 from nsfwscan.workflows.scan import run_scan
 
 BUCKET = "s3://media/lists/night.jsonl"
+
+
+def refusal(manifest: str, uri: str, *allowed: str, bucket: str | None = None) -> str | None:
+    """Why a list must not name an object, or None."""
+    return Reach(Location.of(manifest), allowed, bucket).refusal(Location.of(uri))
 
 
 @pytest.mark.parametrize(
@@ -39,43 +45,42 @@ BUCKET = "s3://media/lists/night.jsonl"
 )
 def test_a_list_in_a_bucket_names_its_bucket_alone(uri: str) -> None:
     """No file of this machine, no other bucket, no web server, no way up."""
-    assert "--allow-source" in (Reach(BUCKET).refusal(uri) or "")
+    assert "--allow-source" in (refusal(BUCKET, uri) or "")
 
 
 def test_what_a_list_in_a_bucket_may_name() -> None:
     """All of its bucket, whichever spelling named it; more where a person allows it, by bucket, prefix or folder."""
-    assert Reach("S3A://media/night.csv").refusal("s3://media/2026//é #?.jpg") is None
-    assert Reach(BUCKET, ["S3a://otherteam"]).refusal("s3://otherteam/private.jpg") is None
-    assert Reach(BUCKET, ["s3://otherteam"]).refusal("s3://otherteam-2/private.jpg")
-    assert Reach(BUCKET, ["s3://otherteam/public/"]).refusal("s3://otherteam/private.jpg")
-    assert Reach(BUCKET, ["s3://otherteam/public/"]).refusal("s3://otherteam/public/../private.jpg")
-    assert Reach(BUCKET, ["/srv/media"]).refusal("/srv/media/a.jpg") is None
-    assert Reach(BUCKET, ["/srv/media"]).refusal("/srv/media-of-others/a.jpg")
+    assert refusal("S3A://media/night.csv", "s3://media/2026//é #?.jpg") is None
+    assert refusal(BUCKET, "s3://otherteam/private.jpg", "S3a://otherteam") is None
+    assert refusal(BUCKET, "s3://otherteam-2/private.jpg", "s3://otherteam")
+    assert refusal(BUCKET, "s3://otherteam/private.jpg", "s3://otherteam/public/")
+    assert refusal(BUCKET, "s3://otherteam/public/../private.jpg", "s3://otherteam/public/")
+    assert refusal(BUCKET, "/srv/media/a.jpg", "/srv/media") is None
+    assert refusal(BUCKET, "/srv/media-of-others/a.jpg", "/srv/media")
 
 
 def test_other_stores() -> None:
     """A web server's list names that server, any other fsspec URI's its own folder."""
-    web = Reach("https://CDN.example/lists/a.csv")
-    assert web.refusal("https://cdn.example/a.jpg") is None
-    assert web.refusal("https://cdn.example.evil/a.jpg")
-    assert web.refusal("https://cdn.example@evil/a.jpg")
-    assert web.refusal("http://cdn.example/a.jpg")
-    memory = Reach("memory://lists/a.csv")
-    assert memory.refusal("memory://lists/deep/a.jpg") is None
-    assert memory.refusal("memory://other/a.jpg")
+    web, memory = "https://CDN.example/lists/a.csv", "memory://lists/a.csv"
+    assert refusal(web, "https://cdn.example/a.jpg") is None
+    assert refusal(web, "https://cdn.example.evil/a.jpg")
+    assert refusal(web, "https://cdn.example@evil/a.jpg")
+    assert refusal(web, "http://cdn.example/a.jpg")
+    assert refusal(memory, "memory://lists/deep/a.jpg") is None
+    assert refusal(memory, "memory://other/a.jpg")
 
 
 def test_an_inventory_names_the_bucket_in_its_own_uri() -> None:
     """S3 writes the bucket's name into the place of its inventory; one that only the file names is not taken."""
     manifest = "s3://inventory/media/nightly/2026-11-22T01-00Z/manifest.json"
-    assert Reach(manifest, bucket="media").refusal("s3://media/a.jpg") is None
-    assert Reach(manifest, bucket="otherteam").refusal("s3://otherteam/a.jpg")
-    assert Reach(manifest, ["s3://otherteam"], bucket="otherteam").refusal("s3://otherteam/a.jpg") is None
+    assert refusal(manifest, "s3://media/a.jpg", bucket="media") is None
+    assert refusal(manifest, "s3://otherteam/a.jpg", bucket="otherteam")
+    assert refusal(manifest, "s3://otherteam/a.jpg", "s3://otherteam", bucket="otherteam") is None
 
 
 def test_a_list_on_this_machine_is_trusted_but_for_the_machine() -> None:
     """It names any store and the media of this machine, and neither system files nor what answers on this machine."""
-    home = Reach("/lists/night.csv")
+    home = "/lists/night.csv"
     for uri in (
         "/srv/media/a.jpg",
         "s3://b/../c",
@@ -83,12 +88,12 @@ def test_a_list_on_this_machine_is_trusted_but_for_the_machine() -> None:
         "http://10.0.0.7/a.jpg",
         "/etcetera/a.jpg",
     ):
-        assert home.refusal(uri) is None
+        assert refusal(home, uri) is None
     for uri in ("/etc/shadow", "/srv/../etc/shadow", "/proc/self/environ", "http://localhost/a", "http://127.0.0.1:1/a",
-                "simplecache::http://[::1]/a"):  # fmt: skip
-        assert home.refusal(uri)
-    assert Reach("/lists/night.csv", ["http://127.0.0.1:8000"]).refusal("http://127.0.0.1:8000/a.jpg") is None
-    assert Reach("/lists/night.csv", ["http://127.0.0.1:80"]).refusal("http://127.0.0.1:8000/a.jpg")
+                "simplecache::http://[::1]/a", "http://[::1]:80/a", "http://[0:0::1]/a", "zip://a::http://[::1]/x.zip"):  # fmt: skip
+        assert refusal(home, uri)
+    assert refusal(home, "http://127.0.0.1:8000/a.jpg", "http://127.0.0.1:8000") is None
+    assert refusal(home, "http://127.0.0.1:8000/a.jpg", "http://127.0.0.1:80")
 
 
 @pytest.mark.parametrize(

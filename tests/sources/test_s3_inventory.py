@@ -24,6 +24,7 @@ from pyarrow import orc
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.s3_inventory import read_inventory
 from tests.s3.servers import FaultyProxy, S3Endpoint
@@ -121,7 +122,7 @@ def laid_out(root: Path, parts: dict[str, bytes], **over: Any) -> Path:
 
 
 def keys(manifest: str | Path, storage: StorageConfig = LOCAL) -> list[str]:
-    return [r["uri"].removeprefix("s3://media/") for r in read_inventory(str(manifest), storage)]
+    return [r["uri"].removeprefix("s3://media/") for r in read_inventory(Location.of(str(manifest)), storage)]
 
 
 # What it lists
@@ -132,7 +133,7 @@ def test_every_format_gives_the_same_objects(tmp_path: Path, written: str) -> No
     """URI, size, time in UTC and ETag without its quotes, from parts one after the other."""
     first = [row("a.jpg"), row("b.jpg", Size=None, ETag='"quoted-2"', LastModifiedDate=None, VersionId=None)]
     parts = {"1": FORMATS[written](first), "2": FORMATS[written]([row("c.jpg", Size=0)])}
-    found = list(read_inventory(str(laid_out(tmp_path, parts, fileFormat=written)), LOCAL))
+    found = list(read_inventory(Location.of(str(laid_out(tmp_path, parts, fileFormat=written))), LOCAL))
     known = {"etag": "abc", "modified_at": NOON, "truth": None}
     assert found == [
         {"uri": "s3://media/a.jpg", "size": 5, **known},
@@ -167,7 +168,9 @@ def test_keys_are_kept_byte_for_byte(tmp_path: Path, written: str, key: str) -> 
 def test_an_inventory_of_bucket_and_key_alone_is_enough(tmp_path: Path) -> None:
     """All other columns are optional, in any order; unknown ones are passed over."""
     part = lines(["GLACIER", "a+b.jpg", "media"])
-    [found] = read_inventory(str(laid_out(tmp_path, {"1": part}, fileSchema="StorageClass,Key,Bucket")), LOCAL)
+    [found] = read_inventory(
+        Location.of(str(laid_out(tmp_path, {"1": part}, fileSchema="StorageClass,Key,Bucket"))), LOCAL
+    )
     assert found == {"uri": "s3://media/a b.jpg", "size": None, "etag": None, "modified_at": None, "truth": None}
 
 
@@ -183,7 +186,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, written: str) -> Non
     manifest = laid_out(tmp_path, {"1": part}, fileFormat=written)
     tracemalloc.start()
     try:
-        assert sum(1 for _ in read_inventory(str(manifest), LOCAL)) == 20_000
+        assert sum(1 for _ in read_inventory(Location.of(str(manifest)), LOCAL)) == 20_000
         assert tracemalloc.get_traced_memory()[1] < 6 * 2**20
     finally:
         tracemalloc.stop()
@@ -320,7 +323,7 @@ def test_a_damaged_part_is_an_error(tmp_path: Path, damaged: Callable[[bytes], b
     part = tmp_path / FOLDER / "data/1"
     part.write_bytes(damaged(part.read_bytes()))
     with pytest.raises(SourceError, match=rf"manifest\.json: its part {part} is damaged: .*{said}"):
-        next(read_inventory(str(manifest), LOCAL))
+        next(read_inventory(Location.of(str(manifest)), LOCAL))
 
 
 @pytest.mark.parametrize(

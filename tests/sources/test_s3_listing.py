@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.s3_listing import list_prefix
 from nsfwscan.storage.objects import fetch
@@ -34,7 +35,7 @@ def at(server: ListingServer) -> StorageConfig:
 
 
 def keys(server: ListingServer, prefix: str = "", *, ordered: bool = False, pace: Pace = UNPACED) -> list[str]:
-    pages = list_prefix(f"s3://b/{prefix}", at(server), pace, ordered=ordered)
+    pages = list_prefix(Location.of(f"s3://b/{prefix}"), at(server), pace, ordered=ordered)
     return [item["Key"] for page in pages for item in page]
 
 
@@ -191,7 +192,7 @@ def test_with_a_limit_the_first_keys_are_listed() -> None:
 def test_requests_wait_for_those_who_use_the_listing() -> None:
     """Pages are asked for as they are used up: a slow reader keeps a few of them, not all."""
     with ListingServer((k for i in range(10) for k in many(f"m/{i:02d}/", 1000)), page=100) as server:
-        pages = list_prefix("s3://b/m/", at(server), UNPACED, ordered=False)
+        pages = list_prefix(Location.of("s3://b/m/"), at(server), UNPACED, ordered=False)
         taken = 0
         while taken < 5:
             taken += bool(next(pages))
@@ -276,7 +277,7 @@ def check_each_is_listed_once_and_read(uri: str, keys: Iterable[str], storage: S
     uris = [row for table in tables for row in table["uri"].to_pylist()]
     assert Counter(uris) == Counter(f"{uri}/{key}" for key in keys)
     for found in uris:
-        read = fetch(found, storage, max_bytes=2000, timeout_s=10, attempts=1)
+        read = fetch(Location.of(found), storage, max_bytes=2000, timeout_s=10, attempts=1)
         assert f"{uri}/{read.data.decode()}" == found
 
 

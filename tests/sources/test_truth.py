@@ -9,6 +9,7 @@ import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.schema import Category
 from nsfwscan.sources.truth import TRUTH_SCHEMA, read_truth, truth_from_path
 from nsfwscan.warning import WarningKind, Warnings
@@ -17,7 +18,7 @@ LOCAL = StorageConfig()
 
 
 def judged(path: str | Path) -> list[tuple[str, str]]:
-    batches = list(read_truth(str(path), LOCAL))
+    batches = list(read_truth(Location.of(str(path)), LOCAL))
     assert all(batch.schema == TRUTH_SCHEMA for batch in batches)
     table = pa.Table.from_batches(batches, TRUTH_SCHEMA)
     return list(zip(table["uri"].to_pylist(), table["truth"].to_pylist(), strict=True))
@@ -73,7 +74,7 @@ def test_a_row_without_truth_is_counted(tmp_path: Path) -> None:
     """What nobody judged yet is passed over, and counted with an example; a file that judges nothing is refused."""
     path, warnings = tmp_path / "truth.csv", Warnings()
     path.write_text("uri,truth\ns3://b/a,neutral\ns3://b/b,\ns3://b/c,NaN\ns3://b/d,rude\n")
-    found = [row for batch in read_truth(str(path), LOCAL, warnings) for row in batch.to_pylist()]
+    found = [row for batch in read_truth(Location.of(str(path)), LOCAL, warnings) for row in batch.to_pylist()]
     assert found == [{"uri": "s3://b/a", "truth": "neutral"}]
     assert (warnings.count(WarningKind.NO_TRUTH), warnings.count(WarningKind.LISTED_TRUTH)) == (2, 1)
     path.write_text("uri,label\ns3://b/a,neutral\n")

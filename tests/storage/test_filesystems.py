@@ -18,7 +18,7 @@ import pytest
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import NsfwscanError, RowError, SourceError, Status
-from nsfwscan.location import absolute_uri
+from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.storage.filesystems import _host
 from nsfwscan.storage.objects import fetch
@@ -33,7 +33,7 @@ def listed(uri: object, **options: Any) -> dict[str, bytes]:
     tables = list_sources(SourceConfig(uris=(str(uri),), **options), StorageConfig())
     uris = [u for table in tables for u in table["uri"].to_pylist()]
     assert len(uris) == len(set(uris))
-    return {u: fetch(u, StorageConfig(), max_bytes=10_000, timeout_s=20, attempts=2).data for u in uris}
+    return {u: fetch(Location.of(u), StorageConfig(), max_bytes=10_000, timeout_s=20, attempts=2).data for u in uris}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,9 @@ def test_members_are_read_by_many_threads(folder: Path, kind: str) -> None:
     """Threads share one archive, and each gets its own member's bytes."""
     uris = list(listed(f"{kind}://::{folder}/m.{kind}")) * 50
     with ThreadPoolExecutor(16) as threads:
-        read = threads.map(lambda u: fetch(u, StorageConfig(), max_bytes=99, timeout_s=9, attempts=1).data, uris)
+        read = threads.map(
+            lambda u: fetch(Location.of(u), StorageConfig(), max_bytes=99, timeout_s=9, attempts=1).data, uris
+        )
         assert [FILES[u.split("://", 1)[1].split("::")[0]] for u in uris] == list(read)
 
 
@@ -112,9 +114,9 @@ def test_an_archive_from_a_stranger_does_no_harm(tmp_path: Path) -> None:
     tables = list_sources(SourceConfig(uris=(f"zip://::{tmp_path}/evil.zip",)), StorageConfig())
     assert sorted(u for t in tables for u in t["uri"].to_pylist()) == sorted(uris)
     for uri, data in zip(uris, (b"evil", b"colon"), strict=False):
-        assert fetch(uri, StorageConfig(), max_bytes=99, timeout_s=9, attempts=1).data == data
+        assert fetch(Location.of(uri), StorageConfig(), max_bytes=99, timeout_s=9, attempts=1).data == data
     with pytest.raises(RowError) as error:
-        fetch(uris[2], StorageConfig(), max_bytes=2**20, timeout_s=9, attempts=1)
+        fetch(Location.of(uris[2]), StorageConfig(), max_bytes=2**20, timeout_s=9, attempts=1)
     assert error.value.status == Status.TOO_LARGE
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.zip"]
 
@@ -165,7 +167,7 @@ def test_a_branch_is_no_password() -> None:
 def test_an_archive_beside_us_is_named_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative archive means the same wherever the run is gone on with."""
     monkeypatch.chdir(folder)
-    assert absolute_uri("zip://sub::m.zip") == f"zip://sub::{folder}/m.zip"
+    assert Location.of("zip://sub::m.zip").absolute().uri == f"zip://sub::{folder}/m.zip"
 
 
 # Index pages

@@ -21,19 +21,9 @@ from botocore.config import Config
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import NsfwscanError, RowError, Status
-from nsfwscan.storage.objects import (
-    Fetched,
-    RemoteFile,
-    etag_of,
-    fetch,
-    filesystem,
-    is_s3,
-    local_path,
-    local_uri,
-    moment,
-    scheme_of,
-    split_s3,
-)
+from nsfwscan.location import Location, local_uri
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.objects import Fetched, RemoteFile, etag_of, fetch, moment
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint
 
@@ -43,7 +33,7 @@ BODY = bytes(range(256)) * 1024
 
 
 def get(uri: str, storage: StorageConfig = LOCAL, **limits: Any) -> Fetched:
-    return fetch(uri, storage, **{"max_bytes": 2**20, "timeout_s": 20.0, "attempts": 3, **limits})
+    return fetch(Location.of(uri), storage, **{"max_bytes": 2**20, "timeout_s": 20.0, "attempts": 3, **limits})
 
 
 def failure(uri: str, storage: StorageConfig = LOCAL, **limits: Any) -> RowError:
@@ -91,14 +81,15 @@ def is_object(method: str, path: str) -> bool:
 )
 def test_schemes(uri: str, scheme: str | None) -> None:
     """A scheme is what stands before `://`, in lower case and without aliases; paths and `file://` are local."""
-    assert scheme_of(uri) == scheme
-    assert is_s3(uri) == (scheme in ("s3", "s3a"))
+    assert Location.of(uri).scheme == scheme
+    assert Location.of(uri).is_s3 == (scheme in ("s3", "s3a"))
 
 
 def test_keys_are_taken_byte_for_byte() -> None:
     """`?`, `#`, `%` and `//` are ordinary characters of an S3 key."""
-    assert split_s3("s3://bucket/a//b?c#d%20e") == ("bucket", "a//b?c#d%20e")
-    assert split_s3("s3://bucket") == ("bucket", "")
+    whole, bucket = Location.of("s3://bucket/a//b?c#d%20e"), Location.of("s3://bucket")
+    assert (whole.authority, whole.path) == ("bucket", "a//b?c#d%20e")
+    assert (bucket.authority, bucket.path) == ("bucket", "")
 
 
 @pytest.mark.parametrize("name", [b"plain.jpg", b"100% real#1?.jpg", b"caf\xe9.jpg", b"\xff\xfe%", "写真.jpg".encode()])
@@ -107,7 +98,7 @@ def test_every_file_name_has_a_uri_that_leads_back(name: bytes) -> None:
     path = "/media/" + os.fsdecode(name)
     uri = local_uri(path)
     uri.encode("utf-8")
-    assert os.fsencode(local_path(uri)) == os.fsencode(path)
+    assert os.fsencode(Location.of(uri).path) == os.fsencode(path)
 
 
 # Local objects
@@ -332,7 +323,7 @@ def test_http_errors_are_told_apart(moto: S3Endpoint, s3: Any, proxy: FaultyProx
 def test_a_scheme_without_a_package_stops_the_run() -> None:
     """An unknown scheme fails every object alike, and names itself."""
     with pytest.raises(NsfwscanError, match="cannot read nosuch://"):
-        filesystem("nosuch://x", LOCAL)
+        filesystem(Location.of("nosuch://x"), LOCAL)
 
 
 def test_version_tags_are_found_under_every_name() -> None:
@@ -584,7 +575,7 @@ def test_an_archived_object_says_so(proxy: FaultyProxy, through: StorageConfig) 
 
 def test_files_are_read_here_and_there(s3: Any, proxy: FaultyProxy, lasting: StorageConfig) -> None:
     """A remote file reads as a local one does, over connections that break, and costs a request for each read."""
-    file = RemoteFile(f"s3://{BUCKET}/object", lasting)
+    file = RemoteFile(Location.of(f"s3://{BUCKET}/object"), lasting)
     proxy.cut_body(is_object, every=2)
     assert file.seek(-10, os.SEEK_END) == len(BODY) - 10
     assert file.read(100) == BODY[-10:] and file.read(1) == b""
@@ -592,7 +583,7 @@ def test_files_are_read_here_and_there(s3: Any, proxy: FaultyProxy, lasting: Sto
     assert file.seek(5, os.SEEK_CUR) == 1008 and file.read() == BODY[1008:]
     assert proxy.injected["cut_body"] == 2 and proxy.requests["GET"] == 5
     with pytest.raises(FileNotFoundError):
-        RemoteFile(f"s3://{BUCKET}/absent", lasting)
+        RemoteFile(Location.of(f"s3://{BUCKET}/absent"), lasting)
 
 
 def test_many_threads_read_at_once(s3: Any) -> None:

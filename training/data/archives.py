@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SourceError, Status
+from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
-from nsfwscan.sources.manifests import open_source
 from nsfwscan.stages.base import Row, map_rows
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
-from nsfwscan.storage.objects import absolute_uri, too_large
+from nsfwscan.storage.objects import open_file, too_large
 
 HUB_ARCHIVES = {"deepghs/nsfw_detect": "nsfw_dataset_v1.zip"}
 """Data sets of the hub that are one zip of class folders."""
@@ -76,7 +76,7 @@ def member_name(uri: str, archive: str) -> str:
 
 def archive_uri(uri: str) -> str:
     """Return an archive's own URI, as its members' URIs name it."""
-    return f"hf://datasets/{uri}/{HUB_ARCHIVES[uri]}" if _is_on_hub(uri) else absolute_uri(uri)
+    return f"hf://datasets/{uri}/{HUB_ARCHIVES[uri]}" if _is_on_hub(uri) else Location.of(uri).absolute().uri
 
 
 def local_members(uris: Sequence[str]) -> list[str]:
@@ -181,7 +181,7 @@ class ReadMembers:
 def _opened(uri: str, storage: StorageConfig) -> IO[bytes]:
     if _is_on_hub(uri):
         return open(_from_hub(uri, HUB_ARCHIVES[uri]), "rb")
-    file = open_source(uri, storage)
+    file = open_file(Location.of(uri), storage)
     if not file.seekable():
         return io.BytesIO(file.read())
     return file

@@ -23,12 +23,12 @@ from filelock import FileLock
 
 from nsfwscan.config import StorageConfig, digest_of
 from nsfwscan.errors import ConfigError, Status, StoreError
+from nsfwscan.location import Location
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, Category
 from nsfwscan.stages.base import Stage, fresh, run_overlapped
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.read import Read
 from nsfwscan.storage.failures import setup_error
-from nsfwscan.storage.objects import scheme_of
 from training.config import DataConfig
 from training.data.archives import Archive, ReadMembers
 from training.data.decoding import DecodePool
@@ -65,7 +65,7 @@ _ROOM = 1.1
 def cache_folder(config: DataConfig) -> Path:
     """Return where this machine keeps images and splits. Raises ConfigError where that is not local."""
     if config.cache is not None:
-        if scheme_of(config.cache) is not None:
+        if not Location.of(config.cache).is_local:
             raise ConfigError(f"cache: {config.cache} is not a local folder: images are mapped into memory from there")
         return Path(config.cache).absolute()
     return Path(os.environ.get("NSFWSCAN_CACHE") or Path.home() / ".cache" / "nsfwscan") / "datasets"

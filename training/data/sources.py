@@ -17,11 +17,12 @@ from typing import IO
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import RowError, SourceError, Status
+from nsfwscan.location import Location
 from nsfwscan.schema import Category
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.sources.manifests import open_source
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
-from nsfwscan.storage.objects import absolute_uri, etag_of, filesystem, is_s3, local_path, modified_of, scheme_of
+from nsfwscan.storage.filesystems import filesystem, stripped
+from nsfwscan.storage.objects import etag_of, modified_of, open_file
 from nsfwscan.warning import WarningKind, Warnings
 from training.config import DataConfig
 from training.data.archives import Archive, Member, archive_of, archive_uri, is_archive
@@ -152,21 +153,21 @@ def _example(row: LabelRow, *, is_verdict: bool) -> Example:
 
 
 def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing: Listing) -> list[Example]:
-    root = absolute_uri(uri).rstrip("/")
-    is_local = scheme_of(uri) is None
-    if is_local and os.path.exists(local_path(uri)) and not os.path.isdir(local_path(uri)):
+    place = Location.of(uri)
+    root = place.absolute().uri.rstrip("/")
+    if place.is_local and os.path.exists(place.path) and not os.path.isdir(place.path):
         raise SourceError(f"{uri}: not a folder of class folders, nor a zip, Parquet, CSV or JSON lines by its name")
     folders = ClassFolders(uri, config.labels, root.rsplit("/", 1)[-1])
-    if is_local and os.path.isdir(local_path(uri)):
-        for name in all_folders(_subfolders(local_path(uri))):
+    if place.is_local and os.path.isdir(place.path):
+        for name in all_folders(_subfolders(place.path)):
             folders.seen_folder(name)
     files: list[_File] = []
     metadata = Metadata(config.labels)
     noticed = _FolderMarkers()
-    source = SourceConfig(uris=(uri if is_local else f"{root}/",), truth="none")
+    source = SourceConfig(uris=(uri if place.is_local else f"{root}/",), truth="none")
     for table in list_sources(source, storage, warnings=noticed):
         for row in table.to_pylist():
-            name = _place(row["uri"], root, storage)
+            name = _place(row["uri"], root)
             if is_hidden(name):
                 continue
             if is_metadata(name):
@@ -175,7 +176,7 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
             else:
                 files.append(_File(name, row["uri"], row["size"], row["etag"], row["modified_at"]))
     for marker in noticed.uris:
-        folders.seen_folder(_place(marker, root, storage).rstrip("/"))
+        folders.seen_folder(_place(marker, root).rstrip("/"))
     return _labelled(files, folders, metadata, listing, lambda name: f"{root}/{name}")
 
 
@@ -222,7 +223,7 @@ def _list_in(archive: Archive, member: Member) -> bytes:
 
 def _opened(uri: str, storage: StorageConfig) -> IO[bytes]:
     try:
-        return open_source(uri, storage)
+        return open_file(Location.of(uri), storage)
     except STORE_ERRORS as error:
         raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error
 
@@ -270,14 +271,14 @@ def _subfolders(root: str) -> Iterator[str]:
             yield os.path.relpath(folder, root)
 
 
-def _place(uri: str, root: str, storage: StorageConfig) -> str:
+def _place(uri: str, root: str) -> str:
     """Return where an object lies within its source, with `/`."""
-    if scheme_of(uri) is None:
-        return os.path.relpath(local_path(uri), local_path(root))
-    if is_s3(uri):
+    place = Location.of(uri)
+    if place.is_local:
+        return os.path.relpath(place.path, Location.of(root).path)
+    if place.is_s3:
         return uri.removeprefix(f"{root}/")
-    strip = filesystem(root, storage)._strip_protocol
-    return str(strip(uri)).removeprefix(str(strip(root))).lstrip("/")
+    return stripped(uri).removeprefix(stripped(root)).lstrip("/")
 
 
 def _one_label_each(found: list[Example], contradicted: dict[str, tuple[Category, ...]]) -> list[Example]:
@@ -317,11 +318,12 @@ def _with_versions(examples: list[Example], storage: StorageConfig) -> list[Exam
         if example.archive is not None or example.size is not None:
             return example
         try:
-            if scheme_of(example.uri) is None:
-                info = os.stat(local_path(example.uri))
+            place = Location.of(example.uri)
+            if place.is_local:
+                info = os.stat(place.path)
                 modified = datetime.fromtimestamp(info.st_mtime_ns / 1e9, UTC)
                 return replace(example, size=info.st_size, modified_at=modified)
-            found = filesystem(example.uri, storage).info(example.uri)
+            found = filesystem(place, storage).info(place.uri)
             return replace(example, size=found.get("size"), etag=etag_of(found), modified_at=modified_of(found))
         except (*STORE_ERRORS, NotImplementedError):
             return example  # reading it will say why

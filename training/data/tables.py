@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.location import Location
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
-from nsfwscan.sources.manifests import checked, open_source, rows_of
+from nsfwscan.sources.manifests import checked, rows_of
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.tables import READING_ERRORS
 
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -98,7 +100,7 @@ def read_labels(uri: str, storage: StorageConfig, extra: dict[str, str], column:
     for number, row in enumerate(_rows(uri, storage), start=1):
         where = f"{uri}, row {number}"
         named = next((row[column] for column in FILE_COLUMNS if row.get(column)), None)
-        known = checked({**row, "uri": row.get("uri") or named, "truth": None}, uri, where)
+        known = checked({**row, "uri": row.get("uri") or named, "truth": None}, Location.of(uri), where)
         given = row.get("truth") if column == "label" and row.get("label") is None else row.get(column)
         if given is None and column == "label":
             raise SourceError(f"{where}: no `label`")
@@ -185,6 +187,6 @@ def _rows(uri: str, storage: StorageConfig, columns: Collection[str] | None = _C
 
 def _open(uri: str, storage: StorageConfig) -> IO[bytes]:
     try:
-        return open_source(uri, storage)
+        return open_file(Location.of(uri), storage)
     except STORE_ERRORS as error:
         raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error

@@ -20,10 +20,10 @@ import nsfwscan
 from nsfwscan.config import ModelConfig, StorageConfig, digest_of
 from nsfwscan.errors import BalanceError, ModelError, NsfwscanError
 from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.schema import Category
-from nsfwscan.storage.objects import absolute_uri, local_path, scheme_of
 from nsfwscan.storage.store import Store, to_json
 from training.config import DataConfig
 from training.data.dataset import Prepared, prepare
@@ -108,11 +108,12 @@ def evaluate(
 
 def _absolute(uri: str) -> str:
     """Make a folder's path absolute, since workers may stand elsewhere; a hub id or an embedded model stays."""
-    return absolute_uri(uri) if _is_folder(uri) else uri
+    place = Location.of(uri)
+    return place.absolute().uri if _is_folder(place) else uri
 
 
-def _is_folder(uri: str) -> bool:
-    return scheme_of(uri) is None and os.path.isdir(local_path(uri))
+def _is_folder(place: Location) -> bool:
+    return place.is_local and os.path.isdir(place.path)
 
 
 def _check_different(specs: list[ModelSpec]) -> None:
@@ -207,7 +208,8 @@ def _check_scored(spec: ModelSpec, rows: list[dict[str, Any]]) -> None:
 
 def _training_record(uri: str, storage: StorageConfig) -> dict[str, Any] | None:
     """Return `training.json` beside a checkpoint; None without one."""
-    if not _is_folder(uri) and scheme_of(uri) is None:  # embedded, or from the hub
+    place = Location.of(uri)
+    if place.is_local and not _is_folder(place):  # embedded, or from the hub
         return None
     with suppress(NsfwscanError):  # then it is only not known what the checkpoint learned from
         return Store.at(uri, storage).read_json("training.json")

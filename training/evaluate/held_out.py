@@ -139,7 +139,7 @@ def copies_of_false_positives(manifest: Manifest, result: ScanResult, store: Sto
 
 
 def _rows(result: ScanResult, store: Store, folder: str, columns: list[str] | None) -> Iterator[Row]:
-    run = Store(result.uri, store.storage)
+    run = Store.at(result.uri, store.storage)
     for file in result.record["files"]:
         if file["path"].startswith(folder):
             try:

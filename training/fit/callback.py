@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nsfwscan.storage.objects import scheme_of
 from nsfwscan.storage.store import Store
 from training.fit.checkpoints import Checkpoints, upload
 from training.fit.config import TrainConfig
@@ -184,7 +183,7 @@ class Curves:
         from torch.utils.tensorboard import SummaryWriter
 
         self._store = store
-        self._is_local = scheme_of(store.uri) is None
+        self._is_local = store.is_local
         self._folder = Path(store.locate(CURVES) if self._is_local else tempfile.mkdtemp(prefix="nsfwscan-curves-"))
         self._writer: Any = SummaryWriter(str(self._folder), purge_step=step + 1)
 

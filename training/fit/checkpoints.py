@@ -27,7 +27,7 @@ from typing import Any
 
 from nsfwscan.errors import StoreError
 from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
-from nsfwscan.storage.objects import filesystem, scheme_of
+from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.store import Store, to_json
 
 FOLDER = "state/checkpoints"
@@ -121,14 +121,14 @@ def upload(store: Store, name: str, path: Path) -> None:
     """Copy a file of any size into a store, where it may be seen half-written. Raises StoreError."""
     target = store.locate(name)
     try:
-        if scheme_of(store.uri) is None:
+        if store.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, open(target, "wb") as file:
                 shutil.copyfileobj(source, file, 2**22)
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            retry(partial(filesystem(store.uri, store.storage).put_file, str(path), target))
+            retry(partial(filesystem(store.location, store.storage).put_file, str(path), target))
     except STORE_ERRORS as error:
         raise setup_error(error, f"cannot write {target}") from error
 
@@ -137,10 +137,10 @@ def download(store: Store, name: str, path: Path) -> None:
     """Copy a file of any size out of a store. Raises FileNotFoundError, StoreError."""
     source = store.locate(name)
     try:
-        if scheme_of(store.uri) is None:
+        if store.is_local:
             shutil.copyfile(source, path)
         else:
-            retry(partial(filesystem(store.uri, store.storage).get_file, source, str(path)))
+            retry(partial(filesystem(store.location, store.storage).get_file, source, str(path)))
     except FileNotFoundError:
         raise
     except STORE_ERRORS as error:
@@ -149,7 +149,7 @@ def download(store: Store, name: str, path: Path) -> None:
 
 def check_room(store: Store, needed_bytes: int) -> None:
     """Raise StoreError where a local disk has less room than needed; an object store does not say."""
-    if scheme_of(store.uri) is not None:
+    if not store.is_local:
         return
     place = Path(store.uri)
     while not place.exists():

@@ -25,8 +25,8 @@ import nsfwscan
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RunConflict
 from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.location import Location
 from nsfwscan.models.labels import categories_of
-from nsfwscan.storage.objects import absolute_uri, scheme_of
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import redacted_json
 from training.config import DataConfig
@@ -114,7 +114,8 @@ def _for_writing(storage: StorageConfig) -> StorageConfig:
 
 def _absolute(uri: str) -> str:
     """Make a path absolute, since workers may stand elsewhere; a hub id stays as it is."""
-    return absolute_uri(uri) if scheme_of(uri) is not None or os.path.exists(uri) else uri
+    place = Location.of(uri)
+    return uri if place.is_local and not os.path.exists(place.path) else place.absolute().uri
 
 
 def _check_place(store: Store) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SourceError
-from nsfwscan.storage.objects import filesystem
+from nsfwscan.location import Location
+from nsfwscan.storage.filesystems import filesystem
 from tests.s3.servers import S3Endpoint
 from training.config import DataConfig
 from training.data import archives
@@ -131,7 +132,7 @@ def test_a_zip_that_is_cut_off(tmp_path: Path) -> None:
 def test_a_zip_on_s3(tmp_path: Path, moto: S3Endpoint) -> None:
     """It is read where it lies."""
     storage = StorageConfig(endpoint_url=moto.endpoint_url)
-    fs = filesystem("s3://zips", storage)
+    fs = filesystem(Location.of("s3://zips"), storage)
     fs.mkdir("zips")
     fs.put_file(str(zipped(tmp_path / "a.zip", {"neutral/a.jpg": b"a" * 500, "porn/b.jpg": b"b"})), "s3://zips/a.zip")
     with Archive("s3://zips/a.zip", storage) as archive:

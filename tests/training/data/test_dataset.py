@@ -16,7 +16,8 @@ import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, SourceError, StoreError
-from nsfwscan.storage.objects import filesystem
+from nsfwscan.location import Location
+from nsfwscan.storage.filesystems import filesystem
 from tests.s3.servers import S3Endpoint
 from tests.training.pictures import blobs, encoded, photographs, variants, write, write_classes
 from training.config import DataConfig
@@ -183,7 +184,7 @@ def test_class_folders_on_s3(moto: S3Endpoint, tmp_path: Path) -> None:
     """The same images in a bucket fall on the same sides."""
     root = write_classes(tmp_path / "data", {"neutral": 8, "porn": 8})
     storage = StorageConfig(endpoint_url=moto.endpoint_url)
-    fs = filesystem("s3://dataset", storage)
+    fs = filesystem(Location.of("s3://dataset"), storage)
     fs.mkdir("dataset")
     fs.put(f"{root}/", "s3://dataset/v1/", recursive=True)
     here, there = prepared(tmp_path / "a", root), prepared(tmp_path / "b", "s3://dataset/v1", storage=storage)

@@ -14,7 +14,8 @@ import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, SourceError
-from nsfwscan.storage.objects import filesystem
+from nsfwscan.location import Location
+from nsfwscan.storage.filesystems import filesystem
 from tests.s3.servers import S3Endpoint
 from tests.training.pictures import write
 from training.config import DataConfig
@@ -213,7 +214,7 @@ def test_class_folders_on_s3(moto: S3Endpoint) -> None:
     """A prefix is listed with versions; a neighbour that only begins alike is not; an empty folder's marker is told of, and
     a list of labels there is read."""
     storage = StorageConfig(endpoint_url=moto.endpoint_url)
-    fs = filesystem("s3://training", storage)
+    fs = filesystem(Location.of("s3://training"), storage)
     fs.mkdir("training")
     for key in ("set/neutral/a.jpg", "set/porn/x/b.jpg", "set2/violence/c.jpg"):
         fs.pipe_file(f"s3://training/{key}", key.encode())
