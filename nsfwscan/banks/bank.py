@@ -37,6 +37,7 @@ from nsfwscan.errors import BankError, NsfwscanError
 from nsfwscan.location import Location
 from nsfwscan.models.registry import cache_folder
 from nsfwscan.schema import BankKind
+from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
 from nsfwscan.text import printable, redacted
@@ -176,9 +177,8 @@ class Bank:
                 except RuntimeError:  # cut off by a full disk, say
                     path.unlink()
             index = NearIndex.over(hashes, distance)
-            unfinished = path.with_suffix(".partial")
-            index.write(unfinished)
-            unfinished.rename(path)
+            with appearing(path, locked=True) as unfinished:
+                index.write(unfinished)
             return index
 
 
@@ -260,7 +260,8 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
             spec = BankSpec(config, content, {})
             with FileLock(f"{spec.folder}.lock"):
                 if not _is_whole(spec.folder):
-                    _keep(config, copy, spec.folder, Path(scratch, "bank"))
+                    with appearing(spec.folder, locked=True) as unfinished:
+                        _keep(config, copy, unfinished)
                     _forget_others(home, spec.folder)
             found = json.loads((spec.folder / _SUMMARY).read_text(encoding="utf-8"))
     except STORE_ERRORS as error:
@@ -302,24 +303,22 @@ def _check_usable(spec: BankSpec) -> None:
     )
 
 
-def _keep(config: BankConfig, copy: Path, folder: Path, scratch: Path) -> None:
-    """Reads a file into a folder that is there whole or not at all."""
-    scratch.mkdir()
+def _keep(config: BankConfig, copy: Path, folder: Path) -> None:
+    """Reads a file into a folder."""
+    folder.mkdir()
     with copy.open("rb") as file:
         reading = _Reading(config)
         for lines in lines_of(file, config.uri, config.column):
             reading.add(lines)
-    entries = {kind: _write(reading.found[kind], scratch / f"{kind}.arrow", DIGITS[kind] // 2) for kind in DIGITS}
+    entries = {kind: _write(reading.found[kind], folder / f"{kind}.arrow", DIGITS[kind] // 2) for kind in DIGITS}
     summary = {
         "entries": entries,
         "passed_over": dict(reading.passed_over.most_common()),
         "malformed": reading.malformed,
         "examples": reading.examples,
-        "held": _held(scratch),
+        "held": _held(folder),
     }
-    (scratch / _SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    (folder / _SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
 
 
 def _is_whole(folder: Path) -> bool:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
+from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import etag_of, modified_of
@@ -251,12 +251,10 @@ def _download(uri: str, storage: StorageConfig) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                unfinished = target.with_suffix(".partial")
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                for name, info in wanted.items():
-                    retry(partial(fs.get_file, info["name"], str(unfinished / name)))
-                unfinished.rename(target)
+                with appearing(target, locked=True) as unfinished:
+                    unfinished.mkdir()
+                    for name, info in wanted.items():
+                        retry(partial(fs.get_file, info["name"], str(unfinished / name)))
     except STORE_ERRORS as error:
         raise ModelError(str(setup_error(error, f"cannot fetch the model {uri}"))) from error
     return target

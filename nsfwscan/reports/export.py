@@ -7,14 +7,11 @@ memory. A report that cannot be read is a `StoreError`, a file that cannot be wr
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow.parquet as pq
 
@@ -24,10 +21,12 @@ from nsfwscan.reports import vendor_formats
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Category, in_utc, score_column
+from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import write_csv
 
-_MODE = 0o640
+FILE_MODE = 0o640
+"""Of what is exported, as of the report itself: not for everybody."""
 _ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_column, Category)]
 
 
@@ -60,7 +59,7 @@ def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exp
 def _csv(run: Run, out: Path, *, marked: bool = False) -> Exported:
     """All columns; times in ISO 8601, signals as JSON, nothing for null; no text that looks like a formula."""
     counted = _Counted(_rows(run, REPORT_SCHEMA.names))
-    with whole(out) as path:
+    with appearing(out, mode=FILE_MODE) as path:
         write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted), marked=marked)
     return Exported(counted.rows, (out,))
 
@@ -78,7 +77,7 @@ def _cell(value: Any) -> Any:
 def _parquet(run: Run, out: Path) -> Exported:
     """All columns of all parts in one file."""
     rows = 0
-    with whole(out) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
+    with appearing(out, mode=FILE_MODE) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
         for table in read_rows(run, run.record(), REPORT_SCHEMA.names):
             writer.write_table(table.cast(REPORT_SCHEMA))
             rows += table.num_rows
@@ -88,7 +87,7 @@ def _parquet(run: Run, out: Path) -> Exported:
 def _rekognition(run: Run, out: Path) -> Exported:
     """The output manifest of a bulk analysis, and beside it the summary, with what has no score as its errors."""
     summary, errors, scored = out.with_suffix(".summary.json"), list[dict[str, Any]](), 0
-    with whole(out) as path, whole(summary) as summary_path:
+    with appearing(out, mode=FILE_MODE) as path, appearing(summary, mode=FILE_MODE) as summary_path:
         with path.open("w", encoding="utf-8") as file:
             for line, row in enumerate(_rows(run, _ANSWER_COLUMNS), start=1):
                 if row["nsfw_score"] is None:
@@ -107,7 +106,7 @@ def _answers(answer: Callable[[vendor_formats.Row], dict[str, Any]]) -> Callable
 
     def write(run: Run, out: Path) -> Exported:
         counted = _Counted(_rows(run, _ANSWER_COLUMNS))
-        with whole(out) as path, path.open("w", encoding="utf-8") as file:
+        with appearing(out, mode=FILE_MODE) as path, path.open("w", encoding="utf-8") as file:
             file.writelines(json_line(answer(row)) for row in counted)
         return Exported(counted.rows, (out,))
 
@@ -145,15 +144,3 @@ class _Counted:
 def json_line(value: dict[str, Any]) -> str:
     """A line of JSON, in ASCII. Raises ValueError for what is no number."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n"  # a lone surrogate in a name stays an escape
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """A file beside the target, which takes its place when all is well, and is gone otherwise."""
-    temporary = out.with_name(f".tmp-{uuid4().hex}")
-    try:  # not for everybody's eyes, as the report itself
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
-        yield temporary
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -22,10 +22,11 @@ import pyarrow as pa
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.reports.export import json_line, whole
+from nsfwscan.reports.export import FILE_MODE, json_line
 from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import BankKind, Category, in_utc, score_column
+from nsfwscan.storage.atomic import appearing
 from nsfwscan.text import printable
 
 _NAME_LENGTH = 100
@@ -110,7 +111,7 @@ def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str
         def write(name: str, queued: Iterable[Item]) -> None:
             path = out / _file_name(name, taken)
             count = objects = 0
-            with places.enter_context(whole(path)).open("w", encoding="utf-8") as file:
+            with places.enter_context(appearing(path, mode=FILE_MODE)).open("w", encoding="utf-8") as file:
                 for item in queued:
                     file.write(json_line(_shown(item)))
                     count += 1

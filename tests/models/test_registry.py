@@ -551,8 +551,8 @@ def test_a_download_that_broke_off_is_begun_again(memory: Any, cache: Path) -> N
     """A half-filled folder of a killed process is never taken for a model."""
     spec = spec_of("memory://registry-tests/small-vit")
     [folder] = folders(cache)
-    folder.rename(folder.with_suffix(".partial"))
-    (folder.with_suffix(".partial") / "model.safetensors").write_bytes(b"half")
+    unfinished = folder.rename(folder.with_name(f".tmp-{folder.name}"))
+    (unfinished / "model.safetensors").write_bytes(b"half")
     assert spec_of("memory://registry-tests/small-vit") == spec
     assert folders(cache) == [folder]
 

@@ -28,6 +28,7 @@ from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, Category
 from nsfwscan.stages.base import Stage, fresh, run_overlapped
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.read import Read
+from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import setup_error
 from training.config import DataConfig
 from training.data.archives import Archive, ReadMembers
@@ -250,30 +251,16 @@ def _write_part(folder: Path, number: int, table: pa.Table, labels: tuple[Catego
     index = pc.index_in(good["label"], pa.array([str(label) for label in labels], pa.string()))
     columns = [good["uri"], good["bytes"], index, good["sha256"]]
     images = pa.table([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-    with _Whole(folder / _IMAGES.replace("*", f"{number:06d}")) as path, pa.ipc.new_stream(str(path), schema) as writer:
+    with (
+        appearing(folder / _IMAGES.replace("*", f"{number:06d}")) as path,
+        pa.ipc.new_stream(str(path), schema) as writer,
+    ):
         writer.write_table(images, max_chunksize=_rows_a_batch(images))
     facts = pa.table([table[field.name].cast(field.type) for field in FACTS_SCHEMA], schema=FACTS_SCHEMA)
-    with _Whole(folder / _FACTS.replace("*", f"{number:06d}")) as path:
+    with appearing(folder / _FACTS.replace("*", f"{number:06d}")) as path:
         pq.write_table(facts, path)
 
 
 def _rows_a_batch(images: pa.Table) -> int:
     """How many rows fill a batch on average: to read a row, Arrow reads its batch."""
     return max(1, int(images.num_rows) * _BATCH_BYTES // max(1, int(images.nbytes)))
-
-
-class _Whole:
-    """A file that appears under its name when it is whole, or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.partial")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)

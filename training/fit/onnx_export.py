@@ -22,6 +22,7 @@ from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.torch_backend import Normaliser
+from nsfwscan.storage.atomic import appearing
 
 ONNX = "model.onnx"
 TOLERANCE = 1e-3
@@ -56,9 +57,8 @@ def export_onnx(folder: Path) -> dict[str, Any]:
         )
     ).eval()
     target = folder / ONNX
-    unfinished = folder / f".{ONNX}"
     values = Normaliser(spec.normalisation, "cpu")
-    try:
+    with appearing(target) as unfinished:
         _export(model, values(_noise(2, spec.geometry.shape)), unfinished)
         largest = max(_difference(model, values(_noise(n, spec.geometry.shape)), unfinished) for n in _BATCHES)
         if not largest <= TOLERANCE:
@@ -66,9 +66,6 @@ def export_onnx(folder: Path) -> dict[str, Any]:
                 f"{folder}: the exported graph gives scores that differ by up to {largest:.2g} from the checkpoint's "
                 f"(at most {TOLERANCE:g} is allowed); it was not kept"
             )
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return {"file": ONNX, "largest_difference": largest}
 
 
