@@ -1,8 +1,8 @@
-"""One frozen model per stage; YAML in, unknown keys refused; `deciding()` out.
+"""Hold the configuration: one frozen model per section, read from YAML and options, unknown keys refused.
 
-In: a YAML file and options. Out: a `ScanConfig` that no one changes afterwards. A wrong key or value is a
-`ConfigError` that names it. Secrets are never part of it: credentials come from the environment or a profile, and
-`storage.options` (which may hold some) is left out of `public()`; a URI with a password is refused.
+A wrong key or value is a `ConfigError` that names it. Secrets are never part of it: credentials come from the
+environment or a profile, `storage.options` (which may hold some) is left out of `public()`, and a URI with a password
+is refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Frozen(BaseModel):
 
     @classmethod
     def of(cls, values: dict[str, Any], path: str | None = None) -> Self:
-        """The configuration that the values stand for.
+        """Return the configuration that the values make.
 
         Args:
             path: the file that they come from, for the message.
@@ -89,7 +89,7 @@ class StorageConfig(Frozen):
 
     @property
     def mode(self) -> int:
-        """`file_mode` as a number, with which its owner can always read and write."""
+        """`file_mode` as a number; the owner can always read and write."""
         return int(self.file_mode, 8) | 0o600
 
     @model_validator(mode="before")
@@ -164,7 +164,7 @@ class DecodeConfig(Frozen):
 
     @property
     def reduces(self) -> bool:
-        """Large JPEGs are decoded at reduced scale: nothing needs all of their pixels."""
+        """Whether large JPEGs are decoded at reduced scale: nothing needs all of their pixels."""
         return self.mode == "fast" and self.pdq != "exact"
 
 
@@ -205,7 +205,7 @@ class BankConfig(Frozen):
 
 
 def _as_list(banks: Any) -> Any:
-    """Banks by name are as good as a list of them."""
+    """Return a mapping of banks by name as a list of them."""
     if not isinstance(banks, dict):
         return banks
     return [{"name": name, **bank} if isinstance(bank, dict) else bank for name, bank in banks.items()]
@@ -293,7 +293,7 @@ class ClusterConfig(Frozen):
 
     @property
     def cluster(self) -> str | None:
-        """Address of the Ray cluster to run on; None: there is none, and a local Ray is started where one is needed."""
+        """Address of the Ray cluster to run on; None where there is none: a local Ray is started if one is needed."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -358,13 +358,13 @@ class ScanConfig(Frozen):
         return self
 
     def store_options(self) -> StorageConfig:
-        """How to reach the report store. Anonymous reading and requester-pays are matters of the source alone."""
+        """Return how to reach the report store. Anonymous reading and requester-pays concern the source alone."""
         if self.out_storage is not None:
             return self.out_storage
         return self.storage.model_copy(update={"anonymous": False, "requester_pays": False})
 
     def public(self) -> dict[str, Any]:
-        """The configuration as it may be written down: JSON types, without anything that could be a secret."""
+        """Return the configuration as it may be written down: JSON types, without anything that could be a secret."""
         secret = {"options"}
         shown: dict[str, Any] = redacted_json(
             self.model_dump(mode="json", exclude={"storage": secret, "out_storage": secret})
@@ -372,8 +372,8 @@ class ScanConfig(Frozen):
         return shown
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the rows of a run (source, limits, model, policy; not where it runs), flat, as JSON values:
-        `{"source.uris": […], …}`. A run can only be resumed with the same."""
+        """Return the settings that decide the rows of a run (source, limits, model, policy; not where it runs), flat,
+        as JSON values: `{"source.uris": […], …}`. A run can only be resumed with the same."""
         wanted: Any = {
             "source": True,
             "read": {"max_bytes"},
@@ -397,7 +397,7 @@ class ScanConfig(Frozen):
 
     @classmethod
     def load(cls, path: str | None, over: dict[str, Any], under: dict[str, Any] | None = None) -> Self:
-        """Reads YAML (or nothing) and lays it over `under`, and `over` over both, section by section.
+        """Read YAML (or nothing) and lay it over `under`, and `over` over both, section by section.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value is wrong; the message names each.
@@ -406,8 +406,8 @@ class ScanConfig(Frozen):
 
 
 def banks_of(path: str | None, over: dict[str, Any]) -> tuple[BankConfig, ...]:
-    """The banks of a configuration file's section `banks`, with others laid over it. Raises ConfigError where there are
-    none, or one is wrong."""
+    """Return the banks of a configuration file's section `banks`, with others laid over it. Raises ConfigError where
+    there are none, or one is wrong."""
     given = merge({"banks": read_yaml(path).get("banks", {}) if path else {}}, {"banks": over} if over else {})
     banks = _Banks.of(given, path).banks
     if not banks:
@@ -420,12 +420,12 @@ class _Banks(Frozen):
 
 
 def digest_of(value: Any) -> str:
-    """Hex SHA-256 of a value's canonical JSON."""
+    """Return the hex SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top, nested sections merged key by key."""
+    """Return `base` with `over` laid on top, nested sections merged key by key."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -434,7 +434,8 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty one. Raises ConfigError, without a word of the file's."""
+    """Return the mapping in a YAML file; of an empty file an empty one. Raises ConfigError, without a word of the
+    file's."""
     try:
         loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -449,7 +450,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 def _problem(error: Exception) -> str:
-    """What is wrong and where, without the words of the file, which may be a secret."""
+    """Return what is wrong and where, without the words of the file, which may be a secret."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return str(error)
     mark = error.problem_mark

@@ -1,7 +1,7 @@
-"""YAML of strangers: policies and configurations.
+"""Read YAML that strangers wrote: policies and configurations.
 
-In: a text. Out: what it says, as `yaml.safe_load` has it. What is no YAML is a `yaml.YAMLError`; so is what is nested
-too deeply, holds itself, or says by aliases of aliases more than `MOST_NODES` values ("billion laughs").
+Text that is not YAML is a `yaml.YAMLError`; so is YAML that is nested too deeply, holds itself, or says more than
+`MOST_NODES` values by aliases of aliases ("billion laughs").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(text: str) -> Any:
-    """What a YAML text says. Raises yaml.YAMLError."""
+    """Return the value of a YAML text, as `yaml.safe_load` does. Raises yaml.YAMLError."""
     _check_depth(text)
     loader = _LOADER(text)
     try:
@@ -45,7 +45,8 @@ def _check_depth(text: str) -> None:
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values in a node, those of an alias as often as it stands there. Raises YAMLError where it holds itself."""
+    """Return the number of values in a node, those of an alias as often as it stands there. Raises YAMLError where it
+    holds itself."""
     if id(node) in sizes:
         if sizes[id(node)] == 0:
             raise yaml.YAMLError("a value holds itself by an alias")

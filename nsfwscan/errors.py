@@ -1,8 +1,8 @@
-"""What goes into a row against what stops a run.
+"""The exceptions of the project: a `RowError` goes into a row, and a `NsfwscanError` stops the run.
 
-In: nothing. Out: the exceptions of the project. Bad data is a `RowError` and becomes values in that object's row; a
-broken set-up is a `NsfwscanError` and stops the run at once, with a message that says what happened, to what, and what
-to do. Whoever raises them need not think of secrets: messages are `redacted` here.
+Bad data is a `RowError` and becomes values in that object's row. A broken set-up is a `NsfwscanError` and stops the run
+at once, with a message that says what happened, to what, and what to do. Secrets in messages are blanked (`redacted`)
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nsfwscan.text import redacted
 
 
 class Status(StrEnum):
-    """What became of reading and decoding one object."""
+    """Outcome of reading and decoding one object."""
 
     OK = "ok"
     NOT_FOUND = "not_found"
@@ -33,7 +33,7 @@ POISON = (Status.TIMEOUT, Status.CRASHED)
 
 
 class RowError(Exception):
-    """One object could not be read or decoded; the run goes on and the row says so.
+    """One object could not be read or decoded; the run goes on, and the object's row says so.
 
     Args:
         status: the row's status, never `Status.OK`.
@@ -53,7 +53,8 @@ class RowError(Exception):
 
 
 class NsfwscanError(Exception):
-    """The run cannot start or cannot go on; nothing that was done is lost. Exit code 1."""
+    """The base of all errors that stop a run: it cannot start or cannot go on, and nothing that was done is lost. Exit
+    code 1, unless a class says otherwise."""
 
     exit_code = 1
 
@@ -83,7 +84,7 @@ class BrokenRecord(StoreError):
         super().__init__(f"{where} {why}; {way_out or restored}")
 
     def __reduce__(self) -> tuple[type[BrokenRecord], tuple[str, str, str | None]]:
-        """Pickled as it was made: workers raise it, too."""
+        """Pickle the arguments: workers raise it, too."""
         return type(self), (self.where, self.reason, self._way_out)
 
 
@@ -110,7 +111,7 @@ class RunConflict(NsfwscanError):
 
 
 class TooManyDeleted(NsfwscanError):
-    """More of the known objects are not listed any more than may be; nothing was committed. Exit code 6."""
+    """Too many of the known objects are not listed any more; nothing was committed. Exit code 6."""
 
     exit_code = 6
 
@@ -120,7 +121,7 @@ class DeadlineReached(NsfwscanError):
 
 
 class Stalled(NsfwscanError):
-    """No worker has moved for too long, or one shard kills every worker that takes it."""
+    """No worker has moved for too long, or one shard kills every worker that takes it; the run can be resumed."""
 
 
 class BalanceError(Exception):

@@ -1,7 +1,7 @@
-"""The columns of the report, and the words that stand in them. It imports nothing of ours but `Status`.
+"""The columns of the report, and the words that stand in them.
 
 Every field carries its own documentation (`doc` in the field's metadata), so the meaning travels inside the Parquet;
-the table in reports/README.md is checked against it. Columns are only added: none is renamed, retyped or removed.
+the table in README.md is checked against it. Changes are additive only: a column is never renamed, retyped or removed.
 Version 2 was the one exception, before any release: see `TIMESTAMP` and `SIGNALS`. Reports of version 1 are cast as
 they are read (`as_schema`).
 """
@@ -92,7 +92,7 @@ SIGNALS = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", p
 
 
 def score_column(category: Category) -> str:
-    """The report column that holds one category's probability, e.g. `score_neutral`."""
+    """Return the report column that holds one category's probability, e.g. `score_neutral`."""
     return f"score_{category}"
 
 
@@ -268,18 +268,18 @@ REPORT_SCHEMA = pa.schema(
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the schema's columns; those that it lacks are null."""
+    """Return the table with exactly the schema's columns; those that it lacks are null."""
     there = set(table.column_names)
     columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(table.num_rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
 
 
 def in_utc(time: datetime | None) -> str | None:
-    """A time of the report in ISO 8601, with its zone."""
+    """Return a time of the report in ISO 8601, with its zone."""
     return None if time is None else time.replace(tzinfo=UTC).isoformat()
 
 
 def column_doc(field: pa.Field) -> str:
-    """The sentence that documents a report column."""
+    """Return the sentence that documents a report column."""
     doc: bytes = (field.metadata or {}).get(b"doc", b"")
     return doc.decode()

@@ -15,12 +15,12 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """The text with everything a terminal would act on, or that hides its order, escaped; newlines, too."""
+    """Return the text with everything escaped that a terminal would act on, or that hides its order; newlines, too."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, marked: bool = False) -> None:
-    """Writes a CSV that a spreadsheet may open: a text that it would take for a formula begins with an apostrophe
+    """Write a CSV that a spreadsheet may open: a text that it would take for a formula begins with an apostrophe
     (OWASP, "CSV Injection"). Raises OSError.
 
     Args:
@@ -33,20 +33,20 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]],
 
 
 def _is_formula(cell: Any) -> bool:
-    """Whether a spreadsheet would compute a text: also behind blanks, and where its first sign is a full-width one,
-    which is taken for the plain one in East Asian settings."""
+    """Return whether a spreadsheet would compute a text: also behind blanks, and where its first sign is a full-width
+    one, which is taken for the plain one in East Asian settings."""
     if not isinstance(cell, str):
         return False
     return cell.startswith(("\t", "\r", "\n")) or cell.lstrip().startswith(tuple("=+-@＝＋－＠"))
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, for a text of our own that has several lines: they stay."""
+    """Escape as `printable` does, but keep the lines, for a text of our own."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def size(count: int | None) -> str:
-    """Bytes for a person: `1.4 GiB`."""
+    """Return bytes for a person: `1.4 GiB`."""
     if count is None:
         return "–"
     amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
@@ -57,7 +57,7 @@ def size(count: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `4 min 09 s`, `2 h 05 min`."""
+    """Return seconds for a person: `0.4 s`, `4 min 09 s`, `2 h 05 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{min(seconds, 59):.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -65,7 +65,7 @@ def duration(seconds: float) -> str:
 
 
 def money(amount: float | None, currency: str) -> str:
-    """`USD 1,204`, `USD 3.17`, `USD 0.0042`; a dash where it is not known."""
+    """Return an amount for a person: `USD 1,204`, `USD 3.17`, `USD 0.0042`; a dash where it is not known."""
     if amount is None:
         return "–"
     if 0 < amount < 0.0001:
@@ -136,8 +136,8 @@ def has_password(uri: str) -> bool:
 
 
 def _is_password(found: re.Match[str]) -> bool:
-    """Whether an authority holds `user:password@`, whatever characters the password has but `/`; an `@` further on
-    belongs to a path or a key. `github://org:repo@branch/` has none."""
+    """Return whether an authority holds `user:password@`, whatever characters the password has but `/`; an `@` further
+    on belongs to a path or a key. `github://org:repo@branch/` has none."""
     user, at, _ = found[2].rpartition("@")
     return bool(at) and ":" in user and found[1].lower() != "github"
 
@@ -151,7 +151,7 @@ def _without_user(found: re.Match[str]) -> str:
 
 
 def _without_values(text: str) -> str:
-    """The text without the values of secret names. A value that is none is looked into: it may be a URI itself."""
+    """Blank the values of secret names. A value that is not secret is looked into: it may be a URI itself."""
     parts, done = [], 0
     found = _NAME.search(text)
     while found is not None:
@@ -165,7 +165,7 @@ def _without_values(text: str) -> str:
 
 
 def _value_of(found: re.Match[str]) -> re.Match[str] | None:
-    """The secret after a name; None where it is none."""
+    """Return the secret after a name; None where it is none."""
     text, before = found.string, found.string[found.start() - 1 : found.start()]
     name = _SEPARATOR.sub("", found["name"]) if before == "%" else found["name"]
     if found["is"].startswith(":"):

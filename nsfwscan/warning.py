@@ -1,8 +1,7 @@
-"""What a run noticed and went on: counted by kind, with one example each.
+"""Count what a run noticed and went on, by kind, with one example each.
 
-In: a kind and an example, as often as it is met. Out: a few lines for the terminal, `run.json` (`warnings`) and
-`summary.html`; memory stays flat, since all but the first example are only counted. Nothing goes wrong here. What stops
-a run is an error, and what concerns one object alone is that object's row: a warning is what neither of them says.
+The terminal, `run.json` (`warnings`) and `summary.html` show it. Memory stays flat, since only the first example is
+kept. An error stops a run, and a row says what concerns one object; a warning says what neither of them does.
 
 To add a kind, give it a name and its words in `WarningKind`.
 """

@@ -1,8 +1,8 @@
-"""What is there to scan: local paths, S3 prefixes, any fsspec URI, manifests, S3 inventories.
+"""List what there is to scan: local paths, S3 prefixes, any fsspec URI, lists of objects, S3 inventories.
 
-In: a `SourceConfig`. Out: Arrow tables of `LISTING_SCHEMA`, a few thousand rows at a time, so that a listing never
-lives in memory. Objects are taken whatever their name: no extension, hidden and `_`-names too. A source that does not
-exist or cannot be listed in full is a `SourceError`: a report must not pass over what it could not see.
+A listing comes a few thousand rows at a time, so it never lives in memory. Objects are taken whatever their name: no
+extension, hidden and `_`-names too. A source that does not exist or cannot be listed in full is a `SourceError`: a
+report must not pass over what it could not see.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def list_sources(
     pace: Pace = UNPACED,
     warnings: Warnings | None = None,
 ) -> Iterator[pa.Table]:
-    """All objects of all sources, filtered, with the truth that path or manifest gives; source by source.
+    """Yield all objects of all sources, filtered, with the truth that path or list gives, as tables of
+    `LISTING_SCHEMA`; source by source.
 
     Without a limit a large S3 prefix is listed by many requests at once, in no order. With one it is listed in the
     order of its keys: the same objects each time.
@@ -107,7 +108,7 @@ class _Lister:
     allow: Sequence[str] = ()
 
     def objects(self, uri: str) -> Iterator[Listed]:
-        """All objects of a source that are wanted. Raises SourceError."""
+        """Yield all objects of a source that are wanted. Raises SourceError."""
         try:
             for found in self._all(Location.of(uri).absolute()):
                 if self.store is not None and found.uri.startswith(f"{self.store}/"):
@@ -150,7 +151,7 @@ class _Lister:
         return Listed(uri, name, info.st_size, None, self._time(info.st_mtime_ns / 1e9, uri))
 
     def _time(self, told: Any, uri: str) -> datetime | None:
-        """The time that a store tells, of whatever type; None, and counted, where no calendar has it."""
+        """Return the time that a store tells, of whatever type; None, and count it, where no calendar has it."""
         found = moment(told)
         if found is None and told is not None:
             self.warnings.add(WarningKind.ODD_TIME, uri, detail=f"the last one: {told}")
@@ -201,7 +202,7 @@ class _Lister:
             folders += reversed(below)
 
     def _globbed(self, fs: Any, uri: str, root: str) -> Iterator[Listed]:
-        """The files that a pattern stands for, as in `zip://*.jpg::…`. Raises SourceError where there is none."""
+        """Yield the files that match a pattern, as in `zip://*.jpg::…`. Raises SourceError where there is none."""
         found = fs.glob(uri, detail=True) if set(root) & set("*?[") else {}
         if not found:
             raise SourceError(f"{uri}: no such file or directory")
@@ -210,7 +211,7 @@ class _Lister:
                 yield self._fsspec_object(fs, path, path, info)
 
     def _is_prefix_too(self, fs: Any, uri: str, root: str, info: dict[str, Any]) -> bool:
-        """Whether an empty object has others below its name, as object stores allow."""
+        """Return whether an empty object has others below its name, as object stores allow."""
         if info.get("size") != 0:
             return False
         try:
@@ -229,7 +230,7 @@ class _Lister:
 def _list_manifest(
     source: Location, storage: StorageConfig, allow: Sequence[str], inventory: bool, warnings: Warnings
 ) -> Iterator[Listed]:
-    """A manifest's objects are found by their URIs, an inventory's by their keys: it is the listing of a bucket."""
+    """Yield a list's objects. Patterns match their URIs, and an inventory's keys: it is the listing of a bucket."""
     reach = Reach(source, allow, source_bucket(source, storage) if inventory else None)
     for row in read_inventory(source, storage) if inventory else read_manifest(source, storage, warnings):
         place = Location.of(row["uri"])
@@ -240,8 +241,8 @@ def _list_manifest(
 
 
 def _as_stored(place: Location) -> str:
-    """The URI of a local file in the Unicode form in which its file system has it, where it has no such name in the
-    form in which it is written; any other URI as it is."""
+    """Return the URI of a local file in the Unicode form that its file system has, where it has no such name in the
+    form that is written; any other URI as it is."""
     if place.uri.isascii() or not place.is_local or os.path.lexists(place.path):
         return place.uri
     path = "/"

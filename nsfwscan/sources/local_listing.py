@@ -1,7 +1,7 @@
-"""What lies in a folder of this machine, however deep, odd or entangled.
+"""List the files in a folder of this machine, however deep, odd or entangled, folder by folder, by name.
 
-In: a folder. Out: its files, folder by folder, by name, each as a path. A folder that cannot be read is a `SourceError`
-with what to do; pipes, sockets and devices hold no image and are counted as warnings.
+A folder that cannot be read is a `SourceError` with what to do; pipes, sockets and devices hold no image and are
+counted as warnings.
 
 Links to folders are entered, each folder once, however many links lead to it: a few dozen links can make millions of
 paths. At most a million folders behind links are entered; more are a `SourceError`. A link that leads nowhere is a file
@@ -90,7 +90,7 @@ class Walk:
 
 
 def _leads_up(link: str) -> bool:
-    """Whether a link leads to a folder that it lies in."""
+    """Return whether a link leads to a folder that it lies in."""
     above = os.path.realpath(os.path.dirname(link))
     return f"{above}/".startswith(f"{os.path.realpath(link)}/")
 
@@ -112,14 +112,14 @@ def _entries(folder: str, place: str) -> list[os.DirEntry[str]]:
 
 
 def _refused(error: OSError, folder: str, place: str) -> SourceError:
-    """What a person can do about a folder that cannot be listed."""
+    """Return what a person can do about a folder that cannot be listed."""
     remedy = "" if error.errno != errno.EACCES else "give the scanner the right to read it, or "
     advice = f"; {remedy}leave it out with --exclude '{printable(place)}/*'" if place else ""
     return SourceError(f"{setup_error(error, f'cannot list {local_uri(folder)}')}{advice}")
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads nowhere: it is listed, and ends as a row that says so."""
+    """Return False for a link that leads nowhere: it is listed, and ends as a row that says so."""
     try:
         return entry.is_dir()
     except OSError:

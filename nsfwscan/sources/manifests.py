@@ -1,8 +1,7 @@
-"""Lists of objects that somebody else made: what their rows mean.
+"""Read lists of objects that somebody else made, in any form that `tables.py` knows.
 
-In: a list in any form that `tables.py` knows, with a column that names objects (`columns.py`); `size`, `etag`,
-`modified_at` and `truth` are used where they are there, other columns are passed over. Relative URIs are relative to
-the list. Out: dicts with those keys.
+A column names the objects (`columns.py`); `size`, `etag`, `modified_at` and `truth` are used where they are there, and
+other columns are passed over. Relative URIs are relative to the list.
 
 A list is used for what can be understood of it. A missing value is None, also as pandas and others write it (`NaN`,
 `null`, `N/A`, …). A value of `size`, `modified_at` or `truth` that cannot be understood is None, and counted as a
@@ -82,7 +81,7 @@ def list_shape(place: Location, storage: StorageConfig) -> Shape | None:
 
 
 def _head(place: Location, storage: StorageConfig) -> bytes | None:
-    """The first bytes of a file; None where there is none."""
+    """Return the first bytes of a file; None where there is none."""
     if place.is_local:
         if not os.path.isfile(place.path):
             return None
@@ -102,7 +101,7 @@ def _head(place: Location, storage: StorageConfig) -> bytes | None:
 def read_manifest(
     manifest: Location, storage: StorageConfig, warnings: Warnings | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a list: `uri` (absolute), and `size`, `etag`, `modified_at`, `truth` where given.
+    """Yield the rows of a list: `uri` (absolute), and `size`, `etag`, `modified_at`, `truth` where given.
 
     Args:
         warnings: where it is counted what could not be understood.
@@ -132,7 +131,7 @@ def _words(error: Exception) -> str:
 def rows_of(
     file: IO[bytes], uri: str, columns: Collection[str] | None = None, seen: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a list as they were written, whatever it is written in; an empty row for what is no row.
+    """Yield the rows of a list as they were written, whatever it is written in; an empty row for what is no row.
 
     Args:
         file: at its start, and seekable.
@@ -156,7 +155,7 @@ def rows_of(
 
 @dataclass
 class _Doubts:
-    """What of a list's values could not be understood."""
+    """The values of a list that could not be understood."""
 
     uri: str
     warnings: Warnings
@@ -192,7 +191,7 @@ _KINDS = {"size": WarningKind.LISTED_SIZE, "modified_at": WarningKind.LISTED_TIM
 
 
 def checked(row: dict[str, Any], manifest: Location, where: str, doubts: _Doubts | None = None) -> dict[str, Any]:
-    """A row as `read_manifest` gives it, from values as they were written.
+    """Return a row as `read_manifest` gives it, from values as they were written.
 
     Args:
         where: the place of the row, for the message.
@@ -257,7 +256,7 @@ def _text(value: str, where: str) -> str:
 
 
 def _absolute(place: Location, manifest: Location) -> Location:
-    """As a listing would write it, so that the same object has the same URI."""
+    """Return a location as a listing would write it, so that the same object has the same URI."""
     if not place.is_local:
         return place
     if manifest.is_local:

@@ -1,8 +1,7 @@
-"""Which objects are wanted: `--include` and `--exclude`.
+"""Choose the objects that `--include` and `--exclude` want, and the folders that need not be looked into.
 
-In: shell globs, and objects' places within their source. Out: yes or no; which folders need not be looked into; and, at
-the end, warnings: how many objects `--include` left out and how their names end, and patterns that matched nothing. A
-pattern with too many alternatives is a `ConfigError`.
+At the end it warns: how many objects `--include` left out and how their names end, and which patterns matched nothing.
+A pattern with too many alternatives is a `ConfigError`.
 
 `*` crosses `/`, so `*.jpg` matches at any depth; case counts. `{a,b}` is either; `folder/` is all that lies below it;
 `**/` is any folders, or none. A pattern also matches the name that is written exactly so: `[2024] trip/*` finds the
@@ -69,12 +68,12 @@ def _any_of(globs: list[str]) -> re.Pattern[str]:
 
 
 def _literal(glob: str) -> str:
-    """The glob in which brackets mean themselves."""
+    """Return the glob in which brackets mean themselves."""
     return glob.replace("[", "[[]")
 
 
 def _expanded(glob: str) -> list[str]:
-    """The globs that its braces stand for, and itself: a name may have braces, too."""
+    """Return the globs that its braces stand for, and itself: a name may have braces, too."""
     found, left = [], [glob]
     while left:
         one = left.pop()
@@ -89,7 +88,7 @@ def _expanded(glob: str) -> list[str]:
 
 
 def _any(patterns: list[Pattern], name: str) -> bool:
-    """Whether one matches; all are asked, so that each knows whether it ever does."""
+    """Return whether one matches; all are asked, so that each knows whether it ever does."""
     return sum(pattern.matches(name) for pattern in patterns) > 0
 
 
@@ -156,6 +155,6 @@ class Choice:
 
 
 def _ending(name: str) -> str:
-    """How a name ends, as it is written: `.JPG`; `no ending` where it has none."""
+    """Return how a name ends, as it is written: `.JPG`; `no ending` where it has none."""
     stem, dot, ending = name.rsplit("/", 1)[-1].rpartition(".")
     return f".{ending}" if dot and stem and 0 < len(ending) <= 10 else "no ending"

@@ -1,7 +1,8 @@
-"""What the rows of a list may name: who writes a list must not make a scan read what the list's reader may read.
+"""Refuse what the rows of a list must not name: who writes a list must not make a scan read what the list's reader may
+read.
 
-In: the URI of a list, as the person at the command line named it, and the prefixes that this person allows beside it
-(`--allow-source`). Out: for each row why it is refused, or None. Nothing is read, and no name is resolved, here.
+A person names the list at the command line, and the prefixes that it may name beside its own (`--allow-source`).
+Nothing is read, and no name is resolved, here.
 
 - A list in a bucket, or on a web server, names objects of that bucket or server; one elsewhere (any other fsspec URI),
   objects of its own folder. Others may be able to write it, so nothing else, and no file of this machine, is read.
@@ -11,7 +12,7 @@ In: the URI of a list, as the person at the command line named it, and the prefi
   `/sys`, `/dev`, `/run`, `/boot`), and objects of any store; and no web server on this machine or on its link, where
   clouds keep credentials.
 
-Not checked: to which address a name of a web server resolves, and where a server redirects to. See README.md here.
+What a name of a web server resolves to, and where a server redirects to, is not looked at: see the README.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Reach:
         return self._refusal_at_home(place)
 
     def _refusal_at_home(self, place: Location) -> str | None:
-        """Of a list on this machine."""
+        """Return why an object must not be read that a list on this machine names, or None."""
         if place.is_local:
             path = os.path.normpath(place.path)
             system = next((root for root in _SYSTEM if path == root or path.startswith(f"{root}/")), None)

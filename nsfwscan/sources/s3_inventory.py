@@ -1,8 +1,8 @@
-"""S3 Inventory: the listing of a bucket that S3 itself writes, daily or weekly, for what is too large to be listed.
+"""Read an S3 Inventory: the listing of a bucket that S3 itself writes, daily or weekly, where it is too large to be
+listed.
 
-In: the `manifest.json` of an inventory and its parts (CSV, Parquet or ORC; `Size`, `LastModifiedDate` and `ETag` are
-used where they are there). Out: the current object of each key, as `read_manifest` gives its rows. Old versions and
-delete markers are passed over.
+Its parts are CSV, Parquet or ORC. Rows are the current object of each key, as `read_manifest` gives them; old versions
+and delete markers are passed over.
 
 The parts lie where the manifest says, in the destination bucket. For a manifest that lies elsewhere, they are first
 looked for beside it, so that a copy of an inventory is complete in itself: `../data/PART` as S3 lays them out,
@@ -63,13 +63,15 @@ class _Part:
         return self.key.rsplit("/", 1)[-1]
 
     def is_sound(self) -> bool:
-        """Whether the manifest's JSON has text, a number and text here, and a name that leads to no other folder."""
+        """Return whether the manifest's JSON has text, a number and text here, and a name that leads to no other
+        folder."""
         typed = isinstance(self.key, str) and isinstance(self.size, int | None) and isinstance(self.md5, str | None)
         return typed and self.name not in ("", ".") and ".." not in self.key.split("/")
 
 
 def read_inventory(inventory: Location, storage: StorageConfig) -> Iterator[Row]:
-    """The current objects of an inventory: `uri`, `size`, `etag` and `modified_at` where given, and `truth`: None.
+    """Yield the current objects of an inventory: `uri`, `size`, `etag` and `modified_at` where given, and `truth`:
+    None.
 
     Args:
         inventory: where its `manifest.json` is.
@@ -139,7 +141,7 @@ def _parts(manifest: dict[str, Any], uri: str) -> list[_Part]:
 
 
 def _places(part: _Part, manifest: dict[str, Any], inventory: Location) -> list[Location]:
-    """Where a part may lie, the likeliest place first."""
+    """Return where a part may lie, the likeliest place first."""
     bucket = manifest["destinationBucket"].rsplit(":", 1)[-1]  # an ARN: arn:aws:s3:::bucket
     folder = inventory.absolute().parent()
     said = Location.of(f"s3://{bucket}/{part.key}")
@@ -151,7 +153,7 @@ def _places(part: _Part, manifest: dict[str, Any], inventory: Location) -> list[
 
 
 def _copy_part(part: _Part, places: list[Location], storage: StorageConfig, uri: str, target: str) -> None:
-    """Copies a part from the first place where it lies to a local file, whole."""
+    """Copy a part from the first place where it lies to a local file, whole."""
     reasons = []
     for place in places:
         try:
@@ -179,7 +181,7 @@ def _copy_checked(part: _Part, place: Location, storage: StorageConfig, uri: str
 
 
 class _Damaged(Exception):
-    """What was copied is not what the manifest announces; from a store, a body may have broken off on its way."""
+    """A copy that is not what the manifest announces; from a store, a body may have broken off on its way."""
 
 
 def _damage(part: _Part, path: str) -> str | None:
@@ -207,7 +209,7 @@ def _parser(manifest: dict[str, Any], uri: str) -> Parser:
 
 
 def _columns(names: list[str], place: str) -> list[str]:
-    """`LastModifiedDate` of CSV and `last_modified_date` of the others are one column."""
+    """Return the columns in one spelling: `LastModifiedDate` of CSV is `last_modified_date` of the others."""
     columns = [name.strip().lower().replace("_", "") for name in names]
     missing = [name for name in ("Bucket", "Key") if name.lower() not in columns]
     if missing:
@@ -216,7 +218,7 @@ def _columns(names: list[str], place: str) -> list[str]:
 
 
 def _csv(columns: list[str], file: IO[bytes], place: str) -> Iterator[Row]:
-    """Keys are written as in HTML forms: a blank is `+`, a plus `%2B`."""
+    """Yield the rows of CSV, whose keys are written as in HTML forms: a blank is `+`, a plus `%2B`."""
     with gzip.open(file) as unpacked:
         lines = csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8", newline=""))
         for number, cells in enumerate(lines, start=1):
@@ -254,7 +256,7 @@ def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> list[Row]:
 
 
 def _is_current(row: Row, where: str) -> bool:
-    """Whether reading the key would give this version; where the inventory is of current versions only, it would."""
+    """Return whether reading the key would give this version; of an inventory of current versions only, it would."""
     return _flag(row.get("islatest"), where) is not False and _flag(row.get("isdeletemarker"), where) is not True
 
 

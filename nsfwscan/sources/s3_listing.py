@@ -1,10 +1,9 @@
-"""Listing an S3 prefix, many requests at once where it pays.
+"""List an S3 prefix, many requests at once where it pays.
 
-In: a bucket and a prefix. Out: the objects of each answer, as S3 writes them (`Key`, `Size`, `ETag`, `LastModified`),
-a thousand at most. What the store refuses comes up as botocore or s3fs raise it, at once, and ends what is under way.
-An answer that is no listing, or not a whole one (`dialect.NotAListing`, or XML that is cut off), is asked for again a
-few times; pages that are empty without end, or whose keys go backwards, are `NotAListing` at once. So a listing is what
-the store listed, all of it, or it fails.
+Each answer's objects come as S3 writes them (`Key`, `Size`, `ETag`, `LastModified`), a thousand at most. What the store
+refuses comes up as botocore or s3fs raise it, at once, and ends what is under way. An answer that is no listing, or not
+a whole one (`NotAListing`, or XML that is cut off), is asked for again a few times; pages that are empty without end,
+or whose keys go backwards, are `NotAListing` at once. So a listing is what the store listed, all of it, or it fails.
 
 One request gives a page, and the next page cannot be asked for before this one is there; so a prefix of a million keys
 is cut into prefixes that are listed side by side. Where a first page is not all and crosses few folders, the folders
@@ -55,7 +54,7 @@ def list_prefix(
     skip: Callable[[str], bool] = lambda folder: False,
     warnings: Warnings | None = None,
 ) -> Iterator[Objects]:
-    """All objects under a prefix, as S3 understands prefixes; or the one object, where the key is exactly that.
+    """Yield all objects under a prefix, as S3 understands prefixes; or the one object, where the key is exactly that.
 
     An empty object of that name beside keys below `name/` is a mark that some tool left: the prefix is meant then. Both
     cases are counted as warnings.
@@ -102,7 +101,7 @@ def list_prefix(
 
 
 def is_folder_marker(key: str, size: int | None) -> bool:
-    """Whether an object is no more than a mark that a folder is there: empty, and named as consoles and Hadoop do."""
+    """Return whether an object only marks a folder: empty, and named as consoles and Hadoop do."""
     return size == 0 and key.endswith(("/", "_$folder$"))
 
 
@@ -124,7 +123,7 @@ class _Reached:
     """Pages without an object, in a row."""
 
     def past(self, page: Page, *, in_order: bool) -> _Reached:
-        """After one more page. Raises NotAListing where pages lead nowhere, or backwards."""
+        """Return how far one more page leads. Raises NotAListing where pages lead nowhere, or backwards."""
         keys = [item["Key"] for item in page.get("Contents", [])]
         if not keys:
             if page.get("IsTruncated") and self.empty + 1 == _MOST_EMPTY:
@@ -138,7 +137,8 @@ class _Reached:
 
 
 def _in_order(one: str, other: str) -> bool:
-    """In the order of their bytes, as S3 has it, or folder by folder, as stores have it that keep files."""
+    """Return whether two keys are in the order of their bytes, as S3 has it, or folder by folder, as stores have it
+    that keep files."""
     return one < other or one.split("/") < other.split("/")
 
 
@@ -153,21 +153,21 @@ class _Branch:
     """Whether it may be cut further."""
 
     def own(self, page: Page) -> Objects:
-        """The objects of a page that are this branch's; what lies in `folder` itself was given when it was cut."""
+        """Return the objects of a page that are this branch's; those in `folder` itself were given when it was cut."""
         objects: Objects = page.get("Contents", [])
         if self.folder is None or self.prefix.endswith("/"):
             return objects
         return [item for item in objects if "/" in item["Key"][len(self.folder) :]]
 
     def crossed(self, page: Page) -> int:
-        """How many folders and loose keys right below the prefix the keys of a page belong to."""
+        """Return how many folders and loose keys right below the prefix the keys of a page belong to."""
         below = (item["Key"][len(self.prefix) :] for item in page.get("Contents", []))
         return len({name.partition("/")[:2] for name in below})
 
 
 @dataclass(slots=True)
 class _Folders:
-    """What is wanted of what lies right below a branch's prefix, as far as it is known."""
+    """The folders and loose objects right below a branch's prefix that are wanted, as far as they are known."""
 
     names: list[str] = field(default_factory=list)
     loose: Objects = field(default_factory=list)
@@ -206,7 +206,7 @@ class _Listing:
         return self._cut_or_went_on(branch, page)
 
     def _beside(self, branch: _Branch, begun: Page, below: Page) -> Objects:
-        """The one object whose key is the source, or the prefix, by what lies below `key/`."""
+        """Return the one object whose key is the source, or list the prefix, by what lies below `key/`."""
         [whole] = begun["Contents"][:1]
         is_prefix = any(
             item["Key"].startswith(f"{branch.prefix}/") and not is_folder_marker(item["Key"], item.get("Size"))
@@ -237,7 +237,7 @@ class _Listing:
         return branch.own(page)
 
     def _found(self, branch: _Branch, begun: Page, folders: _Folders, page: Page) -> Objects:
-        """Cuts the branch at its folders, once all are known; lists it as it is where that would not pay."""
+        """Cut the branch at its folders, once all are known; list it as it is where cutting would not pay."""
         folders.names += [item["Prefix"] for item in page.get("CommonPrefixes", []) if not self._skip(item["Prefix"])]
         folders.loose += [item for item in page.get("Contents", []) if item["Key"] != self._mark]
         folders.pages += 1
@@ -260,7 +260,8 @@ class _Listing:
 
 
 def _cut(folders: list[str], stem: int, most: int) -> list[str]:
-    """Prefixes, `most` at most, with which all folders begin, each with exactly one; as even as names of ids make them.
+    """Return prefixes, `most` at most, with which all folders begin, each with exactly one; as even as names of ids
+    make them.
 
     Args:
         folders: distinct names that end at their first `/` after `stem` characters, which they share.

@@ -1,6 +1,6 @@
-"""What a person said an image is: from class folders, a manifest's column, or a file of its own.
+"""Read ground truth: from class folders, a list's column, or a file of its own with `uri` and `truth`.
 
-In: a URI, or a file with `uri` and `truth`. Out: categories. It never decides anything; it measures the decisions.
+It never decides anything; it measures the decisions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CATEGORIES = frozenset(str(c) for c in Category)
 
 
 def truth_from_path(uri: str) -> str | None:
-    """The category that the innermost class folder names (`…/neutral/2026/a.jpg` → `neutral`), or None.
+    """Return the category that the innermost class folder names (`…/neutral/2026/a.jpg` → `neutral`), or None.
 
     Only the categories' own names count: a folder called `safe` or `normal` is more likely no label at all.
     """
@@ -34,7 +34,7 @@ def truth_from_path(uri: str) -> str | None:
 
 
 def read_truth(place: Location, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a truth file (any list with a column `truth`), as `TRUTH_SCHEMA`.
+    """Yield the rows of a truth file (any list with a column `truth`), as `TRUTH_SCHEMA`.
 
     Args:
         warnings: where rows without a truth are counted, which are passed over.

@@ -1,8 +1,7 @@
-"""Where truth meets the listing, and how much of it does not.
+"""Join ground truth with the listing, and count what does not meet.
 
-In: a listing and a truth file, both spooled as Parquet, and which share may be missing. Out: the table `met` (`listed`,
-`truth`) in the connection, and a `Meeting`: numbers and a few examples. Memory stays flat: DuckDB spills to disk. Truth
-of which nothing, or too little, was listed is a `SourceError`.
+Both are spooled as Parquet; the result is the table `met` (`listed`, `truth`) in the connection. Memory stays flat:
+DuckDB spills to disk. Truth of which nothing, or too little, was listed is a `SourceError`.
 
 URIs meet when they are the same; and else when they are the same in Unicode's normal form C, where only one listed
 object has that form: `é` is one character where people type, and two where a Mac names files. The listing's spelling
@@ -81,7 +80,7 @@ class Meeting:
     examples: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON types; the arguments of a `Meeting`."""
+        """Return JSON types; the arguments of a `Meeting`."""
         return dict(vars(self))
 
 
@@ -122,7 +121,8 @@ def meet(
 
 
 def _examples(connection: duckdb.DuckDBPyConnection, listed: str, places: tuple[str, ...]) -> list[str]:
-    """Some URIs that were not listed, those within the sources first, and what is called alike."""
+    """Return some URIs that were not listed, those within the sources first, and the listed ones with the most similar
+    names."""
     query = """
         SELECT uri FROM judged ANTI JOIN met ON judged.uri = met.judged
         ORDER BY len(list_filter($places, lambda p: starts_with(uri, p))) DESC, uri LIMIT $most

@@ -1,8 +1,7 @@
-"""Listing a web server's folder by its index pages, as Apache, nginx and others write them.
+"""List a web server's folder by its index pages, as Apache, nginx and others write them.
 
-In: the URL of a folder, which ends with `/`. Out: the URLs of the files below it. What a page links elsewhere (above
-the folder, another host, its columns in another order) is passed over. A page that redirects, is cut off, asks to log
-in or is no index at all is `NotAListing`: its files are unknown, and not gone.
+What a page links elsewhere (above the folder, another host, its columns in another order) is passed over. A page that
+redirects, is cut off, asks to log in or is no index at all is `NotAListing`: its files are unknown, and not gone.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TITLES = ("index of", "directory listing", "directory:")
 
 
 def list_pages(url: str, fs: Any, timeout_s: float) -> Iterator[str]:
-    """The files below a folder, depth first, in the order of their URLs, each once.
+    """Yield the URLs of the files below a folder, depth first, in their order, each once.
 
     Args:
         fs: fsspec's HTTP filesystem.
@@ -59,7 +58,7 @@ async def _get(fs: Any, url: str) -> bytes:
 
 
 class _Index(HTMLParser):
-    """What an index page has: links, words, and whether it asks for a password."""
+    """The links and the headings of an index page, and whether it asks for a password."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -69,7 +68,7 @@ class _Index(HTMLParser):
         self._in_heading = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keeps links, and fields for passwords."""
+        """Keep links, and fields for passwords."""
         given = {name: value or "" for name, value in attrs}
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
@@ -77,17 +76,17 @@ class _Index(HTMLParser):
         self._in_heading = tag in ("title", "h1") or (self._in_heading and tag not in ("body", "pre", "table"))
 
     def handle_endtag(self, tag: str) -> None:
-        """Ends a heading."""
+        """End a heading."""
         self._in_heading = self._in_heading and tag not in ("title", "h1")
 
     def handle_data(self, data: str) -> None:
-        """Keeps headings."""
+        """Keep headings."""
         if self._in_heading:
             self.heading += data.lower()
 
 
 def _links(folder: str, page: bytes) -> set[str]:
-    """The URLs right below a folder that its page links to."""
+    """Return the URLs right below a folder that its page links to."""
     if not page.rstrip().lower().endswith(b"</html>"):
         raise NotAListing(f"the index page {folder} is cut off: it has no </html>")
     index = _Index()
@@ -103,5 +102,5 @@ def _links(folder: str, page: bytes) -> set[str]:
 
 
 def _place(url: str) -> str:
-    """A URL without its query and its fragment: an index links to itself in another order."""
+    """Return a URL without its query and its fragment: an index links to itself in another order."""
     return urlunsplit(urlsplit(urldefrag(url).url)._replace(query=""))

@@ -1,10 +1,9 @@
-"""Which column of a list holds what, whatever it is called: `uri`, `URI`, ` url`, `s3_uri`, `file_name`.
+"""Find the columns of a list that are wanted, whatever they are called: `uri`, `URI`, ` url`, `s3_uri`, `file_name`.
 
-In: the names of a list's columns, or the keys of its JSON objects. Out: the columns that are wanted, under our names.
-No column that names objects, or two of equal right, is a `SourceError` that says what is there and what is wanted.
-
-`uri` in exactly these letters wins, then `source-ref`, then one that is called so but for case, blanks and dashes, then
-the one that has a usual name of such a column. `bucket` and `key` together name an object of S3; `key` alone does not.
+The column named exactly `uri` wins, then `source-ref`, then one that differs from these only in case, blanks and
+dashes, then one with a usual name. `bucket` and `key` together name an object of S3; `key` alone does not. A list
+without a column that names objects, or with two of equal right, is a `SourceError` that says what is there and what is
+wanted.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def _plain(name: str) -> str:
 
 
 def _naming(names: Sequence[str]) -> list[int]:
-    """Places of the columns that name objects, all of equal right; `bucket` and `key` are not among them."""
+    """Return the indices of the columns that name objects, all of equal right; not those of `bucket` and `key`."""
     for exact in _URI:
         if exact in names:
             return [list(names).index(exact)]
@@ -67,7 +66,7 @@ class Columns:
         """The names of the columns as they were written."""
 
     def chosen(self, names: Sequence[str]) -> dict[int, str]:
-        """Return the places of the columns that are wanted, with our names of them.
+        """Return the indices of the columns that are wanted, with our names of them.
 
         Raises:
             SourceError: no column names objects, or several do.
@@ -107,7 +106,7 @@ class Columns:
         return found
 
     def renamed(self, element: Any) -> Row:
-        """Return a JSON value as a row; one without a name of an object as it is, one that is no object empty."""
+        """Return a JSON value as a row: as it is without a name of an object, empty where it is not a JSON object."""
         if isinstance(element, str):
             return {"uri": element}
         if not isinstance(element, dict):

@@ -1,9 +1,9 @@
 """A folder on local disk that nothing leads out of.
 
-In: a folder, and names within it, with `/`. Out: files that appear whole or not at all, with the permissions that were
-asked for, less the process's umask. Below the folder no symbolic link is ever followed, neither by reading nor by
-writing nor by removing: every step of a name is opened by itself (`openat`, O_NOFOLLOW), so that none can be swapped
-in between. A name that leads over a link is a `LinkRefused`; the folder itself may lie wherever a link leads.
+Files appear whole or not at all, with the permissions that were asked for, less the process's umask. Below the folder
+no symbolic link is followed, neither to read nor to write nor to remove: every step of a name is opened by itself
+(`openat`, O_NOFOLLOW), so that no link can be swapped in between. A name that leads over a link is a `LinkRefused`. The
+folder itself may be reached by a link.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Confined:
     file_mode: int = 0o640
 
     def read(self, name: str) -> bytes:
-        """A file's bytes. Raises OSError, also for what is no regular file."""
+        """Return a file's bytes. Raises OSError, also where it is not a regular file."""
         with self._parent(name) as (folder, leaf):
             self._refuse_link(leaf, folder, name)
             # O_NONBLOCK: opening a named pipe must not wait for a writer.
@@ -53,29 +53,29 @@ class Confined:
                 return file.read()
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, over an older one; a link of that name is replaced itself. Raises OSError."""
+        """Write a file, over an older one; a link of that name is itself replaced. Raises OSError."""
         with self._temporary(name, data) as (folder, temporary, leaf):
             os.replace(temporary, leaf, src_dir_fd=folder, dst_dir_fd=folder)
 
     def create(self, name: str, data: bytes) -> None:
-        """Writes a file that must not be there yet. Raises OSError, FileExistsError among them."""
+        """Write a file that must not be there yet. Raises OSError, FileExistsError among them."""
         with self._temporary(name, data) as (folder, temporary, leaf):
             os.link(temporary, leaf, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
     def stat(self, name: str) -> os.stat_result:
-        """What is there, links not followed. Raises OSError, FileNotFoundError among them."""
+        """Return the status of a name, links not followed. Raises OSError, FileNotFoundError among them."""
         with self._parent(name) as (folder, leaf):
             return os.stat(leaf, dir_fd=folder, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder is there. Raises OSError, FileNotFoundError where not even its folder is."""
+        """Return True for a file or folder. Raises OSError, FileNotFoundError where it is absent."""
         found = self.stat(name)
         if stat.S_ISLNK(found.st_mode):
             raise LinkRefused(name)
         return True
 
     def entries(self, folder: str) -> dict[str, os.stat_result]:
-        """What lies directly in a folder, links not followed. Raises OSError."""
+        """Return what lies directly in a folder, links not followed. Raises OSError."""
         with self._opened(_steps(folder), folder) as held:
             listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=held)
             found: dict[str, os.stat_result] = {}
@@ -88,7 +88,7 @@ class Confined:
             return found
 
     def remove(self, name: str) -> None:
-        """Removes a file, a link (and not what it leads to), or a folder with all in it. Raises OSError."""
+        """Remove a file, a link (and not what it leads to), or a folder with all in it. Raises OSError."""
         with self._parent(name) as (folder, leaf):
             if stat.S_ISDIR(os.stat(leaf, dir_fd=folder, follow_symlinks=False).st_mode):
                 shutil.rmtree(leaf, dir_fd=folder)  # which follows no link either
@@ -97,7 +97,7 @@ class Confined:
 
     @contextmanager
     def _parent(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """The open folder that a name lies in, and the name's last step."""
+        """Yield the open folder that a name lies in, and the name's last step."""
         *above, leaf = _steps(name) or ["."]
         with self._opened(above, name, make=make) as folder:
             yield folder, leaf
@@ -132,14 +132,14 @@ class Confined:
 
     @staticmethod
     def _refuse_link(step: str, folder: int, name: str) -> None:
-        """Says so by name; what is swapped in after this is refused by O_NOFOLLOW, in other words."""
+        """Name the link in the error; O_NOFOLLOW refuses a link that is swapped in after this, without its name."""
         with suppress(FileNotFoundError, NotADirectoryError):
             if stat.S_ISLNK(os.stat(step, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise LinkRefused(step if name.endswith(step) and "/" not in name else f"{step} (in {name})")
 
     @contextmanager
     def _temporary(self, name: str, data: bytes) -> Iterator[tuple[int, str, str]]:
-        """A file beside the target that is on the disk, whole; gone afterwards, whatever became of it."""
+        """Yield a file beside the target that is on the disk, whole; remove it afterwards."""
         with self._parent(name, make=True) as (folder, leaf):
             temporary = f"{TEMPORARY}{uuid.uuid4().hex}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -155,7 +155,7 @@ class Confined:
 
 
 def _steps(name: str) -> list[str]:
-    """A name's steps. Raises OSError for one that leads upwards."""
+    """Return a name's steps. Raises OSError where one leads upwards."""
     steps = [step for step in name.split("/") if step not in ("", ".")]
     if ".." in steps:
         raise OSError(errno.EINVAL, f"{name} leads out of the store")

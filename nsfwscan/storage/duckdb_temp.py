@@ -1,7 +1,7 @@
-"""A DuckDB that sorts and joins more than memory holds.
+"""Open a DuckDB that sorts and joins more than memory holds.
 
-In: nothing. Out: a connection whose database and whatever it spills lie in a temporary folder, which is gone with it.
-Where the local disk is full, it is a `duckdb.Error`.
+Its database and what it spills lie in a temporary folder that is removed with the connection. A full local disk is a
+`duckdb.Error`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEMORY_LIMIT = "1GB"
 
 @contextmanager
 def spilling(purpose: str, *, threads: int | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """The connection, and the folder, for files of one's own.
+    """Yield the connection, and its folder, for files of the caller's own.
 
     Args:
         purpose: for the folder's name.

@@ -1,7 +1,7 @@
-"""What a failing store means: what is tried again, and what is said of it when it stays.
+"""Decide what a store's failure means: what is tried again, and what is said of it when it stays.
 
-In: exceptions of filesystems, botocore and aiohttp. Out: another attempt; a `RowError` with its own status, for one
-object; a `NsfwscanError` for what would fail every object alike, such as refused credentials.
+A failure is another attempt; or a `RowError` with its own status, for one object; or a `NsfwscanError` where it would
+fail every object alike, such as refused credentials.
 """
 
 from __future__ import annotations
@@ -123,17 +123,17 @@ class NotWhole(OSError):
 
 
 class Wait(Protocol):
-    """Returns when the next request may go, and not before `after_s` seconds; `Pace.wait` is one."""
+    """A function that returns when the next request may go, and not before `after_s` seconds; `Pace.wait` is one."""
 
     def __call__(self, after_s: float = 0.0, /) -> None:
-        """Waits."""
+        """Wait."""
 
 
 _Result = TypeVar("_Result")
 
 
 def retry(call: Callable[[], _Result], attempts: int = 4, wait: Wait = UNPACED.wait) -> _Result:
-    """Calls again, with backoff, what a bad moment may have failed: a cut connection, a part of a body, a time-out."""
+    """Call again, with backoff, where a bad moment may have failed: a cut connection, a part of a body, a time-out."""
     for attempt in count(1):
         wait(backoff_s(attempt))
         try:
@@ -149,13 +149,14 @@ def retry(call: Callable[[], _Result], attempts: int = 4, wait: Wait = UNPACED.w
 
 
 def backoff_s(attempt: int) -> float:
-    """How long to wait before an attempt: nothing before the first, then a quarter of a second, doubled each time up to
-    8 s, give or take half: the threads of all workers must not come back in step."""
+    """Return the seconds to wait before an attempt: nothing before the first, then a quarter of a second, doubled each
+    time up to 8 s, give or take half: the threads of all workers must not come back in step."""
     return 0.0 if attempt == 1 else min(8.0, 0.25 * 2 ** (attempt - 2)) * random.uniform(0.5, 1.5)
 
 
 def error_code(error: BaseException | None) -> str | None:
-    """The store's code behind an exception: S3's, such as `NoSuchKey`, or an HTTP status; None where none answered."""
+    """Return the store's code behind an exception: S3's, such as `NoSuchKey`, or an HTTP status; None where no store
+    answered."""
     while error is not None:
         if isinstance(error, ClientError):
             answer = error.response.get("Error", {})
@@ -167,7 +168,7 @@ def error_code(error: BaseException | None) -> str | None:
 
 
 def row_error(error: Exception, attempts: int) -> RowError:
-    """What a failed read means for its row.
+    """Return what a failed read means for its row.
 
     Raises:
         NsfwscanError: the credentials are missing or refused, which no other object would survive either.
@@ -198,7 +199,7 @@ def row_error(error: Exception, attempts: int) -> RowError:
 
 
 def _dialect_help(error: Exception, code: str | None) -> str | None:
-    """What to try where an S3 store does not understand us, whatever the object; None where it is not that."""
+    """Return what to try where an S3 store does not understand us, whatever the object; None for other failures."""
     if _is_http(error):
         return None
     if code in _DIALECT or (code in ("InvalidArgument", "InvalidRequest") and _SPOKEN_OF.search(str(error))):
@@ -209,7 +210,7 @@ def _dialect_help(error: Exception, code: str | None) -> str | None:
 
 
 def is_unknown_to_store(error: Exception) -> bool:
-    """Whether an S3 store says that it does not know what was asked for, such as a condition or a bulk request."""
+    """Return whether an S3 store says that it does not know a request, such as a condition or a bulk delete."""
     return _dialect_help(error, error_code(error)) == _DIALECT_HELP
 
 
@@ -222,7 +223,8 @@ def _detail(error: Exception) -> str:
 
 
 def _unmasked(error: Exception) -> Exception:
-    """The error behind a FileNotFoundError that is none: fsspec's HTTP filesystem raises it for whatever happens."""
+    """Return the error behind a FileNotFoundError that is none: fsspec's HTTP filesystem raises it for whatever
+    happens."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _is_http(cause):
         return error if _http_status(cause) in (404, 410) else cause
@@ -234,7 +236,8 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _is_http(error: BaseException) -> bool:
-    """Whether it is aiohttp's; the package takes an eighth of a second to import, and not every command needs it."""
+    """Return whether it is aiohttp's; the package takes an eighth of a second to import, and not every command needs
+    it."""
     return type(error).__module__.startswith("aiohttp.")
 
 
@@ -243,8 +246,8 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether another attempt may help: a broken connection, a part of a body, a time-out, a server that has trouble.
-    S3's own answers were retried by botocore already."""
+    """Return whether another attempt may help: a broken connection, a part of a body, a time-out, a server in trouble.
+    botocore has retried S3's own answers already."""
     error = _unmasked(error)
     if isinstance(error, _PERMANENT) or getattr(error, "errno", None) in _PERMANENT_ERRNO:
         return False
@@ -255,7 +258,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def setup_error(error: Exception, doing: str) -> NsfwscanError:
-    """A store's failure outside of any row (listing, writing the report), in words."""
+    """Return a store's failure outside of any row (listing, writing the report), in words."""
     code = error_code(error)
     strerror = error.strerror if isinstance(error, OSError) and code is None else None
     if code in _FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):

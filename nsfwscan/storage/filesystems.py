@@ -1,11 +1,10 @@
-"""The filesystem behind a URI, whatever its scheme: S3, HTTP, archives, FTP, and all that fsspec has a package for.
+"""Return the filesystem behind a location: S3, HTTP, archives, FTP, and all that fsspec has a package for.
 
-In: a canonical URI (`location.py`) and a `StorageConfig`. Out: an fsspec filesystem whose methods take the URIs that
-its `unstrip_protocol` gives, hosts and archives included. A scheme that is not known, wraps another place or lacks its
-package is a `NsfwscanError` with what to do, and so is an archive that is none.
+Its methods take the URIs that its `unstrip_protocol` gives, hosts and archives included. A scheme that is unknown,
+wraps another place or lacks its package is a `NsfwscanError` with what to do, and so is a file that is no archive.
 
 `zip://MEMBER::PLACE` and `tar://MEMBER::PLACE` reach into an archive, which may lie in another one. Nothing is unpacked
-to disk: a member is read out of the archive, by its name, which is only a name, whatever `../` it has.
+to disk: a member is read out of the archive by its name, which is only a name, whatever `../` it has.
 """
 
 from __future__ import annotations
@@ -97,12 +96,13 @@ async def get_url(fs: fsspec.AbstractFileSystem, url: str, **options: Any) -> As
 
 
 def taking_turns(fs: fsspec.AbstractFileSystem) -> AbstractContextManager[Any]:
-    """What to hold while reading from a filesystem that knows no threads; nothing for the others."""
+    """Return the lock to hold while reading from a filesystem that is not thread-safe; for others a lock of nothing."""
     return getattr(fs, "turn", None) or nullcontext()
 
 
 def _host(scheme: str, uri: str) -> str:
-    """How all URIs of the same host begin, where the filesystem belongs to a host (`ftp://user@host`); else nothing."""
+    """Return how all URIs of the same host begin, where the filesystem belongs to a host (`ftp://user@host`); else
+    nothing."""
     if not _host_options(_class_of(scheme, uri), uri):
         return ""
     path, whole = stripped(uri), uri.rstrip("/")

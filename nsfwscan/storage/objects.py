@@ -1,8 +1,7 @@
-"""Reaching objects, wherever they are.
+"""Read objects, wherever they are.
 
-In: URIs (plain paths, `file://`, `s3://`, any fsspec URI) and a `StorageConfig`. Out: filesystems, and an object's
-bytes with the version that was read. What can go wrong with one object is a `RowError` with its own status; refused
-credentials are a `NsfwscanError`, since they would fail every object alike.
+What can go wrong with one object is a `RowError` with its own status; refused credentials are a `NsfwscanError`, since
+they would fail every object alike.
 
 Which bytes are an object (`fetch` holds it, for every kind of store):
 
@@ -10,7 +9,7 @@ Which bytes are an object (`fetch` holds it, for every kind of store):
   a local file. A local file must have the same size and time of change before and after.
 - Where the listing gave an etag and the read returns the same, they are as many as the listing says, too: the version
   is the listed one, so other bytes are a part of it. Fewer or more are tried again, and then a `fetch_error`.
-- They are never more than `max_bytes`, whatever length was announced, or none: what goes on is stopped there.
+- They are never more than `max_bytes`, whatever length was announced, or none: reading stops there.
 - Where the etags differ, or one of them is not known, the object may have changed since it was listed: it is taken as
   it is now, with its own size and etag, even where nothing is left of it.
 """
@@ -73,7 +72,7 @@ def fetch(
     etag: str | None = None,
     wait: Wait = UNPACED.wait,
 ) -> Fetched:
-    """Reads one object whole.
+    """Read one object whole.
 
     Args:
         max_bytes: a larger object is not read.
@@ -104,7 +103,7 @@ def fetch(
 
 
 def read_file(place: Location, storage: StorageConfig) -> bytes:
-    """The bytes of a file that is not local, one of ours; a cut connection is tried again. Raises what the filesystem
+    """Return the bytes of a file of ours that is not local; a cut connection is tried again. Raises what the filesystem
     does."""
 
     def attempt() -> bytes:
@@ -139,24 +138,24 @@ class RemoteFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to an offset in bytes from the start, from here, or from the end."""
+        """Move to an offset in bytes from the start, from here, or from the end."""
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
     def readall(self) -> bytes:
-        """The rest of the file, in one request."""
+        """Return the rest of the file, in one request."""
         return self.read(max(0, self._size - self._position)) or b""
 
     def readinto(self, buffer: Any) -> int:
-        """Fills a buffer with the bytes from here on, in one request."""
+        """Fill a buffer with the bytes from here on, in one request."""
         start, end = self._position, min(self._position + len(buffer), self._size)
         if start >= end:
             return 0
@@ -206,8 +205,8 @@ def _read_local(path: str, max_bytes: int) -> Fetched:
 
 
 async def _get_object(fs: Any, place: Location, max_bytes: int) -> Fetched:
-    """The bytes as the store keeps them: an object that says `Content-Encoding: gzip` is not unpacked, since its size,
-    its etag and its hashes are those of what is kept."""
+    """Return the bytes as the store keeps them: an object that says `Content-Encoding: gzip` is not unpacked, since its
+    size, its etag and its hashes are those of the packed bytes."""
     response = await coroutine(fs, "call_s3")("get_object", Bucket=place.authority, Key=place.path)
     async with response["Body"] as body:
         size = response.get("ContentLength")
@@ -221,7 +220,7 @@ async def _get_object(fs: Any, place: Location, max_bytes: int) -> Fetched:
 
 
 async def _get_page(fs: Any, place: Location, max_bytes: int) -> Fetched:
-    """A page or picture as a browser gets it: what the server packs for the way, which it was asked not to, is
+    """Return a page or picture as a browser gets it: what the server packs for the way, which it was asked not to, is
     unpacked, up to the limit and no further."""
     async with get_url(fs, place.uri) as answer:
         packed = (answer.headers.get("Content-Encoding") or "").strip().lower() in ("gzip", "x-gzip", "deflate")
@@ -233,24 +232,24 @@ async def _get_page(fs: Any, place: Location, max_bytes: int) -> Fetched:
 
 
 class _Plain:
-    """What has come of a body. Raises RowError where it is more than may be, whatever length was announced."""
+    """The bytes of a body so far. Raises RowError where they are more than allowed, whatever length was announced."""
 
     def __init__(self, max_bytes: int) -> None:
         self._data = bytearray()
         self._max_bytes = max_bytes
 
     def add(self, piece: bytes) -> None:
-        """Takes the next piece."""
+        """Take the next piece."""
         self._data += piece
         _check_came(len(self._data), self._max_bytes)
 
     def whole(self) -> bytes:
-        """The body, which has come to its end."""
+        """Return the body, which has come to its end."""
         return bytes(self._data)
 
 
 class _Unpacked(_Plain):
-    """As `_Plain`, of a body in gzip or zlib, of which no more is unpacked than may be."""
+    """A body in gzip or zlib, of which no more is unpacked than is allowed."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes)
@@ -258,7 +257,7 @@ class _Unpacked(_Plain):
         self._ended = False
 
     def add(self, piece: bytes) -> None:
-        """Unpacks the next piece. Raises NotWhole where it is damaged."""
+        """Unpack the next piece. Raises NotWhole where it is damaged."""
         try:
             while piece:
                 super().add(self._unpack.decompress(piece, self._max_bytes + 1 - len(self._data)))
@@ -269,7 +268,7 @@ class _Unpacked(_Plain):
             raise NotWhole(f"the packed body is damaged ({error})") from None
 
     def whole(self) -> bytes:
-        """The body. Raises NotWhole where its end is missing."""
+        """Return the body. Raises NotWhole where its end is missing."""
         if not self._ended:
             raise NotWhole("the packed body ends before its end")
         return super().whole()
@@ -286,7 +285,8 @@ async def _cat(fs: Any, place: Location, max_bytes: int) -> Fetched:
 
 
 def _up_to(info: dict[str, Any], max_bytes: int) -> dict[str, int]:
-    """What to read of an object: one byte more than may be, to see one that has more than it says.
+    """Return the range to read of an object: one byte more than is allowed, to see an object that has more than it
+    says.
 
     Raises:
         RowError: it is a directory, or says itself that it is too large.
@@ -309,12 +309,12 @@ def _check_size(size: int | None, max_bytes: int) -> None:
 
 
 def too_large(size: int, max_bytes: int) -> RowError:
-    """The error of an object that is not read for its size in bytes."""
+    """Return the error of an object that is not read for its size in bytes."""
     return RowError(Status.TOO_LARGE, f"{size:,} bytes, over the limit of {max_bytes:,} (--max-bytes)", {"size": size})
 
 
 def etag_of(info: dict[str, Any]) -> str | None:
-    """The version tag in an fsspec `info` answer, whatever the filesystem calls it."""
+    """Return the version tag in an fsspec `info` answer, whatever the filesystem calls it."""
     for key in ("ETag", "etag", "e_tag", "md5Hash"):
         if info.get(key):
             return _unquoted(str(info[key]))
@@ -322,8 +322,8 @@ def etag_of(info: dict[str, Any]) -> str | None:
 
 
 def modified_of(info: dict[str, Any]) -> datetime | None:
-    """The time of the last change in an fsspec `info` answer, whatever the filesystem calls it and tells it in; None
-    where it tells none, or one that `moment` does not know."""
+    """Return the time of the last change in an fsspec `info` answer; None where it has none, or one that `moment` does
+    not know."""
     return moment(told_time(info))
 
 

@@ -1,6 +1,6 @@
-"""How fast requests may go out, so that a scan does not crowd out the store's own users.
+"""Limit how fast requests go out, so that a scan does not crowd out the store's own users.
 
-In: a rate. Out: threads that wait for their turn. Slots are evenly spaced: after a pause there is no burst to catch up.
+Slots are evenly spaced: after a pause there is no burst to catch up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Pace:
         self._next = 0.0  # on the monotonic clock
 
     def wait(self, after_s: float = 0.0) -> None:
-        """Returns when the next request may go, and not before `after_s` seconds have passed."""
+        """Return when the next request may go, and not before `after_s` seconds have passed."""
         if after_s:
             time.sleep(after_s)
         if not self._gap_s:

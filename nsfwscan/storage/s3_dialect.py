@@ -1,8 +1,4 @@
-"""S3 as stores speak it that are not AWS: checksums, deletes and listings in the words that all of them know.
-
-In: an aiobotocore session, before its first client is made. Out: the same session, whose requests fit the store that
-they go to, and whose listings are listings. What can go wrong: `NotAListing`, where a store (or a gateway, a login
-page, a cut answer in its place) answers a listing with something else.
+"""Speak S3 as stores do that are not AWS: checksums, deletes and listings in the words that all of them know.
 
 AWS, known by the endpoint's name, gets what botocore sends: a CRC in a header or trailer, which the bucket keeps with
 the object. Any other store gets what S3 has had since 2006: `Content-MD5` with each object, part and bulk delete, and
@@ -11,7 +7,8 @@ first in many words (NotImplemented, InvalidArgument, MissingContentLength, XAmz
 SignatureDoesNotMatch), and some want the second. The checksum that a store keeps is still asked for with each whole
 object that is read, as long as the store takes the question.
 
-A store without ListObjectsV2 is asked by ListObjects; who calls does not see the difference.
+A store without ListObjectsV2 is asked by ListObjects; callers do not see the difference. An answer to a listing that is
+something else (a gateway's, a login page, a cut one) is a `NotAListing`.
 """
 
 from __future__ import annotations
@@ -49,16 +46,16 @@ _FIRST_VERSION = re.compile(rb"<(?:Next)?Marker\b")
 
 
 class NotAListing(OSError):
-    """A store's answer to a listing is none, or not a whole one. Another attempt may bring one."""
+    """A store's answer to a listing that is no listing, or not a whole one. Another attempt may bring one."""
 
 
 def speaks_aws(url: str) -> bool:
-    """Whether AWS itself answers at this URL, by its host's name."""
+    """Return whether AWS itself answers at this URL, by its host's name."""
     return _AWS.search((urlsplit(url).hostname or "").lower()) is not None
 
 
 def adapt(session: Any, compatibility: Compatibility) -> None:
-    """Makes all S3 clients of a session speak to each store in its dialect, and look at what it lists."""
+    """Make all S3 clients of a session speak to each store in its dialect, and check what it lists."""
     dialect = _Dialect(compatibility)
     session.register("before-call.s3", dialect.fit)
     session.register("needs-retry.s3", dialect.learn)
@@ -83,7 +80,7 @@ class _Dialect:
     # Before a request
 
     def fit(self, model: Any, params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-        """Fits a request to the store. `before-call` of botocore, after the choice of checksums and before they are
+        """Fit a request to the store. `before-call` of botocore, after the choice of checksums and before they are
         computed."""
         if model.name in _LISTINGS:
             asked = params.get("query_string") or {}
@@ -105,7 +102,7 @@ class _Dialect:
     # After an answer
 
     def learn(self, response: Any, operation: Any, request_dict: dict[str, Any], **_: Any) -> float | None:
-        """Asks again, at once and in older words, what the store does not know. `needs-retry` of botocore."""
+        """Ask again, at once and in older words, what the store does not know. `needs-retry` of botocore."""
         if response is None or response[0].status_code < 300 or not self._is_basic(request_dict["url"]):
             return None
         code = str(response[1].get("Error", {}).get("Code") or response[0].status_code)
@@ -122,7 +119,7 @@ class _Dialect:
         return None
 
     def look(self, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-        """Keeps of a listing's XML what botocore's parser leaves out. `before-parse` of botocore."""
+        """Keep of a listing's XML what botocore's parser leaves out. `before-parse` of botocore."""
         body: bytes = response_dict["body"]
         if response_dict["status_code"] not in (200, 500) or (response_dict["status_code"] == 500 and not body):
             return
@@ -142,7 +139,7 @@ class _Dialect:
         }
 
     def check(self, http_response: Any, parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-        """Raises NotAListing unless the answer is one whole page of what was asked. `after-call` of botocore."""
+        """Raise NotAListing unless the answer is one whole page of what was asked. `after-call` of botocore."""
         seen = parsed.pop("nsfwscan", None)
         if http_response.status_code >= 300 or seen is None:
             return
@@ -178,7 +175,8 @@ def _check_entries(page: dict[str, Any], prefix: str) -> None:
 
 
 def _next_marker(page: dict[str, Any], seen: dict[str, Any]) -> str | None:
-    """Where ListObjects goes on, as a token of ours. Without a delimiter it does not say so: behind the last key."""
+    """Return where ListObjects goes on, as a token of ours. Without a delimiter it does not say so: behind the last
+    key."""
     written: str | None = seen["next_marker"]
     if written is not None:
         return _OURS + (unquote_plus(written) if page.get("EncodingType") == "url" else written)
@@ -202,7 +200,7 @@ def _ask_no_checksum(request: dict[str, Any]) -> None:
 
 
 def _to_first_version(request: dict[str, Any]) -> None:
-    """The same question as ListObjects: a token is the key behind which to go on."""
+    """Turn a request into ListObjects: a token is the key behind which to go on."""
     parts = urlsplit(request["url"])
     asked = parse_qsl(parts.query, keep_blank_values=True)
     names = {"continuation-token": "marker", "start-after": "marker"}

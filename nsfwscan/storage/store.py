@@ -1,8 +1,8 @@
-"""The report store: a folder of small files, on local disk or any object store.
+"""Keep the report store: a folder of small files, on local disk or any object store.
 
-In: names relative to the store, and bytes. Out: files that appear whole or not at all. A store that fails is a
-`StoreError`; a file that must be new and is not, a `FileExistsError`. On local disk nothing is followed out of the
-store: a symbolic link within it is a `BrokenRecord`, and removed as a link (`confined.py`).
+Files appear whole or not at all. A store that fails is a `StoreError`; a file that must be new and is not, a
+`FileExistsError`. On local disk nothing is followed out of the store: a symbolic link within it is a `BrokenRecord`,
+and is removed as a link (`confined.py`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Store:
 
     @classmethod
     def at(cls, uri: str, storage: StorageConfig) -> Store:
-        """The store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password."""
+        """Return the store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password."""
         if has_password(uri):
             raise ConfigError(PASSWORD_IN_URI)
         place = Location.of(uri).absolute()
@@ -58,7 +58,7 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """The folder's URI."""
+        """URI of the folder."""
         return self.location.uri
 
     @property
@@ -68,21 +68,22 @@ class Store:
 
     @property
     def endpoint_url(self) -> str | None:
-        """The S3 endpoint that the configuration or the environment names, to be shown; None for AWS, or no S3."""
+        """S3 endpoint that the configuration or the environment names, to be shown; None for AWS, and where it is not
+        S3."""
         environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         found = (self.storage.endpoint_url or environment) if self.location.is_s3 else None
         return redacted(found) if found else None
 
     def locate(self, name: str) -> str:
-        """The full URI of a name."""
+        """Return the full URI of a name."""
         return self.location.child(name).uri
 
     def inside(self, folder: str) -> Store:
-        """A folder of this store as a store."""
+        """Return a folder of this store as a store."""
         return Store(self.location.child(folder), self.storage, self.root or self.location.path)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
+        """Return the bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
         try:
             if self.is_local:
                 return self._disk.read(self._within(name))
@@ -93,7 +94,7 @@ class Store:
             raise _failure(error, f"cannot read {self.locate(name)}") from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, over an older one. Raises StoreError."""
+        """Write a file, over an older one. Raises StoreError."""
         try:
             if self.is_local:
                 self._disk.write(self._within(name), data)
@@ -103,7 +104,7 @@ class Store:
             raise _failure(error, f"cannot write {self.locate(name)}") from error
 
     def create(self, name: str, data: bytes) -> None:
-        """Writes a file that must not be there yet. Raises FileExistsError, StoreError.
+        """Write a file that must not be there yet. Raises FileExistsError, StoreError.
 
         Local disks and stores with conditional writes (`If-None-Match: *`) promise that one of many creators wins.
         Where a store refuses the condition or passes over it, we look beforehand and read back afterwards: who finds
@@ -118,7 +119,7 @@ class Store:
             raise FileExistsError(self.locate(name))
 
     def refuses_to_overwrite(self, name: str, data: bytes) -> bool:
-        """Whether the store itself keeps a file from being created a second time, with data. Raises StoreError.
+        """Return whether the store itself keeps a file from being created a second time, with data. Raises StoreError.
 
         Args:
             name: of a file that is there.
@@ -130,7 +131,7 @@ class Store:
         return False
 
     def _create(self, name: str, data: bytes) -> bool:
-        """Writes a file on the condition that it is new; False where the store knows no such condition. Raises
+        """Write a file on the condition that it is new; return False where the store knows no such condition. Raises
         FileExistsError, StoreError."""
         try:
             if self.is_local:
@@ -150,7 +151,7 @@ class Store:
         return True
 
     def exists(self, name: str) -> bool:
-        """Whether a file of that name is there. Raises StoreError where the store does not say."""
+        """Return whether there is a file of that name. Raises StoreError where the store does not say."""
         try:
             if self.is_local:
                 return self._disk.exists(self._within(name))
@@ -164,7 +165,7 @@ class Store:
             raise _failure(error, f"cannot look into {self.uri}") from error
 
     def names(self, folder: str) -> list[str]:
-        """Names directly under a folder, sorted; empty where there is no such folder."""
+        """Return the names directly under a folder, sorted; none where there is no such folder."""
         try:
             if self.is_local:
                 return sorted(n for n in self._disk.entries(self._within(folder)) if not n.startswith(TEMPORARY))
@@ -176,7 +177,7 @@ class Store:
             raise _failure(error, f"cannot list {self.locate(folder)}") from error
 
     def newest(self, folder: str) -> datetime | None:
-        """When a file directly under a folder was last written; None where there is none."""
+        """Return when a file directly under a folder was last written; None where there is none."""
         try:
             if self.is_local:
                 found = self._disk.entries(self._within(folder))
@@ -191,7 +192,8 @@ class Store:
         return max((time for time in times if time is not None), default=None)
 
     def modified_at(self, name: str) -> datetime | None:
-        """When a file was last written, by the store's clock; None where it is absent, or the store does not know."""
+        """Return when a file was last written, by the store's clock; None where it is absent, or the store does not
+        know."""
         try:
             if self.is_local:
                 return modified_of({"mtime": self._disk.stat(self._within(name)).st_mtime})
@@ -202,14 +204,14 @@ class Store:
             raise _failure(error, f"cannot look into {self.uri}") from error
 
     def is_link(self, name: str) -> bool:
-        """Whether that is a symbolic link, on local disk."""
+        """Return whether a name is a symbolic link, on local disk."""
         with suppress(*_ABSENT):
             return self.is_local and stat.S_ISLNK(self._disk.stat(self._within(name)).st_mode)
         return False
 
     def leftovers(self, folder: str) -> dict[str, datetime | None]:
-        """Names of files under a folder, at any depth, that were never whole, and when they were last written: what a
-        process that was killed leaves on local disk. Raises StoreError."""
+        """Return the files under a folder, at any depth, that were never whole, and when they were last written: a
+        process that is killed leaves them on local disk. Raises StoreError."""
         if not self.is_local:
             return {}
         found: dict[str, datetime | None] = {}
@@ -230,8 +232,8 @@ class Store:
         return found
 
     def delete(self, name: str) -> None:
-        """Removes a file or a folder with all that is in it; absent ones are no error, and of a link it is the link
-        that goes. Raises StoreError."""
+        """Remove a file or a folder with all in it; absent ones are no error, and a link is itself removed. Raises
+        StoreError."""
         path = self.locate(name)
         try:
             if self.is_local:
@@ -252,7 +254,7 @@ class Store:
             raise _failure(error, f"cannot delete {path}") from error
 
     def delete_files(self, names: Sequence[str]) -> None:
-        """Removes files that lie in this store itself, on S3 a thousand with one request; absent ones are no error.
+        """Remove files that lie in this store itself, on S3 a thousand with one request; absent ones are no error.
         Raises StoreError."""
         if self.is_local:
             for name in names:
@@ -272,12 +274,12 @@ class Store:
             self.delete(name)
 
     def _delete_each(self, paths: Iterable[str]) -> None:
-        """For stores that do not delete many files with one request."""
+        """Delete one by one, in stores that do not delete many files with one request."""
         for path in paths:
             self._fs.rm_file(path)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file's content; None where the file is absent or not (yet) whole."""
+        """Return a JSON file's content; None where the file is absent or not (yet) whole."""
         try:
             loaded = json.loads(self.read(name))
         except (FileNotFoundError, ValueError):
@@ -289,7 +291,7 @@ class Store:
         return Confined(self.root or self.location.path, self.storage.mode)
 
     def _within(self, name: str) -> str:
-        """A name as seen from the folder that is not left."""
+        """Return a name as seen from the folder that no name is followed out of."""
         return self.location.child(name).path[len(self.root or self.location.path) :]
 
     @property
@@ -298,7 +300,7 @@ class Store:
 
 
 def _failure(error: Exception, doing: str) -> NsfwscanError:
-    """What a failure of the store means, in words."""
+    """Return what a failure of the store means, in words."""
     if isinstance(error, LinkRefused):
         why = f"{error.strerror}, and nothing is followed out of a report store"
         return BrokenRecord(f"{doing}:", why, "put the files themselves there, or remove the link")
@@ -306,11 +308,11 @@ def _failure(error: Exception, doing: str) -> NsfwscanError:
 
 
 def from_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file. Read in this thread alone: one of Arrow's may still hold the bytes after that,
+    """Return the rows of a Parquet file. Read in this thread alone: one of Arrow's may still hold the bytes after that,
     and would abort a process that ends at that moment (exit code 134)."""
     return pq.ParquetFile(io.BytesIO(data)).read(columns, use_threads=False)
 
 
 def to_json(value: Any) -> bytes:
-    """Indented, key-ordered-as-given UTF-8 JSON, one trailing newline."""
+    """Return indented UTF-8 JSON with keys in the given order and a newline at the end."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

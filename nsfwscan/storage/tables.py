@@ -1,8 +1,7 @@
-"""What a list of objects is written in: found out by its content, never by its name.
+"""Read lists of objects, whatever they are written in: the content decides, never the name.
 
-In: a file's bytes. Out: the `Shape` of a list, or None for what is none (an image, say), and then its rows as they were
-written, one at a time, so that memory stays flat. A file that was meant as a list and cannot be one is a `SourceError`
-that says what it looks like and what to do.
+Rows are read one at a time, so that memory stays flat. A file that was meant as a list and cannot be one is a
+`SourceError` that says what it looks like and what to do.
 
 - Parquet, ORC and Arrow files; JSON lines; a JSON array of objects or of strings, or an object that holds one; text
   with commas, semicolons, tabs or bars under a line of column names; a URI or path a line.
@@ -131,7 +130,7 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def _unpacked_head(head: bytes, compression: str) -> bytes:
-    """As much as the head of a compressed file gives; nothing where it is damaged."""
+    """Return as much as the head of a compressed file gives; nothing where it is damaged."""
     found = bytearray()
     try:
         with _unpacked(io.BytesIO(head), compression) as stream:
@@ -161,11 +160,11 @@ class _Readable(io.RawIOBase):
         self._stream = stream
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fills a buffer with what comes next."""
+        """Fill a buffer with what comes next."""
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -227,7 +226,8 @@ def _is_text(head: bytes) -> bool:
 
 
 def _text(head: bytes, encoding: str, *, whole: bool) -> str | None:
-    """The head as text, without a character that was cut in two; a wrong byte stays wrong, for who reads it to say."""
+    """Return the head as text, without a character that was cut in two; a wrong byte stays wrong, and reading the file
+    says so."""
     try:
         return head.decode(encoding)
     except UnicodeDecodeError as error:
@@ -284,7 +284,7 @@ def _shape_of_array(first: str, encoding: str, uri: str, *, wanted: bool) -> Sha
 
 
 def _is_wrapper(row: dict[str, Any]) -> bool:
-    """Whether an object is the whole file, and its rows are in it."""
+    """Return whether an object is the whole file, and its rows are in it."""
     return all(key in row for key in _INVENTORY) or (
         not names_in(row) and any(isinstance(value, list) for value in row.values())
     )
@@ -311,7 +311,7 @@ def _shape_of_lines(lines: list[str], encoding: str, uri: str, *, wanted: bool) 
 
 
 def _refuse_without_header(lines: list[str], uri: str) -> None:
-    """A table without a line of names: that a cell is not a part of the URI cannot be known."""
+    """Refuse a table without a line of names: nothing tells which cells belong to the URI."""
     for delimiter in _DELIMITERS:
         counts = {line.count(delimiter) for line in lines}
         table = uri.lower().rsplit("/", 1)[-1].split(".")
@@ -327,7 +327,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _is_absolute(line: str) -> bool:
-    """Whether a text of one line can be a list under any name: one relative name may be anything."""
+    """Return whether a text of one line can be a list under any name: one relative name may be anything."""
     return "://" in line or line.strip().strip('"').startswith("/")
 
 
@@ -343,8 +343,8 @@ def _is_place(line: str) -> bool:
 
 
 def rows_in(file: IO[bytes], shape: Shape, columns: Columns) -> Iterator[Row]:
-    """The rows of a list as they were written, under the names that `columns` gives them; an empty one for what is no
-    row (a line that is no JSON object).
+    """Yield the rows of a list as they were written, under the names that `columns` gives them; an empty row for a line
+    that is no JSON object.
 
     Args:
         file: at its start.
@@ -389,7 +389,8 @@ def _text_rows(text: io.TextIOWrapper, shape: Shape, columns: Columns) -> Iterat
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Lines with their ends; one that is longer than any row can be is an error, and never in memory whole."""
+    """Yield lines with their ends. Raises csv.Error for one that is longer than any row can be; it is never in memory
+    whole."""
     while line := text.readline(_MOST_CHARACTERS):
         if len(line) >= _MOST_CHARACTERS:
             raise csv.Error(f"a line has more than {_MOST_CHARACTERS:,} characters")
@@ -404,7 +405,7 @@ def _object(line: str) -> Any:
 
 
 def _elements(text: io.TextIOWrapper) -> Iterator[Any]:
-    """The elements of a JSON array, one at a time; that of an object's first array, where an object holds it."""
+    """Yield the elements of a JSON array, one at a time; of an object that holds arrays, those of its first."""
     decoder, held, ended = json.JSONDecoder(), text.read(HEAD_BYTES), False
     held = held[held.index("[") + 1 :]
     while True:
@@ -428,7 +429,8 @@ def _elements(text: io.TextIOWrapper) -> Iterator[Any]:
 
 @contextmanager
 def _seekable(file: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
-    """A table of columns is read here and there: one that is compressed as a whole is unpacked to disk."""
+    """Yield a file that can be read here and there: a table of columns that is compressed as a whole is unpacked to
+    disk."""
     if compression is None:
         yield file
         return
@@ -439,7 +441,7 @@ def _seekable(file: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
 
 
 def _batches(file: IO[bytes], kind: Format, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """Batches of the chosen columns, under their new names. Raises pa.ArrowInvalid for a damaged file."""
+    """Yield batches of the chosen columns, under their new names. Raises pa.ArrowInvalid for a damaged file."""
     try:
         yield from _read_batches(file, kind, columns)
     except OSError as error:
@@ -472,14 +474,14 @@ def _read_batches(file: IO[bytes], kind: Format, columns: Columns) -> Iterator[p
 
 
 def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch, whose offsets lie within its data: these readers take them from the file as they are. Raises
+    """Return the batch, whose offsets lie within its data: these readers take them from the file as they are. Raises
     pa.ArrowInvalid."""
     batch.validate(full=True)
     return batch
 
 
 def _plain(batch: pa.RecordBatch) -> Iterator[Row]:
-    """The rows of a batch."""
+    """Yield the rows of a batch."""
     values = [_values(column) for column in batch.columns]
     for cells in zip(*values, strict=True):
         yield dict(zip(batch.schema.names, cells, strict=True))
@@ -497,7 +499,7 @@ def _values(column: pa.Array) -> Sequence[Any]:
 
 
 def _moment(tick: int, each: int) -> datetime | str:
-    """Ticks since 1970 as a time (UTC); as text, where Python's calendar has no such year."""
+    """Return ticks since 1970 as a time (UTC); as text, where Python's calendar has no such year."""
     try:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=tick * 1_000_000 // each)
     except OverflowError:

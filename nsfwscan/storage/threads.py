@@ -1,8 +1,8 @@
 """Threads for calls that may hang: a read from a network mount whose server is gone cannot be interrupted.
 
-In: calls, which say by when they must be done. Out: their results, or `Hung`: the thread is left behind, and a new one
-takes its place. Threads are daemons, so one that hangs does not keep the process from ending. A call that ends in time
-costs no more than in any pool.
+A call says by when it must be done. One that is late is `Hung`: its thread is left behind, and a new one takes its
+place. Threads are daemons, so one that hangs does not keep the process from ending. A call that ends in time costs no
+more than in any pool.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Call(Generic[_Result]):
         self._error: BaseException | None = None
 
     def expect_within(self, seconds: float) -> None:
-        """Says from within the call when it must be back, from now on; `inf` while it only waits for something."""
+        """Say from within the call in how many seconds it must be back; `inf` while it only waits for something."""
         self._due = time.monotonic() + seconds
 
     def cancel(self) -> None:
-        """It need not begin any more."""
+        """Keep the call from beginning, if it has not begun."""
         self._is_wanted = False
 
     @property
@@ -52,7 +52,7 @@ class Call(Generic[_Result]):
         return self._ended.is_set()
 
     def result(self) -> _Result:
-        """What the call returned. Raises what it raised, or Hung."""
+        """Return what the call returned. Raises what it raised, or Hung."""
         while not self._ended.wait(min(_LOOK_S, max(0.0, self._due - time.monotonic()))):
             if time.monotonic() >= self._due and self._leave():
                 raise Hung
@@ -62,7 +62,7 @@ class Call(Generic[_Result]):
         return self._value
 
     def run(self) -> bool:
-        """Makes the call, on a thread. False where nobody waits for that thread any more."""
+        """Make the call on this thread. Return False where nobody waits for this thread any more."""
         try:
             if self._is_wanted:
                 self._value = self._work(self)
@@ -90,13 +90,13 @@ class Threads:
         weakref.finalize(self, _dismiss, self._calls, count)
 
     def submit(self, work: Callable[[Call[_Result]], _Result]) -> Call[_Result]:
-        """Hands a call to the next free thread; ask for results in the order of submission."""
+        """Hand a call to the next free thread; ask for results in the order of submission."""
         call = Call(work)
         self._calls.put(call)  # type: ignore[arg-type]
         return call
 
     def replace(self, call: Call[_Result]) -> int:
-        """Starts a thread in place of one that a call has hung. Returns how many hang now."""
+        """Start a thread in place of one that a call has hung. Return how many hang now."""
         self._left = [earlier for earlier in self._left if not earlier.has_ended] + [call]  # type: ignore[list-item]
         self._start()
         return len(self._left)
