@@ -116,12 +116,12 @@ class SourceConfig(Frozen):
     truth: Uri = "path"
     """`path` (class folders), `none`, or a file with `uri` and `truth` columns."""
     allow: tuple[Uri, ...] = ()
-    """What the rows of lists may begin with beside what their own place allows, see `sources/reach.py`."""
+    """Prefixes that rows of lists may have beside those that the list's own place allows, see `sources/reach.py`."""
     max_unmatched_truth: float = Field(0.5, ge=0, le=1)
-    """Of the truth file's objects that lie in the sources, the share that may be missing in the listing; over it
-    nothing is scanned. Not with a limit or filters, which leave objects out on purpose."""
+    """Share of the truth file's objects within the sources that may be missing in the listing; if more are missing,
+    nothing is scanned. Not used with a limit or filters, which leave objects out on purpose."""
     lists: tuple[Uri, ...] = ()
-    """Those of `uris` that are lists of objects whatever they are called; a scan finds it out, and writes it down."""
+    """The `uris` that are lists of objects whatever they are called; a scan finds them and records them here."""
 
 
 class ReadConfig(Frozen):
@@ -129,7 +129,7 @@ class ReadConfig(Frozen):
 
     max_bytes: int = Field(64 * 2**20, ge=1)
     concurrency: int = Field(16, ge=1, le=512)
-    """Objects in flight for each CPU actor."""
+    """Objects that each CPU actor reads at once."""
     timeout_s: float = Field(60.0, gt=0)
     """For each attempt to read one object."""
     attempts: int = Field(4, ge=1)
@@ -141,24 +141,24 @@ class DecodeConfig(Frozen):
     """How bytes become pixels."""
 
     mode: Literal["fast", "exact"] = "fast"
-    """`fast`: a large JPEG is decoded at reduced scale, which moves scores by less than 0.02, if `pdq` does without all
-    of its pixels; `exact`: it is not."""
+    """`fast`: a large JPEG is decoded at reduced scale, which moves scores by less than 0.02, unless `pdq` needs all of
+    its pixels; `exact`: every image is decoded in full."""
     pdq: Literal["exact", "reduced", "off"] = "exact"
     """The perceptual hash. `exact`: the reference's, of all pixels; `reduced`: of what `mode` decodes, which moves a
     few of its 256 bits for large JPEGs; `off`: none."""
     provenance: bool = True
-    """`signals` has what the file says of its making, see `images/provenance.py`."""
+    """Whether `signals` has what the file says of its making, see `images/provenance`."""
     max_pixels: int = Field(100_000_000, ge=1)
     timeout_s: float = Field(20.0, gt=0)
-    """For one image; over it the row is `timeout`."""
+    """Seconds for one image; a row that takes longer is `timeout`."""
     max_memory_bytes: int = Field(2 * 2**30, ge=2**26)
-    """Of the process that decodes, beyond what it has at its start; over it the row is `crashed`."""
+    """Memory of the decoding process beyond what it has at its start; a row that needs more is `crashed`."""
     most_failures: int = Field(3, ge=1)
-    """Runs, one after the other, in which a file may be `timeout` or `crashed` in decoding; then it is left alone until
-    it changes, or one of the two limits."""
+    """Consecutive runs in which a file may be `timeout` or `crashed` in decoding; then it is not tried again until it
+    or one of the two limits changes."""
     sandbox: Literal["auto", "required", "off"] = "auto"
-    """Of the process that decodes. `auto`: as far as the kernel can, and `run.json` says how far; `required`: or stop;
-    `off`: none, for plugins that need files."""
+    """How the decoding process is confined. `auto`: as far as the kernel can, and `run.json` says how far; `required`:
+    the run stops where it cannot; `off`: not at all, for plugins that need files."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Further formats: Pillow's name of the format to the module that registers it, as `{JXL: pillow_jxl}`."""
 
@@ -177,7 +177,7 @@ class ModelConfig(Frozen):
     batch_size: int | None = Field(None, ge=1)
     """Images in a forward pass, padded to exactly this; unset: 8 on a CPU, 128 on a GPU."""
     compile: bool = False
-    """By torch.compile: a tenth faster, after minutes of preparation (less on a node that has done it before)."""
+    """Whether to use torch.compile: a tenth faster, after minutes of preparation (less on a node that has done it)."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Checkpoint label to category, beside the alias table."""
 
@@ -186,14 +186,14 @@ class BankConfig(Frozen):
     """A list of known hashes, and what it means to be in it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    """As the report has it in `match_bank`."""
+    """The bank's name in the report's `match_bank`."""
     uri: Uri
     """A file: CSV, Parquet, JSON, JSON lines, or a hash a line; local, or any fsspec URI."""
     kind: BankKind = BankKind.BLOCK
     distance: int = Field(31, ge=0, le=31)
-    """Bits, of 256, up to which a PDQ hash matches."""
+    """Most bits, of 256, in which a PDQ hash that matches may differ."""
     quality: int = Field(50, ge=0, le=100)
-    """An image's PDQ hash of a lower quality is not looked up."""
+    """Least quality of an image's PDQ hash that is looked up."""
     hash: Literal["sha256", "md5", "pdq"] | None = None
     """What the hashes are, where the file does not say; 64 hex digits may be a SHA-256 or a PDQ hash."""
     column: str | None = None
@@ -201,7 +201,7 @@ class BankConfig(Frozen):
     tags: tuple[str, ...] = ()
     """Only entries with one of these tags; unset: all."""
     categories: tuple[str, ...] = ()
-    """Only entries of these categories, as the file has them; unset: all but those that are said to be not illegal."""
+    """Only entries of these categories, as the file has them; unset: all but those that the file calls not illegal."""
 
 
 def _as_list(banks: Any) -> Any:
@@ -223,7 +223,7 @@ Banks = Annotated[tuple[BankConfig, ...], BeforeValidator(_as_list), AfterValida
 
 
 class CascadeConfig(Frozen):
-    """Cheap filters before the model: what they are sure is benign, it does not see."""
+    """Cheap filters before the model, which does not see the images that they settle as benign."""
 
     enabled: bool = False
     prefilter: ModelConfig = ModelConfig()
@@ -233,24 +233,24 @@ class CascadeConfig(Frozen):
     icon_pixels: int = Field(32, ge=0)
     """An image whose longest edge has no more pixels is settled."""
     audit_sample: float = Field(0.02, ge=0, le=1)
-    """Share of what was settled that the model sees all the same: by it is known how often the filters are wrong."""
+    """Share of the settled images that the model sees all the same, to measure how often the filters are wrong."""
     seed: int = 0
-    """Of that sample."""
+    """Seed of that sample."""
 
 
 class ReportConfig(Frozen):
-    """What is written, and when a finished run counts as a bad one."""
+    """What is written, and when a committed run counts as a bad one."""
 
     mode: Literal["snapshot", "delta"] = "snapshot"
-    """`snapshot`: a row for every listed object; `delta`: only those looked at, decided differently, or alike to others
-    than before, this time."""
+    """`snapshot`: a row for every listed object; `delta`: only for those that this run looked at, decided differently,
+    or found alike to others than before."""
     save_images: bool = False
     max_error_rate: float = Field(0.05, ge=0, le=1)
-    """Over this share of images that could not be read, exit code 4; objects that are no images do not count."""
+    """Share of images that may be unreadable; with more, exit code 4. Objects that are no images do not count."""
     max_unsupported_rate: float = Field(0.8, ge=0, le=1)
-    """Over this share of objects that are no images, exit code 5, as where nothing could be scored. An ordinary store
-    has a video and a file of data beside each image: two thirds. Four fifths are more likely a wrong source, or a
-    broken one. 1: a source may hold no image at all."""
+    """Share of objects that may be no images; with more, exit code 5, as where nothing could be scored. An ordinary
+    store has a video and a file of data beside each image: two thirds. Four fifths are more likely a wrong source, or
+    a broken one. 1: a source may hold no image at all."""
     max_deleted_rate: float | None = Field(None, ge=0, le=1)
     """A run that misses more than this share of the objects that earlier runs knew stops before it reads any, with exit
     code 6. Unset: 0.2, and not for 20 objects or fewer."""
@@ -260,18 +260,18 @@ class DuplicatesConfig(Frozen):
     """What counts as the same."""
 
     near: int | None = Field(15, ge=0, le=31)
-    """Bits, of 256, up to which two PDQ hashes are those of near-duplicates; null: they are not looked for."""
+    """Most bits, of 256, in which the PDQ hashes of near-duplicates differ; null: they are not looked for."""
     most_contents: int = Field(5_000_000, ge=0)
-    """Of more contents than this, only the flagged ones are compared, since each takes memory."""
+    """Most contents that are all compared; of more, only the flagged ones are, since each takes memory."""
 
 
 class LedgerConfig(Frozen):
-    """What earlier runs are good for."""
+    """How earlier runs are used."""
 
     ignore: bool = False
     """Read and score every object, also those that have not changed."""
     ignore_runs: tuple[str, ...] = ()
-    """Runs whose record is broken, and that are gone on without."""
+    """Runs whose record is broken, which are left out."""
 
 
 class CostConfig(Frozen):
@@ -301,7 +301,7 @@ class EngineConfig(ClusterConfig):
     """Where it runs, and when it gives up."""
 
     inline_rows: int = Field(256, ge=0)
-    """Without a cluster, up to so many objects are scanned in this process, sooner than a local Ray has started."""
+    """Most objects that are scanned in this process, without a cluster: sooner than a local Ray has started."""
     shard_rows: int = Field(256, ge=1, le=1000)
     seed: int = 0
     """Order in which shards are handed out."""
@@ -310,7 +310,7 @@ class EngineConfig(ClusterConfig):
     stall_timeout_s: float = Field(1800.0, gt=0)
     """A run of which no worker has moved for this long is stopped."""
     max_attempts: int = Field(5, ge=1)
-    """A shard that was begun so often and never finished stops the run: something in it kills its worker."""
+    """How often a shard may be begun and never finished before the run stops: something in it kills its worker."""
 
 
 def _not_taken(name: str) -> str:

@@ -160,11 +160,11 @@ class _Lister:
     def _s3(self, source: Location) -> Iterator[Listed]:
         folder = source.path[: source.path.rfind("/") + 1]
 
-        def leaves_out(below: str) -> bool:
+        def skip(below: str) -> bool:
             return self.choice.leaves_out(below.removeprefix(folder))
 
-        how: dict[str, Any] = {"ordered": self.ordered, "skip": leaves_out, "warnings": self.warnings}
-        for objects in list_prefix(source, self.storage, self.pace, **how):
+        pages = list_prefix(source, self.storage, self.pace, ordered=self.ordered, skip=skip, warnings=self.warnings)
+        for objects in pages:
             for item in objects:
                 key = item["Key"]
                 found = f"s3://{source.authority}/{key}"

@@ -63,8 +63,8 @@ class Walk:
     def _file(self, entry: os.DirEntry[str]) -> Iterator[str]:
         if entry.is_file(follow_symlinks=False) or entry.is_symlink():
             yield entry.path
-        elif self.choice.wants(self._place(entry), local_uri(entry.path)):
-            self.warnings.add(WarningKind.SPECIAL_FILE, local_uri(entry.path))
+        elif self.choice.wants(self._place(entry), uri := local_uri(entry.path)):
+            self.warnings.add(WarningKind.SPECIAL_FILE, uri)
 
     def _place(self, entry: os.DirEntry[str]) -> str:
         return entry.path[len(self.root.rstrip("/")) + 1 :]
@@ -76,14 +76,14 @@ class Walk:
             return True
         if not self.choice.may_want(place):  # another link may lead there under a name that is wanted
             return False
-        here = _inode(entry.path)
+        here, uri = _inode(entry.path), local_uri(entry.path)
         if here in self._linked or (entry.is_symlink() and _leads_up(entry.path)):
-            self.warnings.add(WarningKind.LINKED_AGAIN, local_uri(entry.path))
+            self.warnings.add(WarningKind.LINKED_AGAIN, uri)
             return False
         if len(self._linked) >= _MOST_LINKED:
             raise SourceError(
                 f"{local_uri(self.root)}: symbolic links lead to more than {_MOST_LINKED:,} folders, the last by "
-                f"{local_uri(entry.path)}: leave links out with --exclude, and name what they lead to as sources"
+                f"{uri}: leave links out with --exclude, and name what they lead to as sources"
             )
         self._linked.add(here)
         return True

@@ -21,7 +21,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
 from nsfwscan.config import StorageConfig
@@ -32,7 +31,7 @@ from nsfwscan.schema import Category
 from nsfwscan.storage.columns import Columns
 from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.filesystems import filesystem
-from nsfwscan.storage.objects import open_file
+from nsfwscan.storage.objects import open_file, written_time
 from nsfwscan.storage.tables import (
     HEAD_BYTES,
     READING_ERRORS,
@@ -303,16 +302,7 @@ def _time(value: Any) -> datetime:
     try:
         number = Decimal(text)
     except ArithmeticError:
-        return _written_time(text)
+        return written_time(text)
     size = abs(number)
     unit = 0 if size < 10**11 else 3 if size < 10**14 else 6 if size < 10**17 else 9
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(number.scaleb(6 - unit)))
-
-
-def _written_time(text: str) -> datetime:
-    for zone in (" UTC", " GMT", " Z"):
-        text = f"{text.removesuffix(zone)}Z" if text.endswith(zone) and text[:1].isdigit() else text
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return parsedate_to_datetime(text)

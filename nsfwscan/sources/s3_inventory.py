@@ -23,31 +23,26 @@ import json
 import os
 import shutil
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, Literal
 from urllib.parse import unquote_plus
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import orc
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
 from nsfwscan.location import Location
 from nsfwscan.sources.manifests import checked
+from nsfwscan.storage.columns import Columns, Row
 from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import open_file
+from nsfwscan.storage.tables import READING_ERRORS, Shape, rows_in
 
-Row = dict[str, Any]
 Parser = Callable[[IO[bytes], str], Iterator[Row]]
 """What makes rows of a part, with the keys of `_WANTED` as far as the inventory has them; its place is for errors."""
 
 _ATTEMPTS = 3
-_BATCH_ROWS = 4096
 _WANTED = frozenset({"bucket", "key", "islatest", "isdeletemarker", "size", "lastmodifieddate", "etag"})
 _FLAGS = {"true": True, "false": False, "": None}
 
@@ -103,7 +98,7 @@ def _objects(parse: Parser, file: IO[bytes], inventory: Location, place: str) ->
             where = f"{place}, row {number}"
             if _is_current(row, where):
                 yield _object(row, inventory, where)
-    except (pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, EOFError, OSError) as error:
+    except (*READING_ERRORS, OSError) as error:
         raise SourceError(f"{place} cannot be read{f' after row {number}' if number else ''}: {error}") from error
 
 
@@ -204,11 +199,11 @@ def _parser(manifest: dict[str, Any], uri: str) -> Parser:
     if written == "CSV":
         return partial(_csv, _columns(manifest["fileSchema"].split(","), uri))
     if written in ("PARQUET", "ORC"):
-        return _parquet if written == "PARQUET" else _orc
+        return partial(_table, "parquet" if written == "PARQUET" else "orc")
     raise SourceError(f"{uri}: inventories of format {manifest['fileFormat']} are not read; CSV, Parquet and ORC are")
 
 
-def _columns(names: list[str], place: str) -> list[str]:
+def _columns(names: Sequence[str], place: str) -> list[str]:
     """Return the columns in one spelling: `LastModifiedDate` of CSV is `last_modified_date` of the others."""
     columns = [name.strip().lower().replace("_", "") for name in names]
     missing = [name for name in ("Bucket", "Key") if name.lower() not in columns]
@@ -228,31 +223,16 @@ def _csv(columns: list[str], file: IO[bytes], place: str) -> Iterator[Row]:
             yield row | {"key": unquote_plus(row["key"] or "", errors="strict")}
 
 
-def _parquet(file: IO[bytes], place: str) -> Iterator[Row]:
-    parquet = pq.ParquetFile(file)
-    wanted = _wanted(parquet.schema_arrow, place)
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(wanted)):
-        yield from _renamed(batch, wanted)
+class _InventoryColumns(Columns):
+    """The columns of a Parquet or ORC part that are read, in the spelling of `_columns`."""
+
+    def chosen(self, names: Sequence[str]) -> dict[int, str]:
+        """Return the indices of the columns that are read, with our names. Raises SourceError without bucket or key."""
+        return {i: name for i, name in enumerate(_columns(names, self.place)) if name in _WANTED}
 
 
-def _orc(file: IO[bytes], place: str) -> Iterator[Row]:
-    stripes = orc.ORCFile(file)
-    wanted = _wanted(stripes.schema, place)
-    for number in range(stripes.nstripes):
-        stripe = stripes.read_stripe(number, columns=list(wanted))
-        for start in range(0, stripe.num_rows, _BATCH_ROWS):
-            yield from _renamed(stripe.slice(start, _BATCH_ROWS), wanted)
-
-
-def _wanted(schema: pa.Schema, place: str) -> dict[str, str]:
-    """The columns that we read: their names in the file, and ours."""
-    columns = zip(schema.names, _columns(schema.names, place), strict=True)
-    return {written: name for written, name in columns if name in _WANTED}
-
-
-def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> list[Row]:
-    rows: list[Row] = batch.rename_columns([names[name] for name in batch.schema.names]).to_pylist()
-    return rows
+def _table(kind: Literal["parquet", "orc"], file: IO[bytes], place: str) -> Iterator[Row]:
+    return rows_in(file, Shape(kind), _InventoryColumns(place, None))
 
 
 def _is_current(row: Row, where: str) -> bool:

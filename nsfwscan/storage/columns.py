@@ -58,7 +58,7 @@ class Columns:
     """
 
     def __init__(self, place: str, wanted: Collection[str] | None) -> None:
-        self._place = place
+        self.place = place
         self._wanted = None if wanted is None else [name for name in wanted if name not in _URI]
         self._named = wanted is None or "uri" in wanted
         self._known: dict[tuple[str, ...], dict[int, str] | None] = {}
@@ -76,7 +76,7 @@ class Columns:
         if found is None:
             hint = "; a `key` is of no use without its `bucket`" if "key" in map(_plain, names) else ""
             raise SourceError(
-                f"{printable(self._place)} has no column `uri` (nor `source-ref`), which names one object a row: its "
+                f"{printable(self.place)} has no column `uri` (nor `source-ref`), which names one object a row: its "
                 f"columns are {self._listed(names)}{hint}"
             )
         return found
@@ -85,11 +85,10 @@ class Columns:
         naming = _naming(names) if self._named else []
         if len(naming) > 1:
             raise SourceError(
-                f"{printable(self._place)}: {' and '.join(f'`{printable(names[i])}`' for i in naming)} may each name "
+                f"{printable(self.place)}: {' and '.join(f'`{printable(names[i])}`' for i in naming)} may each name "
                 f"the objects: call the one that does `uri`. Its columns are {self._listed(names)}"
             )
         plain = [_plain(name) for name in names]
-        wanted = list(plain) if self._wanted is None else self._wanted
         found = dict.fromkeys(naming, "uri")
         if not naming and self._named:
             if not {"bucket", "key"} <= set(plain):
@@ -97,7 +96,7 @@ class Columns:
             found = {plain.index(name): name for name in ("bucket", "key")}
         if self._wanted is None:
             return {**{i: name for i, name in enumerate(names) if i not in found}, **found}
-        for name in wanted:
+        for name in self._wanted:
             there = [i for i, one in enumerate(names) if one == name] or [
                 i for known in (name, *_OTHER_NAMES.get(name, ())) for i, one in enumerate(plain) if one == known
             ]

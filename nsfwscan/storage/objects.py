@@ -343,7 +343,7 @@ def moment(told: Any) -> datetime | None:
         if isinstance(told, int | float):
             return datetime.fromtimestamp(told, UTC)
         if isinstance(told, str):
-            told = _written_time(told)
+            told = written_time(told)
         if not isinstance(told, datetime) or told != told:  # noqa: PLR0124  # pandas' NaT is a datetime, too
             return None
         return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
@@ -351,9 +351,13 @@ def moment(told: Any) -> datetime | None:
         return None
 
 
-def _written_time(text: str) -> datetime:
+def written_time(text: str) -> datetime:
+    """Return the time that ISO 8601 or an HTTP date says. Raises ValueError and its like."""
+    iso = text
+    for zone in (" UTC", " GMT", " Z"):
+        iso = f"{text.removesuffix(zone)}Z" if text.endswith(zone) else iso
     try:
-        return datetime.fromisoformat(text)
+        return datetime.fromisoformat(iso)
     except ValueError:
         return parsedate_to_datetime(text)
 

@@ -102,7 +102,7 @@ def shape_of(head: bytes, uri: str, *, wanted: bool | None = None) -> Shape | No
         SourceError: it was meant as a list and is none that is read, or it is of a kind that can be nothing else.
     """
     wanted = is_named_list(uri) if wanted is None else wanted
-    compression = next((name for magic, name in _COMPRESSED if head.startswith(magic)), None)
+    compression = compression_of(head)
     whole = len(head) < HEAD_BYTES
     if compression is not None:
         inner = _unpacked_head(head, compression)
@@ -119,21 +119,11 @@ def compression_of(head: bytes) -> str | None:
     return next((name for magic, name in _COMPRESSED if head.startswith(magic)), None)
 
 
-def unpacked(file: IO[bytes], compression: str | None) -> IO[bytes]:
-    """Return the content of a compressed file; reading it raises `READING_ERRORS`."""
-    return _unpacked(file, compression)
-
-
-def encoding_of(head: bytes) -> str | None:
-    """Return what a text that begins so is written in; None for what is no text."""
-    return _encoding(head)
-
-
 def _unpacked_head(head: bytes, compression: str) -> bytes:
     """Return as much as the head of a compressed file gives; nothing where it is damaged."""
     found = bytearray()
     try:
-        with _unpacked(io.BytesIO(head), compression) as stream:
+        with unpacked(io.BytesIO(head), compression) as stream:
             while len(found) < HEAD_BYTES and (piece := stream.read(512)):
                 found += piece
     except (*READING_ERRORS, OSError):
@@ -141,7 +131,8 @@ def _unpacked_head(head: bytes, compression: str) -> bytes:
     return bytes(found[:HEAD_BYTES])
 
 
-def _unpacked(file: IO[bytes], compression: str | None) -> IO[bytes]:
+def unpacked(file: IO[bytes], compression: str | None) -> IO[bytes]:
+    """Return the content of a compressed file; reading it raises `READING_ERRORS`."""
     if compression is None:
         return file
     if compression == "gzip":
@@ -177,7 +168,7 @@ def _shape(head: bytes, uri: str, *, wanted: bool, whole: bool) -> Shape | None:
     _refuse_archives(head, uri)
     if not head.strip():
         return Shape("empty") if wanted and whole else None
-    encoding = _encoding(head)
+    encoding = encoding_of(head)
     text = None if encoding is None else _text(head, encoding, whole=whole)
     if text is None:
         if wanted:
@@ -208,8 +199,8 @@ def refusal(uri: str, what: str) -> str:
     )
 
 
-def _encoding(head: bytes) -> str | None:
-    """What text is written in; None for what is no text."""
+def encoding_of(head: bytes) -> str | None:
+    """Return the encoding of a text that begins so; None where it is no text."""
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
@@ -360,7 +351,7 @@ def rows_in(file: IO[bytes], shape: Shape, columns: Columns) -> Iterator[Row]:
             for batch in _batches(table, shape.format, columns):
                 yield from _plain(batch)
         return
-    text = io.TextIOWrapper(_unpacked(file, shape.compression), encoding=shape.encoding, newline="")
+    text = io.TextIOWrapper(unpacked(file, shape.compression), encoding=shape.encoding, newline="")
     try:
         yield from _text_rows(text, shape, columns)
     finally:
@@ -435,7 +426,7 @@ def _seekable(file: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
         yield file
         return
     with tempfile.TemporaryFile(prefix="nsfwscan-list-") as scratch:
-        shutil.copyfileobj(_unpacked(file, compression), scratch)
+        shutil.copyfileobj(unpacked(file, compression), scratch)
         scratch.seek(0)
         yield scratch
 
