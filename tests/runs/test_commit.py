@@ -161,7 +161,7 @@ KEYS = [
 def bucket(moto: S3Endpoint) -> dict[str, bytes]:
     """A bucket of keys that no file system likes: each object's URI and content."""
     files = s3fs.S3FileSystem(endpoint_url=moto.endpoint_url, key="testing", secret="testing")
-    files.mkdir(BUCKET)
+    files.makedirs(BUCKET, exist_ok=True)
     contents = {f"s3://{BUCKET}/{key}": f"content of {key!r}".encode() for key in KEYS}
     for key in KEYS:
         files.call_s3("put_object", Bucket=BUCKET, Key=key, Body=contents[f"s3://{BUCKET}/{key}"])

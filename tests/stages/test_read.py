@@ -42,7 +42,7 @@ def read(rows: list[Row], storage: StorageConfig | None = None, **limits: object
 def media(moto: S3Endpoint) -> S3Endpoint:
     """A bucket of small objects."""
     files = s3fs.S3FileSystem(endpoint_url=moto.endpoint_url, key="testing", secret="testing")
-    files.mkdir(BUCKET)
+    files.makedirs(BUCKET, exist_ok=True)
     for name, data in OBJECTS.items():
         files.pipe_file(name, data)
     return moto
