@@ -1,15 +1,17 @@
 """What the tests of training share, since it is dear: the stand-in's images, a small backbone, and a checkpoint trained
-on them."""
+on them. Tests in several processes share them too: the first process makes them, the others wait."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from nsfwscan.config import StorageConfig
 from tests.training.stand_in import small_vit, write_folders
@@ -17,9 +19,6 @@ from training.config import DataConfig
 from training.fit.config import TrainConfig
 from training.fit.fit import Launch, TrainingResult, train
 from training.fit.worker import TrainJob, work
-
-if TYPE_CHECKING:
-    pass
 
 Say = Callable[[str], None]
 
@@ -91,20 +90,35 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the suite have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def _made(folder: Path, each: int) -> Bench:
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "whole").exists():
+            write_folders(folder / "images", each=each)
+            small_vit(folder / "vit")
+            (folder / "whole").touch()
+    return Bench(folder / "images", folder / "vit", folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def bench(shared: Path) -> Bench:
     """640 images to learn from, 80 to choose by, 80 to test with."""
-    folder = tmp_path_factory.mktemp("bench")
-    return Bench(write_folders(folder / "images", each=160), small_vit(folder / "vit"), folder / "cache")
+    return _made(shared / "bench", each=160)
 
 
 @pytest.fixture(scope="session")
-def small_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def small_bench(shared: Path) -> Bench:
     """As `bench`, with 40 images of each class: 160 to learn from, ten steps an epoch."""
-    folder = tmp_path_factory.mktemp("small_bench")
-    return Bench(write_folders(folder / "images", each=40), small_vit(folder / "vit"), folder / "cache")
+    return _made(shared / "small_bench", each=40)
 
 
 @pytest.fixture(scope="session")
-def trained(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    """A checkpoint trained from scratch until it knows the stand-in."""
-    return bench.train(tmp_path_factory.mktemp("trained") / "checkpoint", epochs=12)
+def trained(bench: Bench, shared: Path) -> TrainingResult:
+    """A checkpoint trained from scratch until it knows the stand-in; by one of the processes, for all."""
+    with FileLock(shared / "trained.lock"):
+        return bench.train(shared / "trained" / "checkpoint", epochs=12)
