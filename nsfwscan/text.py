@@ -64,6 +64,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 object`, `1,204 objects`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def money(amount: float | None, currency: str) -> str:
     """Return an amount for a person: `USD 1,204`, `USD 3.17`, `USD 0.0042`; a dash where it is not known."""
     if amount is None:

@@ -27,7 +27,7 @@ from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
 from nsfwscan.runs.plan import PlanAction
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
-from nsfwscan.text import duration, money, size
+from nsfwscan.text import duration, money, plural, size
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -239,11 +239,6 @@ def moment(text: str) -> str:
     except (ValueError, OverflowError):
         return text
     return f"{at.day} {at:%B %Y, %H:%M:%S} UTC"
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """`1 object`, `1,204 objects`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def middle(text: str, longest: int = 160) -> str:

@@ -15,7 +15,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -91,7 +90,8 @@ def prepare(
     ok = catalog.ok()
     check_readable(catalog, ok)
     settings = config.model_dump(include={"seed", "validation_share", "test_share", "similar_distance"})
-    key = digest_of([CATALOG_VERSION, SPLITS_VERSION, catalog.key, settings, _content(ok), _left_out(listing)])[:32]
+    content = hashlib.sha256("".join(ok["sha256"].to_pylist()).encode()).hexdigest()
+    key = digest_of([CATALOG_VERSION, SPLITS_VERSION, catalog.key, settings, content, _left_out(listing)])[:32]
     folder = cache_folder(config) / "splits" / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +112,6 @@ def _about_failures(unreadable: Sequence[Unreadable]) -> list[str]:
         return []
     kinds = ", ".join(sorted({str(u.status) for u in failed}))
     return [f"{len(failed):,} images could not be read ({kinds}): try them again with --retry-unreadable"]
-
-
-def _content(ok: pa.Table) -> str:
-    """Digest of what could be read."""
-    return hashlib.sha256("".join(ok["sha256"].to_pylist()).encode()).hexdigest()
 
 
 def _left_out(listing: Listing) -> object:
@@ -169,8 +164,9 @@ def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, conf
     pq.write_table(pa.table([rows, sides, groups.similar[rows]], schema=_SIDES_SCHEMA), folder / "sides.parquet")
     _write_lists(folder, [*listing.unreadable, *catalog.unreadable()], found, listing.disagreements)
     counts = {side: _counts(labels[sides == i], catalog.labels) for i, side in enumerate(SIDES)}
+    placed = zip(kept["sha256"].to_pylist(), kept["label"].to_pylist(), (SIDES[s] for s in sides), strict=True)
     record = {
-        "fingerprint": _fingerprint(kept, sides),
+        "fingerprint": digest_of(sorted(map(list, placed))),
         "counts": counts,
         "notes": _notes(counts, config, groups.similar[rows]),
         "settings": config.model_dump(mode="json", include={"seed", "validation_share", "test_share"})
@@ -203,16 +199,15 @@ def _loaded(folder: Path, catalog: Catalog, listing: Listing) -> Prepared:
         labels=catalog.labels,
         fingerprint=record["fingerprint"],
         unreadable=unreadable,
-        conflicts=[_conflict(entry) for entry in record["conflicts"]],
+        conflicts=[
+            Conflict(c["kind"], tuple((uri, Category(label)) for uri, label in c["members"]))
+            for c in record["conflicts"]
+        ],
         disagreements=listing.disagreements,
         counts=record["counts"],
         notes=(*record["notes"], *_about_failures(unreadable)),
         folder=folder,
     )
-
-
-def _conflict(entry: dict[str, Any]) -> Conflict:
-    return Conflict(entry["kind"], tuple((uri, Category(label)) for uri, label in entry["members"]))
 
 
 def _numbers(table: pa.Table, labels: Sequence[Category]) -> NDArray[np.int64]:
@@ -222,11 +217,6 @@ def _numbers(table: pa.Table, labels: Sequence[Category]) -> NDArray[np.int64]:
 
 def _counts(labels: NDArray[np.int64], names: Sequence[Category]) -> dict[str, int]:
     return {str(name): int(count) for name, count in zip(names, np.bincount(labels, minlength=len(names)), strict=True)}
-
-
-def _fingerprint(kept: pa.Table, sides: NDArray[np.int8]) -> str:
-    rows = zip(kept["sha256"].to_pylist(), kept["label"].to_pylist(), sides.tolist(), strict=True)
-    return digest_of(sorted([sha256, label, SIDES[side]] for sha256, label, side in rows))
 
 
 def _notes(counts: dict[str, dict[str, int]], config: DataConfig, groups: NDArray[np.int64]) -> list[str]:

@@ -40,6 +40,7 @@ from training.evaluate.held_out import (
 )
 from training.evaluate.page import render
 from training.evaluate.predictions import false_positive_csv, predictions_csv
+from training.places import absolute, open_out
 from training.progress import ProgressCallback, ScanProgress, quiet
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ _PLACES = (
     ("false positives", FALSE_POSITIVES),
     ("every image", PREDICTIONS),
 )
-_PROBE = ".writable"
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,12 @@ def evaluate(
     Raises:
         NsfwscanError: see the module; finished work is kept.
     """
-    writing = storage.model_copy(update={"anonymous": False, "requester_pays": False})
-    store = Store.at(config.out, writing)
     check_reachable(config.cluster)
-    candidates = [c.model_copy(update={"uri": _absolute(c.uri)}) for c in config.candidates]
-    specs = [resolve(ModelConfig(uri=c.uri, labels=c.labels), writing) for c in candidates]
-    _check_different(specs)
-    _check_place(store)
+    store = open_out(config.out, storage)
+    candidates = [c.model_copy(update={"uri": absolute(c.uri)}) for c in config.candidates]
+    specs = [resolve(ModelConfig(uri=c.uri, labels=c.labels), store.storage) for c in candidates]
+    if len(specs) == 2 and specs[0].digest == specs[1].digest:
+        raise ModelError(f"{specs[0].uri} and {specs[1].uri} have the same weights: there is nothing to compare")
     listing = list_examples(data, storage)
     for spec in specs:
         _check_labels(spec, listing.labels)
@@ -104,27 +103,6 @@ def evaluate(
     record = evaluation(evaluated, prepared, data)
     _write(record, evaluated, prepared, data, store, config.thumbnails, progress)
     return EvaluationResult(store.uri, record)
-
-
-def _absolute(uri: str) -> str:
-    """Make a folder's path absolute, since workers may stand elsewhere; a hub id or an embedded model stays."""
-    place = Location.of(uri)
-    return place.absolute().uri if _is_folder(place) else uri
-
-
-def _is_folder(place: Location) -> bool:
-    return place.is_local and os.path.isdir(place.path)
-
-
-def _check_different(specs: list[ModelSpec]) -> None:
-    if len(specs) == 2 and specs[0].digest == specs[1].digest:
-        raise ModelError(f"{specs[0].uri} and {specs[1].uri} have the same weights: there is nothing to compare")
-
-
-def _check_place(store: Store) -> None:
-    """Raise StoreError where OUT cannot be written."""
-    store.write(_PROBE, b"")
-    store.delete(_PROBE)
 
 
 def _check_labels(spec: ModelSpec, labels: Sequence[Category]) -> None:
@@ -209,7 +187,7 @@ def _check_scored(spec: ModelSpec, rows: list[dict[str, Any]]) -> None:
 def _training_record(uri: str, storage: StorageConfig) -> dict[str, Any] | None:
     """Return `training.json` beside a checkpoint; None without one."""
     place = Location.of(uri)
-    if place.is_local and not _is_folder(place):  # embedded, or from the hub
+    if place.is_local and not os.path.isdir(place.path):  # embedded, or from the hub
         return None
     with suppress(NsfwscanError):  # then it is only not known what the checkpoint learned from
         return Store.at(uri, storage).read_json("training.json")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nsfwscan.reports.html import Step, percent, plural
+from nsfwscan.reports.html import Step, percent
+from nsfwscan.text import plural
 
 _FEW = 100
 """With fewer test images the recall of a class is known to ± 10 points at best."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nsfwscan.reports.html import Step, page_environment, percent, plural
+from nsfwscan.reports.html import Step, page_environment, percent
+from nsfwscan.text import plural
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 _LOPSIDED = 10

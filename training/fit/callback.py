@@ -208,10 +208,5 @@ class Curves:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{number:,} {thing}{'s' if number != 1 else ''}"
-
-
 def _steps_an_epoch(state: TrainerState) -> int:
     return max(1, state.max_steps // int(state.num_train_epochs))

@@ -25,7 +25,6 @@ import nsfwscan
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RunConflict
 from nsfwscan.execution.ray_session import check_reachable
-from nsfwscan.location import Location
 from nsfwscan.models.labels import categories_of
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import redacted_json
@@ -36,11 +35,11 @@ from training.fit.checkpoints import check_room
 from training.fit.config import TrainConfig
 from training.fit.ship import CONFIG, RECORD
 from training.fit.worker import TrainJob
+from training.places import absolute, open_out
 
 RUN = "state/run.json"
 ATTEMPTS = "state/attempts"
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "ray", "pillow", "numpy")
-_PROBE = "state/.writable"
 
 Say = Callable[[str], None]
 Launch = Callable[[TrainJob, Say], None]
@@ -79,22 +78,21 @@ def train(
     """
     from training.fit.ray import on_ray
 
-    config = config.model_copy(
-        update={"out": Store.at(config.out, storage).uri, "backbone": _absolute(config.backbone)}
-    )
-    data = data.model_copy(
-        update={"uris": tuple(map(_absolute, data.uris)), "cache": data.cache and os.path.abspath(data.cache)}
-    )
+    out, backbone_uri = Store.at(config.out, storage).uri, absolute(config.backbone)
+    config = config.model_copy(update={"out": out, "backbone": backbone_uri})
+    cache = data.cache and os.path.abspath(data.cache)
+    data = data.model_copy(update={"uris": tuple(map(absolute, data.uris)), "cache": cache})
     if launch is None:
         check_reachable(config.cluster)
         launch = partial(on_ray, verbose=verbose)
-    store = Store.at(config.out, _for_writing(storage))
-    _check_place(store)
+    store = open_out(config.out, storage)
+    if store.exists(CONFIG) and not store.exists(RUN):
+        raise RunConflict(f"{store.uri} holds a checkpoint that was not trained there: choose another --out")
     backbone = find_backbone(config.backbone, storage)
     check_room(store, _bytes_needed(backbone, config))
     prepared = prepare(data, storage)
     categories_of([str(label) for label in prepared.labels], {}, ", ".join(data.uris))
-    job = _job(config, data, storage, backbone, prepared)
+    job = _job(config, data, storage, store, backbone, prepared)
     finished = _begin(store, job)
     if finished is not None:
         say(f"{store.uri} is finished already; nothing was done")
@@ -106,24 +104,6 @@ def train(
     if record is None:
         raise RunConflict(f"{store.uri}: the workers ended, but there is no {RECORD}: was it deleted meanwhile?")
     return TrainingResult(store.uri, record, is_new=True)
-
-
-def _for_writing(storage: StorageConfig) -> StorageConfig:
-    return storage.model_copy(update={"anonymous": False, "requester_pays": False})
-
-
-def _absolute(uri: str) -> str:
-    """Make a path absolute, since workers may stand elsewhere; a hub id stays as it is."""
-    place = Location.of(uri)
-    return uri if place.is_local and not os.path.exists(place.path) else place.absolute().uri
-
-
-def _check_place(store: Store) -> None:
-    """Raise StoreError where OUT cannot be written, RunConflict where it holds something else."""
-    store.write(_PROBE, b"")
-    store.delete(_PROBE)
-    if store.exists(CONFIG) and not store.exists(RUN):
-        raise RunConflict(f"{store.uri} holds a checkpoint that was not trained there: choose another --out")
 
 
 def _bytes_needed(backbone: Backbone, config: TrainConfig) -> int:
@@ -142,7 +122,12 @@ def _parameters(path: Path) -> int:
 
 
 def _job(
-    config: TrainConfig, data: DataConfig, storage: StorageConfig, backbone: Backbone, prepared: Prepared
+    config: TrainConfig,
+    data: DataConfig,
+    storage: StorageConfig,
+    store: Store,
+    backbone: Backbone,
+    prepared: Prepared,
 ) -> TrainJob:
     now = datetime.now(UTC)
     record = {
@@ -164,7 +149,7 @@ def _job(
     }
     return TrainJob(
         config=config,
-        storage=_for_writing(storage),
+        storage=store.storage,
         prepare=partial(prepare, data, storage),
         fingerprint=prepared.fingerprint,
         backbone_digest=backbone.digest,

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.execution.ray_session import ray_session
-from training.fit.callback import counted
+from nsfwscan.text import plural
 from training.fit.worker import TrainJob, work
 
 _KNOCK_S = 10.0
@@ -42,7 +42,7 @@ class WorkerResources:
         return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
 
     def __str__(self) -> str:
-        return f"{counted(self.cpus, 'CPU')}{' and a GPU' if self.gpu else ''}"
+        return f"{plural(self.cpus, 'CPU')}{' and a GPU' if self.gpu else ''}"
 
 
 def worker_resources(nodes: Sequence[dict[str, float]], workers: int, use_gpu: bool | None) -> WorkerResources:
@@ -63,9 +63,9 @@ def worker_resources(nodes: Sequence[dict[str, float]], workers: int, use_gpu: b
         if sum(places) >= workers:
             return WorkerResources(each, gpu)
     raise NsfwscanError(
-        f"{counted(workers, 'worker')} need{'s' if workers == 1 else ''} a {'GPU' if gpu else 'CPU'}"
-        f"{' each' if workers > 1 else ''}, and the cluster has {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} on "
-        f"{counted(len(nodes), 'node')}: use fewer --workers{', or leave out --use-gpu' if use_gpu else ''}"
+        f"{plural(workers, 'worker')} need{'s' if workers == 1 else ''} a {'GPU' if gpu else 'CPU'}"
+        f"{' each' if workers > 1 else ''}, and the cluster has {plural(cpus, 'CPU')} and {plural(gpus, 'GPU')} on "
+        f"{plural(len(nodes), 'node')}: use fewer --workers{', or leave out --use-gpu' if use_gpu else ''}"
     )
 
 
@@ -82,7 +82,7 @@ def on_ray(job: TrainJob, say: Callable[[str], None], *, verbose: bool = False) 
     with session, tempfile.TemporaryDirectory(prefix="nsfwscan-ray-train-") as folder:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         each = worker_resources(nodes, job.config.workers, job.config.use_gpu)
-        say(f"Ray: {counted(job.config.workers, 'worker')} with {each} each")
+        say(f"Ray: {plural(job.config.workers, 'worker')} with {each} each")
         board = ray.remote(num_cpus=0)(_Board).remote()
         trainer = TorchTrainer(
             _in_worker,

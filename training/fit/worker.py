@@ -21,9 +21,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ModelError, RunConflict, SourceError
 from nsfwscan.storage.store import Store
+from nsfwscan.text import plural
 from training.data.dataset import Prepared
 from training.fit.backbone import Backbone, find_backbone, load_with_new_head
-from training.fit.callback import Tell, TrainingCallback, agreed, counted, is_over, rank, world
+from training.fit.callback import Tell, TrainingCallback, agreed, is_over, rank, world
 from training.fit.checkpoints import Checkpoint, Checkpoints, Damaged
 from training.fit.config import TrainConfig
 from training.fit.metrics import summarise
@@ -142,7 +143,7 @@ class _Worker:
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         return (
             f"{trained:,} of {sum(p.numel() for p in parameters):,} weights are trained in {self._precision} on "
-            f"{trainer.args.device} by {counted(world(), 'worker')}, on {self._count('train'):,} images"
+            f"{trainer.args.device} by {plural(world(), 'worker')}, on {self._count('train'):,} images"
         )
 
     def _train(self, trainer: ImageTrainer) -> TrainerState:
