@@ -22,7 +22,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RowError, SourceError, Status
 from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
-from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.stages.base import Row, Stage, map_rows
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file, too_large
 
@@ -154,20 +154,16 @@ class Archive:
         return data
 
 
-class ReadMembers:
+class ReadMembers(Stage):
     """The stage that reads rows, all of them members of one archive."""
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)
     adds = pa.schema([BYTES])
-    drops: tuple[str, ...] = ()
 
     def __init__(self, archive: Archive, max_bytes: int) -> None:
         self._archive = archive
         self._max_bytes = max_bytes
-
-    def open(self) -> None:
-        """Build nothing."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with `bytes`."""

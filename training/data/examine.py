@@ -13,7 +13,7 @@ from PIL import Image
 
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.schema import REPORT_SCHEMA
-from nsfwscan.stages.base import Row, map_rows
+from nsfwscan.stages.base import Row, Stage, map_rows
 from training.data.decoding import DecodePool
 from training.data.perceptual import HASH_BYTES, SIDE, VARIANTS, hashes_of
 from training.data.quality import measure
@@ -35,7 +35,7 @@ EXAMINED = pa.schema(
 )
 
 
-class Examine:
+class Examine(Stage):
     """Examine every image that was read.
 
     Args:
@@ -45,13 +45,9 @@ class Examine:
     name = "examine"
     needs: tuple[str, ...] = ("bytes",)
     adds = EXAMINED
-    drops: tuple[str, ...] = ()
 
     def __init__(self, pool: DecodePool) -> None:
         self._pool = pool
-
-    def open(self) -> None:
-        """Build nothing: the pool is there."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the columns of `EXAMINED`."""
