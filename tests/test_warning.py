@@ -60,10 +60,10 @@ def test_a_time_that_no_calendar_has_is_a_null_and_a_warning(any_time: Path) -> 
     for name, moment in zip(names, (YEAR_10000, -(2**40), -1, 2**33), strict=True):
         os.utime(media / name, (moment, moment))
     result = scanned(media, any_time / "out")
-    [entry] = result.record["warnings"]
-    assert (entry["name"], entry["count"], entry["example"]) == ("odd_time", 2, str(media / names[0]))
-    assert result.record["balance"]["listed"] == 4
+    [entry] = result.record.warnings
+    assert (entry.name, entry.count, entry.example) == ("odd_time", 2, str(media / names[0]))
+    assert result.record.balance.listed == 4
     assert "2  a time of change that no calendar has" in describe_scan(result)
     assert "2 × a time of change that no calendar has" in Path(result.uri, "summary.html").read_text(encoding="utf-8")
     [run] = runs_of(Store.at(str(any_time / "out"), StorageConfig()))
-    assert run.plan().warnings.as_json() == result.record["warnings"]
+    assert run.plan().warnings.as_json() == result.record.as_json()["warnings"]

@@ -19,14 +19,17 @@ import pyarrow as pa
 from jobs.benchmark.figures import Figure, figure
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
-from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.config import ReportConfig, ScanConfig, StorageConfig
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy
-from nsfwscan.runs.commit import ROW_SCHEMA, decided
+from nsfwscan.runs.commit import ROW_SCHEMA, Report, decided
+from nsfwscan.runs.plan import Plan, PlanAction
+from nsfwscan.runs.record import FileRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.schema import as_schema
 from nsfwscan.storage.store import Store, to_json
+from nsfwscan.workflows.finalize import record_of
 from nsfwscan.workflows.replay import replay
 
 _ROWS, _PARTS = 1_000_000, 4
@@ -90,30 +93,29 @@ def _made_up(folder: str, rows: int) -> Run:
         data = to_parquet(table)
         run.folder.write(path, data)
         sha256 = hashlib.sha256(data).hexdigest()
-        files.append({"path": path, "rows": count, "bytes": len(data), "sha256": sha256})
-    run.folder.write("run.json", to_json(_record(folder, rows, files)))
+        files.append(FileRecord(path=path, rows=count, bytes=len(data), sha256=sha256))
+    run.folder.write("run.json", to_json(_record(run, rows, files).as_json()))
     return run
 
 
-def _record(folder: str, rows: int, files: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(run: Run, rows: int, files: list[FileRecord]) -> RunRecord:
     """A record of files, and of nothing else that is so."""
-    at = "2026-11-26T00:00:00.000+00:00"
-    counts = {"listed": rows, "distinct": rows, "repeated": 0, "shards": 0, "fates": {}}
-    return {
-        "run_id": "made-up",
-        "kind": "scan",
-        "parent": None,
-        "store": folder,
-        "exit_code": 0,
-        "reason": None,
-        "committed_at": at,
-        "config": ScanConfig.of({"source": {"uris": []}, "out": folder}).public(),
-        "model": {"identity": "made-up"},
-        "reuse_keys": {},
-        "policy": {"identity": "made-up"},
-        "plan": {"listed_at": at, **counts},
-        "ledger": {"bases": [], "changes": {}},
-        "balance": {},
-        "summary": {"rows": rows, "flagged": 0, "unreadable": 0},
-        "files": files,
-    }
+    plan = Plan(rows, 0, {PlanAction.NEW: rows}, (), (), "2026-11-26T00:00:00.000+00:00")
+    return record_of(
+        run,
+        "scan",
+        None,
+        plan,
+        Report(files=files),
+        load_policy("five-class"),
+        ReportConfig(),
+        config=ScanConfig.of({"source": {"uris": []}, "out": run.store.uri}).public(),
+        model={"identity": "made-up", "name": "made-up", "uri": "", "sha256": "", "labels": {}},
+        auxiliary_models=[],
+        reuse_keys={"scoring": "", "decoding": "", "filtering": ""},
+        banks=[],
+        timings={"resumed_shards": 0},
+        images_per_s=None,
+        machine=None,
+        cost=None,
+    )

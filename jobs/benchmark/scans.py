@@ -183,9 +183,9 @@ def scan_once(media: Path, model: str, cores: int, shard_rows: int, sections: di
         total_s = time.perf_counter() - began
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    balance = result.record["balance"]
-    settled = balance["scored"] + balance["filtered"]
-    return Course(fleets[0].layout, tuple(arrivals), total_s, balance["listed"], settled)
+    balance = result.record.balance
+    settled = balance.scored + balance.filtered
+    return Course(fleets[0].layout, tuple(arrivals), total_s, balance.listed, settled)
 
 
 def _config(media: Path, out: str, model: str, cores: int, shard_rows: int, sections: dict[str, Any]) -> ScanConfig:

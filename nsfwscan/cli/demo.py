@@ -8,7 +8,6 @@ import sys
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -19,6 +18,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
 from nsfwscan.reports.progress import choose_progress
 from nsfwscan.review.queues import describe_queues, write_queues
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import find_run
 
 
@@ -66,10 +66,9 @@ def _has_browser() -> bool:
     return sys.stdout.isatty() and bool(screen)
 
 
-def _found(record: dict[str, Any]) -> Iterator[str]:
-    summary = record["summary"]
+def _found(record: RunRecord) -> Iterator[str]:
     yield f"  {describe_balance(record)}"
-    yield f"  decisions  {describe_counts(summary['decision'])}"
-    yield f"  matches    {describe_counts(summary['match_bank'])}"
+    yield f"  decisions  {describe_counts(record.summary.decision)}"
+    yield f"  matches    {describe_counts(record.summary.match_bank)}"
     yield from describe_since(record)
-    yield f"  took       {sum(s for name, s in record['timings'].items() if name.endswith('_s')):.1f} s"
+    yield f"  took       {record.timings.total_s:.1f} s"

@@ -21,6 +21,7 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import bank_notes, lint
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import find_run
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import redacted_json
@@ -41,9 +42,10 @@ def check(file: str, run: str | None, **options: Any) -> None:
     """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and
     names that nothing uses.
 
-    With --on, count on the rows of a committed run what each rule matches and decides, what is left to `otherwise`, and
-    which rules overlap. Rules that match nothing there, and banks that the run did not have, are then wrong, too. A
-    note says where the policy decides a match otherwise than the kind of its bank. Exit with 1 if anything is wrong.
+    With --on it is counted on the rows of a committed run what each rule matches and decides, what falls to
+    `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong,
+    too. Exits 1 where anything is. Where the policy decides matches otherwise than the kind of their bank says, it is
+    noted.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)
@@ -65,12 +67,10 @@ def check(file: str, run: str | None, **options: Any) -> None:
 
 @policy.command()
 @click.argument("run")
-@click.option("--policy", "file", required=True, metavar="FILE|NAME", help="Policy to decide by.")
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the changes to this file."
-)
-@click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
-@click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
+@click.option("--policy", "file", required=True, metavar="FILE|NAME", help="The policy to decide by.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write what changes there.")
+@click.option("--commit", is_flag=True, help="Write a run of its own, which names RUN as its parent.")
+@click.option("--run-id", help="Name of that run; the same again goes on with it. Default: the time (UTC).")
 @storage_options
 def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
     """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.
@@ -83,7 +83,7 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
         decided, by = find_run(run, StorageConfig.of(given_options(options)), complain), load_policy(file)
         found = replay_run(decided, by).as_dict()
-        echo(describe_comparison(found, decided.run_id, decided.record()["policy"]["identity"]))
+        echo(describe_comparison(found, decided.run_id, decided.record().policy.identity))
         if delta := describe_delta(decided.record()):
             echo(delta)
         _say_bank_notes(by, decided.record())
@@ -95,15 +95,14 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
             sys.exit(result.exit_code)
 
 
-def _known_of(record: dict[str, Any]) -> Known:
-    """What is known of a run: the banks that it was matched with."""
-    banks = record.get("banks")
-    return Known(banks=tuple(bank["name"] for bank in banks) if banks else None)
+def _known_of(record: RunRecord) -> Known:
+    """Return what is known of a run: the banks that it was matched with."""
+    return Known(banks=tuple(bank.name for bank in record.banks) or None)
 
 
-def _say_bank_notes(policy: Policy, record: dict[str, Any]) -> None:
+def _say_bank_notes(policy: Policy, record: RunRecord) -> None:
     """Say where a policy decides otherwise than the kinds of a run's hash banks say; that is no fault."""
-    for note in bank_notes(policy, [(bank["name"], bank["kind"]) for bank in record.get("banks", ())]):
+    for note in bank_notes(policy, [(bank.name, bank.kind) for bank in record.banks]):
         echo(f"note: {note}")
 
 

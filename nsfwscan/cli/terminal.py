@@ -6,14 +6,17 @@ the terminal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nsfwscan.errors import StoreError
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.plan import describe_actions
+from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, TruthRecord, WarningRecord
 from nsfwscan.runs.run import Run
-from nsfwscan.schema import SIGNAL_GROUPS, Change
+from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
+from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.text import duration, money, printable, size
 
 if TYPE_CHECKING:
@@ -31,25 +34,25 @@ _FLOODS = 10
 def describe_scan(result: ScanResult) -> str:
     """What was found, where the report lies, how to open it, what to do next."""
     record = result.record
-    summary = record["summary"]
-    query = committed_query(record, "report/", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC", at=result.uri)
+    summary = record.summary
+    query = committed_query(record, "report", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC", at=result.uri)
     head = "already committed" if result.already_committed else "committed"
     lines = [
-        f"{head}: run {result.run_id}" + (f" — {record['reason']}" if record["reason"] else ""),
+        f"{head}: run {result.run_id}" + (f" — {record.reason}" if record.reason else ""),
         "",
         f"  {describe_balance(record)}",
-        f"  decisions  {describe_counts(summary['decision'])}",
-        f"  labels     {describe_counts(summary['label'])}",
-        f"  status     {describe_counts(summary['status'])}",
+        f"  decisions  {describe_counts(summary.decision)}",
+        f"  labels     {describe_counts(summary.label)}",
+        f"  status     {describe_counts(summary.status)}",
         *_banks(record),
         *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
-        *_truth(summary["truth"], record["plan"].get("truth")),
+        *_truth(summary.truth, record.plan.truth),
         *describe_since(record),
-        *_errors(summary["errors"]),
-        *_warnings(record.get("warnings", [])),
+        *_errors(summary.errors),
+        *_warnings(record.warnings),
         "",
         f"  {_speed(record)}",
-        *_cost(record.get("cost"), record["timings"]["resumed_shards"]),
+        *_cost(record.cost, record.timings.resumed_shards),
         f"  report   {printable(result.uri)}",
         f"  summary  {printable(result.uri)}/summary.html",
         *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
@@ -58,14 +61,13 @@ def describe_scan(result: ScanResult) -> str:
     return "\n".join(lines)
 
 
-def describe_since(record: dict[str, Any]) -> list[str]:
-    """What changed since the run that this one goes on from."""
-    bases, changes = record["ledger"]["bases"], record["ledger"]["changes"]
-    if not bases:
+def describe_since(record: RunRecord) -> list[str]:
+    """Say what changed since the run that this one goes on from."""
+    if not record.previous_runs:
         return []
-    source = record["config"]["source"]
+    source, changes = record.config.source, record.changes.model_dump()
     words = {Change.DELETED: "deleted", Change.NEWLY_FLAGGED: "newly flagged", Change.CLEARED: "no longer flagged"}
-    if source["limit"] or source["include"] or source["exclude"]:
+    if source.limit or source.include or source.exclude:
         del words[Change.DELETED]  # what was not listed need not be gone
     found = "  ".join(f"{word} {changes[change]:,}" for change, word in words.items())
     where = ", in changes/" if any(changes.values()) else ""
@@ -73,113 +75,112 @@ def describe_since(record: dict[str, Any]) -> list[str]:
         "  delta      the report holds what was looked at or decided differently; earlier ones hold the other rows"
     ]
     return [
-        f"  since      {bases[0]}: {describe_actions(record['plan']['fates'])}",
+        f"  since      {record.previous_runs[0]}: {describe_actions(record.plan.actions)}",
         f"  changes    {found}{where}",
-        *(delta if record["config"]["report"]["mode"] == "delta" else []),
+        *(delta if record.is_delta else []),
     ]
 
 
-def describe_balance(record: dict[str, Any]) -> str:
-    """`85 listed = 70 scored + 10 duplicate + 5 errored`."""
-    balance = record["balance"]
-    terms = " + ".join(f"{count:,} {name}" for name, count in balance.items() if name != "listed")
-    again = record["plan"]["repeated"]
-    return f"{balance['listed']:,} listed = {terms}" + (f"  ({again:,} listed again, counted once)" if again else "")
+def describe_balance(record: RunRecord) -> str:
+    """Return `85 listed = 70 scored + 10 duplicate + 5 errored`."""
+    terms = " + ".join(f"{getattr(record.balance, name):,} {name}" for name in Accounted)
+    again = record.plan.repeated
+    return f"{record.balance.listed:,} listed = {terms}" + (
+        f"  ({again:,} listed again, counted once)" if again else ""
+    )
 
 
-def describe_counts(counts: dict[str, int]) -> str:
-    """`allow 70  review 2`."""
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return `allow 70  review 2`."""
     return "  ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
-def _truth(truth: dict[str, Any], met: dict[str, Any] | None) -> list[str]:
+def _truth(truth: TruthRecord, met: Meeting | None) -> list[str]:
     """How often the model is wrong, as far as is known, and on how much of the truth that rests."""
-    suspected = f"; {truth['suspected']:,} suspected, in false_positives/" if truth["suspected"] else ""
-    if truth["false_positive_rate"] is None:
+    suspected = f"; {truth.suspected:,} suspected, in false_positives/" if truth.suspected else ""
+    if truth.false_positive_rate is None:
         return [
             "  truth      none given: to measure false positives, use class folders (…/neutral/…) or --truth FILE"
             + suspected
             if met is None
             else f"  truth      no neutral object has a label: no false positive rate{describe_truth(met)}{suspected}"
         ]
-    found = f"{truth['false_positives']:,} of {truth['neutral']:,} neutral images ({truth['false_positive_rate']:.1%})"
+    found = f"{truth.false_positives:,} of {truth.neutral:,} neutral images ({truth.false_positive_rate:.1%})"
     return [f"  false positives  {found} carry an NSFW label{describe_truth(met)}{suspected}"]
 
 
-def describe_truth(met: dict[str, Any] | None) -> str:
+def describe_truth(met: Meeting | None) -> str:
     """Return on how much of the truth file figures rest, as the end of a sentence; nothing where they rest on all."""
-    if met is None or not met["not_listed"]:
+    if met is None or not met.not_listed:
         return ""
-    return f"; truth was given for {met['given']:,} objects, {met['not_listed']:,} of them were not listed"
+    return f"; truth was given for {met.given:,} objects, {met.not_listed:,} of them were not listed"
 
 
-def _banks(record: dict[str, Any]) -> list[str]:
+def _banks(record: RunRecord) -> list[str]:
     """What hash banks found, and what of them could not be read."""
-    matched = record["summary"].get("match_bank", {})
-    lines = [f"  matches    {describe_counts(matched)}"] if record.get("banks") or matched else []
-    for bank in record.get("banks", ()):
-        if bank["malformed"]:
-            example = printable(bank["examples"][0])
-            lines.append(f"  bank       {bank['name']}: {bank['malformed']:,} malformed entries, e.g. {example}")
-    lines += _matching(record.get("matching"))
-    escalated = sum(file["rows"] for file in record["files"] if file["path"].startswith("escalations/"))
+    matched = record.summary.match_bank
+    lines = [f"  matches    {describe_counts(matched)}"] if record.banks or matched else []
+    for bank in record.banks:
+        if bank.malformed:
+            example = printable(bank.examples[0])
+            lines.append(f"  bank       {bank.name}: {bank.malformed:,} malformed entries, e.g. {example}")
+    lines += _matching(record.matching)
+    escalated = record.rows_in("escalations")
     return [*lines, *([f"  escalated  {escalated:,} illegal matches, in escalations/"] if escalated else [])]
 
 
-def _matching(found: dict[str, Any] | None) -> list[str]:
+def _matching(found: MatchingRecord | None) -> list[str]:
     """What a retroactive match looked at, what it could not look for, and which entries flood."""
     if found is None:
         return []
-    without = "".join(f"; {n:,} have no {kind}" for kind, n in found["without"].items())
-    lines = [f"  looked at  {found['objects']:,} objects, by the hashes in their reports{without}"]
-    for said, entries in (("quarantined", found["quarantined"]), ("floods, kept", found["flooding"])):
+    without = "".join(f"; {n:,} have no {kind}" for kind, n in found.without.items())
+    lines = [f"  looked at  {found.objects:,} objects, by the hashes in their reports{without}"]
+    for said, entries in (("quarantined", found.quarantined), ("floods, kept", found.flooding)):
         for entry in entries[:_FLOODS]:
-            example = f", e.g. {printable(entry['examples'][0])[-80:]}" if entry["examples"] else ""
-            name = printable(entry["id"])
-            lines.append(f"  {said}  {entry['bank']} {name} ({entry['hash']}): {entry['objects']:,} objects{example}")
+            example = f", e.g. {printable(entry.examples[0])[-80:]}" if entry.examples else ""
+            name = printable(entry.id)
+            lines.append(f"  {said}  {entry.bank} {name} ({entry.hash}): {entry.objects:,} objects{example}")
         if len(entries) > _FLOODS:
             lines.append(f"  {said}  … and {len(entries) - _FLOODS:,} more entries, in run.json")
     return lines
 
 
-def _errors(errors: list[dict[str, Any]]) -> list[str]:
+def _errors(errors: Sequence[ErrorRecord]) -> list[str]:
     if not errors:
         return []
     lines = [
-        f"    {e['count']:>6,}  {e['status']}: {printable(e['message'])}  e.g. {printable(e['example'])[-80:]}"
-        for e in errors[:6]
+        f"    {e.count:>6,}  {e.status}: {printable(e.message)}  e.g. {printable(e.example)[-80:]}" for e in errors[:6]
     ]
     more = [f"    … and {len(errors) - 6} more kinds, in summary.html"] if len(errors) > 6 else []
     return ["", "  not scored:", *lines, *more]
 
 
-def _warnings(warnings: list[dict[str, Any]]) -> list[str]:
+def _warnings(warnings: Sequence[WarningRecord]) -> list[str]:
     """What was noticed beside the rows, and what to do about it."""
     lines = []
     for found in warnings:
-        detail = f" ({found['detail']})" if found["detail"] else ""
-        example = printable(found["example"])[-80:]
-        lines += [f"    {found['count']:>6,}  {found['said']}{printable(detail)}  e.g. {example}"]
-        lines += [f"            {found['remedy']}"]
+        detail = f" ({found.detail})" if found.detail else ""
+        example = printable(found.example)[-80:]
+        lines += [f"    {found.count:>6,}  {found.said}{printable(detail)}  e.g. {example}"]
+        lines += [f"            {found.remedy}"]
     return ["", "  warnings:", *lines] if lines else []
 
 
-def _speed(record: dict[str, Any]) -> str:
-    seconds = sum(value for name, value in record["timings"].items() if name.endswith("_s"))
-    rate = f"; scanning {record['images_per_s']:,.1f}/s" if record["images_per_s"] else ""
-    return f"{record['plan']['distinct']:,} objects in {seconds:.1f} s{rate}"
+def _speed(record: RunRecord) -> str:
+    rate = f"; scanning {record.images_per_s:,.1f}/s" if record.images_per_s else ""
+    return f"{record.plan.distinct:,} objects in {record.timings.total_s:.1f} s{rate}"
 
 
-def _cost(cost: dict[str, Any] | None, resumed: int) -> list[str]:
+def _cost(cost: CostRecord | None, resumed: int) -> list[str]:
     """What this attempt took; nothing where the machines are not known."""
     if cost is None:
         return []
-    currency = cost["currency"]
-    few = " (so few that the start counts)" if not cost["steady"] else ""
-    million = f", {money(cost['per_million'], currency)} a million objects read{few}" if cost["per_million"] else ""
-    amount = f"{money(cost['amount'], currency)}{million}" if cost["missing"] is None else cost["missing"]
+    currency = cost.currency
+    few = " (so few that the start counts)" if not cost.steady else ""
+    million = f", {money(cost.per_million, currency)} a million objects read{few}" if cost.per_million else ""
+    amount = f"{money(cost.amount, currency)}{million}" if cost.missing is None else cost.missing
     part = "; this attempt only" if resumed else ""
-    return [f"  cost     {_hours(cost['core_hours'], cost['gpu_hours'])}: {amount}; {cost['prices']}{part}"]
+    return [f"  cost     {_hours(cost.core_hours, cost.gpu_hours)}: {amount}; {cost.prices}{part}"]
 
 
 def _hours(cores: float, gpus: float) -> str:
@@ -302,18 +303,16 @@ def describe_run(run: Run) -> str:
     """One line: id, state, and what it found if it was committed."""
     try:
         state = run.state()
-        record = run.record() if state == "committed" else {}
+        record = run.record() if state == "committed" else None
         if state == "unfinished":
             run.planned()
     except StoreError as error:
         return f"{run.run_id}  {'broken':<10} {printable(str(error))}"
-    if state == "committed":
-        summary = record["summary"]
-        counts = (
-            f"{summary['rows']:>12,} objects  {summary['flagged']:>8,} flagged  {summary['unreadable']:>8,} unreadable"
-        )
-        replay = f"  {record['kind']} of {record['parent']['run_id']}" if record["kind"] != "scan" else ""
-        return f"{run.run_id}  {state:<10} {record['committed_at']}  {counts}  {record['model']['identity']}{replay}"
+    if record is not None:
+        found = record.summary
+        counts = f"{found.rows:>12,} objects  {found.flagged:>8,} flagged  {found.unreadable:>8,} unreadable"
+        replay = f"  {record.kind} of {record.parent.run_id}" if record.kind != "scan" and record.parent else ""
+        return f"{run.run_id}  {state:<10} {record.committed_at}  {counts}  {record.model.identity}{replay}"
     hint = {
         "failed": "did not balance; see failure.json, then run the same command again",
         "unfinished": f"resume it: the same command with --run-id {run.run_id}",
@@ -322,9 +321,9 @@ def describe_run(run: Run) -> str:
     return f"{run.run_id}  {state:<10} {hint}"
 
 
-def describe_delta(record: dict[str, Any]) -> str:
-    """A line where a run's report does not hold all that it listed; else nothing."""
-    if record["config"]["report"]["mode"] != "delta" or not record["ledger"]["bases"]:
+def describe_delta(record: RunRecord) -> str:
+    """Return a line where a run's report does not hold all that it listed; else nothing."""
+    if not record.is_delta:
         return ""
-    total = record["plan"]["distinct"]
-    return f"\nrun {record['run_id']} is a delta: these are the rows that it holds, not all {total:,} that it listed"
+    total = record.plan.distinct
+    return f"\nrun {record.run_id} is a delta: these are the rows that it holds, not all {total:,} that it listed"

@@ -43,9 +43,9 @@ from nsfwscan.policy.sql import (
 from nsfwscan.schema import DECISION_COLUMNS, SIGNALS, BankKind, Decision, Shield
 
 Indices = npt.NDArray[np.int32]
-_UNDETERMINED = Outcome(decision=Decision.UNDETERMINED)
-_BLOCKED = Outcome(decision=Decision.BLOCK, queue="known", shield=Shield.BLUR, severity=3)
-_ILLEGAL = Outcome(decision=Decision.ESCALATE, queue="legal", shield=Shield.HIDDEN, severity=4)
+UNDETERMINED_OUTCOME = Outcome(decision=Decision.UNDETERMINED)
+BLOCKED_OUTCOME = Outcome(decision=Decision.BLOCK, queue="known", shield=Shield.BLUR, severity=3)
+ILLEGAL_OUTCOME = Outcome(decision=Decision.ESCALATE, queue="legal", shield=Shield.HIDDEN, severity=4)
 _MOST_S = 600.0
 """Limit for all rules on one table of rows, which takes well under a second: no rule may hold up a commit for ever."""
 _LOOKED_AT = ("nsfw_score", "match_kind", "filtered_by")
@@ -70,9 +70,9 @@ def choices_of(plain: Policy) -> list[Choice]:
     return [
         *(Choice(rule.name, _queued(rule)) for rule in plain.rules),
         Choice(OTHERWISE, _queued(plain.otherwise)),
-        Choice(GUARD, _queued(_UNDETERMINED), "guard"),
-        Choice(BLOCKED, _BLOCKED, "bank"),
-        Choice(ILLEGAL, _ILLEGAL, "bank"),
+        Choice(GUARD, _queued(UNDETERMINED_OUTCOME), "guard"),
+        Choice(BLOCKED, BLOCKED_OUTCOME, "bank"),
+        Choice(ILLEGAL, ILLEGAL_OUTCOME, "bank"),
         *(Choice(rule.name, _escalated(rule), "bank") for rule in plain.rules),
     ]
 
@@ -82,8 +82,8 @@ def _queued(outcome: Outcome) -> Outcome:
 
 
 def _escalated(rule: Rule) -> Outcome:
-    queue = _ILLEGAL.queue if rule.queue in (None, NO_QUEUE) else rule.queue
-    return _ILLEGAL.model_copy(update={"queue": queue, "skill": rule.skill})
+    queue = ILLEGAL_OUTCOME.queue if rule.queue in (None, NO_QUEUE) else rule.queue
+    return ILLEGAL_OUTCOME.model_copy(update={"queue": queue, "skill": rule.skill})
 
 
 class Decider:

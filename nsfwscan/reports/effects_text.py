@@ -6,54 +6,51 @@ In: a run's record. Out: (subject, sentence), for the terminal and for the summa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from nsfwscan.runs.record import CascadeRecord, DuplicatesRecord, ModelTime, RunRecord
 from nsfwscan.text import duration
 
-_MODEL = "classify"
+
+def describe_effects(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Say what copies and near-duplicates, filters and models there were."""
+    times = record.model_times
+    yield from _same(record.duplicates)
+    if record.config.cascade.enabled:
+        yield from _filters(record.cascade, times.get("prefilter"))
+    if len(times) > 1:
+        yield "models", "; ".join(f"{name} {_each(time)} an image" for name, time in times.items())
 
 
-def describe_effects(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Copies and near-duplicates, filters, models."""
-    costs = record.get("costs") or {}
-    if record.get("duplicates"):
-        yield from _same(record["duplicates"])
-    if (record.get("config") or {}).get("cascade", {}).get("enabled"):
-        yield from _filters(record["cascade"], costs.get("prefilter"))
-    if len(costs) > 1:
-        yield "models", "; ".join(f"{name} {_each(cost)} an image" for name, cost in costs.items())
-
-
-def _same(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if found["copies"]:
-        spared = f"; the model was spared {found['reused']:,} of them" if found["reused"] else ""
+def _same(found: DuplicatesRecord) -> Iterator[tuple[str, str]]:
+    if found.copies:
+        spared = f"; the model was spared {found.reused:,} of them" if found.reused else ""
         copies, others = (
-            _counted(found["copies"], "object is a copy", "objects are copies"),
-            _counted(found["contents"]),
+            _counted(found.copies, "object is a copy", "objects are copies"),
+            _counted(found.contents),
         )
         yield "copies", f"{copies} of {others}{spared}"
-    if found["clusters"]:
-        among = "" if found["looked_for_all"] else " (there are so many contents that only flagged ones were compared)"
-        clusters = _counted(found["clusters"], "cluster", "clusters")
-        yield "alike", f"{found['clustered']:,} objects in {clusters} of near-duplicates{among}"
+    if found.clusters:
+        among = "" if found.looked_for_all else " (there are so many contents that only flagged ones were compared)"
+        clusters = _counted(found.clusters, "cluster", "clusters")
+        yield "alike", f"{found.clustered:,} objects in {clusters} of near-duplicates{among}"
 
 
-def _filters(found: dict[str, Any], light: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
-    saved = "" if found["seconds_saved"] is None else f", which saved {duration(found['seconds_saved'])} of the model"
-    taken = f" and took {duration(light['seconds'])} of the prefilter" if saved and light else ""
-    contents = _counted(found["settled"], "content", "contents")
-    yield "filters", f"settled {contents}, left {found['forwarded']:,} to the model{saved}{taken}"
-    if not found["settled"] and not found["audit_sample"]:
+def _filters(found: CascadeRecord, light: ModelTime | None) -> Iterator[tuple[str, str]]:
+    saved = "" if found.seconds_saved is None else f", which saved {duration(found.seconds_saved)} of the model"
+    taken = f" and took {duration(light.seconds)} of the prefilter" if saved and light else ""
+    contents = _counted(found.settled, "content", "contents")
+    yield "filters", f"settled {contents}, left {found.forwarded:,} to the model{saved}{taken}"
+    if not found.settled and not found.audit_sample:
         return
-    if found["miss_rate"] is None:
+    if found.miss_rate_interval is None or found.missed is None:
         yield "missed", "filter miss rate: unknown (set cascade.audit_sample above 0)"
         return
-    low, high = found["miss_rate_interval"]
-    missed = [f"{count:,.0f}" for count in found["missed"]]
+    low, high = found.miss_rate_interval
+    missed = [f"{count:,.0f}" for count in found.missed]
     yield (
         "missed",
-        f"{found['misses']:,} of {found['audit_sample']:,} settled images that the model saw all the same are flagged: "
-        f"{low:.2%} to {high:.2%} of what was settled ({found['confidence']:.0%} confidence), so {missed[0]} to "
+        f"{found.misses:,} of {found.audit_sample:,} settled images that the model saw all the same are flagged: "
+        f"{low:.2%} to {high:.2%} of what was settled ({found.confidence:.0%} confidence), so {missed[0]} to "
         f"{missed[1]} of the others",
     )
 
@@ -63,5 +60,5 @@ def _counted(count: int, one: str = "other", several: str = "others") -> str:
     return f"{count:,} {one if count == 1 else several}"
 
 
-def _each(cost: dict[str, Any]) -> str:
-    return "0 ms" if cost["seconds_each"] is None else f"{cost['seconds_each'] * 1000:,.1f} ms"
+def _each(time: ModelTime) -> str:
+    return "0 ms" if time.seconds_each is None else f"{time.seconds_each * 1000:,.1f} ms"

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from nsfwscan.config import SourceConfig
 from nsfwscan.errors import Status
-from nsfwscan.policy.rules import ILLEGAL, OTHERWISE
+from nsfwscan.policy.decide import BLOCKED_OUTCOME, ILLEGAL_OUTCOME, UNDETERMINED_OUTCOME
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, Outcome, Override
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
 from nsfwscan.runs.plan import PlanAction
+from nsfwscan.runs.record import FileRecord, FloodRecord, MatchingRecord, NodeRecord, RunRecord, SummaryRecord
 from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
 from nsfwscan.text import duration, money, plural, size
 
@@ -51,7 +53,7 @@ _UNREAD = {
     Status.TOO_LARGE: "over the size limits",
     Status.CRASHED: "the decoder died",
 }
-_FATES = {
+_ACTIONS = {
     PlanAction.CARRIED: "unchanged, carried over",
     PlanAction.NEW: "new",
     PlanAction.CHANGED: "changed",
@@ -127,7 +129,7 @@ class Changed:
 class Since:
     """What became of the store since the run that this one goes on from."""
 
-    bases: list[str]
+    bases: tuple[str, ...]
     """The runs that rows are carried from, newest first."""
     found: list[Share]
     changes: list[Changed]
@@ -146,36 +148,31 @@ class Bar:
     height: float
 
 
-def render_summary(record: dict[str, Any]) -> str:
-    """The content of `summary.html`.
-
-    Args:
-        record: the content of `run.json`, as `finalize.py` writes it.
-    """
-    summary = record["summary"]
+def render_summary(record: RunRecord) -> str:
+    """Return the content of `summary.html`."""
+    summary = record.summary
+    balance = [(str(a), getattr(record.balance, a)) for a in Accounted]
     template = page_environment().get_template("summary.html")
     return template.render(
         record=record,
         summary=summary,
-        truth=summary["truth"],
-        headline=_HEADLINES[record["exit_code"]],
-        bad=record["exit_code"] != COMMITTED,
-        over=record["exit_code"] == OVER_ERROR_RATE,
-        seconds=sum(s for name, s in record["timings"].items() if name.endswith("_s")),
-        machines=[_machine(node) for node in (record.get("machine") or {"nodes": []})["nodes"]],
-        cost=record.get("cost"),
-        laps=[(name.removesuffix("_s"), s) for name, s in record["timings"].items() if name.endswith("_s")],
+        truth=summary.truth,
+        headline=_HEADLINES[record.exit_code],
+        bad=record.exit_code != COMMITTED,
+        over=record.exit_code == OVER_ERROR_RATE,
+        machines=[_machine(node) for node in record.machine.nodes] if record.machine else [],
+        cost=record.cost,
         steps=list(_steps(record)),
-        balance=[(str(a), record["balance"][a]) for a in Accounted],
+        balance=balance,
         effects=list(describe_effects(record)),
-        settled=record["balance"]["listed"] == sum(record["balance"][a] for a in Accounted),
+        settled=record.balance.listed == sum(count for _, count in balance),
         since=_since(record),
-        escalated=sum(f["rows"] for f in record["files"] if f["path"].startswith("escalations/")),
-        floods=_floods(record),
-        overrides=[_override(entry) for entry in record["policy"]["overrides"]],
+        floods=_floods(record.matching),
+        overrides=[_override(override) for override in record.policy.overrides],
+        built_in=_built_in(summary),
         counts=_tables(summary),
-        bars=_bars(summary["nsfw_score_histogram"]),
-        ticks=_ticks(max(summary["nsfw_score_histogram"], default=0)),
+        bars=_bars(summary.nsfw_score_histogram),
+        ticks=_ticks(max(summary.nsfw_score_histogram, default=0)),
         errors_open=_ERRORS_OPEN,
         files_open=_LISTED_OPEN,
     )
@@ -246,10 +243,9 @@ def middle(text: str, longest: int = 160) -> str:
     return text if len(text) <= longest else f"{text[: longest * 2 // 3]} … {text[-longest // 3 :]}"
 
 
-def short_name(file: dict[str, Any]) -> str:
-    """A committed file's path with the digest in its name shortened."""
-    sha256 = file["sha256"]
-    return str(file["path"]).replace(sha256, f"{sha256[:8]}…{sha256[-8:]}")
+def short_name(file: FileRecord) -> str:
+    """Return a committed file's path with the digest in its name shortened."""
+    return file.path.replace(file.sha256, f"{file.sha256[:8]}…{file.sha256[-8:]}")
 
 
 @cache
@@ -285,108 +281,105 @@ def page_environment(*folders: Path) -> Environment:
     return environment
 
 
-def _machine(node: dict[str, Any]) -> str:
+def _machine(node: NodeRecord) -> str:
     """Machines that are alike, in words: `4 × 16 CPUs, 1 × A10G`."""
-    gpus = f", {node['gpus']:g} × {node['gpu'] or 'GPU'}" if node["gpus"] else ""
-    kind = f" ({node['cpu']})" if node["cpu"] else ""
-    return f"{node['count']} × {node['cpus']:g} CPUs{gpus}{kind}"
+    gpus = f", {node.gpus:g} × {node.gpu or 'GPU'}" if node.gpus else ""
+    kind = f" ({node.cpu})" if node.cpu else ""
+    return f"{node.count} × {node.cpus:g} CPUs{gpus}{kind}"
 
 
-def _steps(record: dict[str, Any]) -> Iterator[Step]:
+def _steps(record: RunRecord) -> Iterator[Step]:
     """What to do next, the most pressing first."""
-    summary = record["summary"]
-    if not summary["rows"]:
+    summary = record.summary
+    if not summary.rows:
         yield Step(
             "warn",
             "Nothing was scanned",
             "Check that the sources, and what they include and exclude, are what you meant.",
         )
         return
-    if record["exit_code"] == NOT_IMAGES:
+    if record.exit_code == NOT_IMAGES:
         yield Step("bad", "This was hardly a scan of images", _NOT_IMAGES_HELP)
-    if record["exit_code"] == OVER_ERROR_RATE:
+    if record.exit_code == OVER_ERROR_RATE:
         text = (
             "The report is complete and can be used, but too much is missing from it to call the store scanned. "
             "Settle the errors below, then scan again under a new run id."
         )
         yield Step("bad", "Too many images could not be read", text)
     yield from _flagged_step(record)
-    for status, count in summary["status"].items():
+    for status, count in summary.status.items():
         if status in _REMEDIES:
             title = f"{plural(count, 'object')}, {_UNREAD[Status(status)]} ({status})"
             yield Step("info" if status == Status.NOT_FOUND else "warn", title, _REMEDIES[Status(status)])
-    for found in record.get("warnings", ()):
-        detail = f" ({found['detail']})" if found["detail"] else ""
-        title = f"{found['count']:,} × {found['said'].replace('`', '')}"
-        yield Step("warn", title, f"{found['remedy']} E.g. {found['example']}{detail}")
+    for found in record.warnings:
+        detail = f" ({found.detail})" if found.detail else ""
+        title = f"{found.count:,} × {found.said.replace('`', '')}"
+        yield Step("warn", title, f"{found.remedy} E.g. {found.example}{detail}")
     yield from _truth_steps(record)
 
 
-def _flagged_step(record: dict[str, Any]) -> Iterator[Step]:
-    summary, decisions = record["summary"], record["summary"]["decision"]
-    if not summary["flagged"]:
+def _flagged_step(record: RunRecord) -> Iterator[Step]:
+    summary, decisions = record.summary, record.summary.decision
+    if not summary.flagged:
         return
     found = [d for d in (Decision.ESCALATE, Decision.BLOCK, Decision.REVIEW) if decisions.get(d)]
     split = ", ".join(f"{decisions[d]:,} {d}" for d in found)
     wanted = ", ".join(f"'{d}'" for d in found)
     query = committed_query(
         record,
-        "report/",
+        "report",
         "severity, decision, queue, nsfw_score, label, uri",
         f"WHERE decision IN ({wanted})\nORDER BY severity DESC, nsfw_score DESC",
     )
-    title = f"{plural(summary['flagged'], 'object')} flagged: {split}"
+    title = f"{plural(summary.flagged, 'object')} flagged: {split}"
     queues = " and ".join(f"`{name}`" for name in _flagged_queues(record))
     text = f"Look at the review queue{f' ({queues})' if queues else ''}, the gravest first. {_place(record, query)}"
     yield Step("bad" if set(found) - {Decision.REVIEW} else "warn", title, text, query)
 
 
-def _flagged_queues(record: dict[str, Any]) -> list[str]:
-    """The queues that flagged objects went to, by the policy's rules and what its overrides make of them."""
-    policy, summary = record["policy"], record["summary"]
-    rules = {**{rule["name"]: rule for rule in policy["rules"]}, OTHERWISE: policy["otherwise"]}
-    outcomes = [
-        {**rules[name], **{key: value for key, value in change.items() if value is not None}}
-        for changes in ({name: {} for name in rules}, *(override["rules"] for override in policy["overrides"]))
-        for name, change in changes.items()
-        if name in rules and summary["rule"].get(name)
-    ]
-    if summary["rule"].get(ILLEGAL):
-        outcomes.insert(0, {"queue": "legal", "decision": Decision.ESCALATE})
-    found = [o["queue"] for o in outcomes if summary["queue"].get(o["queue"]) and o["decision"] in FLAGGED]
-    return [queue.replace("`", "'") for queue in dict.fromkeys(found)]
+def _flagged_queues(record: RunRecord) -> list[str]:
+    """Return the queues that flagged objects went to, by the policy's rules and what its overrides make of them."""
+    policy, summary = record.policy, record.summary
+    rules: dict[str, Outcome] = {**{rule.name: rule for rule in policy.rules}, OTHERWISE: policy.otherwise}
+    outcomes = [(ILLEGAL, ILLEGAL_OUTCOME), (BLOCKED, BLOCKED_OUTCOME), *rules.items()]
+    for override in policy.overrides:
+        changes = {name: change.model_dump(exclude_none=True) for name, change in override.rules.items()}
+        outcomes += [(name, rules[name].model_copy(update=changes[name])) for name in changes if name in rules]
+    found = [o.sends_to or "" for name, o in outcomes if summary.rule.get(name) and o.decision in FLAGGED]
+    return [queue.replace("`", "'") for queue in dict.fromkeys(found) if summary.queue.get(queue)]
 
 
-def _floods(record: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Entries that match very much, by what became of them."""
-    found = record.get("matching") or {"quarantined": [], "flooding": []}
+def _floods(found: MatchingRecord | None) -> list[tuple[str, tuple[FloodRecord, ...]]]:
+    """Return the entries that match very much, by what became of them."""
+    if found is None:
+        return []
     return [
-        ("Quarantined: they match too much to be worth a look", found["quarantined"]),
-        ("Illegal entries that match very much; none is left out", found["flooding"]),
+        ("Quarantined: they match too much to be worth a look", found.quarantined),
+        ("Illegal entries that match very much; none is left out", found.flooding),
     ]
 
 
-def _override(override: dict[str, Any]) -> str:
-    """An override in words: `region eu: $explicit 0.6; rule borderline: queue eu, severity 4`."""
-    where = f"source {override['source']}" if override["region"] is None else f"region {override['region']}"
-    said = [f"${name} {number:g}" for name, number in override["thresholds"].items()]
-    for name, change in override["rules"].items():
-        said.append(f"rule {name}: {', '.join(f'{k} {v}' for k, v in change.items() if v is not None)}")
-    return f"{where}: {'; '.join(said)}"
+def _override(override: Override) -> str:
+    """Return an override in words: `region eu: $explicit 0.6; rule borderline: queue eu, severity 4`."""
+    said = [f"${name} {number:g}" for name, number in override.thresholds.items()]
+    for name, change in override.rules.items():
+        changed = change.model_dump(exclude_none=True)
+        said.append(f"rule {name}: {', '.join(f'{key} {value}' for key, value in changed.items())}")
+    return f"{override.title}: {'; '.join(said)}"
 
 
-def _place(record: dict[str, Any], query: tuple[str, ...]) -> str:
+def _place(record: RunRecord, query: tuple[str, ...]) -> str:
     """Leads over to the lines of SQL; a delta report may have few of the rows that were counted, or none."""
-    if not is_shown(record["store"]):
+    if not is_shown(record.store):
         return "`run.json` names the files; their path holds what looks like a secret, so no statement is shown here."
     if not query:
         return "All of their rows stand in the reports of earlier runs; this one is a delta."
-    return "In DuckDB, those that this delta report holds:" if _is_delta(record) else "In DuckDB:"
+    return "In DuckDB, those that this delta report holds:" if record.is_delta else "In DuckDB:"
 
 
-def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
-    truth, config = record["summary"]["truth"], record["config"]
-    confirmed, suspected = truth["false_positives"], truth["suspected"]
+def _truth_steps(record: RunRecord) -> Iterator[Step]:
+    truth, config = record.summary.truth, record.config
+    confirmed, suspected = truth.false_positives, truth.suspected
     if confirmed or suspected:
         title = (
             f"{plural(confirmed, 'false positive')} confirmed by truth"
@@ -394,55 +387,60 @@ def _truth_steps(record: dict[str, Any]) -> Iterator[Step]:
             else "No false positive is confirmed"
         )
         if confirmed:
-            title += f": {percent(truth['false_positive_rate'])} of {plural(truth['neutral'], 'neutral image')}"
+            title += f": {percent(truth.false_positive_rate)} of {plural(truth.neutral, 'neutral image')}"
         if suspected:
             title += f"; {suspected:,} suspected"
         copies = (
             "copies of the images in `false_positives/images/`"
-            if config["report"]["save_images"]
+            if config.report.save_images
             else "`--save-images` copies the images beside them"
         )
         select = "kind, label, confidence, reason, uri"
-        query = committed_query(record, "false_positives/", select, "ORDER BY kind, confidence DESC")
+        query = committed_query(record, "false_positives", select, "ORDER BY kind, confidence DESC")
         yield Step("info", title, f"They lie in `false_positives/`; {copies}. {_place(record, query)}", query)
-    if not truth["by_category"]:
-        off = "It was switched off for this run (`--truth none`). " if config["source"]["truth"] == "none" else ""
+    if not truth.by_category:
+        off = "It was switched off for this run (`--truth none`). " if config.source.truth == "none" else ""
         yield Step("info", "No truth is known, so no false positive rate", off + _TRUTH_HELP)
 
 
-def _since(record: dict[str, Any]) -> Since | None:
-    """What is said of earlier runs; None where this one goes on from none."""
-    bases, changes, fates = record["ledger"]["bases"], record["ledger"]["changes"], record["plan"]["fates"]
+def _since(record: RunRecord) -> Since | None:
+    """Return what is said of earlier runs; None where this one goes on from none."""
+    bases, actions = record.previous_runs, record.plan.actions
     if not bases:
         return None
-    listed = max(1, record["plan"]["distinct"])
+    listed = max(1, record.plan.distinct)
     select = "change, previous_decision, decision, nsfw_score, uri"
-    query = committed_query(record, "changes/", select, "ORDER BY change, nsfw_score DESC")
+    query = committed_query(record, "changes", select, "ORDER BY change, nsfw_score DESC")
     return Since(
         bases,
-        [Share(name, fates.get(fate, 0), fates.get(fate, 0) / listed) for fate, name in _FATES.items()],
-        [_changed(change, changes[change], record["config"]["source"]) for change in _CHANGES],
+        [Share(name, actions.get(action, 0), actions.get(action, 0) / listed) for action, name in _ACTIONS.items()],
+        [_changed(change, getattr(record.changes, change), record.config.source) for change in _CHANGES],
         query,
-        sum(f["rows"] for f in record["files"] if f["path"].startswith("report/")) if _is_delta(record) else None,
+        record.rows_in("report") if record.is_delta else None,
     )
 
 
-def _changed(change: Change, count: int, source: dict[str, Any]) -> Changed:
+def _changed(change: Change, count: int, source: SourceConfig) -> Changed:
     name, meaning = _CHANGES[change]
-    if change == Change.DELETED and (source["limit"] or source["include"] or source["exclude"]):
+    if change == Change.DELETED and (source.limit or source.include or source.exclude):
         return Changed(name, None, "not known: the sources were listed in part")
     return Changed(name, count, meaning)
 
 
-def _is_delta(record: dict[str, Any]) -> bool:
-    """Whether the report leaves rows to those of earlier runs."""
-    return bool(record["config"]["report"]["mode"] == "delta" and record["ledger"]["bases"])
+def _built_in(summary: SummaryRecord) -> list[tuple[str, str, Outcome]]:
+    """Return the rules that no policy can delete: name, when they decide, and the outcome."""
+    of_banks = [
+        (ILLEGAL, "in an illegal bank, and no rule escalates it", ILLEGAL_OUTCOME),
+        (BLOCKED, "in a block bank, and no rule may decide it", BLOCKED_OUTCOME),
+    ]
+    guard = (GUARD, "a row without a score would be allowed", UNDETERMINED_OUTCOME)
+    return [guard, *(rule for rule in of_banks if summary.rule.get(rule[0]))]
 
 
-def _tables(summary: dict[str, Any]) -> list[tuple[str, list[Share]]]:
+def _tables(summary: SummaryRecord) -> list[tuple[str, list[Share]]]:
     """The tables of counts: a title, and rows whose shares are of all objects."""
     rest = {"decision": "", "label": "not scored", "status": "", "rule": "", "queue": "no queue", "format": "not known"}
-    return [(name, _shares(summary[name], summary["rows"], name, unnamed)) for name, unnamed in rest.items()]
+    return [(name, _shares(getattr(summary, name), summary.rows, name, unnamed)) for name, unnamed in rest.items()]
 
 
 def _shares(counts: dict[str, int], rows: int, kind: str, unnamed: str) -> list[Share]:
@@ -452,7 +450,7 @@ def _shares(counts: dict[str, int], rows: int, kind: str, unnamed: str) -> list[
     return [*found, Share(unnamed, left, left / rows, named=False)] if unnamed and left > 0 else found
 
 
-def _bars(histogram: list[int]) -> list[Bar]:
+def _bars(histogram: Sequence[int]) -> list[Bar]:
     """Heights go by the logarithm of 1 + count, so that one object among a million still shows."""
     top = math.log1p(_ceiling(max(histogram, default=0)))
     width = 1 / max(len(histogram), 1)

@@ -1,34 +1,30 @@
 """DuckDB statements over exactly the committed files of a run, for a person to paste.
 
-In: the content of `run.json`. Out: lines of SQL. Never a glob: a part that no run names is no part of a report.
+Never a glob: a part that no run names is no part of a report.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from nsfwscan.location import Location
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.text import redacted
 
 _NAMED_FILES = 20
 """Up to so many files are named in the statement itself; more are read from `run.json` by it."""
 
 
-def committed_query(
-    record: dict[str, Any], folder: str, select: str, rest: str, at: str | None = None
-) -> tuple[str, ...]:
+def committed_query(record: RunRecord, folder: str, select: str, rest: str, at: str | None = None) -> tuple[str, ...]:
     """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files, or where the
     path to them cannot be shown: a statement with a blanked path would find nothing.
 
     Args:
-        record: the content of `run.json`.
-        folder: `report/` or `false_positives/`.
+        folder: `report` or `false_positives`.
         select: the columns.
         rest: `WHERE …`, `GROUP BY …`, `ORDER BY …`; may be several lines.
         at: where the run's folder lies; unset: where it was written.
     """
-    here = at or f"{record['store']}/runs/{record['run_id']}"
-    paths = [file["path"] for file in record["files"] if file["path"].startswith(folder)]
+    here = at or f"{record.store}/runs/{record.run_id}"
+    paths = [file.path for file in record.files_in(folder)]
     if not paths or not is_shown(here):
         return ()
     lines = _secret(record) if Location.of(here).is_s3 else []
@@ -39,7 +35,7 @@ def committed_query(
             f"  SELECT list({_quoted(here + '/')} || path)",
             "  FROM (SELECT unnest(files, recursive := true)",
             f"        FROM read_json({_quoted(here + '/run.json')}, columns = {{files: 'STRUCT(path VARCHAR)[]'}}))",
-            f"  WHERE regexp_full_match(path, '{folder}[A-Za-z0-9_][A-Za-z0-9._-]*')",
+            f"  WHERE regexp_full_match(path, '{folder}/[A-Za-z0-9_][A-Za-z0-9._-]*')",
             ");",
         ]
         source = "getvariable('parts')"
@@ -51,11 +47,11 @@ def is_shown(place: str) -> bool:
     return redacted(place) == place and "***" not in place
 
 
-def _secret(record: dict[str, Any]) -> list[str]:
-    storage, endpoint = record["config"]["out_storage"] or record["config"]["storage"], record["store_endpoint"]
+def _secret(record: RunRecord) -> list[str]:
+    storage, endpoint = record.config.out_storage or record.config.storage, record.store_endpoint
     options = ["TYPE s3", "PROVIDER credential_chain"]
-    if storage["region"]:
-        options.append(f"REGION {_quoted(storage['region'])}")
+    if storage.region:
+        options.append(f"REGION {_quoted(storage.region)}")
     if endpoint:  # DuckDB takes the environment's credentials, but not its endpoint
         scheme, _, host = endpoint.rpartition("://")
         options += [

@@ -24,6 +24,7 @@ from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.export import FILE_MODE, json_line
 from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
+from nsfwscan.runs.record import PolicyRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import BankKind, Category, in_utc, score_column
 from nsfwscan.storage.atomic import appearing
@@ -84,7 +85,7 @@ def write_queues(
         StoreError: a report cannot be read.
         ConfigError: a file cannot be written, or the policy knows no queue of a name.
     """
-    known = _queues_of(run.record()["policy"])
+    known = _queues_of(run.record().policy)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with ranked(run, names, context, earlier_runs) as found:
@@ -94,12 +95,11 @@ def write_queues(
         raise ConfigError(f"cannot write queues to {out}: {error.strerror or error}") from error
 
 
-def _queues_of(policy: dict[str, Any]) -> set[str]:
+def _queues_of(policy: PolicyRecord) -> set[str]:
     """Return every queue that the policy of a record names."""
-    outcomes = [*policy.get("rules", ()), policy.get("otherwise", {})]
-    outcomes += [change for override in policy.get("overrides", ()) for change in override.get("rules", {}).values()]
-    named = {outcome["queue"] for outcome in outcomes if outcome.get("queue")}
-    return {*policy.get("queues", ()), *named} - {NO_QUEUE}
+    named = [outcome.queue for outcome in (*policy.rules, policy.otherwise)]
+    named += [change.queue for override in policy.overrides for change in override.rules.values()]
+    return {*policy.queues, *(queue for queue in named if queue)} - {NO_QUEUE}
 
 
 def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str]) -> list[Queue]:

@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, Category, Decision, score_column
 from nsfwscan.storage.duckdb_temp import spilling
@@ -179,7 +180,7 @@ def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: Row, most: int) -> list[Row]:
+def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord, most: int) -> list[RunRecord]:
     """Fills `earlier`, and returns the records of the runs in it, by their `age`."""
     tables.execute("CREATE TABLE earlier (item BIGINT, age INTEGER, decision TEXT, rule TEXT, same_uri BOOL)")
     if not most or not tables.execute("SELECT count(*) FROM items").fetchall()[0][0]:
@@ -191,16 +192,16 @@ def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: Row, most: i
     return [theirs for _, theirs in runs]
 
 
-def _earlier_runs(run: Run, record: Row) -> Sequence[tuple[Run, Row]]:
+def _earlier_runs(run: Run, record: RunRecord) -> Sequence[tuple[Run, RunRecord]]:
     """The committed runs of the store before this one, the latest first; those whose record is broken tell nothing."""
 
     others = [other for other in runs_of(run.store) if other.run_id != run.run_id]
     before = [
         (other, theirs)
         for other, theirs in read_records(others)
-        if not isinstance(theirs, BrokenRecord) and theirs["committed_at"] < record["committed_at"]
+        if not isinstance(theirs, BrokenRecord) and theirs.committed_at < record.committed_at
     ]
-    return sorted(before, key=lambda pair: pair[1]["committed_at"], reverse=True)
+    return sorted(before, key=lambda pair: pair[1].committed_at, reverse=True)
 
 
 def _schema(columns: Sequence[str]) -> pa.Schema:
@@ -250,7 +251,7 @@ class _Unassigned:
         return rows.filter(pc.is_in(rows["queue"], self._queues) if len(self._queues) else pc.is_valid(rows["queue"]))
 
 
-def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[Row]) -> Iterator[Item]:
+def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[RunRecord]) -> Iterator[Item]:
     elsewhere, prior = _Beside(_stream(tables, _ELSEWHERE)), _Beside(_stream(tables, _PRIOR))
     for row in _stream(tables, _RANKED):
         number, others, context = row.pop("item"), row.pop("places") - 1, row.pop("context")
@@ -258,8 +259,8 @@ def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[Row]) -> Iterator[I
             {
                 "decision": found["decision"],
                 "rule": found["rule"],
-                "run_id": runs[found["age"]]["run_id"],
-                "decided_at": runs[found["age"]]["committed_at"],
+                "run_id": runs[found["age"]].run_id,
+                "decided_at": runs[found["age"]].committed_at,
                 "runs": found["runs"],
                 "by": "uri" if found["same_uri"] else "sha256",
             }

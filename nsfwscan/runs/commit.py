@@ -35,6 +35,7 @@ from nsfwscan.runs.false_positives import is_false_positive, select_false_positi
 from nsfwscan.runs.known_illegal import FOLDER, KnownIllegal, contents_of, once
 from nsfwscan.runs.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.runs.previous import PreviousReports
+from nsfwscan.runs.record import FileRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary
@@ -75,12 +76,12 @@ class Report:
     """What is known of illegal contents, and from where (`KnownIllegal.as_json`)."""
     shadows: tuple[Comparison, ...] = ()
     """What policies that decide nothing would have decided."""
-    files: list[dict[str, Any]] = field(default_factory=list)
-    """`path` within the run's folder, `rows`, `bytes`, `sha256`; report parts first in the order of their URIs."""
+    files: list[FileRecord] = field(default_factory=list)
+    """Report parts first, in the order of their URIs."""
 
     def paths(self, folder: str) -> list[str]:
         """The files under one folder."""
-        return [file["path"] for file in self.files if file["path"].startswith(folder + "/")]
+        return [file.path for file in self.files if file.path.startswith(folder + "/")]
 
 
 def write_report(
@@ -297,8 +298,8 @@ class _Commit:
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
         self.run.folder.write(path, data)
-        file = {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256}
-        self.report.files.append({**file, **(_span_of(table) if kind == "report" else {})})
+        span = _span_of(table) if kind == "report" else {}
+        self.report.files.append(FileRecord(path=path, rows=table.num_rows, bytes=len(data), sha256=sha256, **span))
         return path, sha256
 
     def _with_images(self, rows: pa.Table) -> pa.Table:
@@ -370,9 +371,9 @@ def _compared(ledger: PreviousReports, config: ScanConfig) -> bool:
     among all contents of the same sources, as this one does."""
     records = [base.record for base in ledger.bases]
     return (
-        all((record.get("duplicates") or {}).get("looked_for_all") for record in records)
-        and all(record["config"].get("duplicates") == config.duplicates.model_dump(mode="json") for record in records)
-        and len({tuple(record["config"]["source"]["uris"]) for record in records}) <= 1
+        all(record.duplicates.looked_for_all for record in records)
+        and all(record.config.duplicates == config.duplicates for record in records)
+        and len({record.config.source.uris for record in records}) <= 1
     )
 
 

@@ -90,9 +90,9 @@ class Cascade:
             "audit_sample": self.audit_sample,
             "misses": self.misses,
             "miss_rate": rate,
-            "miss_rate_interval": [low, high],
+            "miss_rate_interval": None if rate is None else [low, high],
             "confidence": CONFIDENCE,
-            "missed": [None if end is None else end * settled for end in (low, high)],
+            "missed": None if low is None or high is None else [low * settled, high * settled],
             "seconds_saved": None if each is None else round(each * self.looked_at, 3),
         }
 

@@ -1,10 +1,10 @@
 """What a store knows of illegal contents, by their bytes: for good, whatever becomes of the objects that held them.
 
-In: the committed runs of a store. Out: a table of `KNOWN_SCHEMA`, one row for each content (SHA-256) that any of them
-found in an illegal bank, with the hashes and the match of then. Each run writes what it knows, in `known_illegal/`, and
-names the runs that it has it from; so the newest are enough, of several that went on side by side all of them. Runs
-from before there was such a file stand for their `escalations/`. Of a run whose record is broken what can be told from
-the files themselves is taken, whose names are their digests: too much is known then rather than too little.
+`known_illegal` gives one row of `KNOWN_SCHEMA` for each content (SHA-256) that any committed run of the store found in
+an illegal bank, with the hashes and the match of then. Each run writes what it knows into `known_illegal/`, and names
+the runs that it has it from; so the newest are enough, of several that went on side by side all of them. Of a run whose
+record is broken what can be told from the files themselves is taken, whose names are their digests: too much is known
+then rather than too little.
 
 Touching an object, renaming it, scanning with `--full` or without the bank changes nothing of it. What does is a scan
 with a bank of the same name that has no such entry any more: the content is released, which that run records.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.previous import banks_behind
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.storage.store import from_parquet
@@ -69,7 +70,7 @@ class KnownIllegal:
 
 
 def known_illegal(
-    records: Sequence[tuple[Run, dict[str, Any] | BrokenRecord]], ignored: Collection[str] = ()
+    records: Sequence[tuple[Run, RunRecord | BrokenRecord]], ignored: Collection[str] = ()
 ) -> KnownIllegal:
     """What the committed runs of a store know together.
 
@@ -81,7 +82,7 @@ def known_illegal(
         BrokenRecord: a file that a record names is not what it was.
     """
     whole = [(run, r) for run, r in records if not isinstance(r, BrokenRecord) and run.run_id not in ignored]
-    behind = {run_id for _, record in whole for run_id in (record.get("known_illegal") or {}).get("runs", ())}
+    behind = {run_id for _, record in whole for run_id in record.known_illegal.runs}
     newest = [(run, record) for run, record in whole if run.run_id not in behind]
     trusted = {run.run_id for run, _ in whole}
     broken = [run for run, _ in records if run.run_id not in trusted and run.run_id not in behind]
@@ -108,11 +109,9 @@ def contents_of(rows: pa.Table) -> pa.Table:
     return as_schema(with_all(illegal, KNOWN_SCHEMA.names), KNOWN_SCHEMA)
 
 
-def _recorded(run: Run, record: Mapping[str, Any]) -> Iterator[pa.Table]:
-    folder = FOLDER if record.get("known_illegal") is not None else "escalations"
-    for file in record["files"]:
-        if file["path"].startswith(f"{folder}/"):
-            yield contents_of(run.parquet(file).read(use_threads=False))
+def _recorded(run: Run, record: RunRecord) -> Iterator[pa.Table]:
+    for file in record.files_in(FOLDER):
+        yield contents_of(run.parquet(file).read(use_threads=False))
 
 
 def _found(run: Run) -> Iterator[pa.Table]:

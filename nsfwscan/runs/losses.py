@@ -34,7 +34,7 @@ def check_losses(known: Iterable[pa.RecordBatch], config: ScanConfig, base: Prev
         TooManyDeleted: more than `report.max_deleted_rate` of them.
     """
     source, rate = config.source, config.report.max_deleted_rate
-    before = base.record["config"]["source"]["uris"]
+    before = base.record.config.source.uris
     other_list = any(is_manifest(uri) and not is_inventory(uri) and uri not in before for uri in source.uris)
     if source.limit is not None or source.include or source.exclude or (rate is None and other_list):
         return

@@ -7,10 +7,10 @@ null. A part that is absent, or not what the run recorded, is a `StoreError` bef
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA
 
@@ -19,18 +19,17 @@ _WORDS = ("decision", "queue", "skill", "shield")
 """Columns of few different values, which no rule looks at: read as dictionaries, several times as fast."""
 
 
-def read_rows(run: Run, record: dict[str, Any], columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_rows(run: Run, record: RunRecord, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of a run's report, with these columns; decisions and their like as dictionaries.
 
     Args:
         record: the content of its `run.json`.
     """
-    for file in record["files"]:
-        if file["path"].startswith("report/"):
-            parquet = run.parquet(file, dictionaries=_WORDS)
-            known = [name for name in columns if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=known, use_threads=False):
-                yield with_all(pa.Table.from_batches([batch]), columns)
+    for file in record.files_in("report"):
+        parquet = run.parquet(file, dictionaries=_WORDS)
+        known = [name for name in columns if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=known, use_threads=False):
+            yield with_all(pa.Table.from_batches([batch]), columns)
 
 
 def with_all(rows: pa.Table, columns: Sequence[str]) -> pa.Table:

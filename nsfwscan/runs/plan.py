@@ -13,7 +13,7 @@ import io
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import BrokenRecord, SourceError
+from nsfwscan.runs.record import FileRecord, ListingRecord, RangeRecord, WarningRecord
 from nsfwscan.schema import LISTING_SCHEMA, as_schema
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.sources.truth_join import Meeting, TruthBound, meet
@@ -61,7 +62,7 @@ class PlanAction(StrEnum):
     STALE = "stale"
 
 
-def describe_actions(fates: dict[str, int]) -> str:
+def describe_actions(actions: Mapping[str, int]) -> str:
     """What a plan does with the listed objects, in words."""
     words = {
         PlanAction.CARRIED: "unchanged and carried over",
@@ -70,7 +71,7 @@ def describe_actions(fates: dict[str, int]) -> str:
         PlanAction.FAILED: "tried again",
         PlanAction.STALE: "stale (another model, preprocessing, limit or bank)",
     }
-    return ", ".join(f"{fates[fate]:,} {word}" for fate, word in words.items() if fates.get(fate))
+    return ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions.get(action))
 
 
 LEDGER_SCHEMA = pa.schema(
@@ -83,7 +84,7 @@ LEDGER_SCHEMA = pa.schema(
 """What the earlier runs know of objects; of several rows of one URI the one with the smallest `age` counts. Without a
 `standing`, the object was gone then."""
 
-_FATES = """
+_ACTIONS = """
     WITH listed AS (
         SELECT uri, max(size) AS size, max(etag) AS etag, max(modified_at) AS modified_at,
                coalesce(max(given), min(truth)) AS truth,
@@ -100,7 +101,7 @@ _FATES = """
                 WHEN CASE WHEN l.etag IS NOT NULL AND k.etag IS NOT NULL THEN l.etag = k.etag
                           ELSE coalesce(l.size = k.size AND l.modified_at = k.modified_at, false) END
                 THEN CASE k.standing WHEN 'good' THEN 'carried' ELSE k.standing END
-                ELSE 'changed' END AS fate
+                ELSE 'changed' END AS action
     FROM listed l LEFT JOIN known k USING (uri)
     ORDER BY l.uri
 """
@@ -151,11 +152,11 @@ class Plan:
     """Objects as the sources listed them, repetitions included."""
     bytes: int
     """Of the objects that are read."""
-    fates: dict[str, int]
+    actions: dict[str, int]
     """How many objects, by `PlanAction`."""
     ranges: tuple[Range, ...]
-    files: tuple[dict[str, Any], ...]
-    """`path`, `rows`, `bytes`, `sha256` of the listing files."""
+    files: tuple[FileRecord, ...]
+    """The listing files."""
     listed_at: str
     """When listing began, ISO 8601: a run knows the store as of then, whenever it was committed."""
     bases: tuple[str, ...] = ()
@@ -168,7 +169,7 @@ class Plan:
     @property
     def distinct(self) -> int:
         """Objects, each counted once."""
-        return sum(self.fates.values())
+        return sum(self.actions.values())
 
     @property
     def repeated(self) -> int:
@@ -178,7 +179,7 @@ class Plan:
     @property
     def carried(self) -> int:
         """Objects that are not looked at, since nothing changed."""
-        return self.fates.get(PlanAction.CARRIED, 0)
+        return self.actions.get(PlanAction.CARRIED, 0)
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -194,7 +195,7 @@ class Plan:
             "distinct": self.distinct,
             "repeated": self.repeated,
             "shards": len(self.shards),
-            "fates": self.fates,
+            "actions": self.actions,
             "truth": None if self.truth is None else self.truth.as_json(),
         }
 
@@ -204,36 +205,42 @@ class Plan:
         random.Random(seed).shuffle(rest)
         return head + rest
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON types; `from_json` reads it."""
-        return {
-            "listed": self.listed,
-            "bytes": self.bytes,
-            "listed_at": self.listed_at,
-            "fates": self.fates,
-            "bases": list(self.bases),
-            "warnings": self.warnings.as_json(),
-            "truth": None if self.truth is None else self.truth.as_json(),
-            "files": list(self.files),
-            "ranges": [
-                {"shards": [[s.file, s.group, s.rows] for s in part.shards], "carried": part.carried}
+    def as_record(self) -> ListingRecord:
+        """Return what `plan.json` says; `from_record` reads it."""
+        return ListingRecord(
+            listed=self.listed,
+            bytes=self.bytes,
+            listed_at=self.listed_at,
+            actions=self.actions,
+            previous_runs=self.bases,
+            warnings=tuple(WarningRecord(**warning) for warning in self.warnings.as_json()),
+            truth=self.truth,
+            files=self.files,
+            ranges=tuple(
+                RangeRecord(shards=tuple((s.file, s.group, s.rows) for s in part.shards), carried=part.carried)
                 for part in self.ranges
-            ],
-        }
+            ),
+        )
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Self:
-        """The plan that `as_json` gave."""
-        paths = [file["path"] for file in found["files"] if file["path"].startswith("listing/part-")]
+    def from_record(cls, found: ListingRecord) -> Self:
+        """Return the plan that `as_record` gave."""
+        paths = [file.path for file in found.files if file.path.startswith("listing/part-")]
         ranges = tuple(
-            Range(number, tuple(Shard(f, g, rows, paths[f]) for f, g, rows in part["shards"]), part["carried"])
-            for number, part in enumerate(found["ranges"])
+            Range(number, tuple(Shard(f, g, rows, paths[f]) for f, g, rows in part.shards), part.carried)
+            for number, part in enumerate(found.ranges)
         )
-        files, bases = tuple(found["files"]), tuple(found["bases"])
-        warnings = Warnings.from_json(found.get("warnings", ()))
-        numbers = (found["listed"], found["bytes"], found["fates"])
-        truth = Meeting(**found["truth"]) if found.get("truth") else None
-        return cls(*numbers, ranges, files, found["listed_at"], bases, warnings, truth)
+        return cls(
+            found.listed,
+            found.bytes,
+            found.actions,
+            ranges,
+            found.files,
+            found.listed_at,
+            found.previous_runs,
+            Warnings.from_json(warning.model_dump() for warning in found.warnings),
+            found.truth,
+        )
 
 
 def shard_count(rows: int, shard_rows: int) -> int:
@@ -292,7 +299,7 @@ def make_plan(
         met = meet(connection, paths["listed"], paths.pop("truth"), given, bound or TruthBound(), warnings)
         if check is not None:
             check(connection.sql(_STILL_LISTED, params=paths).to_arrow_reader(65536))
-        reader = connection.sql(_FATES, params=paths).to_arrow_reader(4096)
+        reader = connection.sql(_ACTIONS, params=paths).to_arrow_reader(4096)
         plan = _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
         return replace(plan, warnings=warnings, truth=met)
 
@@ -307,11 +314,12 @@ def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...]
         run: the run's folder.
     """
     writer = _Writer(run, shard_rows=1)
-    fates = (
-        rows.append_column("fate", pa.array([str(PlanAction.CARRIED)] * rows.num_rows, pa.string())) for rows in ranges
+    actions = (
+        rows.append_column("action", pa.array([str(PlanAction.CARRIED)] * rows.num_rows, pa.string()))
+        for rows in ranges
     )
-    parts = tuple(writer.range(number, rows, iter(())) for number, rows in enumerate(fates))
-    return Plan(writer.fates.total(), 0, dict(writer.fates), parts, tuple(writer.files), listed_at, bases)
+    parts = tuple(writer.range(number, rows, iter(())) for number, rows in enumerate(actions))
+    return Plan(writer.actions.total(), 0, dict(writer.actions), parts, tuple(writer.files), listed_at, bases)
 
 
 def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
@@ -330,20 +338,20 @@ class _Writer:
 
     run: Store
     shard_rows: int
-    files: list[dict[str, Any]] = field(default_factory=list)
-    fates: Counter[str] = field(default_factory=Counter)
+    files: list[FileRecord] = field(default_factory=list)
+    actions: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     _parts: int = 0
 
     def write(self, reader: pa.RecordBatchReader, listed: int, listed_at: str, bases: tuple[str, ...]) -> Plan:
         sizes = chain((min(rows, self.shard_rows) for rows in _FIRST_SHARDS), repeat(self.shard_rows))
         ranges = tuple(self.range(number, rows, sizes) for number, rows in enumerate(_ranges(reader)))
-        return Plan(listed, self.bytes, dict(self.fates), ranges, tuple(self.files), listed_at, bases)
+        return Plan(listed, self.bytes, dict(self.actions), ranges, tuple(self.files), listed_at, bases)
 
     def range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
-        """One range's files, from rows with their fates."""
-        self.fates.update(rows["fate"].to_pylist())
-        is_carried = pc.equal(rows["fate"], str(PlanAction.CARRIED))
+        """One range's files, from rows with their actions."""
+        self.actions.update(rows["action"].to_pylist())
+        is_carried = pc.equal(rows["action"], str(PlanAction.CARRIED))
         objects = as_schema(rows, LISTING_SCHEMA)
         carried, todo = objects.filter(is_carried), objects.filter(pc.invert(is_carried))
         self.bytes += pc.sum(todo["size"]).as_py() or 0
@@ -366,7 +374,7 @@ class _Writer:
         path = f"listing/{kind}-{number:05d}-{sha256}.parquet"
         self.run.write(path, data)
         rows = sum(table.num_rows for table in tables)
-        self.files.append({"path": path, "rows": rows, "bytes": len(data), "sha256": sha256})
+        self.files.append(FileRecord(path=path, rows=rows, bytes=len(data), sha256=sha256))
         return path
 
 

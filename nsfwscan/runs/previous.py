@@ -11,12 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -24,13 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, SourceConfig
 from nsfwscan.errors import BrokenRecord, Status
 from nsfwscan.location import Location
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.plan import LEDGER_SCHEMA, Known, Reusability
-from nsfwscan.runs.run import Run, age_of, read_records, runs_of
+from nsfwscan.runs.record import FileRecord, ParentRecord, RunRecord, recorded_config
+from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.storage.store import Store
@@ -51,8 +51,7 @@ _LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
 class Part:
     """One file of a committed report, and the URIs that it spans."""
 
-    file: Mapping[str, Any]
-    """As `run.json` has it."""
+    file: FileRecord
     first: str
     last: str
 
@@ -62,49 +61,48 @@ class PreviousRun:
     """A committed run that rows may be carried from."""
 
     run: Run
-    record: dict[str, Any]
+    record: RunRecord
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The report's parts in the order of their URIs: as recorded, else from their footers."""
-        files = [file for file in self.record["files"] if file["path"].startswith("report/")]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            return tuple(threads.map(self._part, files))
+            return tuple(threads.map(self._part, self.record.files_in("report")))
 
-    def _part(self, file: Mapping[str, Any]) -> Part:
-        if file.get("first") is not None and file.get("last") is not None:
-            return Part(file, file["first"], file["last"])
-        if file["sha256"] not in _SPANS:
-            _SPANS[file["sha256"]] = _span(self.parquet(file))
-        return Part(file, *_SPANS[file["sha256"]])
+    def _part(self, file: FileRecord) -> Part:
+        if file.first is not None and file.last is not None:
+            return Part(file, file.first, file.last)
+        if file.sha256 not in _SPANS:
+            _SPANS[file.sha256] = _span(self.parquet(file))
+        return Part(file, *_SPANS[file.sha256])
 
-    def parquet(self, file: Mapping[str, Any]) -> pq.ParquetFile:
+    def parquet(self, file: FileRecord) -> pq.ParquetFile:
         """A file of the run. Raises BrokenRecord where it is not what the run recorded."""
         try:
             return self.run.parquet(file)
         except BrokenRecord as error:
             name = self.run.run_id
             raise BrokenRecord(
-                self.run.folder.locate(file["path"]),
+                self.run.folder.locate(file.path),
                 f"whose rows are to be carried over, is absent or damaged ({error.reason})",
                 "`nsfwscan verify` says more; put it back from a backup, or let a new run do without it: --full reads "
                 f"everything again, --ignore-run {name} all that this run knew",
             ) from None
 
     @property
-    def reference(self) -> dict[str, str]:
-        """The run as its successor names it: with the SHA-256 of its record, so that tampering shows."""
-        return {"run_id": self.run.run_id, "sha256": hashlib.sha256(self.run.folder.read("run.json")).hexdigest()}
+    def reference(self) -> ParentRecord:
+        """The run as its successor names it."""
+        data = self.run.folder.read("run.json")
+        return ParentRecord(run_id=self.run.run_id, sha256=hashlib.sha256(data).hexdigest())
 
     @cached_property
     def gone(self) -> pa.Array:
         """URIs of the objects that this run reported as deleted."""
         found = [pa.array([], pa.string())]
-        for file in self.record["files"]:
-            if file["path"].startswith("changes/"):
-                rows = self.parquet(file).read(["change", "uri"], use_threads=False)
-                deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
-                found.append(deleted["uri"].combine_chunks())
+        for file in self.record.files_in("changes"):
+            rows = self.parquet(file).read(["change", "uri"], use_threads=False)
+            deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
+            found.append(deleted["uri"].combine_chunks())
         return pa.concat_arrays(found)
 
     @property
@@ -115,7 +113,7 @@ class PreviousRun:
     @property
     def is_snapshot(self) -> bool:
         """Whether its report holds a row for all that it listed."""
-        return bool(self.record["config"]["report"]["mode"] == "snapshot")
+        return self.record.config.report.mode == "snapshot"
 
     def read(self, part: Part) -> pa.Table:
         """A part's rows. Raises StoreError where they are not what the run recorded."""
@@ -145,11 +143,11 @@ def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
         BrokenRecord: one of them, or what may be one, has a broken record, and is not among those to be ignored.
     """
     found, broken = _all_bases(run.store, {run.run_id, *config.ledger.ignore_runs})
-    ours = config.public()["source"]  # as the records have it, without secrets
+    ours = recorded_config(config).source
     chain: list[PreviousRun] = []
     whole: PreviousRun | None = None
     for base in found:
-        theirs = base.record["config"]["source"]
+        theirs = base.record.config.source
         if not (_covers(theirs, ours) or _covers(ours, theirs)):
             continue
         chain.append(base)
@@ -169,7 +167,7 @@ def live_bases(store: Store, ignored: Collection[str] = ()) -> list[PreviousRun]
     live: list[PreviousRun] = []
     found, broken = _all_bases(store, set(ignored))
     for base in found:
-        ours = base.record["config"]["source"]
+        ours = base.record.config.source
         if not any(_covers_all(newer, ours) for newer in live):
             live.append(base)
     for lost in broken:
@@ -178,8 +176,8 @@ def live_bases(store: Store, ignored: Collection[str] = ()) -> list[PreviousRun]
     return live
 
 
-def _covers_all(base: PreviousRun, ours: dict[str, Any]) -> bool:
-    theirs = base.record["config"]["source"]
+def _covers_all(base: PreviousRun, ours: SourceConfig) -> bool:
+    theirs = base.record.config.source
     return base.is_snapshot and _covers(theirs, ours) and _unfiltered_like(theirs, ours)
 
 
@@ -188,13 +186,13 @@ class _Broken:
     """A committed run whose record is broken, and what its plan says of it."""
 
     error: BrokenRecord
-    source: dict[str, Any] | None
-    """`uris, include, exclude, limit`; None where that is not known either."""
+    source: SourceConfig | None
+    """None where that is not known either."""
     listed_at: datetime | None
 
     def is_older_than(self, base: PreviousRun | None) -> bool:
         """Whether a whole report was made since, which knew this run when it still could be read, or did without it."""
-        return base is not None and self.listed_at is not None and self.listed_at < age_of(base.record)[0]
+        return base is not None and self.listed_at is not None and self.listed_at < base.record.age[0]
 
 
 def _all_bases(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list[_Broken]]:
@@ -203,11 +201,11 @@ def _all_bases(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list
     broken: list[_Broken] = []
     for run, record in read_records([run for run in runs_of(store) if run.run_id not in ignored]):
         if not isinstance(record, BrokenRecord):
-            if record["kind"] in LISTED:
+            if record.kind in LISTED:
                 found.append(PreviousRun(run, record))
         elif (lost := _broken(run, record)) is not None:
             broken.append(lost)
-    return sorted(found, key=lambda base: age_of(base.record), reverse=True), broken
+    return sorted(found, key=lambda base: base.record.age, reverse=True), broken
 
 
 def _broken(run: Run, error: BrokenRecord) -> _Broken | None:
@@ -224,18 +222,18 @@ def _broken(run: Run, error: BrokenRecord) -> _Broken | None:
         listed_at = datetime.fromisoformat(plan.listed_at)
         if "replay_of" in settings:
             parent = Run(run.store, str(settings["replay_of"])).record()
-            return _Broken(said, parent["config"]["source"], listed_at)
-        source = {name: settings[f"source.{name}"] for name in ("uris", "include", "exclude", "limit")}
-        source["lists"] = settings.get("source.lists", [])
+            return _Broken(said, parent.config.source, listed_at)
+        given = {name: settings[f"source.{name}"] for name in ("uris", "include", "exclude", "limit")}
+        source = SourceConfig.model_validate({**given, "lists": settings.get("source.lists", [])})
     except (BrokenRecord, LookupError, TypeError, ValueError):
         return _Broken(said, None, None)
     return _Broken(said, source, listed_at)
 
 
-def _covers(whole: dict[str, Any], part: dict[str, Any]) -> bool:
+def _covers(whole: SourceConfig, part: SourceConfig) -> bool:
     """Whether each source of `part` lies within one of `whole`, filters left aside."""
-    lists = {*whole.get("lists", ()), *part.get("lists", ())}
-    return all(any(_within(theirs, ours, lists) for theirs in whole["uris"]) for ours in part["uris"])
+    lists = {*whole.lists, *part.lists}
+    return all(any(_within(theirs, ours, lists) for theirs in whole.uris) for ours in part.uris)
 
 
 def _within(whole: str, part: str, lists: Collection[str]) -> bool:
@@ -249,9 +247,8 @@ def _series(manifest: str) -> str:
     return re.sub(r"\d+", "#", manifest)
 
 
-def _unfiltered_like(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    filters = ("include", "exclude")
-    return theirs["limit"] is None and all(theirs[f] in ([], ours[f]) for f in filters)
+def _unfiltered_like(theirs: SourceConfig, ours: SourceConfig) -> bool:
+    return theirs.limit is None and theirs.include in ((), ours.include) and theirs.exclude in ((), ours.exclude)
 
 
 def _inside(source: str) -> tuple[str, ...]:
@@ -302,11 +299,11 @@ class ReusePolicy:
         asked = HASH_COLUMNS if self.banks is not None and self.banks.specs else ()
         return [*_JUDGED, *asked]
 
-    def standing(self, rows: pa.Table, record: dict[str, Any]) -> pa.Array:
+    def standing(self, rows: pa.Table, record: RunRecord) -> pa.Array:
         """`Reusability` of each row of a run's report; see `_LASTING` for what is carried without a score."""
-        made_with, limits = record["reuse_keys"], record["config"]
-        same_limits = (limits["read"]["max_bytes"], limits["decode"]["max_pixels"]) == (self.max_bytes, self.max_pixels)
-        same_decoding, same_scoring = made_with["decoding"] == self.decoding, made_with["scoring"] == self.scoring
+        made_with, limits = record.reuse_keys, record.config
+        same_limits = (limits.read.max_bytes, limits.decode.max_pixels) == (self.max_bytes, self.max_pixels)
+        same_decoding, same_scoring = made_with.decoding == self.decoding, made_with.scoring == self.scoring
         scored = pc.is_valid(rows["nsfw_score"])
         pixels = pc.multiply(pc.cast(rows["width"], pa.float64()), pc.cast(rows["height"], pa.float64()))
         over = pc.or_(
@@ -319,7 +316,7 @@ class ReusePolicy:
         still_too_large = pc.and_(same_limits, pc.or_(over, same_scoring))
         # Settled by a filter: good as long as those filters, and the other models, are the same.
         filtered = pc.and_not(pc.is_valid(rows["filtered_by"]), scored)
-        same_filtering = same_scoring and made_with.get("filtering") == self.filtering
+        same_filtering = same_scoring and made_with.filtering == self.filtering
         good = pc.if_else(
             pc.or_(scored, filtered),
             pc.and_(pc.invert(over), pc.if_else(filtered, same_filtering, same_scoring)),
@@ -329,9 +326,9 @@ class ReusePolicy:
         found = pc.if_else(good, str(Reusability.GOOD), bad)
         return found if self.banks is None else _by_banks(found, rows, record, self.banks)
 
-    def _poison(self, rows: pa.Table, limits: dict[str, Any]) -> pa.ChunkedArray:
+    def _poison(self, rows: pa.Table, limits: ScanConfig) -> pa.ChunkedArray:
         """Which rows are of files that cost the decoder its time or its life too often, under limits like tonight's."""
-        then = limits["decode"].get("timeout_s"), limits["decode"].get("max_memory_bytes")
+        then = limits.decode.timeout_s, limits.decode.max_memory_bytes
         too_often = pc.fill_null(pc.greater_equal(rows["failed_decodes"], self.most_failures), False)
         return pc.and_(too_often, then == (self.timeout_s, self.max_memory_bytes))
 
@@ -341,12 +338,12 @@ _JUDGED = (
 )  # fmt: skip
 
 
-def banks_behind(record: dict[str, Any]) -> list[str]:
+def banks_behind(record: RunRecord) -> list[str]:
     """`name@version` of the banks that a run's rows were matched with, in their order."""
-    return [f"{bank['name']}@{bank['version'][:16]}" for bank in record.get("banks", ())]
+    return [bank.identity for bank in record.banks]
 
 
-def _by_banks(standing: pa.ChunkedArray, rows: pa.Table, record: dict[str, Any], banks: BankSet) -> pa.ChunkedArray:
+def _by_banks(standing: pa.ChunkedArray, rows: pa.Table, record: RunRecord, banks: BankSet) -> pa.ChunkedArray:
     """Standings, as far as they hang on banks: what was settled by a match is good while it still matches; what is in
     an illegal bank is good whatever changed, and never decoded again; what lacks a hash that banks hold is stale."""
     scoreless, matched = pc.is_null(rows["nsfw_score"]), pc.is_valid(rows["match_kind"])

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
 from nsfwscan.runs import poison
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import (
-    RECORD_VERSION,
     RUN_ID,
+    FileRecord,
     Json,
     Lease,
-    checked_path,
-    plan_digest,
+    RunRecord,
     read_lease,
     read_plan,
     read_record,
+    write_plan,
 )
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import printable, redacted
@@ -94,34 +94,30 @@ class Run:
         """Whether a process is at work on it."""
         return _Held.of(self.staging).is_alive
 
-    def record(self) -> Json:
-        """The content of `run.json`, checked. Raises BrokenRecord where it is absent, or not what a commit writes."""
+    def record(self) -> RunRecord:
+        """Return the content of `run.json`. Raises BrokenRecord where it is absent, or not what a commit writes."""
         try:
             data = self.folder.read("run.json")
         except FileNotFoundError:
             data = None
         return read_record(data, self.folder.locate("run.json"), self.run_id)
 
-    def read(self, file: Mapping[str, Any]) -> bytes:
-        """The bytes of a file that the run's record names; these very bytes were checked.
-
-        Args:
-            file: its entry in the record.
+    def read(self, file: FileRecord) -> bytes:
+        """Return the bytes of a file that the run's record names; these very bytes were checked.
 
         Raises:
             BrokenRecord: it is absent, or has another size or SHA-256 than was recorded.
         """
-        path = checked_path(file["path"])
         try:
-            data = self.folder.read(path)
+            data = self.folder.read(file.path)
         except FileNotFoundError:
-            raise BrokenRecord(self.folder.locate(path), "is absent, although run.json names it") from None
-        if len(data) != file["bytes"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
-            raise BrokenRecord(self.folder.locate(path), "is damaged: it has not the size and SHA-256 of run.json")
+            raise BrokenRecord(self.folder.locate(file.path), "is absent, although run.json names it") from None
+        if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+            raise BrokenRecord(self.folder.locate(file.path), "is damaged: it has not the size and SHA-256 of run.json")
         return data
 
-    def parquet(self, file: Mapping[str, Any], dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-        """A recorded Parquet file, whole in memory: what is parsed is what was checked.
+    def parquet(self, file: FileRecord, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        """Return a recorded Parquet file, whole in memory: what is parsed is what was checked.
 
         Args:
             dictionaries: columns that, where they are there, are read as dictionaries.
@@ -135,16 +131,14 @@ class Run:
             known = [name for name in dictionaries if name in found.schema_arrow.names]
             return found if not known else pq.ParquetFile(io.BytesIO(data), read_dictionary=known)
         except pa.ArrowException as error:
-            raise BrokenRecord(self.folder.locate(file["path"]), f"is no Parquet: {error}") from None
+            raise BrokenRecord(self.folder.locate(file.path), f"is no Parquet: {error}") from None
 
     def plan(self) -> Plan:
         """What it was to scan, of a committed run as its record has it. Raises BrokenRecord where that is absent or
         broken."""
-        recorded = (
-            [file for file in self.record()["files"] if file["path"] == "plan.json"] if self.is_committed() else []
-        )
+        recorded = [file for file in self.record().files if file.path == "plan.json"] if self.is_committed() else []
         if recorded:
-            return read_plan(self.read(recorded[0]), self.folder.locate("plan.json"))[0]
+            return Plan.from_record(read_plan(self.read(recorded[0]), self.folder.locate("plan.json")).plan)
         found = self.planned()
         if found is None:
             raise BrokenRecord(self.folder.locate("plan.json"), "is absent: the run's listing is not known")
@@ -159,7 +153,8 @@ class Run:
         way_out = (
             f"delete {self.folder.uri} and {self.staging.uri}, then run the same command again, or take a new --run-id"
         )
-        return read_plan(data, self.folder.locate("plan.json"), None if self.is_committed() else way_out)
+        found = read_plan(data, self.folder.locate("plan.json"), None if self.is_committed() else way_out)
+        return Plan.from_record(found.plan), found.settings
 
     def state(self) -> State:
         """What became of it, from its files alone."""
@@ -198,10 +193,8 @@ class Run:
     def save_plan(self, plan: Plan, settings: dict[str, Any]) -> Plan:
         """Records the plan: from here on the run can be resumed. Returns the plan that holds: another process's, where
         two began the run at once."""
-        made = plan.as_json()
-        head = {"record_version": RECORD_VERSION, "sha256": plan_digest(settings, made)}
         try:
-            self.folder.create("plan.json", to_json({**head, "settings": settings, "plan": made}))
+            self.folder.create("plan.json", write_plan(plan.as_record(), settings))
         except FileExistsError:
             return self.load_plan(settings) or plan
         return plan
@@ -330,7 +323,7 @@ def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lam
         raise StoreError(f"{uri} is not committed: it has no report yet")
     if len(found) == 1:
         return found[0]
-    readable: list[tuple[Run, Json]] = []
+    readable: list[tuple[Run, RunRecord]] = []
     for run, record in read_records(found):
         if isinstance(record, BrokenRecord):
             tell(f"run {run.run_id} is passed over, it may be newer: {record}")
@@ -338,20 +331,15 @@ def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lam
             readable.append((run, record))
     if not readable:
         raise StoreError(f"{uri}: the record of every committed run is broken; `nsfwscan runs` says more")
-    whole = [found for found in readable if found[1]["kind"] != "match"]
-    return max(whole or readable, key=lambda found: age_of(found[1]))[0]
+    whole = [found for found in readable if found[1].kind != "match"]
+    return max(whole or readable, key=lambda found: found[1].age)[0]
 
 
-def age_of(record: Json) -> tuple[datetime, datetime]:
-    """When a run's sources were listed, and when it was committed: a later one knows the store better."""
-    return datetime.fromisoformat(record["plan"]["listed_at"]), datetime.fromisoformat(record["committed_at"])
-
-
-def read_records(runs: Sequence[Run]) -> list[tuple[Run, Json | BrokenRecord]]:
+def read_records(runs: Sequence[Run]) -> list[tuple[Run, RunRecord | BrokenRecord]]:
     """The committed ones of some runs with their records, or what is wrong with those. Raises StoreError where the
     store fails."""
 
-    def read(run: Run) -> Json | BrokenRecord | None:
+    def read(run: Run) -> RunRecord | BrokenRecord | None:
         try:
             return run.record() if run.is_committed() else None
         except BrokenRecord as error:

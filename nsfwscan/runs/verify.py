@@ -12,16 +12,15 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nsfwscan.errors import BrokenRecord, ConfigError
+from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.balance import Balance
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
-from nsfwscan.runs.record import checked_path, read_plan
+from nsfwscan.runs.record import FileRecord, RunRecord, checked_path, read_plan
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, Change, as_schema
 from nsfwscan.storage.store import from_parquet
@@ -32,111 +31,82 @@ _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 
 
 def verify(run: Run) -> Iterator[str]:
-    """What is wrong with a run, in words."""
+    """Return what is wrong with a run, in words."""
     try:
-        record, is_committed = run.folder.read_json("run.json"), run.is_committed()
+        record, is_committed = run.record(), run.is_committed()
     except BrokenRecord as error:
-        yield str(error)
-        return
-    if record is None:
-        yield "run.json is absent or broken: the run was never committed, or its record was lost"
+        yield f"run.json {error.reason}"
         return
     if not is_committed:
         yield "_SUCCESS is absent: the commit was cut off at its very end; the same command again completes it"
-    found = False
-    try:
-        for finding in _findings(run, record):
-            found = True
-            yield finding
-    except (LookupError, TypeError, ValueError, AttributeError, FileNotFoundError, BrokenRecord) as error:
-        found = True
-        yield f"run.json, or a file that it names, is not what a commit writes: {type(error).__name__}: {error}"
-    if not found:
-        try:
-            run.record()
-        except BrokenRecord as error:  # nothing that was counted here, but no reader takes it
-            yield f"run.json {error.reason}"
-
-
-def _findings(run: Run, record: dict[str, Any]) -> Iterator[str]:
-    if record["run_id"] != run.run_id:
-        yield f"run.json is that of run {record['run_id']}"
     damaged = yield from _files(run, record)
     yield from _strangers(run, record)
     yield from _images(run, record, damaged)
     yield from _parent(run, record)
     if not damaged:
-        yield from _spans(run, record)
-        plan, _ = read_plan(run.folder.read("plan.json"), run.folder.locate("plan.json"))
-        yield from _planned(run, record, plan)
-        yield from _balance(run, record, plan)
+        try:
+            yield from _spans(run, record)
+            plan = Plan.from_record(read_plan(run.folder.read("plan.json"), run.folder.locate("plan.json")).plan)
+            yield from _planned(run, record, plan)
+            yield from _balance(run, record, plan)
+        except (LookupError, TypeError, ValueError, FileNotFoundError, BrokenRecord) as error:
+            yield f"a file that run.json names is not what a commit writes: {type(error).__name__}: {error}"
 
 
-def _files(run: Run, record: dict[str, Any]) -> Generator[str, None, set[str]]:
-    """Returns the paths of the files that are not as recorded."""
+def _files(run: Run, record: RunRecord) -> Generator[str, None, set[str]]:
+    """Return the paths of the files that are not as recorded."""
     damaged: set[str] = set()
-    for file in record["files"]:
+    for file in record.files:
         problem = _problem(run, file)
         if problem:
-            damaged.add(file["path"])
-            yield f"{file['path']}: {problem}"
+            damaged.add(file.path)
+            yield f"{file.path}: {problem}"
     return damaged
 
 
-def _problem(run: Run, file: dict[str, Any]) -> str | None:
+def _problem(run: Run, file: FileRecord) -> str | None:
     try:
-        data = run.folder.read(checked_path(file["path"]))
-    except (FileNotFoundError, BrokenRecord, ValueError) as error:
-        return _unread(error)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if (len(data), sha256) != (file["bytes"], file["sha256"]):
-        return f"{len(data):,} bytes with SHA-256 {sha256}, not {file['bytes']:,} with {file['sha256']}"
-    if not file["path"].endswith(".parquet"):
-        return None
-    return _rows(data, file)
-
-
-def _unread(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
+        data = run.folder.read(file.path)
+    except FileNotFoundError:
         return "absent"
-    if isinstance(error, BrokenRecord):
+    except BrokenRecord as error:
         return error.reason
-    return "no name of a file within the run's folder; it was not looked at"
-
-
-def _rows(data: bytes, file: dict[str, Any]) -> str | None:
-    """What is wrong with a Parquet file's rows, as far as its entry tells."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    if (len(data), sha256) != (file.bytes, file.sha256):
+        return f"{len(data):,} bytes with SHA-256 {sha256}, not {file.bytes:,} with {file.sha256}"
+    if not file.path.endswith(".parquet"):
+        return None
     try:
         rows = pq.read_metadata(io.BytesIO(data)).num_rows
     except pa.ArrowException:
         return "no Parquet file, although its SHA-256 is as recorded"
-    return None if rows == file["rows"] else f"{rows:,} rows, not {file['rows']:,}"
+    return None if rows == file.rows else f"{rows:,} rows, not {file.rows:,}"
 
 
-def _spans(run: Run, record: dict[str, Any]) -> Iterator[str]:
-    """The URIs that parts span, by which a later scan chooses what it opens."""
-    for file in record["files"]:
-        if file.get("first") is not None:
+def _spans(run: Run, record: RunRecord) -> Iterator[str]:
+    """Check the URIs that parts span, by which a later scan chooses what it opens."""
+    for file in record.files:
+        if file.first is not None:
             span = pc.min_max(from_parquet(run.read(file), ["uri"])["uri"]).as_py()
-            if (span["min"], span["max"]) != (file["first"], file["last"]):
-                yield f"{file['path']}: its first and last URI are others than run.json says"
+            if (span["min"], span["max"]) != (file.first, file.last):
+                yield f"{file.path}: its first and last URI are others than run.json says"
 
 
-def _strangers(run: Run, record: dict[str, Any]) -> Iterator[str]:
-    """Files beside the recorded ones: a reader that globs would take them for a part of the report."""
-    known = {file["path"] for file in record["files"]}
+def _strangers(run: Run, record: RunRecord) -> Iterator[str]:
+    """Name the files beside the recorded ones: a reader that globs would take them for a part of the report."""
+    known = {file.path for file in record.files}
     for folder in _FOLDERS:
         for name in run.folder.names(folder):
             if name.endswith(".parquet") and f"{folder}/{name}" not in known:
                 yield f"{folder}/{name}: named by no record, left by an attempt that was cut off; readers pass over it"
 
 
-def _images(run: Run, record: dict[str, Any], damaged: set[str]) -> Iterator[str]:
+def _images(run: Run, record: RunRecord, damaged: set[str]) -> Iterator[str]:
     """The copies of false positives, against the digests of what was scored."""
-    for file in record["files"]:
-        if not file["path"].startswith("false_positives/") or file["path"] in damaged:
+    for file in record.files_in("false_positives"):
+        if file.path in damaged:
             continue
-        rows = from_parquet(run.folder.read(file["path"]), ["image", "sha256"])
+        rows = from_parquet(run.folder.read(file.path), ["image", "sha256"])
         for row in rows.filter(pc.is_valid(rows["image"])).to_pylist():
             try:
                 sha256 = hashlib.sha256(run.folder.read(checked_path(row["image"]))).hexdigest()
@@ -149,44 +119,45 @@ def _images(run: Run, record: dict[str, Any], damaged: set[str]) -> Iterator[str
                 yield f"{row['image']}: {'absent' if sha256 is None else 'not the image that was scored'}"
 
 
-def _planned(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
+def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
     """The record against the plan, and the count of changes against their files."""
-    if plan.counts != record["plan"]:
-        yield f"the plan is {plan.counts}, but run.json says {record['plan']}"
+    if plan.counts != (said := record.plan.model_dump(mode="json")):
+        yield f"the plan is {plan.counts}, but run.json says {said}"
     changes = Counter[str]({str(change): 0 for change in Change})
-    for path in _paths(record, "changes"):
-        changes.update(from_parquet(run.folder.read(path), ["change"])["change"].to_pylist())
-    ledger = {"bases": list(plan.bases), "changes": dict(changes)}
-    if ledger != record["ledger"]:
-        yield f"the ledger is {ledger}, but run.json says {record['ledger']}"
-    parent = record["parent"] and record["parent"]["run_id"]
+    for file in record.files_in("changes"):
+        changes.update(from_parquet(run.folder.read(file.path), ["change"])["change"].to_pylist())
+    if dict(changes) != (said := record.changes.model_dump()):
+        yield f"the changes are {dict(changes)}, but run.json says {said}"
+    if plan.bases != record.previous_runs:
+        yield f"the previous runs are {list(plan.bases)}, but run.json says {list(record.previous_runs)}"
+    parent = record.parent and record.parent.run_id
     newest = plan.bases[0] if plan.bases else None
     if parent != newest:
         yield f"the plan goes on from run {newest}, but run.json says {parent}"
 
 
-def _parent(run: Run, record: dict[str, Any]) -> Iterator[str]:
-    parent = record["parent"]
+def _parent(run: Run, record: RunRecord) -> Iterator[str]:
+    parent = record.parent
     if parent is None:
         return
     try:
-        data = Run.named(run.store, str(parent["run_id"])).folder.read("run.json")
-    except (ConfigError, BrokenRecord):
-        yield "run.json names as the run that it goes on from what is no run"
+        data = Run(run.store, parent.run_id).folder.read("run.json")
+    except BrokenRecord as error:
+        yield f"run {parent.run_id}, which this one goes on from, cannot be looked up: {error.reason}"
         return
     except FileNotFoundError:
-        yield f"run {parent['run_id']}, which this one goes on from, is gone: its rows are here, its record is not"
+        yield f"run {parent.run_id}, which this one goes on from, is gone: its rows are here, its record is not"
         return
-    if hashlib.sha256(data).hexdigest() != parent["sha256"]:
-        yield f"run {parent['run_id']}, which this one goes on from, has another run.json than then"
+    if hashlib.sha256(data).hexdigest() != parent.sha256:
+        yield f"run {parent.run_id}, which this one goes on from, has another run.json than then"
 
 
-def _balance(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
+def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
     """The report against the listing, range by range, and the sums against the record."""
-    is_delta = record["config"]["report"]["mode"] == "delta"
+    is_delta = record.config.report.mode == "delta"
     balance, counted = Balance(), {name: Counter[str]() for name in _COUNTED}
     of_ranges = {path for part in plan.ranges for path in _parts(record, part)}
-    for path in sorted(set(_paths(record, "report")) - of_ranges):
+    for path in sorted({file.path for file in record.files_in("report")} - of_ranges):
         yield f"{path}: named in run.json, but the part of no range of the listing"
     for part in plan.ranges:
         listed, carried = _listed(run, part)
@@ -204,17 +175,17 @@ def _balance(run: Run, record: dict[str, Any], plan: Plan) -> Iterator[str]:
         yield from _escalations(run, record, part, rows)
         for name in _COUNTED:
             counted[name].update(value for value in rows[name].to_pylist() if value is not None)
-    if balance.as_dict() != record["balance"]:
-        yield f"the balance is {balance}, but run.json says {record['balance']}"
+    if balance.as_dict() != (said := record.balance.model_dump()):
+        yield f"the balance is {balance}, but run.json says {said}"
     unknown = set(balance.accounted) - set(Accounted)
     if unknown:
         yield f"rows are accounted as {', '.join(sorted(map(str, unknown)))}, which is no place in a balance"
     for name in _COUNTED if not is_delta else ():  # a delta's summary is of all that was listed
-        if counted[name] != record["summary"][name]:
-            yield f"by {name} there are {dict(counted[name])}, but run.json says {record['summary'][name]}"
+        if counted[name] != (of_summary := getattr(record.summary, name)):
+            yield f"by {name} there are {dict(counted[name])}, but run.json says {of_summary}"
 
 
-def _escalations(run: Run, record: dict[str, Any], part: Range, rows: pa.Table) -> Iterator[str]:
+def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> Iterator[str]:
     """The illegal matches of a range against the file that the specialist gets."""
     illegal = Counter(rows.filter(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)))["uri"].to_pylist())
     found = Counter[str]()
@@ -230,16 +201,16 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
     return carried + Counter(uri for shard in part.shards for uri in read(shard)["uri"].to_pylist()), carried
 
 
-def _reported(run: Run, record: dict[str, Any], part: Range) -> pa.Table:
+def _reported(run: Run, record: RunRecord, part: Range) -> pa.Table:
     """What is counted of a range's report."""
     schema = pa.schema([REPORT_SCHEMA.field(name) for name in ("uri", "accounted_as", "match_kind", *_COUNTED)])
     found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
     return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])
 
 
-def _parts(record: dict[str, Any], part: Range) -> list[str]:
+def _parts(record: RunRecord, part: Range) -> list[str]:
     return _paths(record, f"report/part-{part.number:05d}-")
 
 
-def _paths(record: dict[str, Any], start: str) -> list[str]:
-    return [file["path"] for file in record["files"] if file["path"].startswith(start)]
+def _paths(record: RunRecord, start: str) -> list[str]:
+    return [file.path for file in record.files if file.path.startswith(start)]

@@ -23,6 +23,7 @@ from nsfwscan.config import Frozen, read_yaml
 from nsfwscan.errors import ConfigError, StoreError
 from nsfwscan.execution.layout import Node
 from nsfwscan.location import Location
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 
@@ -177,7 +178,7 @@ def measured(store: Store, made_with: Mapping[str, str], nodes: Sequence[Node]) 
     found = [
         rate
         for record in records
-        if all((record.get("reuse_keys") or {}).get(name) == made_with[name] for name in _DECIDE_THE_RATE)
+        if (record.reuse_keys.scoring, record.reuse_keys.filtering) == (made_with["scoring"], made_with["filtering"])
         for rate in [_rate_of(record)]
         if rate is not None and rate[0].machines is not None and set(rate[0].machines) == set(kinds)
     ]
@@ -185,33 +186,30 @@ def measured(store: Store, made_with: Mapping[str, str], nodes: Sequence[Node]) 
     return steady or (max(found, key=lambda rate: rate[1])[0] if found else None)
 
 
-_DECIDE_THE_RATE = ("scoring", "filtering")
-
-
-def _record(run: Run) -> dict[str, Any] | None:
+def _record(run: Run) -> RunRecord | None:
     try:
         return run.record()
     except StoreError:  # one that cannot be read tells nothing; the others may
         return None
 
 
-def _rate_of(record: Mapping[str, Any]) -> tuple[Rate, int] | None:
-    """A run's rate, and over how many objects it was measured; None of a run that read nothing, or that was written
-    before machines were recorded."""
-    machine, cost = record.get("machine"), record.get("cost")
-    if not machine or not cost or not record["images_per_s"]:
+def _rate_of(record: RunRecord) -> tuple[Rate, int] | None:
+    """Return a run's rate, and over how many objects it was measured; None of a run that read nothing, or whose
+    machines are not known."""
+    machine, cost, per_s, steps = record.machine, record.cost, record.images_per_s, record.timings.steps
+    if not machine or not cost or not per_s:
         return None
-    nodes, timings, objects = machine["nodes"], record["timings"], cost["objects"]
-    kinds: Kinds = Counter({(n["cpus"], n["gpus"], n["gpu"], n["cpu"]): n["count"] for n in nodes})
+    nodes, objects = machine.nodes, cost.objects
+    kinds: Kinds = Counter({node.kind: node.count for node in nodes})
     short = "" if objects >= STEADY else "; so few that most of it may be the start"
     rate = Rate(
-        record["images_per_s"],
-        (timings["listing_s"] + timings["commit_s"]) / max(1, record["plan"]["distinct"]),
+        per_s,
+        (steps["listing"] + steps["commit"]) / max(1, record.plan.distinct),
         kinds,
-        sum(n["cpus"] * n["count"] for n in nodes),
-        sum(n["gpus"] * n["count"] for n in nodes),
-        f"{record['images_per_s']:,.1f}/s over {objects:,} objects, run {record['run_id']}{short}",
-        cost["requests"]["bytes"] / max(1, objects),
+        sum(node.cpus * node.count for node in nodes),
+        sum(node.gpus * node.count for node in nodes),
+        f"{per_s:,.1f}/s over {objects:,} objects, run {record.run_id}{short}",
+        cost.requests.bytes / max(1, objects),
         steady=objects >= STEADY,
     )
     return rate, objects

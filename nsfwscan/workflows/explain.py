@@ -37,6 +37,7 @@ from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve, resolve_auxiliary
 from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
 from nsfwscan.runs.plan import PlanAction, shard_count
+from nsfwscan.runs.record import recorded_config
 from nsfwscan.runs.run import runs_of
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
@@ -218,16 +219,17 @@ def _in_manifests(config: ScanConfig) -> int | None:
 
 def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
     """Objects of the newest committed run over the same sources with the same filters."""
-    ours = config.public()["source"]  # as the records have it, without secrets
+    ours = recorded_config(config).source
     for run in reversed([run for run in runs_of(store) if run.is_committed_or_broken()][-_LOOKED_AT:]):
         try:
             record = run.record()
         except StoreError:  # another one may tell
             continue
-        theirs = record["config"]["source"]
-        if all(theirs[key] == ours[key] for key in ("uris", "include", "exclude")) and theirs["limit"] is None:
-            read = record["plan"]["distinct"] - record["plan"]["fates"].get(PlanAction.CARRIED, 0)
-            return record["plan"]["distinct"], f"listed by run {run.run_id}, which read {read:,} of them"
+        theirs, plan = record.config.source, record.plan
+        filters = (theirs.uris, theirs.include, theirs.exclude)
+        if filters == (ours.uris, ours.include, ours.exclude) and theirs.limit is None:
+            read = plan.distinct - plan.actions.get(PlanAction.CARRIED, 0)
+            return plan.distinct, f"listed by run {run.run_id}, which read {read:,} of them"
     return None, ""
 
 

@@ -26,11 +26,10 @@ from nsfwscan.reports.html import render_summary
 from nsfwscan.runs.commit import Report
 from nsfwscan.runs.ending import ending_of
 from nsfwscan.runs.plan import Plan
-from nsfwscan.runs.record import RECORD_VERSION
+from nsfwscan.runs.record import FileRecord, ParentRecord, PolicyRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import Change
 from nsfwscan.storage.store import to_json
-from nsfwscan.text import redacted_json
 from nsfwscan.warning import WarningKind, Warnings
 
 _SUMMARY = "summary.html"
@@ -40,27 +39,26 @@ _LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif"
 def record_of(
     run: Run,
     kind: str,
-    parent: dict[str, str] | None,
+    parent: ParentRecord | None,
     plan: Plan,
     report: Report,
     policy: Policy,
     limits: ReportConfig,
     **further: Any,
-) -> dict[str, Any]:
+) -> RunRecord:
     """The content of `run.json`: who, what, when, and what stood behind every row.
 
     Args:
         kind: `scan`, `replay` or `match`.
         parent: the run that this one goes on from.
         limits: up to which its exit code is 0.
-        **further: config, model, reuse_keys, and what it took.
+        **further: the other sections, as JSON values.
     """
-    banks = [(bank["name"], bank["kind"]) for bank in further.get("banks", ())]
-    record = {
-        "record_version": RECORD_VERSION,
+    banks = [(bank["name"], bank["kind"]) for bank in further["banks"]]
+    content = {
         "run_id": run.run_id,
         "kind": kind,
-        "parent": parent,
+        "parent": parent and parent.model_dump(),
         "store": run.store.uri,
         "store_endpoint": run.store.endpoint_url,
         **ending_of(report.summary, limits).as_dict(),
@@ -68,25 +66,22 @@ def record_of(
         "nsfwscan": nsfwscan.__version__,
         "python": platform.python_version(),
         "libraries": _versions(),
-        "config": further.pop("config"),
-        "model": further.pop("model"),
-        "reuse_keys": further.pop("reuse_keys"),
-        "policy": {"identity": policy.identity, **policy.model_dump(mode="json")},
+        "policy": PolicyRecord.of(policy),
         "plan": plan.counts,
-        "ledger": {"bases": list(plan.bases), "changes": {str(c): report.changes[c] for c in Change}},
+        "previous_runs": plan.bases,
+        "changes": {change: report.changes[change] for change in Change},
         "known_illegal": report.known,
         "balance": report.balance.as_dict(),
         "duplicates": report.duplicates,
-        "costs": report.costs.as_dict(),
+        "model_times": report.costs.as_dict(),
         "cascade": report.cascade.as_dict(report.costs),
-        **further,
         "summary": report.summary.as_dict(),
-        "sandbox": dict(report.sandbox),
+        "sandbox": report.sandbox,
         "warnings": _warnings(plan, report, bank_notes(policy, banks)).as_json(),
-        "shadows": [shadow.as_dict() for shadow in report.shadows],
-        "files": [*report.files, *plan.files],
+        "shadow_policies": [shadow.as_dict() for shadow in report.shadows],
+        "files": [file.model_dump() for file in (*report.files, *plan.files)],
     }
-    return {**redacted_json(record), "policy": record["policy"]}  # whose predicates must stay what they are
+    return RunRecord.made_of({**content, **further})
 
 
 def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:
@@ -100,31 +95,39 @@ def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:
     return warnings
 
 
-def commit_record(run: Run, record: dict[str, Any]) -> None:
-    """The last three writes, in the order that readers rely on. A second committer yields to the first."""
+def commit_record(run: Run, record: RunRecord) -> RunRecord:
+    """Make the last three writes, in the order that readers rely on. A second committer yields to the first.
+
+    Returns:
+        the record that holds: the first committer's, with the last files.
+    """
     page = _page(record)
     run.folder.write(_SUMMARY, page)
-    for name, data in ((_SUMMARY, page), ("plan.json", run.folder.read("plan.json"))):
-        sha256 = hashlib.sha256(data).hexdigest()
-        record["files"].append({"path": name, "rows": None, "bytes": len(data), "sha256": sha256})
+    last = [_file(_SUMMARY, page), _file("plan.json", run.folder.read("plan.json"))]
+    record = record.model_copy(update={"files": (*record.files, *last)})
     try:
-        run.folder.create("run.json", to_json(record))
+        run.folder.create("run.json", to_json(record.as_json()))
     except FileExistsError:
-        record.update(run.record())
+        record = run.record()
         run.folder.write(_SUMMARY, _page(record))  # ours lies over the one that it names
     _seal(run)
+    return record
 
 
-def complete(run: Run) -> dict[str, Any]:
-    """Ends a commit that was cut off before its very last write, and returns its record.
+def _file(name: str, data: bytes) -> FileRecord:
+    return FileRecord(path=name, rows=None, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def complete(run: Run) -> None:
+    """End a commit that was cut off before its very last write.
 
     Raises:
         BrokenRecord: the record, or a file that it names, is not what was written; nothing was changed.
     """
     try:
         record = run.record()
-        for file in record["files"]:
-            if file["path"] != _SUMMARY:
+        for file in record.files:
+            if file.path != _SUMMARY:
                 run.read(file)
     except BrokenRecord as error:
         where = run.folder.locate("run.json")
@@ -132,12 +135,12 @@ def complete(run: Run) -> dict[str, Any]:
         raise BrokenRecord(error.where, error.reason, way_out) from None
     run.folder.write(_SUMMARY, _page(record))  # a second committer's may lie over the one that it names
     _seal(run)
-    return record
 
 
-def _page(record: dict[str, Any]) -> bytes:
-    """`summary.html`, the same before and after it is recorded itself: it names the files of rows."""
-    return render_summary({**record, "files": [f for f in record["files"] if f["rows"] is not None]}).encode()
+def _page(record: RunRecord) -> bytes:
+    """Return `summary.html`, the same before and after it is recorded itself: it names the files of rows."""
+    files = tuple(file for file in record.files if file.rows is not None)
+    return render_summary(record.model_copy(update={"files": files})).encode()
 
 
 def _seal(run: Run) -> None:

@@ -34,6 +34,7 @@ from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_bases
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
 from nsfwscan.storage.store import Store
@@ -131,12 +132,11 @@ def match_store(
 
 def _result(run: Run, already: bool) -> ScanResult:
     record = run.record()
-    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=already)
+    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, already_committed=already)
 
 
-def _policy_of(record: dict[str, Any]) -> Policy:
-    stored = {name: value for name, value in record["policy"].items() if name != "identity"}
-    return parse_policy(stored, f"the policy of run {record['run_id']}")
+def _policy_of(record: RunRecord) -> Policy:
+    return parse_policy(record.policy.content(), f"the policy of run {record.run_id}")
 
 
 def _commit(
@@ -153,16 +153,20 @@ def _commit(
 ) -> None:
     started = time.monotonic()
     # Matched again, whatever they were matched with: what the search finds is what the report says.
-    ledger = PreviousReports([replace(base, record={**base.record, "banks": []}) for base in bases], None)
+    ledger = PreviousReports(
+        [replace(base, record=base.record.model_copy(update={"banks": ()})) for base in bases], None
+    )
     with tempfile.TemporaryDirectory(prefix="nsfwscan-match-") as folder:
         looked, banks, found = _search(ledger, BankSet(specs, storage), Path(folder), flood)
         newest = bases[0].record
         ids = tuple(base.run.run_id for base in bases)
-        plan = began or run.save_plan(carry_all(found, newest["plan"]["listed_at"], ids, run.folder), settings)
+        plan = began or run.save_plan(carry_all(found, newest.plan.listed_at, ids, run.folder), settings)
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: nothing of it can be gone
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
     report = write_report(run, plan, ledger, decider, config, banks=banks, known=known)
-    shown = {**newest["config"], "banks": [spec.config.model_dump(mode="json") for spec in specs]}
+    asked = {"banks": tuple(spec.config for spec in specs), "policy": source}
+    shown = newest.config.model_copy(update={"source": config.source, "report": config.report, **asked})
+    kept = newest.as_json()
     record = record_of(
         run,
         "match",
@@ -171,9 +175,8 @@ def _commit(
         report,
         decider.policy,
         ReportConfig(max_error_rate=1, max_unsupported_rate=1),
-        config={**shown, **config.model_dump(mode="json", include={"source", "report"}), "policy": source},
-        model=newest["model"],
-        reuse_keys=newest["reuse_keys"],
+        config=shown.public(),
+        **{name: kept[name] for name in ("model", "auxiliary_models", "reuse_keys")},
         banks=[spec.as_json() for spec in specs],
         matching=looked.as_json(),
         ignored_runs=list(ignored),

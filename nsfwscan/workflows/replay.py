@@ -61,7 +61,7 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
         NsfwscanError: the store fails, or the run id is that of another run.
         BalanceError: rows of the parent are gone.
     """
-    if parent.record()["kind"] not in LISTED:
+    if parent.record().kind not in LISTED:
         raise ConfigError(f"run {parent.run_id} holds only matches: replay the scan that it was matched over")
     run = Run.named(parent.store, run_id)
     settings = {"replay_of": parent.run_id, "policy": policy.identity}
@@ -74,14 +74,14 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
             else:
                 _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
     record = run.record()
-    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=already)
+    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, already_committed=already)
 
 
 def _plan(parent: Run, run: Run) -> Plan:
     """The parent's listing, of which all rows are carried over: from it alone, or where it is a delta, from the runs
     that it went on from as well."""
     was = parent.plan()
-    is_delta = parent.record()["config"]["report"]["mode"] == "delta"
+    is_delta = parent.record().config.report.mode == "delta"
     bases = (parent.run_id, *(was.bases if is_delta else ()))
     return carry_all(_listing(parent, was), was.listed_at, bases, run.folder)
 
@@ -94,10 +94,10 @@ def _listing(parent: Run, plan: Plan) -> Iterator[pa.Table]:
 
 def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> None:
     began, was = time.monotonic(), parent.record()
-    report = {**was["config"]["report"], "save_images": False}
-    changed = {"policy": source, "shadow_policies": [], "report": report}
-    given = {name: was["config"][name] for name in ("source", "duplicates") if name in was["config"]}
-    config = ScanConfig.of({**given, "out": run.store.uri, "report": report})
+    report = was.config.report.model_copy(update={"save_images": False})
+    config = ScanConfig(source=was.config.source, duplicates=was.config.duplicates, out=run.store.uri, report=report)
+    shown = was.config.model_copy(update={"policy": source, "shadow_policies": (), "report": report})
+    kept = was.as_json()
     ledger = PreviousReports.of(run.store, plan.bases, None)
     known = known_illegal(read_records(runs_of(run.store)))
     written = write_report(run, plan, ledger, Decider(policy), config, known=known)
@@ -109,11 +109,8 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
         written,
         policy,
         config.report,
-        config={**was["config"], **changed},
-        model=was["model"],
-        auxiliary_models=was.get("auxiliary_models", []),
-        banks=was.get("banks", []),
-        reuse_keys=was["reuse_keys"],
+        config=shown.public(),
+        **{name: kept[name] for name in ("model", "auxiliary_models", "banks", "reuse_keys")},
         timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},
         images_per_s=None,
         machine=None,

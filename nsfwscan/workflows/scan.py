@@ -34,6 +34,7 @@ from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
 from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
 from nsfwscan.runs.previous import PreviousReports, ReusePolicy, find_bases
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Begun, Run, read_records, runs_of, unfinished
 from nsfwscan.runs.staging import ShardResult, staged_shards
 from nsfwscan.sources.listing import list_sources
@@ -62,20 +63,20 @@ class ScanResult:
         uri: its folder.
         exit_code: 0 committed; 4 committed, but over the error rate; 5 committed, but nothing was scored, or too
             many of the objects are no images.
-        record: the content of `run.json`.
+        record: what `run.json` says.
         already_committed: an earlier process committed it; nothing was done.
     """
 
     run_id: str
     uri: str
     exit_code: int
-    record: dict[str, Any]
+    record: RunRecord
     already_committed: bool = False
 
     @property
     def report_files(self) -> list[str]:
         """Full URIs of the committed report parts."""
-        return [f"{self.uri}/{f['path']}" for f in self.record["files"] if f["path"].startswith("report/")]
+        return [f"{self.uri}/{file.path}" for file in self.record.files_in("report")]
 
 
 def run_scan(
@@ -127,9 +128,8 @@ def run_scan(
         report = _write(job, plan, ledger, shadows, known, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
-        record = _record(job, plan, ledger, report, effort)
-        commit_record(run, record)
-    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record)
+        record = commit_record(run, _record(job, plan, ledger, report, effort))
+    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record)
 
 
 def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
@@ -198,7 +198,7 @@ def _resumable(run: Run) -> Iterator[None]:
 
 def _committed_before(run: Run) -> ScanResult:
     record = run.record()
-    return ScanResult(run.run_id, run.folder.uri, record["exit_code"], record, already_committed=True)
+    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, already_committed=True)
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
     plan = make_plan(_until(tables, deadline), judged, known, run.folder, shard_rows, warnings, check, bound)
     if bases:
-        progress.say(f"since    run {bases[0].run.run_id}: {describe_actions(plan.fates)}")
+        progress.say(f"since    run {bases[0].run.run_id}: {describe_actions(plan.actions)}")
     return run.save_plan(plan, _settings(job))
 
 
@@ -308,7 +308,7 @@ def _effort(
     return {**found, "machine": fleet.as_json(), "cost": cost.as_json()}
 
 
-def _record(job: Job, plan: Plan, ledger: PreviousReports, report: Report, effort: dict[str, Any]) -> dict[str, Any]:
+def _record(job: Job, plan: Plan, ledger: PreviousReports, report: Report, effort: dict[str, Any]) -> RunRecord:
     config, spec = job.config, job.spec
     model = {
         "identity": spec.identity,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.config import ScanConfig
-from nsfwscan.runs.plan import Plan, Shard, ShardReader
+from nsfwscan.runs.plan import Shard, ShardReader
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import staged_shards
 from nsfwscan.storage.store import Store
@@ -76,8 +76,8 @@ class Stores:
 
     def shards(self) -> tuple[Shard, ...]:
         """Of the disturbed run; none as long as it has no plan."""
-        if not self._shards and (found := self.run.folder.read_json("plan.json")) is not None:
-            self._shards = Plan.from_json(found["plan"]).shards
+        if not self._shards and (found := self.run.planned()) is not None:
+            self._shards = found[0].shards
         return self._shards
 
     def staged(self) -> list[Shard]:
@@ -93,7 +93,7 @@ class Stores:
     def report(self, out: str) -> pa.Table:
         """A committed report by URI, without what is the run's own."""
         run = self._run(out)
-        paths = [file["path"] for file in run.record()["files"] if file["path"].startswith("report/")]
+        paths = [file.path for file in run.record().files if file.path.startswith("report/")]
         table = pa.concat_tables([pq.read_table(io.BytesIO(run.folder.read(path))) for path in paths])
         return table.sort_by("uri").drop_columns(_OF_THE_RUN)
 

@@ -474,7 +474,7 @@ def test_verify(reports: Store) -> None:
 
 def test_verify_finds_what_is_wrong(reports: Store) -> None:
     """A damaged file and a forged count are named, and exit code 1; so is a run that was never committed."""
-    record = Run(reports, "1").record()
+    record = Run(reports, "1").record().as_json()
     path = record["files"][0]["path"]
     reports.write(f"runs/1/{path}", b"PAR1 no more")
     done = call("verify", f"{reports.uri}/runs/1/")
@@ -484,10 +484,11 @@ def test_verify_finds_what_is_wrong(reports: Store) -> None:
     record["files"] = []
     reports.write("runs/2/run.json", to_json({**record, "run_id": "\x1b[2J"}))
     done = call("verify", reports.uri)
-    assert done.exit_code == 1
-    assert "  run.json is that of run \\x1b[2J" in done.stdout.splitlines()
+    assert done.exit_code == 1 and "\x1b" not in done.stdout
+    said = "  run.json is broken: it is not what a commit writes (run_id: '\\x1b[2J' is no run id)"
+    assert said in done.stdout.splitlines()
     done = call("verify", f"{reports.uri}/runs/cut-off")
-    assert done.exit_code == 1 and "run.json is absent or broken" in done.stdout
+    assert done.exit_code == 1 and "run.json is absent: the run was not committed" in done.stdout
 
 
 @pytest.mark.parametrize("place", ["/absent", "/runs/absent", "/staging"])
@@ -672,8 +673,8 @@ def test_banks_of_a_scan_and_of_a_match(
     option = f"csam={bank},kind=illegal,distance=20,quality=60"
     shown = call("scan", media, "--out", tmp_path / "out", "--run-id", "one", "--bank", option)
     assert shown.exit_code == 0, shown.output
-    [recorded] = Run(Store.at(str(tmp_path / "out"), StorageConfig()), "one").record()["banks"]
-    assert {key: recorded[key] for key in ("name", "uri", "kind", "distance", "quality", "malformed")} == {
+    [recorded] = Run(Store.at(str(tmp_path / "out"), StorageConfig()), "one").record().banks
+    assert recorded.model_dump(include={"name", "uri", "kind", "distance", "quality", "malformed"}) == {
         "name": "csam",
         "uri": str(bank),
         "kind": "illegal",

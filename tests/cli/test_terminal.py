@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 from dataclasses import replace
@@ -24,7 +23,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
 from nsfwscan.workflows.classify import Verdict
 from nsfwscan.workflows.scan import ScanResult
-from tests.runs.rows import begun, files, scanned, staged_row
+from tests.runs.rows import altered, begun, files, scanned, staged_row
 
 HOSTILE = "/media/\x1b[2J\x1b]0;owned\x07a\r\nb\x00\x9b31m\u202egpj.exe\u2066\ud7ff\U000e0041"
 
@@ -109,13 +108,14 @@ def test_a_bad_run_says_why(tmp_path: Path) -> None:
 def test_the_cost_is_said(result: ScanResult, changes: dict[str, Any], line: str) -> None:
     """Core-hours, GPU-hours, the amount, that for a million, and whose prices; of a resumed run, of which part."""
     cost = {
+        **{"hours": 3.0, "requests": {"get": 0, "list": 0, "bytes": 0}},
         **{"objects": 3000, "core_hours": 12.0, "gpu_hours": 0.0, "currency": "USD", "amount": 0.54, "missing": None},
         **{"prices": "list prices (2026-08-26)", "per_million": 180.0, "steady": True, **changes},
     }
-    assert result.record["cost"] is None and "cost" not in describe_scan(result)
-    record = {**result.record, "cost": cost}
+    assert result.record.cost is None and "cost" not in describe_scan(result)
+    record = altered(result.record, cost=cost)
     assert line in describe_scan(replace(result, record=record))
-    record["timings"] = {**record["timings"], "resumed_shards": 2}
+    record = altered(record, timings={**record.as_json()["timings"], "resumed_shards": 2})
     assert "(2026-08-26); this attempt only\n" in describe_scan(replace(result, record=record))
 
 
@@ -163,10 +163,8 @@ def test_without_truth_it_is_said_how_to_give_it(tmp_path: Path) -> None:
 
 def test_many_kinds_of_errors_are_cut(result: ScanResult) -> None:
     """Six kinds are shown, and how many more there are."""
-    record = copy.deepcopy(result.record)
-    record["summary"]["errors"] = [
-        {"status": "timeout", "count": 9 - i, "message": f"kind {i}", "example": "/a"} for i in range(9)
-    ]
+    errors = [{"status": "timeout", "count": 9 - i, "message": f"kind {i}", "example": "/a"} for i in range(9)]
+    record = altered(result.record, summary={**result.record.as_json()["summary"], "errors": errors})
     text = describe_scan(ScanResult("made", result.uri, 0, record))
     assert "kind 5" in text and "kind 6" not in text
     assert "… and 3 more kinds, in summary.html" in text
@@ -191,8 +189,8 @@ def test_printable_text_is_tame(text: str) -> None:
 
 def test_hostile_names_are_shown_and_not_obeyed(result: ScanResult) -> None:
     """Control characters of names and messages reach neither the lines of a scan nor those of a verdict."""
-    record = copy.deepcopy(result.record)
-    record["summary"]["errors"] = [{"status": "timeout", "count": 1, "message": HOSTILE, "example": HOSTILE}]
+    errors = [{"status": "timeout", "count": 1, "message": HOSTILE, "example": HOSTILE}]
+    record = altered(result.record, summary={**result.record.as_json()["summary"], "errors": errors})
     text = describe_scan(ScanResult("made", result.uri, 0, record))
     assert_tame(text)
     assert len(text.splitlines()) == len(describe_scan(result).splitlines())
@@ -244,7 +242,7 @@ def test_a_path_that_looks_like_a_secret_is_in_no_statement(tmp_path: Path) -> N
 
 def test_report_files_are_the_reports_alone(result: ScanResult) -> None:
     """The Python API names the files to open: the report's parts, not the false positives'."""
-    assert any(file["path"].startswith("false_positives/") for file in result.record["files"])
+    assert any(file.path.startswith("false_positives/") for file in result.record.files)
     assert [pq.read_table(path).num_rows for path in result.report_files] == [30]
 
 
@@ -292,7 +290,7 @@ def test_runs_are_one_line_each(tmp_path: Path) -> None:
         alive = [describe_run(run) for run in runs_of(store)]
     lines = [describe_run(run) for run in runs_of(store)]
     assert all("\n" not in line for line in lines)
-    when, model = committed.record["committed_at"], committed.record["model"]["identity"]
+    when, model = committed.record.committed_at, committed.record.model.identity
     assert lines[0].split() == (
         ["a-done", "committed", when, "30", "objects", "9", "flagged", "1", "unreadable", model]
     )

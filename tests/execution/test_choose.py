@@ -44,8 +44,8 @@ def test_a_small_scan_does_without_ray(tmp_path: Path) -> None:
     script = (
         "import sys, nsfwscan\n"
         f"result = nsfwscan.scan({str(tmp_path / 'media')!r}, {str(tmp_path / 'out')!r})\n"
-        "layout = result.record['machine']['layout']\n"
-        "print(result.exit_code, result.record['balance']['scored'], layout['kind'], 'ray' in sys.modules)\n"
+        "layout = result.record.machine.layout\n"
+        "print(result.exit_code, result.record.balance.scored, layout.kind, 'ray' in sys.modules)\n"
     )
     environment = {"PATH": "/usr/bin:/bin"}
     shown = subprocess.run(

@@ -104,22 +104,22 @@ def test_the_record_adds_up(demo: Demo, scan: Scanned) -> None:
     readable = [scan.rows[declared.path]["sha256"] for declared in demo[1] if declared.status == "ok"]
     copies = len(readable) - len(set(readable))
     terms = {"scored": len(set(readable)), "duplicate": copies, "errored": len(demo[1]) - len(readable)}
-    assert copies == record["duplicates"]["copies"] > 0
-    assert record["balance"] == {
+    assert copies == record.duplicates.copies > 0
+    assert record.balance.model_dump() == {
         "listed": len(demo[1]),
         "matched": 0,
         "filtered": 0,
         "carried": 0,
         **terms,
     }
-    assert record["summary"]["status"] == statuses
-    assert record["summary"]["bytes"] == sum((demo[0] / declared.path).stat().st_size for declared in demo[1])
-    assert record["summary"]["truth"]["by_category"] == Counter(d.truth for d in demo[1] if d.truth)
+    assert record.summary.status == statuses
+    assert record.summary.bytes == sum((demo[0] / declared.path).stat().st_size for declared in demo[1])
+    assert record.summary.truth.by_category == Counter(d.truth for d in demo[1] if d.truth)
     unreadable = statuses["decode_error"] + statuses["too_large"]
     rate = unreadable / (len(demo[1]) - statuses["unsupported"])
-    assert record["summary"]["error_rate"] == pytest.approx(rate)
+    assert record.summary.error_rate == pytest.approx(rate)
     assert scan.result.exit_code == (4 if rate > 0.05 else 0)
-    assert json.loads(Path(scan.result.uri, "run.json").read_text()) == record
+    assert json.loads(Path(scan.result.uri, "run.json").read_text()) == record.as_json()
 
 
 def test_shards_come_one_by_one(demo: Demo, scan: Scanned) -> None:

@@ -100,8 +100,8 @@ def test_filters_and_detectors_on_ray(demo: tuple[Path, list[DemoObject]], tmp_p
     alone = _report(_scan(demo[0], tmp_path / "inline", run_inline, **sections, **one_thread))
     result = _scan(demo[0], tmp_path / "ray", partial(run_shards, layout=_SPLIT), **sections)
     assert _report(result).equals(alone)
-    assert result.record["balance"]["filtered"] > 10 and result.record["cascade"]["audit_sample"] > 3
-    assert {"classify", "prefilter", "detect-other", "detect-light"} == set(result.record["costs"])
+    assert result.record.balance.filtered > 10 and result.record.cascade.audit_sample > 3
+    assert {"classify", "prefilter", "detect-other", "detect-light"} == set(result.record.model_times)
 
 
 def test_every_object_as_declared(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:

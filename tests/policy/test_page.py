@@ -105,11 +105,11 @@ def test_what_overrules_a_bank_is_said(media: Path, tmp_path: Path) -> None:
     bank = {"uri": str(tmp_path / "bad.txt")}
     result = nsfwscan.scan([str(media)], out=str(tmp_path / "out"), policy=str(quiet), banks={"bad": bank})
     assert outcomes(result) == {("review", "quiet", "review")}
-    [warning] = [w for w in result.record["warnings"] if w["name"] == "bank_overruled"]
-    assert (warning["count"], warning["example"]) == (1, said)
+    [warning] = [w for w in result.record.warnings if w.name == "bank_overruled"]
+    assert (warning.count, warning.example) == (1, said)
     store = Store.at(str(tmp_path / "out"), StorageConfig())
     matched = match_store(store, (BankConfig.of({"name": "bad", **bank}),), StorageConfig())
-    assert [w["example"] for w in matched.record["warnings"]] == [said]
+    assert [w.example for w in matched.record.warnings] == [said]
     config = ScanConfig.of({"source": {"uris": []}, "out": "", "policy": str(quiet), "banks": {"bad": bank}})
     assert any(said in finding.detail for finding in examine(config) if finding.verdict == "warn")
     for policy, expected in ((quiet, True), (tmp_path / "policy.yaml", False)):

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from nsfwscan.reports.effects_text import describe_effects
+from tests.runs.rows import as_record, record_of
 
 NOTHING = {"copies": 0, "contents": 0, "clusters": 0, "clustered": 0, "looked_for_all": True, "reused": 0}
 
 
 def said(**changed: Any) -> dict[str, str]:
     """What is said of a record, by subject."""
-    record = {"duplicates": NOTHING, "costs": {}, "config": {"cascade": {"enabled": False}}, **changed}
-    return dict(describe_effects(record))
+    return dict(describe_effects(as_record(record_of("made", **changed))))
 
 
 def test_nothing_to_say() -> None:
-    """Without copies, filters and further models there is nothing; nor of a run from before there were any."""
-    assert said() == {} and list(describe_effects({})) == []
+    """Without copies, filters and further models there is nothing."""
+    assert said() == {}
 
 
 def test_copies_and_clusters() -> None:
@@ -39,6 +39,7 @@ def test_filters_and_models() -> None:
     """What was settled, what that saved, how often it was wrong and how sure that is; and what each model takes."""
     cascade = {
         "settled": 900,
+        "settled_by": {"prefilter": 900},
         "forwarded": 100,
         "audit_sample": 50,
         "misses": 1,
@@ -48,15 +49,19 @@ def test_filters_and_models() -> None:
         "confidence": 0.95,
         "seconds_saved": 400.0,
     }
-    costs = {"prefilter": {"seconds_each": 0.024, "seconds": 24.0}, "classify": {"seconds_each": None}}
-    on: dict[str, Any] = {"config": {"cascade": {"enabled": True}}, "costs": costs}
+    light, model = {"images": 1000, "seconds_each": 0.024, "seconds": 24.0}, {"images": 0, "seconds": 0.0}
+    times = {"prefilter": light, "classify": {**model, "seconds_each": None}}
+    larger = {"enabled": True, "prefilter": {"uri": "/light"}}
+    config = {**record_of("made")["config"], "cascade": larger}
+    on: dict[str, Any] = {"config": config, "model_times": times}
     found = said(cascade=cascade, **on)
     assert found["filters"] == (
         "settled 900 contents, left 100 to the model, which saved 6 min 40 s of the model and took 24 s of the prefilter"
     )
     assert "1 of 50 settled images" in found["missed"] and "0.05% to 10.60%" in found["missed"]
     assert found["models"] == "prefilter 24.0 ms an image; classify 0 ms an image"
-    unseen = {**cascade, "audit_sample": 0, "miss_rate": None, "seconds_saved": None}
+    unseen = {**cascade, "audit_sample": 0, "miss_rate": None, "miss_rate_interval": None, "missed": None}
+    unseen["seconds_saved"] = None
     assert "unknown" in said(cascade=unseen, **on)["missed"]
     assert "missed" not in said(cascade={**unseen, "settled": 0}, **on), (
         "there is nothing that anybody could have missed"

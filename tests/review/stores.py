@@ -15,14 +15,13 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.storage.store import Store, to_json
-from tests.runs.rows import record_of
+from tests.runs.rows import policy_of, record_of
 
-POLICY = {
-    "identity": "made@0",
-    "rules": [{"queue": "adult"}, {"queue": None}],
-    "otherwise": {"queue": None},
-    "queues": ["empty"],
-}
+_RULES = [
+    {"name": "borderline", "when": "true", "decision": "review", "queue": "adult"},
+    {"name": "other", "when": "true", "decision": "allow"},
+]
+POLICY = policy_of(rules=_RULES, queues=["empty"])
 
 
 def row(uri: str, **values: Any) -> dict[str, Any]:

@@ -19,13 +19,17 @@ from nsfwscan.execution.pipeline import Job
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.progress import Progress, Silent
+from nsfwscan.runs.balance import Balance
 from nsfwscan.runs.commit import ROW_SCHEMA, Report, decided, write_report
+from nsfwscan.runs.effects import Cascade, Costs
 from nsfwscan.runs.plan import Known, Plan, Shard, ShardReader, make_plan
 from nsfwscan.runs.previous import PreviousReports
+from nsfwscan.runs.record import RECORD_VERSION, RunRecord, read_record
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, stage_part
+from nsfwscan.runs.summary import Summary
 from nsfwscan.schema import LISTING_SCHEMA, STAGED_SCHEMA, as_schema
-from nsfwscan.storage.store import Store
+from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.scan import Engine, ScanResult, run_scan
 
 Row = Mapping[str, Any]
@@ -128,29 +132,64 @@ def scanned(
 
 
 def record_of(run_id: str, **over: Any) -> dict[str, Any]:
-    """The content of a `run.json`, with nothing in it but what every reader may ask for."""
+    """The content of a `run.json` of a run over nothing."""
     at = "2026-11-20T02:00:00.000+00:00"
-    config = ScanConfig.of({"source": {"uris": ["/media"]}, "out": "/out"}).public()
-    counts = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0, "fates": {}}
+    nothing = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0, "actions": {}, "truth": None}
+    same = {"copies": 0, "contents": 0, "clusters": 0, "clustered": 0, "looked_for_all": True, "reused": 0}
     return {
+        "record_version": RECORD_VERSION,
         "run_id": run_id,
         "kind": "scan",
         "parent": None,
         "store": "/out",
+        "store_endpoint": None,
         "exit_code": 0,
         "reason": None,
         "committed_at": at,
-        "config": config,
-        "model": {"identity": "made@0"},
-        "reuse_keys": {},
-        "policy": {"identity": "made@0"},
-        "plan": {"listed_at": at, **counts},
-        "ledger": {"bases": [], "changes": {}},
-        "balance": {},
-        "summary": {"rows": 0, "flagged": 0, "unreadable": 0},
+        "nsfwscan": "1.0.0",
+        "python": "3.12.3",
+        "libraries": {},
+        "config": ScanConfig.of({"source": {"uris": ["/media"]}, "out": "/out"}).public(),
+        "model": {"identity": "made@0", "name": "made", "uri": "/made", "sha256": "0" * 64, "labels": {}},
+        "auxiliary_models": [],
+        "reuse_keys": {"scoring": "", "decoding": "", "filtering": ""},
+        "policy": policy_of(),
+        "plan": {"listed_at": at, **nothing},
+        "previous_runs": [],
+        "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0},
+        "known_illegal": {"runs": [], "contents": 0, "released": 0},
+        "balance": Balance().as_dict(),
+        "duplicates": same,
+        "model_times": {},
+        "cascade": Cascade().as_dict(Costs()),
+        "banks": [],
+        "timings": {"listing_s": 0.0, "scan_s": 0.0, "commit_s": 0.0, "resumed_shards": 0},
+        "images_per_s": None,
+        "machine": None,
+        "cost": None,
+        "summary": Summary().as_dict(),
+        "sandbox": {},
+        "warnings": [],
+        "shadow_policies": [],
         "files": [],
         **over,
     }
+
+
+def policy_of(**over: Any) -> dict[str, Any]:
+    """A policy without rules, as `run.json` has it."""
+    empty = {"description": "", "thresholds": {}, "regions": {}, "queues": [], "rules": [], "overrides": []}
+    return {"identity": "made@0", "name": "made", "version": "1", "otherwise": {"decision": "allow"}, **empty, **over}
+
+
+def as_record(content: Mapping[str, Any]) -> RunRecord:
+    """The content of a `run.json`, read."""
+    return read_record(to_json(content), "run.json", content["run_id"])
+
+
+def altered(record: RunRecord, **over: Any) -> RunRecord:
+    """A record with other sections."""
+    return as_record({**record.as_json(), **over})
 
 
 def is_of_schema(table: pa.Table, schema: pa.Schema) -> bool:

@@ -38,12 +38,12 @@ def tables(run: Run, report: Report, folder: str) -> list[pa.Table]:
     """The files of a folder as the report names them, each checked against its record."""
     found = []
     for file in report.files:
-        if file["path"].startswith(folder):
-            data = run.folder.read(file["path"])
+        if file.path.startswith(folder):
+            data = run.folder.read(file.path)
             table = pq.read_table(io.BytesIO(data))
-            assert (len(data), table.num_rows) == (file["bytes"], file["rows"])
-            assert hashlib.sha256(data).hexdigest() == file["sha256"]
-            assert file["path"].endswith(f"-{file['sha256']}.parquet")
+            assert (len(data), table.num_rows) == (file.bytes, file.rows)
+            assert hashlib.sha256(data).hexdigest() == file.sha256
+            assert file.path.endswith(f"-{file.sha256}.parquet")
             found.append(table)
     return found
 

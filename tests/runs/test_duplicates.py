@@ -219,8 +219,8 @@ def test_a_run_counts_what_is_the_same(tmp_path: Path) -> None:
         return row(uri, "x" if "c.jpg" not in uri else "y", reused=uri.endswith("b.jpg"))
 
     result = scanned(media, tmp_path / "out", made)
-    assert result.record["balance"]["duplicate"] == 1
-    assert result.record["duplicates"] == {
+    assert result.record.balance.duplicate == 1
+    assert result.record.duplicates.model_dump() == {
         "copies": 1,
         "contents": 1,
         "clusters": 0,

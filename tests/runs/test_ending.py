@@ -93,7 +93,7 @@ def test_a_second_night_ends_as_the_first(tmp_path: Path) -> None:
     for out, row, code in (("bad", lambda uri: staged_row(uri, **none()), 5), ("good", staged_row, 0)):
         for mode in ("snapshot", "delta"):
             result = scanned(media, tmp_path / out, row, run_id=mode, report={"mode": mode})
-            assert result.exit_code == result.record["exit_code"] == code
+            assert result.exit_code == result.record.exit_code == code
     page = (tmp_path / "bad/runs/delta/summary.html").read_text(encoding="utf-8")
     assert "Committed, but hardly anything was scored" in page and "--max-unsupported-rate" in page
     bad = scanned(media, tmp_path / "bad", run_id="snapshot")

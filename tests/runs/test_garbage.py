@@ -189,6 +189,6 @@ def test_a_run_is_resumed_after_its_staging_went(tmp_path: Path) -> None:
     assert [found.files for found in collect(store)] == [2]
     (media / "new.jpg").write_bytes(b"not planned")
     result = scanned(media, out, **small)
-    assert result.record["balance"]["listed"] == 10 and result.record["timings"]["resumed_shards"] == 0
+    assert result.record.balance.listed == 10 and result.record.timings.resumed_shards == 0
     assert list(verify(Run(store, "made"))) == []
-    assert json.loads((out / "runs" / "made" / "run.json").read_text()) == result.record
+    assert json.loads((out / "runs" / "made" / "run.json").read_text()) == result.record.as_json()

@@ -68,7 +68,7 @@ def test_the_order_of_listing_does_not_matter(tmp_path: Path, seed: int) -> None
     assert (plan.listed, plan.distinct, plan.repeated) == (1200, 1000, 200)
     same, ordered = plan_of(tmp_path / "b", listing(rows))
     assert same.files == plan.files
-    assert run.read(plan.files[0]["path"]) == ordered.read(plan.files[0]["path"])
+    assert run.read(plan.files[0].path) == ordered.read(plan.files[0].path)
 
 
 # NUL in front, since a key may hold it; surrogates are kept out by listing and manifests.

@@ -25,24 +25,31 @@ from nsfwscan.errors import StoreError
 from nsfwscan.runs.changes import CHANGES_SCHEMA
 from nsfwscan.runs.plan import LEDGER_SCHEMA
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_bases
+from nsfwscan.runs.record import BankRecord, FileRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.schema import REPORT_SCHEMA, BankKind
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.scan import ScanResult
-from tests.runs.rows import record_of, scanned, staged_row
+from tests.runs.rows import as_record, record_of, scanned, staged_row
 
 LONG = "/media/" + "x" * 5000
 """So long that Parquet keeps no statistics of it."""
 YARDSTICK = ReusePolicy(scoring="s", decoding="d", filtering="f", max_bytes=1000, max_pixels=10_000)
-MADE_WITH: dict[str, Any] = {
-    "reuse_keys": {"scoring": "s", "decoding": "d"},
-    "config": {
-        "read": {"max_bytes": 1000},
-        "decode": {"max_pixels": 10_000, "timeout_s": 20.0, "max_memory_bytes": 2**31},
-        "report": {"mode": "snapshot"},
-    },
-}
+_LIMITS = {"max_bytes": 1000, "max_pixels": 10_000}
+
+
+def made_with(scoring: str = "s", decoding: str = "d", *, timeout_s: float = 20.0, **limits: int) -> RunRecord:
+    """The record of a run of such a model and such limits."""
+    limits = _LIMITS | limits
+    decode = {"max_pixels": limits["max_pixels"], "timeout_s": timeout_s, "max_memory_bytes": 2**31}
+    sections = {"read": {"max_bytes": limits["max_bytes"]}, "decode": decode}
+    made = ScanConfig.of({"source": {"uris": ["/media"]}, "out": "/out", **sections})
+    keys = {"scoring": scoring, "decoding": decoding, "filtering": ""}
+    return as_record(record_of("1", config=made.public(), reuse_keys=keys))
+
+
+MADE_WITH = made_with()
 
 
 def run_in(folder: Path, run_id: str) -> Run:
@@ -191,15 +198,15 @@ def test_the_parent_is_named_with_its_digest(tmp_path: Path) -> None:
     commit(run_in(tmp_path, "1"), ["/media"])
     [base] = find_bases(run_in(tmp_path, "2"), config(["/media"]))
     data = (tmp_path / "runs" / "1" / "run.json").read_bytes()
-    assert base.reference == {"run_id": "1", "sha256": hashlib.sha256(data).hexdigest()}
+    assert base.reference.model_dump() == {"run_id": "1", "sha256": hashlib.sha256(data).hexdigest()}
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def entry(path: str, data: bytes) -> dict[str, Any]:
+def entry(path: str, data: bytes, **span: str) -> FileRecord:
     """As a record names a file."""
-    return {"path": path, "rows": None, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return FileRecord(path=path, rows=None, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), **span)
 
 
 def base_of(
@@ -221,8 +228,8 @@ def base_of(
             path = f"{kind}/part-{number:05d}-{hashlib.sha256(data).hexdigest()}.parquet"
             run.folder.write(path, data)
             span = pc.min_max(part["uri"]).as_py()
-            files.append(entry(path, data) | ({"first": span["min"], "last": span["max"]} if spans else {}))
-    return PreviousRun(run, {**MADE_WITH, "files": files})
+            files.append(entry(path, data, **({"first": span["min"], "last": span["max"]} if spans else {})))
+    return PreviousRun(run, MADE_WITH.model_copy(update={"files": tuple(files)}))
 
 
 def made(uris: Iterable[str], **values: Any) -> list[dict[str, Any]]:
@@ -235,7 +242,7 @@ def test_the_span_of_a_part(tmp_path: Path, uris: list[str]) -> None:
     base = base_of(run_in(tmp_path, "1"), made(uris), [])
     [part] = base.parts
     assert (part.first, part.last) == (min(uris), max(uris))
-    footer = pq.read_metadata(tmp_path / "runs" / "1" / part.file["path"])
+    footer = pq.read_metadata(tmp_path / "runs" / "1" / part.file.path)
     statistics = footer.row_group(0).column(0).statistics
     assert (statistics is not None and statistics.has_min_max) == (max(map(len, (min(uris), max(uris)))) < 4096)
 
@@ -244,10 +251,10 @@ def test_the_span_of_many_row_groups(tmp_path: Path) -> None:
     """A part's span is that over all its row groups, in whatever order its rows are."""
     run = run_in(tmp_path, "1")
     base = base_of(run, made(f"/{i:03}" for i in range(100)), [])
-    name = base.parts[0].file["path"]
+    name = base.parts[0].file.path
     path = tmp_path / "runs" / "1" / name
     pq.write_table(pq.read_table(path).take(list(range(50, 100)) + list(range(50))), path, row_group_size=7)
-    [part] = PreviousRun(run, {**base.record, "files": [entry(name, path.read_bytes())]}).parts
+    [part] = PreviousRun(run, base.record.model_copy(update={"files": (entry(name, path.read_bytes()),)})).parts
     assert (part.first, part.last) == ("/000", "/099")
 
 
@@ -256,7 +263,7 @@ def test_a_part_is_what_was_recorded(tmp_path: Path) -> None:
     base = base_of(run_in(tmp_path, "1"), made(["/a"]), [])
     [part] = base.parts
     assert base.read(part)["uri"].to_pylist() == ["/a"]
-    path = tmp_path / "runs" / "1" / part.file["path"]
+    path = tmp_path / "runs" / "1" / part.file.path
     data = path.read_bytes()
     path.write_bytes(data + b" ")
     with pytest.raises(StoreError, match=r"report/part-00000-.* absent or damaged .*; `nsfwscan verify` .* --full"):
@@ -344,48 +351,48 @@ def test_what_belongs_to_sources() -> None:
 
 # --- what a row is worth --------------------------------------------------------------------------------------------
 
-OTHER_MODEL = {"reuse_keys": {"scoring": "other", "decoding": "d"}}
-OTHER_DECODING = {"reuse_keys": {"scoring": "s", "decoding": "other"}}
-OTHER_LIMITS = {"config": {"read": {"max_bytes": 9}, "decode": {"max_pixels": 9}}}
+OTHER_MODEL = made_with(scoring="other")
+OTHER_DECODING = made_with(decoding="other")
+OTHER_LIMITS = made_with(max_bytes=9, max_pixels=9, timeout_s=9.0)
 PIXELS = {"width": 100, "height": 100}
 
 
 @pytest.mark.parametrize(
-    ("row", "made_with", "standing"),
+    ("row", "record", "standing"),
     [
-        ({"nsfw_score": 0.5}, {}, "good"),
-        ({"nsfw_score": 0.0, "size": 1000, **PIXELS}, {}, "good"),
+        ({"nsfw_score": 0.5}, MADE_WITH, "good"),
+        ({"nsfw_score": 0.0, "size": 1000, **PIXELS}, MADE_WITH, "good"),
         ({"nsfw_score": 0.5}, OTHER_MODEL, "stale"),
         ({"nsfw_score": 0.5}, OTHER_DECODING, "good"),
         ({"nsfw_score": 0.5}, OTHER_LIMITS, "good"),
-        ({"nsfw_score": 0.5, "size": 1001}, {}, "stale"),
+        ({"nsfw_score": 0.5, "size": 1001}, MADE_WITH, "stale"),
         ({"nsfw_score": 0.5, "width": 100, "height": 101}, OTHER_LIMITS, "stale"),
-        ({"nsfw_score": 0.5, "width": 2**40, "height": 2**40}, {}, "stale"),
-        ({"status": "decode_error"}, {}, "good"),
+        ({"nsfw_score": 0.5, "width": 2**40, "height": 2**40}, MADE_WITH, "stale"),
+        ({"status": "decode_error"}, MADE_WITH, "good"),
         ({"status": "decode_error"}, OTHER_MODEL, "good"),
         ({"status": "decode_error"}, OTHER_DECODING, "stale"),
         ({"status": "unsupported"}, OTHER_LIMITS, "good"),
         ({"status": "unsupported"}, OTHER_DECODING, "stale"),
-        ({"status": "too_large", "size": 1001}, {}, "good"),
+        ({"status": "too_large", "size": 1001}, MADE_WITH, "good"),
         ({"status": "too_large", "size": 1001}, OTHER_MODEL, "good"),
         ({"status": "too_large", "size": 1001}, OTHER_LIMITS, "stale"),
         ({"status": "too_large", "size": 1001}, OTHER_DECODING, "stale"),
-        ({"status": "too_large", "size": 10, **PIXELS}, {}, "good"),
+        ({"status": "too_large", "size": 10, **PIXELS}, MADE_WITH, "good"),
         ({"status": "too_large", "size": 10, **PIXELS}, OTHER_MODEL, "stale"),
-        *(({"status": s}, {}, "failed") for s in ("not_found", "denied", "fetch_error", "timeout", "crashed")),
+        *(({"status": s}, MADE_WITH, "failed") for s in ("not_found", "denied", "fetch_error", "timeout", "crashed")),
         ({"status": "timeout"}, OTHER_MODEL, "failed"),
-        ({"status": "timeout", "failed_decodes": 2}, {}, "failed"),
-        ({"status": "timeout", "failed_decodes": 3}, {}, "good"),
+        ({"status": "timeout", "failed_decodes": 2}, MADE_WITH, "failed"),
+        ({"status": "timeout", "failed_decodes": 3}, MADE_WITH, "good"),
         ({"status": "crashed", "failed_decodes": 3}, OTHER_MODEL, "good"),
         ({"status": "crashed", "failed_decodes": 3}, OTHER_DECODING, "stale"),
         ({"status": "crashed", "failed_decodes": 3}, OTHER_LIMITS, "failed"),
-        ({"status": "ok"}, {}, "failed"),
+        ({"status": "ok"}, MADE_WITH, "failed"),
     ],
 )
-def test_what_a_row_is_worth(row: dict[str, Any], made_with: dict[str, Any], standing: str) -> None:
+def test_what_a_row_is_worth(row: dict[str, Any], record: RunRecord, standing: str) -> None:
     """A score is good while model and limits are; what is no image, while decoding is; a failure is tried again."""
     table = pa.Table.from_pylist([{"uri": "/a", **row}], schema=REPORT_SCHEMA)
-    assert YARDSTICK.standing(table, {**MADE_WITH, **made_with}).to_pylist() == [standing]
+    assert YARDSTICK.standing(table, record).to_pylist() == [standing]
 
 
 def test_rows_are_judged_one_by_one() -> None:
@@ -397,6 +404,18 @@ def test_rows_are_judged_one_by_one() -> None:
 
 
 _SHA, _MD5, _PDQ = "a" * 64, "b" * 32, "0" * 64
+BANK = BankRecord(
+    **{
+        "name": "bad",
+        "version": "another",
+        "kind": BankKind.BLOCK,
+        "distance": 0,
+        "quality": 0,
+        "tags": (),
+        "uri": "/b",
+    },
+    **{"sha256": "", "entries": {}, "passed_over": {}, "malformed": 0, "examples": ()},
+)
 _HASHED = {"sha256": _SHA, "md5": _MD5, "pdq": _PDQ, "pdq_quality": 100}
 _OTHER = {"sha256": "c" * 64, "md5": "c" * 32, "pdq": "f" * 64, "pdq_quality": 100}
 _BLOCKED = {"match_bank": "bad", "match_kind": "block", "match_hash": "sha256"}
@@ -453,7 +472,7 @@ def test_what_a_row_is_worth_under_tonights_banks(
     by_scoring = "good" if scoring == "s" else "stale"
     for asked, expected in ((banks, with_banks), (BankSet((), StorageConfig()), without_any)):
         reuse_policy = replace(YARDSTICK, scoring=scoring, banks=asked)
-        record = {**MADE_WITH, "banks": [{"name": "bad", "version": "another"}]}
+        record = MADE_WITH.model_copy(update={"banks": (BANK,)})
         found = reuse_policy.standing(table.select(["uri", *reuse_policy.columns]), record).to_pylist()
         assert found == [by_scoring if expected == "by scoring" else expected]
 
@@ -463,10 +482,10 @@ def test_reports_from_before_there_were_banks_can_be_judged(tmp_path: Path, bank
     run = run_in(tmp_path, "1")
     base = base_of(run, [*made(["/a"], sha256=_SHA), {"uri": "/b", "status": "unsupported"}], [])
     [part] = base.parts
-    path = tmp_path / "runs" / "1" / part.file["path"]
+    path = tmp_path / "runs" / "1" / part.file.path
     old = pq.read_table(path).drop_columns(["md5", "pdq", "pdq_quality", "match_kind", "match_bank", "filtered_by"])
     pq.write_table(old, path)
-    base = PreviousRun(run, {**base.record, "files": [entry(part.file["path"], path.read_bytes())]})
+    base = PreviousRun(run, base.record.model_copy(update={"files": (entry(part.file.path, path.read_bytes()),)}))
     known = pa.concat_tables(PreviousReports([base], None).known(replace(YARDSTICK, banks=banks)).tables)
     found = {row["uri"]: row["standing"] for row in known.to_pylist() if row["standing"]}
     assert found == {"/a": "stale", "/b": "good"}
@@ -508,10 +527,10 @@ def test_an_object_that_is_back_is_new(tmp_path: Path) -> None:
     """What a delta found gone is read again when it is back, although it is the same as before and a row is known."""
     night(tmp_path, "1", {"/a": "1", "/b": "1"})
     gone, _ = night(tmp_path, "2", {"/a": "1"}, report={"mode": "delta"})
-    assert gone.record["ledger"]["changes"]["deleted"] == 1
+    assert gone.record.changes.deleted == 1
     back, looked = night(tmp_path, "3", {"/a": "1", "/b": "1"})
-    assert looked == {"/b"} and back.record["plan"]["fates"] == {"carried": 1, "new": 1}
-    assert back.record["ledger"]["bases"] == ["2", "1"] and back.record["balance"]["listed"] == 2
+    assert looked == {"/b"} and back.record.plan.actions == {"carried": 1, "new": 1}
+    assert back.record.previous_runs == ("2", "1") and back.record.balance.listed == 2
 
 
 def test_very_long_uris_are_carried(tmp_path: Path) -> None:
@@ -519,7 +538,7 @@ def test_very_long_uris_are_carried(tmp_path: Path) -> None:
     tags = {"/" + c * 5000: "1" for c in "abc"}
     night(tmp_path, "1", tags)
     second, looked = night(tmp_path, "2", {**tags, "/" + "b" * 5000: "2"})
-    assert looked == {"/" + "b" * 5000} and second.record["balance"]["carried"] == 2
+    assert looked == {"/" + "b" * 5000} and second.record.balance.carried == 2
 
 
 def test_a_lost_base_is_said(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from nsfwscan.runs.plan import Known, ShardReader, make_plan
 from nsfwscan.runs.run import Begun, Run, runs_of, unfinished
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.storage.store import Store, to_json
-from tests.runs.rows import begun, finished, record_of
+from tests.runs.rows import as_record, begun, finished, record_of
 
 
 @pytest.fixture
@@ -198,9 +198,12 @@ def test_the_record_is_that_of_the_commit(run: Run) -> None:
     """`run.json` comes back as written; where it is absent, the message says that nothing was committed."""
     with pytest.raises(StoreError, match="was not committed"):
         run.record()
-    record = record_of("night-1", further={"rows": 1})
+    record = record_of("night-1", further={"rows": 1})  # as a later version may write
+    record["summary"] |= {"rows": 1, "further": None}
+    record["config"]["read"]["further"] = 2
     run.folder.write("run.json", json.dumps(record).encode())
-    assert run.record() == record
+    assert run.record().as_json() == as_record(record).as_json()
+    assert run.record().summary.rows == 1
 
 
 def altered(**over: Any) -> bytes:
@@ -219,12 +222,14 @@ _FILE = {"path": "report/part-0.parquet", "rows": 1, "bytes": 1, "sha256": "0" *
         (b"\xff\xfe\x00", "is broken: it is no JSON"),
         (b"[" * 100_000, "is broken: it is no JSON"),
         (b"[]", "is broken: it holds a list, not a record"),
-        (b"{}", r"is broken: it is not what a commit writes \(run_id: Field required, and \d+ more\)"),
+        (
+            b'{"record_version": 2}',
+            r"is broken: it is not what a commit writes \(run_id: Field required, and \d+ more\)",
+        ),
         (altered(kind="backup"), "not what a commit writes .kind: "),
         (altered(files=None), "not what a commit writes .files: "),
         (altered(run_id="night-2"), "is broken: it is that of run night-2"),
         (altered(run_id="../x"), "not what a commit writes .run_id: "),
-        (altered(record_version=2), "is of version 2, written by a newer nsfwscan; this one reads up to 1: upgrade it"),
         (altered(files=[_FILE, _FILE]), r"it names report/part-0\.parquet twice"),
         *(
             (
@@ -252,6 +257,51 @@ def test_a_record_that_is_none(run: Run, data: bytes, said: str) -> None:
     with pytest.raises(BrokenRecord, match=rf"night-1/run\.json {said}" if said.startswith("is") else said) as caught:
         run.record()
     assert "; put it back from a backup" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (3, "is of version 3, written by a newer nsfwscan; this one reads version 2; upgrade it"),
+        (1, "is of version 1, written by an older nsfwscan; this one reads version 2; read it with that one, and"),
+        (None, "is of version 1, written by an older nsfwscan"),
+    ],
+)
+def test_a_record_of_another_version(run: Run, version: int | None, said: str) -> None:
+    """A record of a newer or an older version, or without one, is refused by name, with what to do, whatever else it says."""
+    run.folder.write("run.json", json.dumps({"record_version": version, "files": 7} if version else {}).encode())
+    with pytest.raises(BrokenRecord, match=re.escape(f"night-1/run.json {said}")):
+        run.record()
+
+
+_HOSTILE = [None, True, -1, 2**70, 1e999, "x\x00", "9" * 5000, [], [[]], {}, {"": {}}]
+
+
+def test_hostile_values_of_every_key(run: Run) -> None:
+    """Whatever stands in the place of any value, the record is read, or refused by file and key: no other error."""
+    record = record_of("night-1", files=[_FILE])
+    places = [(key,) for key in record] + [
+        (key, inner) for key, section in record.items() if isinstance(section, dict) for inner in section
+    ]
+    refused = 0
+    for *outer, key in places:
+        for value in _HOSTILE:
+            made = json.loads(json.dumps(record))
+            (made[outer[0]] if outer else made)[key] = value
+            run.folder.write("run.json", json.dumps(made).encode())
+            said = _refused(run)
+            refused += bool(said)
+            assert not said or ("night-1/run.json is " in said and "pydantic" not in said)
+            assert not said or key == "record_version" or ".".join([*outer, key]) in said, said
+    assert refused > len(places) * 5
+
+
+def _refused(run: Run) -> str:
+    try:
+        run.record()
+    except BrokenRecord as error:
+        return str(error)
+    return ""
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------
@@ -389,7 +439,7 @@ out, number = Path(sys.argv[1]), sys.argv[2]
 while not (out / "go").exists():
     time.sleep(0.001)
 run, _ = begun(out, [f"/{number}/{i}" for i in range(200)], shard_rows=10, run_id="r")
-print(run.load_plan({}).files[0]["sha256"])
+print(run.load_plan({}).files[0].sha256)
 """
 
 

@@ -116,8 +116,8 @@ def test_an_intact_run(out: Path, run_id: str) -> None:
 def test_the_nights_are_what_they_should_be(two_nights: Path) -> None:
     """What the tests damage is there: several parts, copies of images, carried rows and changes."""
     record = json.loads((folder_of(two_nights / "out") / "run.json").read_text())
-    assert record["plan"]["fates"] == {"carried": 8, "changed": 1, "new": 1}
-    assert record["ledger"]["changes"] == {"deleted": 1, "newly_flagged": 1, "cleared": 0}
+    assert record["plan"]["actions"] == {"carried": 8, "changed": 1, "new": 1}
+    assert record["changes"] == {"deleted": 1, "newly_flagged": 1, "cleared": 0}
     kinds = [file["path"].split("/")[0] for file in record["files"]]
     is_delta = record["config"]["report"]["mode"] == "delta"
     assert (kinds.count("report"), kinds.count("changes")) == (2 if is_delta else 3, 2)
@@ -285,7 +285,8 @@ def test_a_part_of_no_range(out: Path) -> None:
 def test_a_file_that_is_named_twice(out: Path) -> None:
     """A reader that follows the record would read its rows twice."""
     edit(out, lambda record: record["files"].append(record["files"][0]))
-    assert any("rows have no listed object" in finding for finding in findings(out))
+    [finding] = findings(out)
+    assert finding.startswith("run.json is broken: it names report/part-") and finding.endswith(" twice")
 
 
 # --- the record -----------------------------------------------------------------------------------------------------
@@ -307,20 +308,20 @@ def setting(*path: str | int, to: Any) -> Callable[[Record], None]:
         (setting("balance", "listed", to=11), "the balance is 10 listed = 2 scored"),
         (setting("balance", "errored", to=1), "the balance is 10 listed = 2 scored"),
         (setting("plan", "distinct", to=9), "the plan is {"),
-        (setting("plan", "fates", "carried", to=9), "the plan is {"),
-        (setting("ledger", "changes", "deleted", to=0), "the ledger is {"),
-        (setting("ledger", "bases", to=[]), "the ledger is {"),
-        (setting("run_id", to="other"), "run.json is that of run other"),
+        (setting("plan", "actions", "carried", to=9), "the plan is {"),
+        (setting("changes", "deleted", to=0), "the changes are {"),
+        (setting("previous_runs", to=[]), "the previous runs are ['first"),
+        (setting("run_id", to="other"), "run.json is broken: it is that of run other"),
         (setting("parent", to=None), "the plan goes on from run first, but run.json says None"),
         (
-            setting("parent", "sha256", to="00"),
+            setting("parent", "sha256", to="00" * 32),
             "run first, which this one goes on from, has another run.json than then",
         ),
-        (setting("files", to=[]), "the ledger is {"),
-        (setting("files", to=None), "run.json, or a file that it names, is not what a commit writes: TypeError"),
-        (setting("config", to={}), "run.json, or a file that it names, is not what a commit writes: KeyError"),
-        (lambda record: record.pop("balance"), "run.json, or a file that it names, is not what a commit writes"),
-        (lambda record: record.clear(), "run.json, or a file that it names, is not what a commit writes"),
+        (setting("files", to=[]), "the changes are {"),
+        (setting("files", to=None), "run.json is broken: it is not what a commit writes (files: Input should be"),
+        (setting("config", to={}), "run.json is broken: it is not what a commit writes (config.source: Field required"),
+        (lambda record: record.pop("balance"), "run.json is broken: it is not what a commit writes (balance: Field"),
+        (lambda record: record.clear(), "run.json is of version 1, written by an older nsfwscan"),
     ],
 )
 def test_an_edited_record(out: Path, change: Callable[[Record], None], words: str) -> None:
@@ -344,7 +345,7 @@ def test_a_lost_record(out: Path, data: bytes | None) -> None:
     path = folder_of(out) / "run.json"
     path.unlink() if data is None else path.write_bytes(data)
     [finding] = findings(out)
-    assert finding.startswith("run.json is absent or broken")
+    assert finding.startswith("run.json is absent" if data is None else "run.json is broken")
 
 
 def test_a_commit_without_an_end(out: Path) -> None:
@@ -359,7 +360,7 @@ def test_a_run_that_was_never_committed(tmp_path: Path) -> None:
     run, plan = begun(tmp_path, ["/a"])
     finished(run, plan.shards)
     [finding] = list(verify(run))
-    assert "the run was never committed" in finding
+    assert "the run was not committed" in finding
 
 
 def test_a_plan_that_was_forged(out: Path) -> None:
@@ -367,7 +368,7 @@ def test_a_plan_that_was_forged(out: Path) -> None:
     for text in (b"{", b"{}", b'{"plan": {"ranges": 1}}'):
         forge(out, folder_of(out) / "plan.json", text)
         [finding] = findings(out)
-        assert finding.startswith("run.json, or a file that it names, is not what a commit writes")
+        assert finding.startswith("a file that run.json names is not what a commit writes: BrokenRecord")
 
 
 # --- the run before -------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_a_whole_scan_of_and_into_the_oldest_store(
         config = ScanConfig.load(None, {**sections, "storage": {"endpoint_url": other.endpoint.endpoint_url}})
         run_scan(config, "1", run_inline, Silent())
         again = run_scan(config, "2", run_inline, Silent())
-        assert again.record["balance"]["listed"] == 6
+        assert again.record.balance.listed == 6
         assert not list(verify(Run(Store.at(config.out, config.storage), "2")))
         findings = [*_sources(config), *_store(config)]
         assert [f.verdict for f in findings] == ["ok", "warn"] and "If-None-Match" in findings[1].detail

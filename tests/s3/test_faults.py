@@ -79,7 +79,7 @@ def run_of(config: ScanConfig) -> Run:
 
 def rows(run: Run) -> Rows:
     """The committed report's rows by URI, but for what is another in each run."""
-    files = [file["path"] for file in run.record()["files"] if file["path"].startswith("report/")]
+    files = [file.path for file in run.record().files if file.path.startswith("report/")]
     table = pa.concat_tables([pq.read_table(io.BytesIO(run.folder.read(file))) for file in files])
     return [{k: v for k, v in row.items() if k not in _OF_ONE_RUN} for row in table.sort_by("uri").to_pylist()]
 

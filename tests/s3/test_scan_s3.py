@@ -69,7 +69,7 @@ def storage(server: S3Endpoint, proxy: FaultyProxy | None = None) -> dict[str, A
 def rows(result: ScanResult, config: ScanConfig) -> list[dict[str, Any]]:
     """The report's rows by URI, read as `run.json` names them."""
     folder = Store.at(result.uri, config.store_options())
-    parts = [f["path"] for f in result.record["files"] if f["path"].startswith("report/")]
+    parts = [f.path for f in result.record.files if f.path.startswith("report/")]
     table = pa.concat_tables([pq.read_table(io.BytesIO(folder.read(part))) for part in parts])
     return table.sort_by("uri").to_pylist()
 
@@ -110,7 +110,7 @@ def test_scan_of_a_failing_store(
         twin = expected[path]
         assert {k: v for k, v in row.items() if k not in ignored} == {k: v for k, v in twin.items() if k not in ignored}
         assert row["etag"]
-    assert result.record["balance"]["listed"] == len(uploaded(server, demo[1]))
+    assert result.record.balance.listed == len(uploaded(server, demo[1]))
 
 
 def test_the_second_night_asks_only_for_what_changed(
@@ -141,8 +141,8 @@ def test_the_second_night_asks_only_for_what_changed(
         s3.delete_object(Bucket="nights", Key="5")
         result = run_scan(config, "2", run_shards, Silent())
     assert sorted(asked) == ["/nights/3", "/nights/7", "/nights/new"]
-    assert result.record["plan"]["fates"] == {"carried": 7, "changed": 1, "failed": 1, "new": 1}
-    assert result.record["ledger"]["changes"]["deleted"] == 1
+    assert result.record.plan.actions == {"carried": 7, "changed": 1, "failed": 1, "new": 1}
+    assert result.record.changes.deleted == 1
     assert {row["status"] for row in rows(result, config)} == {"ok"}
     assert [row["uri"][-1] for row in rows(result, config) if row["carried_from"] == "1"] == list("0124689")
 

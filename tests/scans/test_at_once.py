@@ -92,7 +92,7 @@ def test_several_runs_at_once(tmp_path: Path) -> None:
     )
     assert [type(outcome) for outcome in outcomes] == [ScanResult] * 3, outcomes
     assert_whole(out, {"run-0", "run-1", "run-2"}, 10)
-    assert [outcome.record["policy"]["identity"].split("@")[0] for outcome in outcomes] == [
+    assert [outcome.record.policy.identity.split("@")[0] for outcome in outcomes] == [
         "binary",
         "five-class",
         "open-nsfw",
@@ -136,7 +136,8 @@ def test_two_committers_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Store, verb, asleep)
     first = scanned(media, out, **SMALL)
     other = others[1]
-    assert first.record == other.record == json.loads((Path(first.uri) / "run.json").read_text())
+    assert first.record == other.record
+    assert first.record.as_json() == json.loads((Path(first.uri) / "run.json").read_text())
     assert list(verify(Run(store(out), "made"))) == []
     assert rows_of(Path(first.uri)) == sorted(str(path) for path in media.iterdir())
 

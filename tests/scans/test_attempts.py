@@ -50,13 +50,13 @@ def test_a_committed_run(tmp_path: Path) -> None:
     result = scanned(files(tmp_path / "media", 10), tmp_path / "out", **SMALL_SHARDS)
     folder = Path(result.uri)
     record = json.loads((folder / "run.json").read_text())
-    assert record == result.record
+    assert record == result.record.as_json()
     assert (result.exit_code, result.already_committed, record["reason"]) == (0, False, None)
     assert (folder / "_SUCCESS").read_bytes() == b""
-    counts = {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3, "fates": {"new": 10}, "truth": None}
+    counts = {"listed": 10, "distinct": 10, "repeated": 0, "shards": 3, "actions": {"new": 10}, "truth": None}
     assert record["plan"] == {"listed_at": record["plan"]["listed_at"], **counts}
     assert record["plan"]["listed_at"] < record["committed_at"]
-    assert record["ledger"] == {"bases": [], "changes": {"deleted": 0, "newly_flagged": 0, "cleared": 0}}
+    assert record["previous_runs"] == [] and record["changes"] == {"deleted": 0, "newly_flagged": 0, "cleared": 0}
     assert (record["parent"], set(record["reuse_keys"])) == (None, {"scoring", "decoding", "filtering"})
     assert record["balance"]["listed"] == record["balance"]["scored"] == record["summary"]["rows"] == 10
     assert record["model"]["identity"].startswith("open-nsfw@")
@@ -78,8 +78,8 @@ def test_the_rate_is_that_of_this_attempt(tmp_path: Path) -> None:
     with pytest.raises(PowerCut):
         scanned(media, out, run_shards=cut_after(9), **SMALL_SHARDS)
     record = scanned(media, out, **SMALL_SHARDS).record
-    assert record["plan"]["shards"] - record["timings"]["resumed_shards"] == 1
-    assert record["images_per_s"] == pytest.approx(4 / record["timings"]["scan_s"], abs=0.01)
+    assert record.plan.shards - record.timings.resumed_shards == 1
+    assert record.images_per_s == pytest.approx(4 / record.timings.scan_s, abs=0.01)
 
 
 def test_an_attempt_that_only_commits_has_no_rate(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_attempt_that_only_commits_has_no_rate(tmp_path: Path) -> None:
     with pytest.raises(PowerCut):
         scanned(media, out, run_shards=cut_after(2), **SMALL_SHARDS)
     record = scanned(media, out, run_shards=refuses, **SMALL_SHARDS).record
-    assert (record["images_per_s"], record["timings"]["resumed_shards"]) == (None, 2)
+    assert (record.images_per_s, record.timings.resumed_shards) == (None, 2)
 
 
 @pytest.mark.parametrize("lost", [["_SUCCESS"], ["_SUCCESS", "run.json"]])
@@ -110,14 +110,14 @@ def test_a_second_commit_is_harmless(tmp_path: Path, lost: list[str]) -> None:
         (folder / name).unlink()
     second = scanned(media, out, run_shards=refuses, **SMALL_SHARDS)
     assert (folder / "_SUCCESS").exists()
-    pages = [{f["path"]: f for f in result.record["files"]} for result in (first, second)]
+    pages = [{f.path: f for f in result.record.files} for result in (first, second)]
     if "run.json" in lost:  # another attempt has other timings
-        assert [page.pop("summary.html")["path"] for page in pages] == ["summary.html"] * 2
+        assert [page.pop("summary.html").path for page in pages] == ["summary.html"] * 2
     assert pages[0] == pages[1]
     assert list(verify(Run(Store.at(str(out), StorageConfig()), "made"))) == []
     assert ((folder / "run.json").read_bytes() == before) == ("run.json" not in lost)
-    assert all((folder / file["path"]).is_file() for file in second.record["files"])
-    assert second.record == json.loads((folder / "run.json").read_text())
+    assert all((folder / file.path).is_file() for file in second.record.files)
+    assert second.record.as_json() == json.loads((folder / "run.json").read_text())
 
 
 def test_a_commit_that_was_cut_off_at_its_very_end(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_where_it_runs_is_no_other_setting(tmp_path: Path) -> None:
     result = scanned(
         media, out, engine={"num_cpus": 1, "shard_rows": 9}, report={"max_error_rate": 1}, read={"timeout_s": 5}
     )
-    assert result.record["plan"]["shards"] == 3
+    assert result.record.plan.shards == 3
 
 
 def test_a_broken_set_up_begins_nothing(tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_the_error_rate_decides_the_exit_code(tmp_path: Path) -> None:
     media = files(tmp_path / "media", 10)
     fine = scanned(media, tmp_path / "out", row, run_id="fine", report={"max_error_rate": 0.1})
     bad = scanned(media, tmp_path / "out", row, run_id="bad", report={"max_error_rate": 0.09})
-    assert (fine.exit_code, fine.record["reason"]) == (0, None)
-    assert bad.exit_code == bad.record["exit_code"] == 4
-    assert bad.record["reason"] == "1 images could not be read: 10.0%, over --max-error-rate 9.0%"
+    assert (fine.exit_code, fine.record.reason) == (0, None)
+    assert bad.exit_code == bad.record.exit_code == 4
+    assert bad.record.reason == "1 images could not be read: 10.0%, over --max-error-rate 9.0%"
     assert Path(bad.uri, "_SUCCESS").exists()
 
 
@@ -175,4 +175,4 @@ def test_a_store_within_the_source_is_not_scanned(tmp_path: Path) -> None:
     """Reports that lie among the media are no media, however often a scan is run."""
     media = files(tmp_path / "media", 5)
     for run_id in ("one", "two"):
-        assert scanned(media, media / "reports", run_id=run_id).record["plan"]["listed"] == 5
+        assert scanned(media, media / "reports", run_id=run_id).record.plan.listed == 5

@@ -85,9 +85,9 @@ def test_new_banks_over_carried_rows(media: Path, tmp_path: Path, monkeypatch: p
         "chelsea": ("csam", "escalate", False),
     }
     assert {r["accounted_as"] for r in rows.values()} == {"carried"}
-    assert result.record["ledger"]["changes"]["newly_flagged"] == 3
-    [file] = [f for f in result.record["files"] if f["path"].startswith("escalations/")]
-    assert file["rows"] == 1
+    assert result.record.changes.newly_flagged == 3
+    [file] = [f for f in result.record.files if f.path.startswith("escalations/")]
+    assert file.rows == 1
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("matched again although nothing changed")
@@ -106,7 +106,7 @@ def test_what_a_bank_gives_up_is_scored(media: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     entries = {name: f"sha256 {sha(media / f'{name}.jpg')}" for name in ("coffee", "rocket")}
     first, _ = night(media, out, "one", banks=bank(tmp_path, "good", *entries.values(), kind="allow"))
-    assert first.record["balance"]["matched"] == 2
+    assert first.record.balance.matched == 2
     assert {rows_of(first)[name]["decision"] for name in entries} == {"allow"}
     second, looked_at = night(media, out, "two", banks=bank(tmp_path, "good", entries["coffee"], kind="allow"))
     assert looked_at == {"rocket.jpg"}
@@ -121,10 +121,10 @@ def test_a_match_is_no_error(media: Path, tmp_path: Path) -> None:
     """A broken file that is in a bank counts neither as unreadable nor among the errors; it is matched."""
     banks = bank(tmp_path, "bad", *(f"sha256 {sha(path)}" for path in sorted(media.iterdir())))
     result, _ = night(media, tmp_path / "out", "one", banks=banks)
-    summary = result.record["summary"]
-    assert result.record["balance"]["matched"] == 6
-    assert (summary["unreadable"], summary["error_rate"], summary["errors"]) == (0, 0.0, [])
-    assert summary["match_bank"] == {"bad": 6}
+    summary = result.record.summary
+    assert result.record.balance.matched == 6
+    assert (summary.unreadable, summary.error_rate, summary.errors) == (0, 0.0, ())
+    assert summary.match_bank == {"bad": 6}
 
 
 def test_an_unfinished_run_keeps_its_banks(media: Path, tmp_path: Path) -> None:

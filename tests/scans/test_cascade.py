@@ -92,17 +92,17 @@ def test_what_is_benign_is_settled(models: Path, media: Path, plain: dict[str, d
         if benign:
             assert (row["decision"], row["decided_by"], row["status"]) == ("allow", "filter", "ok")
             assert row["accounted_as"] == ("filtered" if row["duplicate_of"] is None else "duplicate")
-    found, balance = result.record["cascade"], result.record["balance"]
+    found, balance = result.record.cascade, result.record.balance
     assert (
-        found["settled"]
-        == balance["filtered"]
+        found.settled
+        == balance.filtered
         == sum(row["filtered_by"] is not None for row in rows.values()) - (rows["copy.png"]["filtered_by"] is not None)
     )
-    assert found["forwarded"] == balance["scored"] and found["audit_sample"] == 0
-    assert found["miss_rate_interval"] == [None, None]
-    each = result.record["costs"]["classify"]["seconds_each"]
-    assert 0 < found["seconds_saved"] <= each * found["settled"] + 1e-3
-    assert result.record["costs"]["prefilter"]["images"] == 40
+    assert found.forwarded == balance.scored and found.audit_sample == 0
+    assert found.miss_rate_interval is None
+    each = result.record.model_times["classify"].seconds_each
+    assert 0 < found.seconds_saved <= each * found.settled + 1e-3
+    assert result.record.model_times["prefilter"].images == 40
 
 
 def test_the_shadow_tells_what_is_missed(
@@ -119,12 +119,12 @@ def test_the_shadow_tells_what_is_missed(
             assert row["nsfw_score"] in (None, pytest.approx(plain[file]["nsfw_score"], abs=1e-6))
     originals = [row for row in audit_sample.values() if row["duplicate_of"] is None]
     misses = sum(row["decision"] in ("review", "block", "escalate") for row in originals)
-    found = result.record["cascade"]
-    assert (found["audit_sample"], found["misses"], found["forwarded"]) == (len(originals), misses, 0)
+    found = result.record.cascade
+    assert (found.audit_sample, found.misses, found.forwarded) == (len(originals), misses, 0)
     assert 5 < len(originals) < 35 and misses
-    assert found["miss_rate"] == misses / len(originals)
-    low, high = found["miss_rate_interval"]
-    assert 0 < low < found["miss_rate"] < high < 1
+    assert found.miss_rate == misses / len(originals)
+    low, high = found.miss_rate_interval
+    assert 0 < low < found.miss_rate < high < 1
 
 
 @pytest.mark.parametrize("audit_sample", [20, 150, 1000])
@@ -175,9 +175,9 @@ def test_one_decoding_for_all_detectors(
         assert row["rule"] == ("armed" if said["violence.armed"] > 0.5 else "otherwise")
         armed += row["rule"] == "armed"
     assert 0 < armed < 40
-    assert {one["name"] for one in result.record["auxiliary_models"]} == {"open-nsfw", "violence", "again"}
-    assert {"prefilter", "detect-violence", "detect-again"} <= set(result.record["costs"])
-    assert result.record["costs"]["detect-violence"]["images"] == 42
+    assert {one.name for one in result.record.auxiliary_models} == {"open-nsfw", "violence", "again"}
+    assert {"prefilter", "detect-violence", "detect-again"} <= set(result.record.model_times)
+    assert result.record.model_times["detect-violence"].images == 42
 
 
 def test_the_next_night(models: Path, media: Path, tmp_path: Path) -> None:
@@ -194,14 +194,14 @@ def test_the_next_night(models: Path, media: Path, tmp_path: Path) -> None:
     out, sections = tmp_path / "out", cascade(models, threshold=0.0, audit_sample=0.0)
     scan(store, out, run_id="1", **sections)
     again, rows = scan(store, out, run_id="2", **sections)
-    assert again.record["plan"]["fates"] == {"carried": 7} and rows["icon.png"]["decided_by"] == "filter"
+    assert again.record.plan.actions == {"carried": 7} and rows["icon.png"]["decided_by"] == "filter"
     without, rows = scan(store, out, run_id="3", model=sections["model"])
-    assert without.record["plan"]["fates"] == {"carried": 6, "stale": 1}
+    assert without.record.plan.actions == {"carried": 6, "stale": 1}
     assert rows["icon.png"]["accounted_as"] == "scored"
     with_it, _ = scan(store, out, run_id="4", **sections)
-    assert with_it.record["plan"]["fates"] == {"carried": 7}
+    assert with_it.record.plan.actions == {"carried": 7}
     more, _ = scan(store, out, run_id="5", **sections, detectors={"v": {"uri": str(models / "violence")}})
-    assert more.record["plan"]["fates"] == {"stale": 7}
+    assert more.record.plan.actions == {"stale": 7}
 
 
 def test_wrong_detectors_are_refused(models: Path, media: Path, tmp_path: Path) -> None:

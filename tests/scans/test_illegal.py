@@ -128,9 +128,9 @@ def check(case: Case, result: ScanResult, seen: set[str]) -> None:
     }
     assert all(row["nsfw_score"] is None and row["accounted_as"] == "matched" for row in illegal)
     assert [row["width"] for row in illegal if row["match_hash"] == "sha256"] == [None]  # not even its header was read
-    assert result.record["balance"]["matched"] == 3
-    [file] = [f for f in result.record["files"] if f["path"].startswith("escalations/")]
-    escalated = pq.read_table(f"{result.uri}/{file['path']}")
+    assert result.record.balance.matched == 3
+    [file] = [f for f in result.record.files if f.path.startswith("escalations/")]
+    escalated = pq.read_table(f"{result.uri}/{file.path}")
     assert escalated.schema == ESCALATION_SCHEMA
     assert {Path(uri).name for uri in escalated["uri"].to_pylist()} == case.illegal
     page = Path(result.uri, "summary.html").read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def test_a_later_night_does_not_decode_it_either(case: Case, monkeypatch: pytest
     for run_id, banks, dtype in (("two", bank, "float32"), ("three", {}, "auto")):
         sections = {"source": {"uris": [str(case.media)]}, "out": str(case.out), "model": {"dtype": dtype}}
         result = run_scan(ScanConfig.of({**sections, "banks": banks}), run_id, run_inline, Silent())
-        assert (result.record["balance"]["scored"], result.record["balance"]["carried"]) == (10, 3)
+        assert (result.record.balance.scored, result.record.balance.carried) == (10, 3)
         rows = [row for part in result.report_files for row in pq.read_table(part).to_pylist()]
         illegal = {Path(row["uri"]).name: row for row in rows if row["match_kind"] == "illegal"}
         assert set(illegal) == case.illegal

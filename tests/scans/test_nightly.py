@@ -82,7 +82,7 @@ def night(media: Path | list[Path], out: Path, run_id: str, **sections: Any) -> 
 
 def report(result: ScanResult, kind: str = "report") -> dict[str, dict[str, Any]]:
     """The committed rows by name."""
-    files = [f["path"] for f in result.record["files"] if f["path"].startswith(kind + "/")]
+    files = [f.path for f in result.record.files if f.path.startswith(kind + "/")]
     rows = [row for path in files for row in pq.read_table(f"{result.uri}/{path}").to_pylist()]
     assert len({row["uri"] for row in rows}) == len(rows)
     return {os.path.basename(row["uri"]): row for row in rows}
@@ -100,14 +100,14 @@ def test_only_new_and_changed_objects_are_read(media: Path, tmp_path: Path) -> N
     """What did not change is carried with its scores and the run that looked at it; the report is whole and balances."""
     out = tmp_path / "out"
     first, looked = night(media, out, "1")
-    assert looked == ALL and first.record["ledger"]["bases"] == []
+    assert looked == ALL and first.record.previous_runs == ()
     picture(media / "3.png", 33, age_s=60)
     picture(media / "new.png", 44)
     (media / "7.png").unlink()
     second, looked = night(media, out, "2")
     assert looked == {"3.png", "new.png"}
-    assert second.record["plan"]["fates"] == {"carried": 10, "changed": 1, "new": 1}
-    assert second.record["balance"] | {"listed": 12, "carried": 10, "scored": 2} == second.record["balance"]
+    assert second.record.plan.actions == {"carried": 10, "changed": 1, "new": 1}
+    assert (second.record.balance.listed, second.record.balance.carried, second.record.balance.scored) == (12, 10, 2)
     before, rows = report(first), report(second)
     assert set(rows) == (ALL | {"new.png"}) - {"7.png"}
     told = {"run_id", "carried_from", "accounted_as"}
@@ -120,7 +120,7 @@ def test_only_new_and_changed_objects_are_read(media: Path, tmp_path: Path) -> N
     third, looked = night(media, out, "3")
     assert looked == set() and report(third)["0.png"]["carried_from"] == "1"
     assert report(third)["new.png"]["carried_from"] == "2"
-    assert third.record["parent"]["run_id"] == "2"
+    assert third.record.parent.run_id == "2"
 
 
 @pytest.mark.parametrize("range_rows", [pytest.param(1, marks=pytest.mark.long), 5])
@@ -143,8 +143,8 @@ def test_the_nights_are_the_same_in_any_ranges(
         _timeless(report(wholly)),
         _timeless(report(wholly, "changes")),
     ]
-    assert finely.record["ledger"]["changes"] == wholly.record["ledger"]["changes"]
-    assert finely.record["ledger"]["changes"]["deleted"] == 3
+    assert finely.record.changes == wholly.record.changes
+    assert finely.record.changes.deleted == 3
     assert {n for n, r in report(finely, "changes").items() if r["change"] == "deleted"} == {
         "0.png",
         "5.png",
@@ -177,7 +177,7 @@ def test_errors_of_the_last_night_are_tried_again(media: Path, tmp_path: Path) -
     first, _ = night(media, tmp_path / "out", "1")
     assert report(first)["dangling.png"]["status"] == "not_found"
     second, looked = night(media, tmp_path / "out", "2")
-    assert looked == {"dangling.png"} and second.record["plan"]["fates"] == {"carried": 12, "failed": 1}
+    assert looked == {"dangling.png"} and second.record.plan.actions == {"carried": 12, "failed": 1}
     picture(media / "nowhere", 5)
     third, looked = night(media, tmp_path / "out", "3")
     assert looked == {"dangling.png", "nowhere"} and report(third)["dangling.png"]["status"] == "ok"
@@ -230,7 +230,7 @@ def test_carried_rows_are_decided_under_todays_policy(media: Path, tmp_path: Pat
     third, _ = night(media, tmp_path / "out", "3", policy=lax)
     assert {r["change"] for r in report(third, "changes").values()} == {"cleared"}
     fourth, _ = night(media, tmp_path / "out", "4", policy=lax)
-    assert report(fourth, "changes") == {} and fourth.record["ledger"]["changes"]["cleared"] == 0
+    assert report(fourth, "changes") == {} and fourth.record.changes.cleared == 0
     assert report(fourth)["0.png"]["carried_from"] == "1" and first.run_id == "1"
 
 
@@ -240,7 +240,7 @@ def test_a_changed_model_makes_exactly_the_scores_stale(media: Path, tmp_path: P
     vit = make_vit(tmp_path / "vit", seed=1)
     night(media, out, "1")
     second, looked = night(media, out, "2", model={"uri": str(vit)})
-    assert looked == {f"{n}.png" for n in range(10)} and second.record["plan"]["fates"]["stale"] == 10
+    assert looked == {f"{n}.png" for n in range(10)} and second.record.plan.actions["stale"] == 10
     shutil.copytree(vit, tmp_path / "copy")
     _, looked = night(media, out, "3", model={"uri": str(tmp_path / "copy")})
     assert looked == set()
@@ -266,7 +266,7 @@ def test_full_ignores_the_ledger(media: Path, tmp_path: Path) -> None:
     """With --full everything is read, and nothing is said of earlier nights."""
     night(media, tmp_path / "out", "1")
     second, looked = night(media, tmp_path / "out", "2", ledger={"ignore": True})
-    assert looked == ALL and second.record["ledger"]["bases"] == [] and second.record["parent"] is None
+    assert looked == ALL and second.record.previous_runs == () and second.record.parent is None
 
 
 def test_deltas_add_up_to_a_snapshot(media: Path, tmp_path: Path) -> None:
@@ -277,14 +277,14 @@ def test_deltas_add_up_to_a_snapshot(media: Path, tmp_path: Path) -> None:
     (media / "7.png").unlink()
     second, _ = night(media, out, "2", report={"mode": "delta"})
     assert set(report(second)) == {"3.png"}
-    assert second.record["balance"]["listed"] == 11 and second.record["balance"]["carried"] == 10
-    assert second.record["summary"]["rows"] == 11
+    assert second.record.balance.listed == 11 and second.record.balance.carried == 10
+    assert second.record.summary.rows == 11
     picture(media / "new.png", 5)
     third, looked = night(media, out, "3", report={"mode": "delta"})
-    assert looked == {"new.png"} and third.record["ledger"]["bases"] == ["2", "1"]
-    assert third.record["ledger"]["changes"]["deleted"] == 0  # it was told the night before
+    assert looked == {"new.png"} and third.record.previous_runs == ("2", "1")
+    assert third.record.changes.deleted == 0  # it was told the night before
     fourth, looked = night(media, out, "4")
-    assert looked == set() and fourth.record["ledger"]["bases"] == ["3", "2", "1"]
+    assert looked == set() and fourth.record.previous_runs == ("3", "2", "1")
     live: dict[str, Any] = {}
     for result in (nights[0], second, third):
         live |= report(result)
@@ -308,7 +308,7 @@ def test_objects_gone_are_told_of_the_listed_source_alone(media: Path, tmp_path:
         ("filtered", [media], {"exclude": ["2*"]}),
     ]:
         result, _ = night(uris, out, run_id, source=source)
-        assert result.record["ledger"]["changes"]["deleted"] == 0, run_id
+        assert result.record.changes.deleted == 0, run_id
     result, looked = night(media, out, "whole")
     assert looked == set() and set(report(result, "changes")) == {"1.png"}
     again, _ = night(media, out, "again")
@@ -335,11 +335,11 @@ def test_a_night_that_misses_much_of_the_store_stops(tmp_path: Path) -> None:
     for source in ({"limit": 5}, {"exclude": ["3*"]}):
         night(media, out, f"partial-{next(iter(source))}", source=source)
     told, _ = night(media, out, "told", report={"max_deleted_rate": 0.5})
-    assert told.record["ledger"]["changes"]["deleted"] == 30
+    assert told.record.changes.deleted == 30
     for path in away.iterdir():
         path.rename(media / path.name)
     result, _ = night(media, out, "2")
-    assert result.record["balance"]["listed"] == 60
+    assert result.record.balance.listed == 60
 
 
 def test_a_small_store_may_be_cleared_out(media: Path, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_small_store_may_be_cleared_out(media: Path, tmp_path: Path) -> None:
     with pytest.raises(TooManyDeleted, match=r"9 of the 12 .* over --max-deleted-rate 0.1"):
         night(media, tmp_path / "out", "2", report={"max_deleted_rate": 0.1})
     result, _ = night(media, tmp_path / "out", "2")
-    assert result.record["ledger"]["changes"]["deleted"] == 9
+    assert result.record.changes.deleted == 9
 
 
 def test_the_last_row_of_several_runs_counts(media: Path, tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_the_last_row_of_several_runs_counts(media: Path, tmp_path: Path) -> Non
     picture(media / "sub" / "s.png", 2, age_s=60)
     night(media / "sub", out, "2")
     result, looked = night(media, out, "3")
-    assert looked == set() and result.record["ledger"]["bases"] == ["2", "1"]
+    assert looked == set() and result.record.previous_runs == ("2", "1")
     assert {r["carried_from"] for n, r in report(result).items() if n != "s.png"} == {"1"}
     assert report(result)["s.png"]["carried_from"] == "2"
 
@@ -398,8 +398,8 @@ def test_a_list_is_one_whatever_it_is_called(media: Path, tmp_path: Path) -> Non
     listing.write_text("\n".join(["Path;Size;Modified_At", *rows[1:]]))
     second, looked_at = night(listing, out, "two")
     assert looked_at == {"4.png"}
-    assert (second.record["balance"]["carried"], second.record["ledger"]["changes"]["deleted"]) == (3, 1)
-    assert second.record["config"]["source"]["lists"] == [str(listing)]
+    assert (second.record.balance.carried, second.record.changes.deleted) == (3, 1)
+    assert second.record.config.source.lists == (str(listing),)
 
 
 def test_truth_is_todays(media: Path, tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_truth_is_todays(media: Path, tmp_path: Path) -> None:
     truth.write_text(f"uri,truth\n{media / '1.png'},neutral\n")
     result, looked = night(media, tmp_path / "out", "2", source={"truth": str(truth)})
     assert looked == set() and report(result)["1.png"]["truth"] == "neutral"
-    assert result.record["summary"]["truth"]["neutral"] == 1
+    assert result.record.summary.truth.neutral == 1
 
 
 def test_a_damaged_ledger_stops_the_run(media: Path, tmp_path: Path) -> None:
@@ -446,4 +446,4 @@ def test_a_resumed_night_keeps_its_plan(media: Path, tmp_path: Path) -> None:
     engine = Looking()
     result = run_scan(config, None, engine, Silent(), resume=True)
     assert (result.run_id, engine.at) == ("2", {"3.png"})
-    assert result.record["ledger"]["bases"] == ["1"] and set(report(result)) == ALL
+    assert result.record.previous_runs == ("1",) and set(report(result)) == ALL

@@ -21,6 +21,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs import run
 from nsfwscan.runs.garbage import collect
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import runs_of
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
@@ -140,7 +141,7 @@ def test_the_record_comes_after_all_that_it_names(media: Path, out: Path, monkey
     made = names.index("runs/second/run.json")
     assert wrote[made][0] == "create" and names.count("runs/second/run.json") == 1
     before = set(names[:made])
-    named = {f"runs/second/{file['path']}" for file in record["files"]}
+    named = {f"runs/second/{file.path}" for file in record.files}
     assert {name.split("/")[2] for name in named} >= {"report", "changes", "false_positives", "listing", "summary.html"}
     assert named <= before
     assert {name for name in before - named if name.startswith("runs/")} == {
@@ -167,12 +168,13 @@ def test_a_reader_sees_whole_reports_at_every_moment(media: Path, out: Path, mon
         record = scan(media, out).record
     assert set(read_as_told(out)) == {"first", "second"}
     alone = list(takewhile(lambda runs: runs == {"first"}, seen))
-    assert set(seen[len(alone) :]) == {frozenset({"first", "second"})} and len(alone) > len(record["files"])
+    assert set(seen[len(alone) :]) == {frozenset({"first", "second"})} and len(alone) > len(record.files)
 
 
-def facts(record: dict[str, Any]) -> list[Any]:
+def facts(record: RunRecord) -> list[Any]:
     """What a record says of the objects, whenever they were listed."""
-    return [record["balance"], {**record["plan"], "listed_at": None}, record["ledger"], record["parent"]]
+    plan = record.plan.model_copy(update={"listed_at": ""})
+    return [record.balance, plan, record.previous_runs, record.changes, record.parent]
 
 
 # --- killed at any write --------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_the_newest_unfinished_run_goes_on(media: Path, out: Path) -> None:
     scanned(media, out, run_id="20261124")
     listening = Listening()
     result = resume(media, out, listening)
-    assert (result.run_id, result.record["timings"]["resumed_shards"]) == ("20261123", 2)
+    assert (result.run_id, result.record.timings.resumed_shards) == ("20261123", 2)
     assert listening.said[0] == "resuming run 20261123"
     assert not [said for said in listening.said if "over the same sources" in said]
     assert [resume(media, out).run_id for _ in range(2)] == ["20261122", "20261121"]
@@ -107,7 +107,7 @@ def test_other_sources_are_not_gone_on_with(media: Path, out: Path, tmp_path: Pa
     cut(media, out, "both", source={"uris": [str(media), str(other)]})
     cut(media, out, "part", 0, source={"uris": [str(media / "0001.jpg")]})
     result = resume(media, out)
-    assert result.run_id not in ("other", "both", "part") and result.record["balance"]["listed"] == 10
+    assert result.run_id not in ("other", "both", "part") and result.record.balance.listed == 10
 
 
 def test_a_source_is_the_same_from_anywhere(media: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_deadline_leaves_a_run_that_resumes(media: Path, out: Path) -> None:
     )
     assert caught.value.exit_code == 1
     result = resume(media, out)
-    assert (result.run_id, result.record["timings"]["resumed_shards"]) == ("r", 1)
+    assert (result.run_id, result.record.timings.resumed_shards) == ("r", 1)
     assert sum(pq.read_metadata(path).num_rows for path in result.report_files) == 10
 
 
@@ -222,7 +222,7 @@ def test_a_deadline_while_listing(media: Path, out: Path) -> None:
     with pytest.raises(DeadlineReached, match=r"has come\nit was still listing: the same command begins anew"):
         scanned(media, out, run_id="r", engine={"deadline": "0s"})
     assert not (out / "runs" / "r" / "plan.json").exists()
-    assert scanned(media, out, run_id="r").record["balance"]["listed"] == 10
+    assert scanned(media, out, run_id="r").record.balance.listed == 10
 
 
 def test_a_deadline_does_not_stop_a_commit(media: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from nsfwscan.errors import BrokenRecord, StoreError
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs import previous
 from nsfwscan.runs.garbage import collect
+from nsfwscan.runs.record import KnownIllegalRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
@@ -178,14 +179,16 @@ def test_a_plan_cannot_lead_out(place: Path) -> None:
 # --- a broken record fails closed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [None, b"", b'{"run_id": "one"', b"[]", b'{"run_id": "one", "kind": "scan"}'])
+@pytest.mark.parametrize(
+    "data", [None, b"", b'{"run_id": "one"', b"[]", b'{"run_id": "one"}', b'{"record_version": 2, "run_id": "one"}']
+)
 def test_a_broken_record_stops_what_rests_on_it(place: Path, night: Path, data: bytes | None) -> None:
     """Behind a `_SUCCESS`: the next scan, match, replay and export stop and say the way out; the list of runs shows it,
     another source is scanned, and --ignore-run, which the new run records, goes on without it, for good."""
     path = place / "out/runs/one/run.json"
     path.unlink() if data is None else path.write_bytes(data)
     out, media = place / "out", night / "media"
-    with pytest.raises(StoreError, match=r"one/run\.json is (absent|broken).*--ignore-run one"):
+    with pytest.raises(StoreError, match=r"one/run\.json is (absent|broken|of version 1,).*--ignore-run one"):
         scanned(media, out, row, run_id="two")
     (place / "bank.txt").write_text("0" * 64)
     matched = said("match", out, "--bank", f"b={place / 'bank.txt'},hash=sha256")
@@ -194,10 +197,10 @@ def test_a_broken_record_stops_what_rests_on_it(place: Path, night: Path, data: 
     listed = said("runs", out)
     assert listed.exit_code == 0 and "one  broken" in listed.output
     other = scanned(files(place / "other", 2), out, row, run_id="other")
-    assert other.exit_code == 0 and other.record["ledger"]["bases"] == []
+    assert other.exit_code == 0 and other.record.previous_runs == ()
     two = scanned(media, out, row, run_id="two", ledger={"ignore_runs": ["one"]})
-    assert two.record["config"]["ledger"]["ignore_runs"] == ["one"] and two.record["ledger"]["bases"] == []
-    assert scanned(media, out, row, run_id="three").record["ledger"]["bases"] == ["two"]
+    assert two.record.config.ledger.ignore_runs == ("one",) and two.record.previous_runs == ()
+    assert scanned(media, out, row, run_id="three").record.previous_runs == ("two",)
     exported = said("export", out, "--format", "csv", "--out", place / "all.csv")
     assert exported.exit_code == 0 and "run one is passed over" in exported.stderr
     assert said("queues", out, "--out", place / "queues").exit_code == 0
@@ -305,7 +308,7 @@ def test_an_illegal_content_stays_so(illegal: Illegal) -> None:
             found = rows["other name.jpg"]
             assert (found["decision"], found["match_bank"], found["shield"]) == ("escalate", "csam", "hidden")
             assert {r["decision"] for name, r in rows.items() if name != "other name.jpg"} == {"review"}
-    assert illegal.record["known_illegal"] == {"runs": ["1", "2", "3", "4", "5"], "contents": 1, "released": 0}
+    assert illegal.record.known_illegal == KnownIllegalRecord(runs=("1", "2", "3", "4", "5"), contents=1, released=0)
 
 
 def test_a_bank_without_the_entry_releases_it(illegal: Illegal) -> None:
@@ -313,7 +316,7 @@ def test_a_bank_without_the_entry_releases_it(illegal: Illegal) -> None:
     illegal.night("1", bank=True)
     illegal.bank.write_text("0" * 64 + "\n")
     assert illegal.night("2", bank=True)["0001.jpg"]["decision"] == "review"
-    assert illegal.record["known_illegal"]["released"] == 1
+    assert illegal.record.known_illegal.released == 1
     os.utime(illegal.media / "0001.jpg")
     assert illegal.night("3")["0001.jpg"]["decision"] == "review"
 
@@ -321,11 +324,6 @@ def test_a_bank_without_the_entry_releases_it(illegal: Illegal) -> None:
 def test_runs_side_by_side_forget_nothing(illegal: Illegal) -> None:
     """What either of two sources' runs knew is known, also of a copy under the other source."""
     illegal.night("1", bank=True)
-    shutil.rmtree(illegal.out / "runs" / "1" / "known_illegal")  # as a run from before there was such a file
-    path = illegal.out / "runs" / "1" / "run.json"
-    record = json.loads(path.read_text())
-    record["files"] = [file for file in record["files"] if not file["path"].startswith("known_illegal/")]
-    path.write_text(json.dumps({**record, "known_illegal": None}))
     illegal.media = files(illegal.media.parent / "elsewhere", 2)
     (illegal.media / "copy.jpg").write_bytes(illegal.content)
     assert illegal.night("2")["copy.jpg"]["decision"] == "escalate"

@@ -143,12 +143,12 @@ def test_what_is_refused_is_a_row_and_never_read(
     source: dict[str, Any] = {"uris": ["s3://reach-media/night.jsonl"]}
     config = ScanConfig.of({"source": source, "out": str(tmp_path / "out"), "report": {"max_error_rate": 1.0}})
     record = run_scan(config, "one", run_inline, Silent()).record
-    assert record["balance"] | {"scored": 1, "errored": 3} == record["balance"]
-    assert record["summary"]["status"] == {"denied": 3, "ok": 1}
-    assert all("--allow-source" in error["message"] for error in record["summary"]["errors"])
+    assert (record.balance.scored, record.balance.errored) == (1, 3)
+    assert record.summary.status == {"denied": 3, "ok": 1}
+    assert all("--allow-source" in error.message for error in record.summary.errors)
     source["allow"] = ["s3a://reach-others/", str(tmp_path)]
     config = ScanConfig.of({"source": source, "out": str(tmp_path / "out"), "report": {"max_error_rate": 1.0}})
-    assert run_scan(config, "two", run_inline, Silent()).record["summary"]["status"] == {"ok": 3, "denied": 1}
+    assert run_scan(config, "two", run_inline, Silent()).record.summary.status == {"ok": 3, "denied": 1}
 
 
 def test_what_two_sources_name_is_refused_by_neither_alone(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def test_names_meet_in_their_normal_form(media: Path) -> None:
     result = judge(media, [f"media/{name},neutral" for name in NAMES])
     rows = report(result)
     assert {name: row["truth"] for name, row in rows.items()} == {nfd(name): "neutral" for name in NAMES}
-    assert result.record["plan"]["truth"] | {"given": 3, "listed": 3, "not_listed": 0} == result.record["plan"]["truth"]
+    truth = result.record.plan.truth
+    assert (truth.given, truth.listed, truth.not_listed) == (3, 3, 0)
 
 
 def test_a_list_names_files_in_any_form(media: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_list_names_files_in_any_form(media: Path) -> None:
     listing.write_text("".join(f"media/{name}\n" for name in NAMES), encoding="utf-8")
     result = judge(media, ["media/plain.png,neutral"], uris=[str(media), str(listing)])
     assert set(report(result)) == set(map(nfd, NAMES))
-    assert result.record["plan"]["repeated"] == 3
+    assert result.record.plan.repeated == 3
 
 
 def test_both_forms_are_two_objects(media: Path) -> None:
@@ -72,10 +73,10 @@ def test_truth_that_was_not_listed_is_said(media: Path) -> None:
     rows = ["media/plain.png,neutral", "media/plian.png,porn", "other/x.png,porn"]
     result = judge(media, rows)
     record = result.record
-    met = record["plan"]["truth"]
+    met = record.plan.truth
     assert (met["given"], met["listed"], met["not_listed"], met["elsewhere"]) == (3, 1, 2, 1)
     assert met["examples"][0] == f"{media}/plian.png (is it {media}/plain.png?)"
-    [warning] = [entry for entry in record["warnings"] if entry["name"] == "unmet_truth"]
+    [warning] = [entry for entry in record.warnings if entry.name == "unmet_truth"]
     assert warning["count"] == 2
     shown = describe_scan(ScanResult("one", "x", 0, record))
     assert "of 1 neutral images" in shown

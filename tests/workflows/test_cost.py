@@ -137,15 +137,15 @@ def test_what_a_run_records(tmp_path: Path) -> None:
     table.write_text(json.dumps(TABLE))
     media = files(tmp_path / "media", 30)
     record = scanned_on(media, tmp_path / "out", "r", [CPU_NODE], cost={"prices": str(table)})
-    assert record["machine"]["nodes"] == [
+    assert [node.model_dump() for node in record.machine.nodes] == [
         {"count": 1, "cpus": 4, "gpus": 0, "gpu": None, "cpu": "Xeon", "memory_bytes": None}
     ]
-    seconds = sum(value for name, value in record["timings"].items() if name.endswith("_s"))
-    cost = record["cost"]
-    assert (cost["objects"], cost["steady"]) == (30, False)
-    assert cost["amount"] == pytest.approx(seconds / 3600 * 4 * 0.05)
-    assert cost["per_million"] == pytest.approx(cost["amount"] / 30 * 1e6)
-    assert cost["requests"] == {"get": 0, "list": 0, "bytes": 0}
+    seconds = record.timings.listing_s + record.timings.scan_s + record.timings.commit_s
+    cost = record.cost
+    assert (cost.objects, cost.steady) == (30, False)
+    assert cost.amount == pytest.approx(seconds / 3600 * 4 * 0.05)
+    assert cost.per_million == pytest.approx(cost.amount / 30 * 1e6)
+    assert cost.requests.model_dump() == {"get": 0, "list": 0, "bytes": 0}
 
 
 def test_machines_that_nobody_names(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_machines_that_nobody_names(tmp_path: Path) -> None:
         None, {"source": {"uris": [str(files(tmp_path / "media", 3))]}, "out": str(tmp_path / "out")}
     )
     record = run_scan(config, "r", engine(), Silent()).record
-    assert (record["machine"], record["cost"]) == (None, None)
+    assert (record.machine, record.cost) == (None, None)
 
 
 # --- a run to come --------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def store(four_runs: Path, tmp_path: Path) -> Store:
 
 
 def made_with(store: Store, run_id: str) -> dict[str, str]:
-    return dict(Run(store, run_id).record()["reuse_keys"])
+    return Run(store, run_id).record().reuse_keys.model_dump()
 
 
 def test_the_rate_is_that_of_a_run_like_this(store: Store) -> None:
@@ -225,10 +225,9 @@ def test_nothing_is_made_up(store: Store, nodes: list[Node]) -> None:
 
 
 def test_records_of_old(store: Store) -> None:
-    """Runs from before machines were recorded, and runs whose record is damaged, are passed over."""
+    """Runs whose machines are not known, and runs whose record is damaged, are passed over."""
     for run_id in ("1", "4"):
-        record = Run(store, run_id).record()
-        del record["machine"], record["cost"]
+        record = {**Run(store, run_id).record().as_json(), "machine": None, "cost": None}
         Run(store, run_id).folder.write("run.json", to_json(record))
     Run(store, "2").folder.write("run.json", b"{")
     assert measured(store, made_with(store, "3"), [CPU_NODE]) is not None

@@ -228,8 +228,8 @@ def test_a_run_on_ray_is_what_was_planned(
     before = explained(media, out, **given)
     assert (before.cluster, before.layout.kind, before.estimate) == (address, "split", None)
     result = nsfwscan.scan(media, out, **given)
-    assert result.record["machine"] == before.fleet.as_json()
-    assert result.record["cost"]["objects"] == 20 and result.record["cost"]["gpu_hours"] > 0
-    assert result.record["cost"]["missing"] == "no price for a GPU of the kind unknown (gpu_hour)"
+    assert result.record.as_json()["machine"] == before.fleet.as_json()
+    assert result.record.cost.objects == 20 and result.record.cost.gpu_hours > 0
+    assert result.record.cost.missing == "no price for a GPU of the kind unknown (gpu_hour)"
     after = explained(media, out, **given)
-    assert after.estimate is not None and after.estimate.basis.startswith(f"{result.record['images_per_s']:,.1f}/s")
+    assert after.estimate is not None and after.estimate.basis.startswith(f"{result.record.images_per_s:,.1f}/s")

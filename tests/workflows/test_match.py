@@ -16,6 +16,7 @@ from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import BankError, ConfigError, RunConflict, StoreError
 from nsfwscan.policy.rules import load_policy, parse_policy
 from nsfwscan.runs.previous import find_bases, live_bases
+from nsfwscan.runs.record import MatchingRecord
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
@@ -99,10 +100,10 @@ def test_a_new_bank_finds_what_old_reports_saw(store: Store, bank: Callable[...,
         ("carried", "first", "match")
     }
     record = result.record
-    assert (record["kind"], record["parent"]["run_id"]) == ("match", "first")
-    assert record["matching"] == {"objects": 300, "without": {}, "quarantined": [], "flooding": []}
-    assert record["summary"]["match_bank"] == {"block": 2, "good": 1}
-    assert {b["name"]: b["entries"]["pdq"] for b in record["banks"]} == {"block": 2, "good": 0}
+    assert (record.kind, record.parent.run_id) == ("match", "first")
+    assert record.matching == MatchingRecord(objects=300, without={}, quarantined=(), flooding=())
+    assert record.summary.match_bank == {"block": 2, "good": 1}
+    assert {b.name: b.entries["pdq"] for b in record.banks} == {"block": 2, "good": 0}
     assert "looked at  300 objects" in describe_scan(result) and "match of first" in describe_run(Run(store, "match"))
     assert "Hash banks" in Path(result.uri, "summary.html").read_text(encoding="utf-8")
 
@@ -111,7 +112,7 @@ def test_nothing_is_found(store: Store, bank: Callable[..., BankConfig]) -> None
     """A run all the same: it says what was looked at."""
     result = match(store, bank("block", "sha256 " + "0" * 64))
     assert rows_of(result) == {} and result.exit_code == 0
-    assert result.record["matching"]["objects"] == 300
+    assert result.record.matching.objects == 300
 
 
 def test_illegal_matches_are_escalated_and_told_apart(store: Store, bank: Callable[..., BankConfig]) -> None:
@@ -119,8 +120,8 @@ def test_illegal_matches_are_escalated_and_told_apart(store: Store, bank: Callab
     result = match(store, bank("csam", f"pdq {PDQ[3]}", kind="illegal"))
     [found] = rows_of(result).values()
     assert (found["decision"], found["shield"], found["decided_by"]) == ("escalate", "hidden", "bank")
-    [file] = [f for f in result.record["files"] if f["path"].startswith("escalations/")]
-    assert file["rows"] == 1
+    [file] = [f for f in result.record.files if f.path.startswith("escalations/")]
+    assert file.rows == 1
     assert "0003.jpg" not in Path(result.uri, "summary.html").read_text(encoding="utf-8") + describe_scan(result)
 
 
@@ -145,15 +146,15 @@ def test_an_entry_that_floods_is_quarantined(meme: Store, bank: Callable[..., Ba
     """Its matches are not reported; what matches another entry as well is, by that one; run and page say so."""
     block = bank("block", f"pdq {PDQ[0]}", f"pdq {near(PDQ[0], 30)}", f"pdq {PDQ[200]}", distance=20)
     result = match(meme, block)
-    [entry] = result.record["matching"]["quarantined"]
-    assert (entry["bank"], entry["hash"], entry["id"], entry["kind"], entry["objects"]) == (
+    [entry] = result.record.matching.quarantined
+    assert (entry.bank, entry.hash, entry.id, entry.kind, entry.objects) == (
         "block",
         "pdq",
         PDQ[0],
         "block",
         120,
     )
-    assert len(entry["examples"]) == 3
+    assert len(entry.examples) == 3
     found = rows_of(result)
     assert set(found) == {f"{i:04}" for i in range(30)} | {"0200"}
     assert {r["match_id"] for n, r in found.items() if n != "0200"} == {near(PDQ[0], 30)}
@@ -164,19 +165,19 @@ def test_an_entry_that_floods_is_quarantined(meme: Store, bank: Callable[..., Ba
 def test_what_is_a_flood(meme: Store, bank: Callable[..., BankConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     """More than N, or more than a hundredth of the store, from a hundred on."""
     block = bank("block", f"pdq {PDQ[0]}", distance=0)  # ninety objects
-    assert match(meme, block).record["matching"]["quarantined"] == []
-    assert len(match(meme, block, run_id="low", flood=89).record["matching"]["quarantined"]) == 1
-    assert match(meme, block, run_id="just", flood=90).record["matching"]["quarantined"] == []
+    assert match(meme, block).record.matching.quarantined == ()
+    assert len(match(meme, block, run_id="low", flood=89).record.matching.quarantined) == 1
+    assert match(meme, block, run_id="just", flood=90).record.matching.quarantined == ()
     monkeypatch.setattr(matching, "_LEAST_FLOOD", 90)
-    assert len(match(meme, block, run_id="share").record["matching"]["quarantined"]) == 1
+    assert len(match(meme, block, run_id="share").record.matching.quarantined) == 1
 
 
 def test_an_illegal_entry_is_never_quarantined(meme: Store, bank: Callable[..., BankConfig]) -> None:
     """All that it matches is escalated; the flood is told, without an example."""
     result = match(meme, bank("csam", f"pdq {PDQ[0]}", kind="illegal"))
-    assert result.record["matching"]["quarantined"] == []
-    [entry] = result.record["matching"]["flooding"]
-    assert (entry["objects"], entry["examples"]) == (120, [])
+    assert result.record.matching.quarantined == ()
+    [entry] = result.record.matching.flooding
+    assert (entry.objects, entry.examples) == (120, ())
     assert len(rows_of(result)) == 120
     assert "floods, kept" in describe_scan(result)
 
@@ -199,7 +200,7 @@ def test_every_object_counts_once_by_what_is_known_last(
     scanned(other, tmp_path / "out", row, run_id="third")
     assert [base.run.run_id for base in live_bases(store)] == ["third", "second"]
     result = match(store, bank("block", f"sha256 {'c' * 64}", f"sha256 {sha('0003.jpg')}", f"pdq {PDQ[100]}"))
-    assert result.record["matching"]["objects"] == 15
+    assert result.record.matching.objects == 15
     rows = [r for path in result.report_files for r in pq.read_table(path).to_pylist()]
     assert sorted(Path(r["uri"]).parent.name for r in rows) == ["media"] * 10 + ["other"]
 
@@ -213,13 +214,13 @@ def test_what_has_no_hash_is_told(tmp_path: Path, bank: Callable[..., BankConfig
     )
     store = Store.at(str(tmp_path / "o"), StorageConfig())
     block = bank("block", f"pdq {PDQ[0]}", f"sha256 {'0' * 64}")
-    assert match(store, block).record["matching"]["without"] == {"pdq": 1}
+    assert match(store, block).record.matching.without == {"pdq": 1}
 
 
 def test_the_policy_is_the_newest_runs_or_the_one_given(store: Store, bank: Callable[..., BankConfig]) -> None:
     """Both stand in the record."""
     block = bank("block", f"pdq {PDQ[3]}")
-    assert match(store, block).record["policy"]["identity"] == load_policy("open-nsfw").identity
+    assert match(store, block).record.policy.identity == load_policy("open-nsfw").identity
     rules = [{"name": "known", "when": "match_bank = 'block'", "decision": "review", "queue": "known"}]
     own = parse_policy({"name": "own", "version": "1", "rules": rules, "otherwise": {"decision": "allow"}})
     [found] = rows_of(match(store, block, run_id="own", policy=own)).values()

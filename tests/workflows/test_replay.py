@@ -114,7 +114,7 @@ def run_of(folder: Path, run_id: str) -> Run:
 
 def table(result: ScanResult, kind: str = "report") -> list[dict[str, Any]]:
     """The rows that a run's record names, by URI."""
-    paths = [f["path"] for f in result.record["files"] if f["path"].startswith(f"{kind}/")]
+    paths = [f.path for f in result.record.files if f.path.startswith(f"{kind}/")]
     rows = [row for path in paths for row in pq.read_table(f"{result.uri}/{path}").to_pylist()]
     return sorted(rows, key=lambda row: (row["uri"], row.get("change", "")))
 
@@ -137,7 +137,7 @@ def test_a_replay_equals_a_fresh_scan(tmp_path: Path, old: str, new: str) -> Non
     assert decisions(table(again)) == decisions(table(fresh))
     assert {row["decision"] for row in table(again)} == set(Decision)
     for name in ("decision", "rule", "queue", "label", "status", "truth", "flagged", "errors", "nsfw_score_histogram"):
-        assert again.record["summary"][name] == fresh.record["summary"][name], name
+        assert getattr(again.record.summary, name) == getattr(fresh.record.summary, name), name
     wrong = [
         [{k: v for k, v in row.items() if k != "carried_from"} for row in table(run, "false_positives")]
         for run in (again, fresh)
@@ -150,10 +150,10 @@ def test_a_replay_is_a_run_as_any_other(tmp_path: Path, old: str, new: str) -> N
     scan = night(tmp_path, "scan", old, NAMES)
     result = replayed(tmp_path, "scan", new, "replay")
     record = result.record
-    assert (record["kind"], record["parent"]["run_id"], result.exit_code) == ("replay", "scan", 0)
-    assert record["policy"]["identity"] == load_policy(new).identity
-    assert record["balance"] == {**dict.fromkeys(record["balance"], 0), "listed": 60, "carried": 60}
-    assert record["model"] == scan.record["model"] and record["reuse_keys"] == scan.record["reuse_keys"]
+    assert (record.kind, record.parent.run_id, result.exit_code) == ("replay", "scan", 0)
+    assert record.policy.identity == load_policy(new).identity
+    assert record.balance.model_dump() == {**dict.fromkeys(record.balance.model_dump(), 0), "listed": 60, "carried": 60}
+    assert record.model == scan.record.model and record.reuse_keys == scan.record.reuse_keys
     assert {row["carried_from"] for row in table(result)} == {"scan"} == {row["run_id"] for row in table(scan)}
     assert [list(verify(run_of(tmp_path, name))) for name in ("scan", "replay")] == [[], []]
     assert "decided again" not in Path(scan.uri, "summary.html").read_text()
@@ -195,8 +195,8 @@ def test_the_next_night_goes_on_from_a_replay(tmp_path: Path, old: str, new: str
     replayed(tmp_path, "scan", new, "replay")
     changed = {str(tmp_path / NAMES[3]): "v2"}
     result = night(tmp_path, "next", new, [*NAMES[1:], "all/new.jpg"], changed)
-    assert result.record["ledger"]["bases"] == ["replay"]
-    assert result.record["plan"]["fates"] == {"carried": 58, "changed": 1, "new": 1}
+    assert result.record.previous_runs == ("replay",)
+    assert result.record.plan.actions == {"carried": 58, "changed": 1, "new": 1}
     assert {row["carried_from"] for row in table(result)} == {"scan", None}
     changes = Counter(row["change"] for row in table(result, "changes"))
     assert changes["deleted"] == 1 and changes["cleared"] == 0 and changes["newly_flagged"] <= 1  # at most the new one
@@ -221,8 +221,8 @@ def test_a_delta_is_replayed_with_the_runs_before_it(tmp_path: Path, old: str, n
         if uri in moved:
             assert {name: over[uri][name] for name in compared} == {name: row[name] for name in compared}
         assert over[uri]["decision"] == row["decision"]
-    assert result.record["ledger"]["bases"] == ["delta", "whole"] and 0 < len(moved) < 59
-    assert result.record["summary"]["decision"] == fresh.record["summary"]["decision"]
+    assert result.record.previous_runs == ("delta", "whole") and 0 < len(moved) < 59
+    assert result.record.summary.decision == fresh.record.summary.decision
     assert list(verify(run_of(tmp_path, "replay"))) == []
 
 
@@ -232,7 +232,7 @@ def test_a_replay_is_replayed(tmp_path: Path, old: str, new: str) -> None:
     replayed(tmp_path, "scan", new, "there")
     back = replayed(tmp_path, "there", old, "back")
     assert decisions(table(back)) == decisions(table(scan))
-    assert (back.record["parent"]["run_id"], {row["carried_from"] for row in table(back)}) == ("there", {"scan"})
+    assert (back.record.parent.run_id, {row["carried_from"] for row in table(back)}) == ("there", {"scan"})
     assert list(verify(run_of(tmp_path, "back"))) == []
 
 
@@ -363,25 +363,19 @@ def test_shadow_policies_change_no_row(tmp_path: Path, old: str, new: str) -> No
         ]
         assert rows[0] == rows[1]
     columns = [field.name for field in DECISION_COLUMNS]
-    bytes_of = [
-        [
-            pq.read_table(f"{run.uri}/{f['path']}", columns=columns)
-            for f in run.record["files"]
-            if f["path"].startswith("report/")
-        ]
-        for run in (plain, shadowed)
-    ]
+    bytes_of = [[pq.read_table(path, columns=columns) for path in run.report_files] for run in (plain, shadowed)]
     assert all(a.equals(b) for a, b in zip(*bytes_of, strict=True))
-    first, second = shadowed.record["shadows"]
+    first, second = shadowed.record.shadow_policies
+    shown = shadowed.record.as_json()["shadow_policies"][0]
     would = replay(run_of(tmp_path, "plain"), load_policy(new)).as_dict()
-    assert [first["policy"], second["policy"]] == [load_policy(new).identity, load_policy("open-nsfw").identity]
+    assert [first.policy, second.policy] == [load_policy(new).identity, load_policy("open-nsfw").identity]
     for name in ("rows", "moved", "elsewhere", "decision", "queue", "skill", "severity", "shield"):
-        assert first[name] == would[name], name
-    assert [{k: m[k] for k in ("from", "to", "objects")} for m in first["moves"]] == [
+        assert shown[name] == would[name], name
+    assert [{k: m[k] for k in ("from", "to", "objects")} for m in shown["moves"]] == [
         {k: m[k] for k in ("from", "to", "objects")} for m in would["moves"]
     ]
-    assert plain.record["shadows"] == []
+    assert plain.record.shadow_policies == ()
     assert list(verify(run_of(tmp_path, "shadowed"))) == []
     page = Path(shadowed.uri, "summary.html").read_text()
-    assert first["policy"] in page and 'id="shadows"' in page
+    assert first.policy in page and 'id="shadows"' in page
     assert 'id="shadows"' not in Path(plain.uri, "summary.html").read_text()

@@ -59,8 +59,8 @@ def test_resume(demo: Demo, tmp_path: Path) -> None:
     assert run.state() == "unfinished"
     result = scan(settings, second)
     assert len(first.ran) == 2 and not set(first.ran) & set(second.ran)
-    assert result.record["balance"]["listed"] == len(demo[1])
-    assert result.record["timings"]["resumed_shards"] == 2
+    assert result.record.balance.listed == len(demo[1])
+    assert result.record.timings.resumed_shards == 2
     assert run.state() == "committed"
 
 
@@ -73,7 +73,7 @@ def test_resume_keeps_the_first_listing(tmp_path: Path) -> None:
     with pytest.raises(NsfwscanError):
         scan(settings, Counting(dies_at=0))
     (media / "b").write_bytes(b"new")
-    assert scan(settings).record["balance"]["listed"] == 1
+    assert scan(settings).record.balance.listed == 1
 
 
 def test_committed_run_is_left_alone(demo: Demo, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_committed_run_is_left_alone(demo: Demo, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     again = run_scan(settings, "r", Counting(dies_at=0), Silent())
     assert again.already_committed and (first.exit_code, again.exit_code) == (4, 4)
-    assert "could not be read" in first.record["reason"]
+    assert "could not be read" in first.record.reason
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
 
 
@@ -112,7 +112,7 @@ def test_other_settings_are_refused(demo: Demo, tmp_path: Path) -> None:
         head, *lines = str(caught.value).splitlines()
         assert head == "run r was begun with other settings; use those, or a new --run-id:", change
         assert re.fullmatch("\n".join(f"  {line}" for line in differs), "\n".join(lines)), change
-    assert scan(config(demo[0], tmp_path)).record["timings"]["resumed_shards"] == 1
+    assert scan(config(demo[0], tmp_path)).record.timings.resumed_shards == 1
 
 
 def test_lost_part_is_not_committed(demo: Demo, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_lost_part_is_not_committed(demo: Demo, tmp_path: Path) -> None:
     assert failure["exit_code"] == 3 and "never finished" in failure["reason"]
     assert not (folder / "run.json").exists() and not (folder / "_SUCCESS").exists()
     counting = Counting()
-    assert scan(settings, counting).record["balance"]["listed"] == len(demo[1])
+    assert scan(settings, counting).record.balance.listed == len(demo[1])
     assert len(counting.ran) == 1 and not (folder / "failure.json").exists()
 
 
@@ -147,16 +147,16 @@ def test_overlapping_sources_count_once(demo: Demo, tmp_path: Path) -> None:
     )
     record = scan(settings).record
     repeated = sum(o.path.startswith("neutral/") for o in demo[1])
-    assert (record["plan"]["distinct"], record["plan"]["repeated"]) == (len(demo[1]), repeated)
-    assert record["balance"]["listed"] == len(demo[1])
+    assert (record.plan.distinct, record.plan.repeated) == (len(demo[1]), repeated)
+    assert record.balance.listed == len(demo[1])
 
 
 def test_record_names_what_stood_behind_the_rows(demo: Demo, tmp_path: Path) -> None:
     """run.json names model, policy, versions and every file with its digest, and holds no storage secrets."""
     storage = {"options": {"key": "AKIA-SECRET", "secret": "hush"}}
     record = scan(config(demo[0], tmp_path, storage=storage)).record
-    assert record == json.loads((tmp_path / "runs" / "r" / "run.json").read_text())
-    assert record["model"]["sha256"].startswith(record["model"]["identity"].split("@")[1])
-    assert record["policy"]["rules"] and record["libraries"]["pyarrow"] and record["config"]["source"]["uris"]
-    assert sum(f["rows"] for f in record["files"] if f["path"].startswith("report/")) == len(demo[1])
-    assert "hush" not in json.dumps(record) and "AKIA" not in json.dumps(record)
+    assert record.as_json() == json.loads((tmp_path / "runs" / "r" / "run.json").read_text())
+    assert record.model.sha256.startswith(record.model.identity.split("@")[1])
+    assert record.policy.rules and record.libraries["pyarrow"] and record.config.source.uris
+    assert record.rows_in("report") == len(demo[1])
+    assert "hush" not in json.dumps(record.as_json()) and "AKIA" not in json.dumps(record.as_json())

@@ -96,7 +96,7 @@ def _model(one: EvaluatedModel, title: str, fingerprint: str) -> dict[str, Any]:
         "digest": spec.digest,
         "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
         "preprocessing": str(spec.geometry),
-        "policy": run["policy"]["identity"],
+        "policy": run.policy.identity,
         "held_out": _held_out(one, fingerprint),
         "scan": {"run_id": one.result.run_id, "uri": one.result.uri},
         "unscored": {side: _unscored(predictions) for side, predictions in one.predictions.items()},

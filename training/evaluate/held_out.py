@@ -111,7 +111,7 @@ def read_predictions(
     Raises:
         StoreError: the report lacks an image, or was made from other bytes.
     """
-    rows = {row["uri"]: row for row in _rows(result, store, "report/", _COLUMNS)}
+    rows = {row["uri"]: row for row in _rows(result, store, "report", _COLUMNS)}
     return {side: _predictions(prepared, side, manifest, rows, result.uri) for side in HELD_OUT}
 
 
@@ -133,18 +133,17 @@ def _predictions(prepared: Prepared, side: str, manifest: Manifest, rows: dict[s
 def copies_of_false_positives(manifest: Manifest, result: ScanResult, store: Store) -> dict[str, str | None]:
     """Return where the scan saved a copy of each image that its own subset of false positives confirms, by the image's
     URI; None where it saved none."""
-    rows = {r["uri"]: r for r in _rows(result, store, "false_positives/", None) if r["kind"] == "confirmed"}
+    rows = {r["uri"]: r for r in _rows(result, store, "false_positives", None) if r["kind"] == "confirmed"}
     copies = {uri: rows[scanned]["image"] for uri, scanned in manifest.scanned.items() if scanned in rows}
     return {uri: copy and f"{result.uri}/{copy}" for uri, copy in copies.items()}
 
 
 def _rows(result: ScanResult, store: Store, folder: str, columns: list[str] | None) -> Iterator[Row]:
     run = Store.at(result.uri, store.storage)
-    for file in result.record["files"]:
-        if file["path"].startswith(folder):
-            try:
-                yield from from_parquet(run.read(file["path"]), columns).to_pylist()
-            except (FileNotFoundError, pa.ArrowException) as error:
-                raise StoreError(
-                    f"{run.locate(file['path'])} is absent or damaged; delete {run.uri} and run the same command again"
-                ) from error
+    for file in result.record.files_in(folder):
+        try:
+            yield from from_parquet(run.read(file.path), columns).to_pylist()
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{run.locate(file.path)} is absent or damaged; delete {run.uri} and run the same command again"
+            ) from error

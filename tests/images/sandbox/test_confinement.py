@@ -158,7 +158,7 @@ def test_the_record_says_what_held(tmp_path: Path, how: str, layers: tuple[str, 
         (media / name).write_bytes(data)
     given = {"source": {"uris": [str(media)]}, "out": str(tmp_path / "out"), "decode": {"sandbox": how}}
     record = run_scan(ScanConfig.load(None, given), "r", run_inline, Silent()).record
-    assert record["sandbox"] == {", ".join(layers) or "none": 3}
+    assert record.sandbox == {", ".join(layers) or "none": 3}
     expected = [] if layers else [("unconfined", 3, "no layer of it")]
-    found = [(one["name"], one["count"], one["example"]) for one in record["warnings"]]
+    found = [(one.name, one.count, one.example) for one in record.warnings]
     assert [one for one in found if one[0] == "unconfined"] == expected
