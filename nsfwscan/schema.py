@@ -128,7 +128,7 @@ OUTCOME_COLUMNS = [
         "accounted_as", pa.string(), "the object's place in the balance: " + ", ".join(f"`{a}`" for a in Accounted)
     ),
     _column(
-        "filtered_by", pa.string(), "what settled an image as benign before the model: a heuristic, or a prefilter"
+        "filtered_by", pa.string(), "the filter that kept a benign image from the model: `icon`, `flat` or `prefilter`"
     ),
     _column(
         "failed_decodes",
@@ -185,7 +185,7 @@ DECISION_COLUMNS = [
     _column(
         "decided_by",
         pa.string(),
-        "`policy`; `guard` where a row without a score was kept from `allow`; `filter` where it was settled before the "
+        "`policy`; `guard` where a row without a score was kept from `allow`; `filter` where a filter kept it from the "
         "model; `bank` where the kind of the hash bank left no choice",
     ),
     _column("policy", pa.string(), "`name@digest` of the policy"),

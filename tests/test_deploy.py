@@ -540,16 +540,6 @@ def test_runbook_names_options_and_settings_that_exist() -> None:
     assert [f"{section}.{key}" for section, key in settings if not hasattr(getattr(config, section), key)] == []
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\$ (nsfwscan .*)$", RUNBOOK, re.MULTILINE))
-def test_runbook_commands_exist(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every nsfwscan command at a prompt in the runbook parses."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "alone.yaml").touch()
-    name, *arguments = shlex.split(line)[1:]
-    with click.Context(main.commands[name], info_name=name) as context:
-        main.commands[name].parse_args(context, arguments)
-
-
 def test_runbook_finds_the_objects_of_a_shard(tmp_path: Path) -> None:
     """The runbook's commands print the objects of a row group, write them as a manifest, and a valid configuration."""
     run, plan = begun(tmp_path / "out", [f"/media/{i:02}.jpg" for i in range(40)], shard_rows=8)
