@@ -113,7 +113,7 @@ def _host(scheme: str, uri: str) -> str:
 def _host_options(known: Any, uri: str) -> dict[str, Any]:
     """Return what a URI says of its host, as arguments of a filesystem's class; only `url_to_fs` says so publicly, and
     takes an IPv6 address for a chain."""
-    options: dict[str, Any] = known._get_kwargs_from_urls(uri)
+    options: dict[str, Any] = known._get_kwargs_from_urls(uri)  # noqa: SLF001
     return options
 
 

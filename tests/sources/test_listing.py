@@ -395,6 +395,14 @@ def test_any_fsspec_filesystem_is_listed(memory: Any) -> None:
     ]
 
 
+def test_two_colons_in_a_name_are_a_part_of_it(memory: Any) -> None:
+    """Of a store that is not S3, too: such an object is no member of an archive, and is read as it was listed."""
+    memory.pipe_file("/listing-tests/a::b.jpg", b"12345")
+    [row] = rows("memory://listing-tests")
+    assert row["uri"] == "memory:///listing-tests/a::b.jpg"
+    assert fetch(Location.of(row["uri"]), LOCAL, max_bytes=9, timeout_s=1, attempts=1).data == b"12345"
+
+
 def test_excluded_folders_of_any_filesystem_are_not_listed(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out is not asked for."""
     for name in ("a", "out/b", "deep/out/c", "deep/d"):
