@@ -32,11 +32,11 @@ test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of process
 	$(PYTEST) -m "not long and not full"
 
 test-long: $(VENV)/.ready browser ## what takes long, and needs nothing but time
-	@echo "The long tests, in $(JOBS) processes: about 10 minutes on two cores."
+	@echo "The long tests, in $(JOBS) processes: about 5 minutes on two cores."
 	$(PYTEST) -m "long and not full"
 
 test-full: $(VENV)/.ready browser ## every test: those of both, and those with a real S3 server (Ceph)
-	@echo "Every test there is, in $(JOBS) processes, with a Ceph that is installed first: about 30 minutes on two cores."
+	@echo "Every test there is, in $(JOBS) processes, with a Ceph that is installed first: half an hour or more on two cores."
 	$(PYTEST)
 
 chaos: $(VENV)/.ready ## kill a scan again and again, resume it, compare it with an undisturbed one; SEED= OBJECTS=
