@@ -1,8 +1,8 @@
-"""A hash bank: read once on the driver, kept on each node's disk, mapped into each worker's memory.
+"""Read hash banks once on the driver, keep them on each node's disk, and map them into each worker's memory.
 
-In: a `BankConfig`. Out: on the driver a `BankSpec`, which says what the bank is and what its file held; on any worker
-a `Bank`, whose hashes can be looked up. Malformed entries are counted, and a few of them named. A bank that cannot be
-read or holds no usable hash, and one whose file is another than the run began with, is a `BankError`.
+The driver resolves a `BankConfig` to a `BankSpec`; a worker opens the spec as a `Bank`. Malformed entries are counted,
+with a few examples. A bank that cannot be read, holds no usable hash, or has changed since the run began raises
+`BankError`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -44,24 +44,25 @@ from nsfwscan.text import printable, redacted
 
 _EXAMPLES = 5
 _SHOWN = 80
-"""Characters of a malformed entry that are repeated."""
+"""Characters of a malformed entry that a message repeats."""
 _KEPT_S = 3 * 86400.0
-"""How long a node keeps a bank that nobody opened."""
+"""How long a node keeps a bank that nobody opens."""
 _COPIED = 2**20
 
 
 @dataclass(frozen=True)
 class BankSpec:
-    """A bank as the driver found it: what workers need to have the same.
+    """A bank as the driver read it, which workers must read alike.
 
     Attributes:
         config: with an absolute URI.
         content: hex SHA-256 of its file.
-        entries: distinct hashes, by kind.
-        passed_over: what is left out, by what it is or why: kinds that no image is matched by (a video's MD5, a URL, a
-            SHA-1), what is said to be not illegal, PDQ hashes of poor quality.
-        malformed: how many entries are no hash of their kind.
+        entries: number of distinct hashes, by kind.
+        passed_over: number of entries left out, by reason: kinds that no image is matched by (a video's MD5, a URL, a
+            SHA-1), entries said to be not illegal, PDQ hashes of poor quality.
+        malformed: number of entries that are no hash of their kind.
         examples: the first of those, in words.
+        held: hex SHA-256 of the entries themselves; a node that reads others stops the run.
     """
 
     config: BankConfig
@@ -71,7 +72,6 @@ class BankSpec:
     malformed: int = 0
     examples: tuple[str, ...] = ()
     held: str = ""
-    """Hex SHA-256 of the entries themselves: the same on each node, or the run stops."""
 
     @property
     def name(self) -> str:
@@ -80,7 +80,7 @@ class BankSpec:
 
     @property
     def version(self) -> str:
-        """Hex digest of all that its matches follow from: the file, and how it is read and asked."""
+        """Hex digest of all that its matches depend on: the file, its entries, and its settings."""
         return digest_of([self.content, self.held, self.config.model_dump(mode="json", exclude={"name", "uri"})])
 
     @property
@@ -90,26 +90,25 @@ class BankSpec:
 
     @property
     def is_large(self) -> bool:
-        """Its index takes so much memory that a node has it once, and not in each worker."""
+        """Whether its index is so large that a node keeps one, and not one per worker."""
         return self.entries["pdq"] > FLAT_UP_TO
 
     @property
     def folder(self) -> Path:
-        """Where this node keeps its entries: equal files, read alike, share one."""
+        """Where this node keeps its entries. Equal files with equal settings share a folder."""
         return _folder(digest_of([_reading(), self.content, *_read_by(self.config)]))
 
     def describe(self) -> str:
-        """In words: how many hashes it holds, and what of its file could not be used."""
+        """Say how many hashes it holds, and how much of its file is left out."""
         held = ", ".join(f"{n:,} {kind}" for kind, n in self.entries.items() if n)
         others = "".join(f"; {n:,} {name} passed over" for name, n in self.passed_over.items() if n)
         wrong = f"; {self.malformed:,} malformed, e.g. {self.examples[0]}" if self.malformed else ""
         return f"{self.identity} ({self.config.kind}): {held}{others}{wrong}"
 
     def as_json(self) -> dict[str, Any]:
-        """What `run.json` says of it."""
+        """Return its entry in `run.json`."""
         config = self.config.model_dump(mode="json", include={"name", "kind", "distance", "quality", "tags"})
-        found = asdict(self)
-        kept = {name: found[name] for name in ("entries", "passed_over", "malformed", "examples")}
+        kept = {name: getattr(self, name) for name in ("entries", "passed_over", "malformed", "examples")}
         return {**config, "uri": redacted(self.config.uri), "version": self.version, "sha256": self.content, **kept}
 
 
@@ -128,7 +127,7 @@ class Entries:
         self._keys = _as_keys(self.hashes)
 
     def find(self, hashes: Hashes) -> NDArray[np.int64]:
-        """For each hash, uint8 [m, bytes], its place among the entries; -1 where it is none."""
+        """Return for each hash, uint8 [m, bytes], its position among the entries; -1 where it is not there."""
         wanted = _as_keys(hashes)
         if not len(self._keys):
             return np.full(len(wanted), -1, np.int64)
@@ -136,24 +135,24 @@ class Entries:
         return np.where(self._keys[places] == wanted, places, -1)
 
     def id_of(self, entry: int) -> str:
-        """What the bank calls an entry; the hash itself where it has no id."""
+        """Return the id of an entry; the hash itself where the bank gives none."""
         return str(self._ids[entry].as_py() or self.hashes[entry].tobytes().hex())
 
 
 def _as_matrix(column: pa.Array) -> Hashes:
-    """Hashes of one width, none of them null, as uint8 [n, bytes] without a copy."""
+    """Return hashes of one width, none null, as uint8 [n, bytes] without a copy."""
     width = column.type.byte_width
     flat = np.frombuffer(column.buffers()[1] or b"", np.uint8)
     return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
 
 
 def _as_keys(hashes: Hashes) -> NDArray[np.bytes_]:
-    """Each hash as one value that compares as its bytes do."""
+    """Return each hash as one value that compares as its bytes do."""
     return np.ascontiguousarray(hashes).view(f"S{hashes.shape[1]}").reshape(-1)
 
 
 class Bank:
-    """A bank on this node, ready to be asked."""
+    """A bank on this node, ready for lookups."""
 
     def __init__(self, spec: BankSpec) -> None:
         self.spec = spec
@@ -161,11 +160,11 @@ class Bank:
 
     @cached_property
     def entries(self) -> dict[str, Entries]:
-        """By kind; only kinds that it has."""
+        """By kind; only the kinds that it has."""
         return {kind: Entries(self._folder / f"{kind}.arrow") for kind, n in self.spec.entries.items() if n}
 
     def near(self) -> NearIndex:
-        """The index of its PDQ hashes. A large one is built once a node, and read by those who come later."""
+        """Return the index of its PDQ hashes. A node builds a large one once; later workers read it."""
         hashes, distance = self.entries["pdq"].hashes, self.spec.config.distance
         if len(hashes) <= FLAT_UP_TO:
             return NearIndex.over(hashes, distance)
@@ -174,7 +173,7 @@ class Bank:
             if path.exists():
                 try:
                     return NearIndex.read(path, distance)
-                except RuntimeError:  # cut off by a full disk, say
+                except RuntimeError:  # for instance cut off by a full disk
                     path.unlink()
             index = NearIndex.over(hashes, distance)
             with appearing(path, locked=True) as unfinished:
@@ -183,10 +182,10 @@ class Bank:
 
 
 def resolve_banks(configs: tuple[BankConfig, ...], storage: StorageConfig) -> tuple[BankSpec, ...]:
-    """Reads banks, and keeps what they hold on this node.
+    """Read banks, and keep their entries on this node.
 
     Raises:
-        BankError: one of them cannot be read, or holds no usable hash.
+        BankError: a bank cannot be read, or holds no usable hash.
     """
     return tuple(
         _resolve(config.model_copy(update={"uri": Location.of(config.uri).absolute().uri}), storage)
@@ -195,10 +194,10 @@ def resolve_banks(configs: tuple[BankConfig, ...], storage: StorageConfig) -> tu
 
 
 def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
-    """A bank on this node, read from its URI where the node has not got it.
+    """Open a bank on this node; read it from its URI first if the node lacks it.
 
     Raises:
-        BankError: its file is another than the run began with, or cannot be read.
+        BankError: its file has changed since the run began, or cannot be read.
     """
     if not (spec.folder / _SUMMARY).exists():
         found = _resolve(spec.config, storage)
@@ -221,26 +220,19 @@ def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
 _SUMMARY = "bank.json"
 
 
-def _is_allowing(config: BankConfig) -> bool:
-    """Whether the bank lists what is harmless."""
-    return config.kind in (BankKind.ALLOW, BankKind.NEGATIVE)
+_HARMLESS = (BankKind.ALLOW, BankKind.NEGATIVE)
+"""Kinds of banks that list harmless content."""
 
 
 def _read_by(config: BankConfig) -> list[Any]:
-    """All settings that the entries of a file follow from. Neither the name nor the place is one."""
-    return [
-        config.hash,
-        config.column,
-        list(config.tags),
-        list(config.categories),
-        config.quality,
-        _is_allowing(config),
-    ]
+    """Return the settings that change which entries are read from a file; its name and place do not."""
+    lists = [list(config.tags), list(config.categories)]
+    return [config.hash, config.column, *lists, config.quality, config.kind in _HARMLESS]
 
 
 @cache
 def _reading() -> list[str]:
-    """What else they follow from: the code that reads. What nodes have kept by other code is not used."""
+    """Return digests of the code that reads banks: entries that other code kept on a node are not used."""
     modules = (entries, formats, hashes, sys.modules[__name__])
     texts = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
     return [*texts, pa.__version__]
@@ -268,21 +260,13 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
         raise BankError(f"bank {config.name}: {setup_error(error, f'cannot read {config.uri}')}") from error
     except NsfwscanError as error:
         raise BankError(f"bank {config.name}: {error}") from error
-    spec = BankSpec(
-        config,
-        content,
-        found["entries"],
-        found["passed_over"],
-        found["malformed"],
-        tuple(found["examples"]),
-        found["held"],
-    )
+    spec = replace(spec, **{**found, "examples": tuple(found["examples"])})
     _check_usable(spec)
     return spec
 
 
 def _copied(uri: str, storage: StorageConfig, to: Path) -> str:
-    """Copies a bank's file, so that what is read is what was digested. Returns its hex SHA-256."""
+    """Copy a bank's file, so that the file that is read is the one that was digested. Return its hex SHA-256."""
     digest = hashlib.sha256()
     with open_file(Location.of(uri), storage) as source, to.open("wb") as copy:
         while block := source.read(_COPIED):
@@ -304,7 +288,7 @@ def _check_usable(spec: BankSpec) -> None:
 
 
 def _keep(config: BankConfig, copy: Path, folder: Path) -> None:
-    """Reads a file into a folder."""
+    """Read a file into a folder."""
     folder.mkdir()
     with copy.open("rb") as file:
         reading = _Reading(config)
@@ -322,7 +306,7 @@ def _keep(config: BankConfig, copy: Path, folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a node's copy of a bank is what was written there."""
+    """Return whether a node's copy of a bank is intact."""
     try:
         summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
         return bool(summary["held"] == _held(folder))
@@ -331,7 +315,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _held(folder: Path) -> str:
-    """Hex SHA-256 of the entries in a folder, kind by kind."""
+    """Return the hex SHA-256 of the entries in a folder, kind by kind."""
     digest = hashlib.sha256()
     for kind in DIGITS:
         table = pa.ipc.open_file(pa.memory_map(str(folder / f"{kind}.arrow"))).read_all()
@@ -343,7 +327,7 @@ def _held(folder: Path) -> str:
 
 
 def _forget_others(home: Path, folder: Path) -> None:
-    """Removes banks that nobody opened for days: each new version of a bank is a folder of its own."""
+    """Remove banks that nobody opened for days: each version of a bank has a folder of its own."""
     for other in home.iterdir():
         if other.is_dir() and other != folder and time.time() - other.stat().st_mtime > _KEPT_S:
             shutil.rmtree(other, ignore_errors=True)
@@ -353,7 +337,7 @@ _Found = list[tuple[pa.Array, pa.Array]]
 
 
 class _Reading:
-    """What a file's lines add up to."""
+    """The sum of a file's lines."""
 
     def __init__(self, config: BankConfig) -> None:
         self._config = config
@@ -364,7 +348,7 @@ class _Reading:
         self.examples: list[str] = []
 
     def add(self, lines: Lines) -> None:
-        """Adds lines. Raises BankError where it cannot be told what their hashes are."""
+        """Add lines. Raises BankError where the kind of their hashes is not clear."""
         kept = pa.array(self._wanted(lines.tags or [()] * len(lines.hashes)), pa.bool_())
         hashes, said = _as_hex(lines)
         kinds = self._kinds(lines, said, hashes)
@@ -387,10 +371,10 @@ class _Reading:
         return [not wanted or not wanted.isdisjoint(tag) for tag in tags]
 
     def _counting(self, lines: Lines, kinds: pa.Array, kept: pa.Array) -> pa.Array:
-        """Which lines count by what they are said to be, and by their quality; the others are passed over."""
+        """Return which lines count by their category and quality; count the others as passed over."""
         if lines.words is None and lines.qualities is None:
             return pa.array([True] * len(lines.hashes))
-        allowing, categories = _is_allowing(self._config), self._config.categories
+        allowing, categories = self._config.kind in _HARMLESS, self._config.categories
         counting: list[bool] = []
         for i, (kind, wanted) in enumerate(zip(kinds.to_pylist(), kept.to_pylist(), strict=True)):
             reason = None
@@ -411,7 +395,7 @@ class _Reading:
         return f"pdq of a quality below {self._config.quality}" if poor else None
 
     def _kinds(self, lines: Lines, said: pa.Array, hashes: pa.Array) -> pa.Array:
-        """A kind for each line: as it says, else as the configuration does, else by the number of digits."""
+        """Return a kind for each line: the line's own, else the configuration's, else by the number of digits."""
         if not said.null_count:
             return said
         if self._config.hash is not None:
@@ -442,7 +426,7 @@ _IS_HEX = "^[0-9a-f]+$"
 
 
 def _as_hex(lines: Lines) -> tuple[pa.Array, pa.Array]:
-    """The hashes as lower-case hex where they are hashes, and the kinds that the lines say."""
+    """Return the hashes as lower-case hex where they are hashes, and the kinds that the lines name."""
     found = pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(lines.hashes, pa.string())))
     said = pa.array(lines.kinds, pa.string())
     odd = pc.invert(pc.fill_null(pc.match_substring_regex(found, _IS_HEX), True))
@@ -450,20 +434,20 @@ def _as_hex(lines: Lines) -> tuple[pa.Array, pa.Array]:
     if not places:
         return found, said
     texts, kinds = found.to_pylist(), said.to_pylist()
-    for i in places:  # as few banks write them
+    for i in places:  # few banks write them so
         kind, texts[i] = plain_hex(str(lines.hashes[i]))
         kinds[i] = kinds[i] or kind
     return pa.array(texts, pa.string()), pa.array(kinds, pa.string())
 
 
 def _from_hex(texts: pa.Array, width: int) -> pa.Array:
-    """Valid hex of so many bytes each, as bytes."""
+    """Return valid hex of a fixed width as bytes."""
     raw = bytes.fromhex("".join(texts.to_pylist()))
     return pa.Array.from_buffers(pa.binary(width), len(texts), [None, pa.py_buffer(raw)])
 
 
 def _write(found: _Found, path: Path, width: int) -> int:
-    """Writes distinct hashes, sorted, each with the first of its ids. Returns how many there are."""
+    """Write distinct hashes, sorted, each with the first of its ids. Return their number."""
     kind = pa.binary(width)
     hashes = pa.concat_arrays([pa.array([], kind), *(some for some, _ in found)])
     ids = pa.concat_arrays([pa.array([], pa.large_string()), *(some.cast(pa.large_string()) for _, some in found)])
@@ -480,7 +464,7 @@ def _write(found: _Found, path: Path, width: int) -> int:
 
 
 def _sorted(keys: NDArray[np.bytes_], ids: pa.Array) -> NDArray[np.int64]:
-    """The order of hashes, and of ids where hashes are equal."""
+    """Return the order by hash, then by id."""
     if ids.null_count == len(ids):
         return np.argsort(keys, kind="stable")
     by_id: NDArray[np.int64] = pc.sort_indices(ids).to_numpy().astype(np.int64)

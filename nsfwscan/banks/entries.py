@@ -1,8 +1,7 @@
-"""Entries of banks as objects with keys: what JSON and XML hold, and what an entry says beside its hashes.
+"""Find bank entries in JSON and XML, and read an entry's hashes, id, tags and category from its keys.
 
-In: a document, or one object of it. Out: the objects that are entries, found by what they hold; an entry's hashes, id,
-tags and what it is said to be. A document with entries in several places, of which it is not said which are meant, is a
-`BankError` that names the places.
+Entries are recognised by what they hold, wherever they lie. A document with entries in several places, where it is not
+clear which are meant, raises `BankError`, which names the places.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ IDS = ("id", "indicatorid", "contentid", "entryid", "mediaid", "uuid")
 TAGS = ("tags",)
 QUALITIES = ("quality", "pdqquality", "hashquality")
 WORDS = ("category", "categoryid", "mediacategory", "status", "classification", "disposition", "verdict", "opinion")
-"""Keys, as `bare` has them, under which an entry is said to be something."""
+"""Keys, as `bare` returns them, that hold an entry's category."""
 SWITCHES = ("deleted", "isdeleted", "disabled", "enabled", "active")
 _INSIDE = frozenset(
     ("signals", "hashes", "fingerprints", "fingerprint", "indicator", "hash", "content", "descriptor", "mediafiles",
      "mediafile", "signal")
 )  # fmt: skip
-"""Keys of an entry that hold more of the same entry."""
+"""Keys of an entry that hold further parts of it."""
 _NEUTRAL = frozenset(
     ("data", "value", "values", "results", "result", "items", "item", "entries", "entry", "records", "record",
      "response", "event", "attribute", "attributes", "object", "objects", "hashes", "indicators", "media", "mediafiles",
      "cases", "case", "images", "image", "videos", "video", "feed", "content", "properties", "queryresponse", "")
 )  # fmt: skip
-"""Keys that say nothing of what lies under them: entries at several such places are entries of one list."""
+"""Keys that say nothing about their content: entries under several of them form one list."""
 _DEEPEST = 40
 _DEEPEST_PART = 4
 
 
 def entries_of(document: Any, uri: str) -> list[Any]:
-    """The entries of a document, wherever they lie in it. Raises BankError where that is not clear."""
+    """Return the entries of a document. Raises BankError where it is not clear which are meant."""
     found: dict[str, list[Any]] = {}
     for path, entry in _walk(document, (), uri):
         found.setdefault(".".join(path), []).append(entry)
@@ -84,7 +83,7 @@ def _walk(value: Any, path: tuple[str, ...], uri: str) -> Iterator[tuple[tuple[s
 
 
 def is_entry(found: Mapping[str, Any]) -> bool:
-    """Whether an object holds hashes itself."""
+    """Return whether an object holds hashes itself."""
     flat = _flat(found)
     if any(named_kind(key) and isinstance(value, str) for key, value in flat.items()):
         return True
@@ -93,7 +92,7 @@ def is_entry(found: Mapping[str, Any]) -> bool:
 
 
 def _flat(found: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """An entry's keys, those of its parts among them; what stands further out comes first."""
+    """Return an entry's keys with those of its parts; outer keys win."""
     flat = {str(key): value for key, value in found.items() if not isinstance(value, dict)}
     inside = [value for key, value in found.items() if bare(str(key)) in _INSIDE] if depth < _DEEPEST_PART else []
     for value in inside:
@@ -104,7 +103,7 @@ def _flat(found: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
 
 
 def hashes_of(found: Any, column: str | None) -> list[tuple[Text, Text]]:
-    """Hash and kind of all hashes of one object; one that has none is an entry without a hash."""
+    """Return hash and kind of all hashes of one object; `(None, None)` for an entry without a hash."""
     if isinstance(found, str):
         return [(found, None)]
     if not isinstance(found, dict):
@@ -120,15 +119,15 @@ def hashes_of(found: Any, column: str | None) -> list[tuple[Text, Text]]:
 
 
 def _typed_parts(found: Mapping[str, Any]) -> list[tuple[Text, Text]]:
-    """`hashes: [{type: md5, value: …}, …]`: several typed hashes of one entry."""
+    """Return the typed hashes of one entry: `hashes: [{type: md5, value: …}, …]`."""
     parts = [part for key, value in found.items() if bare(key) in _INSIDE and isinstance(value, list) for part in value]
     typed = [(part, _first(part, TYPES)) for part in parts if isinstance(part, dict)]
     return [(text_of(_first(part, VALUES)), kind_of(str(kind))) for part, kind in typed if kind is not None]
 
 
 def with_reasons(hashes: list[tuple[Text, Text]]) -> list[tuple[Text, Text]]:
-    """The hashes of one entry; those that nothing is matched by with the reason for which they are left out: alone, the
-    entry is lost, beside others it is not."""
+    """Return the hashes of one entry. Kinds that nothing is matched by get a reason: `alone` loses the entry, `beside a
+    hash that is used` does not."""
     used = any(kind in DIGITS for _, kind in hashes)
     others = set(OTHERS.values())
     reason = "beside a hash that is used" if used else "alone"
@@ -141,7 +140,7 @@ def _first(found: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def about(found: Any) -> tuple[Text, tuple[str, ...], tuple[str, ...], Text]:
-    """Id, tags, words (`key=value`) and quality of one object."""
+    """Return id, tags, words (`key=value`) and quality of one object."""
     if not isinstance(found, dict):
         return None, (), (), None
     flat = _flat(found)
@@ -154,7 +153,7 @@ def about(found: Any) -> tuple[Text, tuple[str, ...], tuple[str, ...], Text]:
 
 
 def tags_of(value: Any) -> tuple[str, ...]:
-    """Tags as they are written: words in a text, a list of them, or of objects that have a `text` or a `name`."""
+    """Return tags, written as words in a text, a list of texts, or a list of objects with a `text` or a `name`."""
     if isinstance(value, Mapping):
         value = value.get("data") or []
     if isinstance(value, str):
@@ -177,17 +176,17 @@ _HARMFUL = frozenset(
 
 
 def _as_category(value: str) -> str:
-    """A category as text: `0.0`, as tables have it that know no whole numbers, is `0`."""
+    """Return a category as text; `0.0`, from tables without integers, is `0`."""
     return value.removesuffix(".0") if value.replace(".", "", 1).isdecimal() else value
 
 
 def refused(words: tuple[str, ...], *, allowing: bool, categories: tuple[str, ...]) -> Text:
-    """Why an entry is left out by what it is said to be; None where it counts.
+    """Return why an entry is left out by its category; None where it counts.
 
     Args:
-        words: `key=value`, as `about` has them.
-        allowing: the bank lists what is harmless; else what is not.
-        categories: those that count, whatever they mean; empty: all that do not say the contrary of the bank.
+        words: `key=value`, as `about` returns them.
+        allowing: whether the bank lists harmless content.
+        categories: the ones that count, whatever they mean; empty: all that do not contradict the bank.
     """
     said = dict(word.split("=", 1) for word in words)
     for key, value in said.items():

@@ -1,8 +1,7 @@
-"""What hash banks are written in: known by content, whatever a file is called, compressed or not.
+"""Read the files of hash banks, known by their content and not their name, compressed or not.
 
-In: a bank's file. Out: `Lines`, some entries at a time, as they were written: which hash it is said to be, the hash,
-its id, its tags, what it is said to be, the line that it stands in. What a line says is checked later, by `bank.py`;
-here only a file of which nothing can be made (no column of hashes, a workbook) is a `BankError`.
+Yields `Lines`: some entries at a time, as they were written; `bank.py` checks them. A file of which nothing can be made
+(no column of hashes, a workbook) raises `BankError`.
 
 - Tables (CSV with any delimiter, Parquet, Arrow): a column for each kind (`sha256`, `md5`, `pdq`), or one of hashes
   (`hash`, `indicator`, `signal_str` …) beside one of their types; `id`, `tags`, `quality`, `category` or `status` where
@@ -43,7 +42,7 @@ _HEAD = 64 * 2**10
 _SAMPLE = 100
 _DELIMITERS = ",;\t|"
 _MOST_TIMES, _MOST_BYTES = 1000, 2**30
-"""A file that unpacks to more than so many times itself, and more than so many bytes, is a bomb."""
+"""A file that unpacks to more than so many times its size, and more than so many bytes, is refused."""
 _REFUSED = (
     (b"SQLite format 3\x00", "an SQLite database: write its table of hashes as CSV"),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as CSV"),
@@ -60,12 +59,12 @@ class Lines:
     """Some entries as they were written, column by column.
 
     Attributes:
-        hashes: None where there is nothing.
-        kinds: one of `DIGITS`, what else the file calls it, or None where it does not say.
-        ids: None where there is none.
+        hashes: None where an entry has none.
+        kinds: one of `DIGITS`, another name that the file gives, or None where it gives none.
+        ids: None where an entry has none.
         tags: None where the file has none.
-        numbers: of their lines, or rows, from 1.
-        words: what each is said to be, `key=value`; None where the file says nothing.
+        numbers: of their lines or rows, from 1.
+        words: the category of each, as `key=value`; None where the file has none.
         qualities: of PDQ hashes, 0 to 100, as written; None where the file has none.
     """
 
@@ -79,12 +78,12 @@ class Lines:
 
 
 def lines_of(file: IO[bytes], uri: str, column: str | None = None) -> Iterator[Lines]:
-    """The entries of a bank's file, by its content; see the top of this module.
+    """Yield the entries of a bank's file.
 
     Args:
-        file: at its start; it can seek.
-        uri: for messages alone.
-        column: the one that holds the hashes; unset: by the usual names.
+        file: seekable, at its start.
+        uri: for messages only.
+        column: the column that holds the hashes; unset: by the usual names.
 
     Raises:
         BankError: nothing can be made of the file.
@@ -109,7 +108,7 @@ def lines_of(file: IO[bytes], uri: str, column: str | None = None) -> Iterator[L
 
 @contextmanager
 def _plain_file(file: IO[bytes], uri: str) -> Iterator[IO[bytes]]:
-    """The file, unpacked to disk where it is compressed. Raises BankError for what cannot be."""
+    """Yield the file, unpacked to disk where it is compressed. Raises BankError where that fails."""
     head = file.read(_HEAD)
     packed = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -127,7 +126,7 @@ def _plain_file(file: IO[bytes], uri: str) -> Iterator[IO[bytes]]:
         except (*READING_ERRORS, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             raise BankError(f"{uri} is no {'zip' if is_zip else compression} file: {error}") from None
         plain.seek(0)
-        with _plain_file(plain, uri) as inner:  # a table in an archive in an archive ends by its size
+        with _plain_file(plain, uri) as inner:  # archives within archives end at the limit of size
             yield inner
 
 
@@ -173,7 +172,7 @@ _JSON_LINE = re.compile(r"\[[^\]\"{\[]*[^\]\"{\[\s\d.,][^\n]*\n[^\n]*[0-9a-f]{32
 
 
 def _json(text: IO[str], start: str, uri: str) -> Iterator[tuple[int, Any]]:
-    """The entries of JSON, or of JSON lines: where the first line is whole and not the last."""
+    """Yield the entries of JSON, or of JSON lines, where the first of several lines is JSON by itself."""
     first, _, rest = start.partition("\n")
     if rest.strip() and _is_json(first):
         return _json_lines(text)
@@ -205,7 +204,7 @@ def _json_lines(text: IO[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _of_xml(text: IO[str], start: str, uri: str) -> list[Any]:
-    """The entries of XML, its elements as objects; a page of HTML is none."""
+    """Return the entries of XML, with elements as objects. Raises BankError for HTML."""
     if re.match(r"<(!doctype\s+html|html)", start, re.IGNORECASE):
         raise BankError(f"{uri} is a page of HTML, an error page perhaps, and no bank")
     try:
@@ -218,7 +217,7 @@ def _of_xml(text: IO[str], start: str, uri: str) -> list[Any]:
 
 
 def _as_object(element: ElementTree.Element) -> Any:
-    """An element as a JSON value: its attributes and children by name, lists of what repeats; else its text."""
+    """Return an element as a JSON value: attributes and children by name, lists of repeated ones; else its text."""
     children = [(child.tag.rpartition("}")[2], _as_object(child)) for child in element]
     named = [(name.rpartition("}")[2], value) for name, value in element.attrib.items()]
     words = (element.text or "").strip()
@@ -245,10 +244,10 @@ def _objects(objects: Iterator[tuple[int, Any]], column: str | None) -> Iterator
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a table keeps what: places of its columns."""
+    """The positions of a table's columns."""
 
     wide: tuple[tuple[str, int], ...]
-    """Columns that hold one kind of hash each; of kinds that are not used, too."""
+    """Columns that hold one kind of hash each, unused kinds included."""
     value: int | None
     type: int | None
     id: int | None
@@ -258,7 +257,7 @@ class _Columns:
 
     @classmethod
     def named(cls, names: Sequence[str], column: str | None) -> _Columns | None:
-        """None where none of the names is that of hashes."""
+        """Find the columns by their names; None where no name is that of hashes."""
         plain = [bare(name) for name in names]
 
         def place(known: Iterable[str]) -> int | None:
@@ -287,12 +286,12 @@ class _Columns:
 
     @property
     def width(self) -> int:
-        """How many of the first columns are looked at."""
+        """How many of the first columns are needed."""
         known = (self.value, self.type, self.id, self.tags, self.quality, *(i for _, i in (*self.wide, *self.words)))
         return max(i for i in known if i is not None) + 1
 
     def lines(self, columns: Sequence[Sequence[Any]], numbers: Sequence[int]) -> Iterator[Lines]:
-        """The entries of some rows, given column by column."""
+        """Yield the entries of some rows, given column by column."""
         none: list[Text] = [None] * len(numbers)
         ids = none if self.id is None else list(map(text_of, columns[self.id]))
         tags = None if self.tags is None else list(map(tags_of, columns[self.tags]))
@@ -353,7 +352,7 @@ def _batches(batches: Iterator[pa.RecordBatch], uri: str, column: str | None) ->
 
 
 def _table_or_list(text: IO[str], uri: str, column: str | None) -> Iterator[Lines]:
-    """Rows of cells where there is a header of known names, or where cells hold hashes and lines do not; else lines."""
+    """Read a table, if it has a header with known names, or cells hold hashes and lines do not; else a list."""
     numbered = enumerate((line.rstrip("\n") for line in text), start=1)
     sample = list(islice(numbered, _SAMPLE))
     lines = chain(sample, numbered)
@@ -377,7 +376,7 @@ def _table_or_list(text: IO[str], uri: str, column: str | None) -> Iterator[Line
 
 
 def _header(sample: Sequence[tuple[int, str]], column: str | None) -> tuple[str, int, _Columns | None]:
-    """Delimiter, number of its line, and what is where; a comment may be the header."""
+    """Return the header's delimiter, line number and columns; the header may be a comment."""
     for number, line in sample[:20]:
         names = re.sub(r"^\s*(#|%)+\s*", "", line)
         for delimiter in _DELIMITERS:
@@ -405,7 +404,7 @@ def _hash_places(line: str, delimiter: str) -> tuple[int, ...]:
 
 
 def _places_without_header(shown: Sequence[str], delimiter: str) -> _Columns:
-    """The columns that hold hashes, of the lines that have some; a number up to 100 beside a hash is a quality."""
+    """Find the columns of hashes in lines without a header; a number up to 100 beside a hash is a quality."""
     first = next(line for line in shown if _hash_places(line, delimiter))
     cells, places = _cells(first, delimiter), _hash_places(first, delimiter)
     if len(places) > 1:
@@ -423,7 +422,7 @@ def _kind_by_digits(cell: str) -> str:
 
 
 def _rows(lines: Iterator[tuple[int, str]], delimiter: str, header: int, places: _Columns) -> Iterator[Lines]:
-    """The rows below a header; comments and empty lines are passed over."""
+    """Yield the rows below a header, without comments and empty lines."""
     below = ((number, line) for number, line in lines if number > header)
     rows = _csv_rows(((number, line) for number, line in below if line.strip()), delimiter)
     while some := list(islice(rows, _ROWS)):
@@ -432,7 +431,7 @@ def _rows(lines: Iterator[tuple[int, str]], delimiter: str, header: int, places:
 
 
 def _csv_rows(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the numbers of their last lines; one that is no CSV has nothing in it."""
+    """Yield rows with the numbers of their last lines; a row that is not CSV is empty."""
     at = 0
 
     def texts() -> Iterator[str]:
@@ -455,7 +454,7 @@ def _csv_rows(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tupl
 
 
 def _list(lines: Iterator[tuple[int, str]]) -> Iterator[Lines]:
-    """A hash a line; `#` begins a comment."""
+    """Read one hash per line; `#` begins a comment."""
     wanted = ((number, line.strip()) for number, line in lines if line.strip() and not _COMMENT.match(line))
     while some := list(islice(wanted, _ROWS)):
         rows = [(*_typed(line), number) for number, line in some]
@@ -468,7 +467,7 @@ _PAIRS = re.compile(r"\s*\w+=[^,]*(,\s*\w+=[^,]*)+\s*\Z")
 
 
 def _typed(line: str) -> tuple[Text, Text, Text, Text]:
-    """Hash, kind, id and quality of a line's words."""
+    """Return hash, kind, id and quality of a line."""
     line = line.strip()
     if found := _BSD.match(line):
         return found[3], kind_of(found[1]), found[2], None

@@ -1,8 +1,4 @@
-"""Hashes and their kinds, as banks write them.
-
-In: a name or a hash as it stands in a bank. Out: one of `DIGITS`, another kind in its usual word, hex digits. Nothing
-goes wrong: what is no hash comes back as None.
-"""
+"""Recognise hashes and names of their kinds, as banks write them."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import re
 Text = str | None
 
 DIGITS = {"sha256": 64, "md5": 32, "pdq": 64}
-"""Kinds of hashes that objects are matched by, and their hex digits; what identifies the bytes comes first."""
+"""Kinds of hashes that objects are matched by, with their hex digits; those of the bytes come first."""
 OTHERS = {
     **{
         name: name for name in ("sha1", "sha224", "sha384", "sha512", "crc32", "ssdeep", "tlsh", "vpdq", "tmk", "phash")
@@ -21,9 +17,9 @@ OTHERS = {
     **{"photodna": "photodna", "pdna": "photodna", "photodnahash": "photodna", "tmkpdqf": "tmk", "videotmk": "tmk"},
     **{"videopdq": "vpdq", "sha3": "sha3", "sha3256": "sha3"},
 }
-"""Kinds that no image is matched by, by the names that banks give them."""
+"""Kinds that no image is matched by, by names that banks use."""
 BY_DIGITS = {32: "md5", 40: "sha1", 56: "sha224", 96: "sha384", 128: "sha512", 288: "photodna"}
-"""What so many hex digits are where nothing says it; 64 may be a SHA-256 or a PDQ hash."""
+"""The kind of an untyped hash by its hex digits; 64 may be a SHA-256 or a PDQ hash."""
 
 _BEFORE = ("hash", "photo", "image", "media", "file", "signal", "picture")
 _AFTER = ("hash", "hex", "base64", "b64", "value", "digest", "checksum", "sum")
@@ -32,16 +28,16 @@ _BYTES = re.compile(r"[0-9a-f]{2}(?:([-: ])[0-9a-f]{2})(?:\1[0-9a-f]{2})+\Z")
 _UUID = re.compile(r"\{?([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})\}?\Z")
 _PREFIX = re.compile(r"(md5|sha-?\d{1,3}|pdq)[:\-=](?=\S{16})", re.IGNORECASE)
 _BASE64 = {24: 16, 28: 20, 44: 32, 192: 144}
-"""Characters of base64, and the bytes that they stand for: MD5, SHA-1, SHA-256 or PDQ, PhotoDNA."""
+"""Lengths in base64 and in bytes: MD5, SHA-1, SHA-256 or PDQ, PhotoDNA."""
 
 
 def bare(name: str) -> str:
-    """A name without letter case and all but letters and digits."""
+    """Return a name in lower case, with letters and digits only."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def named_kind(name: str) -> Text:
-    """The kind that a column or type of this name holds; None where the name is that of no kind of hash."""
+    """Return the kind of hash that a column or type of this name holds; None where it names none."""
     word = bare(name)
     for prefix in _BEFORE:
         word = word.removeprefix(prefix) if word != prefix else word
@@ -51,8 +47,8 @@ def named_kind(name: str) -> Text:
 
 
 def kind_of(name: Text) -> Text:
-    """The kind for the name that a bank gives it, whatever its case; any other name as it is, None for none. Of several
-    (`filename|md5`) the last."""
+    """Return the kind for a bank's name of it, whatever its case; an unknown name unchanged; None for no name. Of
+    several (`filename|md5`) the last counts."""
     if name is None or not name.strip():
         return None
     last = name.strip().rpartition("|")[2]
@@ -60,8 +56,8 @@ def kind_of(name: Text) -> Text:
 
 
 def plain_hex(text: str) -> tuple[Text, str]:
-    """The kind that a hash says itself (`sha256:…`), and its lower-case hex digits, without what programs put around
-    them: quotes, `="…"`, `0x`, dashes, colons, base64. What is none of it comes back as it is."""
+    """Return the kind that a hash names itself (`sha256:…`), and its lower-case hex digits, freed from quotes, `="…"`,
+    `0x`, dashes, colons and base64. Anything else comes back in lower case."""
     text = text.strip().strip("\"'").removeprefix('="').strip("\"'").strip()
     kind = None
     if found := _PREFIX.match(text):
@@ -82,13 +78,13 @@ def plain_hex(text: str) -> tuple[Text, str]:
 
 
 def is_hash(text: str) -> bool:
-    """Whether a text is a hash of some kind, however it is written."""
+    """Return whether a text is a hash of some kind, however it is written."""
     digits = plain_hex(text)[1]
     return len(digits) in {*BY_DIGITS, 64} and _HEX.match(digits) is not None
 
 
 def text_of(value: object) -> Text:
-    """A cell as text; None for nothing. Bytes are a hash as it is, or its digits."""
+    """Return a cell as text; None where it is empty. Bytes are either a raw hash or its digits."""
     if isinstance(value, bytes):
         is_written = len(value) in {*BY_DIGITS, 64} and _HEX.match(value.decode("latin-1").lower())
         value = value.decode() if is_written else value.hex()

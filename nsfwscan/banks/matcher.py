@@ -1,17 +1,15 @@
-"""Which rows are in which banks, by their hashes alone.
+"""Match rows with banks by their stored hashes (`sha256`, `md5`, `pdq`, `pdq_quality`) alone.
 
-In: a table with `sha256, md5, pdq, pdq_quality`. Out: the match columns (`MATCH`). Nothing goes wrong.
+Of all entries that a row matches, one counts. In this order:
 
-Of all entries that a row matches one counts. The first of these that decides:
-
-1. `illegal` before everything else: no other bank can hide it. So is a content that the store knows to be illegal.
-2. The same bytes (`sha256`, `md5`) before what only looks the same (`pdq`): somebody has seen this very file.
+1. `illegal` before everything else, so that no other bank can hide it; so are contents known to the store.
+2. The same bytes (`sha256`, `md5`) before the same looks (`pdq`): somebody has seen this very file.
 3. `block` before `allow`.
-4. The smaller distance; then the bank that is named first; then the smaller id.
+4. The smaller distance; then the bank that is given first; then the smaller id.
 
-A `negative` bank lists known false matches. A row that is in one, by any hash, has no `pdq` match in `block` and
-`allow` banks; matches of its bytes stand, and so does whatever matches an `illegal` bank. A PDQ hash of less quality
-than a bank asks for is not looked up there; the bank's own entries are taken as they are.
+A `negative` bank lists known false matches. A row in one, by any hash, has no `pdq` match in `block` and `allow` banks;
+matches of its bytes and of `illegal` banks stand. A PDQ hash of lower quality than a bank asks for is not looked up
+there.
 """
 
 from __future__ import annotations
@@ -32,25 +30,25 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.schema import MATCH_COLUMNS, BankKind
 
 MATCH = pa.schema(MATCH_COLUMNS)
-"""What is said of a match; all null of none."""
+"""The match columns; all null in a row without a match."""
 HASH_COLUMNS = ("sha256", "md5", "pdq", "pdq_quality")
-"""What rows are matched by."""
+"""The columns that rows are matched by."""
 _EXACT = ("sha256", "md5")
 
 Search = Callable[[int, Hashes], Found]
-"""All entries within its distance of the bank with that number, for each hash."""
+"""From the number of a bank and hashes to all entries within the bank's distance of each."""
 
 
 Entry = tuple[str, str, str]
-"""Bank, kind of hash, id: how a match names its entry."""
+"""Bank, kind of hash and id: how a match names its entry."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An entry that a row matches."""
+    """One entry that a row matches."""
 
     bank: int
-    """Its number, in the order of the configuration."""
+    """The bank's number, in the order of the configuration."""
     hash: str
     entry: int
     distance: int
@@ -58,12 +56,12 @@ class Hit:
 
 
 class BankSet:
-    """Banks on this node, asked together.
+    """Banks on this node, searched together.
 
     Args:
         specs: in the order of the configuration.
-        elsewhere: who is asked for near hashes of large banks; unset: indexes in this process, as for small ones,
-            built when they are first asked.
+        elsewhere: searches near hashes in large banks; unset: this process builds indexes on first use, as for small
+            banks.
         without: entries that match nothing.
         known: contents that are illegal whatever the banks say: `HASH_COLUMNS` and `MATCH`, each SHA-256 once.
     """
@@ -84,18 +82,18 @@ class BankSet:
         self._indexes: dict[int, NearIndex] = {}
 
     def leaving_out(self, entries: Collection[Entry]) -> BankSet:
-        """The same banks, without some entries."""
+        """Return the same banks without some entries."""
         return BankSet(self.specs, self._storage, self._elsewhere, entries, self.known)
 
     def open(self) -> None:
-        """Maps the banks into memory. Raises BankError where this node has not got one, and cannot have it."""
+        """Map the banks into memory. Raises BankError where this node lacks one and cannot get it."""
         _ = self._banks
 
     def match(self, table: pa.Table, *, near: bool = True) -> pa.Table:
-        """The match columns of a table with `HASH_COLUMNS`, in the same order.
+        """Return the match columns of a table with `HASH_COLUMNS`, in the same order.
 
         Args:
-            near: also by what only looks the same.
+            near: whether PDQ hashes are searched, too.
         """
         best: dict[int, Hit] = {}
         spared = self._by_bytes(table, best)
@@ -104,7 +102,7 @@ class BankSet:
         return self.remembered(table, self._columns(best, table.num_rows))
 
     def remembered(self, table: pa.Table, found: pa.Table) -> pa.Table:
-        """Match columns of a table, those of contents that are known to be illegal as they are known."""
+        """Return match columns in which contents known to be illegal have the match that made them known."""
         if self.known is None or not self.known.num_rows:
             return found
         place = pc.index_in(table["sha256"], self.known["sha256"].combine_chunks())
@@ -116,9 +114,9 @@ class BankSet:
         return pa.table(columns, schema=MATCH)
 
     def matched_again(self, rows: pa.Table) -> pa.Table:
-        """The match columns of rows that have some from before, as today's banks say.
+        """Match rows again that have a match from before, with today's banks.
 
-        An illegal match stands as long as its bank is not asked: leaving a bank out makes nothing legal.
+        An illegal match stands as long as its bank is not among them: leaving a bank out makes nothing legal.
         """
         found = self.match(rows)
         was_illegal = pc.equal(rows["match_kind"], str(BankKind.ILLEGAL))
@@ -131,7 +129,7 @@ class BankSet:
 
     @property
     def identities(self) -> list[str]:
-        """`name@version` of each bank, in their order, and the entries that match nothing."""
+        """`name@version` of each bank, in their order, then the entries that match nothing."""
         return [*(spec.identity for spec in self.specs), *(" ".join(entry) for entry in sorted(self.without))]
 
     @property
@@ -149,7 +147,7 @@ class BankSet:
         return tuple(open_bank(spec, self._storage) for spec in self.specs)
 
     def _by_bytes(self, table: pa.Table, best: dict[int, Hit]) -> set[int]:
-        """Adds what the rows' bytes match; returns the rows whose bytes are known as false matches."""
+        """Add matches by bytes; return the rows whose bytes are known false matches."""
         spared: set[int] = set()
         for kind in _EXACT:
             rows, hashes = _hashes_in(table[kind])
@@ -165,7 +163,7 @@ class BankSet:
         return spared
 
     def _by_looks(self, table: pa.Table, best: dict[int, Hit], spared: set[int]) -> None:
-        """Adds what the rows look like; those known as false matches are spared the banks that they would be in."""
+        """Add matches by PDQ, except in `block` and `allow` banks for rows that are known false matches."""
         rows, hashes = _hashes_in(table["pdq"])
         qualities = np.asarray(pc.fill_null(table["pdq_quality"], -1).to_numpy())[rows]
         found: list[tuple[int, Hit]] = []
@@ -178,7 +176,7 @@ class BankSet:
             for i, place in zip(asked.tolist(), which.reshape(-1).tolist(), strict=True):
                 if (hit := nearest[place]) is not None:
                     found.append((int(rows[i]), hit))
-        for row, hit in found:  # whoever is spared must be known first
+        for row, hit in found:  # all false matches must be known before any match is taken
             if self._kind(hit) == BankKind.NEGATIVE:
                 spared.add(row)
         for row, hit in found:
@@ -186,8 +184,8 @@ class BankSet:
                 self._take(row, hit, best, spared)
 
     def _nearest(self, number: int, hashes: Hashes) -> list[Hit | None]:
-        """For each hash the nearest entry of a bank, of several the one with the smallest id; None where there is
-        none within its distance."""
+        """Return for each hash the nearest entry of a bank, of several the one with the smallest id; None where none is
+        within the bank's distance."""
         ask = self._elsewhere if self._elsewhere is not None and self.specs[number].is_large else self.search
         found, entries = ask(number, hashes), self._banks[number].entries["pdq"]
         nearest: list[Hit | None] = []
@@ -218,7 +216,7 @@ class BankSet:
         return self.specs[hit.bank].config.kind
 
     def _rank(self, hit: Hit) -> tuple[bool, bool, bool, int, int, str]:
-        """The smallest counts; see the top of this module."""
+        """Return the order of a hit, the smallest first; see the top of this module."""
         kind = self._kind(hit)
         by_looks, harmless = hit.hash == "pdq", kind == BankKind.ALLOW
         return kind != BankKind.ILLEGAL, by_looks, harmless, hit.distance, hit.bank, hit.id
@@ -232,14 +230,14 @@ class BankSet:
         return pa.table([pa.array(values[field.name], field.type) for field in MATCH], schema=MATCH)
 
     def search(self, number: int, hashes: Hashes) -> Found:
-        """What is within its distance of a bank, by an index in this process."""
+        """Search a bank by an index in this process."""
         if number not in self._indexes:
             self._indexes[number] = self._banks[number].near()
         return self._indexes[number].search(hashes)
 
 
 def _hashes_in(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], Hashes]:
-    """The rows that have a hash, and the hashes, uint8 [n, bytes], of a column of hex."""
+    """Return the rows of a hex column that have a hash, and the hashes as uint8 [n, bytes]."""
     there = np.flatnonzero(pc.is_valid(column).to_numpy())
     texts = column.drop_null().to_pylist()
     width = len(texts[0]) // 2 if texts else 1

@@ -1,8 +1,4 @@
-"""Which hashes are within a distance of which: an exact search over PDQ hashes, by FAISS.
-
-In: hashes, uint8 [n, 32], and a distance in bits. Out: for each hash that is asked for, all entries within it, none
-missed. Nothing goes wrong, but for memory: `index_bytes` says what an index takes.
-"""
+"""Search PDQ hashes, uint8 [n, 32], within a distance in bits, exactly: no entry is missed. Uses FAISS."""
 
 from __future__ import annotations
 
@@ -17,35 +13,34 @@ from numpy.typing import NDArray
 
 HASH_BYTES = 32
 FLAT_UP_TO = 100_000
-"""Hashes up to which comparing with all is quick enough to do without an index that takes memory."""
+"""Number of hashes up to which comparing with all is fast enough without an index, which takes memory."""
 _HASHES, _BITS, _FLIPS = 11, 23, 2
-"""Of the index for more: a hash is cut into 11 pieces of 23 bits, each looked up with up to 2 bits flipped. Two hashes
-within 32 bits have at least one piece in which they differ by at most 2 (11 pieces with 3 each would be 33), so nothing
-within that distance is missed."""
+"""The index for more: a hash is cut into 11 pieces of 23 bits, each looked up with up to 2 bits flipped. Two hashes
+within 32 bits differ by at most 2 in at least one piece (11 pieces with 3 each would be 33), so none is missed."""
 _REACHES = 32
 _SHORT_HASHES, _SHORT_BITS, _SHORT_FLIPS, _SHORT_REACHES = 8, 32, 1, 15
-"""Of the index for short distances: of 8 pieces of 32 bits, two hashes within 15 bits have at least one in which they
-differ by at most one. Ten times as fast: 32,000 lookups a second on two cores, among one million or two."""
+"""The index for short distances: of 8 pieces of 32 bits, two hashes within 15 bits differ by at most one bit in one
+piece at least. Ten times as fast: 32,000 lookups a second on two cores, among one or two million."""
 _QUERIES = 1024
-"""Hashes looked up at a time: bounds what is found at a time where very many are near each other."""
+"""Hashes per lookup; bounds the number of results where very many hashes are near each other."""
 _SHARED_FROM = 100
-"""Hashes over which FAISS itself shares a search of an index for more among its threads."""
+"""Number of hashes above which FAISS itself divides a search of the large index among its threads."""
 _ADDED = 2**18
-"""Hashes added at a time: FAISS copies what it is given."""
+"""Hashes added at a time, since FAISS copies its input."""
 _BYTES_A_HASH, _BYTES_A_BUCKET = 130, 66
-"""What the index for more takes: for each hash, and for each filled bucket of one of its 11 tables."""
+"""Memory of the large index: for each hash, and for each filled bucket of one of its 11 tables."""
 
 Hashes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is near the hashes that were asked for.
+    """The results of a search.
 
     Attributes:
-        limits: int64 [m + 1]; what was found for hash `i` lies from `limits[i]` to `limits[i + 1]`.
+        limits: int64 [m + 1]; the results for hash `i` lie from `limits[i]` to `limits[i + 1]`.
         distances: int32 [k], bits.
-        entries: int64 [k], positions among the hashes that were indexed; in no order.
+        entries: int64 [k], positions among the indexed hashes, in no order.
     """
 
     limits: NDArray[np.int64]
@@ -54,7 +49,7 @@ class Found:
 
 
 class NearIndex:
-    """Finds all hashes within a distance, up to the one that it was built for."""
+    """An index that finds all hashes up to the distance that it was built for."""
 
     def __init__(self, index: Any, distance: int) -> None:
         self._index = index
@@ -78,27 +73,27 @@ class NearIndex:
 
     @classmethod
     def read(cls, path: Path, distance: int) -> Self:
-        """The index that `write` wrote. Raises RuntimeError where the file is damaged."""
+        """Read the index that `write` wrote. Raises RuntimeError where the file is damaged."""
         import faiss
 
         return cls(faiss.read_index_binary(str(path)), distance)
 
     def write(self, path: Path) -> None:
-        """Writes it to a file, to be read in a third of the time that building takes."""
+        """Write it to a file; reading that takes a third of the time of building."""
         import faiss
 
         faiss.write_index_binary(self._index, str(path))
 
     @property
     def size(self) -> int:
-        """Hashes in it."""
+        """Number of hashes."""
         return int(self._index.ntotal)
 
     def search(self, hashes: Hashes, distance: int | None = None) -> Found:
-        """All entries within a distance of each hash, uint8 [m, 32].
+        """Return all entries within a distance of each hash, uint8 [m, 32].
 
         Args:
-            distance: bits, at most the one that the index was built for; unset: that one.
+            distance: bits, at most the distance that the index was built for; unset: that distance.
         """
         within = self._distance if distance is None else distance
         if within > self._distance:
@@ -114,7 +109,7 @@ class NearIndex:
         return Found(np.concatenate(counts).cumsum(), np.concatenate(distances), np.concatenate(entries))
 
     def _within(self, hashes: Hashes, distance: int) -> Iterable[Any]:
-        """What FAISS finds, limits, distances and entries, for some hashes after the others."""
+        """Yield FAISS's limits, distances and entries for consecutive groups of the hashes."""
         import faiss
 
         def search(some: Hashes) -> Any:
@@ -129,7 +124,7 @@ class NearIndex:
 
 
 def index_bytes(hashes: int) -> int:
-    """About how much memory an index over so many hashes takes, for a plan of what runs where."""
+    """Estimate the memory of an index over so many hashes, for a plan of what runs where."""
     if hashes <= FLAT_UP_TO:
         return hashes * HASH_BYTES
     buckets = 2**_BITS
@@ -138,7 +133,7 @@ def index_bytes(hashes: int) -> int:
 
 
 def search_on(threads: int) -> None:
-    """Lets FAISS search on so many threads of this process; a worker that has one core has one."""
+    """Let FAISS use so many threads of this process; a worker with one core uses one."""
     import faiss
 
     faiss.omp_set_num_threads(threads)

@@ -1,7 +1,7 @@
-"""The files of a checkpoint: which of them are loaded, and the digest over exactly those.
+"""Find the files of a checkpoint that are loaded, and compute the digest over exactly those.
 
-In: a folder. Out: its digest, its settings. A checkpoint that would load anything else than what the digest covers (a
-file elsewhere, a pickle, an adapter's base model) is a `ModelError`: its weights could change and keep their identity.
+A checkpoint that would load anything else (a file elsewhere, a pickle, an adapter's base model) raises `ModelError`:
+its weights could change and keep their identity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nsfwscan.errors import ModelError
 WANTED = re.compile(
     r"^(config\.json|preprocessor_config\.json|processor_config\.json|model[\w.-]*\.safetensors(\.index\.json)?)$"
 )
-"""Names of the files that are fetched, and that the digest covers."""
+"""Names of the files that are fetched and digested."""
 _SHARD = re.compile(r"model[\w.-]{0,200}\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _ELSEWHERE = {
@@ -99,7 +99,7 @@ def _check_index(folder: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _digest_of(versions: tuple[tuple[Path, int, int, int], ...]) -> str:
-    """Read once for each state of the files: (path, inode, bytes, time of change in ns)."""
+    """Digest files, once for each state of them: (path, inode, bytes, time of change in ns)."""
     total = hashlib.sha256()
     for path, *_ in versions:
         with path.open("rb") as file:

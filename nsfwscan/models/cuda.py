@@ -1,7 +1,6 @@
-"""Batches on CUDA, so that copies hide behind compute.
+"""Run batches on CUDA, with copies hidden behind computation.
 
-In: uint8 pixels on the host, and what a model does with them on the device. Out: float32 probabilities on the host. Two
-buffers take turns: while the model works on one, the next batch is copied into the other, by a stream of its own.
+Two buffers take turns: while the model works on one, a stream of its own copies the next batch into the other.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class Overlapped(Classifier):
     Args:
         forward: uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], both on the device.
         shape: [batch, H, W, 3].
-        guard: a context in which `forward` runs, which says in words what goes wrong there.
+        guard: a context in which `forward` runs, which turns its errors into words.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Overlapped(Classifier):
         self._slots = [_Slot(shape) for _ in range(2)]
 
     def stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """The probabilities of each batch, in order, one batch later than it is taken."""
+        """Yield the probabilities of each batch, in order, one batch later than it is taken."""
         working: _Slot | None = None
         for number, pixels in enumerate(batches):
             slot = self._slots[number % 2]
@@ -52,7 +51,7 @@ class Overlapped(Classifier):
 
 
 class _Slot:
-    """One batch under way: in pinned memory, on the device, and its scores on the way back."""
+    """The buffers of one batch: in pinned memory, on the device, and for its scores."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
@@ -61,7 +60,7 @@ class _Slot:
         self._copied, self._read, self._done = (torch.cuda.Event() for _ in range(3))  # type: ignore[no-untyped-call]
 
     def load(self, pixels: NDArray[np.uint8], copying: torch.cuda.Stream) -> None:
-        """Begins to copy pixels to the device, as soon as what was there before is no longer needed."""
+        """Begin to copy pixels to the device, as soon as the previous ones are no longer needed."""
         self._copied.synchronize()
         self._pinned.copy_(torch.from_numpy(pixels))
         with torch.cuda.stream(copying):
@@ -70,7 +69,7 @@ class _Slot:
             self._copied.record(copying)
 
     def run(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Begins to score them, as soon as they are there."""
+        """Begin to score them, as soon as they are there."""
         computing = torch.cuda.current_stream()
         computing.wait_event(self._copied)
         scores = forward(self._pixels)
@@ -81,7 +80,7 @@ class _Slot:
         self._done.record(computing)
 
     def scores(self) -> NDArray[np.float32]:
-        """Waits for them."""
+        """Wait for the scores, and return them."""
         assert self._scores is not None
         self._done.synchronize()
         return self._scores.numpy().copy()

@@ -1,7 +1,6 @@
-"""Checkpoint labels to categories, by name and never by index: public checkpoints disagree on the order.
+"""Map a checkpoint's labels to categories, by name and never by position: public checkpoints disagree on the order.
 
-In: the labels of a checkpoint. Out: a `Category` for each; several labels have one category where the user says so. An
-unknown label stops the run and names itself.
+Several labels may have one category where the user says so. An unknown label raises `ModelError`, which names it.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ ALIASES: dict[str, Category] = {
     "unsafe": Category.NSFW,
     "not safe": Category.NSFW,
 }
-"""Spellings seen in public checkpoints and class folders, in the form that `plain` gives them."""
+"""Spellings seen in public checkpoints and class folders, as `plain` returns them."""
 
 
 def plain(label: str) -> str:
-    """A label without case, underscores, hyphens and doubled spaces."""
+    """Return a label in lower case, without underscores, hyphens and doubled spaces."""
     return re.sub(r"[\s_\-]+", " ", label).strip().lower()
 
 
 def category_of(label: str, extra: Mapping[str, str] | None = None) -> Category | None:
-    """The category that a label means; None where neither `extra` nor the alias table knows it."""
+    """Return the category that a label means; None where neither `extra` nor the alias table knows it."""
     for known, category in (extra or {}).items():
         if plain(known) == plain(label):
             return Category(category) if category in set(Category) else None
@@ -44,10 +43,10 @@ def category_of(label: str, extra: Mapping[str, str] | None = None) -> Category 
 
 
 def renamed(labels: Sequence[str], names: Mapping[str, str], model: str) -> tuple[str, ...]:
-    """The labels under the names that they are given, in the checkpoint's order.
+    """Return the labels under their given names, in the checkpoint's order.
 
     Raises:
-        ModelError: a name is for a label that is not there, or two labels have one name.
+        ModelError: a name is given for an unknown label, or two labels have one name.
     """
     given = {plain(label): name for label, name in names.items()}
     if unmatched := given.keys() - {plain(label) for label in labels}:
@@ -60,11 +59,11 @@ def renamed(labels: Sequence[str], names: Mapping[str, str], model: str) -> tupl
 
 
 def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -> tuple[Category, ...]:
-    """One category for each label, in the checkpoint's order.
+    """Return one category for each label, in the checkpoint's order.
 
     Raises:
-        ModelError: a label is unknown, `extra` explains one that is not there, two mean the same category and `extra`
-            does not say so, or none means neutral, or none NSFW.
+        ModelError: a label is unknown, `extra` explains a label that is not there, two labels mean one category and
+            `extra` does not say so, or no label means neutral, or none is NSFW.
     """
     there = {plain(label) for label in labels}
     unmatched = [given for given in extra if plain(given) not in there]
@@ -88,11 +87,11 @@ def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -
 
 
 def _check_shared(labels: Sequence[str], categories: Sequence[Category], said: Collection[str], model: str) -> None:
-    """Raises ModelError where two labels mean one category by the alias table alone: the checkpoint tells them apart,
+    """Raise ModelError where two labels mean one category by the alias table alone: the checkpoint tells them apart,
     and only the user knows whether that matters.
 
     Args:
-        said: labels that the user has explained, in the form that `plain` gives them.
+        said: labels that the user has explained, as `plain` returns them.
     """
     for category in dict.fromkeys(categories):
         same = [label for label, one in zip(labels, categories, strict=True) if one == category]

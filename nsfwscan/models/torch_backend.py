@@ -1,7 +1,7 @@
-"""Any transformers image-classification checkpoint, from safetensors.
+"""Run a transformers image-classification checkpoint from safetensors.
 
-In: uint8 pixels [batch, H, W, 3]. Out: float32 probabilities [batch, labels]. A checkpoint without a trained head, or
-whose own processor does something else than our geometry, is a `ModelError`: its scores would look right and be wrong.
+A checkpoint without a trained head, or whose own processor prepares images differently from our geometry, raises
+`ModelError`: its scores would look right and be wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROBES = ((97, 131), (480, 640), (700, 300))
 
 
 def load_torch(spec: ModelSpec, folder: Path, hardware: Hardware) -> Classifier:
-    """Loads the weights in the hardware's dtype and checks that preprocessing is the checkpoint's own.
+    """Load the weights in the hardware's dtype, and check that preprocessing is the checkpoint's own.
 
     Raises:
         ModelError: the weights do not load whole, or preprocessing differs.
@@ -49,7 +49,7 @@ def load_torch(spec: ModelSpec, folder: Path, hardware: Hardware) -> Classifier:
             return logits.float().softmax(-1)
 
     shape = (hardware.batch_size, *spec.geometry.shape)
-    if hardware.compiled or hardware.device == "cuda":  # what is made with the first batch is made before the work
+    if hardware.compiled or hardware.device == "cuda":  # the first batch compiles and allocates
         with _in_words(hardware):
             forward(torch.zeros(shape, dtype=torch.uint8, device=hardware.device))
     if hardware.device == "cuda":
@@ -88,8 +88,8 @@ def _load_weights(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:
 
 
 class Normaliser:
-    """uint8 NHWC on the host to float32 NCHW on the device, normalised there: a quarter of the bytes travel. Training
-    normalises with the same code."""
+    """Turns uint8 NHWC on the host into normalised float32 NCHW on the device: a quarter of the bytes travel. Training
+    uses the same code."""
 
     def __init__(self, normalisation: Normalisation, device: str | torch.device) -> None:
         n = normalisation
@@ -98,7 +98,7 @@ class Normaliser:
         self._factor, self._summand = n.scale / std, -mean / std
 
     def __call__(self, pixels: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
-        """Pixels [batch, H, W, 3], wherever they are, as values [batch, 3, H, W] on the device."""
+        """Return pixels [batch, H, W, 3], from host or device, as values [batch, 3, H, W] on the device."""
         values = torch.as_tensor(pixels).to(self._device, torch.float32, copy=True).contiguous()
         width = values.shape[2]
         rows = values.view(-1, width * 3)  # long rows, and in place: four times as fast on a CPU
@@ -108,7 +108,7 @@ class Normaliser:
 
 
 def check_preprocessing(uri: str, folder: Path, geometry: Geometry, normalisation: Normalisation) -> None:
-    """Runs the checkpoint's own processor beside ours on generated pictures. Raises ModelError where they differ."""
+    """Run the checkpoint's own processor beside ours on generated pictures. Raises ModelError where they differ."""
     normalise = Normaliser(normalisation, "cpu")
     try:
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]

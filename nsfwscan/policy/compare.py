@@ -1,8 +1,6 @@
-"""What another policy would decide of rows that are decided already, counted.
+"""Compare what another policy would decide with decided rows: counts, and a few URIs of each move.
 
-In: decided report rows, batch after batch, and a `Decider`. Out: how many objects move from which decision to which,
-with a few of their URIs; and how many there are of each decision, queue, skill, shield and severity before and after.
-Only counts are kept, whatever the number of rows. A rule that fails on a row is a `PolicyError`.
+Only counts are kept, whatever the number of rows. A rule that fails on a row raises `PolicyError`.
 """
 
 from __future__ import annotations
@@ -20,20 +18,20 @@ from nsfwscan.policy.decide import Decider, Indices
 COMPARED = ("decision", "queue", "skill", "shield", "severity")
 """The columns of an outcome."""
 _SAMPLES = 3
-"""URIs that are kept of each move."""
+"""URIs kept of each move."""
 
 Codes = npt.NDArray[np.int64]
 Move = tuple[str, str]
 
 
 class Comparison:
-    """Decided rows beside what another policy says of them.
+    """Counts over decided rows and over the other policy's decisions on them.
 
     Attributes:
-        rows: how many were compared.
-        before, after: by column of `COMPARED`, how many rows have each value; None is one.
-        moves: how many rows go from one decision to another.
-        elsewhere: rows that keep their decision, and change queue, skill, shield or severity.
+        rows: number of compared rows.
+        before, after: for each column of `COMPARED` the number of rows by value, None included.
+        moves: number of rows by old and new decision.
+        elsewhere: rows that keep their decision and change queue, skill, shield or severity.
     """
 
     def __init__(self, decider: Decider) -> None:
@@ -49,11 +47,11 @@ class Comparison:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that `add` looks at."""
+        """The columns that `add` needs."""
         return list(dict.fromkeys(["uri", *COMPARED, *self.decider.columns]))
 
     def add(self, rows: pa.Table) -> None:
-        """Counts rows. Raises PolicyError."""
+        """Count rows. Raises PolicyError."""
         chosen = self.decider.choose(rows)
         self.rows += rows.num_rows
         differs = np.zeros(rows.num_rows, bool)
@@ -80,7 +78,7 @@ class Comparison:
         return np.array([self._code(name, outcome[name]) for outcome in outcomes], np.int64)[chosen]
 
     def _code(self, name: str, value: Hashable) -> int:
-        """A number for each value of a column."""
+        """Return the number that stands for a value of a column."""
         known = self._codes[name]
         return known.setdefault(value, len(known))
 
@@ -101,7 +99,7 @@ class Comparison:
             self._samples[move] = sorted([*self._samples.get(move, []), *named])[:_SAMPLES]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types; most frequent first, severities from the worst on; null for none."""
+        """Return JSON types, the most frequent value first, severities from the worst on."""
         return {
             "policy": self.decider.policy.identity,
             "version": self.decider.policy.version,

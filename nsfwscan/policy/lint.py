@@ -1,7 +1,6 @@
-"""What is wrong with a policy although it binds: rules that can never decide, names that nothing uses.
+"""Find what is wrong with a policy that binds: rules that never decide, unused names, banks it decides otherwise.
 
-In: a policy; and, where there are some, counts over real rows (`Overlaps`). Out: findings, a sentence each; none where
-all is well. Nothing goes wrong.
+Findings are sentences. `lint` and `bank_notes` read the policy's text; `Overlaps` counts real rows.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ def _under_each_override(policy: Policy, findings: Findings) -> Iterator[str]:
 
 
 def _unreachable(connection: duckdb.DuckDBPyConnection, plain: Policy, known: Known | None) -> Iterator[str]:
-    """Rules that ask for what no row has, or that an earlier one leaves no row to, as far as their text shows it."""
+    """Yield rules that are never true or never reached, as far as their text shows it."""
     before = _Earlier()
     for rule in plain.rules:
         read = _Read.of(connection, rule, known)
@@ -116,16 +115,16 @@ def _unreachable(connection: duckdb.DuckDBPyConnection, plain: Policy, known: Kn
 
 
 class _Earlier:
-    """Rules that came before, as far as they can stand in the way of others: found without comparing all with all."""
+    """The rules so far, indexed so that no pair of rules has to be compared with each other."""
 
     def __init__(self) -> None:
         self._all: _Read | None = None
         self._shapes: dict[str, _Read] = {}
         self._comparisons: dict[tuple[str, str], list[_Read]] = {}
-        """By column and direction, each of them taking more than those before it."""
+        """By column and direction; each takes more rows than those before it."""
 
     def add(self, read: _Read) -> None:
-        """Adds the rule that came last."""
+        """Add the next rule."""
         if read.constant is True and self._all is None:
             self._all = read
         self._shapes.setdefault(read.shape, read)
@@ -136,7 +135,7 @@ class _Earlier:
                 held.append(read)
 
     def shadow_of(self, read: _Read) -> _Read | None:
-        """One that takes every row of this one; None where there is none."""
+        """Return a rule that takes every row of this one; None where no rule does."""
         found = self._all or self._shapes.get(read.shape)
         if found is None and read.comparison is not None:
             column, way, _ = read.comparison
@@ -148,14 +147,14 @@ class _Earlier:
 
 @dataclass(frozen=True)
 class _Read:
-    """A rule's condition, as far as it is understood here."""
+    """A rule's condition, as far as this module understands it."""
 
     rule: Rule
     shape: str
     constant: bool | None
-    """What it always is; None where that depends on the row."""
+    """Its value for all rows; None where that depends on the row."""
     comparison: tuple[str, str, float] | None
-    """Column, operator, number, where it is just that."""
+    """Column, operator and number, where the condition is just that."""
     findings: tuple[str, ...] = ()
 
     @classmethod
@@ -169,7 +168,7 @@ class _Read:
         return cls(rule, shape_of(connection, rule.when), constant, comparison, understood.findings)
 
     def takes_all_of(self, later: _Read) -> bool:
-        """Whether every row that a later rule matches is one that this rule matches."""
+        """Return whether this rule is true of every row that a later rule is true of."""
         if self.constant is True or self.shape == later.shape:
             return True
         if self.comparison is None or later.comparison is None:
@@ -207,7 +206,7 @@ class Overlaps:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that `add` looks at."""
+        """The columns that `add` needs."""
         return list(dict.fromkeys([*self.decider.columns, "match_bank", "match_kind"]))
 
     def add(self, rows: pa.Table) -> None:

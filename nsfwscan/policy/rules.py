@@ -1,8 +1,8 @@
-"""A policy: ordered rules over the report's columns, read from YAML and bound when the file loads.
+"""Read a policy, ordered rules over the report's columns, from YAML, and bind it when the file loads.
 
-In: a file, or a preset's name. Out: a `Policy`, whose predicates are known to be boolean SQL over columns that exist.
-An unknown key, column, threshold, region, queue or rule, a predicate that is no predicate, a duplicate name is a
-`PolicyError` that names it.
+The conditions of a `Policy` are known to be boolean SQL over existing columns. Unknown keys, columns, thresholds,
+regions, queues and rules, conditions of another type and duplicate names raise `PolicyError`, which names them. The
+language is described in README.md.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from nsfwscan.schema import Decision, Shield
 _PRESETS = Path(__file__).parent / "presets"
 
 GUARD = "no-score"
-"""The rule named in a row that had no score and matched no rule; users cannot take the name, nor remove the rule."""
+"""The rule of a row that may not be allowed, since it has no score; no policy can use the name or remove the rule."""
 ILLEGAL = "illegal-match"
-"""The rule named in a match of an illegal bank, where no rule that escalates is true; reserved as `GUARD` is."""
+"""The rule of an illegal match for which no escalating rule is true; reserved like `GUARD`."""
 BLOCKED = "block-match"
-"""The rule named in a match of a block bank, where no rule may decide it; reserved as `GUARD` is."""
+"""The rule of a block bank's match that no other rule decides; reserved like `GUARD`."""
 OTHERWISE = "otherwise"
-"""The rule named in a row that matched none."""
+"""The rule of a row for which no rule is true."""
 NO_QUEUE = "none"
-"""What a policy writes as a queue where nobody is to look at the rows."""
+"""The value of `queue` that sends rows to nobody."""
 _ALWAYS_QUEUED = (Decision.REVIEW, Decision.ESCALATE)
-"""Decisions that ask for a person: `queue: none` cannot stand beside them."""
+"""Decisions that ask for a person, so they exclude `queue: none`."""
 
 
 def _as_place(text: str) -> str:
@@ -55,16 +55,16 @@ Name = Annotated[str, Field(min_length=1)]
 Severity = Annotated[int, Field(ge=0, le=4)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 UriPattern = Annotated[str, AfterValidator(_as_place)]
-"""How a URI begins, or a glob over all of it, in which `*` crosses `/`."""
+"""The beginning of a URI, or a glob over the whole URI in which `*` crosses `/`."""
 
 
 class Outcome(Frozen):
-    """What a rule says of the rows that it matches."""
+    """The result of a rule for its rows."""
 
     decision: Decision
     queue: Name | None = None
     skill: Name | None = None
-    """What a reviewer of it must be able to do, e.g. a language or a clearance."""
+    """What a reviewer must be able to do, e.g. a language or a clearance."""
     shield: Shield = Shield.NONE
     severity: Severity = 0
 
@@ -80,14 +80,14 @@ class Outcome(Frozen):
 
 
 class Rule(Outcome):
-    """A name, an SQL predicate over report columns, and the outcome."""
+    """A name, an SQL condition over report columns, and an outcome."""
 
     name: Name
     when: Name
     sample: Annotated[float, Field(strict=True, ge=1e-9, lt=1)] | None = None
-    """The share of the rows that match which the rule takes, the same ones in every run; unset: all of them."""
+    """The share of its rows that the rule takes, the same rows in every run; unset: all."""
     seed: int = 0
-    """Another one gives another sample."""
+    """Another seed draws another sample."""
 
     @model_validator(mode="after")
     def _seed_is_of_a_sample(self) -> Self:
@@ -97,7 +97,7 @@ class Rule(Outcome):
 
 
 class Adjustment(Frozen):
-    """What an override changes of a rule's outcome; unset: as the rule has it."""
+    """Changes to a rule's outcome; unset fields stay as they are."""
 
     decision: Decision | None = None
     queue: Name | None = None
@@ -107,13 +107,13 @@ class Adjustment(Frozen):
 
 
 class Override(Frozen):
-    """Other numbers, or other outcomes of rules, for the objects of one source or one region."""
+    """Other thresholds, or other outcomes of rules, for the objects of one source or one region."""
 
     source: UriPattern | None = None
     region: str | None = None
     thresholds: dict[str, Number] = Field(default_factory=dict)
     rules: dict[str, Adjustment] = Field(default_factory=dict)
-    """By the rule's name; `otherwise` is one."""
+    """By the name of the rule, or `otherwise`."""
 
     @model_validator(mode="after")
     def _is_of_one_place(self) -> Self:
@@ -125,7 +125,7 @@ class Override(Frozen):
 
     @property
     def title(self) -> str:
-        """What it is for, in words."""
+        """Its source or region, in words."""
         return f"region {self.region}" if self.source is None else f"source {self.source}"
 
 
@@ -143,35 +143,35 @@ def _as_text(value: Any) -> Any:
 
 
 class Policy(Frozen):
-    """Ordered rules; the first that matches wins, `otherwise` stands for the rest."""
+    """Ordered rules; the first true one decides, and `otherwise` decides the rest."""
 
     name: str
     version: Annotated[str, BeforeValidator(_as_text)]
     description: str = ""
     thresholds: dict[str, Number] = Field(default_factory=dict)
-    """Numbers with names: `nsfw_score >= $explicit`."""
+    """Named numbers, used as `nsfw_score >= $explicit`."""
     regions: dict[str, Annotated[tuple[UriPattern, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Names of sets of places."""
+    """Named sets of places."""
     queues: tuple[Name, ...] = ()
-    """All queues that there are; where given, a rule names no other one."""
+    """All queues that rules may name; empty: any."""
     rules: Annotated[tuple[Rule, ...], AfterValidator(_not_too_many)]
     otherwise: Outcome
     overrides: tuple[Override, ...] = ()
-    """All that are for an object apply, one after the other: of two that change the same, the later one counts."""
+    """All that apply to an object are used in order; where two change the same thing, the later one wins."""
 
     @cached_property
     def identity(self) -> str:
-        """`name@digest`, as it stands in the report. The digest is over all that decides; what is left at its default
-        is left out, so that a policy keeps its digest when there is more that could be said."""
+        """`name@digest`, as in the report. The digest covers everything that decides. It leaves out default values, so
+        a policy keeps its digest when the language grows."""
         return f"{self.name}@{digest_of(self.model_dump(mode='json', exclude_defaults=True))[:16]}"
 
     def places(self, override: Override) -> tuple[str, ...]:
-        """Where an override applies."""
+        """Return where an override applies."""
         return self.regions[override.region] if override.region is not None else (str(override.source),)
 
     def under(self, overrides: Iterable[Override] = ()) -> Policy:
-        """The plain policy, of rules and `otherwise` alone, that these overrides make of it: numbers in the place of
-        thresholds, outcomes as they are changed."""
+        """Return the plain policy, of rules and `otherwise` alone, that results from these overrides: thresholds
+        become numbers, and outcomes are changed."""
         numbers, changes = dict(self.thresholds), dict[str, dict[str, Any]]()
         for override in overrides:
             numbers |= override.thresholds
@@ -186,15 +186,15 @@ class Policy(Frozen):
 
 
 def preset_names() -> list[str]:
-    """The policies that come with the package."""
+    """Return the names of the policies that come with the package."""
     return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
 def load_policy(source: str) -> Policy:
-    """Reads a policy from a YAML file or by a preset's name, and binds it.
+    """Read a policy from a YAML file or by a preset's name, and bind it.
 
     Raises:
-        PolicyError: it is not there, malformed, or does not bind.
+        PolicyError: the policy is missing or malformed, or does not bind.
     """
     path = _PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
     try:
@@ -211,7 +211,7 @@ def load_policy(source: str) -> Policy:
 
 
 def parse_policy(loaded: dict[str, Any], source: str = "policy") -> Policy:
-    """A policy from its parsed YAML, bound to the report's columns. Raises PolicyError."""
+    """Return the policy of parsed YAML, bound to the report's columns. Raises PolicyError."""
     try:
         policy = Policy.model_validate(loaded)
     except ValidationError as error:
@@ -237,7 +237,7 @@ def _explained(error: Any) -> str:
 
 
 def _unknown_names(policy: Policy) -> Iterator[str]:
-    """What is named and not there, or there twice, in words."""
+    """Say which names are unknown, reserved or used twice."""
     names = [rule.name for rule in policy.rules]
     for name, count in Counter(names).items():
         if count > 1:
@@ -279,7 +279,7 @@ def _unknown_queues(policy: Policy) -> Iterator[str]:
 
 
 def queues_named(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Each queue that something sends to, and what does, in words."""
+    """Yield who names a queue, in words, and the queue."""
     found: list[tuple[str, str | None]] = [(f"rule {rule.name!r}", rule.queue) for rule in policy.rules]
     found.append((OTHERWISE, policy.otherwise.queue))
     for number, override in enumerate(policy.overrides):

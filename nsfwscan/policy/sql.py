@@ -1,8 +1,7 @@
-"""Predicates and DuckDB: what a rule's condition may be, and the expressions that it is evaluated by.
+"""Bind the conditions of rules, and evaluate them in a DuckDB that reaches no file and no network.
 
-In: the text of a condition, and a rule's sample. Out: expressions over report columns, in a DuckDB that reaches no file
-and no network. A text that is no condition, names a column that is not there, or follows from more than its row is a
-`PolicyError` that names the rule.
+A text that is no condition, names an unknown column, or depends on more than its row raises `PolicyError`, which names
+the rule.
 """
 
 from __future__ import annotations
@@ -34,14 +33,13 @@ _HIDDEN = {field.name for field in DECISION_COLUMNS} | {
 VISIBLE = pa.schema(
     [f.with_type(SIGNAL_MAP) if f.name == "signals" else f for f in REPORT_SCHEMA if f.name not in _HIDDEN]
 )
-"""The columns that a rule may ask for: all that are known before anything is decided, but truth, which measures the
-decisions and must not make them, and what only says how this run came by the row. Signals are a map:
-`signals['name']`."""
+"""The columns that a rule may use: all that are known before the decision, except truth, which measures decisions and
+must not make them, and columns about how this run got the row. Signals are a map: `signals['name']`."""
 
 MATCH_NAMES = frozenset(field.name for field in MATCH_COLUMNS)
-"""A rule that asks for one of these names the match, and so may decide it; see `decide.py`."""
+"""A rule that uses one of these columns names the match, so it may decide it; see `decide.py`."""
 SCORE_NAMES = frozenset(field.name for field in MODEL_COLUMNS)
-"""What the model says, which a scan does not ask about a matched image."""
+"""The columns that the model fills; a scan does not ask it about a matched image."""
 
 _NO_ROW = VISIBLE.empty_table()
 _ONE_ROW = pa.Table.from_pylist([{}], schema=pa.schema([field.with_nullable(True) for field in VISIBLE]))
@@ -49,15 +47,15 @@ _ONE_ROW = pa.Table.from_pylist([{}], schema=pa.schema([field.with_nullable(True
 MEMORY_LIMIT = "2GB"
 MOST_CHARACTERS = 16_384
 MOST_DEEP = 50
-"""Brackets within brackets of a condition, or what stands for them (`not not …`)."""
+"""Depth of nested brackets in a condition, or of what nests without them (`not not …`)."""
 
 SAMPLE_DIGITS = 12
-"""Of the MD5 that decides on a sample; a share is exact to 16^-12."""
+"""Hex digits of the MD5 that draws a sample; a share is exact to 16^-12."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory that reaches no file and no network, whatever a predicate says; one thread, and no more memory
-    than a few tables of rows take."""
+    """Return an in-memory DuckDB that reaches no file and no network, whatever a condition says, with one thread and
+    bounded memory."""
     return duckdb.connect(
         config={
             "enable_external_access": "false",
@@ -69,15 +67,16 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def condition(when: str) -> duckdb.Expression:
-    """The condition as it is evaluated: never null, on lines of its own, since it may end in a comment."""
+    """Return a condition as an expression that is never null. The text gets lines of its own: it may end in a
+    comment."""
     return duckdb.SQLExpression(f"coalesce((\n{when}\n), false)")
 
 
 def in_sample(share: float, seed: int, name: str) -> duckdb.Expression:
-    """Whether a row is of a rule's sample: by its URI alone, so that it is or is not in every run and on any engine.
+    """Return whether a row is in a rule's sample, by its URI alone: the same rows in every run and on any engine.
 
-    True where the first `SAMPLE_DIGITS` hex digits of MD5(`<seed>:<rule>:<uri>`) are below that share of what they can
-    be. The rule's name is in it, so that the samples of two rules are independent.
+    True where the first `SAMPLE_DIGITS` hex digits of MD5(`<seed>:<rule>:<uri>`) are below that share of their range.
+    The rule's name makes the samples of two rules independent.
     """
     limit = format(int(share * 16**SAMPLE_DIGITS), f"0{SAMPLE_DIGITS}x")
     text = FunctionExpression("concat", ConstantExpression(f"{seed}:{name}:"), ColumnExpression("uri"))
@@ -86,29 +85,29 @@ def in_sample(share: float, seed: int, name: str) -> duckdb.Expression:
 
 
 def lies_in(place: str) -> duckdb.Expression:
-    """Whether a row's URI begins with a place, or matches it, where it is a glob; `*` crosses `/`."""
+    """Return whether a row's URI begins with a place, or matches it as a glob; `*` crosses `/`."""
     how = "~~~" if set(place) & set("*?[") else "starts_with"
     return FunctionExpression(how, ColumnExpression("uri"), ConstantExpression(place))
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, when: str) -> set[str]:
-    """The columns of `VISIBLE` that a bound condition may look at."""
+    """Return the columns of `VISIBLE` that a bound condition may use."""
     named: set[str] = set()
     for node in _nodes(parsed(connection, when)):
-        if node.get("class") == "STAR":  # COLUMNS(…): whichever match
+        if node.get("class") == "STAR":  # COLUMNS(…): any that match its pattern
             return set(VISIBLE.names)
         named |= {str(name).lower() for name in node.get("column_names", ())}
     return {name for name in VISIBLE.names if name in named}
 
 
 def shape_of(connection: duckdb.DuckDBPyConnection, when: str) -> str:
-    """A condition without its spelling (spaces, comments, brackets, letter case of keywords): equal ones mean the
+    """Return a condition without its spelling (spaces, comments, brackets, case of keywords): equal shapes mean the
     same."""
-    return json.dumps(_without_places(parsed(connection, when)), sort_keys=True)
+    return json.dumps(without_places(parsed(connection, when)), sort_keys=True)
 
 
 def parsed(connection: duckdb.DuckDBPyConnection, when: str) -> Any:
-    """DuckDB's syntax tree of `SELECT (condition)`. Raises ValueError for what is too long or nested too deeply."""
+    """Return DuckDB's syntax tree of `SELECT (condition)`. Raises ValueError where it is too long or too deep."""
     if when not in _TREES:
         parse_all(connection, [when])
     return _TREES[when]
@@ -119,8 +118,7 @@ _KEPT_TREES = 10_000
 
 
 def parse_all(connection: duckdb.DuckDBPyConnection, conditions: Iterable[str]) -> None:
-    """Parse conditions at once, which `parsed` then has at hand. Nothing is bound or computed.
-    Raises ValueError as `parsed` does."""
+    """Parse conditions together, for `parsed` to find. Binds and computes nothing. Raises ValueError as `parsed`."""
     if len(_TREES) > _KEPT_TREES:
         _TREES.clear()
     new = [when for when in dict.fromkeys(conditions) if when not in _TREES]
@@ -133,7 +131,7 @@ def parse_all(connection: duckdb.DuckDBPyConnection, conditions: Iterable[str]) 
 
 
 def _check_bounds(when: str) -> None:
-    """Before the parser, which has its own ways to fail."""
+    """Raise ValueError for a text that DuckDB's parser should not see: it fails in its own ways."""
     if len(when) > MOST_CHARACTERS:
         raise ValueError(f"has {len(when):,} characters, and may have {MOST_CHARACTERS:,}: long lists belong in a bank")
     depth = 0
@@ -158,7 +156,7 @@ def _loaded(tree: str) -> Any:
 
 
 def _depth(tree: Any) -> int:
-    """How deep a JSON value is nested, without recursion."""
+    """Return how deep a JSON value is nested, without recursion."""
     depth, level = 0, [tree]
     while level:
         depth += 1
@@ -182,10 +180,11 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             left += one
 
 
-def _without_places(tree: Any) -> Any:
+def without_places(tree: Any) -> Any:
+    """Return a syntax tree without the positions in the text."""
     if isinstance(tree, dict):
-        return {k: _without_places(v) for k, v in tree.items() if not k.startswith("query_location")}
-    return [_without_places(inner) for inner in tree] if isinstance(tree, list) else tree
+        return {k: without_places(v) for k, v in tree.items() if not k.startswith("query_location")}
+    return [without_places(inner) for inner in tree] if isinstance(tree, list) else tree
 
 
 _OTHER_ROWS = {"WINDOW", "SUBQUERY"}
@@ -194,13 +193,13 @@ _CALL = re.compile(r"(\w+)\(")
 _GROWING = frozenset(
     ("array_resize", "bar", "format", "generate_series", "list_resize", "lpad", "printf", "range", "repeat", "rpad")
 )
-"""Functions that make of a few characters as much memory as they are told to; no rule needs them."""
+"""Functions whose result is as large as an argument says; no rule needs them."""
 _CLOCKS = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "age"})
-"""SQL's names for the time of the query, which DuckDB parses as columns; `age` of one argument reckons from today."""
+"""SQL's names for the time of the query, which DuckDB parses as columns; `age` of one argument counts from today."""
 
 
 def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
-    """What makes a predicate follow from more than its row: a decision could then not be repeated."""
+    """Return the part of a condition that depends on more than its row, so that a decision could not be repeated."""
     nodes = list(_nodes(parsed(connection, when)))
     if any(node.get("class") in _OTHER_ROWS for node in nodes):
         return "a window or subquery"
@@ -215,7 +214,7 @@ def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
 
 @cache
 def _function_names() -> tuple[frozenset[str], frozenset[str]]:
-    """Functions that give something else each time, and those over many rows, macros of them among them."""
+    """Return the names of unstable functions and of aggregates, including macros of aggregates."""
     with connect() as connection:
         found = connection.execute(_FUNCTIONS).fetchall()
     unstable = {name for name, kind, stable, _ in found if stable not in (None, "CONSISTENT")} | _CLOCKS
@@ -225,21 +224,21 @@ def _function_names() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _called(nodes: Iterable[dict[str, Any]]) -> set[str]:
-    """Functions that a condition calls."""
+    """Return the functions that a condition calls."""
     return {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
 
 
 def bind(connection: duckdb.DuckDBPyConnection, conditions: Mapping[str, str], source: str) -> None:
-    """Lets DuckDB parse conditions as one expression each, and asks for their types. No row is evaluated.
+    """Check that each condition is one boolean expression over `VISIBLE`. Evaluates no row of a report.
 
     Args:
-        conditions: by the rule's name.
-        source: where the policy came from.
+        conditions: by the name of the rule.
+        source: the policy's file, for messages.
 
     Raises:
-        PolicyError: one is no condition over `VISIBLE`, or does not follow from the row alone.
+        PolicyError: one is no such condition, or does not follow from the row alone.
     """
-    with suppress(ValueError):  # said below, of the rule
+    with suppress(ValueError):  # raised again below, with the rule's name
         parse_all(connection, conditions.values())
     for name, when in conditions.items():
         try:
@@ -265,12 +264,13 @@ def bind(connection: duckdb.DuckDBPyConnection, conditions: Mapping[str, str], s
 
 
 def _may_fail(nodes: Iterable[dict[str, Any]]) -> bool:
-    """Whether a condition has more than comparisons of columns with constants: a call, a cast, a parameter."""
+    """Return whether a condition may fail on a row: it has a call, a cast or a parameter."""
     return any(node.get("class") in ("FUNCTION", "CAST", "PARAMETER", "STAR", "LAMBDA") for node in nodes)
 
 
 def _check_text(connection: duckdb.DuckDBPyConnection, when: str) -> None:
-    """Refuses what is too long, too deep, or would take any amount of memory, before DuckDB may compute constants."""
+    """Raise ValueError for a condition that is too long, too deep, or could take any amount of memory, before DuckDB
+    computes constants."""
     try:
         growing = sorted(_called(_nodes(parsed(connection, when))) & _GROWING)
     except ValueError as error:
@@ -282,8 +282,8 @@ def _check_text(connection: duckdb.DuckDBPyConnection, when: str) -> None:
 
 
 def _bind_one(connection: duckdb.DuckDBPyConnection, name: str, when: str, source: str) -> str | None:
-    """Evaluates a condition on no row and on an empty one, which finds what always fails; a moment, since constants are
-    all that there is to compute, and nothing of it grows. Returns what makes it one over many rows."""
+    """Evaluate a condition on no row and on an empty one, to find what always fails. Takes a moment: only constants are
+    computed. Return `an aggregate` where the condition is one over many rows."""
     try:
         with limited(connection, 5):
             kinds = list(map(str, connection.from_arrow(_NO_ROW).select(duckdb.SQLExpression(when)).types))
@@ -302,11 +302,11 @@ def _bind_one(connection: duckdb.DuckDBPyConnection, name: str, when: str, sourc
 
 @contextmanager
 def limited(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    """Interrupts what DuckDB does once it has taken so long: it raises duckdb.InterruptException."""
+    """Interrupt DuckDB after so many seconds, which raises duckdb.InterruptException."""
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        timer.join()  # one that is left to the end of the process would abort it
+        timer.join()  # a timer that outlives the interpreter would abort the process

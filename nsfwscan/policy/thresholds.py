@@ -1,8 +1,6 @@
-"""Named thresholds: `nsfw_score >= $explicit` as DuckDB gets it, with the number in the name's place.
+"""Replace named thresholds (`nsfw_score >= $explicit`) with decimal literals, so that they decide as written numbers.
 
-In: a predicate and the numbers behind its names. Out: the same text with decimal literals, so that a threshold decides
-as the number written out does. Names within strings, comments and quoted identifiers are left alone: DuckDB's own
-tokens say where those are. Nothing goes wrong, once `rules.py` has refused unknown names.
+DuckDB's own tokens tell names from text in strings, comments and quoted identifiers. `rules.py` refuses unknown names.
 """
 
 from __future__ import annotations
@@ -18,12 +16,12 @@ _NAME_HERE = re.compile(THRESHOLD_NAME.encode())
 
 
 def thresholds_in(when: str) -> list[str]:
-    """The thresholds that a predicate names, each as often as it does."""
+    """Return the thresholds that a condition names, each as often as it does."""
     return [name for _, _, name in _found(when)]
 
 
 def with_numbers(when: str, thresholds: Mapping[str, float]) -> str:
-    """The predicate with a number for each name; all of them must be known."""
+    """Return the condition with a number for each name; all must be known."""
     text, done, start = when.encode(), b"", 0
     for at, end, name in _found(when):
         done += text[start:at] + _literal(thresholds[name]).encode()
@@ -32,7 +30,7 @@ def with_numbers(when: str, thresholds: Mapping[str, float]) -> str:
 
 
 def _found(when: str) -> list[tuple[int, int, str]]:
-    """Where the names stand, from `$` to their end in bytes of UTF-8, and what they are."""
+    """Return start, end and name of each: the bytes of UTF-8 from `$` to the end of the name."""
     text = when.encode()
     found: list[tuple[int, int, str]] = []
     for at, kind in duckdb.tokenize(when):
@@ -43,5 +41,5 @@ def _found(when: str) -> list[tuple[int, int, str]]:
 
 
 def _literal(number: float) -> str:
-    """The number without an exponent, which would make it a DOUBLE: 0.9 as such is less than 0.9 as a score's FLOAT."""
+    """Return the number without an exponent, which would make it a DOUBLE: 0.9 as DOUBLE is less than as FLOAT."""
     return f"({Decimal(repr(number)):f})"

@@ -1,8 +1,7 @@
-"""What a rule says of values that its columns never have: `label = 'Neutral'`, `nsfw_score > 95`, `camera = NULL`.
+"""Find comparisons with values that a column never has: `label = 'Neutral'`, `nsfw_score > 95`, `camera = NULL`.
 
-In: DuckDB's syntax tree of a condition, and what is known of the values (`Known`). Out: findings in words, and what the
-condition is for every row, where that can be told. Only what is certain is said: a part that is not understood here may
-be true or false. Nothing goes wrong.
+Reads DuckDB's syntax tree of a condition. Reports only what is certain: a part that this module does not understand may
+be true, false or null.
 """
 
 from __future__ import annotations
@@ -18,45 +17,45 @@ from typing import Any
 import pyarrow as pa
 
 from nsfwscan.images.formats.registry import FORMATS
-from nsfwscan.policy.sql import VISIBLE
+from nsfwscan.policy.sql import VISIBLE, without_places
 from nsfwscan.schema import RANGES, WORDS
 
 Value = str | float | bool | None
 Row = Mapping[str, Value]
 
 _MEANT = {"jpg": "JPEG", "jpe": "JPEG", "tif": "TIFF", "heic": "HEIF", "heics": "HEIF", "mpo": "JPEG", "success": "ok"}
-"""What people write for a value that no spelling leads to."""
+"""Words that people write for a value spelled quite differently."""
 _CLOSED_SIGNALS = {
     "exif": ("camera_absent", "exposure_absent", "dimensions_differ", "dates_contradict", "gps_out_of_range"),
     "prefilter": ("nsfw",),
     "thumbnail": ("distance",),
 }
-"""All names of those groups of signals that have a fixed number of them."""
+"""All names in the groups of signals that have a fixed set of names."""
 _MOST_ROWS = 20_000
-"""Combinations of values that are tried; a condition that asks for more is left alone."""
+"""Limit of combinations to try; a condition with more is left alone."""
 _OTHER = "\x00another"
-"""A text that no rule names."""
+"""A text that stands for all that no rule names."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a run beside the columns themselves; None: nothing."""
+    """Values that columns have in a run; None: not known."""
 
     labels: tuple[str, ...] | None = None
     banks: tuple[str, ...] | None = None
     signals: frozenset[str] | None = None
     fixed: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-    """All values, null among them, that a column has in the rows in question."""
+    """For some columns all values that they have in the rows in question."""
 
     def words(self, column: str) -> tuple[str, ...] | None:
-        """All texts that a column may have; None where it may have any."""
+        """Return all texts that a column may have; None: any."""
         given = {"label": self.labels, "match_bank": self.banks}.get(column)
         return given if given is not None else FORMATS if column == "format" else WORDS.get(column)
 
 
 @dataclass(frozen=True)
 class _Operand:
-    """A column, or a signal, and what is done to its value before it is compared."""
+    """A column or a signal, and the function applied to its value before it is compared."""
 
     column: str
     change: Callable[[Value], Value] = lambda value: value
@@ -65,14 +64,14 @@ class _Operand:
 
 @dataclass(frozen=True)
 class Read:
-    """A condition as it is understood: `always` is what it is for every row, None where that depends on the row."""
+    """A condition as far as it is understood; `always` is its value for all rows, None where it depends on the row."""
 
     findings: tuple[str, ...]
     always: bool | None
 
 
 def read(tree: Any, known: Known | None = None) -> Read:
-    """Reads the condition in the tree of `SELECT (condition)`."""
+    """Read the condition in the tree of `SELECT (condition)`."""
     [node] = tree["statements"][0]["node"]["select_list"]
     found = _Condition(known or Known())
     holds = found.compiled(node)
@@ -95,16 +94,16 @@ _LIKE = {"~~": (False, 0), "!~~": (True, 0), "~~*": (False, re.IGNORECASE), "!~~
 
 @dataclass
 class _Condition:
-    """A condition while it is read: what was found, which values are worth trying."""
+    """A condition while it is read: findings, and values worth trying."""
 
     known: Known
     findings: list[str] = field(default_factory=list)
     constants: dict[str, set[Value]] = field(default_factory=dict)
     free: dict[str, None] = field(default_factory=dict)
-    """Names of what is not understood: each may be true, false, or null."""
+    """Parts that are not understood: each may be true, false or null."""
 
     def compiled(self, node: Any) -> Holds:
-        """What a node is for a row, in SQL's logic of three values."""
+        """Return a function from a row to a node's value, in SQL's three-valued logic."""
         kind, name = node.get("class"), node.get("type", "")
         if kind == "CONJUNCTION":
             parts = [self.compiled(child) for child in node["children"]]
@@ -172,7 +171,7 @@ class _Condition:
         return holds
 
     def _listed(self, node: Any) -> Holds | None:
-        """`IN (…)`, `IN […]`."""
+        """Read `IN (…)` and `IN […]`."""
         if node.get("type") == "COMPARE_IN":
             first, *rest = node["children"]
         elif node.get("function_name") == "contains" and _arguments(node)[0].get("function_name") == "list_value":
@@ -193,7 +192,7 @@ class _Condition:
         return _any([*known, *([nothing] if (None,) in values else [])])
 
     def _like(self, node: Any) -> Holds | None:
-        """`LIKE` on a column of known words; any text may look like a pattern."""
+        """Read `LIKE` on a column with known words."""
         if node.get("function_name") not in _LIKE:
             return None
         first, second = _arguments(node)
@@ -217,16 +216,16 @@ class _Condition:
         return holds
 
     def _open(self, node: Any) -> Holds:
-        """What is not understood; a boolean constant is."""
+        """Read a boolean constant, or keep a node as one that is not understood."""
         value = _constant(node)
         if value is not None and isinstance(value[0], bool | None):
             return lambda row: value[0]  # type: ignore[return-value]
-        name = repr(_bare(node))
+        name = repr(without_places(node))
         self.free[name] = None
         return lambda row: row[name]  # type: ignore[return-value]
 
     def _typed(self, operand: _Operand, value: Value) -> Value:
-        """The constant as the column's type; None where it is none of it, which is a finding."""
+        """Return the constant in the column's type; None, with a finding, where it does not fit."""
         kind = _kind(operand.column)
         if kind == "number" and isinstance(value, str):
             try:
@@ -240,7 +239,7 @@ class _Condition:
         return value if kind in ("number", "text") else None
 
     def _check(self, operand: _Operand, sign: str, value: Value) -> None:
-        """Finds values that a column never has."""
+        """Add a finding for a value that the column never has."""
         name, words = operand.column, self.known.words(operand.column)
         if value == operand.change(None):
             return
@@ -267,7 +266,7 @@ class _Condition:
         return f"; did you mean {guess!r}?" if guess else f": it is one of {', '.join(words) or 'none'}"
 
     def _is_complete(self, operand: _Operand, value: Value, sign: str) -> bool:
-        """Whether a few values stand for all that the column may have, as far as this comparison sees."""
+        """Return whether a few values stand for all values of the column in this comparison."""
         if self.known.words(operand.column) is not None or not isinstance(value, str):
             return True
         return sign in ("=", "<>") and not operand.is_changed
@@ -289,7 +288,7 @@ class _Condition:
             self.findings.append(f"there is no signal {name!r}{meant}")
 
     def always(self, holds: Holds) -> bool | None:
-        """What the condition is for every row, as far as the values that were named and those between them show it."""
+        """Return the condition's value for all rows, judged by the named values and values between them."""
         choices = {name: self._tried(name, values) for name, values in self.constants.items()}
         choices |= dict.fromkeys(self.free, (True, False, None))
         if math.prod(map(len, choices.values())) > _MOST_ROWS:
@@ -354,7 +353,7 @@ _CHANGES: dict[str, Callable[[str], str]] = {"lower": str.lower, "upper": str.up
 
 
 def _operand(node: Any) -> _Operand | None:
-    """A column, one of its signals, or `lower`, `upper`, `trim` or `coalesce` of a column; None for all else."""
+    """Return a column, a signal, or `lower`, `upper`, `trim` or `coalesce` of a column; None for anything else."""
     if node.get("class") == "COLUMN_REF" and len(node["column_names"]) == 1:
         name = str(node["column_names"][0]).lower()
         return _Operand(name) if name in VISIBLE.names and _kind(name) != "other" else None
@@ -376,7 +375,7 @@ def _operand(node: Any) -> _Operand | None:
 
 
 def _constant(node: Any) -> tuple[Value] | None:
-    """A constant's value, in a tuple of its own; None for what is none."""
+    """Return a constant's value in a tuple; None where the node is no constant."""
     literal = node.get("literal")
     if node.get("class") != "CONSTANT" or not isinstance(literal, dict):
         return None
@@ -391,12 +390,6 @@ def _constant(node: Any) -> tuple[Value] | None:
         except ValueError:
             return None
     return (text.lower() == "true",) if kind == "BOOLEAN" else None
-
-
-def _bare(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {name: _bare(inner) for name, inner in node.items() if not name.startswith("query_location")}
-    return [_bare(inner) for inner in node] if isinstance(node, list) else node
 
 
 def _as_regex(pattern: str) -> str:

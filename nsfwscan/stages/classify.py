@@ -72,7 +72,7 @@ class Classify(Stage):
         table = _note_lost(table, scored.lost)
         table = table.append_column(REUSED, pa.array(scored.reused, mask=~scored.wanted))
         table = with_cost(table, self.name, scored.asked, scored.seconds)
-        filled = scored.asked.sum() / max(1, scored.room)
+        filled = scored.asked.sum() / max(1, scored.slots)
         return with_cost(table, FULL_BATCH, scored.asked, scored.seconds * filled)
 
     def _columns(self, scores: NDArray[np.float32], finite: Mask) -> dict[str, pa.Array]:
