@@ -38,7 +38,7 @@ rules:
   - {name: known-bad,  when: "match_kind = 'block'", decision: block, queue: known, shield: blur, severity: 3}
   - {name: explicit,   when: "nsfw_score >= $explicit", decision: block, queue: adult, shield: blur, severity: 3}
   - {name: borderline, when: "nsfw_score >= $borderline", decision: review, queue: adult, shield: blur, severity: 2}
-  - {name: no-image,   when: "status = 'unsupported'", decision: undetermined}
+  - {name: no-image,   when: "status = 'unsupported'", decision: undetermined, queue: none}
   - {name: unreadable, when: "status <> 'ok'", decision: undetermined, queue: ingest, severity: 1}
 otherwise: {decision: allow}
 """
