@@ -274,15 +274,8 @@ class _Columns:
         if value is None and not wide:
             return None
         words = tuple((name, i) for i, name in enumerate(plain) if name in (*keys.WORDS, *keys.SWITCHES))
-        return cls(
-            wide,
-            None if wide else value,
-            place(keys.TYPES),
-            place(keys.IDS),
-            place(keys.TAGS),
-            place(keys.QUALITIES),
-            words,
-        )
+        type_, id_, tags, quality = map(place, (keys.TYPES, keys.IDS, keys.TAGS, keys.QUALITIES))
+        return cls(wide, None if wide else value, type_, id_, tags, quality, words)
 
     @property
     def width(self) -> int:
@@ -324,12 +317,8 @@ class _Columns:
 
 
 def _picked(lines: Lines, places: list[int]) -> Lines:
-    def of(values: Sequence[Any] | None) -> list[Any] | None:
-        return None if values is None else [values[i] for i in places]
-
-    hashes, kinds, ids = ([values[i] for i in places] for values in (lines.hashes, lines.kinds, lines.ids))
-    numbers = [lines.numbers[i] for i in places]
-    return Lines(hashes, kinds, ids, of(lines.tags), numbers, of(lines.words), of(lines.qualities))
+    columns: dict[str, Any] = vars(lines)
+    return Lines(**{name: values and [values[i] for i in places] for name, values in columns.items()})
 
 
 def _no_hashes(uri: str, names: Iterable[Any], column: str | None) -> BankError:
