@@ -40,7 +40,7 @@ from nsfwscan.policy.sql import (
     lies_in,
     limited,
 )
-from nsfwscan.schema import DECISION_COLUMNS, SIGNALS, BankKind, Decision, Shield
+from nsfwscan.schema import DECISION_COLUMNS, FLAGGED, SIGNALS, BankKind, Decision, Shield
 
 Indices = npt.NDArray[np.int32]
 UNDETERMINED_OUTCOME = Outcome(decision=Decision.UNDETERMINED)
@@ -109,16 +109,19 @@ class Decider:
             needed.add("uri")
         self.columns = [name for name in VISIBLE.names if name in needed]
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, chosen: Indices | None = None) -> pa.Table:
         """Return the decision columns (`DECISION_COLUMNS`) of a table, in the same order.
+
+        Args:
+            chosen: what `choose` returned for these rows; unset: choose now.
 
         Raises:
             PolicyError: a rule cannot be evaluated on a row, for instance because a cast does not take its value.
         """
-        chosen, choices = pa.array(self.choose(table)), self.choices
+        places, choices = pa.array(self.choose(table) if chosen is None else chosen), self.choices
 
         def column(value: Callable[[Choice], Any], kind: pa.DataType) -> pa.Array:
-            return pa.array(map(value, choices), kind).take(chosen)
+            return pa.array(map(value, choices), kind).take(places)
 
         allowed = column(lambda choice: choice.outcome.decision is Decision.ALLOW, pa.bool_())
         values = {
@@ -129,7 +132,7 @@ class Decider:
             "shield": column(lambda choice: str(choice.outcome.shield), pa.string()),
             "severity": column(lambda choice: choice.outcome.severity, pa.int32()),
             "decided_by": _with_filters(column(lambda choice: choice.by, pa.string()), allowed, table),
-            "policy": pa.repeat(pa.scalar(self.policy.identity, pa.string()), len(chosen)),
+            "policy": pa.repeat(pa.scalar(self.policy.identity, pa.string()), len(places)),
         }
         return pa.table([values[f.name] for f in DECISION_COLUMNS], schema=pa.schema(DECISION_COLUMNS))
 
@@ -143,6 +146,10 @@ class Decider:
             found = start + self._guarded(self._first_match(part, plain.rules), part, plain)
             chosen[slice(None) if here is None else here] = found
         return chosen
+
+    def flagged(self, chosen: Indices) -> npt.NDArray[np.bool_]:
+        """Return which of these choices are flagged (`FLAGGED`)."""
+        return np.array([choice.outcome.decision in FLAGGED for choice in self.choices])[chosen]
 
     def matches(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """Return for each row (first axis) and rule (second axis) whether the rule is true, whatever precedes it."""

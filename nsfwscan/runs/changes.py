@@ -34,6 +34,11 @@ CHANGES_SCHEMA = pa.schema(
 """One row for each change; of a deleted object what was last known."""
 
 
+def is_flagged(decisions: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which decisions send an object before a person, or block it; never null."""
+    return pc.is_in(decisions, _FLAGGED)
+
+
 def deleted_among(earlier: pa.Table, listed: pa.Array, source: SourceConfig) -> pa.Table:
     """The earlier rows, as `CHANGES_SCHEMA`, whose objects were not listed again although their source was."""
     if source.limit is not None or source.include or source.exclude:
@@ -52,7 +57,7 @@ def flags_changed(rows: pa.Table, previous: pa.Table) -> pa.Table:
     """
     before = previous.select(["uri", "decision", "run_id"]).rename_columns(["uri", "previous", "previous_run"])
     both = rows.select(list(_KEPT)).join(before, "uri", join_type="left outer")
-    now, then = pc.is_in(both["decision"], _FLAGGED), pc.is_in(both["previous"], _FLAGGED)
+    now, then = is_flagged(both["decision"]), is_flagged(both["previous"])
     raised, cleared = both.filter(pc.and_not(now, then)), both.filter(pc.and_not(then, now))
     return pa.concat_tables(
         [

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,10 +25,10 @@ from nsfwscan.config import ScanConfig
 from nsfwscan.errors import POISON, BalanceError, RowError
 from nsfwscan.location import Location
 from nsfwscan.policy.compare import Comparison
-from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.balance import Balance, check_uris
-from nsfwscan.runs.changes import CHANGES_SCHEMA, deleted_among, flags_changed
+from nsfwscan.runs.changes import CHANGES_SCHEMA, deleted_among, flags_changed, is_flagged
 from nsfwscan.runs.duplicates import Duplicates, find_duplicates
 from nsfwscan.runs.effects import Cascade, Costs
 from nsfwscan.runs.escalations import select_escalations
@@ -41,7 +42,6 @@ from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary
 from nsfwscan.schema import (
     DUPLICATE_COLUMNS,
-    FLAGGED,
     LISTING_SCHEMA,
     REPORT_SCHEMA,
     STAGED_SCHEMA,
@@ -56,6 +56,8 @@ _LONGEST = 1024
 """Of a URI that `run.json` repeats; a part with longer ones at its ends is opened to know them."""
 ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS])
 """A row before it is decided: as it was staged, or carried over."""
+_OF_EARLIER = ["run_id", "decision", "duplicate_of", "cluster"]
+"""What of an object's earlier row tonight's is compared with."""
 
 
 @dataclass
@@ -110,47 +112,35 @@ def write_report(
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        commit = _Commit(run, ledger, decider, config, banks, known or KnownIllegal(), threads, report)
-        spans = list(commit.spans(plan))
-        compared = _compared(ledger, config)
-        with find_duplicates(map(commit.facts, spans), config.duplicates, compared=compared) as duplicates:
-            for span in spans:
-                commit.write(span, duplicates)
+        commit = _Commit(run, plan, ledger, decider, config, banks, known or KnownIllegal(), threads, report)
+        ranges = map(commit.gather, plan.ranges)
+        with find_duplicates(ranges, config.duplicates, compared=_compared(ledger, config)) as duplicates:
+            for part in plan.ranges:
+                commit.write(part, duplicates.rows(part.number), duplicates)
         commit.write_known()
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
+    report.files.sort(key=lambda file: not file["path"].startswith("report/"))
     report.balance.settle()
     return report
 
 
-@dataclass(frozen=True)
-class _Span:
-    """A range, and what it speaks for: the URIs with `after < uri <= upto`; None: no bound."""
-
-    part: Range
-    after: str | None
-    upto: str | None
-
-
-@dataclass(frozen=True)
-class _Gathered:
-    """What is known of a range before anything is decided."""
-
-    span: _Span
-    rows: pa.Table
-    """`ROW_SCHEMA`, one for each listed object."""
-    earlier: pa.Table
-    """Their rows in earlier reports."""
-    deleted: pa.Table
-    """Objects that are gone since then, as `CHANGES_SCHEMA`."""
-    worked: pa.Table
-    """`reused, cost, sandbox` of the rows that were staged."""
+_GATHERED = pa.schema(
+    [
+        *ROW_SCHEMA,
+        pa.field("chosen", pa.int32()),
+        *(REPORT_SCHEMA.field(n).with_name(f"earlier_{n}") for n in _OF_EARLIER),
+    ]
+)
+"""A row before it is known what shows the same: `ROW_SCHEMA`, what the policy chooses for it as it is, and what an
+earlier report says of its object."""
 
 
 @dataclass
 class _Commit:
-    """One range after the other."""
+    """Gathers one range after the other, then writes them."""
 
     run: Run
+    plan: Plan
     ledger: PreviousReports
     decider: Decider
     config: ScanConfig
@@ -159,45 +149,68 @@ class _Commit:
     threads: ThreadPoolExecutor
     report: Report
     reused: int = 0
-    _held: _Gathered | None = None
+    _gathered_upto: str | None = None
+    """The last URI that the ranges gathered so far speak for."""
     _illegal: list[pa.Table] = field(default_factory=list)
 
-    def spans(self, plan: Plan) -> Iterator[_Span]:
-        """The ranges, with the URIs that they speak for."""
-        after: str | None = None
-        for part in plan.ranges:
-            upto = self._last_of(part) if part is not plan.ranges[-1] else None
-            yield _Span(part, after, upto)
-            after = upto
+    def gather(self, part: Range) -> tuple[pa.Table, pa.ChunkedArray]:
+        """Read a range, once: what was staged, what is carried over, and what was known before. Writes what is gone.
 
-    def _last_of(self, part: Range) -> str:
-        last = [read_carried(self.run.folder, part)]
-        if part.shards:
-            last.append(ShardReader(self.run.folder)(part.shards[-1]))
-        return str(max(table["uri"][-1].as_py() for table in last if table.num_rows))
-
-    def facts(self, span: _Span) -> tuple[pa.Table, pa.ChunkedArray]:
-        """The rows of a range, and which of them are flagged."""
-        gathered = self.gather(span)
-        rows = _clustered_as_before(gathered.rows, gathered.earlier)
-        return rows, pc.is_in(self.decider(rows)["decision"], pa.array(sorted(FLAGGED)))
-
-    def gather(self, span: _Span) -> _Gathered:
-        """Reads a range: what was staged, what is carried over, and what was known before."""
-        if self._held is not None and self._held.span == span:
-            return self._held
-        part, read_listing = span.part, ShardReader(self.run.folder)
+        Returns:
+            Rows of `_GATHERED`, one for each listed object; and which of them are flagged.
+        """
+        read_listing = ShardReader(self.run.folder)
         todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
         staged = pa.concat_tables([STAGED_SCHEMA.empty_table(), *self.threads.map(self._staged, part.shards)])
         check_uris(todo["uri"], staged["uri"])
+        self._count_work(staged)
         unchanged = read_carried(self.run.folder, part)
-        listed = pa.concat_arrays([*todo["uri"].chunks, *unchanged["uri"].chunks])
-        earlier, deleted = self._earlier(span, listed)
-        looked_at = _with_failures(as_schema(staged, ROW_SCHEMA), earlier)
-        rows = pa.concat_tables([looked_at, self._carried_over(unchanged, earlier)])
+        earlier, place = self._earlier(part, pa.concat_arrays([*staged["uri"].chunks, *unchanged["uri"].chunks]))
+        looked_at = earlier.select(["sha256", "failed_decodes", *_OF_EARLIER]).take(place[: staged.num_rows])
+        carried = earlier.take(place[staged.num_rows :])
+        check_uris(unchanged["uri"], carried["uri"].drop_null())
+        rows = pa.concat_tables(
+            [_with_failures(as_schema(staged, ROW_SCHEMA), looked_at), self._carried_over(unchanged, carried)]
+        )
         rows = _with_matches(rows, BankSet((), self.config.storage, known=self.known.contents).remembered(rows, rows))
-        self._held = _Gathered(span, rows, earlier, deleted, staged.select(["reused", "cost", "sandbox"]))
-        return self._held
+        before = pa.concat_tables([looked_at, carried.select(looked_at.column_names)])
+        rows = _clustered_as_before(rows, before)
+        chosen = self.decider.choose(rows)
+        columns = [*rows.columns, pa.array(chosen), *(before[name] for name in _OF_EARLIER)]
+        return pa.table(columns, schema=_GATHERED), pa.array(self.decider.flagged(chosen))
+
+    def _count_work(self, staged: pa.Table) -> None:
+        self.reused += pc.sum(staged["reused"]).as_py() or 0
+        self.report.costs.add(staged)
+        self.report.sandbox.update(staged["sandbox"].drop_null().to_pylist())
+
+    def _earlier(self, part: Range, listed: pa.Array) -> tuple[pa.Table, pa.Array]:
+        """Read the earlier rows of a range's objects, and write which objects are gone.
+
+        Returns:
+            The rows; and for each listed object the place of its row among them, null where there is none.
+
+        Raises:
+            BalanceError: an object has two rows.
+        """
+        after, upto = self._gathered_upto, None if part is self.plan.ranges[-1] else pc.max(listed).as_py()
+        self._gathered_upto = upto
+        found, gone = [REPORT_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
+        places = [np.empty(0, np.int32)]
+        for piece in self.ledger.rows(after, upto):
+            place = pc.index_in(piece["uri"], listed)
+            if place.null_count:
+                gone.append(deleted_among(piece, listed, self.config.source))
+                piece, place = piece.filter(pc.is_valid(place)), place.drop_null()  # noqa: PLW2901
+            found.append(piece)
+            places.append(place.to_numpy())
+        self._write_changes(part, pa.concat_tables(gone))
+        of_listed, earlier = np.concatenate(places), pa.concat_tables(found)
+        at = np.full(len(listed), -1)
+        at[of_listed] = np.arange(len(of_listed))
+        if np.count_nonzero(at >= 0) < len(of_listed):
+            check_uris(earlier["uri"].unique(), earlier["uri"])
+        return earlier, pa.array(at, mask=at < 0)
 
     def _carried_over(self, unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
         """As `carried_over`; matched again where today's banks are not those that the rows were matched with."""
@@ -205,8 +218,7 @@ class _Commit:
         if self.banks is None or not rows.num_rows:
             return rows
         alike = [base.run.run_id for base in self.ledger.bases if base.banks == self.banks.identities]
-        by_run = earlier.filter(pc.is_in(earlier["uri"], unchanged["uri"])).sort_by("uri")["run_id"]
-        other = pc.invert(pc.is_in(by_run, pa.array(alike, pa.string()))).combine_chunks()
+        other = pc.invert(pc.is_in(earlier["run_id"], pa.array(alike, pa.string()))).combine_chunks()
         if not pc.any(other).as_py():
             return rows
         found = self.banks.matched_again(rows.filter(other))
@@ -215,18 +227,16 @@ class _Commit:
         ]
         return _with_matches(rows, pa.table(columns, schema=MATCH))
 
-    def write(self, span: _Span, duplicates: Duplicates) -> None:
+    def write(self, part: Range, gathered: pa.Table, duplicates: Duplicates) -> None:
         """Writes a range's files."""
-        gathered, self._held = self.gather(span), None
-        part, earlier = span.part, gathered.earlier
-        self.reused += pc.sum(gathered.worked["reused"]).as_py() or 0
-        self.report.costs.add(gathered.worked)
-        self.report.sandbox.update(gathered.worked["sandbox"].drop_null().to_pylist())
-        self._write_changes(part, gathered.deleted)
-        rows = decided(duplicates.settled(gathered.rows), self.decider, self.run.run_id)
+        rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
+        rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
+        earlier = gathered.select([f"earlier_{name}" for name in _OF_EARLIER]).rename_columns(_OF_EARLIER)
         del gathered  # the rows would be in memory twice
         if self.ledger.bases:
-            self._write_changes(part, flags_changed(rows, earlier))
+            moved = pc.xor(is_flagged(rows["decision"]), is_flagged(earlier["decision"]))
+            before = earlier.append_column("uri", rows["uri"]).filter(pc.and_(moved, pc.is_valid(earlier["run_id"])))
+            self._write_changes(part, flags_changed(rows.filter(moved), before))
         self._illegal = [once([*self._illegal, contents_of(rows)])]
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
         false_positives = select_false_positives(rows)
@@ -237,6 +247,20 @@ class _Commit:
         self.report.cascade.add(rows)
         for shadow in self.report.shadows:
             shadow.add(rows)
+
+    def _chosen(self, gathered: pa.Table, rows: pa.Table) -> Indices:
+        """What the policy chooses: as was found before duplicates were known, but for rows of which it now sees
+        something else."""
+        chosen: Indices = gathered["chosen"].to_numpy().copy()
+        changed = pc.is_valid(rows["duplicate_of"])  # its scores may be those of its original
+        for name in {column.name for column in DUPLICATE_COLUMNS} & set(self.decider.columns):
+            before, now = gathered[name], rows[name]
+            same = pc.if_else(pc.is_null(before), pc.is_null(now), pc.fill_null(pc.equal(before, now), False))
+            changed = pc.or_(changed, pc.invert(same))
+        if pc.any(changed).as_py():
+            again = rows.select(self.decider.columns).filter(changed)
+            chosen[changed.to_numpy()] = self.decider.choose(again)
+        return chosen
 
     def _staged(self, shard: Shard) -> pa.Table:
         try:
@@ -251,14 +275,6 @@ class _Commit:
                 "the same command again"
             ) from error
 
-    def _earlier(self, span: _Span, listed: pa.Array) -> tuple[pa.Table, pa.Table]:
-        """The earlier rows of the listed objects; and those of objects that are gone, as changes."""
-        found, gone = [REPORT_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
-        for piece in self.ledger.rows(span.after, span.upto):
-            gone.append(deleted_among(piece, listed, self.config.source))
-            found.append(piece.filter(pc.is_in(piece["uri"], listed)))
-        return pa.concat_tables(found), pa.concat_tables(gone)
-
     def _write_report(self, part: Range, rows: pa.Table, *, left: int) -> None:
         """Writes the report part of a range, and counts it as it lies there.
 
@@ -269,7 +285,7 @@ class _Commit:
         if rows.num_rows:
             ordered = rows.sort_by([("decision", "ascending"), ("uri", "ascending")])
             path, sha256 = self._write("report", part, ordered)
-            self.report.balance.add(rows["uri"], self.run.folder.read(path), sha256)
+            self.report.balance.add(ordered["uri"], self.run.folder.read(path), sha256)
 
     def _write_false_positives(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:
@@ -348,10 +364,13 @@ def _with_matches(rows: pa.Table, found: pa.Table) -> pa.Table:
 
 
 def _with_failures(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """Rows of this run with `failed_decodes`: one more than before, where the same bytes failed then, too."""
-    place = pc.index_in(rows["uri"], earlier["uri"])
-    alike = pc.fill_null(pc.equal(rows["sha256"], earlier["sha256"].take(place)), False)
-    before = pc.if_else(alike, pc.fill_null(earlier["failed_decodes"].take(place), 0), 0)
+    """Rows of this run with `failed_decodes`: one more than before, where the same bytes failed then, too.
+
+    Args:
+        earlier: their rows in earlier reports, in the same order, null for new objects.
+    """
+    alike = pc.fill_null(pc.equal(rows["sha256"], earlier["sha256"]), False)
+    before = pc.if_else(alike, pc.fill_null(earlier["failed_decodes"], 0), 0)
     failed = pc.and_(pc.is_in(rows["status"], pa.array(list(map(str, POISON)))), pc.is_valid(rows["sha256"]))
     field = rows.schema.field("failed_decodes")
     counted = pc.if_else(failed, pc.add(before, 1), pa.scalar(None, pa.int64())).cast(field.type)
@@ -359,10 +378,13 @@ def _with_failures(rows: pa.Table, earlier: pa.Table) -> pa.Table:
 
 
 def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """The rows with the clusters that their contents had, also those that were read anew, as by another model."""
-    place = pc.index_in(rows["uri"], earlier["uri"])
-    alike = pc.equal(rows["sha256"], earlier["sha256"].take(place))
-    cluster = pc.if_else(alike, earlier["cluster"].take(place), pa.scalar(None, pa.string()))
+    """The rows with the clusters that their contents had, also those that were read anew, as by another model.
+
+    Args:
+        earlier: as above.
+    """
+    alike = pc.equal(rows["sha256"], earlier["sha256"])
+    cluster = pc.if_else(alike, earlier["cluster"], pa.scalar(None, pa.string()))
     return rows.set_column(rows.schema.get_field_index("cluster"), rows.schema.field("cluster"), cluster)
 
 
@@ -382,41 +404,38 @@ def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
 
     Args:
         unchanged: `LISTING_SCHEMA`.
-        earlier: report rows, one for each URI.
-
-    Raises:
-        BalanceError: an unchanged object has no earlier row.
+        earlier: their report rows, in the same order.
     """
-    rows = earlier.filter(pc.is_in(earlier["uri"], unchanged["uri"])).sort_by("uri")
-    unchanged = unchanged.sort_by("uri")
-    check_uris(unchanged["uri"], rows["uri"])
     columns = {
         "modified_at": unchanged["modified_at"],
         "truth": unchanged["truth"],
-        "accounted_as": pa.array([str(Accounted.CARRIED)] * rows.num_rows, pa.string()),
-        "carried_from": pc.coalesce(rows["carried_from"], rows["run_id"]),
+        "accounted_as": pa.repeat(str(Accounted.CARRIED), earlier.num_rows),
+        "carried_from": pc.coalesce(earlier["carried_from"], earlier["run_id"]),
     }
-    kept = {name: rows[name] for name in rows.column_names} | columns
+    kept = {name: earlier[name] for name in earlier.column_names} | columns
     return as_schema(pa.table(kept), ROW_SCHEMA)
 
 
-def decided(rows: pa.Table, decider: Decider, run_id: str) -> pa.Table:
-    """Report rows from those that were staged or carried over."""
-    decisions = decider(rows)
+def decided(rows: pa.Table, decider: Decider, run_id: str, chosen: Indices | None = None) -> pa.Table:
+    """Report rows from those that were staged or carried over.
+
+    Args:
+        chosen: what the decider chose for them; unset: it chooses now.
+    """
+    decisions = decider(rows, chosen)
     columns = {
         **{name: rows[name] for name in rows.column_names},
         **{name: decisions[name] for name in decisions.column_names},
         "false_positive": is_false_positive(rows),
-        "run_id": pa.array([run_id] * rows.num_rows, pa.string()),
+        "run_id": pa.repeat(run_id, rows.num_rows),
     }
     return as_schema(pa.table(columns), REPORT_SCHEMA)
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
     """The rows that say something new: looked at in this run, decided differently, or alike to others than before."""
-    place = pc.index_in(rows["uri"], earlier["uri"])
     same = pc.is_valid(rows["carried_from"])
     for name in ("decision", "duplicate_of", "cluster"):
-        now, before = (pc.fill_null(column, "") for column in (rows[name], earlier[name].take(place)))
+        now, before = (pc.fill_null(column, "") for column in (rows[name], earlier[name]))
         same = pc.and_(same, pc.equal(now, before))
     return rows.filter(pc.invert(same))

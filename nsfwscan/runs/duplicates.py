@@ -1,8 +1,8 @@
-"""Objects that show the same: one content gets one score, and near-duplicates a name in common.
+"""Find objects that show the same: one content gets one score, and near-duplicates get a name in common.
 
-In: the rows of a run, staged and carried, range by range. Out: the same rows with `duplicate_of` and `cluster…`, and of
-objects with the same bytes all with the scores of one. What is held in memory is a hash of each content, or where
-there are very many, of those that matter; the rest lies on local disk, and DuckDB spills there.
+The rows of a run come range by range and wait on local disk until all are known; then each range is read once more,
+with `duplicate_of` and `cluster…`, and with one score for all objects of the same bytes. Memory holds a hash of each
+content, or where there are very many, of those that matter; DuckDB groups and joins, and spills to disk.
 
 Copies are objects with the same bytes. Their original is the one that was it in an earlier run, else the first by its
 URI; one with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits,
@@ -17,32 +17,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import feather
 
 from nsfwscan.banks.pdq_index import HASH_BYTES, NearIndex
 from nsfwscan.config import DuplicatesConfig
 from nsfwscan.errors import Status
-from nsfwscan.schema import DUPLICATE_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted, as_schema
+from nsfwscan.schema import DUPLICATE_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted
 from nsfwscan.storage.duckdb_temp import spilling
 
 _OF_CONTENT = [f.name for f in (*MODEL_COLUMNS, *SIGNAL_COLUMNS)] + ["filtered_by"]
 """What follows from the bytes alone, and is the original's for all copies."""
-_FACTS = pa.schema(
-    [
-        *(REPORT_SCHEMA.field(name) for name in ("uri", "sha256", "pdq", "pdq_quality", "cluster")),
-        *(REPORT_SCHEMA.field(name) for name in _OF_CONTENT),
-        pa.field("was_original", pa.bool_()),
-        pa.field("is_known", pa.bool_()),
-        pa.field("is_flagged", pa.bool_()),
-    ]
-)
 _SETTLED = pa.schema([REPORT_SCHEMA.field("uri"), *DUPLICATE_COLUMNS, *map(REPORT_SCHEMA.field, _OF_CONTENT)])
 _ID_DIGITS = 16
 """Of the leader's SHA-256, as a cluster's id."""
@@ -51,14 +43,20 @@ _TRUSTED = 50
 _QUERIES = 32
 """Contents looked up at a time: bounds what is found at a time where very many are near each other."""
 
+_SEEN = f"sha256 IS NOT NULL AND status = '{Status.OK}'"
+"""The rows that have a content: whose bytes were read, and scored, matched or filtered."""
+_GROUPED = (
+    "uri", "sha256", "status", "pdq", "pdq_quality", "cluster", "duplicate_of", "carried_from", "nsfw_score", "flagged",
+)  # fmt: skip
 _CONTENTS = f"""
-    CREATE TABLE contents AS
+    CREATE TEMP TABLE contents AS
     SELECT sha256, count(*) AS places,
-           substr(min(concat(CASE WHEN nsfw_score IS NULL THEN 1 ELSE 0 END, CASE WHEN was_original THEN 0 ELSE 1 END,
+           substr(min(concat(CASE WHEN nsfw_score IS NULL THEN 1 ELSE 0 END,
+                             CASE WHEN carried_from IS NOT NULL AND duplicate_of IS NULL THEN 0 ELSE 1 END,
                              uri)), 3) AS original,
            max(CASE WHEN pdq_quality >= {_TRUSTED} THEN pdq END) AS pdq,
-           bool_or(is_known) AS is_known, bool_or(is_flagged) AS is_flagged, min(cluster) AS earlier
-    FROM read_parquet($facts) GROUP BY sha256
+           bool_or(carried_from IS NOT NULL) AS is_known, bool_or(flagged) AS is_flagged, min(cluster) AS earlier
+    FROM objects WHERE {_SEEN} GROUP BY sha256
 """
 _COMPARED = """
     SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents
@@ -69,12 +67,13 @@ _WRITE_SETTLED = f"""
     COPY (
         SELECT f.uri, CASE WHEN f.uri <> c.original THEN c.original END AS duplicate_of, k.cluster, k.cluster_size,
                k.cluster_places, {", ".join(f"o.{name}" for name in _OF_CONTENT)}
-        FROM read_parquet($facts) f JOIN contents c USING (sha256) LEFT JOIN clusters k USING (sha256)
-        LEFT JOIN read_parquet($facts) o ON o.uri = c.original AND c.places > 1
-        WHERE c.places > 1 OR k.cluster IS NOT NULL
+        FROM objects f JOIN clusters k USING (sha256) JOIN contents c USING (sha256)
+        LEFT JOIN (FROM originals WHERE uri IN (SELECT original FROM contents WHERE places > 1)) o ON o.uri = c.original
+        WHERE f.status = '{Status.OK}'
         ORDER BY f.uri
     ) TO $settled (FORMAT parquet, ROW_GROUP_SIZE 65536)
 """
+"""A content of several places is always in a cluster, of itself alone where nothing is near it."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,14 @@ class Found:
 class Duplicates:
     """What is the same among the rows of a run. A context manager makes one: `find_duplicates`."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, paths: dict[str, str], found: Found) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, spool: _Spool, found: Found) -> None:
         self._connection = connection
-        self._paths = paths
+        self._spool = spool
         self.found = found
+
+    def rows(self, number: int) -> pa.Table:
+        """The rows of a range as they were given, and whether each is `flagged`."""
+        return self._spool.read(number)
 
     def settled(self, rows: pa.Table) -> pa.Table:
         """The rows with `DUPLICATE_COLUMNS`; copies have the scores of their original, and those that were looked at in
@@ -131,46 +134,67 @@ class Duplicates:
         if first is None:
             return _SETTLED.empty_table()
         query = "FROM read_parquet($settled) WHERE uri >= $first AND uri <= $last"
-        given = {"settled": self._paths["settled"], "first": first, "last": last}
+        given = {"settled": self._spool.settled, "first": first, "last": last}
         return self._connection.sql(query, params=given).to_arrow_table().cast(_SETTLED)
+
+
+class _Spool:
+    """The ranges of a run on local disk, a file each (Arrow's format with LZ4: 0.3 KiB a row, and ten times as fast to
+    write as Parquet)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settled = str(folder / "settled.parquet")
+        self._folder = folder
+        self._ranges = 0
+
+    def append(self, rows: pa.Table) -> None:
+        """Write the next range."""
+        feather.write_feather(rows, str(self._folder / f"{self._ranges}.arrow"), compression="lz4")
+        self._ranges += 1
+
+    def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """Read a range; unset: all of its columns."""
+        path = str(self._folder / f"{number}.arrow")
+        return feather.read_table(path, columns, use_threads=False, memory_map=False)
+
+    def scan(self, schema: pa.Schema) -> pa.RecordBatchReader:
+        """Read some columns of all ranges, one range after the other."""
+        ranges = (self.read(number, schema.names).cast(schema) for number in range(self._ranges))
+        return pa.RecordBatchReader.from_batches(schema, (batch for rows in ranges for batch in rows.to_batches()))
 
 
 @contextmanager
 def find_duplicates(
     ranges: Iterable[tuple[pa.Table, pa.ChunkedArray]], config: DuplicatesConfig, *, compared: bool = False
 ) -> Iterator[Duplicates]:
-    """Looks for what is the same among all rows of a run.
+    """Look for what is the same among all rows of a run.
 
     Args:
-        ranges: rows that are not decided yet (`commit.ROW_SCHEMA`); and for each whether it is flagged.
+        ranges: rows before duplicates are known (`commit.ROW_SCHEMA`, and more columns to be kept with them); and for
+            each whether it is flagged.
         compared: the contents of carried rows were all compared with each other before, by the same rules.
     """
     with spilling("duplicates") as (connection, folder):
-        paths = {name: str(folder / f"{name}.parquet") for name in ("facts", "settled")}
-        with pq.ParquetWriter(paths["facts"], _FACTS) as writer:
-            for rows, flagged in ranges:
-                writer.write_table(_facts(rows, flagged))
-        connection.execute(_CONTENTS, {"facts": paths["facts"]})
+        spool = _Spool(folder)
+        for rows, flagged in ranges:
+            spool.append(rows.append_column("flagged", flagged))
+        # Arrow does not tell DuckDB how many rows come: joins stay as they are written, the small side on the right.
+        connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+        connection.register("objects", spool.scan(_scanned(_GROUPED)))
+        connection.execute(_CONTENTS)
         [(number,)] = connection.execute("SELECT count(*) FROM contents").fetchall()
         looked_for_all = number <= config.most_contents
         contents = connection.sql(_COMPARED, params={"all": looked_for_all}).to_arrow_table()
         clusters = _clusters(contents, config, looked_for_all=looked_for_all, compared=compared)
         connection.register("clusters", clusters)
-        connection.execute(_WRITE_SETTLED, paths)
-        yield Duplicates(connection, paths, _counted(contents, clusters, looked_for_all))
+        connection.register("objects", spool.scan(_scanned(("uri", "sha256", "status"))))
+        connection.register("originals", spool.scan(_scanned(("uri", *_OF_CONTENT))))
+        connection.execute(_WRITE_SETTLED, {"settled": spool.settled})
+        yield Duplicates(connection, spool, _counted(contents, clusters, looked_for_all))
 
 
-def _facts(rows: pa.Table, flagged: pa.ChunkedArray) -> pa.Table:
-    """Of the rows that were seen: with a digest, and settled in one way or the other."""
-    known = pc.is_valid(rows["carried_from"])
-    columns = {
-        "was_original": pc.and_(known, pc.is_null(rows["duplicate_of"])),
-        "is_known": known,
-        "is_flagged": flagged,
-    }
-    kept = {name: rows[name] for name in rows.column_names} | columns
-    seen = pc.and_(pc.is_valid(rows["sha256"]), pc.equal(rows["status"], str(Status.OK)))
-    return as_schema(pa.table(kept), _FACTS).filter(seen)
+def _scanned(names: Iterable[str]) -> pa.Schema:
+    return pa.schema([pa.field("flagged", pa.bool_()) if n == "flagged" else REPORT_SCHEMA.field(n) for n in names])
 
 
 def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: bool, compared: bool) -> pa.Table:

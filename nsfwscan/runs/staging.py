@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import NsfwscanError, Status
 from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.plan import Shard
-from nsfwscan.schema import FLAGGED, STAGED_SCHEMA, as_schema
+from nsfwscan.schema import STAGED_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, from_parquet
 
 _SUFFIX = ".parquet"
@@ -47,9 +47,8 @@ def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) 
 def describe_part(shard: Shard, table: pa.Table, decider: Decider) -> ShardResult:
     """What the driver learns of a part."""
     statuses = Counter(table["status"].to_pylist())
-    decisions = Counter(decider(table)["decision"].to_pylist())
     fine = statuses[Status.OK] + statuses[Status.UNSUPPORTED]
-    return ShardResult(shard.name, shard.rows, shard.rows - fine, sum(decisions[d] for d in FLAGGED))
+    return ShardResult(shard.name, shard.rows, shard.rows - fine, int(decider.flagged(decider.choose(table)).sum()))
 
 
 def staged_shards(staging: Store) -> set[str]:
