@@ -19,6 +19,8 @@ from jobs.benchmark import table
 from jobs.benchmark.banks import ENTRIES, measure_bank
 from jobs.benchmark.banks import as_markdown as bank_as_markdown
 from jobs.benchmark.checkpoint import make_checkpoint
+from jobs.benchmark.committing import ROWS, measure_commit
+from jobs.benchmark.committing import as_markdown as commit_as_markdown
 from jobs.benchmark.keeping import Keeper, check_folder
 from jobs.benchmark.machine import busy, cores_here, describe_machine, gpus, in_words
 from jobs.benchmark.media import (
@@ -37,7 +39,9 @@ from nsfwscan.errors import NsfwscanError
 
 MODELS = {"vit-b-16": "vit-b-16", "small": "free"}
 """What `--model-size` offers, and the checkpoint that it stands for."""
-_PARTS = (*PARTS, "memory", "banks")
+_ALONE = ("banks", "commit")
+"""Parts that need no pictures and no models."""
+_PARTS = (*PARTS, "memory", *_ALONE)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +54,10 @@ _PARTS = (*PARTS, "memory", "banks")
     help="Where pictures, stores and models are kept for the next time.",
 )
 @click.option(
-    "--only", multiple=True, type=click.Choice(_PARTS), help="Only this part; repeatable. `memory`, `banks` are long."
+    "--only",
+    multiple=True,
+    type=click.Choice(_PARTS),
+    help="Only this part; repeatable. `memory`, `banks`, `commit` are long.",
 )
 @click.option("--skip", multiple=True, type=click.Choice(list(PARTS)), help="Not this part; repeatable.")
 @click.option(
@@ -99,6 +106,14 @@ _PARTS = (*PARTS, "memory", "banks")
     metavar="N",
     help="PDQ hashes of the bank of `--only banks`.",
 )
+@click.option(
+    "--commit-rows",
+    type=click.IntRange(1000),
+    default=ROWS,
+    show_default=True,
+    metavar="N",
+    help="Rows, all carried over, of `--only commit`.",
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores to use; default: all.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write everything here, too."
@@ -117,6 +132,7 @@ def bench(
     page: Path | None,
     markdown: bool,
     bank_entries: int,
+    commit_rows: int,
     **options: Any,
 ) -> None:
     """Measures decoding, the model, whole scans and the neighbours side by side on this machine."""
@@ -124,13 +140,15 @@ def bench(
     parts = [name for name in PARTS if name in (only or PARTS) and name not in skip]
     keep = Keeper(json_path, page)
     try:
-        keep.check([*([_place(gpus())] if parts else []), *(name for name in ("memory", "banks") if name in only)])
+        keep.check([*([_place(gpus())] if parts else []), *(name for name in ("memory", *_ALONE) if name in only)])
         check_folder(options["work"])
         _check_cores(options["threads"])
         if "banks" in only:
             _ask_a_bank(options["work"], bank_entries, options["threads"], options["seconds"], told, console, keep)
-            if set(only) == {"banks"}:
-                return
+        if "commit" in only:
+            _commit(options["work"], commit_rows, options["threads"], options["repetitions"], told, console, keep)
+        if only and set(only) <= set(_ALONE):
+            return
         workload, settings = prepare(told, **options)
         if parts:
             _measure(workload, settings, parts, told, console, markdown, keep)
@@ -246,4 +264,16 @@ def _ask_a_bank(
     found = measure_bank(work.resolve(), entries, cores, seconds, say)
     text = f"Machine: {in_words(machine)}.\n\n{bank_as_markdown(found)}"
     keep("banks", text, {"machine": machine, **found.as_json()})
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def _commit(
+    work: Path, rows: int, threads: int | None, repetitions: int, told: Console, console: Console, keep: Keeper
+) -> None:
+    cores = _restrict_to(threads or cores_here())
+    os.environ[LOG] = str(work.resolve() / "bench.log")
+    machine, say = describe_machine(), partial(told.print, highlight=False, markup=False)
+    found = measure_commit(work.resolve(), rows, repetitions, say)
+    text = f"Machine: {in_words(machine)}, {cores} cores used.\n\n{commit_as_markdown(found)}"
+    keep("commit", text, {"machine": machine, **found.as_json()})
     console.print(text, soft_wrap=True, markup=False)

@@ -16,7 +16,7 @@ from typing import Any
 from jobs.benchmark import table
 from nsfwscan.errors import NsfwscanError
 
-_OF_THEIR_OWN = ("memory", "banks")
+_OF_THEIR_OWN = ("memory", "banks", "commit")
 """Tables whose JSON goes into a file beside the others'."""
 
 

@@ -13,14 +13,16 @@ import pytest
 import s3fs
 
 from nsfwscan.errors import BalanceError
+from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs.commit import Report
 from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
 from nsfwscan.runs.plan import Plan
+from nsfwscan.runs.previous import Part, PreviousRun
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import stage_part
 from nsfwscan.schema import REPORT_SCHEMA
-from tests.runs.rows import begun, decider, finished, is_of_schema, reported, staged, staged_row
+from tests.runs.rows import begun, decider, finished, is_of_schema, reported, scanned, staged, staged_row
 from tests.s3.servers import S3Endpoint
 
 URIS = [f"/media/{i:03}.jpg" for i in range(35)]
@@ -222,6 +224,36 @@ def test_changed_and_vanished_objects_are_not_copied(tmp_path: Path) -> None:
     found = {Path(uri).name: data for uri, data in copied(run, report).items()}
     assert found == {"same": b"same", "changed": None, "gone": None, "folder": None}
     assert len(written(Path(run.folder.uri, "false_positives", "images"))) == 1
+
+
+@pytest.mark.parametrize("range_rows", [7, 50_000])
+def test_a_row_is_decided_once_and_a_part_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_rows: int
+) -> None:
+    """However many ranges a night has, and wherever they begin: of carried rows each is decided once, and each part of
+    the earlier report is read once."""
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("uri,size,etag\n" + "".join(f"s3://media/{i:03}.jpg,1000,e\n" for i in range(35)))
+    monkeypatch.setattr(planning, "RANGE_ROWS", 10)
+    scanned(manifest, tmp_path / "out", lambda uri: staged_row(uri, etag="e"), run_id="1")
+    monkeypatch.setattr(planning, "RANGE_ROWS", range_rows)
+    choose, read = Decider.choose, PreviousRun.read
+    decided, parts = list[str](), list[str]()
+
+    def choosing(self: Decider, table: pa.Table) -> Indices:
+        decided.extend(table["uri"].to_pylist())
+        return choose(self, table)
+
+    def reading(self: PreviousRun, part: Part) -> pa.Table:
+        parts.append(part.file["path"])
+        return read(self, part)
+
+    monkeypatch.setattr(Decider, "choose", choosing)
+    monkeypatch.setattr(PreviousRun, "read", reading)
+    result = scanned(manifest, tmp_path / "out", run_id="2")
+    assert result.record["balance"]["carried"] == 35
+    assert sorted(decided) == [f"s3://media/{i:03}.jpg" for i in range(35)]
+    assert len(parts) == len(set(parts)) == 4
 
 
 def test_nothing_is_copied_unasked(tmp_path: Path) -> None:
