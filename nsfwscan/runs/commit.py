@@ -119,7 +119,7 @@ def write_report(
                 commit.write(part, duplicates.rows(part.number), duplicates)
         commit.write_known()
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
-    report.files.sort(key=lambda file: not file["path"].startswith("report/"))
+    report.files.sort(key=lambda file: not file.path.startswith("report/"))
     report.balance.settle()
     return report
 

@@ -245,13 +245,13 @@ def test_a_row_is_decided_once_and_a_part_read_once(
         return choose(self, table)
 
     def reading(self: PreviousRun, part: Part) -> pa.Table:
-        parts.append(part.file["path"])
+        parts.append(part.file.path)
         return read(self, part)
 
     monkeypatch.setattr(Decider, "choose", choosing)
     monkeypatch.setattr(PreviousRun, "read", reading)
     result = scanned(manifest, tmp_path / "out", run_id="2")
-    assert result.record["balance"]["carried"] == 35
+    assert result.record.balance.carried == 35
     assert sorted(decided) == [f"s3://media/{i:03}.jpg" for i in range(35)]
     assert len(parts) == len(set(parts)) == 4
 
