@@ -1,14 +1,13 @@
-"""What a file without a colour profile says of its colours, and the picture that browsers make of it.
+"""Convert the colours of a file without a profile to sRGB, as browsers show them.
 
-In: the bytes of a file, and its image, decoded. Out: the image in sRGB: a PNG's transparent colour (tRNS), its gAMA and
-cHRM, the code points of PNG (cICP), AVIF and HEIF (nclx), and HDR (PQ and HLG), which becomes SDR. Nothing is touched
-in an ordinary file. Nothing raises but `MemoryError`. The signal:
+This is for a PNG's transparent colour (tRNS), gAMA and cHRM, the code points of PNG (cICP), AVIF and HEIF (nclx), and
+HDR (PQ and HLG), which becomes SDR. An ordinary file is left alone. Nothing raises but `MemoryError`. The signal:
 
-    decode.hdr                  an HDR picture, of which the model saw what browsers show where there is no HDR screen
+    decode.hdr                  an HDR picture; the model saw it as browsers show it on a screen without HDR
 
-The ways are Chromium's, to which the tests compare: gAMA counts where it differs from 1/2.2 by a twentieth, cHRM only
-beside gAMA, cICP before a profile, a profile before the rest. HDR is dimmed so that the reference white of 203 cd/m² is
-half of white, with a curve on to 1,000 cd/m² (SMPTE ST 2094-50, the default for content without metadata).
+The rules are Chromium's, and the tests compare with it: gAMA counts where it differs from 1/2.2 by a twentieth, cHRM
+only beside gAMA, cICP before a profile, a profile before the rest. HDR is dimmed so that the reference white of 203
+cd/m² is half of white, with a curve on to 1,000 cd/m² (SMPTE ST 2094-50, the default for content without metadata).
 """
 
 from __future__ import annotations
@@ -34,28 +33,28 @@ _PRIMARIES: dict[int, Primaries] = {
     11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
-"""BT.2020, DCI-P3 and Display P3, by their code points (ITU-T H.273, table 2); others are sRGB's, or near enough."""
+"""BT.2020, DCI-P3 and Display P3, by their code points (ITU-T H.273, table 2); all others are close to sRGB's."""
 _LINEAR, _PQ, _HLG = 8, 16, 18
 _GAMMAS = {4: 2.2, 5: 2.8, _LINEAR: 1.0}
-"""Transfer characteristics that are powers (the same, table 3); others are sRGB's but for PQ and HLG."""
+"""Transfer characteristics that are powers (the same, table 3); others are sRGB's, except PQ and HLG."""
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _GAMMA_TOLERANCE, _PRIMARIES_TOLERANCE = 0.05, 0.005
 _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
 _SYSTEM_GAMMA = 1.2
-"""Of HLG at 1,000 cd/m² (ITU-R BT.2100, table 5)."""
+"""HLG's at 1,000 cd/m² (ITU-R BT.2100, table 5)."""
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
-"""Of BT.2020's channels."""
+"""Weights of BT.2020's channels."""
 _ROWS = 128
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How samples stand for light.
+    """The relation of samples to light.
 
     Args:
         transfer: a code point of H.273, or
-        gamma: the power that makes light of a sample.
+        gamma: light is a sample to this power.
     """
 
     primaries: Primaries = _SRGB
@@ -64,7 +63,7 @@ class Encoding:
 
     @property
     def is_hdr(self) -> bool:
-        """Whether it holds light that is brighter than a white page."""
+        """Whether it holds light brighter than a white page."""
         return self.gamma is None and self.transfer in (_PQ, _HLG)
 
     @property
@@ -76,7 +75,7 @@ class Encoding:
 
 
 def encoding_of(data: bytes, image: Image.Image) -> Encoding | None:
-    """What a file says of its colours beside a profile; None where that is nothing, or nothing that changes them."""
+    """Return the encoding that a file states beside a profile; None where it states none that changes its colours."""
     if data.startswith(SIGNATURE):
         found = _of_png(data)
     elif image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
@@ -100,7 +99,7 @@ def _of_png(data: bytes) -> Encoding | None:
 
 
 def _side_chunks(data: bytes) -> dict[bytes, bytes]:
-    """A PNG's chunks of colours before its pixels; the first of a kind."""
+    """Return the first chunk of each kind of colour chunk before a PNG's pixels."""
     found: dict[bytes, bytes] = {}
     at = len(SIGNATURE)
     while len(data) >= at + 8:
@@ -114,7 +113,7 @@ def _side_chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def _corners(body: bytes) -> Primaries:
-    """Those of a cHRM; sRGB's where there are none, or none that span a triangle."""
+    """Return the primaries of a cHRM; sRGB's where there are none, or none that span a triangle."""
     if len(body) != 32:
         return _SRGB
     wx, wy, rx, ry, gx, gy, bx, by = (n / 100_000 for n in struct.unpack(">8I", body))
@@ -127,7 +126,7 @@ def _corners(body: bytes) -> Primaries:
 
 
 def _of_boxes(data: bytes) -> Encoding | None:
-    """The `nclx` of the first `colr` box (ISO 14496-12, 12.1.5)."""
+    """Return the `nclx` of the first `colr` box (ISO 14496-12, 12.1.5)."""
     at = data.find(b"colrnclx", 0, 2**20)
     if at < 0 or len(data) < at + 14:
         return None
@@ -136,7 +135,7 @@ def _of_boxes(data: bytes) -> Encoding | None:
 
 
 def in_srgb(image: Image.Image, encoding: Encoding) -> Image.Image:
-    """The image, RGB or RGBA, as an sRGB screen shows it."""
+    """Return the image, RGB or RGBA, as an sRGB screen shows it."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(Range(shift=8).levels(np.asarray(image)))
     clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
@@ -159,7 +158,7 @@ def in_srgb(image: Image.Image, encoding: Encoding) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def _light(encoding: Encoding) -> Floats:
-    """The light of each level, float32 [256]: 1 is white; of PQ, the reference white; of HLG, the scene's."""
+    """Return the light of each level, float32 [256]: 1 is white; of PQ, the reference white; of HLG, the scene's."""
     level = np.arange(256) / 255
     power = _GAMMAS.get(encoding.transfer) if encoding.gamma is None else encoding.gamma
     if power is not None:
@@ -177,13 +176,13 @@ def _light(encoding: Encoding) -> Floats:
 
 
 def _of_light(light: Floats) -> Floats:
-    """Levels of sRGB, 0 to 1 (IEC 61966-2-1)."""
+    """Return levels of sRGB, 0 to 1 (IEC 61966-2-1)."""
     levels: Floats = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** np.float32(1 / 2.4) - 0.055)
     return levels
 
 
 def _dimmed(light: Floats, transfer: int) -> Floats:
-    """HDR light [H, W, 3] as SDR: half of it up to the reference white, then along a curve to the peak."""
+    """Return HDR light [H, W, 3] as SDR: half of it up to the reference white, then along a curve to the peak."""
     if transfer == _HLG:
         bright = np.maximum(light @ _LUMINANCE, 1e-6)[..., None]
         light = light * bright ** np.float32(_SYSTEM_GAMMA - 1) * np.float32(_PEAK_NITS / _WHITE_NITS)
@@ -199,8 +198,8 @@ def _dimmed(light: Floats, transfer: int) -> Floats:
 
 @lru_cache(maxsize=8)
 def _matrix(primaries: Primaries) -> Floats:
-    """From light of these primaries to that of sRGB's, [3, 3]. Raises `LinAlgError` or `ZeroDivisionError` where they
-    are no primaries."""
+    """Return the matrix from light of these primaries to that of sRGB's, [3, 3]. Raises `LinAlgError` or
+    `ZeroDivisionError` where they are no primaries."""
     ours, theirs = _to_xyz(_SRGB), _to_xyz(primaries)
     white, other = (_BRADFORD @ _xyz(*corner[:2]) for corner in (_SRGB, primaries))
     if not other.all():
@@ -223,7 +222,7 @@ def _xyz(x: float, y: float) -> NDArray[np.float64]:
 
 
 def keyed(image: Image.Image, data: bytes) -> Image.Image:
-    """A PNG of grey samples, or of 16 bits, whose one transparent colour Pillow reads by other levels than it has."""
+    """Apply the transparent colour of a PNG of grey samples or 16 bits; Pillow compares it with other levels."""
     key = image.info.get("transparency")
     if not data.startswith(SIGNATURE) or len(data) < 26 or key is None or isinstance(key, bytes):
         return image

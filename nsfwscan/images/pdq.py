@@ -1,15 +1,12 @@
-"""The PDQ hash of a frame, and how much there was for it to go by.
-
-In: an RGB image. Out: 64 hex digits and a quality, those that the reference gives for the same pixels. Nothing goes
-wrong.
+"""Compute the PDQ hash of a frame and its quality, the same as the reference gives for the same pixels.
 
 PDQ (https://github.com/facebook/ThreatExchange/blob/main/hashing/hashing.pdf) blurs the luma with a box filter, twice
 each way, takes 64 x 64 samples of that, and tells for each of 16 x 16 coefficients of their cosine transform whether it
-is over the median. The reference, which the package `pdqhash` binds, filters every pixel four times, which for a
-photograph takes longer than decoding it. Blurring and sampling is one linear map along each edge, though: products of
-matrices give the same samples in a fraction of the time, but for the rounding of the reference's running sums. An
-image for which that could decide is left to the reference, so that the result is its own; but for one of more than 33
-megapixels, for which it would take a gigabyte, and whose hash may differ in the bits that are in doubt.
+is over the median. The reference (the package `pdqhash`) filters every pixel four times, which for a photograph takes
+longer than decoding it. But blurring and sampling is one linear map along each edge: products of matrices give the same
+samples in a fraction of the time, except for the rounding of the reference's running sums. Where that rounding could
+decide a bit, the reference computes the hash. It would take a gigabyte for more than 33 megapixels; the hash of such an
+image may differ in the doubtful bits.
 """
 
 from __future__ import annotations
@@ -26,31 +23,31 @@ _SIDE = 64
 _BITS = 16
 """Coefficients each way."""
 _LEAST_EDGE = 128
-"""Pixels; smaller images are the reference's, which takes no time for them, and has rules of its own for the tiny."""
+"""Pixels. The reference hashes smaller images: it takes no time for them, and has rules of its own for tiny ones."""
 _STRIP = 256
-"""Rows at a time: what is made on the way to the samples takes little memory that way."""
+"""Rows at a time, so that intermediate results take little memory."""
 _BANDS = 8
-"""Pieces of a row: a pixel counts for few samples, and most of one matrix for a whole row would be zeros."""
+"""Pieces of a row: a pixel counts for few samples, so most of a matrix for a whole row would be zeros."""
 _COEFFICIENT_ERROR = 0.06
-"""By how much the reference's first coefficient is off, at most; the one of the frequencies `i` and `j` by as much over
-the root of `i * j`, since the errors of running sums are slow waves. Measured on 1,356 photographs, drawings and
+"""The largest error of the reference's first coefficient; that of the frequencies `i` and `j` is divided by the root of
+`i * j`, since the errors of running sums are slow waves. Measured on 1,356 photographs, drawings and
 gradients of up to 18 megapixels (as `pytest -k error_bound -s tests/images/test_pdq.py` does): 0.003 as a rule, 0.025
 at most for the former two, 0.057 for gradients."""
 _SAMPLE_ERROR = 5e-4
-"""The same for the samples, which are grey levels, 0 to 255."""
+"""The same for the samples: grey levels, 0 to 255."""
 _MOST_PIXELS = 2**25
-"""That the reference is asked about: it takes 24 bytes for each."""
+"""Limit for asking the reference: it takes 24 bytes a pixel."""
 _QUALITY_DIVISOR = 90
-"""The reference's: the sum of gradients, in hundredths of the range and cut to whole numbers, that makes one point."""
+"""The reference's: this sum of gradients, in hundredths of the range and cut to whole numbers, makes one point."""
 
 Samples = NDArray[np.float64]
 
 
 def pdq_of(image: Image.Image) -> tuple[str, int]:
-    """The hash (64 hex digits) and its quality, 0 to 100.
+    """Return the hash (64 hex digits) and its quality, 0 to 100.
 
     Args:
-        image: mode RGB, not turned, its colours as they are stored: what the banks' hashes were made of.
+        image: mode RGB, not turned, its colours as they are stored: the banks' hashes were made of such images.
     """
     if min(image.size) >= _LEAST_EDGE:
         samples = _samples(image)
@@ -63,7 +60,7 @@ def pdq_of(image: Image.Image) -> tuple[str, int]:
 
 
 def _samples(image: Image.Image) -> Samples:
-    """The blurred luma at 64 x 64 points."""
+    """Return the blurred luma at 64 x 64 points."""
     across, down = _bands(image.width), _blur(image.height)
     samples = np.zeros((_SIDE, _SIDE))
     for top in range(0, image.height, _STRIP):
@@ -78,7 +75,7 @@ def _samples(image: Image.Image) -> Samples:
 
 @lru_cache(maxsize=64)
 def _bands(edge: int) -> tuple[tuple[slice, slice, NDArray[np.float32]], ...]:
-    """`_blur` in pieces along the edge: which pixels, the samples that they add to, and how much: [pixels, samples]."""
+    """Return `_blur` in pieces along the edge: pixels, the samples that they add to, shares [pixels, samples]."""
     shares, found = _blur(edge), []
     for band in np.array_split(np.arange(edge), _BANDS):
         pixels = slice(band[0], band[-1] + 1)
@@ -90,10 +87,10 @@ def _bands(edge: int) -> tuple[tuple[slice, slice, NDArray[np.float32]], ...]:
 
 @lru_cache(maxsize=64)
 def _blur(edge: int) -> NDArray[np.float32]:
-    """What each pixel along an edge adds to each of 64 samples: [64, edge].
+    """Return the share of each pixel along an edge in each of 64 samples: [64, edge].
 
-    A box of `(edge + 127) // 128` pixels is laid over each of the pixels that a box over the sample covers; at the ends
-    of the edge the boxes are cut, and what is left of them is averaged.
+    A box of `(edge + 127) // 128` pixels lies over each pixel that a box over the sample covers. At the ends of the
+    edge the boxes are cut, and the rest of them is averaged.
     """
     box = (edge + 2 * _SIDE - 1) // (2 * _SIDE)
     ahead = (box + 2) // 2
@@ -109,7 +106,7 @@ def _blur(edge: int) -> NDArray[np.float32]:
 
 
 def _transform() -> Samples:
-    """Coefficients 1 to 16 of the cosine transform of 64 samples: [16, 64]."""
+    """Return coefficients 1 to 16 of the cosine transform of 64 samples: [16, 64]."""
     waves = np.outer(np.arange(1, _BITS + 1), 2 * np.arange(_SIDE) + 1)
     return np.asarray(np.sqrt(2 / _SIDE) * np.cos(np.pi / (2 * _SIDE) * waves))
 
@@ -117,11 +114,11 @@ def _transform() -> Samples:
 _TRANSFORM = _transform()
 _FREQUENCIES = np.arange(1, _BITS + 1)
 _OFF = (_COEFFICIENT_ERROR / np.sqrt(np.outer(_FREQUENCIES, _FREQUENCIES))).ravel()
-"""By how much each coefficient may be off."""
+"""The largest error of each coefficient."""
 
 
 def _bits(samples: Samples) -> tuple[NDArray[np.bool_], bool]:
-    """256 bits, the highest coefficient's first; and whether the reference's rounding cannot decide on one."""
+    """Return 256 bits, the highest coefficient's first; and whether the reference's rounding cannot change one."""
     coefficients = (_TRANSFORM @ samples @ _TRANSFORM.T).ravel()
     middle = np.argpartition(coefficients, 127)[127]
     median = coefficients[middle]
@@ -130,7 +127,7 @@ def _bits(samples: Samples) -> tuple[NDArray[np.bool_], bool]:
 
 
 def _quality(samples: Samples) -> tuple[int, int]:
-    """0 to 100, at least and at most, whatever the reference's rounding."""
+    """Return the least and the greatest quality, 0 to 100, that the reference may round to."""
     steps = [np.abs(np.diff(samples, axis=axis)) * (100 / 255) for axis in (0, 1)]
     off = 2 * _SAMPLE_ERROR * (100 / 255)
     least, most = (sum(int(np.floor(np.maximum(step + by, 0)).sum()) for step in steps) for by in (-off, off))

@@ -1,8 +1,7 @@
-"""How an image becomes the pixels that a checkpoint was trained on, and how the device normalises them.
+"""Make the pixels that a checkpoint was trained on: resize and crop on the CPU, normalise on the device.
 
-In: a checkpoint's preprocessor settings. Out: a `Geometry` (resize, crop; on the CPU, in Pillow, without torch) and a
-`Normalisation` (on the device). Only steps that are reproduced exactly are accepted; the torch backend checks the
-result against the checkpoint's own processor when it loads.
+A `Geometry` works in Pillow, without torch. Only a preprocessor that is reproduced exactly is accepted; the torch
+backend checks the result against the checkpoint's own processor when it loads.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Geometry:
             raise ModelError(f"the preprocessor crops to {self.crop}, which is more than it resizes to, {self.resize}")
 
     def apply(self, image: Image.Image) -> bytes:
-        """The model's pixels of an RGB image: H*W*3 bytes, row by row."""
+        """Return the model's pixels of an RGB image: H*W*3 bytes, row by row."""
         image = image.resize(self.resized(image.size), Image.Resampling(self.resample))
         if self.crop:
             height, width = self.crop
@@ -69,8 +68,8 @@ class Geometry:
         return image.tobytes()
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) that a (width, height) is resized to, before cropping: the shortest edge of a sliver makes it
-        enormous. The long edge is cut off to whole pixels, as transformers does."""
+        """Return the (width, height) after resizing, before cropping; a sliver becomes enormous by its shortest edge.
+        The long edge is rounded down, as in transformers."""
         if not isinstance(self.resize, int):
             return self.resize[1], self.resize[0]
         width, height = size
@@ -81,7 +80,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """`(pixel * scale - mean) / std`, for each channel in the order R, G, B; `bgr` turns the order round at the end."""
+    """`(pixel * scale - mean) / std` of the channels R, G, B; `bgr` reverses their order at the end."""
 
     scale: float
     mean: tuple[float, float, float]
@@ -89,58 +88,27 @@ class Normalisation:
     bgr: bool = False
 
 
-# What a processor does where its file is silent (defaults of transformers 5). `edge`: a bare number as size means the
-# shortest edge, not a square.
+# Defaults of transformers 5 for what a file leaves out. `edge`: a bare number as size means the shortest edge, not a
+# square.
 _HALF = [0.5] * 3
 _CLIP, _CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+_SQUARE: dict[str, Any] = {"size": {"height": 224, "width": 224}}
+_EDGE: dict[str, Any] = {"size": {"shortest_edge": 224}, "edge": True}
+_NORMALISED: dict[str, Any] = {"image_mean": _HALF, "image_std": _HALF}
+_CROPPED: dict[str, Any] = {"crop_size": 224, "do_center_crop": True}
+_CLIPPED: dict[str, Any] = {**_EDGE, **_CROPPED, "resample": 3, "image_mean": _CLIP, "image_std": _CLIP_STD}
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": _HALF, "image_std": _HALF},
-    "Siglip": {
-        "size": {"height": 224, "width": 224},
-        "resample": 3,
-        "image_mean": _HALF,
-        "image_std": _HALF,
-        "edge": True,
-    },
-    "DeiT": {
-        "size": {"height": 256, "width": 256},
-        "resample": 3,
-        "image_mean": _HALF,
-        "image_std": _HALF,
-        "crop_size": 224,
-        "do_center_crop": True,
-    },
-    "Bit": {
-        "size": {"shortest_edge": 224},
-        "resample": 3,
-        "image_mean": _CLIP,
-        "image_std": _CLIP_STD,
-        "crop_size": 224,
-        "do_center_crop": True,
-        "edge": True,
-    },
-    "CLIP": {
-        "size": {"shortest_edge": 224},
-        "resample": 3,
-        "image_mean": _CLIP,
-        "image_std": _CLIP_STD,
-        "crop_size": 224,
-        "do_center_crop": True,
-        "edge": True,
-    },
-    "ConvNext": {
-        "size": {"shortest_edge": 384},
-        "resample": 3,
-        "image_mean": _HALF,
-        "image_std": _HALF,
-        "crop_pct": 224 / 256,
-        "edge": True,
-    },
+    "ViT": {**_SQUARE, **_NORMALISED, "resample": 2},
+    "Siglip": {**_SQUARE, **_NORMALISED, "resample": 3, "edge": True},
+    "DeiT": {**_NORMALISED, **_CROPPED, "size": {"height": 256, "width": 256}, "resample": 3},
+    "Bit": _CLIPPED,
+    "CLIP": _CLIPPED,
+    "ConvNext": {**_NORMALISED, "size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256, "edge": True},
 }
 
 
 def family_of(settings: dict[str, Any]) -> str:
-    """`ViT`, `Bit`, `ConvNext`, … from `preprocessor_config.json`."""
+    """Return `ViT`, `Bit`, `ConvNext`, … from `preprocessor_config.json`."""
     name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "unnamed")
     for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(suffix)
@@ -148,7 +116,7 @@ def family_of(settings: dict[str, Any]) -> str:
 
 
 def read_preprocessor(settings: dict[str, Any], model: str) -> tuple[Geometry, Normalisation]:
-    """Geometry and normalisation from the content of `preprocessor_config.json`.
+    """Return geometry and normalisation by the content of `preprocessor_config.json`.
 
     Raises:
         ModelError: the processor does something that is not reproduced here, or leaves a step open.

@@ -1,10 +1,9 @@
-"""BMP as browsers show it: every header, depth, mask, palette and run-length encoding.
+"""Decode BMP as browsers show it: every header, depth, mask, palette and run-length encoding.
 
-In: a file, or the picture of an icon, which has no file header. Out: an image of `RGB` or `RGBA` whose size is known
-before anything is decoded. Alpha counts only where browsers make it count, with a header of version 4 or 5, or in an
-icon; an alpha that is 0 everywhere hides nothing, as in Firefox and in viewers. Raises `RowError` (`unsupported`) for
-what is packed in a BMP, but is none (a JPEG, a PNG, a fax), `SyntaxError` for a header that is no BMP's, `OSError` for
-damaged data.
+A picture in an icon is a BMP without a file header. Alpha counts only where browsers make it count: with a header of
+version 4 or 5, or in an icon; an alpha that is 0 everywhere hides nothing, as in Firefox and in viewers. Raises
+`RowError` (`unsupported`) for another format inside a BMP (a JPEG, a PNG, a fax), `SyntaxError` for a header that is no
+BMP's, `OSError` for damaged data.
 
 The headers are those of Microsoft's "Bitmap Storage" and of the OS/2 2.0 toolkit.
 """
@@ -30,12 +29,12 @@ _ELSEWHERE = {_JPEG: "a JPEG inside of a BMP", _PNG: "a PNG inside of a BMP"}
 _CMYK = (11, 12, 13)
 _EMBEDDED_PROFILE = b"DEBM"
 _BAND_BYTES = 2**22
-"""What is unpacked at once."""
+"""Unpacked at once."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the pixels.
+    """The headers of a BMP.
 
     Args:
         start: of the header in the data; `length` is its own.
@@ -59,12 +58,12 @@ class Header:
 
     @property
     def stride(self) -> int:
-        """Bytes of a row, which are a multiple of four."""
+        """Bytes of a row: a multiple of four."""
         return (self.width * self.bits + 31) // 32 * 4
 
 
 class BmpFile(ImageFile.ImageFile):
-    """A file whose header was read; `load` draws it."""
+    """A file whose header was read; `load` decodes it."""
 
     format = "BMP"
     format_description = "Windows and OS/2 bitmap"
@@ -80,7 +79,7 @@ class BmpFile(ImageFile.ImageFile):
             self.info["icc_profile"] = self._header.profile
 
     def load(self) -> Any:
-        """Decodes the pixels; the mode is `RGBA` afterwards where some of them are transparent."""
+        """Decode the pixels; the mode becomes `RGBA` where some of them are transparent."""
         if self._im is None:
             drawn = draw(self._data, self._header)
             self._mode, self.im = drawn.mode, drawn.im
@@ -88,12 +87,12 @@ class BmpFile(ImageFile.ImageFile):
 
 
 def accepts(prefix: bytes) -> bool:
-    """Whether a file begins as a BMP does."""
+    """Return whether a file begins as a BMP does."""
     return prefix[:2] == b"BM"
 
 
 def read_header(data: bytes, start: int, pixels: int, *, in_icon: bool = False) -> Header:
-    """The header that begins at `start`.
+    """Read the header that begins at `start`.
 
     Args:
         pixels: where they begin, as the file's header says; 0 where it doesn't.
@@ -146,8 +145,8 @@ def _check_kind(bits: int, compression: int, *, os2: bool) -> None:
 
 
 def _masks(data: bytes, header: Header, *, in_icon: bool) -> tuple[tuple[int, int, int, int], int]:
-    """The masks of the channels, and where what follows them begins. Alpha of older headers is noise as often as not,
-    which is why browsers leave it alone; an icon's counts."""
+    """Return the masks of the channels, and where they end. Browsers ignore the alpha of older headers, which is often
+    noise; an icon's counts."""
     start, after, alpha = header.start, header.start + header.length, 0
     if header.length >= _V4:
         alpha = int.from_bytes(data[start + 52 : start + 56], "little")
@@ -168,7 +167,7 @@ def _no_palette() -> NDArray[np.uint8]:
 
 
 def _palette(data: bytes, header: Header, at: int, colours: int, pixels: int) -> tuple[NDArray[np.uint8], int]:
-    """The palette, as much of it as is there before the pixels, and where it ends."""
+    """Return as much of the palette as there is before the pixels, and where it ends."""
     table, entry = _no_palette(), 3 if header.length == _CORE else 4
     if header.bits > 8:
         return table, at + colours * entry if colours <= 256 else at
@@ -190,7 +189,7 @@ def _profile(data: bytes, start: int) -> bytes | None:
 
 
 def draw(data: bytes, header: Header) -> Image.Image:
-    """The picture, `RGB`, or `RGBA` where something of it is transparent.
+    """Return the picture: `RGB`, or `RGBA` where some of it is transparent.
 
     Raises:
         OSError: the data end too soon.
@@ -207,7 +206,7 @@ def draw(data: bytes, header: Header) -> Image.Image:
 
 
 def _bands(data: bytes, header: Header) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The rows as they are stored, uint8 [n, stride], the uppermost first, and the place of their top one."""
+    """Yield rows as they are stored, uint8 [n, stride], the uppermost first, after the number of their top row."""
     stride = header.stride
     there = max(0, len(data) - header.pixels) // stride
     if there < header.height:  # a last row without its padding is whole
@@ -234,7 +233,7 @@ def _indexed(rows: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
 
 
 def _direct(rows: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
-    """RGB or RGBA [n, width, 3 or 4] of pixels that hold their colour."""
+    """Return RGB or RGBA, [n, width, 3 or 4], of pixels that hold their colour."""
     width, size = header.width, header.bits // 8
     samples = rows[:, : width * size].reshape(len(rows), width, size)
     if header.masks == (0xFF0000, 0xFF00, 0xFF, 0):
@@ -247,7 +246,7 @@ def _direct(rows: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
 
 
 def _channel(words: NDArray[np.uint32], mask: int) -> NDArray[np.uint8]:
-    """One channel on 0 to 255: the highest eight bits of a wide one, a narrow one spread over the whole range."""
+    """Return one channel on 0 to 255: the highest eight bits of a wide one; a narrow one spreads over the range."""
     if not mask:
         return np.zeros(words.shape, np.uint8)
     shift = (mask & -mask).bit_length() - 1
@@ -260,7 +259,7 @@ def _channel(words: NDArray[np.uint32], mask: int) -> NDArray[np.uint8]:
 
 
 def _runs(data: bytes, header: Header) -> Image.Image:
-    """Run-length encoded pixels. What the runs leap over is black, as Chromium shows it."""
+    """Decode run-length encoded pixels. Pixels that the runs skip are black, as in Chromium."""
     size = 3 if header.bits == 24 else 1
     shape = header.height, header.width
     stored, drawn = (np.frombuffer(found, np.uint8) for found in _unpacked(data, header, size))
@@ -270,7 +269,7 @@ def _runs(data: bytes, header: Header) -> Image.Image:
 
 
 def _unpacked(data: bytes, header: Header, size: int) -> tuple[bytearray, bytearray]:
-    """The pixels row by row in the order of the file, `size` bytes each, and which of them are drawn."""
+    """Return the pixels in the order of the file, `size` bytes each, and which of them are drawn."""
     width, height, end = header.width, header.height, len(data)
     stored, drawn = bytearray(width * height * size), bytearray(width * height)
     at, x, y = header.pixels, 0, 0

@@ -1,8 +1,7 @@
-"""Icons and mouse pointers (ICO, CUR) as browsers show them: the best of the pictures in them, with its transparency.
+"""Decode icons and mouse pointers (ICO, CUR) as browsers show them: the best picture, with its transparency.
 
-In: a file. Out: an image whose size, that of the picture itself, is known before anything is decoded. Browsers take the
-picture with the largest area, and of equals the one with the most bits; where it cannot be opened, the next one is
-taken here. Raises `SyntaxError` where none can be opened.
+Browsers take the picture with the largest area, and of equals the one with the most bits; where it cannot be opened,
+this decoder takes the next one. Opening raises `SyntaxError` where none can be opened.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _ICON, _CURSOR = 1, 2
 _NAMES = {_ICON: "ICO", _CURSOR: "CUR"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_ENTRIES = 256
-"""No icon has so many; the rest is not looked at."""
+"""No icon has so many; the rest is not read."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class _Entry:
 
 
 class IcoFile(ImageFile.ImageFile):
-    """A file whose best picture's header was read; `load` draws it."""
+    """A file whose best picture's header was read; `load` decodes it."""
 
     format = "ICO"
     format_description = "Windows icon or mouse pointer"
@@ -67,7 +66,7 @@ class IcoFile(ImageFile.ImageFile):
             self._size, self._mode = (self._header.width, self._header.height), "RGB"
 
     def load(self) -> Any:
-        """Decodes the picture; the mode is `RGBA` afterwards where some of it is transparent."""
+        """Decode the picture; the mode becomes `RGBA` where some of it is transparent."""
         if self._im is None:
             if self._png is not None:
                 self._png.load()
@@ -81,7 +80,7 @@ class IcoFile(ImageFile.ImageFile):
 
 
 def accepts(prefix: bytes) -> bool:
-    """Whether a file begins as an icon or a mouse pointer does, with a first picture of some size in it."""
+    """Return whether a file begins as an icon or a mouse pointer does, with a first picture of some size."""
     return prefix[:4] in (b"\0\0\1\0", b"\0\0\2\0") and prefix[4:6] != b"\0\0" and prefix[9:10] == b"\0"
 
 
@@ -97,8 +96,7 @@ def _entries(data: bytes) -> Iterator[_Entry]:
 
 
 def _masked(drawn: Image.Image, data: bytes, header: bmp.Header) -> Image.Image:
-    """With what the mask makes transparent, which follows the pixels, a bit each; a picture with an alpha of its own
-    needs none."""
+    """Apply the mask of transparency that follows the pixels, a bit each; not to a picture with alpha of its own."""
     if drawn.mode == "RGBA":
         return drawn
     stride = (header.width + 31) // 32 * 4

@@ -1,8 +1,7 @@
-"""Samples of any depth as levels of 0 to 255.
+"""Convert samples of any depth to levels of 0 to 255.
 
-In: integers or floats as a file holds them. Out: uint8. Deep samples rarely say which range they use: 12 bits stand in
-16, and a picture of 8 bits in floats. `range_of` finds it in the samples: the smallest usual range that holds them all,
-so that a picture of that depth comes out as its 8-bit twin. Nothing raises.
+Files rarely say which range deep samples use: 12 bits stand in 16, and a picture of 8 bits in floats. `range_of` finds
+the smallest usual range that holds all samples, so that a picture of that depth comes out as its 8-bit twin.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from numpy.typing import NDArray
 Samples = NDArray[Any]
 
 _USUAL_BITS = (8, 12, 16, 24, 32)
-"""Depths that stand in deeper samples."""
+"""Depths that are stored in deeper samples."""
 _USUAL_TOPS = (255.0, 4095.0, 65535.0)
-"""White, where floats are no shares of 1."""
+"""White, where floats do not go from 0 to 1."""
 _NEGATIVE = 0.25
-"""Share of the largest sample that negative ones must reach to be more than noise below black."""
+"""Negative samples below this share of the largest one are noise below black."""
 _ROUNDING = 0.25
-"""Half floats are off by so much at white."""
+"""The error of half floats at white."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """How samples become levels: shifted to the right where `shift` is given, and multiplied otherwise.
+    """A conversion of samples to levels: a shift to the right where `shift` is given, else a multiplication.
 
     Args:
         offset: added first.
@@ -39,7 +38,7 @@ class Range:
     offset: float = 0
 
     def levels(self, samples: Samples) -> NDArray[np.uint8]:
-        """The samples on 0 to 255; what lies outside is clipped, and what is no finite number is 0."""
+        """Return the samples on 0 to 255: clipped, and 0 where they are no finite numbers."""
         if self.shift is not None:
             wide = samples if samples.dtype.kind == "u" else samples.astype(np.int64) + int(self.offset)
             shifted: Samples = wide >> wide.dtype.type(self.shift)
@@ -49,10 +48,10 @@ class Range:
 
 
 def range_of(bands: Iterable[Samples], bits: int, least: int = 0) -> Range:
-    """The range that the samples of a picture use.
+    """Return the range that the samples of a picture use.
 
     Args:
-        bands: the picture, a part at a time; no more of it is looked at than it takes.
+        bands: the picture, a part at a time; only as much of it is read as is needed.
         bits: of a sample.
         least: the largest value that the file says its samples have.
     """
@@ -82,7 +81,7 @@ def _of_top(top: int, bits: int) -> Range:
 
 
 def _of_floats(bands: Iterable[Samples]) -> Range:
-    """Floats are shares of 1 as a rule, of which some may be brighter than white."""
+    """Return the range of floats: as a rule 0 to 1, some of them brighter than white."""
     low = top = 0.0
     count = shares = 0
     whole = True

@@ -1,8 +1,7 @@
-"""A PNG's chunks: which there are, and a PNG made anew of those that a picture needs.
+"""Read the chunks of a PNG, and write a PNG anew of those that a picture needs.
 
-In: the bytes of a PNG, whole or not. Out: chunks, or a PNG whose checksums are right and whose side chunks are few,
-bounded and whole. Nothing is believed: lengths end where the file does, what swells is cut off. The format is that of
-the PNG Specification, Third Edition.
+The new PNG has right checksums, and few, bounded, whole side chunks. Nothing in the file is trusted: lengths end where
+the file does, and long texts are cut. Sections are those of the PNG Specification, Third Edition.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR = (b"PLTE", b"tRNS", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI", b"sBIT")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ONE_TEXT_BYTES, _MOST_TEXTS = 2**16, 32
-"""What is kept of a text, which is what `provenance/signals.py` looks at; and how many."""
+"""Bytes kept of a text, as many as `provenance/signals.py` reads; and how many texts."""
 _EXIF_BYTES = 2**20
 PROFILE_BYTES = 2**23
 """A profile uncompressed; those of printers are 1 to 3 MB."""
@@ -32,13 +31,13 @@ class Chunk:
     whole: bool = True
 
     def packed(self) -> bytes:
-        """As it stands in a file, with its checksum."""
+        """Return the chunk as it stands in a file, with its checksum."""
         checksum = zlib.crc32(self.body, zlib.crc32(self.kind))
         return struct.pack(">I", len(self.body)) + self.kind + self.body + struct.pack(">I", checksum)
 
 
 def chunks_of(data: bytes) -> Iterator[Chunk]:
-    """The chunks up to the end, or to where there can be none: a name that is not four letters."""
+    """Yield the chunks up to the end, or to a name that is not four letters."""
     at = len(SIGNATURE)
     while len(data) >= at + 8:
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -53,11 +52,11 @@ def chunks_of(data: bytes) -> Iterator[Chunk]:
 
 
 def rebuilt(data: bytes, *, bare: bool = False) -> bytes | None:
-    """The same picture with its pixels, its colours and what it says of itself, and nothing else. None where there is
-    no header, or nothing of the pixels.
+    """Return the same picture with its pixels, colours, texts and EXIF, and nothing else. None without a header, or
+    without pixels.
 
     Args:
-        bare: without all that a picture can be shown without.
+        bare: keep only what the picture cannot be shown without.
     """
     chunks = list(chunks_of(data))
     header = next((chunk.body for chunk in chunks if chunk.kind == b"IHDR"), b"")
@@ -74,8 +73,8 @@ def rebuilt(data: bytes, *, bare: bool = False) -> bytes | None:
 
 
 def hidden_default(data: bytes) -> tuple[bytes, tuple[int, int, int, int]] | None:
-    """Of an animation whose default image is not part of it: the first frame as a PNG of its own, and where it lies
-    (left, top, width, height). None of another PNG, and where the frame is not there.
+    """Return the first frame of an animation whose default image is not part of it, as a PNG of its own, and where it
+    lies (left, top, width, height). None of another PNG, and where the frame is missing.
 
     Programs that know animations never show the default image (PNG, 4.9.1).
     """
@@ -112,8 +111,8 @@ def _made_of(header: bytes, chunks: list[Chunk], pixels: list[bytes]) -> bytes:
 
 
 def _sides(chunks: list[Chunk]) -> Iterator[Chunk]:
-    """What belongs before the pixels: one of each kind, a few texts. A colour chunk with a wrong checksum is left out,
-    as decoders do, but for the palette and its transparency, without which there is no picture."""
+    """Yield the chunks before the pixels: one of each kind, a few texts. As in decoders, a colour chunk with a wrong
+    checksum is left out; not so the palette, without which there is no picture."""
     there: set[bytes] = set()
     texts = 0
     for chunk in chunks:
@@ -129,7 +128,7 @@ def _sides(chunks: list[Chunk]) -> Iterator[Chunk]:
 
 
 def _is_bounded(chunk: Chunk) -> bool:
-    """EXIF, or a profile, of a size that is usual."""
+    """Return whether a chunk is EXIF or a profile of a usual size."""
     if not chunk.whole:
         return False
     if chunk.kind == b"eXIf":
@@ -138,7 +137,7 @@ def _is_bounded(chunk: Chunk) -> bool:
 
 
 def _short(chunk: Chunk) -> Chunk | None:
-    """The beginning of a text, uncompressed. None where it cannot be read."""
+    """Return the beginning of a text, uncompressed."""
     key, _, rest = chunk.body.partition(b"\0")
     if chunk.kind == b"tEXt":
         return Chunk(b"tEXt", key + b"\0" + rest[:_ONE_TEXT_BYTES])
@@ -152,7 +151,7 @@ def _short(chunk: Chunk) -> Chunk | None:
 
 
 def _without_checksum(packed: bytes) -> bytes:
-    """A zlib stream (RFC 1950) without what follows its last block, so that a wrong sum does not cost the last row."""
+    """Cut a zlib stream (RFC 1950) after its last block, so that a wrong checksum does not cost the last row."""
     inflate, rest = zlib.decompressobj(-15), packed[2:]
     try:
         while rest and not inflate.eof:
@@ -164,7 +163,7 @@ def _without_checksum(packed: bytes) -> bytes:
 
 
 def _inflated(packed: bytes, most: int) -> tuple[bytes, bool]:
-    """At most so many bytes, and whether that is all."""
+    """Return at most so many bytes, and whether that is all."""
     inflate = zlib.decompressobj()
     try:
         found = inflate.decompress(packed, most)

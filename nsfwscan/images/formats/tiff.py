@@ -1,10 +1,9 @@
-"""TIFF: every arrangement of samples that losslessly compressed files have; the rest falls back to Pillow.
+"""Decode TIFF: every arrangement of samples in losslessly compressed files; Pillow decodes the rest.
 
-In: a file. Out: an image of `L`, `RGB`, `RGBA`, `RGBa`, `CMYK` or `LAB` whose size is known before anything is decoded.
-Pillow decodes plain pictures of up to 8 bits, and what libtiff knows of JPEG and fax compression. Deeper, signed and
-floating samples, separate planes, further channels and palettes are decoded here: libtiff undoes the compression, as if
-it were of bytes, and the samples are put together from them. Raises `RowError` (`unsupported`) for a camera raw, and
-for kinds of TIFF that nobody here decodes, each by its name; `OSError` for damaged data.
+Pillow decodes plain pictures of up to 8 bits, and JPEG and fax compression by libtiff. This module decodes deeper,
+signed and floating samples, separate planes, further channels and palettes: libtiff undoes the compression as if it
+were of bytes, and the samples are assembled from the bytes. Raises `RowError` (`unsupported`) for a camera raw and for
+kinds of TIFF that are not decoded, each by its name; `OSError` for damaged data.
 
 Tags are those of TIFF 6.0, its technical notes, and DNG 1.7.
 """
@@ -37,7 +36,7 @@ _BYTEWISE = {1: "none", 5: "LZW", 8: "Deflate", 32946: "Deflate", 32773: "PackBi
 _COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "ICC Lab", 10: "ITU Lab",
             32844: "LogL", 32845: "LogLuv"}  # fmt: skip
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 8: 3, 9: 3}
-"""Samples that the colours take, for those that are put together here."""
+"""Samples of the colours, for those that are assembled here."""
 _KINDS = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex"}
 _DEPTHS = {1: (*range(1, 17), 24, 32, 64), 2: (8, 16, 32, 64), 3: (16, 24, 32, 64), 4: (*range(1, 17), 24, 32, 64)}
 _MOST_SAMPLES = 16
@@ -53,7 +52,7 @@ _RAWS = {"NIKON": "of Nikon (NEF)", "SONY": "of Sony (ARW)", "CANON": "of Canon 
          "OLYMPUS": "of Olympus (ORF)", "PANASONIC": "of Panasonic (RW2)", "LEICA": "of Leica"}  # fmt: skip
 _MOST_DIRECTORIES = 8
 _BAND_BYTES = 2**24
-"""What is unpacked at once, unless a strip of the file is larger."""
+"""Unpacked at once, unless a strip of the file is larger."""
 _BIG, _BIG_ENDIAN_BIG = 43, b"MM\0\x2b"
 _BEGINNINGS = tuple(TiffImagePlugin.PREFIXES)
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -61,7 +60,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True)
 class Layout:
-    """How the samples of a page lie in the file.
+    """The layout of a page's samples in the file.
 
     Args:
         kinds: the SampleFormat of each sample.
@@ -92,7 +91,7 @@ class Layout:
 
     @property
     def in_chunk(self) -> int:
-        """Samples of a pixel that lie in one chunk."""
+        """Samples of a pixel in one chunk."""
         return 1 if self.planar == 2 else len(self.bits)
 
     @property
@@ -107,11 +106,11 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """Of a chunk."""
+        """Bytes of a row of a chunk."""
         return (self.chunk[0] * self.in_chunk * self.bits[0] + 7) // 8
 
     def words(self) -> str:
-        """What kind of TIFF this is, for a person."""
+        """Return the kind of TIFF, for a person."""
         bits = "/".join(str(b) for b in dict.fromkeys(self.bits))
         kinds = "/".join(_KINDS.get(k, f"unknown ({k})") for k in dict.fromkeys(self.kinds))
         colours = _COLOURS.get(self.photometric, f"unknown ({self.photometric})")
@@ -121,7 +120,7 @@ class Layout:
 
 
 class TiffFile(TiffImageFile):
-    """A file whose first page's header was read; `load` draws it."""
+    """A file whose first page's header was read; `load` decodes it."""
 
     _layout: Layout | None = None
     _is_plain = False
@@ -166,7 +165,7 @@ class TiffFile(TiffImageFile):
             self.tile = [ImageFile._Tile("libtiff", whole, 0, ("RGBX", False, self.tag_v2.offset))]
 
     def load(self) -> Any:
-        """Decodes the pixels, and turns them as the page says."""
+        """Decode the pixels, and turn them as the page says."""
         if self.tile or self._im is not None or self._layout is None:
             return super().load()
         assert self.fp is not None
@@ -179,7 +178,7 @@ class TiffFile(TiffImageFile):
 
 
 def _is_plain(layout: Layout) -> bool:
-    """Whether Pillow's own way with the samples is right."""
+    """Return whether Pillow decodes such samples right."""
     few = all(bits <= 8 for bits in layout.bits) and set(layout.kinds) == {1}
     known = len(layout.bits) - len(layout.extra) == {**_CHANNELS, 6: 3}.get(layout.photometric)
     alpha = layout.photometric == 2 and len(layout.extra) == 1
@@ -195,7 +194,7 @@ def _is_plain(layout: Layout) -> bool:
 
 
 def read_layout(tags: ImageFileDirectory_v2) -> Layout:
-    """The layout of a page. Raises `KeyError` where it has no size."""
+    """Return the layout of a page. Raises `KeyError` where it has no size."""
     width, height = _number(tags, _WIDTH), _number(tags, _LENGTH)
     photometric, compression = _number(tags, _PHOTOMETRIC, 0), _number(tags, _COMPRESSION, 1)
     if width is None or height is None or width <= 0 or height <= 0:
@@ -230,21 +229,21 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: Any = None) -> Any:
 
 
 def _each(tags: ImageFileDirectory_v2, tag: int, samples: int, default: int) -> tuple[int, ...]:
-    """A value for each sample; one that stands there alone is that of all."""
+    """Return a value for each sample; a single value is that of all."""
     values = _many(tags, tag) or [default]
     count = min(max(samples, 1), _MOST_SAMPLES + 1)
     return tuple(values[:count]) if len(values) >= count else (values[0],) * count
 
 
 def _palette(tags: ImageFileDirectory_v2) -> NDArray[np.uint8]:
-    """Colours [n, 3]; a table that was written with 8 bits, against the standard, counts as what it is."""
+    """Return colours [n, 3]; some files have a table of 8 bits, against the standard."""
     table = np.asarray(_many(tags, _COLOUR_MAP), np.uint32)
     table = table[: len(table) // 3 * 3].reshape(3, -1).T
     return (table if table.size and table.max() < 256 else table >> 8).astype(np.uint8)
 
 
 def _check_kind(layout: Layout) -> None:
-    """Raises for what cannot be put together here."""
+    """Raise for samples that cannot be assembled here."""
     colours = _CHANNELS.get(layout.photometric)
     bits, kinds = set(layout.bits), set(layout.kinds)
     fits = (
@@ -254,7 +253,7 @@ def _check_kind(layout: Layout) -> None:
         and len(bits) == len(kinds) == 1
         and layout.bits[0] in _DEPTHS.get(layout.kinds[0], ())
         and layout.planar in (1, 2)
-        and not (colours == 1 and len(layout.bits) > 2)  # several bands, of which nobody knows what they are
+        and not (colours == 1 and len(layout.bits) > 2)  # several bands of unknown meaning
         and not (layout.photometric == 3 and (layout.kinds[0] == 3 or layout.bits[0] > 16))
         and not (layout.photometric in (5, 8, 9) and (layout.bits[0] not in (8, 16) or layout.kinds[0] == 3))
         and layout.predictor in (1, 2, 3)
@@ -274,7 +273,7 @@ def _unsupported(layout: Layout) -> RowError:
 
 
 def _raw_name(tags: ImageFileDirectory_v2, file: Any) -> str | None:
-    """What kind of camera raw a file is: one has a colour filter array on some page, whatever its previews are."""
+    """Return the kind of camera raw; a raw has a colour filter array on some page, whatever its previews are."""
     if _DNG_VERSION in tags:
         return "a camera raw (DNG)"
     file.seek(0)
@@ -292,7 +291,7 @@ def _is_raw(tags: ImageFileDirectory_v2) -> bool:
 
 
 def _pages(tags: ImageFileDirectory_v2, file: Any) -> Iterator[ImageFileDirectory_v2]:
-    """The page, and those that belong to it, a few of them."""
+    """Yield the page, and a few of those that belong to it."""
     yield tags
     for offset in islice(_many(tags, _SUB_IFDS) or _big_sub_ifds(tags, file), _MOST_DIRECTORIES):
         page = _directory(file, offset)
@@ -305,7 +304,7 @@ def _pages(tags: ImageFileDirectory_v2, file: Any) -> Iterator[ImageFileDirector
 
 
 def _big_sub_ifds(tags: ImageFileDirectory_v2, file: Any) -> list[int]:
-    """SubIFDs of a BigTIFF, whose type of pointers (IFD8) Pillow does not know."""
+    """Return the SubIFDs of a BigTIFF; Pillow does not know the type of their pointers (IFD8)."""
     file.seek(0)
     if file.read(4)[2:3] != bytes([_BIG]):
         return []
@@ -338,7 +337,7 @@ def _directory(file: Any, offset: int) -> ImageFileDirectory_v2 | None:
 
 
 def draw(data: bytes, layout: Layout) -> Image.Image:
-    """The page as it is stored, before any turning.
+    """Return the page as it is stored, before any turning.
 
     Raises:
         OSError: the data end too soon, or cannot be decompressed.
@@ -366,7 +365,7 @@ def draw(data: bytes, layout: Layout) -> Image.Image:
 
 
 def _mode(layout: Layout) -> tuple[str, list[int]]:
-    """Pillow's mode, and the samples that are in it."""
+    """Return Pillow's mode, and the samples that are in it."""
     colours = _CHANNELS[layout.photometric]
     used = list(range(colours))
     alpha = next((i for i, kind in enumerate(layout.extra) if kind in _ALPHA), None)
@@ -378,7 +377,7 @@ def _mode(layout: Layout) -> tuple[str, list[int]]:
 
 
 def _ranges(bands: Iterable[tuple[int, Samples]], layout: Layout, used: list[int]) -> list[Range]:
-    """The range of each sample that is used: one for the colours, and one for alpha."""
+    """Return the range of each used sample: one for the colours, and one for alpha."""
     bits, colours = layout.bits[0], _CHANNELS[layout.photometric]
     if layout.photometric in (5, 8, 9):
         signed = layout.photometric == 8
@@ -398,8 +397,8 @@ def _coloured(samples: Samples, layout: Layout, used: list[int], ranges: list[Ra
 
 
 class _Bands:
-    """The samples of a page from top to bottom, a few rows of chunks at a time: the place of a band's first row, and
-    [rows, width, samples] of it. Kept where there is only one band."""
+    """The samples of a page from top to bottom, a few rows of chunks at a time: the number of a band's first row, and
+    its samples [rows, width, samples]. A single band is kept."""
 
     def __init__(self, data: bytes, layout: Layout) -> None:
         self._data, self._layout = data, layout
@@ -427,7 +426,7 @@ class _Bands:
         return band[: min(layout.height - top, count * layout.chunk[1]), : layout.width]
 
     def _plane(self, plane: int, first: int, count: int) -> Samples:
-        """Some rows of chunks of one plane, [rows, columns, samples in a chunk], as large as the chunks are."""
+        """Return some rows of whole chunks of one plane, [rows, columns, samples in a chunk]."""
         layout, (width, height) = self._layout, self._layout.chunk
         begin = (plane * layout.down + first) * layout.across
         chunks = [self._chunk(begin + i) for i in range(count * layout.across)]
@@ -436,7 +435,7 @@ class _Bands:
             rows -= layout.down * height - layout.height  # the last strip ends with the page
         stored = np.zeros((height * len(chunks), layout.row_bytes), np.uint8)
         stored[:rows] = (_stored if layout.compression == 1 else _decompressed)(chunks, layout, rows)
-        samples = _put_together(stored, layout).reshape(count, layout.across, height, width, layout.in_chunk)
+        samples = _assembled(stored, layout).reshape(count, layout.across, height, width, layout.in_chunk)
         return samples.swapaxes(1, 2).reshape(count * height, layout.across * width, layout.in_chunk)
 
     def _chunk(self, index: int) -> bytes:
@@ -447,7 +446,7 @@ class _Bands:
 
 
 def _stored(chunks: list[bytes], layout: Layout, rows: int) -> NDArray[np.uint8]:
-    """What chunks without compression hold, [rows, bytes of a row]."""
+    """Return the bytes of chunks without compression, [rows, bytes of a row]."""
     size = layout.row_bytes * layout.chunk[1]
     joined = b"".join(chunk[:size].ljust(size, b"\0") for chunk in chunks[:-1]) + chunks[-1][:size]
     wanted = rows * layout.row_bytes
@@ -460,7 +459,7 @@ def _stored(chunks: list[bytes], layout: Layout, rows: int) -> NDArray[np.uint8]
 
 
 class _Strips(TiffImageFile):
-    """A page of bytes, whose size is that of samples which were found to be not too many."""
+    """A page of bytes; its size was checked as that of the samples."""
 
     def load_prepare(self) -> None:
         if self._im is None:
@@ -471,7 +470,7 @@ class _Strips(TiffImageFile):
 
 
 def _decompressed(chunks: list[bytes], layout: Layout, rows: int) -> NDArray[np.uint8]:
-    """What compressed chunks hold, [rows, bytes of a row]: libtiff reads them as strips of a grey picture."""
+    """Return the bytes of compressed chunks, [rows, bytes of a row]: libtiff reads them as strips of a grey picture."""
     entries = {
         _WIDTH: [layout.row_bytes], _LENGTH: [rows], _BITS: [8], _COMPRESSION: [layout.compression], _PHOTOMETRIC: [1],
         _FILL_ORDER: [layout.fill_order], _STRIPS: list(accumulate(map(len, chunks[:-1]), initial=8)), _SAMPLES: [1],
@@ -490,8 +489,8 @@ def _decompressed(chunks: list[bytes], layout: Layout, rows: int) -> NDArray[np.
     return np.frombuffer(strips.tobytes(), np.uint8).reshape(rows, layout.row_bytes)
 
 
-def _put_together(stored: NDArray[np.uint8], layout: Layout) -> Samples:
-    """The samples of rows of bytes, [rows, columns, samples in a chunk]."""
+def _assembled(stored: NDArray[np.uint8], layout: Layout) -> Samples:
+    """Assemble the samples of rows of bytes, [rows, columns, samples in a chunk]."""
     bits, kind, shape = layout.bits[0], layout.kinds[0], (len(stored), layout.chunk[0], layout.in_chunk)
     order, size = layout.order, bits // 8
     if layout.predictor == 3:
@@ -512,7 +511,7 @@ def _put_together(stored: NDArray[np.uint8], layout: Layout) -> Samples:
 
 
 def _unpacked(stored: NDArray[np.uint8], bits: int, shape: tuple[int, int, int]) -> Samples:
-    """Samples that are not of whole bytes, the highest bit first."""
+    """Return samples of a number of bits that is no multiple of eight, the highest bit first."""
     count = shape[1] * shape[2]
     out = np.empty((shape[0], count), np.uint16)
     weights = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
@@ -524,7 +523,7 @@ def _unpacked(stored: NDArray[np.uint8], bits: int, shape: tuple[int, int, int])
 
 
 def _without_float_predictor(stored: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
-    """Floats as they were before predictor 3 (Adobe Photoshop TIFF Technical Note 3), in big-endian order."""
+    """Undo predictor 3 of floats (Adobe Photoshop TIFF Technical Note 3); the result is big-endian."""
     size, step = layout.bits[0] // 8, layout.in_chunk
     summed = np.cumsum(stored.reshape(len(stored), -1, step), axis=1, dtype=np.uint8)
     planes = summed.reshape(len(stored), size, -1)
@@ -532,7 +531,7 @@ def _without_float_predictor(stored: NDArray[np.uint8], layout: Layout) -> NDArr
 
 
 def _float24(words: NDArray[np.uint32]) -> Samples:
-    """Floats of 24 bits (the same note): a sign, 7 bits of exponent, 16 of fraction."""
+    """Convert floats of 24 bits (the same note): a sign, 7 bits of exponent, 16 of fraction."""
     sign = np.where(words >> 23, -1.0, 1.0)
     exponent, fraction = (words >> 16 & 0x7F).astype(np.int32), (words & 0xFFFF) / 65536
     with np.errstate(over="ignore"):
@@ -542,5 +541,5 @@ def _float24(words: NDArray[np.uint32]) -> Samples:
 
 
 def accepts(prefix: bytes) -> bool:
-    """Whether a file begins as a TIFF does."""
+    """Return whether a file begins as a TIFF does."""
     return prefix[:4] in _BEGINNINGS

@@ -1,8 +1,4 @@
-"""Kinds of JPEG and HEIF that nobody here decodes, so that a whole file of such a kind is not called damaged.
-
-In: the bytes of a file that could not be decoded. Out: what kind it is, in words, or None where its kind is decoded and
-the file is damaged. Nothing raises.
-"""
+"""Name the kinds of JPEG and HEIF that are not decoded, so that a whole file of such a kind is not called damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ _FRAMES = {
     0xCF: "a hierarchical JPEG",
     0xF7: "a JPEG-LS image",
 }
-"""By what begins a frame (ITU-T T.81, table B.1; T.87, C.1.1)."""
+"""Kinds by the marker of a frame (ITU-T T.81, table B.1; T.87, C.1.1)."""
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _CODINGS = {
     b"vvc1": "VVC",
@@ -30,14 +26,14 @@ _CODINGS = {
     b"unci": "samples without compression",
     b"jxlc": "JPEG XL",
 }
-"""Types of HEIF's items (ISO 23008-12, its annexes; ISO 23001-17), of those that are not decoded."""
+"""Types of HEIF's items that are not decoded (ISO 23008-12, its annexes; ISO 23001-17)."""
 _DECODED = (b"hvc1", b"av01")
 _ITEM = re.compile(rb"infe[\2\3].{3}(?:.{4}|.{6})(....)", re.DOTALL)
 _HEAD = 2**20
 
 
 def undecoded_kind(data: bytes) -> str | None:
-    """The kind of a file, "a lossless JPEG", where no file of it is decoded."""
+    """Return the kind of a file ("a lossless JPEG") that is not decoded; None where its kind is. Never raises."""
     if data[:2] == b"\xff\xd8":
         return _of_jpeg(data)
     return _of_boxes(data[:_HEAD]) if data[4:8] == b"ftyp" else None

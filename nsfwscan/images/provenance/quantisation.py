@@ -1,7 +1,4 @@
-"""How much a JPEG looks as if it had been one before, with other quantisation tables.
-
-In: a decoded JPEG at its full scale. Out: a number from 0 (as once compressed) to 1, or None where
-there is not enough to go by. Nothing goes wrong but what Pillow and NumPy raise for a table that makes no sense.
+"""Measure how much a JPEG looks as if it had been compressed before, with other quantisation tables.
 
 A coefficient of the blocks' cosine transform is a multiple of its step in the table. In photographs that are compressed
 once, the histogram of the multiples falls off smoothly from zero. Where they had been multiples of another step before,
@@ -9,9 +6,9 @@ some are found too often and others too seldom, at regular distances (Popescu an
 Digital Forensics, section 3): the spectrum of the histogram, which would fall as well, rises again. The rise is what is
 measured, as a share of the coefficients that are not zero, for the low frequencies of the luma.
 
-What it holds for, measured in its own test: photographs that were saved at a lower quality before (5 to 10 or more
-below, on libjpeg's scale). Saved at a higher one, at about the same, cropped off the grid of blocks or
-resized in between, they look as once compressed. Drawings and pages often look as twice compressed at once: their
+Measured in its own test, it finds photographs that were saved at a lower quality before (5 to 10 or more below, on
+libjpeg's scale). Photographs that were saved at a higher or about the same quality, cropped off the grid of blocks or
+resized in between look as compressed once. Drawings and pages often look as twice compressed at once: their
 histograms have gaps of their own.
 """
 
@@ -25,26 +22,29 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0), (2, 2))
-"""(down, across): those with enough coefficients that are not zero."""
+"""(down, across): frequencies with enough coefficients that are not zero."""
 _BLOCKS = 1024
 _BAND = 4
-"""Rows of blocks that are taken together."""
+"""Rows of blocks in a band."""
 _WIDEST = 256
-"""Blocks across that are taken of a band."""
+"""Blocks across a band, at most."""
 _LEVELS = 31
-"""Multiples that are counted, from 0."""
+"""Multiples counted, from 0."""
 _LEAST = 60
-"""Coefficients that are not zero, for a histogram to say something."""
+"""Coefficients other than zero that a histogram must have."""
 _AGREE = 3
-"""Histograms whose rises are averaged: the highest."""
+"""So many of the highest rises are averaged."""
 _CYCLES = np.linspace(0.15, 0.5, 71)
-"""Frequencies of the spectrum, in cycles a level; lower ones are of the histogram's own width."""
+"""Frequencies of the spectrum, in cycles a level; lower ones come from the histogram's own width."""
 
 Floats = NDArray[np.float32]
 
 
 def double_quantisation(image: Image.Image, size: tuple[int, int]) -> float | None:
-    """The rise, 0 to 1; of photographs that were compressed once, one in fifty is over 0.25.
+    """Return the rise, 0 (as compressed once) to 1; None where there is not enough to go by.
+
+    Of photographs that were compressed once, one in fifty is over 0.25. Raises what Pillow and NumPy raise for a
+    table that makes no sense.
 
     Args:
         image: of Pillow's JPEG plugin, loaded.
@@ -67,7 +67,7 @@ def double_quantisation(image: Image.Image, size: tuple[int, int]) -> float | No
 
 
 def _blocks(image: Image.Image) -> Floats:
-    """Luma of blocks from evenly spaced bands, about `_BLOCKS` of them [64, N]."""
+    """Return the luma of about `_BLOCKS` blocks from evenly spaced bands, [64, N]."""
     across, down = min(image.width // 8, _WIDEST), image.height // 8
     if not across or not down:
         return np.zeros((64, 0), np.float32)
@@ -83,7 +83,7 @@ def _blocks(image: Image.Image) -> Floats:
 
 @lru_cache(maxsize=1)
 def _transform() -> Floats:
-    """[frequencies, 64]: from a block's pixels to its coefficients."""
+    """Return the map from a block's pixels to its coefficients, [frequencies, 64]."""
     at = np.arange(8)
     waves = [np.sqrt((2 if u else 1) / 8) * np.cos((2 * at + 1) * u * np.pi / 16) for u in range(4)]
     return np.asarray([np.outer(waves[down], waves[across]).ravel() for down, across in _FREQUENCIES], np.float32)
@@ -91,5 +91,5 @@ def _transform() -> Floats:
 
 @lru_cache(maxsize=1)
 def _waves() -> Floats:
-    """[levels 1 to `_LEVELS` - 1, frequencies of the spectrum]."""
+    """Return the map from a histogram to its spectrum, [levels 1 to `_LEVELS` - 1, frequencies]."""
     return np.asarray(np.cos(2 * np.pi * np.outer(np.arange(1, _LEVELS), _CYCLES)), np.float32)

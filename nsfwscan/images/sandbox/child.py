@@ -1,9 +1,8 @@
-"""Decoding in a process of its own, which a file may crash, stall or fill, and which is replaced when it does.
+"""Decode files in a process of its own, which a file may crash, stall or fill, and which is replaced when it does.
 
-In: the bytes of a file. Out: facts and pixels. A file that its process does not survive is a `RowError`, `crashed` or
-`timeout`; a child that cannot be started at all is a `NsfwscanError`. What a child answers is checked, never trusted:
-it may be speaking for a hostile file. A file that takes a worker over can lie about the files after it, up to the next
-replacement; what else it could do is what `confinement.py` leaves.
+A file that its process does not survive is a `RowError` (`crashed` or `timeout`); a child that cannot be started raises
+`NsfwscanError`. Answers are checked, never trusted: a child may be speaking for a hostile file. A file that takes a
+worker over can lie about the files after it, up to the next replacement; `confinement.py` says what else it could do.
 
 The child (`worker.py`) is a zygote, which imports what is needed and forks workers, one at a time. This process itself
 cannot be forked: Ray's workers have threads, and locks that they hold would stay locked in the fork.
@@ -60,9 +59,9 @@ class DecodeChild:
     """Decodes files in another process, one after the other. Not for several threads.
 
     Attributes:
-        sandbox: the layers of the worker's sandbox that hold, of `sandbox.LAYERS`; empty before the first file.
-        workers: how many were started so far.
-        peak_rss_bytes: the most memory that one of those that ended had.
+        sandbox: the layers of the worker's sandbox that hold, of `confinement.LAYERS`; empty before the first file.
+        workers: number of workers started so far.
+        peak_rss_bytes: the largest peak of memory among the workers that ended.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -74,22 +73,22 @@ class DecodeChild:
         self.peak_rss_bytes = 0
 
     def start(self) -> None:
-        """Starts the child, which gets ready while this process goes on. Raises NsfwscanError."""
+        """Start the child, which gets ready while this process goes on. Raises NsfwscanError."""
         self._zygote = self._zygote or Zygote(self._settings)
 
     def decode(self, data: bytes) -> tuple[Facts, bytes]:
-        """The values of the content columns, and `pixel_bytes` bytes of pixels. Raises as `decode_into`."""
+        """Return the values of the content columns, and `pixel_bytes` bytes of pixels. Raises as `decode_into`."""
         pixels = np.empty(self._settings.pixel_bytes, np.uint8)
         return self.decode_into([pixels], data), pixels.tobytes()
 
     def decode_into(self, pixels: Sequence[NDArray[np.uint8]], data: Encoded) -> Facts:
-        """The values of the content columns.
+        """Return the values of the content columns, and fill `pixels`.
 
         Args:
-            pixels: uint8, filled with the pixels, `pixel_bytes` together.
+            pixels: uint8, one array for each geometry, `pixel_bytes` together.
 
         Raises:
-            RowError: the file is at fault; with what had become known of it.
+            RowError: the file is at fault; its values are what was known of it by then.
             NsfwscanError: there is no child to decode it.
         """
         fresh = self._worker is None
@@ -110,7 +109,7 @@ class DecodeChild:
         return facts
 
     def retire(self) -> int | None:
-        """Ends the worker, if there is one; the next file gets a new one.
+        """End the worker, if there is one; the next file gets a new one.
 
         Returns:
             its exit code, negative for a signal, as it was before if it was dead already; None where nobody knows.
@@ -128,7 +127,7 @@ class DecodeChild:
         return exit_code
 
     def close(self) -> str:
-        """Ends the child; the next file gets a new one. Returns its last words."""
+        """End the child; the next file gets a new one. Return its last words."""
         worker, self._worker = self._worker, None
         zygote, self._zygote = self._zygote, None
         if worker is not None:
@@ -136,14 +135,14 @@ class DecodeChild:
         return zygote.close() if zygote is not None else ""
 
     def _header(self, data: Encoded) -> Facts:
-        """What the header of a file says that killed a worker."""
+        """Return what the header says of a file that killed a worker."""
         try:
             return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))
         except (_Dead, RowError):
             return {}
 
     def _ask(self, asked: wire.Said, data: Encoded, timeout_s: float) -> Facts:
-        """What it says of a file; the pixels, if there are any, lie in the area then."""
+        """Return what the worker says of a file; the pixels, if there are any, lie in the area then."""
         worker = self._worker = self._worker or self._hire()
         assert self._zygote is not None
         deadline = time.monotonic() + timeout_s
@@ -169,7 +168,7 @@ class DecodeChild:
             raise
 
     def _hire(self) -> socket.socket:
-        """A worker, of a new child where the old one is gone."""
+        """Return a new worker, of a new child where the old one is gone."""
         for _ in range(2):
             self.start()
             assert self._zygote is not None
@@ -211,7 +210,7 @@ class DecodeChild:
 
     @staticmethod
     def _understood(said: wire.Said) -> Facts:
-        """An answer that can be relied upon in its form. Raises RowError, or ValueError, KeyError, TypeError."""
+        """Check the form of an answer. Raises RowError, or ValueError, KeyError, TypeError."""
         facts, status = _facts(said["facts"]), Status(said["status"])
         if status == Status.OK:
             return facts
@@ -221,7 +220,7 @@ class DecodeChild:
 
 
 def _facts(said: Any) -> Facts:
-    """Values of the content columns as the report can hold them. Raises ValueError, KeyError or TypeError."""
+    """Check values of the content columns. Raises ValueError, KeyError or TypeError."""
     facts = dict(said)
     for name, value in facts.items():
         expected = _TYPES[name]

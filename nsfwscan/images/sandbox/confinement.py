@@ -1,7 +1,7 @@
-"""What a process that decodes strangers' files may still do: compute, and answer on the socket that it has.
+"""Confine a process that decodes strangers' files: it may compute, and answer on the socket that it has.
 
-In: folders that it may read code from. Out: the names of the layers that hold on this kernel; nothing is raised where
-one does not, since the caller decides whether that is enough. No layer needs root, and none can be taken off again.
+Nothing is raised where a layer does not hold on this kernel; the caller decides whether the others are enough. No layer
+needs root, and none can be taken off again.
 
 - `no-new-privileges`: no program that it could start would gain rights.
 - `landlock`: no file can be opened but code, nothing can be written, no other process can be traced or signalled, no
@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 
 LAYERS = ("no-new-privileges", "landlock", "seccomp")
-"""All that there are, in the order in which they are put on."""
+"""All layers, in the order in which they are put on."""
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2  # linux/prctl.h
 
@@ -118,7 +118,7 @@ def code_folders(files: Iterable[str] = ()) -> list[Path]:
 
 
 def _landlock(libc: ctypes.CDLL, readable: Iterable[Path]) -> bool:
-    """Whether files, other processes and TCP are out of reach now, as far as this kernel can."""
+    """Put files, other processes and TCP out of reach, as far as this kernel can; return whether it can."""
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION)
     if version < 1:
         return False
@@ -148,7 +148,7 @@ def _may_read(libc: ctypes.CDLL, ruleset: int, folder: Path) -> None:
 
 
 def _seccomp(libc: ctypes.CDLL) -> bool:
-    """Whether the kernel refuses the system calls now that decoding does not need."""
+    """Make the kernel refuse system calls that decoding does not need; return whether it does."""
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         return False
@@ -159,7 +159,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
 
 
 def _program(machine: str, pid: int) -> list[bytes]:
-    """The filter, in classic BPF: each instruction is (code, jump if true, jump if false, constant)."""
+    """Return the filter in classic BPF: each instruction is (code, jump if true, jump if false, constant)."""
     column = list(_ARCHITECTURES).index(machine)
     numbers = [found[column] for found in DENIED.values()]
     checks: list[bytes] = [
@@ -186,7 +186,7 @@ def _denied(number: int) -> Sequence[bytes]:
 
 
 def _unless(number: int, conditions: Sequence[tuple[int, int, int]]) -> Sequence[bytes]:
-    """A call that is denied unless all conditions hold: (offset of half an argument, jump, constant)."""
+    """Deny a call unless all conditions hold: (offset of half an argument, jump, constant)."""
     rest = []
     for left, (offset, jump, constant) in zip(range(len(conditions), 0, -1), conditions, strict=True):
         rest += [_step(_LOAD, offset), _step(jump, constant, 0 if left > 1 else 1, 2 * (left - 1))]

@@ -1,8 +1,8 @@
-"""What a process and its decode child say to each other: JSON over a socket, and bytes in memory that both see.
+"""Messages between a process and its decode child: JSON over a socket, and bytes in memory that both see.
 
-In: sockets and messages. Out: messages, of bounded length. JSON and not pickle, which can call anything: the child is
-what a hostile file may take over. A peer that is gone is an `EOFError` or a `ConnectionError`, one that talks nonsense
-a `ValueError`, one that is too slow a `TimeoutError`.
+Messages have a bounded length. They are JSON and not pickle, which can call anything: a hostile file may take the child
+over. A peer that is gone raises `EOFError` or `ConnectionError`, one that sends nonsense `ValueError`, one that is too
+slow `TimeoutError`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, Literal
 from nsfwscan.images.preprocessing import Geometry
 
 FORK, REAP = b"f", b"r"
-"""Asked of the first process: a worker at the socket that comes along; an end to it, and what became of it."""
+"""Requests to the zygote: fork a worker for the socket that comes along; end it, and say how it ended."""
 
 NO_MEMORY = 12
 """Exit code of a worker that reached its limit: ENOMEM."""
 
 _AREA_FILE_BYTES = 8 * 2**20
-"""Larger files go through the socket, and take so long to decode that it hardly matters."""
+"""Larger files go through the socket; they take so long to decode that it hardly matters."""
 _HEAD = struct.Struct("!IQ")  # bytes of JSON, bytes after it
 
 Said = dict[str, Any]
@@ -37,19 +37,19 @@ Encoded = bytes | memoryview
 
 @dataclass(frozen=True)
 class Settings:
-    """What a decode child is told, once.
+    """The settings of a decode child.
 
     Args:
-        geometries: of the pixels that it returns, one after the other.
+        geometries: it returns pixels of each, one after the other.
         fast: decode large JPEGs at reduced scale.
-        hashed: give the PDQ hash of what was decoded.
-        examined: say what the file tells of its making.
-        max_pixels: width x height over which a file is not decoded.
+        hashed: compute the PDQ hash.
+        examined: collect the signals of how the file was made.
+        max_pixels: a file of more pixels (width x height) is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
         max_memory_bytes: for a worker, beyond what it has when it is forked.
-        sandbox: `auto`: confine a worker as far as the kernel can; `required`: have none that is not wholly confined;
-            `off`: do not, for plugins that need files.
+        sandbox: `auto`: confine a worker as far as the kernel can; `required`: refuse a kernel that cannot confine it
+            wholly; `off`: do not confine it, for plugins that need files.
     """
 
     geometries: tuple[Geometry, ...]
@@ -68,12 +68,12 @@ class Settings:
         return self.sandbox != "off"
 
     def said(self) -> Said:
-        """As a message."""
+        """Return the settings as a message."""
         return asdict(self)
 
     @classmethod
     def heard(cls, said: Said) -> Settings:
-        """From a message; JSON has no tuples."""
+        """Return the settings of a message; JSON has no tuples."""
         geometries: list[dict[str, Any]] = [
             {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
             for geometry in said["geometries"]
@@ -87,11 +87,11 @@ class Settings:
 
 
 class Area:
-    """Memory that both sides see: the model's pixels, and behind them the file that they are made of. Through a socket
-    those bytes would be copied four times, which costs a tenth of decoding.
+    """Memory that both sides see: the model's pixels, then the file. Through a socket those bytes would be copied four
+    times, which takes a tenth of the time of decoding.
 
     Args:
-        fd: of an `area_file`; stays the caller's.
+        fd: an `area_file`; the caller closes it.
         pixels: bytes of the model's pixels.
     """
 
@@ -100,28 +100,28 @@ class Area:
         self._pixels = pixels
 
     def put_file(self, data: Encoded) -> bool:
-        """Puts a file there; False where it is too large for it."""
+        """Put a file there; return False where it is too large."""
         if len(data) > _AREA_FILE_BYTES:
             return False
         self._map[self._pixels : self._pixels + len(data)] = data
         return True
 
     def file(self, size: int) -> bytes:
-        """The file that was put there, of that many bytes."""
+        """Return the file of that many bytes that was put there."""
         return self._map[self._pixels : self._pixels + size]
 
     def put_pixels(self, pixels: bytes) -> None:
-        """Puts the model's pixels there."""
+        """Put the model's pixels there."""
         self._map[: self._pixels] = pixels
 
     def pixels(self) -> memoryview:
-        """What lies where the pixels are put, until something else is put there."""
+        """Return a view of the pixels, valid until others are put there."""
         return memoryview(self._map)[: self._pixels]
 
 
 def area_file(pixels: int) -> int:
-    """A descriptor for an `Area`, of memory where the system has such files. Nobody can change its size: reading beyond
-    the end of a file that was cut would kill the reader."""
+    """Return a descriptor for an `Area`: memory, where the system has such files. It is sealed: if a worker could cut
+    it, reading beyond its end would kill the reader."""
     size = pixels + _AREA_FILE_BYTES
     if not hasattr(os, "memfd_create"):  # not on Linux
         with tempfile.TemporaryFile() as file:
@@ -134,7 +134,7 @@ def area_file(pixels: int) -> int:
 
 
 def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: float | None = None) -> None:
-    """Sends one message; `deadline` is a time of `time.monotonic()`.
+    """Send one message; `deadline` is a time of `time.monotonic()`.
 
     Raises:
         TimeoutError, ConnectionError: see the module.
@@ -152,11 +152,11 @@ def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: floa
 def receive(
     sock: socket.socket, *, most: int | None = None, most_json: int = 65_536, deadline: float | None = None
 ) -> tuple[Said, bytes]:
-    """The next message: its JSON object and the bytes after it.
+    """Return the next message: its JSON object and the bytes after it.
 
     Args:
-        most: bytes that may come after the JSON; unset: any number, from a peer that is trusted.
-        most_json: bytes that the JSON may have.
+        most: limit of bytes after the JSON; unset: any number, from a trusted peer.
+        most_json: limit of bytes of JSON.
 
     Raises:
         TimeoutError, EOFError, ConnectionError, ValueError: see the module.

@@ -1,8 +1,8 @@
-"""The decode child from within: a process that has imported what decodes, and forks workers that decode.
+"""The decode child from within: a zygote that has imported the decoders, and forks workers that decode.
 
     python -m nsfwscan.images.sandbox.worker SOCKET AREA
 
-In: a socket to `child.py`, settings over it as JSON, and a file of memory that both see. Out: an answer for each file.
+SOCKET leads to `child.py`, which sends settings and files as `wire.py` says; AREA is a file of memory that both see.
 The first process never touches an image: it has one thread and neither Ray, torch nor Arrow in it, so that it can fork;
 a replacement for a worker that died takes milliseconds. A worker is confined (`confinement.py`), has a limit of memory
 and a deadline for each file, and it may die in any way there is. All end where the other side of their socket ends.
@@ -35,11 +35,11 @@ from nsfwscan.images.sandbox.wire import FORK, NO_MEMORY, REAP, Area, Said, Sett
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0
-"""After the deadline, in which `child.py` kills a worker; then it dies of itself."""
+"""After the deadline, `child.py` kills a worker; if it does not, the worker ends itself after this time."""
 
 
 def main(fd: int, area_fd: int) -> None:
-    """Imports, says that it is ready or why not, and forks workers until the other side is gone."""
+    """Import, say that it is ready or why not, and fork workers until the other side is gone."""
     _own_signals()
     control = socket.socket(fileno=fd)
     settings = Settings.heard(wire.receive(control)[0])
@@ -59,7 +59,7 @@ def main(fd: int, area_fd: int) -> None:
 
 
 def _own_signals() -> None:
-    """Sets what must not depend on who started us: an ignored or blocked signal is inherited."""
+    """Set the signals, which must not depend on who started us: an ignored or blocked signal is inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us, too; the other side decides
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the kernel would not keep what became of a worker
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a worker's own deadline
@@ -67,7 +67,7 @@ def _own_signals() -> None:
 
 
 def _plug_in(plugins: dict[str, str]) -> list[str]:
-    """Imports the modules; the names of the formats that they registered."""
+    """Import the modules; return the names of the formats that they registered."""
     for name, module in plugins.items():
         try:
             importlib.import_module(module)
@@ -131,13 +131,13 @@ def _work_and_exit(
 
 
 def _files_of(plugins: dict[str, str]) -> list[str]:
-    """The files of the plugins, which may import others beside them when they first need them."""
+    """Return the files of the plugins, which may later import others beside them."""
     return [file for module in plugins.values() if (file := sys.modules[module].__file__)]
 
 
 def _limit(max_memory_bytes: int) -> None:
-    """Limit what this process may take. RLIMIT_DATA counts what is written to: heap, private mappings and threads'
-    stacks. RLIMIT_AS would count what is only reserved as well, like libraries and the allocator's arenas."""
+    """Limit this process. RLIMIT_DATA counts memory that may be written: heap, private mappings and threads' stacks.
+    RLIMIT_AS would also count memory that is only reserved, like libraries and the allocator's arenas."""
     with suppress(AttributeError):  # not on Linux
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the zygote, even stuck in C
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)

@@ -1,7 +1,7 @@
 """The first process of a decode child, from outside: it starts once, and forks workers on request.
 
-In: settings. Out: sockets to workers, and what became of them. A process that does not start is a `NsfwscanError` with
-its last words; one that is gone later is an `EOFError` or an `OSError`, and the next one can be started.
+A process that does not start raises `NsfwscanError` with its last words; one that is gone later raises `EOFError` or
+`OSError`, and the next one can be started.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.images.sandbox.wire import FORK, REAP, Area, Settings, area_file
 
 _START_S = 120.0
-"""For its imports, on a busy node with a slow disk."""
+"""Time for its imports, on a busy node with a slow disk."""
 _ANSWER_S = 10.0
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc would give an image's memory back to the kernel after each one, and fault it in again for the next
+    # glibc would return each image's memory to the kernel, and fault it in again for the next one
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
-"""What a process that decodes is started with: there is one for each core."""
+"""The environment of a process that decodes: there is one for each core."""
 _INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONHASHSEED")
-"""What it takes over from this process: nothing that could be a secret."""
+"""Variables that it takes over from this process: nothing that could be a secret."""
 
 
 class Zygote:
-    """Starts the process without waiting for it. It ends with this object, or with this process.
+    """The process, started without waiting for it. It ends with this object, or with this process.
 
     Attributes:
         area: memory that this process and its workers see.
@@ -65,7 +65,7 @@ class Zygote:
             wire.send(self._control, settings.said())
 
     def fork(self) -> tuple[socket.socket, tuple[str, ...]]:
-        """The socket of a new worker, and the layers of its sandbox that hold.
+        """Return the socket of a new worker, and the layers of its sandbox that hold.
 
         Raises:
             NsfwscanError: the process did not start.
@@ -84,11 +84,11 @@ class Zygote:
         return ours, tuple(layer for layer in LAYERS if layer in said["sandbox"])
 
     def reap(self) -> tuple[int, int]:
-        """Ends the worker.
+        """End the worker.
 
         Returns:
-            its exit code, negative for a signal, as it was before if it was dead already; and the most bytes of memory
-            that it had.
+            its exit code, negative for a signal, also of a worker that was dead already; and its peak of memory in
+            bytes.
 
         Raises:
             EOFError, OSError, ValueError: the process is gone, or stuck.
@@ -99,7 +99,7 @@ class Zygote:
         return said["exit_code"], said["max_rss_bytes"]
 
     def close(self) -> str:
-        """Ends the process and its worker; what it last wrote to its standard error, or its exit code."""
+        """End the process and its worker; return the last line of its standard error, or its exit code."""
         stderr = self._process.stderr
         assert stderr is not None
         with suppress(subprocess.TimeoutExpired):
@@ -134,18 +134,14 @@ def _closing(fd: int) -> Iterator[int]:
 
 
 def _environment() -> dict[str, str]:
-    """The whole environment of the process. Credentials stay out of it, since it decodes strangers' files."""
+    """Return the whole environment of the process, without credentials, since it decodes strangers' files."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {**inherited, **ENVIRONMENT, "PYTHONPATH": _import_path()}
-
-
-def _import_path() -> str:
-    """So that the process imports the very modules that this one does."""
-    return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # it imports the very modules that we do
+    return {**inherited, **ENVIRONMENT, "PYTHONPATH": path}
 
 
 def _rest(fd: int) -> bytes:
-    """What can be read without waiting for anyone."""
+    """Return what can be read without waiting."""
     os.set_blocking(fd, False)
     with suppress(BlockingIOError):
         return os.read(fd, 65_536)
