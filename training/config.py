@@ -27,20 +27,20 @@ class DataConfig(Frozen):
     """Class folders (local or any fsspec URI), a zip of them, a table of `uri,label`, a file of verdicts, or the hub's
     `deepghs/nsfw_detect`."""
     format: SourceFormat = "auto"
-    """What DATA is; auto: by its name, and a table by its columns."""
+    """Form of DATA; auto: decided by its name, and for a table by its columns."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Folder's or table's label to category, beside the alias table."""
     seed: int = 0
-    """Of the splits."""
+    """Seed of the splits."""
     validation_share: float = Field(0.1, gt=0, lt=1)
-    """Of each class, for validation."""
+    """Share of each class for validation."""
     test_share: float = Field(0.1, gt=0, lt=1)
-    """Of each class, for test."""
+    """Share of each class for test."""
     similar_distance: int = Field(31, ge=0, le=64)
     """Bits, of 256, in which the PDQ hashes of similar images differ at most. PDQ's authors recommend 31; two images
     that have nothing in common differ in about 128."""
     max_per_class: int | None = Field(None, ge=1)
-    """For a quick look: at most so many images of each class, drawn by the seed."""
+    """Most images of each class, drawn by the seed; for a quick look."""
     retry_unreadable: bool = False
     """Try again what could not be read because of the store or the machine. What is damaged stays so. Not the default,
     since a training that is resumed must find the images that it began with."""

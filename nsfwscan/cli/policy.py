@@ -42,10 +42,9 @@ def check(file: str, run: str | None, **options: Any) -> None:
     """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and
     names that nothing uses.
 
-    With --on it is counted on the rows of a committed run what each rule matches and decides, what falls to
-    `otherwise`, and which rules overlap; rules that match nothing there, and banks that the run had not, are wrong,
-    too. Exits 1 where anything is. Where the policy decides matches otherwise than the kind of their bank says, it is
-    noted.
+    With --on, count on the rows of a committed run what each rule matches and decides, what is left to `otherwise`, and
+    which rules overlap. Rules that match nothing there, and banks that the run did not have, are then wrong, too. A
+    note says where the policy decides a match otherwise than the kind of its bank. Exit with 1 if anything is wrong.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)
@@ -67,10 +66,12 @@ def check(file: str, run: str | None, **options: Any) -> None:
 
 @policy.command()
 @click.argument("run")
-@click.option("--policy", "file", required=True, metavar="FILE|NAME", help="The policy to decide by.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write what changes there.")
-@click.option("--commit", is_flag=True, help="Write a run of its own, which names RUN as its parent.")
-@click.option("--run-id", help="Name of that run; the same again goes on with it. Default: the time (UTC).")
+@click.option("--policy", "file", required=True, metavar="FILE|NAME", help="Policy to decide by.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the changes to this file."
+)
+@click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
+@click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
 @storage_options
 def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
     """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.

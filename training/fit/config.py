@@ -38,7 +38,7 @@ class TrainConfig(ClusterConfig):
     learning_rate: float | None = Field(None, gt=0)
     """Peak; unset: 2e-5, or 1e-3 with --freeze-backbone."""
     weight_decay: float = Field(0.05, ge=0)
-    """Of all weights but biases and norms."""
+    """Weight decay of all weights except biases and norms."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from 0."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -48,12 +48,12 @@ class TrainConfig(ClusterConfig):
     freeze_backbone: bool = False
     """Train the head alone (a linear probe)."""
     class_weights: Literal["balanced", "none"] = "balanced"
-    """How images weigh in the loss; balanced: in inverse proportion to the size of their class."""
+    """Weight of an image in the loss; balanced: in inverse proportion to the size of their class."""
     augment: bool = True
     """Flip, crop and jitter colours, all lightly."""
     precision: Dtype = "auto"
-    """What is multiplied in; auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere. Weights stay in
-    fp32."""
+    """Precision of the computation; auto: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere. Weights
+    stay in fp32."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
     """Figure of the validation split that the best epoch is chosen by."""
     patience: int | None = Field(3, ge=1)
@@ -61,7 +61,7 @@ class TrainConfig(ClusterConfig):
     checkpoint_steps: int | None = Field(500, ge=1)
     """Steps between checkpoints within an epoch; each epoch ends with one anyway."""
     seed: int = Field(0, ge=0)
-    """Of the new head, the order of the images, augmentation and dropout."""
+    """Seed of the new head, the order of the images, augmentation and dropout."""
     max_pixels: int = Field(100_000_000, ge=1)
     """As for a scan."""
     workers: int = Field(1, ge=1)
