@@ -12,7 +12,7 @@ Nothing is read, and no name is resolved, here.
   `/sys`, `/dev`, `/run`, `/boot`), and objects of any store; and no web server on this machine or on its link, where
   clouds keep credentials.
 
-What a name of a web server resolves to, and where a server redirects to, is not looked at: see the README.
+Not checked: to which address a name of a web server resolves, and where a server redirects to. See README.md here.
 """
 
 from __future__ import annotations
