@@ -44,7 +44,8 @@ class Balance:
         rows = from_parquet(part, ["uri", "accounted_as"])
         check_uris(expected, rows["uri"])
         self.listed += len(expected)
-        self.accounted += Counter(rows["accounted_as"].to_pylist())
+        for term in rows["accounted_as"].value_counts().to_pylist():
+            self.accounted[term["values"]] += term["counts"]
 
     def leave(self, carried: int) -> None:
         """Counts carried rows that a delta report does not write again."""

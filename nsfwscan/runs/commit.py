@@ -239,10 +239,12 @@ class _Commit:
             self._write_changes(part, flags_changed(rows.filter(moved), before))
         self._illegal = [once([*self._illegal, contents_of(rows)])]
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
-        false_positives = select_false_positives(rows)
+        false_positives = shown = select_false_positives(rows)
+        if written is not rows:
+            shown = shown.filter(pc.is_in(shown["uri"], written["uri"]))
         self._write_report(part, written, left=rows.num_rows - written.num_rows)
         self._write_escalations(part, select_escalations(written))
-        self._write_false_positives(part, false_positives.filter(pc.is_in(false_positives["uri"], written["uri"])))
+        self._write_false_positives(part, shown)
         self.report.summary.add(rows, false_positives)
         self.report.cascade.add(rows)
         for shadow in self.report.shadows:

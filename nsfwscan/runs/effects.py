@@ -67,7 +67,8 @@ class Cascade:
 
     def add(self, rows: pa.Table) -> None:
         """Counts decided rows."""
-        rows = rows.filter(pc.and_(pc.is_null(rows["duplicate_of"]), pc.is_null(rows["match_kind"])))
+        alone = pc.and_(pc.is_null(rows["duplicate_of"]), pc.is_null(rows["match_kind"]))
+        rows = rows.select(["filtered_by", "nsfw_score", "carried_from", "decision"]).filter(alone)
         filtered, scored = pc.is_valid(rows["filtered_by"]), pc.is_valid(rows["nsfw_score"])
         settled = rows.filter(pc.and_not(filtered, scored))
         self.settled_by.update(settled["filtered_by"].to_pylist())

@@ -8,8 +8,7 @@ counted as confirmed. An illegal match is never among them.
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +32,9 @@ _KEPT = (
     "carried_from",
 )
 
+_SCORES = [score_column(category) for category in Category]
+_RANKED = pa.list_(pa.struct([("category", pa.string()), ("score", pa.float32())]))
+
 FALSE_POSITIVE_SCHEMA = pa.schema(
     [
         pa.field("kind", pa.string(), metadata={"doc": "`confirmed` by truth, or only `suspected`"}),
@@ -40,7 +42,7 @@ FALSE_POSITIVE_SCHEMA = pa.schema(
         *(REPORT_SCHEMA.field(name) for name in _KEPT),
         pa.field(
             "ranked",
-            pa.list_(pa.struct([("category", pa.string()), ("score", pa.float32())])),
+            _RANKED,
             metadata={"doc": "all categories of the model, most probable first"},
         ),
         pa.field(
@@ -70,14 +72,14 @@ def select_false_positives(report: pa.Table) -> pa.Table:
     suspected = pc.and_(pc.and_(pc.is_null(report["truth"]), contradicts), by_model)
     shown = pc.fill_null(pc.not_equal(report["match_kind"], str(BankKind.ILLEGAL)), True)
     wanted = pc.and_(shown, pc.or_(confirmed, suspected))
-    rows = report.append_column("confirmed", confirmed).filter(wanted)
+    rows = report.select([*_KEPT, *_SCORES]).append_column("confirmed", confirmed).filter(wanted)
     rows = rows.sort_by([("confirmed", "descending"), ("confidence", "descending"), ("uri", "ascending")])
     columns = {
         "kind": pa.array(["confirmed" if c else "suspected" for c in rows["confirmed"].to_pylist()], pa.string()),
         "reason": pa.array(
             [_reason(row) for row in rows.select(["confirmed", "label", "decision"]).to_pylist()], pa.string()
         ),
-        "ranked": pa.array(_ranked(rows), FALSE_POSITIVE_SCHEMA.field("ranked").type),
+        "ranked": _ranked(rows),
         "image": pa.nulls(rows.num_rows, pa.string()),
     }
     fields = FALSE_POSITIVE_SCHEMA
@@ -90,12 +92,15 @@ def _reason(row: dict[str, str]) -> str:
     return f"decided {row['decision']} although the label is {row['label']}; no truth is known"
 
 
-def _ranked(rows: pa.Table) -> list[list[dict[str, Any]]]:
-    names = {score_column(c): str(c) for c in Category}
-    return [
-        sorted(
-            ({"category": names[k], "score": v} for k, v in row.items() if v is not None),
-            key=lambda entry: -entry["score"],
-        )
-        for row in rows.select(list(names)).to_pylist()
-    ]
+def _ranked(rows: pa.Table) -> pa.Array:
+    """Each row's categories with their scores, most probable first; those that the model has not are left out."""
+    scores = np.column_stack([rows[name].to_numpy() for name in _SCORES])  # NaN where there is none
+    order = np.argsort(-scores, axis=1, kind="stable")  # NaN last
+    ranked = np.take_along_axis(scores, order, axis=1)
+    known = ~np.isnan(ranked)
+    entries = pa.StructArray.from_arrays(
+        [pa.array(list(map(str, Category))).take(pa.array(order[known])), pa.array(ranked[known])],
+        fields=list(_RANKED.value_type),
+    )
+    ends = known.sum(axis=1).cumsum()
+    return pa.ListArray.from_arrays(pa.array(np.append(0, ends), pa.int32()), entries, _RANKED)

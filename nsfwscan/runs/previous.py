@@ -432,7 +432,7 @@ class PreviousReports:
         found: list[pa.Table] = []
         seen: list[pa.Array] = []
         for base in self.bases:
-            rows = [_between(self._read(base, part), after, upto) for part in self._overlapping(base, after, upto)]
+            rows = [self._within(base, part, after, upto) for part in self._overlapping(base, after, upto)]
             if rows:
                 known = pa.concat_tables(rows)
                 for newer in seen:
@@ -449,6 +449,14 @@ class PreviousReports:
             if (upto is None or part.first <= upto) and (after is None or part.last > after)
         ]
 
+    def _within(self, base: PreviousRun, part: Part, after: str | None, upto: str | None) -> pa.Table:
+        rows = self._read(base, part)
+        if after is not None and part.first <= after:
+            rows = rows.filter(pc.greater(rows["uri"], after))
+        if upto is not None and part.last > upto:
+            rows = rows.filter(pc.less_equal(rows["uri"], upto))
+        return rows
+
     def _read(self, base: PreviousRun, part: Part) -> pa.Table:
         held = self._held.get(base.run.run_id)
         if held is None or held[0] != part:
@@ -461,11 +469,3 @@ def _settled(rows: pa.Table) -> pa.Array:
     """`modified_at`, null where the object may have changed again without another time."""
     latest = pc.subtract(rows["scanned_at"], pa.scalar(_SETTLED, pa.duration("us")))
     return pc.if_else(pc.less(rows["modified_at"], latest), rows["modified_at"], None)
-
-
-def _between(rows: pa.Table, after: str | None, upto: str | None) -> pa.Table:
-    if after is not None:
-        rows = rows.filter(pc.greater(rows["uri"], after))
-    if upto is not None:
-        rows = rows.filter(pc.less_equal(rows["uri"], upto))
-    return rows
