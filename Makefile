@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 6 ? n : 6)))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo screenshots test test-long test-full chaos fuzz bench bench-memory bench-banks lint types format browser clean
+.PHONY: help demo screenshots test test-long test-full chaos fuzz bench bench-memory bench-commit bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ bench: $(VENV)/.ready ## measure it all on this machine, beside its neighbours; 
 
 bench-memory: $(VENV)/.ready ## the memory curve: 100,000 objects scanned, ten million planned; long
 	$(BIN)/python jobs/bench.py --work build/bench --only memory --json build/bench/results.json --page deploy/SCALE.md $(BENCH)
+
+bench-commit: $(VENV)/.ready ## the commit of a million rows that are carried over; long
+	$(BIN)/python jobs/bench.py --work build/bench --only commit --json build/bench/results.json --page deploy/SCALE.md $(BENCH)
 
 bench-banks: $(VENV)/.ready ## a hash bank of ten million: building, memory, lookups a second; long
 	$(BIN)/python jobs/bench.py --work build/bench --only banks --json build/bench/results.json --page deploy/SCALE.md $(BENCH)

@@ -265,11 +265,11 @@ class DuplicatesConfig(Frozen):
     """Most contents that are all compared; of more, only the flagged ones are, since each takes memory."""
 
 
-class LedgerConfig(Frozen):
+class PreviousConfig(Frozen):
     """How earlier runs are used."""
 
-    ignore: bool = False
-    """Read and score every object, also those that have not changed."""
+    reuse: bool = True
+    """Carry over the rows of objects that have not changed; false (--full): read and score every object again."""
     ignore_runs: tuple[str, ...] = ()
     """Runs whose record is broken, which are left out."""
 
@@ -344,7 +344,7 @@ class ScanConfig(Frozen):
     """Policies that decide nothing: what they would have decided is counted beside the decisions."""
     report: ReportConfig = ReportConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
-    ledger: LedgerConfig = LedgerConfig()
+    previous: PreviousConfig = PreviousConfig()
     engine: EngineConfig = EngineConfig()
     cost: CostConfig = CostConfig()
 
@@ -383,15 +383,15 @@ class ScanConfig(Frozen):
             "detectors": True,
             "policy": True,
             "report": {"mode"},
-            "ledger": True,
+            "previous": True,
         }
         sections = redacted_json(self.model_dump(mode="json", include=wanted))
         del sections["source"]["max_unmatched_truth"]  # it stops a run or not, and decides no row
         for name in ("lists", "allow"):
             if not sections["source"][name]:  # as runs were begun before there were any
                 del sections["source"][name]
-        if not self.ledger.ignore_runs:  # runs that were begun before there was such a setting go on
-            del sections["ledger"]["ignore_runs"]
+        if not self.previous.ignore_runs:  # runs that were begun before there was such a setting go on
+            del sections["previous"]["ignore_runs"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}
         return policy | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 

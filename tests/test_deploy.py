@@ -535,7 +535,7 @@ def test_runbook_names_options_and_settings_that_exist() -> None:
     ours = {option for command in main.commands.values() for p in command.params for option in p.opts}
     assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code)) <= ours | {"--generate"}
     config = ScanConfig.load(None, {"source": {"uris": []}, "out": ""})
-    settings = re.findall(r"\b(read|decode|engine|ledger|storage)\.([a-z_]+)", code)
+    settings = re.findall(r"\b(read|decode|engine|previous|storage)\.([a-z_]+)", code)
     assert settings
     assert [f"{section}.{key}" for section, key in settings if not hasattr(getattr(config, section), key)] == []
 

@@ -193,7 +193,12 @@ def model_options(command: Command) -> Command:
     help="Allow lists to name objects with this prefix. Without it, a list in a bucket names only objects there. "
     "Repeatable.",
 )
-@click.option("--full", is_flag=True, default=None, help="Read all objects again, also unchanged ones.")
+@click.option(
+    "--full",
+    is_flag=True,
+    default=None,
+    help="Read all objects again, also unchanged ones; earlier runs are only compared with.",
+)
 @ignore_run_option
 @click.option(
     "--report",
@@ -535,9 +540,9 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
     if "cascade" in given:
         sections["cascade"] = {"enabled": given["cascade"]}
     if "full" in given:
-        sections["ledger"] = {"ignore": given["full"]}
+        sections["previous"] = {"reuse": not given["full"]}
     if "ignore_runs" in given:
-        sections["ledger"] = {**sections.get("ledger", {}), "ignore_runs": given["ignore_runs"]}
+        sections["previous"] = {**sections.get("previous", {}), "ignore_runs": given["ignore_runs"]}
     if "banks" in given:
         sections["banks"] = dict(map(_bank, given["banks"]))
     for name in ("policy", "shadow_policies"):

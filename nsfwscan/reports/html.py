@@ -59,6 +59,7 @@ _ACTIONS = {
     PlanAction.CHANGED: "changed",
     PlanAction.FAILED: "tried again",
     PlanAction.STALE: "stale: another model, preprocessing, limit or bank",
+    PlanAction.READ_AGAIN: "unchanged, and read again (--full)",
 }
 _CHANGES = {
     Change.DELETED: ("deleted", "not listed any more"),

@@ -50,6 +50,8 @@ class Reusability(StrEnum):
     """The object could not be read, or killed its decoder; it may be better tonight."""
     STALE = "stale"
     """Another model, preprocessing, limit or bank stood behind it, or it lacks a hash that tonight's banks hold."""
+    UNUSED = "read_again"
+    """Every object is to be read again (--full)."""
 
 
 class PlanAction(StrEnum):
@@ -60,6 +62,7 @@ class PlanAction(StrEnum):
     CHANGED = "changed"
     FAILED = "failed"
     STALE = "stale"
+    READ_AGAIN = "read_again"
 
 
 def describe_actions(actions: Mapping[str, int]) -> str:
@@ -70,6 +73,7 @@ def describe_actions(actions: Mapping[str, int]) -> str:
         PlanAction.CHANGED: "changed",
         PlanAction.FAILED: "tried again",
         PlanAction.STALE: "stale (another model, preprocessing, limit or bank)",
+        PlanAction.READ_AGAIN: "unchanged and read again (--full)",
     }
     return ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions.get(action))
 

@@ -86,8 +86,13 @@ class PreviousRun:
                 self.run.folder.locate(file.path),
                 f"whose rows are to be carried over, is absent or damaged ({error.reason})",
                 "`nsfwscan verify` says more; put it back from a backup, or let a new run do without it: --full reads "
-                f"everything again, --ignore-run {name} all that this run knew",
+                f"everything again, --ignore-run {name} reads again what only this run knew",
             ) from None
+
+    def check(self) -> None:
+        """Raise BrokenRecord where a file that is compared with is absent or not what the run recorded."""
+        for file in (*self.record.files_in("report"), *self.record.files_in("changes")):
+            self.parquet(file)
 
     @property
     def reference(self) -> ParentRecord:
@@ -142,7 +147,7 @@ def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
     Raises:
         BrokenRecord: one of them, or what may be one, has a broken record, and is not among those to be ignored.
     """
-    found, broken = _all_bases(run.store, {run.run_id, *config.ledger.ignore_runs})
+    found, broken = _all_bases(run.store, {run.run_id, *config.previous.ignore_runs})
     ours = recorded_config(config).source
     chain: list[PreviousRun] = []
     whole: PreviousRun | None = None
@@ -292,6 +297,8 @@ class ReusePolicy:
     """Runs in which a file may crash or stall the decoder; then it is left alone until it, or a limit, changes."""
     banks: BankSet | None = None
     """Tonight's; unset: matches are left as they are."""
+    reuse: bool = True
+    """False: no row is good, every object is read again."""
 
     @property
     def columns(self) -> list[str]:
@@ -301,6 +308,8 @@ class ReusePolicy:
 
     def standing(self, rows: pa.Table, record: RunRecord) -> pa.Array:
         """`Reusability` of each row of a run's report; see `_LASTING` for what is carried without a score."""
+        if not self.reuse:
+            return pa.array([str(Reusability.UNUSED)] * rows.num_rows, pa.string())
         made_with, limits = record.reuse_keys, record.config
         same_limits = (limits.read.max_bytes, limits.decode.max_pixels) == (self.max_bytes, self.max_pixels)
         same_decoding, same_scoring = made_with.decoding == self.decoding, made_with.scoring == self.scoring

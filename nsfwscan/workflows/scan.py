@@ -19,7 +19,7 @@ import pyarrow as pa
 from nsfwscan.banks.bank import BankSpec, resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig, SourceConfig
-from nsfwscan.errors import BalanceError, ConfigError, DeadlineReached, NsfwscanError, Stalled
+from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled
 from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
@@ -33,7 +33,7 @@ from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
 from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
-from nsfwscan.runs.previous import PreviousReports, ReusePolicy, find_bases
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, find_bases
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Begun, Run, read_records, runs_of, unfinished
 from nsfwscan.runs.staging import ShardResult, staged_shards
@@ -209,7 +209,7 @@ def _settings(job: Job) -> dict[str, Any]:
 
 def _known(job: Job) -> KnownIllegal:
     """What the store knows of illegal contents, as far as today's banks do not say otherwise."""
-    ignored = job.config.ledger.ignore_runs
+    ignored = job.config.previous.ignore_runs
     found = known_illegal(read_records(runs_of(job.run.store)), ignored)
     return found.asked_of(BankSet(job.banks, job.config.storage))
 
@@ -221,8 +221,7 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     pace = Pace(config.read.max_requests_per_s)
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
-    found = find_bases(run, config)  # also where all is read again: a broken record is not passed over without a word
-    bases = [] if config.ledger.ignore else found
+    bases = _bases(run, config, progress)
     known = PreviousReports(bases, _within(config)).known(_yardstick(job)) if bases else Known()
     check = partial(check_losses, config=config, base=bases[0]) if bases else None
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
@@ -230,6 +229,23 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     if bases:
         progress.say(f"since    run {bases[0].run.run_id}: {describe_actions(plan.actions)}")
     return run.save_plan(plan, _settings(job))
+
+
+def _bases(run: Run, config: ScanConfig, progress: Progress) -> list[PreviousRun]:
+    """Find the runs that this one goes on from. Where all is read again, one whose files are damaged is left out, and
+    said: that is how a damaged store is mended."""
+    found = find_bases(run, config)
+    if config.previous.reuse:
+        return found
+    whole = []
+    for base in found:
+        try:
+            base.check()
+        except BrokenRecord as error:
+            progress.say(f"since    not run {base.run.run_id}, whose files are damaged ({error.reason})")
+        else:
+            whole.append(base)
+    return whole
 
 
 def _bound(source: SourceConfig) -> TruthBound:
@@ -251,6 +267,7 @@ def _yardstick(job: Job) -> ReusePolicy:
         max_memory_bytes=decode.max_memory_bytes,
         most_failures=decode.most_failures,
         banks=BankSet(job.banks, job.config.storage),
+        reuse=job.config.previous.reuse,
     )
 
 

@@ -87,7 +87,7 @@ _OPTIONS: dict[tuple[str, str], tuple[list[str], Any]] = {
     ("report", "max_error_rate"): (["--max-error-rate", "0.5"], 0.5),
     ("report", "max_unsupported_rate"): (["--max-unsupported-rate", "0.5"], 0.5),
     ("report", "mode"): (["--report", "delta"], "delta"),
-    ("ledger", "ignore"): (["--full"], True),
+    ("previous", "reuse"): (["--full"], False),
     ("cost", "prices"): (["--prices", str(PRICES)], str(PRICES)),
     ("cost", "rates"): (["--rates", str(PRICES)], str(PRICES)),
     ("engine", "deadline"): (["--deadline", "90m"], "90m"),

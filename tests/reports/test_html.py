@@ -150,7 +150,7 @@ def config() -> dict[str, Any]:
         "model": {"uri": "embedded:open-nsfw", "dtype": "auto", "batch_size": None, "labels": {}},
         "policy": None,
         "report": {"mode": "snapshot", "save_images": False, "max_error_rate": 0.05},
-        "ledger": {"ignore": False},
+        "previous": {"reuse": True},
         "engine": {"address": None, "num_cpus": None, "shard_rows": 256, "seed": 0},
     }
 

@@ -165,7 +165,7 @@ def test_the_store_is_asked_no_faster_than_allowed(server: S3Endpoint, media: st
                 "out": f"s3://reports/paced-{workers}",
                 "storage": storage(server, proxy),
                 "read": {"max_requests_per_s": 20},
-                "ledger": {"ignore": True},
+                "previous": {"reuse": False},
             },
         )
         run_scan(config, "paced", run_shards if workers == "ray" else run_inline, Silent())

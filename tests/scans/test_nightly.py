@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -262,11 +263,20 @@ def test_changed_limits_make_exactly_what_they_touch_stale(media: Path, tmp_path
     assert looked == set()
 
 
-def test_full_ignores_the_ledger(media: Path, tmp_path: Path) -> None:
-    """With --full everything is read, and nothing is said of earlier nights."""
-    night(media, tmp_path / "out", "1")
-    second, looked = night(media, tmp_path / "out", "2", ledger={"ignore": True})
-    assert looked == ALL and second.record.previous_runs == () and second.record.parent is None
+def test_full_reads_all_and_goes_on_from_the_night_before(media: Path, tmp_path: Path) -> None:
+    """With --full everything is read; what is gone is told, and the chain of runs goes on."""
+    first, _ = night(media, tmp_path / "out", "1")
+    (media / "7.png").unlink()
+    picture(media / "3.png", 33, age_s=60)
+    second, looked = night(media, tmp_path / "out", "2", previous={"reuse": False})
+    assert looked == ALL - {"7.png"} and second.record.balance.carried == 0
+    assert second.record.previous_runs == ("1",) and second.record.changes.deleted == 1
+    data = Path(first.uri, "run.json").read_bytes()
+    assert second.record.parent is not None
+    assert (second.record.parent.run_id, second.record.parent.sha256) == ("1", hashlib.sha256(data).hexdigest())
+    assert dict(second.record.plan.actions)["read_again"] >= 1 and dict(second.record.plan.actions)["changed"] == 1
+    third, looked = night(media, tmp_path / "out", "3")
+    assert looked == set() and third.record.previous_runs == ("2",)
 
 
 def test_deltas_add_up_to_a_snapshot(media: Path, tmp_path: Path) -> None:
@@ -422,7 +432,8 @@ def test_a_damaged_ledger_stops_the_run(media: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"absent or damaged.*--full"):
         night(media, tmp_path / "out", "2")
     assert not (tmp_path / "out" / "runs" / "2" / "run.json").exists()
-    result, _ = night(media, tmp_path / "out", "3", ledger={"ignore": True})
+    result, _ = night(media, tmp_path / "out", "3", previous={"reuse": False})
+    assert result.record.previous_runs == ()
     assert set(report(result)) == ALL and pq.read_schema(result.report_files[0]).equals(REPORT_SCHEMA)
 
 

@@ -198,8 +198,8 @@ def test_a_broken_record_stops_what_rests_on_it(place: Path, night: Path, data: 
     assert listed.exit_code == 0 and "one  broken" in listed.output
     other = scanned(files(place / "other", 2), out, row, run_id="other")
     assert other.exit_code == 0 and other.record.previous_runs == ()
-    two = scanned(media, out, row, run_id="two", ledger={"ignore_runs": ["one"]})
-    assert two.record.config.ledger.ignore_runs == ("one",) and two.record.previous_runs == ()
+    two = scanned(media, out, row, run_id="two", previous={"ignore_runs": ["one"]})
+    assert two.record.config.previous.ignore_runs == ("one",) and two.record.previous_runs == ()
     assert scanned(media, out, row, run_id="three").record.previous_runs == ("two",)
     exported = said("export", out, "--format", "csv", "--out", place / "all.csv")
     assert exported.exit_code == 0 and "run one is passed over" in exported.stderr
@@ -302,7 +302,7 @@ def test_an_illegal_content_stays_so(illegal: Illegal) -> None:
     (illegal.media / "0001.jpg").unlink()
     assert "0001.jpg" not in illegal.night("3")
     (illegal.media / "other name.jpg").write_bytes(illegal.content)
-    for run_id, sections in (("4", {}), ("5", {"ledger": {"ignore": True}}), ("6", {"report": {"mode": "delta"}})):
+    for run_id, sections in (("4", {}), ("5", {"previous": {"reuse": False}}), ("6", {"report": {"mode": "delta"}})):
         rows = illegal.night(run_id, **sections)
         if run_id != "6":
             found = rows["other name.jpg"]
@@ -336,7 +336,7 @@ def test_a_broken_record_makes_nothing_legal(illegal: Illegal) -> None:
     os.utime(illegal.media / "0001.jpg")
     with pytest.raises(StoreError, match="--ignore-run 1"):
         illegal.night("2")
-    assert illegal.night("3", ledger={"ignore_runs": ["1"]})["0001.jpg"]["decision"] == "escalate"
+    assert illegal.night("3", previous={"ignore_runs": ["1"]})["0001.jpg"]["decision"] == "escalate"
 
 
 # --- links, leftovers, permissions ----------------------------------------------------------------------------------

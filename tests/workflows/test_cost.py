@@ -127,7 +127,7 @@ def scanned_on(media: Path, out: Path, run_id: str, nodes: Sequence[Node], **sec
         fleets.append(Fleet(tuple(nodes), Layout("fused", 2)))
         yield from engine()(job, shards, deadline)
 
-    given = {"source": {"uris": [str(media)]}, "out": str(out), "ledger": {"ignore": True}, **sections}
+    given = {"source": {"uris": [str(media)]}, "out": str(out), "previous": {"reuse": False}, **sections}
     return run_scan(ScanConfig.load(None, given), run_id, told, Silent(), fleets=fleets).record
 
 

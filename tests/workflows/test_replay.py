@@ -133,7 +133,7 @@ def test_a_replay_equals_a_fresh_scan(tmp_path: Path, old: str, new: str) -> Non
     """Every decision column of every row, the false positives, the counts; nothing of the rows is lost or doubled."""
     night(tmp_path, "scan", old, NAMES)
     again = replayed(tmp_path, "scan", new, "replay")
-    fresh = night(tmp_path, "fresh", new, NAMES, ledger={"ignore": True})
+    fresh = night(tmp_path, "fresh", new, NAMES, previous={"reuse": False})
     assert decisions(table(again)) == decisions(table(fresh))
     assert {row["decision"] for row in table(again)} == set(Decision)
     for name in ("decision", "rule", "queue", "label", "status", "truth", "flagged", "errors", "nsfw_score_histogram"):
@@ -210,7 +210,7 @@ def test_a_delta_is_replayed_with_the_runs_before_it(tmp_path: Path, old: str, n
     tonight = [*NAMES[2:], "all/new.jpg"]
     delta = night(tmp_path, "delta", old, tonight, changed, report={"mode": "delta"})
     result = replayed(tmp_path, "delta", new, "replay")
-    fresh = night(tmp_path, "fresh", new, tonight, changed, ledger={"ignore": True})
+    fresh = night(tmp_path, "fresh", new, tonight, changed, previous={"reuse": False})
     over = {row["uri"]: row for run in (whole, delta, result) for row in table(run)}
     gone = {str(tmp_path / name) for name in NAMES[:2]}
     compared = ("decision", "rule", "queue", "skill", "shield", "severity")
@@ -356,7 +356,7 @@ def test_shadow_policies_change_no_row(tmp_path: Path, old: str, new: str) -> No
     """With and without them the report is the same but for its run's name and time; what they would have decided is
     what a replay tells."""
     plain = night(tmp_path, "plain", old, NAMES)
-    shadowed = night(tmp_path, "shadowed", old, NAMES, ledger={"ignore": True}, shadow_policies=[new, "open-nsfw"])
+    shadowed = night(tmp_path, "shadowed", old, NAMES, previous={"reuse": False}, shadow_policies=[new, "open-nsfw"])
     for kind in ("report", "false_positives"):
         rows = [
             [{k: v for k, v in row.items() if k != "run_id"} for row in table(run, kind)] for run in (plain, shadowed)

@@ -90,8 +90,8 @@ def test_committed_run_is_left_alone(demo: Demo, tmp_path: Path) -> None:
 _OTHERWISE: list[tuple[dict[str, Any], list[str]]] = [
     ({"decode": {"max_pixels": 1000}}, [r"decode.max_pixels was 100000000, is 1000"]),
     (
-        {"policy": "binary", "ledger": {"ignore": True}},
-        [r"ledger.ignore was False, is True", r"policy was 'open-nsfw@\w+', is 'binary@\w+'"],
+        {"policy": "binary", "previous": {"reuse": False}},
+        [r"policy was 'open-nsfw@\w+', is 'binary@\w+'", r"previous.reuse was True, is False"],
     ),
     ({"model": {"labels": {"x": "porn"}}}, [r"model.labels was {}, is {'x': 'porn'}"]),
     ({"report": {"mode": "delta"}}, [r"report.mode was 'snapshot', is 'delta'"]),

@@ -156,8 +156,11 @@ class _Scanning:
                     **{"uri": candidate.uri, "labels": candidate.labels},
                     **{"dtype": self.config.dtype, "batch_size": self.config.batch_size},
                 },
-                report={"save_images": True, "max_error_rate": 1.0, "max_unsupported_rate": 1.0},
-                ledger={"ignore": True},
+                report={
+                    **{"save_images": True, "max_error_rate": 1.0},
+                    **{"max_unsupported_rate": 1.0, "max_deleted_rate": 1.0},
+                },
+                previous={"reuse": False},
                 engine={"address": self.config.address, "num_cpus": self.config.num_cpus},
             )
         except BalanceError as error:
