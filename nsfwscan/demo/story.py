@@ -6,7 +6,9 @@ Everything lies in one folder: `media/` (see `media.py`), `known-bad.csv`, `poli
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ _MARK = ".nsfwscan-demo"
 KNOWN = "neutral/coffee.png"
 """The harmless picture that the demo's hash list calls known-bad: by its looks, so that its other sizes and formats are
 found, too."""
+_AGE_S = 3600
+"""Of the files, in seconds, when the first night begins."""
 GONE, NEW = "drawings/poster.jpg", "uploads/2026/12/new_today.png"
 """Between the nights, one object is deleted and one is added."""
 
@@ -84,6 +88,8 @@ class Demo:
         self.folder.mkdir(parents=True, exist_ok=True)
         mark.write_text("made by `nsfwscan demo`, which removes media/ and reports/ beside this file\n")
         objects = build(self.media)
+        for path in self.media.rglob("*"):  # a file of this second may change within it: it would be read again
+            os.utime(path, (time.time() - _AGE_S,) * 2)
         with Image.open(self.media / KNOWN) as image:
             self.bank.write_text(f"id,pdq\ncup-of-coffee,{pdq_of(image)[0]}\n")
         self.policy.write_text(POLICY)

@@ -265,6 +265,8 @@ def _banks(config: ScanConfig) -> Iterator[Finding]:
         verdict: Literal["ok", "warn"] = "warn" if spec.malformed or (free is not None and needed > free) else "ok"
         memory = f"; its index takes about {size(needed)} on each node" if needed else ""
         yield Finding(verdict, "banks", f"{spec.describe()}{memory}")
+    if not config.banks:
+        return
     policy = load_policy(config.policy or registry.resolve(config.model, config.storage).policy)
     for note in bank_notes(policy, [(bank.name, bank.kind) for bank in config.banks]):
         yield Finding("warn", "banks", f"{policy.identity}: {note}")

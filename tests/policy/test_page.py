@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in NAMES:
         Image.fromarray(getattr(data, name)()).convert("RGB").save(folder / f"{name}.jpg")
+        os.utime(folder / f"{name}.jpg", (time.time() - 60,) * 2)  # a file of this second may change within it
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()]
     (tmp_path / "bad.txt").write_text("".join(f"sha256 {digest}\n" for digest in digests))
     (tmp_path / "policy.yaml").write_text(EXAMPLE)
