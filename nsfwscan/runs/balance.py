@@ -1,8 +1,7 @@
-"""Does the report account for every listed object exactly once?
+"""Check that the report accounts for every listed object exactly once.
 
-In: the listing's rows and the report part that was written for them, read back from the store. Out: a `Balance`. A
-part that is not what was written, or whose URIs are not exactly the listed ones, is a `BalanceError`: an object that is
-absent is never filled in.
+A `Balance` counts report parts, read back from the store, against the listing. A part that differs from what was
+written, or whose URIs are not exactly the listed ones, is a `BalanceError`: nothing ever fills in an absent object.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from nsfwscan.storage.store import from_parquet
 
 @dataclass
 class Balance:
-    """`listed = scored + matched + duplicate + filtered + carried + errored`, over the files as they lie there."""
+    """`listed = scored + matched + duplicate + filtered + carried + errored`, counted from the written files."""
 
     listed: int = 0
     repeated: int = 0
     accounted: Counter[str] = field(default_factory=Counter)
 
     def add(self, expected: pa.ChunkedArray, part: bytes, sha256: str) -> None:
-        """Checks one written part against the objects that it must hold, and counts it.
+        """Check one written part against the objects that it must hold, and count it.
 
         Args:
-            expected: their URIs.
-            part: the part's bytes, as read back.
-            sha256: hex, as written.
+            expected: URIs of the objects.
+            part: bytes of the part, read back from the store.
+            sha256: hex digest of the bytes that were written.
 
         Raises:
-            BalanceError: the part is damaged, or lacks, doubles or invents a row.
+            BalanceError: the part is damaged, lacks a row, holds a row twice, or holds a row of no listed object.
         """
         if hashlib.sha256(part).hexdigest() != sha256:
             raise BalanceError(
@@ -48,17 +47,17 @@ class Balance:
             self.accounted[term["values"]] += term["counts"]
 
     def leave(self, carried: int) -> None:
-        """Counts carried rows that a delta report does not write again."""
+        """Count carried rows that a delta report does not write again."""
         self.listed += carried
         self.accounted[Accounted.CARRIED] += carried
 
     def settle(self) -> None:
-        """Raises BalanceError where the sum does not come out."""
+        """Raise BalanceError unless the terms add up to `listed`."""
         if self.listed != sum(self.accounted[a] for a in Accounted) or set(self.accounted) - set(Accounted):
             raise BalanceError(f"the report does not balance: {self}")
 
     def as_dict(self) -> dict[str, int]:
-        """Every term, zero ones too."""
+        """Return every term, zeros included."""
         return {"listed": self.listed, **{str(a): self.accounted[a] for a in Accounted}}
 
     def __str__(self) -> str:
@@ -68,7 +67,7 @@ class Balance:
 
 
 def check_uris(listed: pa.ChunkedArray, reported: pa.ChunkedArray) -> None:
-    """Raises BalanceError unless both hold the same URIs, each once."""
+    """Raise BalanceError unless both hold the same URIs, equally often."""
     if listed.equals(reported):
         return
     expected, found = Counter(listed.to_pylist()), Counter(reported.to_pylist())

@@ -1,8 +1,8 @@
-"""What changed since the run that this one goes on from: deleted, newly flagged, no longer flagged.
+"""Changes since the previous runs: objects deleted, newly flagged, or no longer flagged.
 
-In: the rows of a range as they are decided now, and pieces of the earlier reports over the same URIs. Out: tables of
-`CHANGES_SCHEMA`. An object that is new and flagged is newly flagged; one that is gone is reported for the listed
-sources alone, and only where they were listed whole (no `--limit`, no filters).
+The functions compare the rows of one range, as decided now, with the previous reports' rows over the same URIs, and
+return tables of `CHANGES_SCHEMA`. A new object that is flagged counts as newly flagged. A deleted object is reported
+only if it belongs to the listed sources, and only if the listing was complete (no `--limit`, no filters).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ CHANGES_SCHEMA = pa.schema(
         pa.field("previous_run", pa.string(), metadata={"doc": "the run that said so"}),
     ]
 )
-"""One row for each change; of a deleted object what was last known."""
+"""One row per change; the row of a deleted object holds what was last known of it."""
 
 
 def is_flagged(decisions: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which decisions send an object before a person, or block it; never null."""
+    """Return a mask of the decisions that send an object to a reviewer, or block it; never null."""
     return pc.is_in(decisions, _FLAGGED)
 
 
 def deleted_among(earlier: pa.Table, listed: pa.Array, source: SourceConfig) -> pa.Table:
-    """The earlier rows, as `CHANGES_SCHEMA`, whose objects were not listed again although their source was."""
+    """Return, as `CHANGES_SCHEMA`, the earlier rows whose objects are not listed any more although their source is."""
     if source.limit is not None or source.include or source.exclude:
         return CHANGES_SCHEMA.empty_table()
     absent = pc.invert(pc.is_in(earlier["uri"], listed))
@@ -49,11 +49,12 @@ def deleted_among(earlier: pa.Table, listed: pa.Array, source: SourceConfig) -> 
 
 
 def flags_changed(rows: pa.Table, previous: pa.Table) -> pa.Table:
-    """The rows, as `CHANGES_SCHEMA`, that are flagged now and were not, or were and are not.
+    """Return, as `CHANGES_SCHEMA`, the rows that became flagged, and those that are no longer flagged.
 
     Args:
-        rows: report rows, decided now.
-        previous: `uri, decision, run_id` of the same objects in earlier reports, each once; absent for new ones.
+        rows: report rows, as decided now.
+        previous: `uri, decision, run_id` of the same objects in previous reports, each object once; a new object has
+            no row here.
     """
     before = previous.select(["uri", "decision", "run_id"]).rename_columns(["uri", "previous", "previous_run"])
     both = rows.select(list(_KEPT)).join(before, "uri", join_type="left outer")

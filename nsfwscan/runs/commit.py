@@ -1,9 +1,9 @@
-"""Staged shards and carried rows to a report.
+"""Turn staged shards and carried rows into a report.
 
-In: a run whose shards are all staged, and the ledger that its plan was made from. Out: `report/`, `false_positives/`,
-`escalations/`, `changes/` and `known_illegal/`; `finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A
-map over ranges of the listing: nothing holds all rows at once. A shard without a part, a part that does not hold
-exactly its listed objects, or a carried row that is gone, is a `BalanceError`, and nothing is committed.
+`write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
+`report/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`, range by range, so memory never holds
+all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A shard without a part, a part
+that does not hold exactly its listed objects, or a carried row that is gone is a `BalanceError`: nothing is committed.
 """
 
 from __future__ import annotations
@@ -53,36 +53,36 @@ from nsfwscan.text import redacted
 
 _PARTS_AT_ONCE = 16
 _LONGEST = 1024
-"""Of a URI that `run.json` repeats; a part with longer ones at its ends is opened to know them."""
+"""Characters of a URI that `run.json` repeats; a part whose first or last URI is longer is opened to read them."""
 ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS])
-"""A row before it is decided: as it was staged, or carried over."""
+"""A row before the policy decides it, staged or carried over."""
 _OF_EARLIER = ["run_id", "decision", "duplicate_of", "cluster"]
-"""What of an object's earlier row tonight's is compared with."""
+"""Columns of an object's earlier row that its new row is compared with."""
 
 
 @dataclass
 class Report:
-    """What was written, and what it adds up to."""
+    """The files written, and their counts."""
 
     balance: Balance = field(default_factory=Balance)
     summary: Summary = field(default_factory=Summary)
     changes: Counter[str] = field(default_factory=Counter)
-    """How many objects, by `Change`."""
+    """Objects by `Change`."""
     duplicates: dict[str, Any] = field(default_factory=dict)
-    """How much is the same (`duplicates.Found`), and how many images the model did not see again (`reused`)."""
+    """`duplicates.Found` as JSON types, and `reused`: copies that the model did not see again."""
     costs: Costs = field(default_factory=Costs)
     cascade: Cascade = field(default_factory=Cascade)
     sandbox: Counter[str] = field(default_factory=Counter)
-    """How many files were decoded under which layers of the sandbox."""
+    """Decoded files by the layers of the sandbox."""
     known: dict[str, Any] | None = None
-    """What is known of illegal contents, and from where (`KnownIllegal.as_json`)."""
+    """Known illegal contents, counted, and the runs that they come from (`KnownIllegal.as_json`)."""
     shadows: tuple[Comparison, ...] = ()
-    """What policies that decide nothing would have decided."""
+    """Comparisons with the decisions of shadow policies."""
     files: list[FileRecord] = field(default_factory=list)
-    """Report parts first, in the order of their URIs."""
+    """Report parts first, ordered by URI."""
 
     def paths(self, folder: str) -> list[str]:
-        """The files under one folder."""
+        """Return the paths of the files under one folder."""
         return [file.path for file in self.files if file.path.startswith(folder + "/")]
 
 
@@ -96,14 +96,14 @@ def write_report(
     banks: BankSet | None = None,
     known: KnownIllegal | None = None,
 ) -> Report:
-    """Writes report, false positives and changes range by range, and recounts the report from its files.
+    """Write the report and its side files range by range, and count the report again from its files.
 
     Args:
-        ledger: of the runs in `plan.bases`.
-        config: its sources, report mode, and how to read again what is copied.
-        shadows: policies whose decisions are counted beside the decider's, and stand in no row.
-        banks: what carried rows are matched with again; unset: their matches stay as they are.
-        known: illegal contents that the store knows of; a row with one of them is illegal, whatever was matched.
+        ledger: previous reports of the runs in `plan.bases`.
+        config: gives the sources, the report mode, and the limits for reading images again to copy them.
+        shadows: shadow policies: their decisions are counted beside the decider's, and no row holds them.
+        banks: banks to match carried rows with again; unset: carried rows keep their matches.
+        known: illegal contents that the store knows; a row with one of them is illegal, whatever its banks say.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
@@ -131,13 +131,13 @@ _GATHERED = pa.schema(
         *(REPORT_SCHEMA.field(n).with_name(f"earlier_{n}") for n in _OF_EARLIER),
     ]
 )
-"""A row before it is known what shows the same: `ROW_SCHEMA`, what the policy chooses for it as it is, and what an
-earlier report says of its object."""
+"""A row before duplicates are known: `ROW_SCHEMA`, the policy's choice for it so far, and columns of its object's
+earlier row."""
 
 
 @dataclass
 class _Commit:
-    """Gathers one range after the other, then writes them."""
+    """Gathers all ranges, one after the other, then writes them."""
 
     run: Run
     plan: Plan
@@ -150,14 +150,14 @@ class _Commit:
     report: Report
     reused: int = 0
     _gathered_upto: str | None = None
-    """The last URI that the ranges gathered so far speak for."""
+    """The last URI of the ranges gathered so far."""
     _illegal: list[pa.Table] = field(default_factory=list)
 
     def gather(self, part: Range) -> tuple[pa.Table, pa.ChunkedArray]:
-        """Read a range, once: what was staged, what is carried over, and what was known before. Writes what is gone.
+        """Read a range's staged, carried and earlier rows, once, and write which objects are deleted.
 
         Returns:
-            Rows of `_GATHERED`, one for each listed object; and which of them are flagged.
+            Rows of `_GATHERED`, one for each listed object; and a mask of the flagged ones.
         """
         read_listing = ShardReader(self.run.folder)
         todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
@@ -185,10 +185,10 @@ class _Commit:
         self.report.sandbox.update(staged["sandbox"].drop_null().to_pylist())
 
     def _earlier(self, part: Range, listed: pa.Array) -> tuple[pa.Table, pa.Array]:
-        """Read the earlier rows of a range's objects, and write which objects are gone.
+        """Read the earlier rows of a range's objects, and write which objects are deleted.
 
         Returns:
-            The rows; and for each listed object the place of its row among them, null where there is none.
+            The rows; and for each listed object the index of its row among them, null where it has none.
 
         Raises:
             BalanceError: an object has two rows.
@@ -213,7 +213,7 @@ class _Commit:
         return earlier, pa.array(at, mask=at < 0)
 
     def _carried_over(self, unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
-        """As `carried_over`; matched again where today's banks are not those that the rows were matched with."""
+        """Return `carried_over` rows, matched again where this run's banks differ from those of the earlier match."""
         rows = carried_over(unchanged, earlier)
         if self.banks is None or not rows.num_rows:
             return rows
@@ -228,7 +228,7 @@ class _Commit:
         return _with_matches(rows, pa.table(columns, schema=MATCH))
 
     def write(self, part: Range, gathered: pa.Table, duplicates: Duplicates) -> None:
-        """Writes a range's files."""
+        """Write a range's files."""
         rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
         earlier = gathered.select([f"earlier_{name}" for name in _OF_EARLIER]).rename_columns(_OF_EARLIER)
@@ -251,8 +251,7 @@ class _Commit:
             shadow.add(rows)
 
     def _chosen(self, gathered: pa.Table, rows: pa.Table) -> Indices:
-        """What the policy chooses: as was found before duplicates were known, but for rows of which it now sees
-        something else."""
+        """Return the policy's choices: made again for rows whose columns changed with the search for duplicates."""
         chosen: Indices = gathered["chosen"].to_numpy().copy()
         changed = pc.is_valid(rows["duplicate_of"])  # its scores may be those of its original
         for name in {column.name for column in DUPLICATE_COLUMNS} & set(self.decider.columns):
@@ -278,10 +277,10 @@ class _Commit:
             ) from error
 
     def _write_report(self, part: Range, rows: pa.Table, *, left: int) -> None:
-        """Writes the report part of a range, and counts it as it lies there.
+        """Write the report part of a range, and count it from the written file.
 
         Args:
-            left: carried rows that a delta report leaves to the runs that hold them.
+            left: number of carried rows that a delta report leaves to the runs that hold them.
         """
         self.report.balance.leave(left)
         if rows.num_rows:
@@ -299,8 +298,8 @@ class _Commit:
             self._write("escalations", part, rows)
 
     def write_known(self) -> None:
-        """Writes what is known of illegal contents from now on."""
-        known = once([*self._illegal, self.known.contents])  # today's match before that of then
+        """Write all illegal contents that the store knows after this run."""
+        known = once([*self._illegal, self.known.contents])  # this run's match wins over an earlier one
         if known.num_rows:
             self._write(FOLDER, Range(0, (), None), known)
         self.report.known = self.known.as_json(known.num_rows)
@@ -311,7 +310,7 @@ class _Commit:
             self._write("changes", part, rows)
 
     def _write(self, kind: str, part: Range, table: pa.Table) -> tuple[str, str]:
-        """Writes one file under its content's SHA-256, and records it."""
+        """Write one file, named by its content's SHA-256, and record it. Return its path and SHA-256."""
         data = to_parquet(table)
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
@@ -321,8 +320,10 @@ class _Commit:
         return path, sha256
 
     def _with_images(self, rows: pa.Table) -> pa.Table:
-        """The rows with the names of their copies; null where the object is gone or has changed since it was scored,
-        and where it was not looked at in this run."""
+        """Copy the images, and return the rows with the names of the copies.
+
+        The name is null where the object is gone, has changed since it was scored, or was not read in this run.
+        """
         asked = rows.select(["uri", "sha256", "object_id", "format", "carried_from"]).to_pylist()
         images = pa.array(list(self.threads.map(self._copy, asked)), pa.string())
         return rows.set_column(rows.schema.get_field_index("image"), "image", images)
@@ -350,7 +351,7 @@ class _Commit:
 
 
 def _span_of(table: pa.Table) -> dict[str, str]:
-    """`first` and `last` URI, where they may be written down as they are."""
+    """Return the `first` and `last` URI; nothing where one is too long, or would be redacted."""
     span = pc.min_max(table["uri"]).as_py()
     if any(len(uri) > _LONGEST or redacted(uri) != uri for uri in span.values()):
         return {}
@@ -358,7 +359,7 @@ def _span_of(table: pa.Table) -> dict[str, str]:
 
 
 def _with_matches(rows: pa.Table, found: pa.Table) -> pa.Table:
-    """The rows with other match columns."""
+    """Return the rows with the match columns of `found`."""
     for name in MATCH.names:
         place = rows.schema.get_field_index(name)
         rows = rows.set_column(place, rows.schema.field(place), found[name])
@@ -366,10 +367,10 @@ def _with_matches(rows: pa.Table, found: pa.Table) -> pa.Table:
 
 
 def _with_failures(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """Rows of this run with `failed_decodes`: one more than before, where the same bytes failed then, too.
+    """Return rows of this run with `failed_decodes`: one more than before where the same bytes failed before.
 
     Args:
-        earlier: their rows in earlier reports, in the same order, null for new objects.
+        earlier: rows of the same objects in previous reports, in the same order; null for new objects.
     """
     alike = pc.fill_null(pc.equal(rows["sha256"], earlier["sha256"]), False)
     before = pc.if_else(alike, pc.fill_null(earlier["failed_decodes"], 0), 0)
@@ -380,10 +381,10 @@ def _with_failures(rows: pa.Table, earlier: pa.Table) -> pa.Table:
 
 
 def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """The rows with the clusters that their contents had, also those that were read anew, as by another model.
+    """Return the rows with the earlier clusters of their contents, also where an unchanged object was read again.
 
     Args:
-        earlier: as above.
+        earlier: rows of the same objects in previous reports, in the same order; null for new objects.
     """
     alike = pc.equal(rows["sha256"], earlier["sha256"])
     cluster = pc.if_else(alike, earlier["cluster"], pa.scalar(None, pa.string()))
@@ -391,8 +392,10 @@ def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:
 
 
 def _compared(ledger: PreviousReports, config: ScanConfig) -> bool:
-    """Whether the near-duplicates among all carried rows were found before: each run that they are from looked for them
-    among all contents of the same sources, as this one does."""
+    """Return whether near-duplicates among all carried rows are already known.
+
+    They are where each previous run looked for them among all contents, with the same settings and the same sources.
+    """
     records = [base.record for base in ledger.bases]
     return (
         all(record.duplicates.looked_for_all for record in records)
@@ -402,11 +405,11 @@ def _compared(ledger: PreviousReports, config: ScanConfig) -> bool:
 
 
 def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
-    """The earlier rows of unchanged objects as staged ones, with `carried_from`; time and truth as they are known now.
+    """Return earlier rows of unchanged objects as `ROW_SCHEMA`, with `carried_from` and the listing's time and truth.
 
     Args:
-        unchanged: `LISTING_SCHEMA`.
-        earlier: their report rows, in the same order.
+        unchanged: table of `LISTING_SCHEMA`.
+        earlier: earlier report rows of these objects, in the same order.
     """
     columns = {
         "modified_at": unchanged["modified_at"],
@@ -419,10 +422,10 @@ def carried_over(unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
 
 
 def decided(rows: pa.Table, decider: Decider, run_id: str, chosen: Indices | None = None) -> pa.Table:
-    """Report rows from those that were staged or carried over.
+    """Return report rows (`REPORT_SCHEMA`) from staged or carried ones.
 
     Args:
-        chosen: what the decider chose for them; unset: it chooses now.
+        chosen: the decider's choices for the rows; unset: it chooses now.
     """
     decisions = decider(rows, chosen)
     columns = {
@@ -435,7 +438,7 @@ def decided(rows: pa.Table, decider: Decider, run_id: str, chosen: Indices | Non
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """The rows that say something new: looked at in this run, decided differently, or alike to others than before."""
+    """Return the rows of a delta report: read in this run, or with a new decision, original or cluster."""
     same = pc.is_valid(rows["carried_from"])
     for name in ("decision", "duplicate_of", "cluster"):
         now, before = (pc.fill_null(column, "") for column in (rows[name], earlier[name]))

@@ -1,15 +1,16 @@
-"""Find objects that show the same: one content gets one score, and near-duplicates get a name in common.
+"""Find copies and near-duplicates: one content gets one score, and near-duplicates get one cluster id.
 
-The rows of a run come range by range and wait on local disk until all are known; then each range is read once more,
-with `duplicate_of` and `cluster…`, and with one score for all objects of the same bytes. Memory holds a hash of each
-content, or where there are very many, of those that matter; DuckDB groups and joins, and spills to disk.
+The rows of a run arrive range by range and wait on local disk until all are known. Then each range is read again, with
+`duplicate_of` and `cluster…`, and with one score for all objects of the same bytes. Memory holds a hash of each
+content, or, where there are very many, only of flagged, copied and clustered ones. DuckDB groups and joins, and spills
+to disk.
 
-Copies are objects with the same bytes. Their original is the one that was it in an earlier run, else the first by its
-URI; one with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits,
-where PDQ trusts both: a cluster is a content, its leader, and what is within the distance of it, so that nothing in it
-is further than twice the distance from anything else. Contents that have a cluster keep it while its leader is there,
-so that an id stays what it is from night to night, and a night looks only for what is near its new contents, and near
-those whose leader is gone; near all of them, where earlier runs did not compare all with all, or by other rules.
+Copies are objects with the same bytes. Their original is the original of a previous run, else the first by URI; an
+object with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits, both
+of a quality that PDQ trusts. A cluster is one content, the leader, and contents within the distance of the leader, so
+two members are at most twice the distance apart. A content keeps its cluster while the leader is there, so an id stays
+the same from night to night. A run therefore searches only around its new contents, and around those whose leader is
+gone. It searches around all contents where previous runs did not compare all with all, or used other rules.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from nsfwscan.schema import DUPLICATE_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, SIG
 from nsfwscan.storage.duckdb_temp import spilling
 
 _OF_CONTENT = [f.name for f in (*MODEL_COLUMNS, *SIGNAL_COLUMNS)] + ["filtered_by"]
-"""What follows from the bytes alone, and is the original's for all copies."""
+"""Columns that follow from the bytes alone: every copy gets those of its original."""
 _SETTLED = pa.schema([REPORT_SCHEMA.field("uri"), *DUPLICATE_COLUMNS, *map(REPORT_SCHEMA.field, _OF_CONTENT)])
 _ID_DIGITS = 16
-"""Of the leader's SHA-256, as a cluster's id."""
+"""Hex digits of the leader's SHA-256 that make a cluster's id."""
 _TRUSTED = 50
-"""PDQ's authors trust no hash of a lower quality."""
+"""Least PDQ quality: PDQ's authors trust no hash of a lower one."""
 _QUERIES = 32
-"""Contents looked up at a time: bounds what is found at a time where very many are near each other."""
+"""Contents per search: bounds the size of a result where very many contents are near each other."""
 
 _SEEN = f"sha256 IS NOT NULL AND status = '{Status.OK}'"
-"""The rows that have a content: whose bytes were read, and scored, matched or filtered."""
+"""Condition for rows with a content: their bytes were read, and scored, matched or filtered."""
 _GROUPED = (
     "uri", "sha256", "status", "pdq", "pdq_quality", "cluster", "duplicate_of", "carried_from", "nsfw_score", "flagged",
 )  # fmt: skip
@@ -73,18 +74,19 @@ _WRITE_SETTLED = f"""
         ORDER BY f.uri
     ) TO $settled (FORMAT parquet, ROW_GROUP_SIZE 65536)
 """
-"""A content of several places is always in a cluster, of itself alone where nothing is near it."""
+"""A content of several objects is always in a cluster, of itself alone where no other content is near it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """How much of a run is the same.
+    """Counts of a run's copies and near-duplicates.
 
     Attributes:
-        copies: objects whose bytes are those of another.
-        contents: different bytes of which there are copies.
-        clusters, clustered: clusters of more than one content, and objects in them.
-        looked_for_all: near-duplicates were looked for among all contents, not only those that are flagged.
+        copies: objects with the bytes of another object, the original.
+        contents: distinct contents that have copies.
+        clusters: clusters of more than one content.
+        clustered: objects in these clusters.
+        looked_for_all: near-duplicates were looked for among all contents, not only among flagged ones.
     """
 
     copies: int
@@ -94,12 +96,12 @@ class Found:
     looked_for_all: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return JSON types."""
         return dict(vars(self))
 
 
 class Duplicates:
-    """What is the same among the rows of a run. A context manager makes one: `find_duplicates`."""
+    """Copies and near-duplicates among the rows of a run. The context manager `find_duplicates` makes one."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, spool: _Spool, found: Found) -> None:
         self._connection = connection
@@ -107,12 +109,14 @@ class Duplicates:
         self.found = found
 
     def rows(self, number: int) -> pa.Table:
-        """The rows of a range as they were given, and whether each is `flagged`."""
+        """Return the rows of a range as they were given, with the column `flagged`."""
         return self._spool.read(number)
 
     def settled(self, rows: pa.Table) -> pa.Table:
-        """The rows with `DUPLICATE_COLUMNS`; copies have the scores of their original, and those that were looked at in
-        this run are accounted for as duplicates."""
+        """Return the rows with `DUPLICATE_COLUMNS`.
+
+        Copies get the scores of their original. Copies that this run scored or filtered are accounted as duplicates.
+        """
         known = self._between(pc.min(rows["uri"]).as_py(), pc.max(rows["uri"]).as_py())
         place = pc.index_in(rows["uri"], known["uri"]).combine_chunks()
         duplicate_of = known["duplicate_of"].combine_chunks().take(place)
@@ -139,8 +143,10 @@ class Duplicates:
 
 
 class _Spool:
-    """The ranges of a run on local disk, a file each (Arrow's format with LZ4: 0.3 KiB a row, and ten times as fast to
-    write as Parquet)."""
+    """The ranges of a run on local disk, one file each.
+
+    The format is Arrow with LZ4: 0.3 KiB a row, and ten times as fast to write as Parquet.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.settled = str(folder / "settled.parquet")
@@ -153,12 +159,12 @@ class _Spool:
         self._ranges += 1
 
     def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
-        """Read a range; unset: all of its columns."""
+        """Return a range with the given columns; all columns where `columns` is None."""
         path = str(self._folder / f"{number}.arrow")
         return feather.read_table(path, columns, use_threads=False, memory_map=False)
 
     def scan(self, schema: pa.Schema) -> pa.RecordBatchReader:
-        """Read some columns of all ranges, one range after the other."""
+        """Return a reader of the schema's columns over all ranges, one range after the other."""
         ranges = (self.read(number, schema.names).cast(schema) for number in range(self._ranges))
         return pa.RecordBatchReader.from_batches(schema, (batch for rows in ranges for batch in rows.to_batches()))
 
@@ -167,18 +173,18 @@ class _Spool:
 def find_duplicates(
     ranges: Iterable[tuple[pa.Table, pa.ChunkedArray]], config: DuplicatesConfig, *, compared: bool = False
 ) -> Iterator[Duplicates]:
-    """Look for what is the same among all rows of a run.
+    """Find copies and near-duplicates among all rows of a run.
 
     Args:
-        ranges: rows before duplicates are known (`commit.ROW_SCHEMA`, and more columns to be kept with them); and for
-            each whether it is flagged.
-        compared: the contents of carried rows were all compared with each other before, by the same rules.
+        ranges: rows before duplicates are known (`commit.ROW_SCHEMA`, and any further columns, which are kept), with
+            a mask of the flagged ones.
+        compared: previous runs compared all contents of carried rows with each other, by the same rules.
     """
     with spilling("duplicates") as (connection, folder):
         spool = _Spool(folder)
         for rows, flagged in ranges:
             spool.append(rows.append_column("flagged", flagged))
-        # Arrow does not tell DuckDB how many rows come: joins stay as they are written, the small side on the right.
+        # DuckDB cannot know how many rows Arrow will give: keep the joins as written, the small side on the right.
         connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
         connection.register("objects", spool.scan(_scanned(_GROUPED)))
         connection.execute(_CONTENTS)
@@ -198,7 +204,7 @@ def _scanned(names: Iterable[str]) -> pa.Schema:
 
 
 def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: bool, compared: bool) -> pa.Table:
-    """`sha256, cluster, cluster_size, cluster_places` of the contents in clusters of more than one object."""
+    """Return `sha256, cluster, cluster_size, cluster_places` of all contents in clusters of several objects."""
     ids = pc.utf8_slice_codeunits(contents["sha256"], 0, _ID_DIGITS).combine_chunks()
     leader = _kept(ids, contents["earlier"].combine_chunks())
     if config.near is not None:
@@ -225,8 +231,11 @@ def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: b
 
 
 def _kept(ids: pa.Array, earlier: pa.Array) -> NDArray[np.int64]:
-    """For each content the one that leads its earlier cluster, -1 where it had none or its leader is gone. One that was
-    read anew leads those that still name it."""
+    """Return for each content the leader of its earlier cluster, as a row number.
+
+    -1 means that it had no cluster, or that the leader is gone. A leader that was read again, and so has no earlier
+    cluster itself, leads the contents that still name it.
+    """
     leader = np.array(pc.fill_null(pc.index_in(earlier, ids), -1).to_numpy(), np.int64)
     leads = np.unique(leader[leader >= 0])
     leader[leads] = leads
@@ -236,12 +245,12 @@ def _kept(ids: pa.Array, earlier: pa.Array) -> NDArray[np.int64]:
 def _joined(
     contents: pa.Table, rows: NDArray[np.intp], leader: NDArray[np.int64], is_new: NDArray[np.bool_], distance: int
 ) -> NDArray[np.int64]:
-    """The leaders of some contents, those that are new in clusters of their own or in those that are there.
+    """Return the leaders of some contents: each new content joins an existing cluster or leads one of its own.
 
     Args:
-        rows: of the contents that may be near-duplicates.
-        leader: of each of them, as a row of `contents`; -1: none yet.
-        is_new: whether it has to be looked up what is near it.
+        rows: row numbers, in `contents`, of the contents that may be near-duplicates.
+        leader: for each of them the row number of its leader in `contents`; -1: none yet. Changed in place.
+        is_new: for each of them whether to search for contents near it.
     """
     new = np.flatnonzero(is_new)
     if not len(new):
@@ -250,7 +259,7 @@ def _joined(
     index = NearIndex.over(hashes, distance)
     for start in range(0, len(new), _QUERIES):
         some = new[start : start + _QUERIES]
-        some = some[leader[some] < 0]  # of a thousand alike, the first finds all others
+        some = some[leader[some] < 0]  # of a thousand near each other, the first finds all others
         if not len(some):
             continue
         found = index.search(hashes[some])
@@ -261,7 +270,7 @@ def _joined(
 
 
 def _join(one: np.int64, near: NDArray[np.int64], leader: NDArray[np.int64], rows: NDArray[np.intp]) -> None:
-    """A content joins the first leader that is near it, or leads those near it that have none."""
+    """Join a content to the first leader near it, or else make it the leader of those near it that have none."""
     leads = np.sort(near[leader[near] == rows[near]])
     if len(leads):
         leader[one] = rows[leads[0]]
@@ -270,7 +279,7 @@ def _join(one: np.int64, near: NDArray[np.int64], leader: NDArray[np.int64], row
 
 
 def _matrix(hashes: pa.Array) -> NDArray[np.uint8]:
-    """Hex digits as uint8 [n, 32]."""
+    """Return hex hashes as uint8 [n, 32]."""
     digits = bytes.fromhex("".join(hashes.to_pylist()))
     return np.frombuffer(digits, np.uint8).reshape(-1, HASH_BYTES)
 

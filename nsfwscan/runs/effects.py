@@ -1,7 +1,7 @@
-"""What models and filters cost, and what filters save and miss.
+"""Count what models and filters cost, and what filters save and miss.
 
-In: rows as they were staged, and as they are decided, range by range. Out: `Costs` and `Cascade`, a few numbers.
-Nothing goes wrong. What cannot be known, since there is no sample, is None.
+`Costs` takes staged rows, `Cascade` decided rows, both range by range; each is a few numbers. A figure is None where no
+sample supports it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ CONFIDENCE = 0.95
 
 @dataclass
 class Costs:
-    """Seconds that each model took, and for how many images."""
+    """Seconds and images of each model."""
 
     seconds: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
 
     def add(self, staged: pa.Table) -> None:
-        """Counts rows of this run, with their `cost`."""
+        """Count staged rows of this run by their `cost`."""
         cost = pa.chunked_array([*staged["cost"].chunks], staged["cost"].type).combine_chunks()
         names, values = pc.list_flatten(cost).flatten()
         parts = pa.table({"model": names, "seconds": values})
@@ -35,11 +35,11 @@ class Costs:
             self.images[row["model"]] += row["seconds_count"]
 
     def each(self, model: str) -> float | None:
-        """Seconds of one image."""
+        """Return a model's seconds per image; None without images."""
         return self.seconds[model] / self.images[model] if self.images[model] else None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types, by the stage, what took longest first."""
+        """Return JSON types by stage, longest time first."""
         return {
             name: {"images": self.images[name], "seconds": round(seconds, 3), "seconds_each": self.each(name)}
             for name, seconds in self.seconds.most_common()
@@ -49,24 +49,24 @@ class Costs:
 
 @dataclass
 class Cascade:
-    """What the filters settled, and how often they were wrong where the model looked all the same.
+    """Contents that the filters settled, and how often the filters were wrong in the audit sample.
 
-    Copies count once: they would be as many misses of one content.
+    Copies count once: otherwise one missed content would be as many misses as it has copies.
     """
 
     settled_by: Counter[str] = field(default_factory=Counter)
-    """Contents that no model saw, by what settled them."""
+    """Contents that no model saw, by the filter that settled them."""
     looked_at: int = 0
-    """Contents in this run that no model saw."""
+    """Contents read in this run that no model saw."""
     forwarded: int = 0
-    """Contents that the filters left to the model."""
+    """Contents that the filters passed on to the model."""
     audit_sample: int = 0
-    """Contents that were settled, and that the model saw all the same."""
+    """Contents that a filter settled and that the model scored nevertheless."""
     misses: int = 0
-    """Those of them that the policy then flagged."""
+    """Contents of the audit sample that the policy flagged."""
 
     def add(self, rows: pa.Table) -> None:
-        """Counts decided rows."""
+        """Count decided rows."""
         alone = pc.and_(pc.is_null(rows["duplicate_of"]), pc.is_null(rows["match_kind"]))
         rows = rows.select(["filtered_by", "nsfw_score", "carried_from", "decision"]).filter(alone)
         filtered, scored = pc.is_valid(rows["filtered_by"]), pc.is_valid(rows["nsfw_score"])
@@ -79,9 +79,12 @@ class Cascade:
         self.misses += pc.sum(pc.is_in(audit_sample["decision"], pa.array(sorted(FLAGGED)))).as_py() or 0
 
     def as_dict(self, costs: Costs) -> dict[str, Any]:
-        """JSON types; `miss_rate` is of what was settled, with the interval that covers the truth at least 19 times of
-        20, and `seconds_saved` what the model would have taken, in full batches, for what it did not see in this
-        run."""
+        """Return JSON types.
+
+        `miss_rate` is the share of misses among settled contents. Its interval covers the true share at least 19 times
+        in 20. `seconds_saved` is the time of the model, in full batches, for the contents that it did not see in this
+        run.
+        """
         each, settled = costs.each(FULL_BATCH), self.settled_by.total()
         rate, low, high = miss_rate(self.misses, self.audit_sample)
         return {
@@ -99,8 +102,11 @@ class Cascade:
 
 
 def miss_rate(misses: int, audit_sample: int) -> tuple[float | None, float | None, float | None]:
-    """A share with its exact interval (Clopper and Pearson 1934), which covers the truth at least as often as it says,
-    however few there are; Nones where nothing was looked at."""
+    """Return the miss rate and the bounds of its exact interval (Clopper and Pearson 1934).
+
+    The interval covers the true rate with at least the stated confidence, however small the sample is. All three are
+    None without a sample.
+    """
     if not audit_sample:
         return None, None, None
     from scipy.stats import binomtest

@@ -1,7 +1,7 @@
-"""How a run ended: the exit code of what was committed, and the reason where it is not 0.
+"""Choose the exit code of a committed run, and the reason where the code is not 0.
 
-In: the counts of a report, and the limits of its configuration. Out: an `Ending`. Nothing goes wrong here. A report is
-committed and can be used whatever its ending: the code says whether a store was scanned, or only listed.
+The counts of the report and the limits of the configuration decide it. A report is committed and usable whatever its
+exit code: the code says whether a store was scanned, or only listed.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from nsfwscan.text import printable
 COMMITTED = 0
 OVER_ERROR_RATE = 4
 NOT_IMAGES = 5
-"""Nothing was scored, or too many of the objects are no image."""
+"""Nothing was scored, or too many objects are not images."""
 _KINDS = 3
-"""Kinds of content or errors that a reason names."""
+"""Most kinds of content or errors that a reason names."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Attributes: exit_code: as the process ends; reason: in a sentence, None where the code is 0."""
+    """Attributes: exit_code: of the process; reason: one sentence, None where the code is 0."""
 
     exit_code: int = COMMITTED
     reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `exit_code` and `reason`, as `run.json` has them."""
+        """Return `exit_code` and `reason` for `run.json`."""
         return {"exit_code": self.exit_code, "reason": self.reason}
 
 
 def ending_of(summary: Summary, limits: ReportConfig) -> Ending:
-    """Return how a run ends whose rows add up to this, carried ones included.
+    """Return how a run with this summary ends; the summary includes carried rows.
 
-    A run that scored nothing is 5, whatever its errors are; but not where `max_unsupported_rate` is 1, which says that
-    a source may hold no image at all, and no object failed. Too many errors are 4; too many objects that are no image,
-    with errors within their limit, are 5. What was settled without a score (by a bank, a filter) is as good as scored.
+    A run that scored nothing ends with 5, whatever its errors are. The exception: `max_unsupported_rate` is 1, so a
+    source may hold no image at all, and no object failed. Too many errors give 4. Too many objects that are not images,
+    with errors within their limit, give 5. An object settled without a score (by a bank or a filter) counts like a
+    scored one.
     """
     may_hold_none = limits.max_unsupported_rate == 1 and not summary.unreadable
     if summary.rows and not summary.scored and not summary.settled and not may_hold_none:
@@ -58,10 +59,10 @@ def ending_of(summary: Summary, limits: ReportConfig) -> Ending:
 
 
 def _named(summary: Summary, rows: int, status: Status | None = None) -> str:
-    """What the objects without a score are, the most frequent first: `118 of 120 objects: looks like …; 2: …`."""
+    """Describe the objects without a score, most frequent kind first: `118 of 120 objects: looks like …; 2: …`."""
     kinds = [found for found in summary.most_frequent_errors() if status is None or found["status"] == status]
     said = [f"{kinds[0]['count']:,} of {rows:,} objects: {kinds[0]['message']}"] if kinds else []
     said += [f"{found['count']:,}: {found['message']}" for found in kinds[1:_KINDS]]
     if left := sum(found["count"] for found in kinds[_KINDS:]):
         said.append(f"{left:,}: others")
-    return printable("; ".join(said))  # errors may repeat what strangers wrote
+    return printable("; ".join(said))  # errors may quote untrusted text

@@ -1,6 +1,6 @@
-"""What the specialist gets of an illegal match: where it is and by which hash it was found, and never a pixel.
+"""Select the illegal matches for the specialist.
 
-In: decided report rows. Out: a table of `ESCALATION_SCHEMA`, one row for each illegal match. Nothing goes wrong.
+A row of `ESCALATION_SCHEMA` says where an object is and which hash matched. It never holds a pixel.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _DECIDED = ("queue", "skill", "run_id", "carried_from", "scanned_at")
 ESCALATION_SCHEMA = pa.schema(
     [REPORT_SCHEMA.field(name) for name in (*_OBJECT, *(field.name for field in MATCH_COLUMNS), *_DECIDED)]
 )
-"""An object in an illegal bank: what it is, which entry it matches, who is to look at it."""
+"""An object that matches an illegal bank: its identity and hashes, the entry that it matches, its queue and skill."""
 
 
 def is_illegal(rows: pa.Table) -> pa.ChunkedArray:
-    """Which rows are in an illegal bank; never null."""
+    """Return a mask of the rows that match an illegal bank; never null."""
     return pc.fill_null(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)), False)
 
 
 def select_escalations(report: pa.Table) -> pa.Table:
-    """The illegal matches among report rows, sorted by URI."""
+    """Return the illegal matches among report rows as `ESCALATION_SCHEMA`, sorted by URI."""
     return report.filter(is_illegal(report)).select(ESCALATION_SCHEMA.names).cast(ESCALATION_SCHEMA).sort_by("uri")

@@ -1,9 +1,8 @@
-"""False positives: safe images that were called NSFW, and those that are only suspected to be.
+"""Select false positives from decided report rows: safe images labelled NSFW, confirmed or only suspected.
 
-In: decided report rows. Out: a table of `FALSE_POSITIVE_SCHEMA`, most confident first; copies of the images on request.
-`confirmed`: truth is neutral and the label an NSFW category. `suspected`: no truth is known, and the row contradicts
-itself: it was flagged, by no hash bank, although its label is a safe one. Suspected rows are marked as such, never
-counted as confirmed. An illegal match is never among them.
+`confirmed`: the ground truth is neutral and the label is an NSFW category. `suspected`: no truth is known, and the row
+contradicts itself: it is flagged, not by a hash bank, although its label is safe. Suspected rows never count as
+confirmed. An illegal match is never selected. The commit copies the images, on request.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ FALSE_POSITIVE_SCHEMA = pa.schema(
 
 
 def is_false_positive(table: pa.Table) -> pa.Array:
-    """The `false_positive` column: true, false, or null where truth or label is unknown."""
+    """Return the `false_positive` column: true, false, or null where truth or label is unknown."""
     nsfw = pc.is_in(table["label"], pa.array(sorted(NSFW_CATEGORIES)))
     wrong = pc.and_(pc.equal(table["truth"], str(Category.NEUTRAL)), nsfw)
     known = pc.and_(pc.is_valid(table["truth"]), pc.is_valid(table["label"]))
@@ -64,7 +63,10 @@ def is_false_positive(table: pa.Table) -> pa.Array:
 
 
 def select_false_positives(report: pa.Table) -> pa.Table:
-    """The false positives among report rows, as `FALSE_POSITIVE_SCHEMA` without images, most confident first."""
+    """Return the false positives among report rows, confirmed ones first, then by confidence.
+
+    The table has `FALSE_POSITIVE_SCHEMA`; its `image` is null.
+    """
     confirmed = pc.fill_null(report["false_positive"], False)
     flagged = pc.is_in(report["decision"], pa.array(sorted(FLAGGED)))
     contradicts = pc.and_(flagged, pc.is_in(report["label"], pa.array(_SAFE_LABELS)))
@@ -93,8 +95,8 @@ def _reason(row: dict[str, str]) -> str:
 
 
 def _ranked(rows: pa.Table) -> pa.Array:
-    """Each row's categories with their scores, most probable first; those that the model has not are left out."""
-    scores = np.column_stack([rows[name].to_numpy() for name in _SCORES])  # NaN where there is none
+    """Return each row's categories with their scores, most probable first, without categories that the model lacks."""
+    scores = np.column_stack([rows[name].to_numpy() for name in _SCORES])  # NaN where a row has no score
     order = np.argsort(-scores, axis=1, kind="stable")  # NaN last
     ranked = np.take_along_axis(scores, order, axis=1)
     known = ~np.isnan(ranked)

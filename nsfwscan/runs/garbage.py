@@ -1,9 +1,9 @@
-"""What nobody will come back for: staged work of runs that were committed, or given up long ago.
+"""Remove abandoned files from a report store: staged work of runs that are committed, or given up long ago.
 
-In: a report store. Out: the folders under `staging/` that were removed, and why; and files that a killed process never
-ended. Nothing else is ever touched: no report, no plan, no run that is alive or was worked on lately, and nothing that
-a link leads to: the link itself goes. What cannot be removed is told, and the rest goes on. A run whose staging is gone
-can still be resumed; it begins anew from its plan.
+`collect` removes folders under `staging/`, and temporary files that a killed process left unfinished. It touches
+nothing else: no report, no plan, no run that is alive or was active lately. Of a symbolic link it removes the link,
+never the target. It reports what it cannot remove, and goes on. A run without its staging can still be resumed: it
+starts again from its plan.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 
 GIVEN_UP = timedelta(days=7)
-"""An unfinished run that nobody worked on for this long is taken for abandoned, unless said otherwise."""
+"""An unfinished run without activity for this long counts as abandoned; the default of `collect`."""
 _UNENDED = timedelta(hours=1)
-"""A file takes seconds to write: one that is still under a temporary name after this long was given up."""
+"""A write takes seconds: a file that still has a temporary name after this long is abandoned."""
 
 
 @dataclass(frozen=True)
 class Abandoned:
-    """A folder of staged work, and why nobody needs it."""
+    """A folder with abandoned files, and why nobody needs them."""
 
     run_id: str
     reason: str
     files: int
     folder: str = "staging"
     failed: str | None = None
-    """Why it could not be removed."""
+    """Why the files could not be removed; None where they were."""
 
 
 def collect(store: Store, *, older_than: timedelta = GIVEN_UP, dry_run: bool = False) -> Iterator[Abandoned]:
-    """Removes abandoned staging, and says what it removed.
+    """Remove abandoned files, and yield what was removed.
 
     Args:
-        older_than: how long ago an uncommitted run was last worked on.
-        dry_run: only say.
+        older_than: an uncommitted run counts as abandoned after this long without activity.
+        dry_run: yield what would be removed, and remove nothing.
 
     Raises:
         StoreError: the store cannot be listed.
@@ -65,7 +65,7 @@ def _staging(run: Run, older_than: timedelta, dry_run: bool) -> Abandoned | None
 
 
 def _unended(run: Run, older_than: timedelta, dry_run: bool) -> Abandoned | None:
-    """Removes what a write to the run's folder left that was killed before it ended."""
+    """Remove temporary files that killed writes left in the run's folder. Raises StoreError for a symbolic link."""
     if run.store.is_link(f"runs/{run.run_id}"):
         raise StoreError(f"{run.folder.uri} is a symbolic link, which nothing follows")
     since = datetime.now(UTC) - min(older_than, _UNENDED)
@@ -90,10 +90,13 @@ def _abandoned(run: Run, older_than: timedelta) -> Abandoned | None:
 
 
 def _removed(run: Run) -> bool:
-    """Removes a run's staging while holding its lease, so that nobody resumes it in the middle."""
+    """Remove a run's staging while holding its lease, so that nobody resumes the run meanwhile.
+
+    Return False where another process holds the run.
+    """
     try:
         with run.lease():
             run.clear_staging()
-    except RunConflict:  # somebody came back for it after all
+    except RunConflict:  # another process has resumed the run
         return False
     return True

@@ -1,14 +1,14 @@
-"""What a store knows of illegal contents, by their bytes: for good, whatever becomes of the objects that held them.
+"""Remember a store's illegal contents by their bytes, permanently, whatever happens to the objects that held them.
 
-`known_illegal` gives one row of `KNOWN_SCHEMA` for each content (SHA-256) that any committed run of the store found in
-an illegal bank, with the hashes and the match of then. Each run writes what it knows into `known_illegal/`, and names
-the runs that it has it from; so the newest are enough, of several that went on side by side all of them. Of a run whose
-record is broken what can be told from the files themselves is taken, whose names are their digests: too much is known
-then rather than too little.
+`known_illegal` returns one row of `KNOWN_SCHEMA` for each content (SHA-256) that any committed run of the store found
+in an illegal bank, with its hashes and its match at that time. Each run writes all known contents into
+`known_illegal/`, and names the runs that they come from. So the newest run is enough; of runs that went on side by
+side, all are needed. Of a run whose record is broken, the files themselves are read, since their names hold their
+digests: better to know too much than too little.
 
-Touching an object, renaming it, scanning with `--full` or without the bank changes nothing of it. What does is a scan
-with a bank of the same name that has no such entry any more: the content is released, which that run records.
-A file that is not what its run recorded is a `BrokenRecord`.
+Touching an object, renaming it, or scanning with `--full` or without the bank releases nothing. Only a scan with a bank
+of the same name that no longer has the entry releases the content, and that run records it. A file that differs from
+what its run recorded is a `BrokenRecord`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from nsfwscan.storage.store import from_parquet
 
 FOLDER = "known_illegal"
 KNOWN_SCHEMA = pa.schema([*(REPORT_SCHEMA.field(name) for name in HASH_COLUMNS), *MATCH])
-"""A content in an illegal bank; about 0.3 KiB each in memory, in the driver and every worker."""
+"""A content in an illegal bank; a row takes about 0.3 KiB of memory in the driver and in every worker."""
 _NAMED = re.compile(r"part-[0-9]{5}-([0-9a-f]{64})\.parquet")
 
 
 @dataclass(frozen=True)
 class KnownIllegal:
-    """What is known before a run begins.
+    """Illegal contents that are known before a run begins.
 
     Attributes:
-        contents: `KNOWN_SCHEMA`, each SHA-256 once.
-        runs: where that is from.
-        released: contents that were known, and that today's banks of the same names do not hold any more.
-        asked: the banks that all of it was looked up in last; None where that is not known.
+        contents: table of `KNOWN_SCHEMA`, each SHA-256 once.
+        runs: ids of the runs that the contents come from.
+        released: number of contents that were known, and that this run's banks of the same names no longer hold.
+        asked: identities of the banks that matched all contents last; None where that is unknown.
     """
 
     contents: pa.Table = field(default_factory=KNOWN_SCHEMA.empty_table)
@@ -55,7 +55,7 @@ class KnownIllegal:
     asked: tuple[str, ...] | None = None
 
     def asked_of(self, banks: BankSet) -> KnownIllegal:
-        """What is left of it where banks are given that it was found in: their word of today counts."""
+        """Match the contents again: this run's banks decide for the banks of the same names. Return what remains."""
         if not self.contents.num_rows or self.asked == tuple(banks.identities):
             return self
         found = banks.matched_again(self.contents)
@@ -65,21 +65,25 @@ class KnownIllegal:
         return KnownIllegal(today.filter(kept), self.runs, self.released + pc.sum(pc.invert(kept)).as_py())
 
     def as_json(self, contents: int) -> dict[str, Any]:
-        """As it stands in `run.json`, of a run that knows so many contents at its end."""
+        """Return the section of `run.json`.
+
+        Args:
+            contents: how many contents the run knows at its end.
+        """
         return {"runs": list(self.runs), "contents": contents, "released": self.released}
 
 
 def known_illegal(
     records: Sequence[tuple[Run, RunRecord | BrokenRecord]], ignored: Collection[str] = ()
 ) -> KnownIllegal:
-    """What the committed runs of a store know together.
+    """Return the illegal contents that the committed runs of a store know together.
 
     Args:
-        records: of all of them, as `read_records` gives them.
-        ignored: runs whose records are taken for broken.
+        records: all committed runs with their records, from `read_records`.
+        ignored: ids of runs whose records are treated as broken.
 
     Raises:
-        BrokenRecord: a file that a record names is not what it was.
+        BrokenRecord: a file differs from what its run recorded.
     """
     whole = [(run, r) for run, r in records if not isinstance(r, BrokenRecord) and run.run_id not in ignored]
     behind = {run_id for _, record in whole for run_id in record.known_illegal.runs}
@@ -96,7 +100,7 @@ def known_illegal(
 
 
 def once(tables: Sequence[pa.Table]) -> pa.Table:
-    """Each content once, as the first table that has it says."""
+    """Return each content once, sorted by SHA-256, with the row of the first table that has it."""
     rows = pa.concat_tables([KNOWN_SCHEMA.empty_table(), *tables]).combine_chunks()
     places = rows.append_column("place", pa.array(range(rows.num_rows), pa.int64()))
     first = places.group_by("sha256").aggregate([("place", "min")])["place_min"]
@@ -104,7 +108,7 @@ def once(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def contents_of(rows: pa.Table) -> pa.Table:
-    """The illegal contents among report rows, as `KNOWN_SCHEMA`."""
+    """Return the illegal contents among report rows, as `KNOWN_SCHEMA`."""
     illegal = rows.filter(pc.and_(is_illegal(rows), pc.is_valid(rows["sha256"])))
     return as_schema(with_all(illegal, KNOWN_SCHEMA.names), KNOWN_SCHEMA)
 
@@ -115,7 +119,7 @@ def _recorded(run: Run, record: RunRecord) -> Iterator[pa.Table]:
 
 
 def _found(run: Run) -> Iterator[pa.Table]:
-    """What can be told of a run without its record."""
+    """Yield the illegal contents of a run without its record: from files whose bytes match the digest in their name."""
     for folder in (FOLDER, "escalations"):
         for name in run.folder.names(folder):
             if named := _NAMED.fullmatch(name):

@@ -1,6 +1,6 @@
-"""How much of what earlier runs knew is not listed any more: a listing that is not whole looks like deletions.
+"""Stop a run whose listing lacks too many objects of previous runs: an incomplete listing looks like deletions.
 
-In: the known objects, and whether each is listed still. Out: nothing, or `TooManyDeleted` with numbers and examples.
+`check_losses` raises `TooManyDeleted`, with numbers and examples, before anything is read.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from nsfwscan.text import printable
 
 _RATE = 0.2
 _FEW = 20
-"""Objects that may go whatever share they are, where no rate was given: small stores are cleared out by hand."""
+"""This many objects may go, whatever their share, where no rate is set: people clear out small stores by hand."""
 _EXAMPLES = 3
 
 
 def check_losses(known: Iterable[pa.RecordBatch], config: ScanConfig, base: PreviousRun) -> None:
-    """Counts what is gone from the listed sources; not under `--limit` or filters, which leave things out, nor for a
-    manifest of another name, which may well be a list of other objects.
+    """Count the known objects of the listed sources that are not listed any more, and raise where they are too many.
+
+    Nothing is checked under `--limit` or filters, which leave objects out, nor, where no rate is set, for a manifest of
+    another name, which may list other objects.
 
     Args:
-        known: `uri`, `listed`; each URI once.
-        base: the newest run that knew them.
+        known: `uri` and `listed` (whether it is still listed); each URI once.
+        base: the newest previous run.
 
     Raises:
-        TooManyDeleted: more than `report.max_deleted_rate` of them.
+        TooManyDeleted: their share exceeds `report.max_deleted_rate`.
     """
     source, rate = config.source, config.report.max_deleted_rate
     before = base.record.config.source.uris

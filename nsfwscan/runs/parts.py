@@ -1,7 +1,7 @@
-"""The rows of a committed report, batch by batch and column by column.
+"""Read the rows of a committed report, batch by batch, with only the columns asked for.
 
-In: a run. Out: tables of some of the report's columns, with flat memory; a column that the run did not know yet is
-null. A part that is absent, or not what the run recorded, is a `StoreError` before a row of it is given.
+Memory stays flat. A column that the report lacks, since it is older, is null. A part that is absent, or differs from
+what the run recorded, is a `StoreError` before any of its rows is given.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from nsfwscan.schema import REPORT_SCHEMA
 
 _BATCH_ROWS = 131_072
 _WORDS = ("decision", "queue", "skill", "shield")
-"""Columns of few different values, which no rule looks at: read as dictionaries, several times as fast."""
+"""Columns with few distinct values, which no rule reads: as dictionaries they are read several times as fast."""
 
 
 def read_rows(run: Run, record: RunRecord, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of a run's report, with these columns; decisions and their like as dictionaries.
+    """Yield the rows of a run's report with these columns; `_WORDS` come as dictionaries.
 
     Args:
         record: the content of its `run.json`.
@@ -33,8 +33,10 @@ def read_rows(run: Run, record: RunRecord, columns: Sequence[str]) -> Iterator[p
 
 
 def with_all(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The rows with exactly these columns of the report; those that an older report lacks are null, and what it has of
-    another type is cast."""
+    """Return the rows with exactly these columns of the report.
+
+    A column that an older report lacks is null; a column of another type is cast.
+    """
     return pa.table({name: _column(rows, name) for name in columns})
 
 

@@ -1,9 +1,9 @@
-"""The plan: the listing, distinct by URI, sorted, less what is carried over, and cut into ranges of shards.
+"""Make a run's plan: sort the listing, remove repeats, set aside carried objects, cut the rest into shards.
 
-In: tables of `LISTING_SCHEMA` in any order and with repetitions, and what earlier runs know (`LEDGER_SCHEMA`). Out:
-`listing/*.parquet` in the run's folder (one row group a shard, and a file of carried objects a range), and the ranges.
-Sorting and joining spill to disk (DuckDB), so memory stays bounded however long the listing and the ledger are. An
-empty listing is a `SourceError`.
+`make_plan` takes tables of `LISTING_SCHEMA`, in any order and with repeats, and the rows of previous runs
+(`LEDGER_SCHEMA`). It writes `listing/*.parquet` into the run's folder: one row group per shard, and one file of carried
+objects per range. DuckDB sorts and joins on disk, so memory stays bounded however long the listing and the previous
+reports are. An empty listing is a `SourceError`.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ _SHARDS_PER_FILE = 64
 _SHA256 = re.compile(r"-([0-9a-f]{64})\.parquet$")
 _LOST = "put it back from a backup, or begin a run of another name"
 _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
-"""Rows of the first shards: small, so that rows come soon and a small store is spread over all actors."""
+"""Rows of the first shards: small, so that first rows come soon and a small store is spread over all actors."""
 RANGE_ROWS = 50_000
-"""Objects of a range, and so rows of a report part: the driver holds one range at a time, about 4 KiB a row."""
+"""Objects per range, and so rows per report part: the driver holds one range at a time, about 4 KiB a row."""
 
 
 class Reusability(StrEnum):
-    """What an earlier run's row is worth now, should its object be unchanged."""
+    """Fitness of an earlier row for reuse, provided that the object is unchanged."""
 
     GOOD = "good"
     FAILED = "failed"
-    """The object could not be read, or killed its decoder; it may be better tonight."""
+    """The object could not be read, or killed its decoder; another try may succeed."""
     STALE = "stale"
-    """Another model, preprocessing, limit or bank stood behind it, or it lacks a hash that tonight's banks hold."""
+    """Another model, preprocessing, limit or bank made the row, or it lacks a hash that this run's banks hold."""
     UNUSED = "read_again"
-    """Every object is to be read again (--full)."""
+    """This run reads every object again (--full)."""
 
 
 class PlanAction(StrEnum):
-    """What the plan does with an object, and why."""
+    """Action of the plan for an object, with its reason."""
 
     CARRIED = "carried"
     NEW = "new"
@@ -66,7 +66,7 @@ class PlanAction(StrEnum):
 
 
 def describe_actions(actions: Mapping[str, int]) -> str:
-    """What a plan does with the listed objects, in words."""
+    """Return the plan's actions for the listed objects, in words."""
     words = {
         PlanAction.CARRIED: "unchanged and carried over",
         PlanAction.NEW: "new",
@@ -85,8 +85,8 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("age", pa.int32()),
     ]
 )
-"""What the earlier runs know of objects; of several rows of one URI the one with the smallest `age` counts. Without a
-`standing`, the object was gone then."""
+"""An object in previous reports. `age` is 0 for the newest run; of several rows of one URI, the smallest `age` counts.
+`standing` is a `Reusability`; null: the object was deleted then."""
 
 _ACTIONS = """
     WITH listed AS (
@@ -119,22 +119,22 @@ _STILL_LISTED = """
 """
 
 Check = Callable[[Iterable[pa.RecordBatch]], None]
-"""Looks at what earlier runs know: `uri`, and whether it is `listed` still."""
+"""Takes the objects of previous reports: `uri`, and `listed` (whether it is still listed)."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The unit of work, retry and resume: one row group of one listing file."""
+    """One row group of one listing file: the unit of work, retry and resume."""
 
     file: int
     group: int
     rows: int
     listing: str
-    """The file's name within the run's folder."""
+    """Path of the listing file within the run's folder."""
 
     @property
     def name(self) -> str:
-        """E.g. `00003-0017`; sorts in the order of the URIs."""
+        """File and row group, such as `00003-0017`; sorts like the URIs."""
         return f"{self.file:05d}-{self.group:04d}"
 
 
@@ -145,30 +145,30 @@ class Range:
     number: int
     shards: tuple[Shard, ...]
     carried: str | None
-    """The file that lists the objects whose rows are carried over, within the run's folder."""
+    """Path, within the run's folder, of the file that lists the carried objects; None: there are none."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was to be scanned."""
+    """The objects that a run scans or carries over, in ranges."""
 
     listed: int
-    """Objects as the sources listed them, repetitions included."""
+    """Entries of the listing, repeats included."""
     bytes: int
-    """Of the objects that are read."""
+    """Total size of the objects to read."""
     actions: dict[str, int]
-    """How many objects, by `PlanAction`."""
+    """Objects by `PlanAction`."""
     ranges: tuple[Range, ...]
     files: tuple[FileRecord, ...]
     """The listing files."""
     listed_at: str
-    """When listing began, ISO 8601: a run knows the store as of then, whenever it was committed."""
+    """Start of the listing, ISO 8601: a run knows the store as of then, whenever it was committed."""
     bases: tuple[str, ...] = ()
-    """The runs that rows are carried from, newest first."""
+    """Ids of the previous runs that rows are carried from, newest first."""
     warnings: Warnings = field(default_factory=Warnings)
-    """What was noticed while listing and planning."""
+    """Warnings of listing and planning."""
     truth: Meeting | None = None
-    """How much of the truth file was listed; None where there is none."""
+    """Match of the truth file with the listing; None without a truth file."""
 
     @property
     def distinct(self) -> int:
@@ -177,22 +177,22 @@ class Plan:
 
     @property
     def repeated(self) -> int:
-        """Objects that were listed again, by an overlapping source or a manifest; each counts once."""
+        """Entries that list an object again, from an overlapping source or a manifest; `distinct` counts it once."""
         return self.listed - self.distinct
 
     @property
     def carried(self) -> int:
-        """Objects that are not looked at, since nothing changed."""
+        """Objects that are not read, since they are unchanged."""
         return self.actions.get(PlanAction.CARRIED, 0)
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """All shards, in the order of their URIs."""
+        """All shards, ordered by URI."""
         return tuple(shard for part in self.ranges for shard in part.shards)
 
     @property
     def counts(self) -> dict[str, Any]:
-        """The plan in numbers, as `run.json` has it."""
+        """Counts of the plan, for `run.json`."""
         return {
             "listed_at": self.listed_at,
             "listed": self.listed,
@@ -204,13 +204,13 @@ class Plan:
         }
 
     def handed_out(self, seed: int) -> list[Shard]:
-        """The shards in the order of work: the small first ones, then a seeded random order: S3 throttles by prefix."""
+        """Return the shards in work order: first the small ones, the rest shuffled, since S3 throttles by prefix."""
         head, rest = list(self.shards[: len(_FIRST_SHARDS)]), list(self.shards[len(_FIRST_SHARDS) :])
         random.Random(seed).shuffle(rest)
         return head + rest
 
     def as_record(self) -> ListingRecord:
-        """Return what `plan.json` says; `from_record` reads it."""
+        """Return the content of `plan.json`; `from_record` reads it."""
         return ListingRecord(
             listed=self.listed,
             bytes=self.bytes,
@@ -228,7 +228,7 @@ class Plan:
 
     @classmethod
     def from_record(cls, found: ListingRecord) -> Self:
-        """Return the plan that `as_record` gave."""
+        """Return the plan of a record that `as_record` made."""
         paths = [file.path for file in found.files if file.path.startswith("listing/part-")]
         ranges = tuple(
             Range(number, tuple(Shard(f, g, rows, paths[f]) for f, g, rows in part.shards), part.carried)
@@ -248,7 +248,7 @@ class Plan:
 
 
 def shard_count(rows: int, shard_rows: int) -> int:
-    """How many shards that many objects are cut into, where all of them lie in one range."""
+    """Return the number of shards for this many objects of one range."""
     small = 0
     for first in _FIRST_SHARDS:
         if rows <= 0:
@@ -259,11 +259,11 @@ def shard_count(rows: int, shard_rows: int) -> int:
 
 @dataclass(frozen=True)
 class Known:
-    """What earlier runs know of the listed objects."""
+    """Objects in the reports of previous runs."""
 
     bases: tuple[str, ...] = ()
     tables: Iterable[pa.Table] = ()
-    """Of `LEDGER_SCHEMA`, in any order."""
+    """Tables of `LEDGER_SCHEMA`, in any order."""
 
 
 def make_plan(
@@ -276,17 +276,17 @@ def make_plan(
     check: Check | None = None,
     bound: TruthBound | None = None,
 ) -> Plan:
-    """Sorts and cuts a listing, and writes it to the run's folder.
+    """Sort and cut a listing, and write it to the run's folder.
 
     Args:
-        tables: `LISTING_SCHEMA`, in any order.
-        truth: `TRUTH_SCHEMA`; overrides what path or manifest said.
-        known: what need not be read again.
+        tables: tables of `LISTING_SCHEMA`, in any order.
+        truth: batches of `TRUTH_SCHEMA`; overrides the truth from a path or a manifest.
+        known: objects in previous reports.
         run: the run's folder.
         shard_rows: rows of a full shard.
-        warnings: what those who make `tables` and `truth` notice meanwhile; the plan keeps them.
-        check: called before anything is written; what it raises stops the plan.
-        bound: how much of the truth may not be listed; unset: all but one.
+        warnings: collects warnings while `tables` and `truth` are read; the plan keeps them.
+        check: called before anything is written; an exception from it stops the plan.
+        bound: how many objects of the truth may be absent from the listing; unset: all but one.
 
     Raises:
         SourceError: nothing was listed; or the truth file names none of the listed objects, or too few.
@@ -309,12 +309,12 @@ def make_plan(
 
 
 def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...], run: Store) -> Plan:
-    """A plan that reads nothing: every object's row is carried over from the bases. Writes it to the run's folder.
+    """Write and return a plan that reads nothing: it carries every object's row over from previous runs.
 
     Args:
-        ranges: of an earlier listing, as `LISTING_SCHEMA`, sorted by URI from the first to the last.
-        listed_at: when that was.
-        bases: newest first.
+        ranges: ranges of an earlier listing, as `LISTING_SCHEMA`, sorted by URI within and between ranges.
+        listed_at: start of that listing.
+        bases: ids of the previous runs, newest first.
         run: the run's folder.
     """
     writer = _Writer(run, shard_rows=1)
@@ -337,8 +337,10 @@ def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
 
 @dataclass
 class _Writer:
-    """Cuts the sorted listing and writes its files, each under its content's SHA-256: of two processes that plan the
-    same run at once, neither can harm the other's."""
+    """Cuts the sorted listing and writes its files.
+
+    Each file is named by its content's SHA-256, so two processes that plan the same run at once cannot harm each other.
+    """
 
     run: Store
     shard_rows: int
@@ -353,7 +355,7 @@ class _Writer:
         return Plan(listed, self.bytes, dict(self.actions), ranges, tuple(self.files), listed_at, bases)
 
     def range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
-        """One range's files, from rows with their actions."""
+        """Write one range's files from listing rows with the column `action`; `sizes` gives rows per shard."""
         self.actions.update(rows["action"].to_pylist())
         is_carried = pc.equal(rows["action"], str(PlanAction.CARRIED))
         objects = as_schema(rows, LISTING_SCHEMA)
@@ -383,7 +385,7 @@ class _Writer:
 
 
 def _ranges(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """The stream in tables of `RANGE_ROWS` rows; the last may be smaller."""
+    """Yield the stream in tables of `RANGE_ROWS` rows; the last may be smaller."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in reader:
@@ -405,7 +407,7 @@ def _cut(table: pa.Table, sizes: Iterator[int]) -> Iterator[pa.Table]:
 
 
 class ShardReader:
-    """Reads shards of one run, keeping the last listing file at hand: neighbouring shards share it."""
+    """Reads shards of one run, and keeps the last listing file in memory: neighbouring shards share it."""
 
     def __init__(self, run: Store) -> None:
         self._run = run
@@ -413,7 +415,7 @@ class ShardReader:
         self._data = b""
 
     def __call__(self, shard: Shard) -> pa.Table:
-        """The rows of a shard, as `LISTING_SCHEMA`."""
+        """Return the rows of a shard, as `LISTING_SCHEMA`."""
         if shard.listing != self._file:
             self._data, self._file = _read_listing(self._run, shard.listing), shard.listing
         rows = pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group, use_threads=False)
@@ -421,14 +423,14 @@ class ShardReader:
 
 
 def read_carried(run: Store, part: Range) -> pa.Table:
-    """The objects of a range whose rows are carried over, as `LISTING_SCHEMA`; empty where there are none."""
+    """Return the carried objects of a range, as `LISTING_SCHEMA`; an empty table where there are none."""
     if part.carried is None:
         return LISTING_SCHEMA.empty_table()
     return as_schema(from_parquet(_read_listing(run, part.carried)), LISTING_SCHEMA)
 
 
 def _read_listing(run: Store, path: str) -> bytes:
-    """A listing file. Raises BrokenRecord where it is absent, or not the one that its name says."""
+    """Return the bytes of a listing file. Raises BrokenRecord where it is absent or does not match its name."""
     try:
         data = run.read(path)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Contents that crashed or stalled a decoder, known to all workers of a run.
+"""Share among the workers of a run which contents crashed or stalled a decoder.
 
-The first worker that meets such a content leaves a note in `staging/<run_id>/poison/`, named by its SHA-256; the others
-read the notes between chunks, so that copies of one file cost its time once a run, and not once a worker. A worker that
-has a copy in hand when the note is written pays once more. Notes save time and decide nothing else: one that cannot be
-written or read is passed over.
+The first worker that meets such a content leaves a note in `staging/<run_id>/poison/`, named by its SHA-256. The others
+read the notes between chunks, so copies of one file cost its time once per run, not once per worker; a worker that is
+decoding a copy when the note is written pays once more. Notes only save time: one that cannot be written or read is
+skipped.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from nsfwscan.storage.store import Store, to_json
 
 FOLDER = "poison"
 _EVERY_S = 5.0
-"""Least time between two listings of the notes: one request to the store, which a chunk of images outlasts by far."""
+"""Least time between two listings of the notes: a listing is one request, far shorter than a chunk of images."""
 _MOST = 10_000
-"""Contents that a worker remembers, at some hundred bytes each."""
+"""Most contents that a worker remembers, at a few hundred bytes each."""
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
 
@@ -32,11 +32,11 @@ class _Note(BaseModel):
     status: Literal[Status.TIMEOUT, Status.CRASHED]
     message: Annotated[str, StringConstraints(max_length=2000)]
     values: dict[str, int | float | str | None]
-    """What was known of the file before it failed: format, width, height."""
+    """Columns known before the file failed: format, width, height."""
 
 
 class SharedPoison:
-    """What the workers of one run know of poison.
+    """Contents that crashed or stalled a decoder in this run, shared through notes in the staging folder.
 
     Args:
         staging: the run's staging folder.
@@ -49,7 +49,7 @@ class SharedPoison:
         self._looked_s = -_EVERY_S
 
     def look(self) -> None:
-        """Read the notes that others have written since the last look, at most every five seconds."""
+        """Read the notes that other workers have written since the last look, at most every `_EVERY_S` seconds."""
         if time.monotonic() - self._looked_s < _EVERY_S:
             return
         self._looked_s = time.monotonic()
@@ -66,7 +66,7 @@ class SharedPoison:
             self._known.setdefault(sha256, RowError(note.status, note.message, note.values))
 
     def find(self, sha256: str) -> RowError | None:
-        """Return what became of a content, or None where nobody has met it."""
+        """Return the error of a content, or None where no worker has met the content."""
         return self._known.get(sha256)
 
     def add(self, sha256: str, error: RowError) -> None:

@@ -1,9 +1,9 @@
-"""The ledger: what the live committed runs of a store know, never rewritten in place.
+"""Read previous reports: the committed runs of a store that a new run goes on from, never rewritten in place.
 
-In: a report store and the scan to come. Out: for the plan, what each earlier row is worth now (`Known`); for the
-commit, the earlier rows of one range after the other, the newest run's first. Reports are sorted by URI among their
-parts, so no step holds all keys. A part that is not what its run recorded is a `StoreError`; so is a committed run
-whose record is broken, where the scan to come rests on it: what it knew must not be forgotten without a word.
+The plan learns which earlier rows are reusable (`Known`). The commit reads the earlier rows range by range; the newest
+run wins. The parts of a report are sorted by URI, so no step holds all keys. A part that differs from what its run
+recorded is a `StoreError`. So is a committed run with a broken record, where the new run depends on it: its rows must
+not be forgotten silently.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.storage.store import Store
 
 _AT_ONCE = 4
-"""Parts, each whole in memory, about 16 MiB."""
+"""Parts read at a time; each is whole in memory, about 16 MiB."""
 _SETTLED = timedelta(seconds=2)
-"""A file changed again within the resolution of its time of modification (2 s on FAT, 1 s on NFSv2) would look
-unchanged: a time so close to the read proves nothing."""
+"""A modification time this close to the read proves nothing: a file that changes again within the resolution of its
+modification time (2 s on FAT, 1 s on NFSv2) looks unchanged."""
 _LAST = "\U0010ffff"
 LISTED = ("scan", "replay")
-"""Runs whose reports speak for a listing."""
+"""Kinds of runs whose reports cover a listing."""
 _LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
-"""What stays true of an object while nothing changes."""
+"""Statuses that stay true while the object, the limits and the decoder do not change."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a committed report, and the URIs that it spans."""
+    """One file of a committed report, with its first and its last URI."""
 
     file: FileRecord
     first: str
@@ -65,7 +65,7 @@ class PreviousRun:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The report's parts in the order of their URIs: as recorded, else from their footers."""
+        """The report's parts, with spans from the record, else from the parts' footers."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return tuple(threads.map(self._part, self.record.files_in("report")))
 
@@ -77,7 +77,7 @@ class PreviousRun:
         return Part(file, *_SPANS[file.sha256])
 
     def parquet(self, file: FileRecord) -> pq.ParquetFile:
-        """A file of the run. Raises BrokenRecord where it is not what the run recorded."""
+        """Return a Parquet file of the run. Raises BrokenRecord where it differs from what the run recorded."""
         try:
             return self.run.parquet(file)
         except BrokenRecord as error:
@@ -90,13 +90,13 @@ class PreviousRun:
             ) from None
 
     def check(self) -> None:
-        """Raise BrokenRecord where a file that is compared with is absent or not what the run recorded."""
+        """Raise BrokenRecord where a file of `report/` or `changes/` is absent, or differs from the record."""
         for file in (*self.record.files_in("report"), *self.record.files_in("changes")):
             self.parquet(file)
 
     @property
     def reference(self) -> ParentRecord:
-        """The run as its successor names it."""
+        """The section by which a later run names this one as its parent."""
         data = self.run.folder.read("run.json")
         return ParentRecord(run_id=self.run.run_id, sha256=hashlib.sha256(data).hexdigest())
 
@@ -112,40 +112,42 @@ class PreviousRun:
 
     @property
     def banks(self) -> list[str]:
-        """`name@version` of the banks that its rows were matched with, in their order."""
+        """`name@version` of the banks that the run's rows were matched with, in their order."""
         return banks_behind(self.record)
 
     @property
     def is_snapshot(self) -> bool:
-        """Whether its report holds a row for all that it listed."""
+        """Whether the report holds a row for every listed object."""
         return self.record.config.report.mode == "snapshot"
 
     def read(self, part: Part) -> pa.Table:
-        """A part's rows. Raises StoreError where they are not what the run recorded."""
+        """Return a part's rows, as `REPORT_SCHEMA`. Raises StoreError where the part differs from the record."""
         return as_schema(self.parquet(part.file).read(use_threads=False), REPORT_SCHEMA)
 
 
 _SPANS: dict[str, tuple[str, str]] = {}
-"""The first and the last URI of the parts that this process has seen, by their SHA-256."""
+"""First and last URI of the parts that this process has opened, by SHA-256 of the part."""
 
 
 def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
-    """The first and the last URI of a part."""
+    """Return the first and the last URI of a part."""
     footer = parquet.metadata
     column = footer.schema.to_arrow_schema().get_field_index("uri")
     spans = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
     if all(span is not None and span.has_min_max for span in spans):
         return min(span.min for span in spans), max(span.max for span in spans)
-    span = pc.min_max(parquet.read(["uri"])["uri"])  # Parquet keeps no statistics of values over 4 KiB
+    span = pc.min_max(parquet.read(["uri"])["uri"])  # Parquet keeps no statistics for values over 4 KiB
     return span["min"].as_py(), span["max"].as_py()
 
 
 def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
-    """The committed runs that this one goes on from, newest first: those that overlap with its sources, back to the
-    first whole report of all of them. A replay knows the store as its scan did, and what was decided since.
+    """Return the previous runs that this one goes on from, newest first.
+
+    These are the committed runs whose sources overlap with this run's, back to the newest snapshot of all its sources.
+    A replay counts too: it covers the listing of its scan, with newer decisions.
 
     Raises:
-        BrokenRecord: one of them, or what may be one, has a broken record, and is not among those to be ignored.
+        BrokenRecord: a run that is, or may be, one of these has a broken record and is not in `previous.ignore_runs`.
     """
     found, broken = _all_bases(run.store, {run.run_id, *config.previous.ignore_runs})
     ours = recorded_config(config).source
@@ -167,8 +169,10 @@ def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
 
 
 def live_bases(store: Store, ignored: Collection[str] = ()) -> list[PreviousRun]:
-    """The committed runs that together know all objects of a store, newest first: a run is left out where a later
-    whole report covers all of its sources. Raises BrokenRecord as `find_bases`."""
+    """Return the committed runs that together cover all objects of a store, newest first.
+
+    A run is left out where a later snapshot covers all of its sources. Raises BrokenRecord as `find_bases` does.
+    """
     live: list[PreviousRun] = []
     found, broken = _all_bases(store, set(ignored))
     for base in found:
@@ -188,20 +192,20 @@ def _covers_all(base: PreviousRun, ours: SourceConfig) -> bool:
 
 @dataclass(frozen=True)
 class _Broken:
-    """A committed run whose record is broken, and what its plan says of it."""
+    """A committed run whose record is broken, with its sources and time of listing from its plan."""
 
     error: BrokenRecord
     source: SourceConfig | None
-    """None where that is not known either."""
+    """None where the sources are unknown too."""
     listed_at: datetime | None
 
     def is_older_than(self, base: PreviousRun | None) -> bool:
-        """Whether a whole report was made since, which knew this run when it still could be read, or did without it."""
+        """Return whether a later snapshot replaces this run: it read the run before it broke, or did without it."""
         return base is not None and self.listed_at is not None and self.listed_at < base.record.age[0]
 
 
 def _all_bases(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list[_Broken]]:
-    """The runs whose reports speak for a listing, newest first; and those of which nobody can say."""
+    """Return the runs whose reports cover a listing, newest first; and the broken runs that may be such runs."""
     found: list[PreviousRun] = []
     broken: list[_Broken] = []
     for run, record in read_records([run for run in runs_of(store) if run.run_id not in ignored]):
@@ -214,7 +218,7 @@ def _all_bases(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list
 
 
 def _broken(run: Run, error: BrokenRecord) -> _Broken | None:
-    """What is known of a run by its plan; None where it was no base at any time."""
+    """Return what the plan of a broken run tells; None for a match, which no run goes on from."""
     way_out = f"put it back from a backup, or go on without all that this run knew: --ignore-run {run.run_id}"
     said = BrokenRecord(error.where, error.reason, way_out)
     try:
@@ -236,7 +240,7 @@ def _broken(run: Run, error: BrokenRecord) -> _Broken | None:
 
 
 def _covers(whole: SourceConfig, part: SourceConfig) -> bool:
-    """Whether each source of `part` lies within one of `whole`, filters left aside."""
+    """Return whether each source of `part` lies within a source of `whole`, whatever their filters."""
     lists = {*whole.lists, *part.lists}
     return all(any(_within(theirs, ours, lists) for theirs in whole.uris) for ours in part.uris)
 
@@ -248,7 +252,7 @@ def _within(whole: str, part: str, lists: Collection[str]) -> bool:
 
 
 def _series(manifest: str) -> str:
-    """A manifest's name without its numbers: those of two nights differ only in their dates."""
+    """Return a manifest's name with its digits masked: the manifests of two nights differ only in their dates."""
     return re.sub(r"\d+", "#", manifest)
 
 
@@ -257,7 +261,7 @@ def _unfiltered_like(theirs: SourceConfig, ours: SourceConfig) -> bool:
 
 
 def _inside(source: str) -> tuple[str, ...]:
-    """What the URIs of a source's objects begin with, unless the source is an object itself."""
+    """Return the prefixes of the URIs of a source's objects, unless the source is an object itself."""
     if not Location.of(source).is_local:
         return (source,)
     folder = os.path.join(source, "")
@@ -265,10 +269,10 @@ def _inside(source: str) -> tuple[str, ...]:
 
 
 def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str], lists: Collection[str] = ()) -> pa.ChunkedArray:
-    """Which of the URIs would be listed by the sources, were they still there; all of them, for manifests.
+    """Return a mask of the URIs that lie within the sources; with a manifest among the sources, all of them do.
 
     Args:
-        lists: those of the sources that are manifests, whatever they are called.
+        lists: sources that are manifests, whatever their names are.
     """
     mask = pc.is_in(uris, pa.array(sources, pa.string()))
     for source in sources:
@@ -281,33 +285,33 @@ def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str], lists: Collection[
 
 @dataclass(frozen=True)
 class ReusePolicy:
-    """What a row must have been made with to be good tonight."""
+    """Fingerprints, limits and banks of this run: an earlier row made with the same ones is reusable."""
 
     scoring: str
     """Fingerprint of model, preprocessing and precision."""
     decoding: str
-    """Fingerprint of what can be decoded at all."""
+    """Fingerprint of the decoder, by its version and plugins: which formats it can decode."""
     filtering: str
-    """Fingerprint of the filters before the model."""
+    """Fingerprint of the filters that run before the model."""
     max_bytes: int
     max_pixels: int
     timeout_s: float = 20.0
     max_memory_bytes: int = 2**31
     most_failures: int = 3
-    """Runs in which a file may crash or stall the decoder; then it is left alone until it, or a limit, changes."""
+    """Runs in which a file may crash or stall the decoder; after that it is not read until it, or a limit, changes."""
     banks: BankSet | None = None
-    """Tonight's; unset: matches are left as they are."""
+    """This run's banks; unset: earlier matches stay as they are."""
     reuse: bool = True
-    """False: no row is good, every object is read again."""
+    """False: no row is reusable, and every object is read again."""
 
     @property
     def columns(self) -> list[str]:
-        """What is looked at beside the object's version."""
+        """Report columns that decide reusability, beside the object's version."""
         asked = HASH_COLUMNS if self.banks is not None and self.banks.specs else ()
         return [*_JUDGED, *asked]
 
     def standing(self, rows: pa.Table, record: RunRecord) -> pa.Array:
-        """`Reusability` of each row of a run's report; see `_LASTING` for what is carried without a score."""
+        """Return the `Reusability` of each row of a run's report; rows with a status of `_LASTING` need no score."""
         if not self.reuse:
             return pa.array([str(Reusability.UNUSED)] * rows.num_rows, pa.string())
         made_with, limits = record.reuse_keys, record.config
@@ -320,10 +324,10 @@ class ReusePolicy:
             pc.fill_null(pc.greater(pixels, self.max_pixels), False),
         )
         lasting = pc.or_(pc.is_in(rows["status"], pa.array([str(s) for s in _LASTING])), self._poison(rows, limits))
-        # Too large by itself, or only in the preprocessing of that model.
+        # Too large for a limit, or only for the preprocessing of that model.
         too_large = pc.equal(rows["status"], str(Status.TOO_LARGE))
         still_too_large = pc.and_(same_limits, pc.or_(over, same_scoring))
-        # Settled by a filter: good as long as those filters, and the other models, are the same.
+        # Settled by a filter: good while the filters and the other models are the same.
         filtered = pc.and_not(pc.is_valid(rows["filtered_by"]), scored)
         same_filtering = same_scoring and made_with.filtering == self.filtering
         good = pc.if_else(
@@ -336,7 +340,7 @@ class ReusePolicy:
         return found if self.banks is None else _by_banks(found, rows, record, self.banks)
 
     def _poison(self, rows: pa.Table, limits: ScanConfig) -> pa.ChunkedArray:
-        """Which rows are of files that cost the decoder its time or its life too often, under limits like tonight's."""
+        """Return a mask of the rows whose files crashed or stalled the decoder too often, under this run's limits."""
         then = limits.decode.timeout_s, limits.decode.max_memory_bytes
         too_often = pc.fill_null(pc.greater_equal(rows["failed_decodes"], self.most_failures), False)
         return pc.and_(too_often, then == (self.timeout_s, self.max_memory_bytes))
@@ -348,13 +352,16 @@ _JUDGED = (
 
 
 def banks_behind(record: RunRecord) -> list[str]:
-    """`name@version` of the banks that a run's rows were matched with, in their order."""
+    """Return `name@version` of the banks that a run's rows were matched with, in their order."""
     return [bank.identity for bank in record.banks]
 
 
 def _by_banks(standing: pa.ChunkedArray, rows: pa.Table, record: RunRecord, banks: BankSet) -> pa.ChunkedArray:
-    """Standings, as far as they hang on banks: what was settled by a match is good while it still matches; what is in
-    an illegal bank is good whatever changed, and never decoded again; what lacks a hash that banks hold is stale."""
+    """Return the standings, corrected for this run's banks.
+
+    A row settled by a match is good while it still matches. A row that matches an illegal bank is good whatever
+    changed: its object is never decoded again. A row that lacks a hash of a type in the banks is stale.
+    """
     scoreless, matched = pc.is_null(rows["nsfw_score"]), pc.is_valid(rows["match_kind"])
     settled = pc.and_(matched, pc.or_(scoreless, is_illegal(rows)))
     kinds = rows["match_kind"]
@@ -371,7 +378,7 @@ def _by_banks(standing: pa.ChunkedArray, rows: pa.Table, record: RunRecord, bank
 
 
 def _lacks_a_hash(rows: pa.Table, is_ok: pa.ChunkedArray, kinds: frozenset[str]) -> pa.ChunkedArray:
-    """Which rows were read before there was a hash that the banks hold."""
+    """Return a mask of the rows that were scanned before a hash type of the banks existed."""
     lacking = pc.and_(is_ok, False)
     if "md5" in kinds:
         lacking = pc.or_(lacking, pc.and_(pc.is_valid(rows["sha256"]), pc.is_null(rows["md5"])))
@@ -385,7 +392,7 @@ def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 class PreviousReports:
-    """The reports of some committed runs, newest first, as far as they concern some sources; None: all of them."""
+    """Rows of some committed reports, newest first, limited to parts that some sources concern; None: all parts."""
 
     def __init__(self, bases: Sequence[PreviousRun], sources: Sequence[str] | None) -> None:
         self.bases = tuple(bases)
@@ -395,7 +402,7 @@ class PreviousReports:
 
     @classmethod
     def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str] | None) -> PreviousReports:
-        """The ledger over the runs that a plan was made from. Raises StoreError where one is gone."""
+        """Return the previous reports of the runs that a plan was made from. Raises StoreError where a run is gone."""
         return cls([PreviousRun(run, run.record()) for run in (Run(store, run_id) for run_id in run_ids)], sources)
 
     def _parts(self, base: PreviousRun) -> list[Part]:
@@ -405,13 +412,13 @@ class PreviousReports:
         return [part for part in base.parts if any(s <= part.last and part.first <= s + _LAST for s in starts)]
 
     def known(self, reuse_policy: ReusePolicy) -> Known:
-        """What the plan needs to know."""
+        """Return the objects of the previous reports with their reusability, for the plan."""
         return Known(tuple(base.run.run_id for base in self.bases), self._standing(reuse_policy))
 
     def _standing(self, reuse_policy: ReusePolicy) -> Iterator[pa.Table]:
         columns = ["uri", "etag", "modified_at", "scanned_at", *reuse_policy.columns]
         for age, base in enumerate(self.bases):
-            # What was gone then hides older rows, here as in `rows`: should it be back, it is new.
+            # An object deleted then hides its older rows, here as in `rows`: if it is listed again, it is new.
             gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
             yield pa.Table.from_pylist(gone, schema=LEDGER_SCHEMA)
             for part in self._parts(base):
@@ -428,8 +435,10 @@ class PreviousReports:
                                    schema=LEDGER_SCHEMA)  # fmt: skip
 
     def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
-        """Report rows with `after < uri <= upto` (None: no bound), one for each URI, the newest run's; a piece at a
-        time, each no larger than a few parts."""
+        """Yield report rows with `after < uri <= upto` (None: no bound), for each URI the newest run's.
+
+        Each table is no larger than a few parts.
+        """
         ends = {part.last for base in self.bases for part in self._parts(base)}
         cuts = sorted(end for end in ends if (after is None or end > after) and (upto is None or end < upto))
         for low, high in zip([after, *cuts], [*cuts, upto], strict=True):
@@ -475,6 +484,6 @@ class PreviousReports:
 
 
 def _settled(rows: pa.Table) -> pa.Array:
-    """`modified_at`, null where the object may have changed again without another time."""
+    """Return `modified_at`, null where the object may have changed again without a new modification time."""
     latest = pc.subtract(rows["scanned_at"], pa.scalar(_SETTLED, pa.duration("us")))
     return pc.if_else(pc.less(rows["modified_at"], latest), rows["modified_at"], None)

@@ -1,8 +1,8 @@
-"""What a run writes down about itself: `run.json`, `plan.json` and the lease, typed.
+"""Typed records of a run: `run.json`, `plan.json` and the lease.
 
-This is the only place where these files are read and written. A file that is cut off, empty, of another kind, of
-another run or of another version is a `BrokenRecord` that names the file and the key, and says what to do. Keys that a
-later nsfwscan added are passed over.
+No other module reads or writes these files. A file that is cut off, empty, of another kind, of another run or of
+another version is a `BrokenRecord` that names the file and the key, and says what to do. Keys that a later nsfwscan
+added are ignored.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from nsfwscan.storage.store import to_json
 from nsfwscan.text import redacted_json
 
 RECORD_VERSION = 2
-"""Of `run.json` and `plan.json`; raised when what stands in them means something else than before. Files without one
-are of version 1."""
+"""Version of `run.json` and `plan.json`; raise it when the meaning of a key changes. Files without one are of
+version 1."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STEP = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 _PATH = re.compile(rf"{_STEP}(?:/{_STEP}){{0,3}}")
@@ -34,8 +34,10 @@ Json = dict[str, Any]
 
 
 def checked_path(path: str) -> str:
-    """Return the name of a file within a run's folder. Raises ValueError for any other: an absolute one, one that leads
-    upwards, a URI."""
+    """Return a path within a run's folder, unchanged.
+
+    Raises ValueError for any other: an absolute path, one that leads upwards, a URI.
+    """
     if not isinstance(path, str) or not _PATH.fullmatch(path):
         raise ValueError(f"{path!r} is no name of a file within the run's folder")
     return path
@@ -56,12 +58,12 @@ def _checked_time(text: str) -> str:
 Path = Annotated[str, AfterValidator(checked_path)]
 RunId = Annotated[str, AfterValidator(_checked_run_id)]
 Time = Annotated[str, AfterValidator(_checked_time)]
-"""ISO 8601, with its zone."""
+"""ISO 8601, with a time zone."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _OPTIONAL: Any = Field(default=None, exclude_if=lambda value: value is None)
-"""Not written where there is none."""
+"""Default of a key that is left out where its value is None."""
 
 
 class _Section(BaseModel):
@@ -76,38 +78,38 @@ class _Section(BaseModel):
 
 
 class FileRecord(_Section):
-    """A file of a run, and what it held when it was written."""
+    """A file of a run, with the rows, size and digest that it was written with."""
 
     path: Path
     rows: Count | None
-    """None of a file that is no Parquet."""
+    """None for a file that is not Parquet."""
     bytes: Count
     sha256: Sha256
     first: str | None = _OPTIONAL
-    """Of a part of the report the first URI, in their order, and the last one: whether a later scan needs it is known
-    without opening it. Unset where they are too long, or must not be written down."""
+    """First and last URI of a report part, in sort order: a later scan knows by them whether to open the part. Unset
+    where a URI is too long, or would be redacted."""
     last: str | None = _OPTIONAL
 
 
 class ParentRecord(_Section):
-    """The run that this one goes on from."""
+    """The newest previous run."""
 
     run_id: RunId
     sha256: Sha256
-    """Of its `run.json`, so that tampering shows."""
+    """SHA-256 of its `run.json`, so that tampering shows."""
 
 
 class ModelRecord(_Section):
-    """The model that scored."""
+    """The model that scored the images."""
 
     identity: str
-    """`name@digest`, as it stands in the rows."""
+    """`name@digest`, as in the rows."""
     name: str
     uri: str
     sha256: str
-    """Of its weights."""
+    """SHA-256 of the weights."""
     labels: dict[str, str]
-    """Each label of the checkpoint, and the category that it is read as."""
+    """Category of each label of the checkpoint."""
 
 
 class AuxiliaryModelRecord(_Section):
@@ -119,21 +121,21 @@ class AuxiliaryModelRecord(_Section):
 
 
 class ReuseKeys(_Section):
-    """Digests of what a row was made with: equal ones mean equal results."""
+    """Digests of the model, the decoder and the filters behind a row: equal digests mean equal results."""
 
     scoring: str
     """Model, preprocessing and precision."""
     decoding: str
-    """What can be decoded at all."""
+    """Version and plugins of the decoder: they say which formats it can decode."""
     filtering: str
-    """The filters before the model."""
+    """Filters before the model."""
 
 
 class PolicyRecord(_Section):
-    """The policy that decided, whole; see `policy/rules.py` for its fields."""
+    """The whole policy that decided the rows; see `policy/rules.py` for its fields."""
 
     identity: str
-    """`name@digest`, as it stands in the rows."""
+    """`name@digest`, as in the rows."""
     name: str
     version: str
     description: str
@@ -146,16 +148,16 @@ class PolicyRecord(_Section):
 
     @classmethod
     def of(cls, policy: Policy) -> Json:
-        """Return what is written of a policy."""
+        """Return the section of a policy."""
         return {"identity": policy.identity, **policy.model_dump(mode="json")}
 
     def content(self) -> Json:
-        """Return what `parse_policy` makes the policy from."""
+        """Return the content from which `parse_policy` makes the policy."""
         return self.model_dump(mode="json", exclude={"identity"})
 
 
 class PlanCounts(_Section):
-    """What was listed, and what was planned for it."""
+    """Counts of the listing and of the plan's actions."""
 
     listed_at: Time
     listed: Count
@@ -167,7 +169,7 @@ class PlanCounts(_Section):
     actions: dict[str, Count]
     """Objects, by `PlanAction`."""
     truth: Meeting | None
-    """How much of the truth file was listed; None without such a file."""
+    """Match of the truth file with the listing; None without a truth file."""
 
 
 class ChangesRecord(_Section):
@@ -179,13 +181,13 @@ class ChangesRecord(_Section):
 
 
 class KnownIllegalRecord(_Section):
-    """What the run knows of illegal contents; see `runs/known_illegal.py`."""
+    """Known illegal contents, counted; see `runs/known_illegal.py`."""
 
     runs: tuple[RunId, ...]
-    """The runs that it knows them from."""
+    """Runs that the contents come from."""
     contents: Count
     released: Count
-    """Contents that were known, and that today's banks do not hold any more."""
+    """Contents that were known, and that this run's banks no longer hold."""
 
 
 class BalanceRecord(_Section):
@@ -201,63 +203,63 @@ class BalanceRecord(_Section):
 
 
 class DuplicatesRecord(_Section):
-    """How much is the same."""
+    """Counts of copies and near-duplicates."""
 
     copies: Count
-    """Objects whose bytes are those of another."""
+    """Objects with the bytes of another object, the original."""
     contents: Count
-    """Different bytes of which there are copies."""
+    """Distinct contents that have copies."""
     clusters: Count
-    """Of near-duplicates."""
+    """Clusters of near-duplicates."""
     clustered: Count
-    """Objects in them."""
+    """Objects in these clusters."""
     looked_for_all: bool
-    """Near-duplicates were looked for among all contents, not only among those that are flagged."""
+    """Near-duplicates were looked for among all contents, not only among flagged ones."""
     reused: Count
-    """Copies in this run that the model did not see."""
+    """Copies in this run that the model did not see again."""
 
 
 class ModelTime(_Section):
-    """What a model took."""
+    """Time of one model."""
 
     images: Count
     seconds: Seconds
     seconds_each: Seconds | None
-    """For an image; None without images."""
+    """Seconds per image; None without images."""
 
 
 class CascadeRecord(_Section):
-    """What the filters before the model settled, and how often they were wrong."""
+    """Contents that the filters settled before the model, and how often the filters were wrong."""
 
     settled: Count
     """Contents that no model saw."""
     settled_by: dict[str, Count]
     forwarded: Count
-    """Contents that were left to the model."""
+    """Contents that the filters passed on to the model."""
     audit_sample: Count
-    """Settled contents that the model saw all the same."""
+    """Contents that a filter settled and that the model scored nevertheless."""
     misses: Count
-    """Those of them that the policy flagged."""
+    """Contents of the audit sample that the policy flagged."""
     miss_rate: float | None
-    """`misses` of `audit_sample`; None without such a sample."""
+    """`misses` divided by `audit_sample`; None without a sample."""
     miss_rate_interval: tuple[float, float] | None
     confidence: float
-    """Of the interval."""
+    """Confidence of the interval."""
     missed: tuple[float, float] | None
-    """The interval, in contents among those that were settled."""
+    """The interval times `settled`: missed contents, from and to."""
     seconds_saved: Seconds | None
-    """Time of the model, in full batches."""
+    """Time that the model would have taken, in full batches."""
 
 
 class Timings(_Section):
-    """How long the steps took that this kind of run has, in the process that committed it."""
+    """Seconds of each step that this kind of run has, in the process that committed it."""
 
     listing_s: Seconds | None = _OPTIONAL
     scan_s: Seconds | None = _OPTIONAL
     match_s: Seconds | None = _OPTIONAL
     commit_s: Seconds | None = _OPTIONAL
     resumed_shards: Count
-    """Shards that an earlier attempt finished."""
+    """Shards that an earlier attempt of this run finished."""
 
     @property
     def steps(self) -> dict[str, float]:
@@ -272,7 +274,7 @@ class Timings(_Section):
 
 
 class NodeRecord(_Section):
-    """Nodes that are alike."""
+    """Nodes of one kind."""
 
     count: Count
     cpus: float
@@ -281,11 +283,11 @@ class NodeRecord(_Section):
     """Kind of GPU."""
     cpu: str | None
     memory_bytes: Count | None
-    """The least that one of them had."""
+    """Memory of the smallest of these nodes."""
 
     @property
     def kind(self) -> tuple[float, float, str | None, str | None]:
-        """As `Node.kind`."""
+        """Kind of the nodes, comparable with `Node.kind`."""
         return self.cpus, self.gpus, self.gpu, self.cpu
 
 
@@ -301,14 +303,14 @@ class LayoutRecord(_Section):
 
 
 class MachineRecord(_Section):
-    """What the scan ran on."""
+    """Nodes and actors of the scan."""
 
     nodes: tuple[NodeRecord, ...]
     layout: LayoutRecord
 
 
 class RequestsRecord(_Section):
-    """Requests to an object store that charges for them, and the bytes read."""
+    """Requests to object stores that charge for them, and the bytes read."""
 
     get: Count
     list: Count
@@ -316,10 +318,10 @@ class RequestsRecord(_Section):
 
 
 class CostRecord(_Section):
-    """Time of the machines, and money."""
+    """Machine time and money."""
 
     objects: Count
-    """That were read and scored."""
+    """Objects that were read and scored."""
     hours: float
     core_hours: float
     gpu_hours: float
@@ -328,35 +330,35 @@ class CostRecord(_Section):
     amount: float | None
     """None where a price is missing."""
     missing: str | None
-    """Which price that is."""
+    """Name of the missing price."""
     prices: str
-    """The price table, and its date."""
+    """The price table and its date."""
     per_million: float | None
-    """The amount for a million objects."""
+    """The amount per million objects."""
     steady: bool
-    """So many objects were read that the start counts for little."""
+    """Enough objects were read that the time of the start hardly matters."""
 
 
 class BankRecord(_Section):
-    """A hash bank that was matched with."""
+    """A hash bank of the run."""
 
     name: str
     kind: BankKind
     distance: Count
-    """Bits up to which a PDQ hash matches."""
+    """Largest Hamming distance, in bits, at which a PDQ hash matches."""
     quality: Count
     tags: tuple[str, ...]
     uri: str
     version: str
-    """Digest of all that its matches follow from."""
+    """Digest of everything that decides its matches."""
     sha256: str
-    """Of the file."""
+    """SHA-256 of the bank's file."""
     entries: dict[str, Count]
-    """By kind of hash."""
+    """Entries by hash type."""
     passed_over: dict[str, Count]
     malformed: Count
     examples: tuple[str, ...]
-    """The first malformed ones, in words."""
+    """The first malformed entries, described."""
 
     @property
     def identity(self) -> str:
@@ -373,19 +375,19 @@ class FloodRecord(_Section):
     kind: BankKind
     objects: Count
     examples: tuple[str, ...]
-    """None of an illegal entry."""
+    """URIs; empty for an illegal entry."""
 
 
 class MatchingRecord(_Section):
-    """What a match of new banks with old reports looked at."""
+    """Counts of a match of new banks with previous reports."""
 
     objects: Count
     without: dict[str, Count]
-    """Objects that lack a hash which the banks hold, by its kind."""
+    """Objects that lack a hash of a type in the banks, by that type."""
     quarantined: tuple[FloodRecord, ...]
-    """Entries that match nothing for that."""
+    """Flooding entries that therefore match nothing."""
     flooding: tuple[FloodRecord, ...]
-    """Illegal entries, which are never left out."""
+    """Flooding illegal entries, which still match."""
 
 
 class ErrorRecord(_Section):
@@ -394,43 +396,43 @@ class ErrorRecord(_Section):
     status: str
     count: Count
     example: str
-    """A URI."""
+    """URI of such an object."""
     message: str
 
 
 class RateRecord(_Section):
-    """A count, and its share."""
+    """A count and its share."""
 
     count: Count
     rate: float
 
 
 class TruthRecord(_Section):
-    """How often the model was wrong, as far as truth is known."""
+    """Errors of the model, as far as truth is known."""
 
     by_category: dict[str, Count]
     neutral: Count
-    """Neutral images that have a label."""
+    """Images that have a label and whose truth is neutral."""
     false_positives: Count
     false_positive_rate: float | None
     by_label: dict[str, RateRecord]
     by_decision: dict[str, RateRecord]
     suspected: Count
-    """Flagged although the label is a safe one; in no rate."""
+    """Rows without truth that are flagged although their label is safe; they count in no rate."""
 
 
 class SummaryRecord(_Section):
-    """The report, counted."""
+    """Counts of the report's rows."""
 
     rows: Count
     bytes: Count
     flagged: Count
-    """Rows that go before a person, or are blocked."""
+    """Rows that go to a reviewer, or are blocked."""
     unreadable: Count
     """Objects that should have been images and could not be scored."""
     error_rate: float
     unsupported: Count
-    """Objects that are no images."""
+    """Objects that are not images."""
     unsupported_rate: float
     status: dict[str, Count]
     decision: dict[str, Count]
@@ -440,14 +442,14 @@ class SummaryRecord(_Section):
     format: dict[str, Count]
     match_bank: dict[str, Count]
     nsfw_score_histogram: tuple[Count, ...]
-    """Equal bins from 0 to 1."""
+    """Rows by score, in equal bins from 0 to 1."""
     errors: tuple[ErrorRecord, ...]
-    """The most frequent first."""
+    """Most frequent first."""
     truth: TruthRecord
 
 
 class WarningRecord(_Section):
-    """What was noticed and stopped nothing; see `warning.py`."""
+    """A warning: a finding that did not stop the run; see `warning.py`."""
 
     name: str
     count: Count
@@ -470,7 +472,7 @@ class MoveRecord(_Section):
 
 
 class ShiftRecord(_Section):
-    """How many objects have a value, and how many would."""
+    """Objects with a value now, and under the other policy."""
 
     value: str | int | None
     before: Count
@@ -478,7 +480,7 @@ class ShiftRecord(_Section):
 
 
 class ShadowPolicyRecord(_Section):
-    """What a policy that decided nothing would have decided."""
+    """Counts of the decisions that a shadow policy would have made."""
 
     policy: str
     version: str
@@ -487,7 +489,7 @@ class ShadowPolicyRecord(_Section):
     """Objects with another decision."""
     moves: tuple[MoveRecord, ...]
     elsewhere: Count
-    """Objects with the same decision, and another queue, skill, shield or severity."""
+    """Objects with the same decision but another queue, skill, shield or severity."""
     decision: tuple[ShiftRecord, ...]
     queue: tuple[ShiftRecord, ...]
     skill: tuple[ShiftRecord, ...]
@@ -496,61 +498,61 @@ class ShadowPolicyRecord(_Section):
 
 
 class RunRecord(_Section):
-    """`run.json`: who, what, when, and what stood behind every row."""
+    """`run.json`: who ran what and when, and everything that decided the rows."""
 
     record_version: int
     run_id: RunId
     kind: Literal["scan", "replay", "match"]
     parent: ParentRecord | None
     store: str
-    """The report store that it was written to."""
+    """The report store of the run."""
     store_endpoint: str | None
     exit_code: Literal[0, 4, 5]
     reason: str | None
-    """Why the exit code is not 0."""
+    """Why the exit code is not 0; None where it is."""
     committed_at: Time
     nsfwscan: str
-    """Its version."""
+    """Version of nsfwscan."""
     python: str
     libraries: dict[str, str]
     config: ScanConfig
-    """Without anything that could be a secret."""
+    """The configuration, without possible secrets."""
     model: ModelRecord
     auxiliary_models: tuple[AuxiliaryModelRecord, ...]
     reuse_keys: ReuseKeys
     policy: PolicyRecord
     plan: PlanCounts
     previous_runs: tuple[RunId, ...]
-    """The runs that rows are carried from, newest first."""
+    """Runs that rows are carried from, newest first."""
     changes: ChangesRecord
     known_illegal: KnownIllegalRecord
     balance: BalanceRecord
     duplicates: DuplicatesRecord
     model_times: dict[str, ModelTime]
-    """By the model's part in the run (`classify`, `prefilter`, …)."""
+    """Times by the model's task in the run (`classify`, `prefilter`, …)."""
     cascade: CascadeRecord
     banks: tuple[BankRecord, ...]
     matching: MatchingRecord | None = _OPTIONAL
-    """Of a match alone."""
+    """Only in the record of a match."""
     ignored_runs: tuple[RunId, ...] | None = _OPTIONAL
-    """Runs whose record is broken, and that a match went on without."""
+    """Runs with a broken record that a match ignored."""
     timings: Timings
     images_per_s: float | None
-    """While scanning; None where nothing was."""
+    """Images per second of scanning; None where nothing was scanned."""
     machine: MachineRecord | None
     cost: CostRecord | None
     summary: SummaryRecord
     sandbox: dict[str, Count]
-    """Decoded files, by the layers of the sandbox that held."""
+    """Decoded files by the active layers of the sandbox."""
     warnings: tuple[WarningRecord, ...]
     shadow_policies: tuple[ShadowPolicyRecord, ...]
     files: tuple[FileRecord, ...]
 
     @classmethod
     def made_of(cls, content: Json) -> RunRecord:
-        """Return the record of a run from its sections, which are JSON values; secrets are blanked."""
+        """Return the record of a run from its sections, which are JSON values, with secrets blanked."""
         plain = from_json(to_json({"record_version": RECORD_VERSION, **content}))
-        blanked = {**redacted_json(plain), "policy": plain["policy"]}  # whose predicates must stay what they are
+        blanked = {**redacted_json(plain), "policy": plain["policy"]}  # the policy's predicates must not change
         return cls.model_validate_json(to_json(blanked))
 
     def as_json(self) -> Json:
@@ -560,16 +562,16 @@ class RunRecord(_Section):
 
     @property
     def age(self) -> tuple[datetime, datetime]:
-        """When the sources were listed, and when the run was committed: a later one knows the store better."""
+        """Time of the listing, then of the commit: the run with the later times knows the store better."""
         return datetime.fromisoformat(self.plan.listed_at), datetime.fromisoformat(self.committed_at)
 
     @property
     def is_delta(self) -> bool:
-        """Whether the report leaves rows to those of earlier runs."""
+        """Whether the report leaves rows to the reports of previous runs."""
         return self.config.report.mode == "delta" and bool(self.previous_runs)
 
     def rows_in(self, folder: str) -> int:
-        """Return how many rows the files of one folder have."""
+        """Return the number of rows in the files of one folder."""
         return sum(file.rows or 0 for file in self.files_in(folder))
 
     def files_in(self, folder: str) -> list[FileRecord]:
@@ -581,13 +583,13 @@ class RangeRecord(_Section):
     """Consecutive objects of the listing."""
 
     shards: tuple[tuple[Count, Count, Count], ...]
-    """Number of the listing file, row group in it, and rows."""
+    """Number of the listing file, row group in that file, and rows, of each shard."""
     carried: Path | None
-    """The file that lists the objects whose rows are carried over."""
+    """The file that lists the carried objects; None: there are none."""
 
 
 class ListingRecord(_Section):
-    """What was to be scanned; see `runs/plan.py`."""
+    """The plan of a run; see `runs/plan.py`."""
 
     listed: Count
     bytes: Count
@@ -601,17 +603,17 @@ class ListingRecord(_Section):
 
 
 class PlanRecord(_Section):
-    """`plan.json`: what was to be scanned, and what decides its rows."""
+    """`plan.json`: the plan, and the settings that decide the rows."""
 
     record_version: int
     settings: Json
     plan: ListingRecord
     sha256: Sha256
-    """Of the settings and the plan as JSON."""
+    """SHA-256 of the settings and the plan as JSON."""
 
 
 class Lease(_Section):
-    """`alive.json`: who holds a run, and when it was last at work, seconds since 1970 by its clock."""
+    """`alive.json`: the process that holds a run, and its last heartbeat in seconds since 1970 by its own clock."""
 
     host: Annotated[str, Field(min_length=1, max_length=1000)]
     pid: Annotated[int, Field(ge=1, lt=2**31)]
@@ -620,12 +622,12 @@ class Lease(_Section):
 
 
 def recorded_config(config: ScanConfig) -> ScanConfig:
-    """Return a configuration as records have it, to be compared with theirs."""
+    """Return a configuration in the form of records, for comparison with theirs."""
     return ScanConfig.of(config.public())
 
 
 def read_lease(data: bytes) -> Lease | None:
-    """Return a lease; None for what is none."""
+    """Return the lease; None for malformed content."""
     try:
         return Lease.model_validate_json(data, extra="ignore")
     except ValidationError:
@@ -636,12 +638,12 @@ def read_record(data: bytes | None, where: str, run_id: str) -> RunRecord:
     """Return the content of `run.json`.
 
     Args:
-        data: None: there is none.
-        where: its URI.
-        run_id: the run that it should be of.
+        data: bytes of the file; None: it is absent.
+        where: URI of the file.
+        run_id: id of the run that the record must be of.
 
     Raises:
-        BrokenRecord: it is absent, or not what a commit writes.
+        BrokenRecord: the record is absent, or not what a commit writes.
     """
     if data is None:
         raise BrokenRecord(where, "is absent: the run was not committed, or its record was lost")
@@ -655,7 +657,7 @@ def read_record(data: bytes | None, where: str, run_id: str) -> RunRecord:
 
 
 def read_plan(data: bytes, where: str, way_out: str | None = None) -> PlanRecord:
-    """Return the content of `plan.json`. Raises BrokenRecord, which says the way out."""
+    """Return the content of `plan.json`. Raises BrokenRecord for a broken plan, with the way out."""
     found = _validated(data, where, PlanRecord, way_out)
     as_written = from_json(data)
     if found.sha256 != _plan_digest(as_written["settings"], as_written["plan"]):
@@ -703,7 +705,7 @@ def _validated(data: bytes, where: str, model: type[_Record], way_out: str | Non
 
 
 def _of_another_version(version: int) -> tuple[str, str | None]:
-    """Return what is wrong with a record of that version, and the way out."""
+    """Return what is wrong with a record of another version, and the way out."""
     if version > RECORD_VERSION:
         newer = f"is of version {version}, written by a newer nsfwscan; this one reads version {RECORD_VERSION}"
         return newer, "upgrade it"

@@ -1,9 +1,8 @@
-"""One run in the report store: its folder, its state, and who is at work on it.
+"""One run in the report store: its folder, its record, its plan, its state, and its lease.
 
-In: a `Store` and a run id. Out: names, the recorded plan, the state that `nsfwscan runs` shows, and a lease that keeps
-a second process off a run that is alive. A run that is alive elsewhere, or was begun with other settings, is a
-`RunConflict`. All that is read of a run comes through `record`, `plan` and `read`: a record that is no record, and a
-file that is not what the record says, are a `BrokenRecord`.
+The lease keeps a second process off a run that is alive. A run that is alive elsewhere, or was begun with other
+settings, is a `RunConflict`. Read a run's files only through `record`, `plan` and `read`: they raise `BrokenRecord` for
+a malformed record, and for a file that differs from its record.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ State = Literal["committed", "running", "failed", "unfinished"]
 
 _HEARTBEAT_S = 20.0
 _LEASE_S = 90.0
-"""A lease without a heartbeat for this long is given up: its process died, or its machine did."""
+"""A lease without a heartbeat for this long is dead: its process died, or its machine did."""
 _SETTLE_S = 1.0
 _AT_ONCE = 16
 _HELD_HERE: set[str] = set()
@@ -63,7 +62,7 @@ class Run:
 
     @classmethod
     def named(cls, store: Store, run_id: str | None) -> Run:
-        """The run of that id, or a new one named by the time (UTC). Raises ConfigError for no file name."""
+        """Return the run of this id, or a new one named by the time (UTC). Raises ConfigError for an invalid id."""
         run_id = run_id or _new_id(store)
         if not RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run id {run_id!r}: letters, digits, `.`, `_` and `-` only, at most 100")
@@ -71,31 +70,31 @@ class Run:
 
     @property
     def folder(self) -> Store:
-        """Where the run's files lie."""
+        """Folder of the run's files."""
         return self.store.inside(f"runs/{self.run_id}")
 
     @property
     def staging(self) -> Store:
-        """Where finished shards wait for the commit."""
+        """Folder of finished shards, which wait for the commit."""
         return self.store.inside(f"staging/{self.run_id}")
 
     def is_committed(self) -> bool:
-        """Whether readers may use it."""
+        """Return whether the run is committed, so that readers may use it."""
         return self.folder.exists("_SUCCESS")
 
     def is_committed_or_broken(self) -> bool:
-        """Whether readers would use it, were it whole."""
+        """Return whether the run is committed, or too broken to tell."""
         try:
             return self.is_committed()
         except BrokenRecord:
             return True
 
     def is_alive(self) -> bool:
-        """Whether a process is at work on it."""
+        """Return whether a process is working on the run."""
         return _Held.of(self.staging).is_alive
 
     def record(self) -> RunRecord:
-        """Return the content of `run.json`. Raises BrokenRecord where it is absent, or not what a commit writes."""
+        """Return the content of `run.json`. Raises BrokenRecord where it is absent or malformed."""
         try:
             data = self.folder.read("run.json")
         except FileNotFoundError:
@@ -103,10 +102,10 @@ class Run:
         return read_record(data, self.folder.locate("run.json"), self.run_id)
 
     def read(self, file: FileRecord) -> bytes:
-        """Return the bytes of a file that the run's record names; these very bytes were checked.
+        """Return the bytes of a file that the run's record names; exactly these bytes were checked.
 
         Raises:
-            BrokenRecord: it is absent, or has another size or SHA-256 than was recorded.
+            BrokenRecord: the file is absent, or its size or SHA-256 differs from the record.
         """
         try:
             data = self.folder.read(file.path)
@@ -117,13 +116,13 @@ class Run:
         return data
 
     def parquet(self, file: FileRecord, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-        """Return a recorded Parquet file, whole in memory: what is parsed is what was checked.
+        """Return a recorded Parquet file, whole in memory, so that exactly the checked bytes are parsed.
 
         Args:
-            dictionaries: columns that, where they are there, are read as dictionaries.
+            dictionaries: columns to read as dictionaries, where the file has them.
 
         Raises:
-            BrokenRecord: as `read`, also for what is no Parquet.
+            BrokenRecord: as in `read`, or the file is not Parquet.
         """
         data = self.read(file)
         try:
@@ -134,8 +133,11 @@ class Run:
             raise BrokenRecord(self.folder.locate(file.path), f"is no Parquet: {error}") from None
 
     def plan(self) -> Plan:
-        """What it was to scan, of a committed run as its record has it. Raises BrokenRecord where that is absent or
-        broken."""
+        """Return the run's plan, checked against the record of a committed run.
+
+        Raises:
+            BrokenRecord: the plan is absent or broken.
+        """
         recorded = [file for file in self.record().files if file.path == "plan.json"] if self.is_committed() else []
         if recorded:
             return Plan.from_record(read_plan(self.read(recorded[0]), self.folder.locate("plan.json")).plan)
@@ -145,7 +147,7 @@ class Run:
         return found[0]
 
     def planned(self) -> tuple[Plan, Json] | None:
-        """The plan and the settings; None where it was never planned. Raises BrokenRecord."""
+        """Return the plan and the settings; None where there is no plan. Raises BrokenRecord for a broken plan."""
         try:
             data = self.folder.read("plan.json")
         except FileNotFoundError:
@@ -157,7 +159,7 @@ class Run:
         return Plan.from_record(found.plan), found.settings
 
     def state(self) -> State:
-        """What became of it, from its files alone."""
+        """Return the run's state, from its files alone."""
         if self.is_committed():
             return "committed"
         if self.is_alive():
@@ -165,14 +167,14 @@ class Run:
         return "failed" if self.folder.exists("failure.json") else "unfinished"
 
     def load_plan(self, settings: dict[str, Any]) -> Plan | None:
-        """The plan of a run that was begun before; None for a new one.
+        """Return the plan of a run that was begun before; None for a new run.
 
         Args:
-            settings: what decides the rows, flat; JSON types.
+            settings: the settings that decide the rows, flat; JSON types.
 
         Raises:
-            RunConflict: it was begun with other settings; the message says which, and how they differ.
-            BrokenRecord: what is there is no plan: with what settings it was begun is not known.
+            RunConflict: the run was begun with other settings; the message says which, and how they differ.
+            BrokenRecord: the plan is broken, so the settings of the run are unknown.
         """
         found = self.planned()
         if found is None:
@@ -191,8 +193,10 @@ class Run:
         return plan
 
     def save_plan(self, plan: Plan, settings: dict[str, Any]) -> Plan:
-        """Records the plan: from here on the run can be resumed. Returns the plan that holds: another process's, where
-        two began the run at once."""
+        """Write the plan; from then on the run can be resumed.
+
+        Return the plan that holds. It is another process's plan where two processes began the run at once.
+        """
         try:
             self.folder.create("plan.json", write_plan(plan.as_record(), settings))
         except FileExistsError:
@@ -200,11 +204,11 @@ class Run:
         return plan
 
     def begun(self) -> Begun | None:
-        """How far an uncommitted run came; None where it was never planned, its plan is broken, or it is committed."""
+        """Return the progress of an uncommitted run; None for a committed run, and without a plan that can be read."""
         try:
             found = None if self.is_committed() else self.planned()
             staged = set(self.staging.names(""))
-        except BrokenRecord:  # said to whoever would go on with it, and by `nsfwscan runs`
+        except BrokenRecord:  # resuming the run, and `nsfwscan runs`, report the error
             return None
         if found is None:
             return None
@@ -215,13 +219,13 @@ class Run:
 
     @contextmanager
     def lease(self, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-        """Holds the run for this process, with a heartbeat. Raises RunConflict where another one is alive.
+        """Hold the run for this process, with a heartbeat. Raises RunConflict where another process holds it.
 
         Args:
-            tell: is told of a lease that is none, and was taken over.
+            tell: called with a message where an invalid lease is taken over.
         """
         staging, token = self.staging, uuid.uuid4().hex
-        _HELD_HERE.add(token)  # before others can read it
+        _HELD_HERE.add(token)  # before the lease can be read
         try:
             self._take(staging, token, tell)
             stop = threading.Event()
@@ -240,7 +244,7 @@ class Run:
             _HELD_HERE.discard(token)
 
     def clear_staging(self) -> None:
-        """Removes what is staged, but for the lease, which the caller holds. Raises StoreError."""
+        """Remove all staged files but the lease, which the caller must hold. Raises StoreError if the store fails."""
         names = self.staging.names("")
         if poison.FOLDER in names:
             self.staging.delete(poison.FOLDER)
@@ -259,10 +263,10 @@ class Run:
             try:
                 staging.create("alive.json", _heartbeat(token))
             except FileExistsError:
-                # A retried request finds what its first try wrote.
+                # A retried request finds the lease that its first try wrote.
                 if not _holds(staging, token):
                     raise RunConflict(f"run {self.run_id} was begun by another process just now") from None
-        else:  # a dead one's: of several that take it over at once, the last to write has it
+        else:  # a dead process's lease: of several processes that take it over at once, the last to write gets it
             staging.write("alive.json", _heartbeat(token))
             time.sleep(_SETTLE_S)
             if not _holds(staging, token):
@@ -271,29 +275,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run that was planned and not committed."""
+    """A run that has a plan and is not committed."""
 
     run: Run
     settings: dict[str, Any]
     done: int
     """Objects whose rows are staged."""
     total: int
-    """Objects that are to be read."""
+    """Objects to read."""
 
 
 def unfinished(store: Store, sources: Sequence[str]) -> list[Begun]:
-    """The begun runs over exactly these sources, the newest id first."""
+    """Return the uncommitted runs over exactly these sources, newest id first."""
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         begun = threads.map(Run.begun, reversed(runs_of(store)))
-        ours = [redacted(uri) for uri in sources]  # as settings are written down
+        ours = [redacted(uri) for uri in sources]  # settings are written redacted
         return [found for found in begun if found is not None and found.settings.get("source.uris") == ours]
 
 
 def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
-    """The run whose folder is at a URI (`STORE/runs/ID`), or all committed ones of the store there.
+    """Return the run whose folder is at a URI (`STORE/runs/ID`), or all committed runs of the store at that URI.
 
     Raises:
-        StoreError: there is neither.
+        StoreError: the URI holds neither.
     """
     place = Store.at(uri, storage)
     store, separator, run_id = place.uri.rpartition("/runs/")
@@ -308,15 +312,16 @@ def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
 
 
 def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lambda line: None) -> Run:
-    """The committed run whose folder is at a URI (`STORE/runs/ID`), or the newest one of the store there, those left
-    aside that only matched what others had seen.
+    """Return the committed run whose folder is at a URI (`STORE/runs/ID`), or the newest run of the store at that URI.
+
+    A match counts only where the store has no scan or replay.
 
     Args:
-        tell: is told of the runs of a store that are passed over since their record is broken.
+        tell: called with a message for each run that is skipped because its record is broken.
 
     Raises:
-        StoreError: there is none.
-        BrokenRecord: its record is broken.
+        StoreError: there is no such run, or every record is broken.
+        BrokenRecord: the record of the run is broken.
     """
     found = [run for run in committed_runs(uri, storage) if run.is_committed_or_broken()]
     if not found:
@@ -336,8 +341,11 @@ def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lam
 
 
 def read_records(runs: Sequence[Run]) -> list[tuple[Run, RunRecord | BrokenRecord]]:
-    """The committed ones of some runs with their records, or what is wrong with those. Raises StoreError where the
-    store fails."""
+    """Return the committed ones of some runs, each with its record, or with the error of a broken record.
+
+    Raises:
+        StoreError: the store fails.
+    """
 
     def read(run: Run) -> RunRecord | BrokenRecord | None:
         try:
@@ -351,7 +359,7 @@ def read_records(runs: Sequence[Run]) -> list[tuple[Run, RunRecord | BrokenRecor
 
 
 def runs_of(store: Store, folder: Literal["runs", "staging"] = "runs") -> list[Run]:
-    """The runs of a store that have a folder in that one, oldest id first; what else lies there is passed over."""
+    """Return the runs that have a subfolder in `folder`, in the order of their ids; other names are skipped."""
     return [Run(store, name) for name in store.names(folder) if RUN_ID.fullmatch(name)]
 
 
@@ -365,12 +373,12 @@ def _keep_alive(staging: Store, token: str, stop: threading.Event) -> None:
             if not _holds(staging, token):
                 return
             staging.write("alive.json", _heartbeat(token))
-        except StoreError:  # the store is away for a moment; the shards' own writes will tell if it stays away
+        except StoreError:  # the store is away for a moment; if it stays away, the shards' own writes fail
             continue
 
 
 def _new_id(store: Store) -> str:
-    """The time, to the second; a later one where another run has that name, which would be taken for this one."""
+    """Return the time, to the second, as an id; a later time where a run has that id: the two would pass for one."""
     at = datetime.now(UTC)
     while True:
         run_id = at.strftime("%Y%m%dT%H%M%SZ")
@@ -381,14 +389,14 @@ def _new_id(store: Store) -> str:
 
 @dataclass(frozen=True)
 class _Held:
-    """What is known of a run's lease."""
+    """State of a run's lease."""
 
     exists: bool
     lease: Lease | None
-    """None where it is none, or not there."""
+    """None where the lease is absent or malformed."""
     is_alive: bool
     wrong: str | None = None
-    """What is wrong with it, for a person."""
+    """Why the lease is invalid, in words."""
 
     @classmethod
     def of(cls, staging: Store) -> _Held:
@@ -397,12 +405,12 @@ class _Held:
         except FileNotFoundError:
             return cls(exists=False, lease=None, is_alive=False)
         lease = read_lease(data)
-        if lease is None:  # a holder writes it whole or not at all
+        if lease is None:  # its holder writes it whole or not at all
             return cls(exists=True, lease=None, is_alive=False, wrong="its lease (alive.json) is empty or malformed")
         age_s = time.time() - lease.time
         if age_s > _LEASE_S:
             return cls(exists=True, lease=lease, is_alive=False)
-        if age_s < -_LEASE_S:  # a clock is wrong, its or ours: it is alive as long as it writes, by the store's clock
+        if age_s < -_LEASE_S:  # a clock is wrong, its or ours: the holder lives while it writes, by the store's clock
             written = staging.modified_at("alive.json")
             if written is None or abs(time.time() - written.timestamp()) > _LEASE_S:
                 wrong = f"its lease is of {-age_s:,.0f} s from now, and nobody has renewed it"
@@ -413,7 +421,7 @@ class _Held:
 def _may_live(holder: Lease) -> bool:
     if holder.host != socket.gethostname():
         return True
-    if holder.pid == os.getpid():  # ours, or that of a container before us: those start with the same few pids
+    if holder.pid == os.getpid():  # ours, or that of an earlier container: containers start with the same few pids
         return holder.token in _HELD_HERE
     return _process_exists(holder.pid)
 

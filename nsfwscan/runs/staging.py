@@ -1,8 +1,7 @@
-"""Finished shards on their way to the report: one Parquet part each, named after its shard.
+"""Stage finished shards for the commit: each is one Parquet part, `staging/<run_id>/<shard>.parquet`.
 
-In: a shard's table of `STAGED_SCHEMA`. Out: `staging/<run_id>/<shard>.parquet`, written whole or not at all, so a
-retried shard overwrites its own part and never makes a second row. A part with another number of rows than its shard
-is a defect of the pipeline and stops the run.
+A part is written whole or not at all, and a retried shard overwrites its own part, so no object gets a second row. A
+part whose row count differs from its shard's is a defect of the pipeline, and stops the run.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _SUFFIX = ".parquet"
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What the driver learns of a finished shard."""
+    """Counts of a finished shard, for the driver."""
 
     shard: str
     rows: int
     errors: int
-    """Rows with another status than `ok` or `unsupported`."""
+    """Rows whose status is neither `ok` nor `unsupported`."""
     flagged: int
 
 
 def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) -> ShardResult:
-    """Writes a shard's rows. Raises NsfwscanError where they are not the shard's."""
+    """Write a shard's rows, a table of `STAGED_SCHEMA`. Raises NsfwscanError where their number or schema is wrong."""
     if table.num_rows != shard.rows or table.schema != STAGED_SCHEMA:
         raise NsfwscanError(
             f"defect: shard {shard.name} came back with {table.num_rows} rows of {shard.rows}; please report it"
@@ -45,24 +44,24 @@ def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) 
 
 
 def describe_part(shard: Shard, table: pa.Table, decider: Decider) -> ShardResult:
-    """What the driver learns of a part."""
+    """Return the counts of a shard's rows."""
     statuses = Counter(table["status"].to_pylist())
     fine = statuses[Status.OK] + statuses[Status.UNSUPPORTED]
     return ShardResult(shard.name, shard.rows, shard.rows - fine, int(decider.flagged(decider.choose(table)).sum()))
 
 
 def staged_shards(staging: Store) -> set[str]:
-    """Names of the shards that are done."""
+    """Return the names of the finished shards."""
     return {name.removesuffix(_SUFFIX) for name in staging.names("") if name.endswith(_SUFFIX)}
 
 
 def read_part(staging: Store, shard: Shard) -> pa.Table:
-    """A staged shard. Raises FileNotFoundError where it was never finished."""
+    """Return the rows of a staged shard. Raises FileNotFoundError where the shard is not finished."""
     return as_schema(from_parquet(staging.read(shard.name + _SUFFIX)), STAGED_SCHEMA)
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """A table as one Parquet file, zstd."""
+    """Return a table as the bytes of one Parquet file, compressed with zstd."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=65536)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""What the report says, counted: for the terminal, for `run.json`, and for `summary.html`.
+"""Count a report for the terminal, for `run.json` and for `summary.html`.
 
-In: decided report tables, one range after the other. Out: a `Summary` of plain numbers and strings, small whatever the
-size of the run.
+A `Summary` takes decided report tables, range by range. It holds plain numbers and strings, and stays small whatever
+the size of the run.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision
 HISTOGRAM_BINS = 20
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
 _ERROR_KINDS = 50
-"""Kinds of errors that are kept apart; more than this are counted as others."""
+"""Most kinds of errors that are counted separately; all further kinds count as others."""
 
 
 @dataclass
 class Summary:
-    """Counts over a report."""
+    """Counts of a report's rows."""
 
     rows: int = 0
     bytes: int = 0
     scored: int = 0
-    """Rows with a score, of this run or carried over."""
+    """Rows with a score, carried ones included."""
     settled: int = 0
-    """Rows without one that need none: what they show was known by a hash bank, or by a filter."""
+    """Rows without a score that need none: a hash bank or a filter settled their content."""
     status: Counter[str] = field(default_factory=Counter)
     decision: Counter[str] = field(default_factory=Counter)
     label: Counter[str] = field(default_factory=Counter)
@@ -42,10 +42,10 @@ class Summary:
     format: Counter[str] = field(default_factory=Counter)
     match_bank: Counter[str] = field(default_factory=Counter)
     histogram: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
-    """`nsfw_score` in equal bins from 0 to 1."""
+    """Rows by `nsfw_score`, in equal bins from 0 to 1."""
     errors: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     neutral: int = 0
-    """Rows whose truth is neutral and that have a label."""
+    """Rows that have a label and whose truth is neutral."""
     false_positives_by_label: Counter[str] = field(default_factory=Counter)
     neutral_by_decision: Counter[str] = field(default_factory=Counter)
     suspected: int = 0
@@ -53,7 +53,7 @@ class Summary:
     _settled_no_image: int = 0
 
     def add(self, report: pa.Table, false_positives: pa.Table) -> None:
-        """Counts one range of the report."""
+        """Count one range of the report, and its false positives (`FALSE_POSITIVE_SCHEMA`)."""
         self.rows += report.num_rows
         self.bytes += pc.sum(report["size"]).as_py() or 0
         self.scored += report.num_rows - report["nsfw_score"].null_count
@@ -89,38 +89,37 @@ class Summary:
 
     @property
     def flagged(self) -> int:
-        """Rows that go before a person, or are blocked."""
+        """Rows that go to a reviewer, or are blocked."""
         return sum(self.decision[d] for d in FLAGGED)
 
     @property
     def unreadable(self) -> int:
-        """Objects that should have been images and could not be scored; objects that are no images, and those that
-        were known without a score, do not count."""
+        """Objects that should have been images and could not be scored, without settled and `unsupported` ones."""
         return self.rows - self.scored - self.settled - self.unsupported
 
     @property
     def unsupported(self) -> int:
-        """Objects that are no images, but for those that were known without a score."""
+        """Objects that are not images, without those settled by a bank or a filter."""
         return self.status[Status.UNSUPPORTED] - self._settled_no_image
 
     @property
     def unsupported_rate(self) -> float:
-        """`unsupported` over all objects."""
+        """`unsupported` divided by the number of all objects."""
         return self.unsupported / self.rows if self.rows else 0.0
 
     @property
     def error_rate(self) -> float:
-        """`unreadable` over all objects but those that are no images."""
+        """`unreadable` divided by the number of objects whose status is not `unsupported`."""
         images = self.rows - self.status[Status.UNSUPPORTED]
         return self.unreadable / images if images else 0.0
 
     def most_frequent_errors(self) -> list[dict[str, Any]]:
-        """Return `status, count, example, message` of each kind of error, the most frequent first."""
+        """Return `status, count, example, message` of each kind of error, most frequent first."""
         ordered = sorted(self.errors.items(), key=lambda item: -item[1]["count"])
         return [{"status": status, **entry} for (status, _), entry in ordered]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types, most frequent first; the false positive rates are null where no truth is known."""
+        """Return JSON types, most frequent first; false positive rates are null where no truth is known."""
         false_positives = sum(self.false_positives_by_label.values())
         flagged = {d: self.neutral_by_decision[d] for d in (Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE)}
         return {
@@ -147,7 +146,7 @@ class Summary:
 
 
 def _is_settled(report: pa.Table) -> pa.ChunkedArray:
-    """Rows whose content was known before the model saw it."""
+    """Return a mask of the rows that a bank or a filter settled, without a score."""
     known = pc.or_(pc.is_valid(report["match_kind"]), pc.is_valid(report["filtered_by"]))
     return pc.and_(pc.is_null(report["nsfw_score"]), known)
 
@@ -157,10 +156,10 @@ def _rate(count: int, total: int) -> dict[str, float]:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs; nulls are left out."""
+    """Return how often each value occurs, without nulls."""
     return {row["values"]: row["counts"] for row in column.value_counts().to_pylist() if row["values"] is not None}
 
 
 def _kind_of(message: str) -> str:
-    """An error without its numbers, so that a thousand truncated files are one line."""
+    """Return an error message with its numbers replaced, so that a thousand truncated files are one kind."""
     return re.sub(r"\d[\d,.]*", "N", message)

@@ -1,9 +1,8 @@
-"""Is a committed run still what it was when it was committed?
+"""Check that a committed run is still what was committed.
 
-In: a run. Out: what is wrong with it, one finding a line; none where all is well. Everything is read back: SHA-256,
-size and row count of every recorded file, the report against the listing, the counts against `run.json`, the run that
-it went on from. Nothing is changed. A record that makes no sense is a finding; a store that does not answer is a
-`StoreError`.
+`verify` yields one line per finding, and nothing for a sound run. It reads everything back: SHA-256, size and row count
+of every recorded file, the report against the listing, the counts against `run.json`, and the record of the parent run.
+It changes nothing. A broken record is a finding; a store that does not answer is a `StoreError`.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from nsfwscan.storage.store import from_parquet
 
 _FOLDERS = ("report", "false_positives", "escalations", "changes", "known_illegal")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
-"""What the summary counts, and a snapshot's rows can be counted again by."""
+"""Columns that the summary counts, and that `verify` counts again in a snapshot."""
 
 
 def verify(run: Run) -> Iterator[str]:
-    """Return what is wrong with a run, in words."""
+    """Yield what is wrong with a run, in words."""
     try:
         record, is_committed = run.record(), run.is_committed()
     except BrokenRecord as error:
@@ -54,7 +53,7 @@ def verify(run: Run) -> Iterator[str]:
 
 
 def _files(run: Run, record: RunRecord) -> Generator[str, None, set[str]]:
-    """Return the paths of the files that are not as recorded."""
+    """Yield a finding for each file that differs from its record; return the paths of these files."""
     damaged: set[str] = set()
     for file in record.files:
         problem = _problem(run, file)
@@ -84,7 +83,7 @@ def _problem(run: Run, file: FileRecord) -> str | None:
 
 
 def _spans(run: Run, record: RunRecord) -> Iterator[str]:
-    """Check the URIs that parts span, by which a later scan chooses what it opens."""
+    """Check the first and last URI of each part: a later scan opens parts by them."""
     for file in record.files:
         if file.first is not None:
             span = pc.min_max(from_parquet(run.read(file), ["uri"])["uri"]).as_py()
@@ -93,7 +92,7 @@ def _spans(run: Run, record: RunRecord) -> Iterator[str]:
 
 
 def _strangers(run: Run, record: RunRecord) -> Iterator[str]:
-    """Name the files beside the recorded ones: a reader that globs would take them for a part of the report."""
+    """Name the Parquet files that no record names: a reader that globs would take them for parts of the report."""
     known = {file.path for file in record.files}
     for folder in _FOLDERS:
         for name in run.folder.names(folder):
@@ -102,7 +101,7 @@ def _strangers(run: Run, record: RunRecord) -> Iterator[str]:
 
 
 def _images(run: Run, record: RunRecord, damaged: set[str]) -> Iterator[str]:
-    """The copies of false positives, against the digests of what was scored."""
+    """Check the copies of false positives against the SHA-256 of the scored images."""
     for file in record.files_in("false_positives"):
         if file.path in damaged:
             continue
@@ -120,7 +119,7 @@ def _images(run: Run, record: RunRecord, damaged: set[str]) -> Iterator[str]:
 
 
 def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
-    """The record against the plan, and the count of changes against their files."""
+    """Check the record against the plan, and the count of changes against their files."""
     if plan.counts != (said := record.plan.model_dump(mode="json")):
         yield f"the plan is {plan.counts}, but run.json says {said}"
     changes = Counter[str]({str(change): 0 for change in Change})
@@ -153,7 +152,7 @@ def _parent(run: Run, record: RunRecord) -> Iterator[str]:
 
 
 def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
-    """The report against the listing, range by range, and the sums against the record."""
+    """Check the report against the listing, range by range, and the sums against the record."""
     is_delta = record.config.report.mode == "delta"
     balance, counted = Balance(), {name: Counter[str]() for name in _COUNTED}
     of_ranges = {path for part in plan.ranges for path in _parts(record, part)}
@@ -180,13 +179,13 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
     unknown = set(balance.accounted) - set(Accounted)
     if unknown:
         yield f"rows are accounted as {', '.join(sorted(map(str, unknown)))}, which is no place in a balance"
-    for name in _COUNTED if not is_delta else ():  # a delta's summary is of all that was listed
+    for name in _COUNTED if not is_delta else ():  # the summary of a delta counts all listed objects
         if counted[name] != (of_summary := getattr(record.summary, name)):
             yield f"by {name} there are {dict(counted[name])}, but run.json says {of_summary}"
 
 
 def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> Iterator[str]:
-    """The illegal matches of a range against the file that the specialist gets."""
+    """Check the illegal matches of a range against the specialist's file."""
     illegal = Counter(rows.filter(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)))["uri"].to_pylist())
     found = Counter[str]()
     for path in _paths(record, f"escalations/part-{part.number:05d}-"):
@@ -202,7 +201,7 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
 
 
 def _reported(run: Run, record: RunRecord, part: Range) -> pa.Table:
-    """What is counted of a range's report."""
+    """Return the columns of a range's report that `_balance` counts."""
     schema = pa.schema([REPORT_SCHEMA.field(name) for name in ("uri", "accounted_as", "match_kind", *_COUNTED)])
     found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
     return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])
