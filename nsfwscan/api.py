@@ -1,7 +1,7 @@
 """The public functions, `nsfwscan.scan`, `nsfwscan.explain` and `nsfwscan.classify`.
 
-In: what the command line takes, as keyword arguments. Out: `ScanResult`, `Explanation` and `Verdict`s. Errors
-are those of `nsfwscan.errors`.
+They take the command line's options as keyword arguments, return a `ScanResult`, an `Explanation` and `Verdict`s, and
+raise the errors of `nsfwscan.errors`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ def scan(
     verbose: bool = False,
     **sections: Any,
 ) -> ScanResult:
-    """Scans media stores and commits a report.
+    """Scan media stores and commit a report.
 
     Args:
         sources: files, directories, `s3://bucket/prefix`, any fsspec URI, or manifests (`.parquet`, `.csv`, `.jsonl`).
         out: the report store, a directory or a URI; the run lies under `runs/<run_id>/`.
-        run_id: unset: the time (UTC). An unfinished run of that id is resumed, a committed one is left alone.
-        resume: go on with the newest unfinished run over the same sources, if there is one; instead of `run_id`.
+        run_id: id of the run; unset: the time (UTC). Resumes an unfinished run with this id, and leaves a committed one
+            alone.
+        resume: resume the newest unfinished run over the same sources, if there is one; instead of `run_id`.
         preset: a public checkpoint with its label map and policy; see `nsfwscan scan --help`.
-        config: a YAML file with the sections of `ScanConfig`; the other arguments are laid over it.
-        progress: what is told of the scan's progress; unset: nothing.
-        verbose: show what Ray says.
+        config: a YAML file with the sections of `ScanConfig`; the other arguments override it.
+        progress: receiver of the scan's progress; unset: none.
+        verbose: show Ray's output.
         **sections: sections of `ScanConfig`, e.g. `model={"uri": "checkpoints/vit"}`, `policy="policy.yaml"`,
             `storage={"endpoint_url": "http://localhost:9000"}`, `report={"save_images": True}`.
 
@@ -73,9 +74,9 @@ def explain(
     config: Path | None = None,
     **sections: Any,
 ) -> Explanation:
-    """Says what `scan` with the same arguments would do: machines, actors, memory, hours and money.
+    """Return what `scan` with the same arguments would do: machines, actors, memory, hours and money.
 
-    Nothing is listed, read or written; Ray is asked only where there is an address (or `RAY_ADDRESS`).
+    This lists no source, reads no object, writes nothing, and asks Ray only at a given address (or `RAY_ADDRESS`).
 
     Args:
         sources, out, preset, config, **sections: as for `scan`.
@@ -99,7 +100,7 @@ def _settings(
 def classify(
     images: Path | Sequence[Path], *, preset: str | None = None, config: Path | None = None, **sections: Any
 ) -> list[Verdict]:
-    """Classifies images in this process, without Ray; on a GPU where there is one.
+    """Classify images in this process, without Ray; on a GPU if there is one.
 
     Args:
         images: paths or URIs.
@@ -119,7 +120,7 @@ def classify(
 
 
 def load_config(preset: str | None, config: Path | None, sections: dict[str, Any]) -> ScanConfig:
-    """The configuration of a call: preset, then file, then what was given, each over the one before.
+    """Return the configuration of a call: preset, then file, then the given sections; later ones win.
 
     Raises:
         ConfigError: a key or value is wrong.

@@ -1,7 +1,6 @@
-"""Where a scan's shards run: in this process where that is sooner, on Ray everywhere else.
+"""Choose where a scan's shards run: few objects in this process, more on Ray, by the same stages.
 
-In: a job and shards. Out: a `ShardResult` for each. Starting Ray takes longer than scanning a few images, so those are
-scanned here, by the same stages; with a cluster's address, everything runs there.
+Starting Ray takes longer than scanning a few images. With a cluster's address, everything runs on the cluster.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def choose_executor(
     verbose: bool = False,
     began: Callable[[Fleet], None] = lambda fleet: None,
 ) -> Iterator[ShardResult]:
-    """Runs shards here or on Ray; arguments and errors are those of `engine.run_shards`."""
+    """Run shards in this process or on Ray; arguments and errors are those of `ray_data.run_shards`."""
     if is_inline(job.config.engine, sum(shard.rows for shard in shards)):
         here = this_machine(job.config.engine.num_cpus)
         began(Fleet((here,), Layout("inline", 1, threads=int(here.cpus))))
@@ -36,5 +35,5 @@ def choose_executor(
 
 
 def is_inline(config: EngineConfig, rows: int) -> bool:
-    """Whether that many objects are scanned in this process."""
+    """Return whether this process scans that many objects itself."""
     return config.cluster is None and rows <= config.inline_rows

@@ -1,7 +1,7 @@
-"""When a run must stop, unfinished if need be.
+"""The moment at which a run must stop, finished or not.
 
-In: a duration or a time, as a person writes it. Out: a `Deadline` that says how long is left. What cannot be understood
-is a `ConfigError`; a deadline that has passed raises `DeadlineReached`.
+`deadline_of` parses a duration or a time as a person writes it, and raises `ConfigError` if it cannot.
+`Deadline.check` raises `DeadlineReached` once the moment has passed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment, or none."""
+    """A moment with a time zone, or none."""
 
     at: datetime | None = None
 
     def left_s(self) -> float | None:
-        """Seconds until then, negative afterwards; None without a deadline."""
+        """Return the seconds left, negative after the deadline; None without one."""
         return None if self.at is None else (self.at - datetime.now().astimezone()).total_seconds()
 
     def check(self) -> None:
-        """Raises DeadlineReached once it has passed."""
+        """Raise DeadlineReached if the deadline has passed."""
         left = self.left_s()
         if left is not None and left <= 0:
             raise DeadlineReached(f"the deadline ({self}) has come")
@@ -39,11 +39,11 @@ NEVER = Deadline()
 
 
 def deadline_of(text: str | None) -> Deadline:
-    """The deadline that `90m`, `6h30m`, `45s`, `06:00` (the next one) or an ISO 8601 time means, seen from now; times
-    without a zone are this machine's.
+    """Return the deadline that a text means, seen from now: `90m`, `6h30m`, `45s`, `06:00` (the next one) or an
+    ISO 8601 time. Times without a zone are in this machine's zone; None means no deadline.
 
     Raises:
-        ConfigError: it is none of these, or a moment that has passed.
+        ConfigError: the text is none of these, or names a moment that has passed.
     """
     if text is None:
         return NEVER

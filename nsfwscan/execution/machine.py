@@ -1,7 +1,7 @@
-"""What this machine has, asked without Ray and without torch: CPUs and memory as the container allows, GPUs.
+"""Measure this machine without Ray and without torch: CPUs and free memory within the container's limits, and GPUs.
 
-In: the operating system's files, and `nvidia-smi`. Out: a `Node`, as Ray would find it here. What cannot be found out
-is left unknown.
+The figures come from the operating system's files and from `nvidia-smi`, and form a `Node` as Ray would describe it. A
+figure that cannot be read stays unknown; nothing is raised.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 _ASK_S = 20.0
 _GPU_NAME = re.compile(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)")
-"""The model within NVIDIA's name of a GPU, as Ray 2.60 reads it: `NVIDIA A100-SXM4-40GB` is an `A100`."""
+"""Finds the model in NVIDIA's name of a GPU, as Ray 2.60 does: `NVIDIA A100-SXM4-40GB` is an `A100`."""
 
 
 def this_machine(num_cpus: int | None = None) -> Node:
-    """CPUs, GPUs and free memory of this machine, or of the container that this process is in.
+    """Return the CPUs, GPUs and free memory of this machine, or of the container that this process is in.
 
     Args:
-        num_cpus: as many CPUs as a local Ray is told to have; unset: all that may be used.
+        num_cpus: number of CPUs that a local Ray gets; unset: all that this process may use.
     """
     gpus = _gpus()
     memory = _free_memory(_PROC, _CGROUP)
@@ -35,15 +35,15 @@ def this_machine(num_cpus: int | None = None) -> Node:
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """CPUs that this process may run on; the container's quota, rounded down, where that is less. Ray counts likewise,
-    but for the affinity."""
+    """Return the number of CPUs that this process may run on, or the container's quota, rounded down, if that is less.
+    Ray counts in the same way, but ignores the affinity."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota(cgroup)
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
 def _cpu_quota(cgroup: Path) -> float | None:
-    """CPUs' worth of time that a container gets; None where it is not limited. Version 2 of control groups, then 1."""
+    """Return the container's CPU quota in CPUs; None if there is none. Tries control groups version 2, then 1."""
     words = (_text(cgroup / "cpu.max") or "").split()
     if not words:
         words = [_text(cgroup / f"cpu/cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
@@ -53,7 +53,7 @@ def _cpu_quota(cgroup: Path) -> float | None:
 
 
 def _free_memory(proc: Path, cgroup: Path) -> int | None:
-    """Bytes that new processes may take: of the machine, or of the container where that is less."""
+    """Return the bytes that new processes may take: the machine's, or the container's if that is less."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", _text(proc / "meminfo") or "")
     free = [int(found[1]) * 1024] if found else []
     for folder, limit, used, idle in (
@@ -68,7 +68,7 @@ def _free_memory(proc: Path, cgroup: Path) -> int | None:
 
 
 def _gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that this process may use."""
+    """Return the names of the NVIDIA GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "NoDevFiles", "-1") or shutil.which("nvidia-smi") is None:
         return []
@@ -82,7 +82,7 @@ def _gpus() -> list[str]:
 
 
 def gpu_kind(name: str) -> str:
-    """A GPU's model, as Ray names it, e.g. `H100` of `NVIDIA H100 80GB HBM3`."""
+    """Return a GPU's model as Ray names it, e.g. `H100` for `NVIDIA H100 80GB HBM3`."""
     found = _GPU_NAME.match(name)
     if found and len(found[1]) > 1:
         return found[1].replace(" ", "-")
@@ -90,7 +90,7 @@ def gpu_kind(name: str) -> str:
 
 
 def _cpu_name(proc: Path) -> str | None:
-    """The processor's name, with family and model where the name is a hypervisor's and says nothing."""
+    """Return the processor's name with its family and model numbers, since a hypervisor's name alone says nothing."""
     text = _text(proc / "cpuinfo") or ""
     found = {key: match[1] for key in ("model name", "cpu family", "model") if (match := _line(key, text))}
     if "model name" not in found:

@@ -1,7 +1,7 @@
-"""Keeps Ray's C++ messages off the terminal.
+"""Keep Ray's C++ log lines off the terminal.
 
-In: this process's standard error. Out: a stream for our own lines. Ray's libraries write log lines straight to file
-descriptor 2, past Python's logging and Ray's own settings; everything else that is written there passes unchanged.
+Ray's libraries write them straight to file descriptor 2, past Python's logging and Ray's own settings. A thread drops
+these lines from this process's standard error; all others pass unchanged.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from typing import TextIO
 
 _NATIVE = re.compile(rb"^\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] .*\.(?:cc|h):\d+:")
-"""`[2026-11-22 03:16:37,460 E 15147 15147] core_worker.cc:2465: …`: the lines of Ray's logging.cc."""
+"""Matches the lines of Ray's logging.cc: `[2026-11-22 03:16:37,460 E 15147 15147] core_worker.cc:2465: …`."""
 
 
 @contextmanager
 def without_native_chatter(*, verbose: bool) -> Iterator[TextIO]:
-    """Yields the stream to write to; with `verbose`, standard error as it is."""
+    """Filter standard error inside the `with` block, and yield a stream to the terminal for our own lines; with
+    `verbose`, yield standard error unfiltered."""
     if verbose:
         yield sys.stderr
         return
@@ -37,13 +38,13 @@ def without_native_chatter(*, verbose: bool) -> Iterator[TextIO]:
             yield stream
     finally:
         sys.stderr.flush()
-        os.dup2(terminal, 2)  # closes the pipe's last end here, which ends the thread
-        filtering.join(timeout=1)  # a child that outlives us may hold its other end
+        os.dup2(terminal, 2)  # closes this process's last write end of the pipe, which ends the thread
+        filtering.join(timeout=1)  # a child that outlives us may hold another write end
 
 
 def mute_at_exit() -> None:
-    """From when the interpreter ends, standard error goes nowhere: native modules count there, at length, what the
-    interpreter did not free before it ended (nanobind's "leaked instances"), which concerns nobody any more."""
+    """Send standard error to the null device once the interpreter exits: native modules then list there, at length,
+    objects that the interpreter did not free (nanobind's "leaked instances"), which nobody needs."""
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 

@@ -1,10 +1,10 @@
-"""The page to read first: the stages that an object goes through, in order.
+"""The stages that an object passes, in order: the page to read first.
 
     list ─► plan ─► [ read ► digest ► match ► decode ► match ► filter ] ─► [ classify ► detect ] ─► stage ─► commit
-                                  on CPU actors                       on GPU actors; with the others where there is none
+                                  on CPU actors                       on GPU actors; without GPUs, in the CPU actors
 
-In: a `Job` (everything that decides a row) and a shard. Out: the shard's part in staging. The same lists run on Ray
-(`ray_data.py`) and inline (`run_inline`), without Ray.
+A `Job` holds everything that decides a row. Each shard ends as a part in staging. The same lists of stages run on Ray
+(`ray_data.py`) and in this process, without Ray (`run_inline`).
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from nsfwscan.storage.rate_limit import UNPACED, Pace
 
 _CHUNK_BYTES = 32 * 2**20
 PIXELS_VERSION = 2
-"""Raised whenever the same file gives other pixels than before: scores made of the old ones are stale."""
+"""Increase this whenever the same file yields other pixels than before: scores of the old pixels are then stale."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker must know to turn a shard into rows."""
+    """Everything that a worker must know to turn a shard into rows."""
 
     config: ScanConfig
     spec: ModelSpec
@@ -59,7 +59,7 @@ class Job:
     banks: tuple[BankSpec, ...] = ()
     auxiliary_models: AuxiliaryModels = ALONE
     known: pa.Table | None = None
-    """Contents that the store knows to be illegal, as `BankSet` takes them; they are not decoded again."""
+    """Contents that the store knows to be illegal, in the form of `BankSet`; they are not decoded again."""
 
 
 def cpu_stages(
@@ -70,8 +70,8 @@ def cpu_stages(
     auxiliary_models: AuxiliaryModels = ALONE,
     poison: Poison | None = None,
 ) -> list[Stage]:
-    """From a listing to pixels; exact identities before any decoding, what is known never to a model, and what is
-    benign beyond doubt not to an expensive one."""
+    """Return the stages from a listing to pixels. Exact hashes are matched before any decoding; known contents reach no
+    model, and clearly benign images no expensive one."""
     columns = pixel_columns(spec, auxiliary_models)
     return [
         Read(config.read, config.storage, pace),
@@ -97,7 +97,7 @@ def _filters(
 def model_stages(
     config: ScanConfig, spec: ModelSpec, *, threads: int, auxiliary_models: AuxiliaryModels = ALONE
 ) -> list[Stage]:
-    """From pixels to scores: one decoding, however many models."""
+    """Return the stages from pixels to scores; all models share one decoding."""
     columns = pixel_columns(spec, auxiliary_models)
     return [
         Classify(spec, config.model, config.storage, threads=threads, column=columns[spec.geometry]),
@@ -109,9 +109,11 @@ def model_stages(
 
 
 def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels = ALONE) -> dict[str, str]:
-    """What stands behind a row, for the nights to come: `scoring` (models, labels, preprocessing, precision) behind a
-    score, `decoding` behind what could not be decoded, `filtering` behind what a filter settled. A row made with others
-    is stale."""
+    """Return the digests by which later runs tell whether a row can be reused; a row made with others is stale.
+
+    `scoring` (models, labels, preprocessing, precision) covers scores, `decoding` covers failures to decode, and
+    `filtering` covers rows that a filter settled.
+    """
     pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
     scoring = {**_behind(spec, config.model), "pixels": pixels}
     if auxiliary_models.detectors:
@@ -139,7 +141,7 @@ def _behind(spec: ModelSpec, config: ModelConfig) -> dict[str, Any]:
 
 
 def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels = ALONE) -> Needs:
-    """What the models and their shards take, for the choice of actors."""
+    """Return the memory that the models and their shards need, for the choice of actors."""
     models = (spec, *auxiliary_models.all)
     backend: Literal["torch", "onnx"] = "torch" if any(model.backend == "torch" for model in models) else "onnx"
     pixels = sum(geometry.nbytes for geometry in pixel_columns(spec, auxiliary_models))
@@ -148,7 +150,7 @@ def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryMod
 
 
 def finish(table: pa.Table) -> pa.Table:
-    """Gives each row its id, its place in the balance and its time, and the columns of `STAGED_SCHEMA` in order."""
+    """Add each row's id, place in the balance and time, and return the columns of `STAGED_SCHEMA` in order."""
     rows = table.num_rows
     columns = {
         "object_id": pa.array([hashlib.sha256(uri.encode()).hexdigest()[:32] for uri in table["uri"].to_pylist()]),
@@ -164,18 +166,18 @@ _SETTLING = pa.schema([STAGED_SCHEMA.field(name) for name in ("nsfw_score", "mat
 
 
 def _accounted(table: pa.Table) -> pa.ChunkedArray:
-    """A row's place in the balance: what has a score was scored; what has none was settled before, or failed."""
+    """Return each row's place in the balance: scored if it has a score, else matched, filtered or errored."""
     scored, matched, filtered = (pc.is_valid(table[name]) for name in _SETTLING.names)
     unscored = pc.if_else(filtered, str(Accounted.FILTERED), str(Accounted.ERRORED))
     return pc.if_else(scored, str(Accounted.SCORED), pc.if_else(matched, str(Accounted.MATCHED), unscored))
 
 
 class CpuChain:
-    """Reads a shard's listing and runs the CPU stages; reading is one chunk ahead of decoding.
+    """The CPU stages over a shard's listing; reading is one chunk ahead of decoding.
 
     Args:
-        actors: how many of these share the requests that the media store may be asked.
-        search: who is asked for what looks the same; unset: indexes of its own.
+        actors: number of chains that share the limit on requests to the media store.
+        search: function that searches for similar hashes; unset: the chain has its own indexes.
     """
 
     def __init__(self, job: Job, actors: int = 1, search: Search | None = None) -> None:
@@ -188,12 +190,12 @@ class CpuChain:
         self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models, poison))
 
     def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
-        """The shard's rows with pixels; `moved` is called now and then, as long as there is progress."""
+        """Return the shard's rows with pixels; call `moved` now and then, as long as there is progress."""
         return run_overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
 
 
 class ModelChain:
-    """Runs the model stages."""
+    """The model stages."""
 
     def __init__(self, job: Job, *, threads: int) -> None:
         self._stages = opened(
@@ -201,38 +203,39 @@ class ModelChain:
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The rows with scores, finished."""
+        """Return the rows with scores, in the columns of `STAGED_SCHEMA`."""
         return finish(run(self._stages, table))
 
 
 class Stager:
-    """Writes finished shards to staging."""
+    """A writer of finished shards to staging."""
 
     def __init__(self, job: Job) -> None:
         self._staging = job.run.staging
         self._decide = Decider(job.policy)
 
     def found(self, shard: Shard) -> ShardResult | None:
-        """The result of a shard that is staged already: a task that Ray runs again reads and scores nothing again."""
+        """Return the result of a shard that is staged already, else None: a task that Ray runs again then neither reads
+        nor scores the shard again."""
         try:
             return describe_part(shard, read_part(self._staging, shard), self._decide)
         except FileNotFoundError:
             return None
 
     def __call__(self, shard: Shard, table: pa.Table) -> ShardResult:
-        """The shard's part is in staging when this returns."""
+        """Write the shard's part to staging, and return its result."""
         return stage_part(self._staging, shard, table, self._decide)
 
 
 def opened(stages: Sequence[Stage]) -> Sequence[Stage]:
-    """The stages, each with what is heavy in it built."""
+    """Open the stages, which builds their heavy parts, and return them."""
     for stage in stages:
         stage.open()
     return stages
 
 
 def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) -> Iterator[ShardResult]:
-    """The whole pipeline in this process, shard by shard, without Ray."""
+    """Run the whole pipeline in this process, shard by shard, without Ray; check the deadline before each shard."""
     threads = job.config.engine.num_cpus or usable_cpus()
     read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
     for shard in shards:

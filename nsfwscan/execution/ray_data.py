@@ -1,11 +1,11 @@
-"""The pipeline's stages on Ray Data: actor pools, resources, one block a shard.
+"""Run the pipeline's stages on Ray Data: actor pools, resources, one block per shard.
 
-Nothing else imports ray but `ray_session.py`, which starts or joins it (and what the benchmark compares with).
+In this package, only this module and `ray_session.py`, which starts or joins Ray, import ray.
 
-In: a `Job` and shards. Out: a `ShardResult` for each, as they finish, in any order. An exception of ours in a worker
-comes back as itself. Ray retries lost workers and nodes; everything else stops the run (`max_errored_blocks` stays 0,
-since anything else would also swallow a full disk or a broken GPU). Those retries have no limit: a watchdog stops a run
-that no longer moves, or in which a shard kills every worker that takes it, and names the shards.
+Results come as shards finish, in any order. An `NsfwscanError` in a worker comes back as itself. Ray retries lost
+workers and nodes; every other error stops the run (`max_errored_blocks` stays 0, since any other value would also
+swallow a full disk or a broken GPU). Ray's retries have no limit, so a watchdog stops a run that no longer moves, or in
+which a shard kills every worker that takes it, and names the shards.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from nsfwscan.runs.staging import ShardResult
 _LEAVE_S = 10.0
 _LOOK_S = 2.0
 _START_S = 300.0
-"""More patience until the first shard is begun: nodes that come, images that are pulled, libraries that load."""
+"""Extra patience until a worker begins the first shard: nodes start, container images are pulled, libraries load."""
 _NAMED_SHARDS = 10
 
 
 class _Pulse:
-    """Where workers say what they have in hand, so that the watchdog knows; never waited for by them."""
+    """Progress actor read by the watchdog; workers report fire-and-forget."""
 
     def __init__(self) -> None:
         self._moved_at = time.monotonic()
@@ -73,14 +73,14 @@ class _Pulse:
         self._moved_at = time.monotonic()
 
     def look(self) -> tuple[float, bool, dict[str, int], dict[str, str]]:
-        """Seconds without a movement; whether there ever was one; how often each unfinished shard was begun, and by
-        whom last."""
+        """Return the seconds since the last report; whether any shard was begun; how often each unfinished shard was
+        begun; and the worker that last began it."""
         return time.monotonic() - self._moved_at, self._is_under_way, self._begun, self._workers
 
 
 class _Actor:
-    """What all actors share: they build their part with the first block, since Ray reports an error in a constructor
-    only as text, and one in a call as itself."""
+    """The base of all actors. An actor builds its chain with the first block, since Ray reports an error in a
+    constructor only as text, but one in a call as itself."""
 
     def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
         self._job, self._layout, self._pulse, self._indexes = job, layout, pulse, indexes
@@ -96,7 +96,7 @@ class _Actor:
         return Stager(self._job)
 
     def _search(self, bank: int, hashes: Hashes) -> Found:
-        """Asks this node's index; a node that came later asks another's."""
+        """Ask this node's index; on a node that joined later, ask another node's."""
         here = ray.get_runtime_context().get_node_id()
         index = self._indexes.get(here) or random.choice(list(self._indexes.values()))
         found: Found = ray.get(index.search.remote(bank, hashes))
@@ -114,7 +114,7 @@ class _Actor:
 
 
 class _Fused(_Actor):
-    """The whole pipeline in one actor."""
+    """An actor that runs the whole pipeline."""
 
     @cached_property
     def _score(self) -> ModelChain:
@@ -128,7 +128,7 @@ class _Fused(_Actor):
 
 
 class _Cpu(_Actor):
-    """The CPU chain; the shard's name travels beside its rows, and alone where the shard is staged already."""
+    """An actor that runs the CPU chain. The shard travels on beside its rows, or alone if it is staged already."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, _ = _without_shard(block)
@@ -139,7 +139,7 @@ class _Cpu(_Actor):
 
 
 class _Model(_Actor):
-    """The model chain, on whatever device the worker has."""
+    """An actor that runs the model chain on the worker's device."""
 
     @cached_property
     def _score(self) -> ModelChain:
@@ -152,7 +152,7 @@ class _Model(_Actor):
 
 
 class _Stage(_Actor):
-    """Writes parts; beside the model, so that a GPU does not wait for the store."""
+    """An actor that writes parts, apart from the model, so that a GPU does not wait for the store."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
@@ -163,7 +163,7 @@ class _Stage(_Actor):
 
 
 class _NodeIndex:
-    """The indexes of large banks, once a node: a worker would have no room for one of its own."""
+    """An actor that holds the indexes of large banks, one per node: a worker has no room for its own."""
 
     def __init__(self, job: Job, threads: int) -> None:
         self._banks = BankSet(job.banks, job.config.storage)
@@ -178,8 +178,8 @@ _SHARD_COLUMNS = [f"shard_{field.name}" for field in fields(Shard)]
 
 
 def _with_shard(rows: pa.Table, shard: Shard) -> pa.Table:
-    """One row, the shard's rows a list in it, without a copy: Ray cuts large blocks and gathers small ones, but leaves
-    a row whole."""
+    """Return one row that holds the shard's rows as a list, without a copy: Ray cuts large blocks and gathers small
+    ones, but leaves a row whole."""
     whole = rows.to_struct_array().combine_chunks()
     inside = pa.LargeListArray.from_arrays(pa.array([0, len(whole)], pa.int64()), whole)
     named = [pa.array([value]) for value in astuple(shard)]
@@ -187,7 +187,7 @@ def _with_shard(rows: pa.Table, shard: Shard) -> pa.Table:
 
 
 def _without_shard(block: pa.Table) -> tuple[Shard, pa.Table | None]:
-    """The shard, and its rows where they are there."""
+    """Return the shard, and its rows if the block has them."""
     [named] = block.select(_SHARD_COLUMNS).to_pylist()
     rows = pa.Table.from_struct_array(block["rows"].chunk(0).flatten()) if "rows" in block.column_names else None
     return Shard(*named.values()), rows
@@ -202,16 +202,16 @@ def run_shards(
     layout: Layout | None = None,
     began: Callable[[Fleet], None] = lambda fleet: None,
 ) -> Iterator[ShardResult]:
-    """Runs shards on Ray, in the order given as far as workers are free.
+    """Run shards on Ray, in the given order as far as workers are free.
 
     Args:
-        layout: actors and their sizes; unset: chosen from what the cluster has.
-        began: told of the machines and their layout, before the first shard.
+        layout: actors and their sizes; unset: chosen from the cluster's nodes.
+        began: called with the machines and their layout before the first shard.
 
     Raises:
-        DeadlineReached: in time, whatever the workers are at.
+        DeadlineReached: the deadline has come; this does not wait for the workers.
         Stalled: no worker moves any more, or a shard kills every worker that takes it.
-        NsfwscanError: whatever stops a worker, as the worker raised it.
+        NsfwscanError: a worker failed; its own NsfwscanError is raised unchanged.
     """
     needs = needs_of(job.config, job.spec, job.auxiliary_models)
     with _session(job.config.engine, needs, verbose=verbose):
@@ -237,10 +237,10 @@ def run_shards(
 
 
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
-    """The blocks as they come; between them, and while none comes, the watchdog and the clock are looked at."""
+    """Yield the blocks as they come; check deadline and watchdog between them, and while none comes."""
     came: queue.Queue[Any] = queue.Queue(maxsize=1)
     execution = _Execution()
-    # Waiting for Ray cannot be interrupted: a thread that dies with the process does it.
+    # Waiting for Ray cannot be interrupted, so a daemon thread waits.
     waiting = threading.Thread(target=_hand_over, args=(blocks, came, execution), daemon=True, name="blocks")
     waiting.start()
     try:
@@ -257,9 +257,9 @@ def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> 
                 waiting.join()
                 return
             yield block
-    except BaseException:  # nobody waits for the blocks any more
+    except BaseException:  # the caller takes no more blocks
         execution.give_up()
-        waiting.join(_LEAVE_S)  # Ray Data must be done with Ray before Ray is shut down, or it starts another one
+        waiting.join(_LEAVE_S)  # Ray Data must end before Ray is shut down, or it starts another Ray
         raise
 
 
@@ -279,12 +279,12 @@ def _hand_over(blocks: Iterator[Any], to: queue.Queue[Any], execution: _Executio
             if execution.given_up:
                 return
         put(None)
-    except BaseException as error:  # noqa: BLE001  # it is raised where the blocks are waited for
+    except BaseException as error:  # noqa: BLE001  # `_watched` raises it
         put(error)
 
 
 class _Execution:
-    """An execution of Ray Data, which may be given up while it runs."""
+    """An execution of Ray Data that can be given up while it runs."""
 
     def __init__(self) -> None:
         self.given_up = False
@@ -292,10 +292,10 @@ class _Execution:
         self._lock = threading.Lock()
 
     def begin(self, executor: Any) -> None:
-        """Raises where it was given up before it began.
+        """Register the executor. Raise RuntimeError if the execution was given up before it began.
 
-        However it ends, its actors are killed. Ray Data would let go of them only: they would end what they are at, or
-        hang, and those of a failed execution keep their CPUs for as long as anybody keeps its traceback.
+        However the execution ends, its actors are killed. Ray Data would only release them: they would finish their
+        task, or hang, and those of a failed execution would keep their CPUs as long as its traceback is kept.
         """
         with self._lock:
             if self.given_up:
@@ -304,7 +304,7 @@ class _Execution:
             self._executor = executor
 
     def give_up(self) -> None:
-        """Ends it as it stands."""
+        """Stop the execution at once."""
         with self._lock:
             self.given_up = True
             executor = self._executor
@@ -317,44 +317,44 @@ def _shut_down_by_force(shut_down: Callable[..., None], force: bool = True, exce
 
 
 _EXECUTION: ContextVar[_Execution] = ContextVar("execution")
-"""That of the blocks which this thread asks for."""
+"""The execution whose blocks this thread asks for."""
 
 
 class _Begins:
-    """Ray Data makes one for each execution, where it is asked for blocks, and tells it of the executor."""
+    """A callback that registers the executor. Ray Data makes one per execution, in the thread that asks for blocks."""
 
     def __init__(self) -> None:
         self._execution = _EXECUTION.get(_Execution())
 
     def before_execution_starts(self, executor: object) -> None:
-        """Notes it."""
+        """Register the executor."""
         self._execution.begin(executor)
 
     def on_execution_step(self, executor: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def after_execution_succeeds(self, executor: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def after_execution_fails(self, executor: object, error: Exception) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _Watchdog:
-    """Stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
+    """The check that stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
 
     def __init__(self, pulse: Any, config: EngineConfig, shards: Mapping[str, Shard]) -> None:
         self._pulse, self._config, self._shards = pulse, config, shards
         self._asked = pulse.look.remote()
 
     def look(self) -> None:
-        """Raises Stalled, and names the shards in hand."""
+        """Raise Stalled with the shards in hand if the run no longer moves; do not wait for the progress actor."""
         answered, _ = ray.wait([self._asked], timeout=0)
         if not answered:
             return
         try:
             still_s, is_under_way, begun, workers = ray.get(self._asked)
-        except ray.exceptions.RayError:  # it is being restarted, or Ray is in trouble that the blocks will tell of
+        except ray.exceptions.RayError:  # the actor restarts, or Ray is in trouble that the blocks will report
             return
         finally:
             self._asked = self._pulse.look.remote()
@@ -380,7 +380,7 @@ class _Watchdog:
 
 
 def _indexes(job: Job) -> dict[str, Any]:
-    """For each node the actor that has the indexes of large banks; none where there are no such banks."""
+    """Start an actor with the indexes of large banks on each node, and return them by node; none without such banks."""
     if not any(bank.is_large for bank in job.banks):
         return {}
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_NodeIndex)
@@ -397,7 +397,7 @@ def _on_ray(
     names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]
 ) -> ray.data.Dataset:
     blockwise: dict[str, Any] = {
-        "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to take blocks as they are
+        "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to pass whole blocks
         "batch_format": "pyarrow",
         "fn_constructor_args": (job, layout, pulse, indexes),
     }
@@ -417,7 +417,7 @@ def _on_ray(
 
 
 def _session(config: EngineConfig, needs: Needs, *, verbose: bool) -> AbstractContextManager[None]:
-    """Ray as the configuration says; a local one has room for what the scan needs."""
+    """Connect to Ray as configured; a local Ray gets an object store of the size that the scan needs."""
     here = this_machine(config.num_cpus)
     return ray_session(
         config.cluster, verbose=verbose, num_cpus=int(here.cpus), store_bytes=local_store_bytes(here, needs)
@@ -425,14 +425,14 @@ def _session(config: EngineConfig, needs: Needs, *, verbose: bool) -> AbstractCo
 
 
 def _alive() -> Iterator[dict[str, Any]]:
-    """The cluster's nodes that may run actors, as Ray tells of them."""
+    """Yield the cluster's nodes that may run actors, as Ray describes them."""
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU")):
             yield node
 
 
 def _nodes() -> tuple[Node, ...]:
-    """The cluster's nodes that may run actors."""
+    """Return the cluster's nodes that may run actors."""
     here, host = this_machine(), socket.gethostname()
     found: list[Node] = []
     for node in _alive():
@@ -445,14 +445,14 @@ def _nodes() -> tuple[Node, ...]:
 
 
 def cluster_nodes(config: EngineConfig) -> tuple[Node, ...]:
-    """The nodes that a scan would run on. Raises NsfwscanError where the cluster cannot be reached."""
+    """Return the nodes that a scan would run on. Raise NsfwscanError if the cluster cannot be reached."""
     with _session(config, Needs(), verbose=False):
         return _nodes()
 
 
 def _set_context(verbose: bool) -> None:
     context = DataContext.get_current()
-    context.raise_original_map_exception = True  # ours, instead of Ray's wrapper around its text
+    context.raise_original_map_exception = True  # our exception instead of Ray's wrapper around its text
     callbacks: list[Any] = context.custom_execution_callback_classes
     if _Begins not in callbacks:
         callbacks.append(_Begins)
@@ -465,7 +465,7 @@ def _set_context(verbose: bool) -> None:
 
 
 def _own_error(error: BaseException) -> Exception:
-    """The exception that a worker raised, freed of what Ray wraps around it; in words where it was Ray's own."""
+    """Return our exception that a worker raised, without Ray's wrappers; else a NsfwscanError that names the cause."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, NsfwscanError):
@@ -478,7 +478,7 @@ def _own_error(error: BaseException) -> Exception:
 
 
 def describe_cluster(config: EngineConfig, needs: Needs) -> str:
-    """What a scan would run on, in words. Raises NsfwscanError where it cannot be reached."""
+    """Return in words what a scan would run on. Raise NsfwscanError if the cluster cannot be reached."""
     nodes = cluster_nodes(config)
     layout = choose_layout(nodes, 1_000_000, needs)
     where = config.cluster or "a local Ray"

@@ -1,6 +1,6 @@
-"""A connection to Ray: to a cluster, or to a local Ray that ends with it.
+"""A connection to Ray: to a cluster, or to a local Ray that ends with the connection.
 
-In: an address. Out: a Ray that is there. Nobody who answers, or no Ray, is a `NsfwscanError`.
+If nothing answers at the address, or no Ray does, this raises `NsfwscanError`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _KNOCK_S = 10.0
 
 
 def check_reachable(address: str | None) -> None:
-    """Knocks at a cluster's address, if there is one: Ray itself would try for ten minutes.
+    """Try the port of a cluster's address, if there is one: Ray itself would try for ten minutes.
 
     Raises:
-        NsfwscanError: nobody answers there.
+        NsfwscanError: nothing answers there.
     """
     host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
@@ -36,13 +36,14 @@ def check_reachable(address: str | None) -> None:
 
 @contextmanager
 def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, store_bytes: int) -> Iterator[None]:
-    """A connection to the cluster at the address, or a local Ray that ends with it; one that is there already stays.
-    A local Ray listens on this machine's loopback address alone: nobody else has any business with it.
+    """Connect to the cluster at the address, or start a local Ray that ends with the `with` block; use a connection
+    that exists already, and leave it open. A local Ray listens only on this machine's loopback address, since no other
+    machine needs it.
 
     Args:
-        address: None: a local Ray.
-        verbose: show what Ray and the workers say.
-        num_cpus: of a local Ray; None: all.
+        address: the cluster's; None: a local Ray.
+        verbose: show the output of Ray and the workers.
+        num_cpus: CPUs of a local Ray; None: all.
         store_bytes: size of a local Ray's object store.
 
     Raises:
@@ -71,8 +72,8 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
 
 
 def _listen_on_loopback() -> None:
-    """Let the Ray that is started next bind 127.0.0.1. Ray has an environment variable for it, which it reads when it
-    is imported (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0); the address that `ray.init` takes, it replaces by another."""
+    """Make the next local Ray bind 127.0.0.1. Ray reads its environment variable for this
+    (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0) only on import, and replaces an address given to `ray.init` by another."""
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -1,6 +1,6 @@
-"""A few images, now: the same stages as a scan, inline, without Ray.
+"""Classify a few images in this process, by the same stages as a scan, without Ray.
 
-In: paths or URIs. Out: a `Verdict` for each, in order, unreadable ones too.
+Each path or URI gets a `Verdict`, in order, even if it cannot be read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nsfwscan.schema import LISTING_SCHEMA, Category, Decision, score_column
 from nsfwscan.stages.base import fresh, run
 
 BORDERLINE_MARGIN = 0.2
-"""A call is borderline when its two most probable categories are closer than this."""
+"""A verdict is borderline if its two most probable categories are closer than this."""
 
 _AT_ONCE = 32
 """Images in memory at a time."""
@@ -32,20 +32,22 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the model and the policy say of one image.
+    """The result of the model and the policy for one image.
 
     Attributes:
         uri: as given.
-        status: `ok`, or why there are no scores; `error` says it in words.
+        status: `ok`, or why there are no scores.
+        error: the same reason in words; None with scores.
         scores: (category, probability), most probable first; empty without scores.
         nsfw_score: sum over the NSFW categories, 0 to 1; None without scores.
-        decision: what the policy decides, by `rule`.
-        match: the hash bank that it is in, the entry's id, and in how many bits they differ; None without a match.
-        filtered_by: what settled it before the model; None where nothing did.
-        signals: (name, value) of further detectors, the prefilter and the file itself.
-        borderline: the two most probable categories are close, or the policy wants a person to look.
+        decision: the policy's decision.
+        rule: the rule that decided.
+        borderline: the two most probable categories are close, or the policy decides on review.
         model: `name@digest`; None without scores.
         policy: `name@digest`.
+        match: the matching hash bank, the entry's id, and the number of differing bits; None without a match.
+        filtered_by: the filter that settled the image before the model; None if no filter did.
+        signals: (name, value) of further detectors, the prefilter and the file itself.
     """
 
     uri: str
@@ -64,7 +66,7 @@ class Verdict:
 
 
 def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
-    """Classifies images one after the other, in this process, on a GPU where there is one.
+    """Classify images in this process, on a GPU if there is one.
 
     Raises:
         NsfwscanError: the model, the policy or a hash bank cannot be loaded.

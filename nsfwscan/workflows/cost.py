@@ -1,8 +1,8 @@
-"""Hours and money: of a finished run as it was measured, and of one to come at the rate that was measured.
+"""Compute the hours and the money of runs: measured for finished runs, estimated at a measured rate for future ones.
 
-In: machines, seconds, counts; a price table; the records of committed runs, or the JSON of a benchmark. Out: a `Cost`.
-Nothing is made up: without a measurement there is no estimate, and without a price no amount. A price table or
-benchmark that cannot be read is a `ConfigError`.
+Rates come from the records of committed runs or from a benchmark's JSON, prices from a price table. Without a
+measurement there is no estimate, and without a price no amount. A price table or benchmark that cannot be read raises
+`ConfigError`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from nsfwscan.storage.store import Store
 
 PRICES = Path(__file__).parent / "prices.yaml"
 _LIST_PAGE = 1000
-"""Keys that S3 gives for one LIST request."""
+"""Keys that S3 returns for one LIST request."""
 _LOOKED_AT = 50
-"""Committed runs, the newest, among which a measurement is looked for."""
+"""Number of newest committed runs in which a measurement is searched."""
 STEADY = 2000
-"""Objects of a run in which its start does not count for much any more."""
+"""Number of objects from which on a run's start hardly affects its rate."""
 _AT_ONCE = 16
 _STEADY_FIGURE, _EMBEDDED_FIGURE = "scan.steady", "embedded.steady"
-"""Keys of a benchmark's rates: of a scan with its ViT, and with the embedded model."""
+"""Keys of a benchmark's rates: of a scan with its ViT, and of one with the embedded model."""
 
 Kinds = Counter[tuple[float, float, str | None, str | None]]
-"""How many machines, by `Node.kind`."""
+"""Number of machines by `Node.kind`."""
 
 
 class Prices(Frozen):
-    """What a machine and a store ask for; `nsfwscan/prices.yaml` says how the figures are meant."""
+    """Prices of machines and of an object store; `prices.yaml`, beside this file, explains the figures."""
 
     name: str
     currency: str = Field(pattern="^[A-Z]{3}$")
@@ -51,22 +51,22 @@ class Prices(Frozen):
     source: str
     vcpu_hour: float = Field(ge=0)
     gpu_hour: dict[str, float] = Field(default_factory=dict)
-    """By kind of GPU, e.g. `A10G`; beside the machine's vCPUs."""
+    """By GPU model, e.g. `A10G`, on top of the machine's vCPUs."""
     get_per_1000: float = Field(0.0, ge=0)
     list_per_1000: float = Field(0.0, ge=0)
     egress_per_gib: float = Field(0.0, ge=0)
 
     @classmethod
     def load(cls, path: str | None = None) -> Prices:
-        """The table of that file, or the one that comes with nsfwscan.
+        """Return the price table in a file, or the one that comes with nsfwscan.
 
         Raises:
-            ConfigError: it cannot be read, or a key or value is wrong.
+            ConfigError: the file cannot be read, or a key or value is wrong.
         """
         return cls.of(read_yaml(path or str(PRICES)), path)
 
     def of_gpu(self, kind: str | None) -> float | None:
-        """Price of a GPU-hour: under its name, or a part of it (`A100` of `A100-SXM4`); None where there is none."""
+        """Return the price of a GPU-hour, found by the GPU's name or a part of it (`A100` of `A100-SXM4`), or None."""
         if kind is None:
             return None
         if kind in self.gpu_hour:
@@ -76,7 +76,7 @@ class Prices(Frozen):
 
 @dataclass(frozen=True)
 class Requests:
-    """What was asked of an object store that charges for it."""
+    """Requests to an object store that charges for them, and the bytes read from it."""
 
     get: int = 0
     list: int = 0
@@ -85,34 +85,34 @@ class Requests:
 
 @dataclass(frozen=True)
 class Cost:
-    """What some objects take: time of the machines, and money."""
+    """The machine time and the money for a number of objects."""
 
     objects: int
-    """That were read and scored, or are to be."""
+    """Objects that were read and scored, or are to be."""
     hours: float
     core_hours: float
     gpu_hours: float
     requests: Requests
     currency: str
     amount: float | None
-    """None where a price is missing."""
+    """Money in `currency`; None if a price is missing."""
     missing: str | None
-    """Which price that is."""
+    """The missing price, in words."""
     prices: str
-    """The price table, and its date."""
+    """Name and date of the price table."""
 
     @property
     def per_million(self) -> float | None:
-        """The amount for a million objects."""
+        """The amount for a million objects; None without an amount or without objects."""
         return self.amount / self.objects * 1e6 if self.amount is not None and self.objects else None
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in `run.json`."""
+        """Return the `cost` section of `run.json`."""
         return {**asdict(self), "per_million": self.per_million, "steady": self.objects >= STEADY}
 
 
 def cost_of(nodes: Sequence[Node], seconds: float, objects: int, requests: Requests, prices: Prices) -> Cost:
-    """What these machines ask for that time, idle or not, and the store for these requests."""
+    """Return the cost of these machines for that time, idle or not, and of these requests to the store."""
     hours = seconds / 3600
     cores, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     unknown = sorted({node.gpu or "unknown" for node in nodes if node.gpus and prices.of_gpu(node.gpu) is None})
@@ -137,36 +137,37 @@ def cost_of(nodes: Sequence[Node], seconds: float, objects: int, requests: Reque
 
 
 def requests_for(sources: Sequence[str], listed: int, read: int, read_bytes: int) -> Requests:
-    """Requests to S3, at the least: a page of keys each thousand listed, a GET each object read; none elsewhere."""
+    """Return the least number of requests to S3: one LIST per thousand objects listed, one GET per object read; none
+    if no source is on S3."""
     remote = any(Location.of(uri).is_s3 for uri in sources)
     return Requests(read, -(-listed // _LIST_PAGE), read_bytes) if remote else Requests()
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast it went once, on which machines."""
+    """A measured rate, and the machines that it was measured on."""
 
     per_s: float
-    """Objects a second while scanning."""
+    """Objects per second while scanning."""
     beside_s: float
-    """Seconds an object for listing and commit."""
+    """Seconds per object for listing and commit."""
     machines: Kinds | None
-    """None: of a benchmark, which is taken for what it is."""
+    """The machines by kind; None for a benchmark, of which only the numbers of cores and GPUs are compared."""
     cores: float
     gpus: float
     basis: str
-    """Where it was measured, in words."""
+    """Where the rate was measured, in words."""
     bytes_per_object: float = 0.0
     steady: bool = True
-    """Measured over so many objects that it may be taken for many more."""
+    """True if measured over enough objects to hold for many more."""
 
 
 def measured(store: Store, made_with: Mapping[str, str], nodes: Sequence[Node]) -> Rate | None:
-    """The rate of the newest committed run with the same models, filters, preprocessing and precision on machines of
-    the same kind; one that was long enough, if there is one. None where nothing was measured.
+    """Return the rate of the newest committed run of at least `STEADY` objects with the same models, filters,
+    preprocessing and precision on machines of the same kinds; of the longest such run if all are shorter; else None.
 
     Args:
-        made_with: the reuse_keys of what would be run.
+        made_with: the reuse_keys of the planned scan.
 
     Raises:
         StoreError: the store cannot be read.
@@ -189,13 +190,13 @@ def measured(store: Store, made_with: Mapping[str, str], nodes: Sequence[Node]) 
 def _record(run: Run) -> RunRecord | None:
     try:
         return run.record()
-    except StoreError:  # one that cannot be read tells nothing; the others may
+    except StoreError:  # a record that cannot be read is skipped; others may hold a rate
         return None
 
 
 def _rate_of(record: RunRecord) -> tuple[Rate, int] | None:
-    """Return a run's rate, and over how many objects it was measured; None of a run that read nothing, or whose
-    machines are not known."""
+    """Return a run's rate, and the number of objects that it was measured over; None if the run read nothing or its
+    machines are unknown."""
     machine, cost, per_s, steps = record.machine, record.cost, record.images_per_s, record.timings.steps
     if not machine or not cost or not per_s:
         return None
@@ -221,7 +222,7 @@ class _Figure(BaseModel):
 
 
 class _Bench(BaseModel):
-    """What is read of a benchmark's JSON."""
+    """The fields that are read from a benchmark's JSON."""
 
     class Machine(BaseModel):
         cpu: str
@@ -237,13 +238,13 @@ class _Bench(BaseModel):
 
 
 def benchmarked(path: str, *, embedded: bool) -> Rate:
-    """The steady rate that a benchmark measured.
+    """Return the steady rate that a benchmark measured.
 
     Args:
-        embedded: with the embedded model; else with the benchmark's own, a ViT of a size that `basis` names.
+        embedded: True: with the embedded model; False: with the benchmark's own, a ViT of a size that `basis` names.
 
     Raises:
-        ConfigError: the file cannot be read, is no benchmark's, or holds no rate of a scan.
+        ConfigError: the file cannot be read, is not a benchmark's, or holds no rate of a scan with this model.
     """
     try:
         found = _Bench.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -263,7 +264,7 @@ def benchmarked(path: str, *, embedded: bool) -> Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a scan to come will take, and on what ground that is said."""
+    """The cost of a future scan, and the measurement that it is based on."""
 
     cost: Cost
     basis: str
@@ -272,8 +273,8 @@ class Estimate:
 def estimate(
     objects: int, rate: Rate, nodes: Sequence[Node], sources: Sequence[str], prices: Prices
 ) -> Estimate | None:
-    """What reading and scoring that many objects takes on these machines, in proportion to those measured; None where
-    only one side has GPUs, so that the rate says nothing."""
+    """Return the cost of reading and scoring that many objects on these machines, scaled from the measured machines;
+    None if only one side has GPUs, so that the rate says nothing."""
     factor = _factor(rate, nodes)
     if not factor:
         return None
@@ -284,7 +285,7 @@ def estimate(
 
 
 def _factor(rate: Rate, nodes: Sequence[Node]) -> float | None:
-    """How much more the machines are than those measured, by what there is the least more of."""
+    """Return the scaling factor against the measured machines, set by the scarcest resource; None as for `estimate`."""
     if rate.machines is not None:
         now = Counter(node.kind for node in nodes)
         return float(min(now[kind] / count for kind, count in rate.machines.items()))

@@ -1,7 +1,7 @@
-"""What would fail in the night, checked before it.
+"""Check before a scan everything that could make it fail.
 
-In: the configuration of the scan to come. Out: findings, one a line, as they are made; nothing is raised and nothing is
-left behind. A check that fails says what to do; the ones after it still run.
+`examine` yields findings, one per line, while the checks run; it raises nothing and leaves nothing behind. A failed
+check says what to do, and the checks after it still run.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, size
 
 _SAMPLE = 24
-"""Objects of a source, the first ones, whose beginnings are looked at."""
+"""Number of a source's first objects whose beginnings are read."""
 _HEAD_BYTES = 65_536
 _NAMED = 3
 _FREE_BYTES = 2 * 2**30
-"""Free space below which a warning is given: room for a model, a listing's sort and a shard's part."""
+"""Free space below which a check warns: room for a model, a listing's sort and a shard's part."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """The result of one check, as one line."""
 
     verdict: Literal["ok", "warn", "fail"]
     subject: str
@@ -62,7 +62,7 @@ class Finding:
 
     @property
     def is_failure(self) -> bool:
-        """Whether a scan could not run."""
+        """True if a scan could not run."""
         return self.verdict == "fail"
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Finding:
 
 
 def examine(config: ScanConfig) -> Iterator[Finding]:
-    """Runs all checks, in the order in which a scan would need them."""
+    """Run all checks, in the order in which a scan would need them."""
     checks: list[tuple[str, Callable[[ScanConfig], Iterator[Finding]]]] = [
         ("versions", _versions),
         ("machine", _machine),
@@ -88,12 +88,12 @@ def examine(config: ScanConfig) -> Iterator[Finding]:
             yield from check(config)
         except (NsfwscanError, RowError) as error:
             yield Finding("fail", subject, str(error))
-        except Exception as error:  # noqa: BLE001  # an examination reports what it did not expect, too
+        except Exception as error:  # noqa: BLE001  # an unexpected error becomes a finding, too
             yield Finding("fail", subject, f"{type(error).__name__}: {error}")
 
 
 def _versions(config: ScanConfig) -> Iterator[Finding]:
-    """Every dependency against the range that the package declares."""
+    """Check the version of each dependency against the range that the package declares."""
     wrong = []
     for text in metadata.requires("nsfwscan") or []:
         requirement = Requirement(text)
@@ -144,7 +144,7 @@ def _space(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _decoder(config: ScanConfig) -> Iterator[Finding]:
-    """Decodes an empty file, and says how far the process that does so is confined."""
+    """Decode an empty file, and report how far the decode process is confined."""
     child = DecodeChild(settings_of(config.decode))
     try:
         with suppress(RowError):
@@ -161,7 +161,7 @@ def _decoder(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _sources(config: ScanConfig) -> Iterator[Finding]:
-    """Lists a few objects of each source, reads one, and looks at the beginnings of the others: are they images?"""
+    """List a few objects of each source, read one, and check from the first bytes of all whether they are images."""
     if not config.source.uris:
         yield Finding("warn", "source", "none given: name the sources of the scan to have them checked")
     for uri in config.source.uris:
@@ -180,7 +180,7 @@ def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
     if (refused := first["refused"][0].as_py()) is not None:
         yield Finding("fail", "source", f"{uri}: {printable(first['uri'][0].as_py())}: {refused}")
         return
-    allowed = first.filter(pc.is_null(first["refused"]))  # what a list must not name is not opened here, either
+    allowed = first.filter(pc.is_null(first["refused"]))  # URIs that a list must not name are not opened here, either
     listed, limits = allowed["uri"].to_pylist(), config.read
     example = listed[0]
     name = printable(example)
@@ -195,7 +195,7 @@ def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
 
 
 def _are_images(uri: str, listed: list[str], config: ScanConfig) -> Iterator[Finding]:
-    """A warning where a scan of objects like these would score hardly anything, and so end with exit code 5."""
+    """Warn if a scan of objects like these would score hardly any of them, and so end with exit code 5."""
     kinds = [content_of(head) for head in (_beginning(one, config.storage) for one in listed) if head is not None]
     others = Counter(kind.name for kind in kinds if kind.kind is not ContentKind.IMAGE)
     count, limit = others.total(), config.report.max_unsupported_rate
@@ -211,7 +211,7 @@ def _are_images(uri: str, listed: list[str], config: ScanConfig) -> Iterator[Fin
 
 
 def _beginning(uri: str, storage: StorageConfig) -> bytes | None:
-    """The first bytes of an object; None where it cannot be read, which a scan will say."""
+    """Return the first bytes of an object; None if it cannot be read, which a scan will report."""
     place = Location.of(uri)
     if place.is_local and not os.path.isfile(place.path):  # opening a pipe would wait for a writer
         return None
@@ -223,7 +223,7 @@ def _beginning(uri: str, storage: StorageConfig) -> bytes | None:
 
 
 def _store(config: ScanConfig) -> Iterator[Finding]:
-    """Writes, creates, reads, lists and deletes a file of its own under staging/."""
+    """Create, read, list and delete a probe file under staging/, and check that the store refuses to overwrite it."""
     if not config.out:
         yield Finding("warn", "store", "none given: pass --out STORE to have it checked")
         return
@@ -258,7 +258,7 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _banks(config: ScanConfig) -> Iterator[Finding]:
-    """Reads each bank, and keeps it on this machine; says where the policy overrules it."""
+    """Read each bank, and keep it on this machine; warn where the policy overrules it."""
     for bank in config.banks:
         [spec] = resolve_banks((bank,), config.storage)
         needed, free = index_bytes(spec.entries["pdq"]) if spec.is_large else 0, this_machine().memory_bytes
@@ -273,7 +273,7 @@ def _banks(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _models(config: ScanConfig) -> Iterator[Finding]:
-    """Loads the models here and lets each score one grey image."""
+    """Load the models here, and let each score one batch of grey images."""
     yield _model("model", registry.resolve(config.model, config.storage), config.model, config.storage)
     beside = registry.resolve_auxiliary(config)
     if beside.prefilter is not None:

@@ -1,8 +1,8 @@
-"""What a scan would do, before it does it: where it runs, in what sizes, and what that takes.
+"""Explain a scan without running it: machines, actors and their sizes, hours and money.
 
-In: a `ScanConfig`. Out: an `Explanation`. Nothing is listed, no object is read, nothing is written to the store, and no
-Ray is started; one that runs already is asked for its nodes. What is not known without these is left unknown. A model,
-cluster or store that cannot be reached is a `NsfwscanError`.
+This lists no source, reads no object, writes nothing to the store and starts no Ray; it asks a running cluster for its
+nodes. Figures that need more than that stay unknown. A model, cluster or store that cannot be reached raises
+`NsfwscanError`.
 """
 
 from __future__ import annotations
@@ -45,44 +45,44 @@ from nsfwscan.storage.store import Store
 from nsfwscan.workflows.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
 
 _LOOKED_AT = 50
-"""Committed runs, the newest, among which one over the same sources is looked for."""
+"""Number of newest committed runs among which one over the same sources is searched."""
 _MANY_SHARDS = 1_000_000
-"""Where it is not known how many there are: enough for every actor."""
+"""Number of shards if the true one is unknown: enough for every actor."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is expected of some nodes that are alike."""
+    """The actors and the memory expected on a group of alike nodes."""
 
     place: NodeAllocation
     count: int
     cpu_actor_bytes: int
     model_actor_bytes: int
     memory_bytes: int
-    """Of all its actors, with Ray's own processes and the driver."""
+    """Memory of all actors of one node, with Ray's own processes and the driver."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a scan would do.
+    """A scan's models, machines, sizes and cost, as far as they are known before it runs.
 
     Attributes:
         model: identity, geometry and backend.
         auxiliary_models: the models beside it.
         hardware: device, precision, batch size and threads of the model.
-        dtype_is_sure: False where the workers' processors decide on the precision.
-        cluster: the address, or None for a Ray that the scan would start here.
-        fleet: machines, and how many actors of each kind run on them.
-        expected: by kind of machine.
+        dtype_is_sure: False if the workers' processors decide on the precision.
+        cluster: the address; None for a Ray that the scan would start here.
+        fleet: machines, and the number of actors of each kind on them.
+        expected: actors and memory by kind of machine.
         shard_rows: objects in a shard.
-        shard_bytes: a shard's pixels.
-        in_flight_bytes: what all object stores hold at once.
-        decode_bytes: how far the process that decodes for an actor may grow, should an image take that.
-        objects: how many there are to scan; None where only listing would tell.
-        objects_from: how that is known, or why it is not.
-        estimate: what they take; None where no rate was measured or no count is known.
-        why_no_estimate: which of both.
-        per_million: what a million objects take; None where no rate was measured, or over too few objects.
+        shard_bytes: bytes of a shard's pixels.
+        in_flight_bytes: bytes that all object stores together hold at once.
+        decode_bytes: limit on the memory of an actor's decode process.
+        objects: number of objects to scan; None if only listing would tell.
+        objects_from: source of that number, or the reason why there is none.
+        estimate: cost of these objects; None without a measured rate that fits or without a number of objects.
+        why_no_estimate: the reason why `estimate` is None.
+        per_million: cost of a million objects; None without a rate that fits, or if too few objects were measured.
     """
 
     model: ModelSpec
@@ -104,12 +104,12 @@ class Explanation:
 
     @property
     def layout(self) -> Layout:
-        """Which actors run, and how many."""
+        """Kinds, numbers and sizes of the actors."""
         return self.fleet.layout
 
 
 def explain_scan(config: ScanConfig) -> Explanation:
-    """What a scan with this configuration would do.
+    """Return what a scan with this configuration would do.
 
     Raises:
         NsfwscanError: the model, the cluster or the report store cannot be reached, or a table cannot be read.
@@ -158,7 +158,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
 
 
 def _nodes(config: ScanConfig, cluster: str | None, needs: Needs) -> tuple[Node, ...]:
-    """Those of the cluster; this machine, as a Ray that is started here would have it."""
+    """Return the cluster's nodes, or this machine as a Ray started here would see it."""
     if cluster is not None:
         from nsfwscan.execution.ray_data import cluster_nodes
 
@@ -187,7 +187,7 @@ def _expected(places: Sequence[NodeAllocation], needs: Needs) -> tuple[Expected,
 
 
 def _count(config: ScanConfig, store: Store) -> tuple[int | None, str]:
-    """How many objects there are to scan, as far as that can be had without listing; and how that is known."""
+    """Return the number of objects to scan, if it is known without listing; and its source, or why it is unknown."""
     counted = _in_manifests(config)
     how = "by the manifest's row count"
     if counted is None:
@@ -202,7 +202,7 @@ def _count(config: ScanConfig, store: Store) -> tuple[int | None, str]:
 
 
 def _in_manifests(config: ScanConfig) -> int | None:
-    """Rows of the sources, where all of them are Parquet manifests."""
+    """Return the number of rows in the sources if all of them are Parquet manifests, else None."""
     rows = 0
     for uri in config.source.uris:
         if not uri.lower().endswith(".parquet"):
@@ -218,12 +218,12 @@ def _in_manifests(config: ScanConfig) -> int | None:
 
 
 def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
-    """Objects of the newest committed run over the same sources with the same filters."""
+    """Return the number of objects that the newest committed run over the same sources with the same filters listed."""
     ours = recorded_config(config).source
     for run in reversed([run for run in runs_of(store) if run.is_committed_or_broken()][-_LOOKED_AT:]):
         try:
             record = run.record()
-        except StoreError:  # another one may tell
+        except StoreError:  # an older run may tell
             continue
         theirs, plan = record.config.source, record.plan
         filters = (theirs.uris, theirs.include, theirs.exclude)
@@ -244,7 +244,7 @@ def _rate(
 def _estimate(
     objects: int | None, rate: Rate | None, nodes: Sequence[Node], config: ScanConfig, prices: Prices
 ) -> tuple[Estimate | None, str | None]:
-    """The estimate, or why there is none."""
+    """Return the estimate, or the reason why there is none."""
     if rate is None:
         return None, (
             "nothing was measured: no committed run in this store has this model and preprocessing, on machines like "

@@ -1,9 +1,8 @@
-"""The last writes of a commit, and what every record says beside the rows: when, with what software, how it ended.
+"""Build `run.json`, and make the last writes of a commit: `summary.html`, `run.json`, `_SUCCESS`.
 
-In: a run whose report is written, and its record. Out: `summary.html`, `run.json` (created only if it is not there),
-`_SUCCESS`, in the order that readers rely on. A second committer of the same run yields to the first; a store that
-fails is a `StoreError`. A commit that was cut off before its very last write is completed only where its record and
-every file of it are what they should be.
+Readers rely on this order. `run.json` is created only if it does not exist, so a second committer of the same run
+yields to the first. A commit that was cut off before `_SUCCESS` is completed only if its record and every file that it
+names are intact. A store that fails raises `StoreError`.
 """
 
 from __future__ import annotations
@@ -46,12 +45,13 @@ def record_of(
     limits: ReportConfig,
     **further: Any,
 ) -> RunRecord:
-    """The content of `run.json`: who, what, when, and what stood behind every row.
+    """Return the content of `run.json`: when and with what software the run was made, how it ended, and what decided
+    its rows.
 
     Args:
         kind: `scan`, `replay` or `match`.
-        parent: the run that this one goes on from.
-        limits: up to which its exit code is 0.
+        parent: the run that this one continues from.
+        limits: highest rates at which the exit code is 0.
         **further: the other sections, as JSON values.
     """
     banks = [(bank["name"], bank["kind"]) for bank in further["banks"]]
@@ -85,7 +85,7 @@ def record_of(
 
 
 def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:
-    """Return what was noticed while listing, which banks the policy overrules, and how far the decoder was confined."""
+    """Return the warnings of the listing, of banks that the policy overrules, and of an unconfined decoder."""
     warnings = Warnings.from_json(plan.warnings.as_json())
     for note in overruled:
         warnings.add(WarningKind.BANK_OVERRULED, note)
@@ -99,7 +99,7 @@ def commit_record(run: Run, record: RunRecord) -> RunRecord:
     """Make the last three writes, in the order that readers rely on. A second committer yields to the first.
 
     Returns:
-        the record that holds: the first committer's, with the last files.
+        the record in the store: the first committer's, which also names the page and the plan.
     """
     page = _page(record)
     run.folder.write(_SUMMARY, page)
@@ -109,7 +109,7 @@ def commit_record(run: Run, record: RunRecord) -> RunRecord:
         run.folder.create("run.json", to_json(record.as_json()))
     except FileExistsError:
         record = run.record()
-        run.folder.write(_SUMMARY, _page(record))  # ours lies over the one that it names
+        run.folder.write(_SUMMARY, _page(record))  # our page replaced the one that the record names
     _seal(run)
     return record
 
@@ -119,7 +119,7 @@ def _file(name: str, data: bytes) -> FileRecord:
 
 
 def complete(run: Run) -> None:
-    """End a commit that was cut off before its very last write.
+    """Complete a commit that was cut off before it wrote `_SUCCESS`.
 
     Raises:
         BrokenRecord: the record, or a file that it names, is not what was written; nothing was changed.
@@ -133,22 +133,22 @@ def complete(run: Run) -> None:
         where = run.folder.locate("run.json")
         way_out = f"the commit was cut off there: delete {where}, then the same command writes the report anew"
         raise BrokenRecord(error.where, error.reason, way_out) from None
-    run.folder.write(_SUMMARY, _page(record))  # a second committer's may lie over the one that it names
+    run.folder.write(_SUMMARY, _page(record))  # a second committer's page may have replaced the one that it names
     _seal(run)
 
 
 def _page(record: RunRecord) -> bytes:
-    """Return `summary.html`, the same before and after it is recorded itself: it names the files of rows."""
+    """Return `summary.html`. It names only files with rows, so recording the page itself does not change it."""
     files = tuple(file for file in record.files if file.rows is not None)
     return render_summary(record.model_copy(update={"files": files})).encode()
 
 
 def _seal(run: Run) -> None:
-    """Opens the report to readers, and clears away what led to it."""
+    """Open the report to readers, and delete staging and the failure of an earlier attempt."""
     run.folder.write("_SUCCESS", b"")
-    with suppress(StoreError):  # committed all the same
+    with suppress(StoreError):  # the run is committed all the same
         run.folder.delete("failure.json")  # of an earlier attempt
-    with suppress(StoreError):  # `gc` removes what is left
+    with suppress(StoreError):  # `gc` removes the rest
         run.clear_staging()
 
 
@@ -163,5 +163,5 @@ def _versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The time (UTC), ISO 8601."""
+    """Return the current time (UTC) in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

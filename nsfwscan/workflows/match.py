@@ -1,12 +1,11 @@
-"""New banks over everything that was ever scanned: by the hashes that reports hold, without reading a single object.
+"""Match new banks against every scanned object, by the hashes in the store's reports, without reading a single object.
 
-In: a report store and banks. Out: a run of its own, of kind `match`, whose report holds the objects that match, as they
-are decided then; other runs neither change nor go on from it. A bank that cannot be read, and a store without reports,
-is a `NsfwscanError`.
+The result is a run of kind `match`, whose report holds the matching objects with their new decisions; other runs
+neither change nor continue from it. A bank that cannot be read, or a store without reports, raises `NsfwscanError`.
 
-An entry that matches very much (a blank image, the template of a meme) would flood a queue and help nobody: it is
-quarantined, which means that it matches nothing, and that `run.json` and `summary.html` say so. Entries of illegal
-banks never are: what they match stands in the report and in `escalations/`, and their flood is only told.
+An entry that matches too many objects (a blank image, the template of a meme) would flood a queue and help nobody. It
+is quarantined: it matches nothing, and `run.json` and `summary.html` name it. Entries of illegal banks are never
+quarantined: their matches stay in the report and in `escalations/`, and their flood is only reported.
 """
 
 from __future__ import annotations
@@ -44,20 +43,21 @@ from nsfwscan.workflows.scan import ScanResult
 FLOOD = 1000
 """Objects that an entry may match before it is quarantined."""
 _FLOOD_SHARE, _LEAST_FLOOD = 0.01, 100
-"""So much of a store is a flood, too, from so many objects on."""
+"""An entry floods, too, if it matches more than this share of the objects, and at least this many."""
 _EXAMPLES = 3
 _FOUND = pa.schema([*LISTING_SCHEMA, *(REPORT_SCHEMA.field(name) for name in HASH_COLUMNS), *MATCH])
-"""What is kept of an object that matches, while entries are counted."""
+"""Columns that are kept of a matching object while the matches of each entry are counted."""
 
 
 @dataclass
 class Looked:
-    """What was looked at, and what was found.
+    """The counts of a search through the reports.
 
     Attributes:
-        objects: how many, each once.
-        without: of those, how many lack a hash that the banks hold, by its kind.
-        flooding: entries that match very much: how many objects, and a few of them; none of an illegal entry.
+        objects: number of objects searched, each counted once.
+        without: number of those that lack a hash that the banks hold, by kind of hash.
+        flooding: entries that match too many objects, with their number and a few examples; no examples for illegal
+            entries.
     """
 
     objects: int = 0
@@ -66,11 +66,11 @@ class Looked:
 
     @property
     def quarantined(self) -> list[Entry]:
-        """Entries that match nothing for that."""
+        """Entries that match nothing because they flood."""
         return [entry for entry, found in self.flooding.items() if found["kind"] != BankKind.ILLEGAL]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return the `matching` section of `run.json`."""
         named = [{"bank": b, "hash": h, "id": i, **found} for (b, h, i), found in self.flooding.items()]
         kept = [entry for entry in named if entry["kind"] == BankKind.ILLEGAL]
         return {
@@ -92,18 +92,19 @@ def match_store(
     flood: int = FLOOD,
     ignored: Sequence[str] = (),
 ) -> ScanResult:
-    """Writes a run of what the banks find among all objects of a store.
+    """Write a run that holds the banks' matches among all objects of a store.
 
     Args:
-        storage: how the banks are reached.
-        policy: unset: the one that decided the newest run.
-        source: where the policy came from, for the record.
-        run_id: unset: the time (UTC). An unfinished one of that id is begun again, a committed one left alone.
-        flood: objects that an entry may match.
-        ignored: runs whose record is broken, and that are gone on without.
+        storage: settings for reading the banks.
+        policy: decides the matches; unset: the policy of the newest run.
+        source: origin of the policy, for the record.
+        run_id: id of the new run; unset: the time (UTC). Starts an unfinished run with this id again, and leaves a
+            committed one alone.
+        flood: number of objects that an entry may match.
+        ignored: runs with a broken record, which are left out.
 
     Raises:
-        NsfwscanError: a bank or the store cannot be read, or the run id is that of another run.
+        NsfwscanError: a bank or the store cannot be read, or another run has the run id.
     """
     bases = live_bases(store, ignored)
     if not bases:
@@ -122,7 +123,7 @@ def match_store(
         **({"ignored_runs": list(ignored)} if ignored else {}),
     }
     with run.lease():
-        if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+        if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             complete(run)
             return _result(run, already)
         began = run.load_plan(settings)
@@ -152,7 +153,7 @@ def _commit(
     ignored: Sequence[str],
 ) -> None:
     started = time.monotonic()
-    # Matched again, whatever they were matched with: what the search finds is what the report says.
+    # Without their banks, all rows are matched again, so that the report holds exactly the search's matches.
     ledger = PreviousReports(
         [replace(base, record=base.record.model_copy(update={"banks": ()})) for base in bases], None
     )
@@ -161,7 +162,7 @@ def _commit(
         newest = bases[0].record
         ids = tuple(base.run.run_id for base in bases)
         plan = began or run.save_plan(carry_all(found, newest.plan.listed_at, ids, run.folder), settings)
-    config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: nothing of it can be gone
+    config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: no object counts as deleted
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
     report = write_report(run, plan, ledger, decider, config, banks=banks, known=known)
     asked = {"banks": tuple(spec.config for spec in specs), "policy": source}
@@ -191,8 +192,8 @@ def _commit(
 def _search(
     ledger: PreviousReports, banks: BankSet, folder: Path, flood: int
 ) -> tuple[Looked, BankSet, Iterator[pa.Table]]:
-    """What was looked at; the banks without the entries that flood; and the objects that match these, range by range
-    as `LISTING_SCHEMA`, sorted by URI."""
+    """Return the search's counts; the banks without the entries that flood; and the objects that match these banks,
+    range by range as `LISTING_SCHEMA`, sorted by URI."""
     looked, path = Looked(), folder / "all.parquet"
     counts = _spool(_matching(ledger, banks, looked), path)
     most = min(flood, max(_LEAST_FLOOD - 1, int(looked.objects * _FLOOD_SHARE)))
@@ -202,12 +203,12 @@ def _search(
             looked.flooding[entry] = {"kind": kind, "objects": counts[entry, kind], "examples": named}
         banks = banks.leaving_out(looked.quarantined)
         before, path = path, folder / f"{len(looked.flooding)}.parquet"
-        counts = _spool((_matched(rows, banks) for rows in _spooled(before)), path)  # others may match them, too
+        counts = _spool((_matched(rows, banks) for rows in _spooled(before)), path)  # other entries may match them
     return looked, banks, _ranges(path)
 
 
 def _matching(ledger: PreviousReports, banks: BankSet, looked: Looked) -> Iterator[pa.Table]:
-    """All objects that match, in the order of their URIs."""
+    """Yield all matching objects in the order of their URIs, and count the objects searched."""
     for rows in ledger.rows(None, None):
         looked.objects += rows.num_rows
         looked.without.update({kind: n for kind in banks.kinds if (n := _lacking(rows, kind))})
@@ -215,12 +216,12 @@ def _matching(ledger: PreviousReports, banks: BankSet, looked: Looked) -> Iterat
 
 
 def _lacking(rows: pa.Table, kind: str) -> int:
-    """How many objects could not be looked for: not read or not decoded, or by a run that made no such hash."""
+    """Return how many objects lack a hash of this kind: not read, not decoded, or scanned by a run that made none."""
     return int(rows[kind].null_count)
 
 
 def _matched(rows: pa.Table, banks: BankSet) -> pa.Table:
-    """The rows that match, as `_FOUND`."""
+    """Return the rows that match, as `_FOUND`."""
     found = banks.match(rows)
     columns = {**{name: rows[name] for name in rows.column_names}, **{name: found[name] for name in MATCH.names}}
     table = as_schema(pa.table(columns), _FOUND)
@@ -228,7 +229,7 @@ def _matched(rows: pa.Table, banks: BankSet) -> pa.Table:
 
 
 def _spool(tables: Iterable[pa.Table], path: Path) -> Counter[tuple[Entry, str]]:
-    """Writes matches to disk, and counts them by entry and kind of bank."""
+    """Write matches to disk, and return their counts by entry and kind of bank."""
     counts: Counter[tuple[Entry, str]] = Counter()
     with pq.ParquetWriter(path, _FOUND) as writer:
         for table in tables:
@@ -245,7 +246,7 @@ def _spooled(path: Path) -> Iterator[pa.Table]:
 
 
 def _examples(path: Path, entry: Entry) -> list[str]:
-    """A few of the objects that an entry matches."""
+    """Return the URIs of a few objects that an entry matches."""
     found: list[str] = []
     for rows in _spooled(path):
         same = [
@@ -258,7 +259,7 @@ def _examples(path: Path, entry: Entry) -> list[str]:
 
 
 def _ranges(path: Path) -> Iterator[pa.Table]:
-    """The objects of a file, as `LISTING_SCHEMA`, in tables of a range each."""
+    """Yield the objects of a file as `LISTING_SCHEMA`, one table per range."""
     held: list[pa.Table] = []
     for rows in _spooled(path):
         held.append(as_schema(rows, LISTING_SCHEMA))

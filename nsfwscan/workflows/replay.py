@@ -1,8 +1,8 @@
-"""A run decided again by another policy, from the scores that it stored: no image is read, and no model asked.
+"""Decide a committed run again under another policy, from its stored scores, without images and without a model.
 
-In: a committed run and a policy. Out: what would change (`replay`), or a run of its own that names the first as its
-parent (`commit_replay`), with decisions, false positives and changes as a scan under that policy would have written
-them. A run that is not committed, or a part of it that is absent or damaged, is a `StoreError`.
+`replay` returns what would change. `commit_replay` writes a run that names the first as its parent, with decisions,
+false positives and changes as a scan under that policy would have written them. A run that is not committed, or whose
+parts are absent or damaged, raises `StoreError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nsfwscan.workflows.scan import ScanResult
 
 
 def replay(run: Run, policy: Policy) -> Comparison:
-    """What the policy would decide of the rows that a run's report holds, beside what was decided.
+    """Return the policy's decisions on the rows of a run's report, compared with the recorded ones.
 
     Raises:
         PolicyError: a rule cannot be evaluated on a row.
@@ -42,7 +42,7 @@ def replay(run: Run, policy: Policy) -> Comparison:
 
 
 def overlaps(run: Run, policy: Policy) -> Overlaps:
-    """Which of the policy's rules match and decide how many rows of a run's report. Raises as `replay` does."""
+    """Return how many rows of a run's report each rule of the policy matches and decides. Raise as `replay` does."""
     found = Overlaps(policy)
     for rows in read_rows(run, run.record(), found.columns):
         found.add(rows)
@@ -50,16 +50,17 @@ def overlaps(run: Run, policy: Policy) -> Overlaps:
 
 
 def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) -> ScanResult:
-    """Writes a run whose rows are the parent's, decided by the policy.
+    """Write a run with the parent's rows, decided by the policy.
 
     Args:
-        source: where the policy came from, for the record.
-        run_id: unset: the time (UTC). An unfinished replay of that id is gone on with, a committed one left alone.
+        source: origin of the policy, for the record.
+        run_id: id of the new run; unset: the time (UTC). Resumes an unfinished replay with this id, and leaves a
+            committed one alone.
 
     Raises:
-        ConfigError: the parent is no report over a listing.
-        NsfwscanError: the store fails, or the run id is that of another run.
-        BalanceError: rows of the parent are gone.
+        ConfigError: the parent's report does not cover a listing: it is a match run.
+        NsfwscanError: the store fails, or another run has the run id.
+        BalanceError: rows of the parent are missing.
     """
     if parent.record().kind not in LISTED:
         raise ConfigError(f"run {parent.run_id} holds only matches: replay the scan that it was matched over")
@@ -69,7 +70,7 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
     already = run.is_committed()
     if not already:
         with run.lease():
-            if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+            if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
                 complete(run)
             else:
                 _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
@@ -78,8 +79,8 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
 
 
 def _plan(parent: Run, run: Run) -> Plan:
-    """The parent's listing, of which all rows are carried over: from it alone, or where it is a delta, from the runs
-    that it went on from as well."""
+    """Return a plan that carries over all rows of the parent's listing: from the parent alone or, if its report is a
+    delta, also from the runs that it continued from."""
     was = parent.plan()
     is_delta = parent.record().config.report.mode == "delta"
     bases = (parent.run_id, *(was.bases if is_delta else ()))

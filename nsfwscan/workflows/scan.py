@@ -1,8 +1,7 @@
-"""The story of one scan: list, plan, run the shards, write the report, commit.
+"""Run one scan: list, plan, run the shards, write the report, commit.
 
-In: a `ScanConfig`. Out: a `ScanResult`, with the exit code. The same run id again resumes an unfinished run and leaves
-a committed one alone. A broken set-up is a `NsfwscanError` before anything starts; a report that does not balance is
-recorded in `failure.json` and not committed.
+The same run id resumes an unfinished run and leaves a committed one alone. A broken set-up raises `NsfwscanError`
+before anything starts. A report that does not balance is recorded in `failure.json` and not committed.
 """
 
 from __future__ import annotations
@@ -49,22 +48,22 @@ from nsfwscan.workflows.cost import Prices, cost_of, requests_for
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
 
 Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
-"""What runs shards until a deadline: Ray (`engine.run_shards`), or this process (`pipeline.run_inline`)."""
+"""A function that runs shards until a deadline: on Ray (`ray_data.run_shards`) or here (`pipeline.run_inline`)."""
 
 _NO_TRUTH = {"path", "none"}
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What became of a scan.
+    """The result of a scan.
 
     Attributes:
-        run_id: the run.
-        uri: its folder.
+        run_id: id of the run.
+        uri: folder of the run.
         exit_code: 0 committed; 4 committed, but over the error rate; 5 committed, but nothing was scored, or too
             many of the objects are no images.
-        record: what `run.json` says.
-        already_committed: an earlier process committed it; nothing was done.
+        record: content of `run.json`.
+        already_committed: True if an earlier process committed the run, and this one did nothing.
     """
 
     run_id: str
@@ -88,12 +87,12 @@ def run_scan(
     resume: bool = False,
     fleets: Sequence[Fleet] = (),
 ) -> ScanResult:
-    """Runs one scan from listing to commit.
+    """Run one scan from listing to commit.
 
     Args:
-        run_id: unset: the time (UTC).
-        resume: go on with the newest unfinished run over the same sources, if there is one.
-        fleets: where the engine says, when it begins, what it runs on; unset: the run's cost is not known.
+        run_id: id of the run; unset: the time (UTC).
+        resume: resume the newest unfinished run over the same sources, if there is one.
+        fleets: list to which the engine appends its machines when it begins; empty: the run's cost is unknown.
 
     Raises:
         NsfwscanError: the run cannot start or go on; what was staged is kept, and the same run id resumes it.
@@ -114,7 +113,7 @@ def run_scan(
     for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
         progress.say(f"policy   {note}")
     with run.lease(progress.say), _resumable(run):
-        if run.folder.exists("run.json"):  # a commit that was cut off before its very last write
+        if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             complete(run)
             return _committed_before(run)
         clock = _Clock()
@@ -133,7 +132,7 @@ def run_scan(
 
 
 def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
-    """Reads the banks. Raises ConfigError where one holds hashes that the scan would not make."""
+    """Read the banks. Raise ConfigError if a bank holds hashes that the scan would not make."""
     found = resolve_banks(config.banks, config.storage)
     for spec in found:
         if spec.entries["pdq"] and config.decode.pdq == "off":
@@ -143,19 +142,19 @@ def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
 
 
 def _with_absolute_sources(config: ScanConfig) -> ScanConfig:
-    """The sources as listings write them, so that a run means the same wherever it is gone on with."""
+    """Return the configuration with sources as listings write them, so that a run can be resumed from anywhere."""
     uris = tuple(Location.of(uri).absolute().uri for uri in config.source.uris)
     lists = tuple(uri for uri in uris if not is_manifest(uri) and _is_list(uri, config))
     return config.model_copy(update={"source": config.source.model_copy(update={"uris": uris, "lists": lists})})
 
 
 def _within(config: ScanConfig) -> tuple[str, ...] | None:
-    """What the objects of the sources lie in; None: anywhere, where a list names them."""
+    """Return the places that contain all objects; None if a list may name objects anywhere."""
     return None if config.source.lists else config.source.uris
 
 
 def _is_list(uri: str, config: ScanConfig) -> bool:
-    """Whether a source is a list, by its content; of what cannot be read now, listing will say why."""
+    """Return whether a source is a list, by its content; False if it cannot be read now, since listing will say why."""
     try:
         return list_shape(Location.of(uri), config.storage) is not None
     except (NsfwscanError, *STORE_ERRORS):
@@ -163,7 +162,7 @@ def _is_list(uri: str, config: ScanConfig) -> bool:
 
 
 def _choose_run(store: Store, sources: Sequence[str], run_id: str | None, resume: bool, progress: Progress) -> Run:
-    """The run of that id, the one to resume, or a new one; tells of those that nobody finished."""
+    """Return the run with that id, the run to resume, or a new one; report the other unfinished runs."""
     if resume and run_id:
         raise ConfigError("--run-id and --resume last name two runs: give one of them")
     begun = unfinished(store, sources)
@@ -185,7 +184,7 @@ def _tell_of(begun: Begun) -> str:
 
 @contextmanager
 def _resumable(run: Run) -> Iterator[None]:
-    """Says how to go on with a run that was stopped on purpose."""
+    """Add to the error of a run that a deadline or the watchdog stopped how to resume the run."""
     try:
         yield
     except (DeadlineReached, Stalled) as error:
@@ -202,13 +201,13 @@ def _committed_before(run: Run) -> ScanResult:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """What a run must not change while it is unfinished."""
+    """Return the settings that must not change while a run is unfinished."""
     settings = {**job.config.deciding(), "model": job.spec.identity, "policy": job.policy.identity}
     return {**settings, "banks": [spec.identity for spec in job.banks]} if job.banks else settings
 
 
 def _known(job: Job) -> KnownIllegal:
-    """What the store knows of illegal contents, as far as today's banks do not say otherwise."""
+    """Return the contents that the store knows to be illegal, unless today's banks say otherwise."""
     ignored = job.config.previous.ignore_runs
     found = known_illegal(read_records(runs_of(job.run.store)), ignored)
     return found.asked_of(BankSet(job.banks, job.config.storage))
@@ -232,8 +231,8 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
 
 
 def _bases(run: Run, config: ScanConfig, progress: Progress) -> list[PreviousRun]:
-    """Find the runs that this one goes on from. Where all is read again, one whose files are damaged is left out, and
-    said: that is how a damaged store is mended."""
+    """Return the runs that this one continues from. If all objects are read again, leave out runs with damaged files,
+    and report them: that is how a damaged store is repaired."""
     found = find_bases(run, config)
     if config.previous.reuse:
         return found
@@ -249,7 +248,7 @@ def _bases(run: Run, config: ScanConfig, progress: Progress) -> list[PreviousRun
 
 
 def _bound(source: SourceConfig) -> TruthBound:
-    """How much of the truth may not be listed: of what a limit or filters leave out, nothing is expected."""
+    """Return how much of the truth may be missing from the listing: all of it if a limit or filters omit objects."""
     if source.limit is not None or source.include or source.exclude:
         return TruthBound()
     folders = [uri.rstrip("/") + "/" if Location.of(uri).is_local else uri for uri in source.uris]
@@ -278,7 +277,7 @@ def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]
 
 
 def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: Deadline) -> Sequence[Shard]:
-    """Runs the shards that are not staged yet, and returns them."""
+    """Run the shards that are not staged yet, and return them."""
     done = staged_shards(job.run.staging)
     todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
     total = plan.distinct - plan.carried
@@ -310,7 +309,7 @@ def _effort(
     fleet: Fleet | None,
     prices: Prices,
 ) -> dict[str, Any]:
-    """What this process took for its part of the run: time, rate, machines, cost."""
+    """Return the time, rate, machines and cost of this process's part of the run."""
     scanned, todo = sum(shard.rows for shard in worked), plan.distinct - plan.carried
     found = {
         "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
@@ -352,7 +351,7 @@ def _record(job: Job, plan: Plan, ledger: PreviousReports, report: Report, effor
 
 
 class _Clock:
-    """Seconds between laps."""
+    """A clock that records the seconds of each lap."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
