@@ -1,9 +1,9 @@
-"""What `make bench` starts, or `python jobs/bench.py` on any machine: the benchmark, nothing else."""
+"""Run the benchmark, as `make bench`, or as `python jobs/bench.py` on any machine."""
 
 import sys
 from pathlib import Path
 
-# This checkout, before a package that may be installed.
+# This checkout comes before a package that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs.benchmark.cli import bench

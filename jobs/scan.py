@@ -1,9 +1,9 @@
-"""What `ray job submit -- python jobs/scan.py SOURCE… --out STORE` starts: `nsfwscan scan`, nothing else."""
+"""Run `nsfwscan scan`, as `ray job submit -- python jobs/scan.py SOURCE… --out STORE`."""
 
 import sys
 from pathlib import Path
 
-# The code that was submitted, before a package that the cluster's image may have installed: the workers do the same.
+# The submitted code comes before a package that the cluster's image may have installed; the workers do the same.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nsfwscan.cli.main import scan

@@ -1,7 +1,7 @@
-"""How fast a large hash bank answers: reading it, building its index, opening that again, and looking hashes up.
+"""Measure a large hash bank: read it, build its index, open the index again, and look hashes up.
 
-In: a number of PDQ hashes. Out: `BankFigures`. Hashes are random, which is what PDQ's are like for an index; a tenth of
-those that are looked up are 31 bits off one of them. An entry that is missed is a `NsfwscanError`.
+The hashes are random: to an index, real PDQ hashes look the same. A tenth of the looked-up hashes lie 31 bits off an
+entry; if the index misses that entry, this is a `NsfwscanError`.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from nsfwscan.errors import NsfwscanError
 
 ENTRIES = 10_000_000
 TARGET_PER_S, TARGET_BYTES = 1000, 10**10
-"""What is asked of ten million hashes on two cores."""
+"""The targets for ten million hashes on two cores: lookups a second, and bytes at peak."""
 _STORAGE = StorageConfig()
 _ROWS = 2**18
 _BATCH = 64
-"""Hashes looked up at a time: a chunk of a scan."""
+"""Hashes per lookup: a chunk of a scan."""
 _KNOWN = 10
-"""One hash out of so many is near an entry."""
+"""One looked-up hash in this many lies near an entry."""
 
 
 @dataclass(frozen=True)
 class BankFigures:
-    """What one bank took."""
+    """Times and memory of one bank."""
 
     entries: int
     cores: int
     read_s: float
-    """From its file to the entries on this node."""
+    """Time from the bank's file to the entries on this node."""
     build_s: float
-    """The index, written to disk included."""
+    """Time to build the index and write it to disk."""
     build_bytes: int
-    """Peak of the process that read and built."""
+    """Peak memory of the process that read and built."""
     open_s: float
-    """The index again, by a process that comes later."""
+    """Time to open the index again in a later process."""
     answer_bytes: int
-    """Peak of the process that answers."""
+    """Peak memory of the process that looks hashes up."""
     per_s: float
 
     def as_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return the figures as JSON types."""
         return asdict(self)
 
 
 def measure_bank(work: Path, entries: int, cores: int, seconds: float, say: Callable[[str], None]) -> BankFigures:
-    """Measures a bank of so many PDQ hashes. Raises NsfwscanError where one that is there is not found."""
+    """Measure a bank of `entries` PDQ hashes. Raises NsfwscanError if a lookup misses an entry."""
     os.environ["NSFWSCAN_CACHE"] = str(work / "bank-cache")
     path = work / f"bank-{entries}.parquet"
     if not path.exists():
@@ -73,7 +73,7 @@ def measure_bank(work: Path, entries: int, cores: int, seconds: float, say: Call
 
 
 def as_markdown(found: BankFigures) -> str:
-    """A table for a page."""
+    """Render a table for a page."""
     return "\n".join(
         [
             "| PDQ hashes | read | index built | index opened again | peak to build | peak to answer | lookups/s |",
@@ -88,13 +88,13 @@ def as_markdown(found: BankFigures) -> str:
 
 
 def _hashes(entries: int, number: int) -> Hashes:
-    """One row group's hashes, the same each time."""
+    """Return the hashes of row group `number`, the same each time: uint8 [N, 32]."""
     rows = min(_ROWS, entries - number * _ROWS)
     return np.random.default_rng(number).integers(0, 256, (rows, HASH_BYTES), np.uint8)
 
 
 def write_bank(path: Path, entries: int) -> None:
-    """A Parquet bank of so many hashes."""
+    """Write a Parquet bank of `entries` hashes."""
     unfinished, schema = path.with_suffix(".partial"), pa.schema([("pdq", pa.binary(HASH_BYTES))])
     with pq.ParquetWriter(unfinished, schema, compression="none") as writer:
         for number in range(-(-entries // _ROWS)):
@@ -105,7 +105,7 @@ def write_bank(path: Path, entries: int) -> None:
 
 
 def build(path: Path, cores: int) -> tuple[BankSpec, float, float, int]:
-    """Reads a bank and builds its index: the spec, the seconds of both, and the peak of this process."""
+    """Read a bank and build its index. Return the spec, the seconds of both steps, and this process's peak in bytes."""
     search_on(cores)
     began = time.perf_counter()
     [spec] = resolve_banks((BankConfig(name="bench", uri=str(path)),), _STORAGE)
@@ -116,7 +116,7 @@ def build(path: Path, cores: int) -> tuple[BankSpec, float, float, int]:
 
 
 def answer(spec: BankSpec, cores: int, seconds: float) -> tuple[float, float, int]:
-    """Opens the index and looks hashes up: the seconds of the one, the rate of the other, the peak of this process."""
+    """Open the index and look hashes up. Return seconds to open, lookups a second, and this process's peak in bytes."""
     search_on(cores)
     began = time.perf_counter()
     bank = open_bank(spec, _STORAGE)
@@ -133,7 +133,7 @@ def answer(spec: BankSpec, cores: int, seconds: float) -> tuple[float, float, in
 
 
 def _asked(known: Hashes, random: np.random.Generator) -> tuple[Hashes, list[tuple[int, int]]]:
-    """Hashes to look up, and which of them are near which entry."""
+    """Return hashes to look up, and (position, entry) of those that lie near an entry."""
     asked = random.integers(0, 256, (_BATCH, HASH_BYTES), np.uint8)
     near = [(i, int(random.integers(len(known)))) for i in range(0, _BATCH, _KNOWN)]
     for i, entry in near:

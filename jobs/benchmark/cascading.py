@@ -1,8 +1,7 @@
-"""What cheap filters before the model gain: a scan of a store of which a light model settles nine tenths.
+"""Measure the gain of cheap filters before the model (figures `cascade.*`): the light model settles nine tenths.
 
-In: a `Workload`, and what the same scan does without filters. Out: figures `cascade.*`. Which pictures are benign is a
-matter of the threshold here, not of their content: it is laid where the light model's scores put nine tenths below it.
-The tenth above and the shadow sample go to the model, as in any scan.
+Here the threshold decides which pictures are benign, not their content: it lies at the light model's score below which
+nine tenths of the pictures fall. The tenth above it and the audit sample go to the model, as in any scan.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from nsfwscan.workflows.scan import run_scan
 
 _BENIGN = 0.9
 _PICTURES = 100
-"""Scored for the threshold, whole blocks of the mix."""
+"""Pictures that are scored for the threshold: whole blocks of the mix."""
 _SHARDS, _SHARD_ROWS = 14, 128
-"""Scanned. A scan's own shards have 256 rows; of one of eight, as the others here have them, less than one goes to the
-model, and a batch is filled up for it."""
+"""Size of the scanned store. A scan's own shards have 256 rows. Of a shard of eight rows, as the other parts here have
+them, less than one row goes to the model, in a batch that is mostly padding."""
 
 
 def measure_cascade(workload: Workload, expected: float) -> list[Figure]:
-    """The steady state of a scan with filters.
+    """Measure the steady state of a scan with filters.
 
     Args:
-        expected: images a second, about, that it does without them.
+        expected: approximate images a second of the same scan without filters.
     """
     pictures = workload.pictures[:_PICTURES]
     threshold = apart(light_threshold, pictures, workload.cores)
@@ -50,7 +49,7 @@ def measure_cascade(workload: Workload, expected: float) -> list[Figure]:
 
 
 def light_threshold(pictures: tuple[Path, ...], cores: int) -> float:
-    """The light model's score below which nine tenths of the pictures lie."""
+    """Return the light model's score below which nine tenths of the pictures lie."""
     out = tempfile.mkdtemp(prefix="nsfwscan-bench-")
     given = {"source": {"uris": [str(path) for path in pictures]}, "out": out}
     try:

@@ -1,7 +1,6 @@
-"""The models that are scanned with: made from their configuration, with random weights, which cost the same.
+"""Checkpoints for the benchmark: made from their configuration with random weights, which cost the same time.
 
-In: a work folder and a kind. Out: a checkpoint's folder as transformers saves it, with our five categories. Nothing is
-downloaded.
+A checkpoint is a folder as transformers saves it, with nsfwscan's five categories. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ _FREE: dict[str, Any] = {
     "intermediate_size": 8,
     "patch_size": 112,
 }
-"""Four patches, one layer of eight: the work of a scan without that of a model."""
+"""Four patches, one layer of width eight: a scan with it costs almost what a scan without a model would."""
 KINDS = {"vit-b-16": _VIT_B_16, "free": _FREE}
 LABELS = [str(c) for c in (Category.DRAWINGS, Category.HENTAI, Category.NEUTRAL, Category.PORN, Category.SEXY)]
 
 
 def make_checkpoint(work: Path, kind: str) -> Path:
-    """The folder of a checkpoint of that kind; made once.
+    """Return the folder of a checkpoint of that kind; the first call makes it.
 
     Raises:
-        KeyError: there is no such kind.
+        KeyError: the kind is not in `KINDS`.
     """
     settings, folder = KINDS[kind], work / f"model-{kind}"
     if folder.exists():

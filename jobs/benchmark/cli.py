@@ -1,6 +1,6 @@
 """The benchmark's command: parse, measure, print.
 
-In: options. Out: the table on the terminal, and on request as JSON and in a page. Exit code 1 where it cannot run.
+It prints the table on the terminal, and on request writes it as JSON and into a page. Exit code 1 if it cannot run.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from jobs.benchmark.workload import Workload
 from nsfwscan.errors import NsfwscanError
 
 MODELS = {"vit-b-16": "vit-b-16", "small": "free"}
-"""What `--model-size` offers, and the checkpoint that it stands for."""
+"""Values of `--model-size`, with the kind of checkpoint that each selects."""
 _ALONE = ("banks", "commit")
-"""Parts that need no pictures and no models."""
+"""Parts that need neither pictures nor models."""
 _PARTS = (*PARTS, "memory", *_ALONE)
 
 
@@ -135,7 +135,7 @@ def bench(
     commit_rows: int,
     **options: Any,
 ) -> None:
-    """Measures decoding, the model, whole scans and the neighbours side by side on this machine."""
+    """Measure decoding, the model, whole scans and comparable tools on this machine."""
     console, told = Console(), Console(stderr=True)
     parts = [name for name in PARTS if name in (only or PARTS) and name not in skip]
     keep = Keeper(json_path, page)
@@ -171,10 +171,10 @@ def prepare(
     repetitions: int,
     threads: int | None,
 ) -> tuple[Workload, dict[str, Any]]:
-    """Makes what is missing, and says what will be measured: a workload, and the settings as JSON types.
+    """Make missing pictures and models, and return the workload, and the settings as JSON types.
 
     Raises:
-        NsfwscanError: more cores are asked for than there are.
+        NsfwscanError: `threads` is more than the cores of this machine.
     """
     cores = _restrict_to(threads or cores_here())
     work, shares = work.resolve(), MIXES[mix]
@@ -202,13 +202,13 @@ def prepare(
 
 
 def _check_cores(wanted: int | None) -> None:
-    """Raises NsfwscanError where more cores are asked for than there are."""
+    """Raise NsfwscanError if `wanted` is more than the cores of this machine."""
     if wanted is not None and wanted > cores_here():
         raise NsfwscanError(f"--threads {wanted}: this machine has {cores_here()} cores")
 
 
 def _restrict_to(cores: int) -> int:
-    """Keeps this process, and all that it starts, on that many cores. Raises NsfwscanError where there are fewer."""
+    """Keep this process and its children on that many cores. Raises NsfwscanError if there are fewer."""
     _check_cores(cores)
     if cores < cores_here():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -216,7 +216,7 @@ def _restrict_to(cores: int) -> int:
 
 
 def _place(gpus: Sequence[Any]) -> str:
-    """The name of the main table's place in a page."""
+    """Return the name of the main table's place in a page."""
     return "bench-gpu" if gpus else "bench"
 
 
@@ -229,7 +229,7 @@ def _measure(
     markdown: bool,
     keep: Keeper,
 ) -> None:
-    """Runs the parts and prints the table. After each part what there is is kept: a run that is cut off leaves it."""
+    """Run the parts and print the table. Keep all figures after each part, so that an interrupted run leaves them."""
     machine = {**describe_machine(), "cores": workload.cores}
     suite = Suite(workload, partial(told.print, highlight=False, markup=False))
     place = _place(machine["gpus"])

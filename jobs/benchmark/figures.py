@@ -1,7 +1,6 @@
-"""What a measurement leaves: a figure with all of its repetitions, or the reason why there is none.
+"""Figures: the result of a measurement, with all repetitions and their median as value.
 
-In: repetitions. Out: a `Figure`, whose value is their median. A figure that could not be measured is there too, without
-a value and with the reason: a table never leaves a row out in silence.
+A figure that could not be measured has no value but a reason: a table never drops a row silently.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ SECONDS = "s"
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table."""
+    """A row of the table."""
 
     key: str
-    """E.g. `scan.steady`; other figures and the limit refer to it."""
+    """For example `scan.steady`; ratios and the limit refer to it."""
     label: str
     value: float | None
-    """Median of the repetitions; None where it could not be measured."""
+    """Median of the repetitions; None if it could not be measured."""
     unit: str = RATE
     repetitions: tuple[float, ...] = ()
     note: str = ""
@@ -30,15 +29,15 @@ class Figure:
 
 
 def figure(key: str, label: str, repetitions: Sequence[float], unit: str = RATE, note: str = "") -> Figure:
-    """A measured figure. Raises ValueError without a repetition."""
+    """Return a measured figure. Raises ValueError without a repetition."""
     return Figure(key, label, median(repetitions), unit, tuple(repetitions), note)
 
 
 def missing(key: str, label: str, why: str) -> Figure:
-    """A figure that could not be measured."""
+    """Return a figure that could not be measured, with the reason."""
     return Figure(key, label, None, note=why)
 
 
 def value_of(figures: Iterable[Figure], key: str) -> float | None:
-    """The value under a key; None where it is missing or was not asked for."""
+    """Return the value under a key; None if it is missing or was not measured."""
     return next((f.value for f in figures if f.key == key), None)

@@ -1,7 +1,6 @@
-"""Where figures are kept: as JSON, and as a table in a page.
+"""Store figures as JSON, and as a table in a page.
 
-In: paths, and which tables there will be. Out: files. What cannot be read or written is a `NsfwscanError`, before
-anything is measured.
+`Keeper.check` raises `NsfwscanError` before any measurement if a file cannot be read or written.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ from jobs.benchmark import table
 from nsfwscan.errors import NsfwscanError
 
 _OF_THEIR_OWN = ("memory", "banks", "commit")
-"""Tables whose JSON goes into a file beside the others'."""
+"""Tables whose JSON goes into a file of its own, beside that of the others."""
 
 
 @dataclass(frozen=True)
 class Keeper:
-    """Keeps one table at a time, under the name of its place."""
+    """A function that stores a table, as JSON and at its named place in a page."""
 
     json_path: Path | None
     page: Path | None
 
     def check(self, places: Sequence[str]) -> None:
-        """Looks whether each of these tables can be kept; makes folders, and no file. Raises
-        NsfwscanError where one cannot."""
+        """Check that these tables can be stored. Makes folders, but no files. Raises NsfwscanError if one cannot."""
         for path in (self._json_of(place) for place in places):
             if path is not None:
                 check_folder(path.parent)
@@ -41,7 +39,7 @@ class Keeper:
             _check_file(self.page)
 
     def __call__(self, place: str, text: str, found: dict[str, Any]) -> None:
-        """Writes a table: first as JSON, which needs nothing that may have changed meanwhile. Raises NsfwscanError."""
+        """Write a table: first as JSON, which no change of the page meanwhile can prevent. Raises NsfwscanError."""
         path = self._json_of(place)
         if path is not None:
             path.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -55,7 +53,7 @@ class Keeper:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes a folder, and looks whether files can be made in it. Raises NsfwscanError."""
+    """Make a folder, and check that files can be made in it. Raises NsfwscanError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
@@ -66,7 +64,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Raises NsfwscanError where a file cannot be written; one that is not there is not made."""
+    """Raise NsfwscanError if a file cannot be written; an absent file is not made."""
     if path.is_dir():
         raise NsfwscanError(f"cannot write {path}: it is a directory")
     if path.exists():

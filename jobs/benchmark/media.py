@@ -1,9 +1,9 @@
-"""The media store that is scanned: generated photographs in a user-content mix of sizes, made once and kept.
+"""Make the benchmark's media store: generated JPEGs in a user-content mix of sizes, made once and kept.
 
-In: a work folder, a mix, a seed. Out: a folder of JPEGs, `NNN/NNNNNN.jpg`. Pictures are colour noise with the spectrum
-of photographs and some shapes on it, so that their JPEGs have as many bytes a pixel as photographs have, and take as
-long to decode; no photograph needs to be at hand. A store of more objects than distinct pictures repeats them
-with other bytes behind their end. Pictures lie under a digest of what made them, so a changed recipe makes new ones.
+Pictures are colour noise with the spectrum of photographs and some shapes on it, so that their JPEGs have as many bytes
+a pixel as photographs and take as long to decode; the benchmark needs no real photographs. A store
+(`NNN/NNNNNN.jpg`) of more objects than distinct pictures repeats the pictures with other bytes behind their end.
+Pictures lie in a folder named by a digest of their recipe, so a changed recipe makes new ones.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from nsfwscan.config import digest_of
 QUALITY = 85
 SUBSAMPLING = "4:2:0"
 _VERSION = 1
-"""Raised whenever the same recipe gives other pictures."""
+"""Raise it when the code makes other pictures from the same recipe."""
 _EXPONENT = 1.3
 """Amplitude falls with frequency to this power. Photographs have 1 to 1.5 (Field 1987, Relations between the statistics
 of natural images and the response properties of cortical cells); at 1.3 and quality 85 a JPEG takes 0.2 to 0.4 bytes a
 pixel, as photographs do."""
 _CONTRAST = (48.0, 16.0, 16.0)
-"""Standard deviation of luma and of the two chroma planes, of 255."""
+"""Standard deviations of luma and of the two chroma planes, on a scale of 255."""
 _FOLDER = 1000
 
 
@@ -40,7 +40,7 @@ class Share:
     width: int
     height: int
     of_block: int
-    """How many of each block."""
+    """Number of pictures of this size in each block."""
 
 
 USER_CONTENT = (
@@ -53,30 +53,30 @@ USER_CONTENT = (
 """30 % previews and old uploads, 25 % squares as social networks keep them, 20 % and 15 % resized photographs, 10 % as
 the phone took them, at 12 megapixels; 2.4 megapixels on average. An assumption, not a statistic."""
 SMALL = tuple(Share(share.width // 8, share.height // 8, share.of_block) for share in USER_CONTENT)
-"""The same at an eighth of each side: to try the benchmark itself."""
+"""The same mix at an eighth of each side: to try the benchmark itself."""
 TINY = (Share(128, 96, 20),)
-"""Thumbnails: objects so small that what surrounds them shows."""
+"""Thumbnails: objects so small that the cost around decoding and the model shows."""
 MIXES = {"user-content": USER_CONTENT, "small": SMALL, "tiny": TINY}
 
 
 def block_of(mix: Sequence[Share]) -> int:
-    """Pictures of a block: every block holds the mix exactly."""
+    """Return the number of pictures in a block: every block holds the mix exactly."""
     return sum(share.of_block for share in mix)
 
 
 def whole_blocks(mix: Sequence[Share], images: float) -> int:
-    """The nearest number of images that holds the mix exactly; at least a block."""
+    """Return the nearest number of images that holds the mix exactly; at least one block."""
     block = block_of(mix)
     return max(1, round(images / block)) * block
 
 
 def megapixels(mix: Sequence[Share]) -> float:
-    """Of an image on average."""
+    """Return the megapixels of an average image."""
     return sum(s.width * s.height * s.of_block for s in mix) / block_of(mix) / 1e6
 
 
 def make_pictures(work: Path, mix: Sequence[Share], distinct: int, seed: int = 0) -> list[Path]:
-    """The first `distinct` pictures of a mix; those that are missing are made."""
+    """Return the first `distinct` pictures of a mix; make those that are missing."""
     recipe = [_VERSION, seed, QUALITY, SUBSAMPLING, _EXPONENT, _CONTRAST, [asdict(share) for share in mix]]
     folder = work / f"pictures-{digest_of(recipe)[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,11 @@ def make_pictures(work: Path, mix: Sequence[Share], distinct: int, seed: int = 0
 
 
 def make_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
-    """A media store of `images` objects, each one of the pictures in turn, with its number behind the end of the image:
-    no two have the same bytes, or a scan would score only one of them. Made once."""
+    """Return a media store of `images` objects; the first call makes it.
+
+    The objects are the pictures in turn, each with its number behind the end of the image: no two have the same bytes,
+    because a scan would score only one of them.
+    """
     store = work / f"numbered-{pictures[0].parent.name}-{len(pictures)}-{images}"
     if store.exists():
         return store
@@ -108,13 +111,13 @@ def make_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
 
 
 def bytes_per_pixel(paths: Sequence[Path]) -> float:
-    """Encoded bytes over pixels, of all these files."""
+    """Return the encoded bytes per pixel over all these files."""
     sizes = [Image.open(path).size for path in paths]
     return sum(path.stat().st_size for path in paths) / sum(width * height for width, height in sizes)
 
 
 def _jpeg(mix: Sequence[Share], number: int, seed: int) -> bytes:
-    """Picture number `number`: its block in a shuffled order of the mix, its content by seed and number."""
+    """Encode picture `number`: its size by the block's shuffled order of the mix, its content by seed and number."""
     block, place = divmod(number, block_of(mix))
     order = [share for share in mix for _ in range(share.of_block)]
     share = order[np.random.default_rng([seed, block]).permutation(len(order))[place]]
@@ -136,7 +139,7 @@ def _sides(share: Share) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _canvas(width: int, height: int, seed: int) -> NDArray[np.uint8]:
-    """Y, Cb and Cr planes somewhat larger than a picture, for pictures to be cut from: uint8 [H, W, 3]."""
+    """Return Y, Cb and Cr planes, an eighth larger than a picture, to cut pictures from: uint8 [H, W, 3]."""
     random = np.random.default_rng([seed, width, height, 2])
     shape = height + height // 8, width + width // 8
     planes = [128 + contrast * _noise(random, shape) for contrast in _CONTRAST]
@@ -144,11 +147,11 @@ def _canvas(width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 
 def _noise(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Gaussian noise whose amplitude falls with frequency, mean 0, standard deviation 1: float32 [H, W]."""
+    """Return Gaussian noise whose amplitude falls with frequency; mean 0, standard deviation 1: float32 [H, W]."""
     rows = np.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
     columns = np.fft.rfftfreq(shape[1]).astype(np.float32)[None, :]
     frequency = np.hypot(rows, columns)
-    frequency[0, 0] = np.inf  # no mean
+    frequency[0, 0] = np.inf  # the noise has mean 0
     white = [random.standard_normal(frequency.shape, dtype=np.float32) for _ in range(2)]
     spectrum = (white[0] + 1j * white[1]) / frequency**_EXPONENT
     noise = np.fft.irfft2(spectrum, shape)
@@ -157,7 +160,7 @@ def _noise(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.fl
 
 
 def _draw_shapes(image: Image.Image, random: np.random.Generator) -> None:
-    """A few plain ellipses and boxes: edges, and flat parts, as photographs have."""
+    """Draw a few plain ellipses and boxes: photographs have edges and flat parts, too."""
     draw = ImageDraw.Draw(image)
     for number in range(int(random.integers(1, 5))):
         x, y = (int(random.integers(0, side)) for side in image.size)

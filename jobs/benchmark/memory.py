@@ -1,8 +1,7 @@
-"""The memory curve: a scan of ten and a hundred times as many objects, and the plan of ten million.
+"""Measure memory over the number of objects: scans of a thousand to a hundred thousand, plans of up to ten million.
 
-In: a `Workload`. Out: a `Curve`: peaks of driver, workers and decode children for each number of objects, what lay in
-the object store and what was spilled, and the peak of a process that plans a long manifest. It takes long: a hundred
-thousand objects are scanned, ten million are planned.
+A `Curve` holds the peaks of driver, workers and decode children for each number of objects, bytes in the object store,
+spilled bytes, and the peak of a process that plans a long manifest. This part takes long.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from nsfwscan.workflows.scan import run_scan
 OBJECTS = (1_000, 10_000, 100_000)
 PLANNED = (1_000_000, 10_000_000)
 FLAT = 1.2
-"""The most that a hundred thousand objects may take of what ten thousand take."""
+"""Target: the peak with a hundred thousand objects is at most this multiple of the peak with ten thousand."""
 _DISTINCT = 200
 _MANIFEST_ROWS = 100_000
 _STRIDE = 7_919
-"""A prime: by it, the rows of a manifest are in an order far from that of their names."""
+"""A prime step through the names, so that the order of a manifest's rows is far from that of their names."""
 
 
 @dataclass(frozen=True)
 class ScanMemory:
-    """What one scan took."""
+    """Time and memory (bytes) of one scan."""
 
     objects: int
     seconds: float
@@ -55,19 +54,19 @@ class ScanMemory:
     summed: dict[str, int]
     largest: dict[str, int]
     stored: int
-    """The most bytes in the object store at once."""
+    """Most bytes in the object store at once."""
     spilled: int
-    """Bytes that the object store wrote to disk, in all."""
+    """Total bytes that the object store wrote to disk."""
 
 
 @dataclass(frozen=True)
 class PlanMemory:
-    """What planning one manifest took."""
+    """Time and memory of the plan of one manifest."""
 
     objects: int
     seconds: float
     peak: int
-    """Of the whole process, in bytes, imports included."""
+    """Peak memory of the whole process, in bytes, imports included."""
     shards: int
 
 
@@ -79,11 +78,11 @@ class Curve:
     plans: tuple[PlanMemory, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return the curve as JSON types."""
         return {**asdict(self), "growth": self.growth()}
 
     def growth(self) -> float | None:
-        """Peak of the driver, workers and decode children of the longest scan, as a multiple of the one before."""
+        """Return the last scan's peak of driver, workers and decode children, as a multiple of the scan before it."""
         if len(self.scans) < 2:
             return None
         before, last = (_ours(scan) for scan in self.scans[-2:])
@@ -91,8 +90,8 @@ class Curve:
 
 
 def up_to(most: int | None) -> tuple[list[int], list[int]]:
-    """How many objects are scanned, and how many planned: all of `OBJECTS` and `PLANNED`, or those scans of at most
-    `most` objects and those plans of at most a hundred times as many."""
+    """Return the numbers of objects to scan and to plan: `OBJECTS` and `PLANNED`, without scans of more than `most`
+    objects and plans of more than a hundred times as many."""
     if most is None:
         return list(OBJECTS), list(PLANNED)
     return [n for n in OBJECTS if n <= most], [n for n in PLANNED if n <= 100 * most]
@@ -101,7 +100,7 @@ def up_to(most: int | None) -> tuple[list[int], list[int]]:
 def measure_memory(
     workload: Workload, say: Callable[[str], None], objects: Sequence[int], planned: Sequence[int]
 ) -> Curve:
-    """Scans and plans ever more objects, and watches."""
+    """Scan and plan ever more objects, and sample the memory of the processes."""
     pictures = make_pictures(workload.work, TINY, min([_DISTINCT, *objects]))
     scans = []
     for number in objects:
@@ -120,7 +119,7 @@ def measure_memory(
 
 
 def as_markdown(curve: Curve) -> str:
-    """Tables for a page."""
+    """Render tables for a page."""
     names = {"driver": "driver", "worker": "Ray's workers", "decode": "decode children", "ray": "Ray itself"}
     head = " | ".join(names[role] for role in ROLES)
     lines = [
@@ -155,7 +154,7 @@ def _mib(size: int) -> str:
 
 
 def scan_memory(media: Path, workload: Workload, objects: int) -> ScanMemory:
-    """One scan in a process of its own, watched from here."""
+    """Scan in a process of its own, and sample its memory from this one."""
     with measuring_pool(1) as pool:
         root = pool.submit(os.getpid).result()
         with watched(root) as peaks:
@@ -172,7 +171,7 @@ def _taken(peaks: Peaks, objects: int, seconds: float, stored: int, spilled: int
 
 
 def _scan(media: Path, model: str, cores: int) -> tuple[int, int]:
-    """Scans, and returns the most bytes in Ray's object store at once, and the bytes that were spilled."""
+    """Scan, and return the most bytes in Ray's object store at once, and the spilled bytes."""
     from nsfwscan.execution.ray_data import run_shards
 
     out = tempfile.mkdtemp(prefix="nsfwscan-bench-")
@@ -183,7 +182,7 @@ def _scan(media: Path, model: str, cores: int) -> tuple[int, int]:
         looking = threading.Thread(target=_watch_store, args=(most, done), daemon=True)
         try:
             for result in run_shards(job, shards, deadline):
-                if not looking.ident:  # there is a Ray now
+                if not looking.ident:  # Ray runs now
                     looking.start()
                 yield result
         finally:
@@ -206,14 +205,14 @@ def _watch_store(most: list[int], done: threading.Event) -> None:
         try:
             state = get_state_from_address(ray.get_runtime_context().gcs_address)  # type: ignore[no-untyped-call]
             stats = get_memory_info_reply(state).store_stats  # type: ignore[no-untyped-call]
-        except (RayError, RuntimeError, OSError, AssertionError):  # it is ending
+        except (RayError, RuntimeError, OSError, AssertionError):  # Ray is ending
             return
         most[0] = max(most[0], stats.object_store_bytes_used)
         most[1] = max(most[1], stats.spilled_bytes_total)
 
 
 def write_manifest(path: Path, objects: int) -> None:
-    """A manifest of that many objects of a store that does not exist, in no order."""
+    """Write a manifest of that many objects of a store that does not exist, not in order of their names."""
     unfinished = path.with_suffix(".partial")
     schema = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
     with pq.ParquetWriter(unfinished, schema) as writer:
@@ -229,7 +228,7 @@ def write_manifest(path: Path, objects: int) -> None:
 
 
 def plan_memory(manifest: Path) -> PlanMemory:
-    """Lists and plans a manifest in this process, as a scan does, and returns the most memory that it had."""
+    """List and plan a manifest in this process, as a scan does, and return its time and peak memory."""
     with tempfile.TemporaryDirectory(prefix="nsfwscan-bench-") as folder:
         began = time.perf_counter()
         tables = list_sources(SourceConfig(uris=(str(manifest),)), StorageConfig())
@@ -239,7 +238,11 @@ def plan_memory(manifest: Path) -> PlanMemory:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process had since it was started; unlike `ru_maxrss` without its parent's."""
+    """Return the peak memory of this process since its start; `ru_maxrss` may include its parent's.
+
+    Raises:
+        OSError: the system does not report it.
+    """
     found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     if found is None:
         raise OSError("this system does not tell a process its peak of memory (VmHWM in /proc/self/status)")

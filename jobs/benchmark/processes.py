@@ -1,8 +1,7 @@
-"""The memory of a tree of processes, sampled while they work.
+"""Sample the memory of a tree of processes while they work, by role: driver, Ray's workers, decode children, Ray.
 
-In: the process at the root. Out: the peaks, by role: the driver, Ray's workers, their decode children, and Ray itself.
-A process's share is its PSS where the system tells it (shared pages count once in a sum), else its RSS. A process that
-ends between two looks is what it was at the last one.
+A process counts with its PSS where the system reports it (shared pages count once in a sum), else with its RSS. If a
+process ends between two samples, only the earlier sample counts.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ _EVERY_S = 0.5
 
 @dataclass
 class Peaks:
-    """The most that was seen at once, in bytes."""
+    """Peaks over all samples, in bytes."""
 
     total: int = 0
     summed: dict[Role, int] = field(default_factory=dict)
-    """All processes of a role together."""
+    """Peak of the sum over all processes of a role."""
     largest: dict[Role, int] = field(default_factory=dict)
-    """The largest one of them."""
+    """Peak of a single process of a role."""
     looks: int = 0
 
     def see(self, seen: list[tuple[Role, int]]) -> None:
-        """Takes one look at all processes into account."""
+        """Count one sample of all processes."""
         by_role: dict[Role, list[int]] = defaultdict(list)
         for role, size in seen:
             by_role[role].append(size)
@@ -47,7 +46,7 @@ class Peaks:
 
 @contextmanager
 def watched(root: int) -> Iterator[Peaks]:
-    """Samples a process and all below it until the block ends; the peaks are filled in as it goes."""
+    """Sample a process and its descendants until the block ends; update the yielded peaks meanwhile."""
     peaks, done = Peaks(), threading.Event()
 
     def look() -> None:
@@ -65,7 +64,7 @@ def watched(root: int) -> Iterator[Peaks]:
 
 
 def sample(root: int) -> list[tuple[Role, int]]:
-    """Role and bytes of each process of a tree, now."""
+    """Return the current role and bytes of each process of a tree."""
     found: list[tuple[Role, int]] = []
     try:
         process = psutil.Process(root)
@@ -79,7 +78,7 @@ def sample(root: int) -> list[tuple[Role, int]]:
 
 
 def role_of(is_root: bool, command: list[str]) -> Role:
-    """What a process is, by its command line: Ray's workers call themselves `ray::…`."""
+    """Return a process's role by its command line; Ray's workers name themselves `ray::…`."""
     if is_root:
         return "driver"
     if "nsfwscan.images.sandbox.worker" in command:

@@ -1,8 +1,7 @@
-"""Deciding a report again by another policy: rows a second on one core.
+"""Measure `nsfwscan policy replay`: rows a second on one core (figures `replay.*`).
 
-In: a `Workload`. Out: figures `replay.*`. The report is made up: a million rows of five scores, written as a commit
-writes them and read back from disk, as `nsfwscan policy replay` does. Time is this process's own (CPU), of the best of
-several repetitions.
+The report is made up: a million rows of five scores, written as a commit writes them. A replay reads them back from
+disk. The time is the CPU time of this process, in the best of several repetitions.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _FIVE = ("drawings", "hentai", "neutral", "porn", "sexy")
 
 
 def measure_replay(workload: Workload) -> list[Figure]:
-    """Rows a second of a preset, of a policy with overrides by place, and of one that samples all rows."""
+    """Measure the rows a second of a preset, of a policy with overrides by URI, and of one that samples all rows."""
     rates = apart(replay_rates, min(_ROWS, (workload.most_images or _ROWS) * 100), workload.repetitions)
     note = f"made-up rows in {_PARTS} parts, one thread, CPU time"
     return [
@@ -47,7 +46,7 @@ def measure_replay(workload: Workload) -> list[Figure]:
 
 
 def replay_rates(rows: int, repetitions: int) -> dict[str, float]:
-    """The best rate of each policy."""
+    """Return the best rate of each policy, in rows a second."""
     policies = {"preset": load_policy("five-class"), "places": _with_places(), "sample": _with_sample()}
     with tempfile.TemporaryDirectory(prefix="nsfwscan-bench-") as folder:
         run = _made_up(folder, rows)
@@ -78,7 +77,7 @@ def _with_sample() -> Policy:
 
 
 def _made_up(folder: str, rows: int) -> Run:
-    """A run with a report of so many rows, as far as a replay looks at it."""
+    """Write a run with a made-up report of `rows` rows: only the parts that a replay reads."""
     run = Run.named(Store.at(folder, StorageConfig()), "made-up")
     decider, random, files = Decider(load_policy("five-class")), np.random.default_rng(0), []
     for number in range(_PARTS):
@@ -99,7 +98,7 @@ def _made_up(folder: str, rows: int) -> Run:
 
 
 def _record(run: Run, rows: int, files: list[FileRecord]) -> RunRecord:
-    """A record of files, and of nothing else that is so."""
+    """Return a record in which only the files and the number of rows are real."""
     plan = Plan(rows, 0, {PlanAction.NEW: rows}, (), (), "2026-11-26T00:00:00.000+00:00")
     return record_of(
         run,

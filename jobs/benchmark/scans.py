@@ -1,9 +1,8 @@
-"""Our own scan: in steady state, and from a cold start.
+"""Measure nsfwscan's own scan in steady state (figures `KEY.steady`, `KEY.overall`) and from a cold start (`cold.*`).
 
-In: a `Workload` and a model. Out: figures `scan.*`. The steady state is that of `timing.steady`, over the shards as
-they come; nothing is left out of the work, results are staged and the report is committed. A cold start is the command
-`nsfwscan scan` in a new process: Python, imports and the model are all in it, and Ray where it is used; files lie in
-the page cache.
+The steady state is that of `timing.steady`, over the shards as they arrive. The scan does all its work: it stages
+results and commits the report. A cold start is the command `nsfwscan scan` in a new process: it includes Python,
+imports and the model, and Ray where a scan uses it; the files are in the page cache.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from nsfwscan.runs.staging import ShardResult
 from nsfwscan.workflows.scan import run_scan
 
 _SHARDS = 40
-"""About as many as a measured scan has, so that the steady part is not two or three results."""
+"""Approximate number of shards in a measured scan, so that the steady part has more than two or three results."""
 _SHARD_ROWS = (8, 256)
-"""At least a batch on a CPU; at most what a scan has of itself."""
+"""Least and most: a batch on a CPU, and a scan's default."""
 _TEN = 10
 _ON_RAY = "the same, though so few images are scanned without Ray unless told otherwise"
 _COLD_LIMIT_S = 300.0
@@ -46,15 +45,15 @@ _POLL_S = 0.01
 
 @dataclass(frozen=True)
 class Course:
-    """How a scan went."""
+    """Times and counts of a scan."""
 
     layout: Layout
     arrivals: tuple[Arrival, ...]
-    """When each shard was staged, seconds after the call, and its rows."""
+    """(Seconds from the call until a shard was staged, its rows)."""
     total_s: float
     rows: int
     settled: int
-    """Scored, or settled by a filter."""
+    """Rows that were scored, or settled by a filter."""
 
 
 def measure_scan(
@@ -67,14 +66,18 @@ def measure_scan(
     sections: dict[str, Any] | None = None,
     shards: int = _SHARDS,
 ) -> list[Figure]:
-    """The steady state of one scan, and its rate over all, start and commit included.
+    """Measure one scan: its steady state, and its overall rate with start and commit.
 
     Args:
-        model: what `--model` takes.
-        expected: images a second, about: how large a store it takes.
-        store: a media store and how many objects are in it; unset: one that lasts for the time to measure.
-        sections: further ones of the configuration.
-        shards: about as many as the store is cut into.
+        model: a value of `--model`.
+        key: prefix of the figures' keys.
+        expected: approximate images a second, which determines the size of the store.
+        store: a media store and its number of objects; unset: one that lasts for the time to measure.
+        sections: further sections of the configuration.
+        shards: approximate number of shards of the store.
+
+    Raises:
+        NsfwscanError: an image was neither scored nor settled by a filter.
     """
     media, images = store or workload.store_for(expected)
     shard_rows = shard_rows_for(images, shards)
@@ -100,13 +103,13 @@ def measure_scan(
 
 
 def shard_rows_for(images: int, shards: int = _SHARDS) -> int:
-    """Rows of a shard, a multiple of 8, so that there are enough shards to see a steady state in."""
+    """Return the rows of a shard, a multiple of 8, such that there are enough shards for a steady state."""
     least, most = _SHARD_ROWS
     return min(most, max(least, images // shards // least * least))
 
 
 def measure_cold_start(workload: Workload) -> list[Figure]:
-    """Ten images, from the command to the first staged row and to the end."""
+    """Measure scans of ten images, from the command to the first staged row and to the end."""
     media = workload.work / "ten"
     _link(workload.pictures[:_TEN], media)
     runs = [cold_scan(media, workload.model, workload.cores) for _ in range(workload.repetitions)]
@@ -122,13 +125,13 @@ def measure_cold_start(workload: Workload) -> list[Figure]:
 
 
 def cold_scan(media: Path, model: Path | str, cores: int, *, on_ray: bool = False) -> tuple[float, float]:
-    """Seconds from starting the command to the first staged part, and to its end.
+    """Return the seconds from the command's start to the first staged part, and to the command's end.
 
     Args:
-        on_ray: even so few images, as more of them would be.
+        on_ray: scan on Ray; a scan of so few images does not use it by default.
 
     Raises:
-        NsfwscanError: the scan failed, or took minutes; with its last words.
+        NsfwscanError: the scan failed, or took longer than `_COLD_LIMIT_S`; the message ends with its last output.
     """
     with tempfile.TemporaryDirectory(prefix="nsfwscan-bench-") as out:
         config = Path(out, "config.yaml")
@@ -143,7 +146,7 @@ def cold_scan(media: Path, model: Path | str, cores: int, *, on_ray: bool = Fals
                 first_s = _watch(process, Path(out, "staging"), began)
             finally:
                 with suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)  # in the background a command may ignore SIGINT
+                    process.send_signal(signal.SIGTERM)  # a command in the background may ignore SIGINT
                 process.wait()
         if process.returncode != 0 or first_s is None:
             words = " ".join(log.read_text(errors="replace").split())
@@ -152,7 +155,7 @@ def cold_scan(media: Path, model: Path | str, cores: int, *, on_ray: bool = Fals
 
 
 def _watch(process: subprocess.Popen[bytes], staging: Path, began: float) -> float | None:
-    """Seconds until the first part is staged; returns when the process has ended."""
+    """Wait for the process to end. Return the seconds to the first staged part; None without one, or past the limit."""
     first_s = None
     while process.poll() is None:
         now = time.perf_counter() - began
@@ -165,7 +168,7 @@ def _watch(process: subprocess.Popen[bytes], staging: Path, began: float) -> flo
 
 
 def scan_once(media: Path, model: str, cores: int, shard_rows: int, sections: dict[str, Any]) -> Course:
-    """One scan in this process, on a local Ray of its own; its report is thrown away."""
+    """Scan once in this process, on a local Ray of its own, and delete the report."""
     from nsfwscan.execution.ray_data import run_shards
 
     out = tempfile.mkdtemp(prefix="nsfwscan-bench-")

@@ -1,7 +1,7 @@
-"""The model alone: random pixels in memory to probabilities, through the same backend as a scan.
+"""Measure the model alone (figures `model.*`): from random pixels in memory to probabilities, with a scan's backend.
 
-In: a `Workload`. Out: figures `model.*`: all threads in one process, one thread a process on every core at once, and
-the GPU where there is one. Batch size and precision are those that a scan chooses here.
+It runs with all threads in one process, and with one single-threaded process per core; or on the GPU if there is one.
+Batch size and precision are a scan's choice on this machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GPU_BATCHES = 16
 
 
 def measure_model(workload: Workload) -> list[Figure]:
-    """Rates of the workload's model."""
+    """Measure the rates of the workload's model."""
     rates, hardware = apart(_one_process, workload.model, workload.cores, workload.seconds, workload.repetitions)
     if hardware.device == "cuda":
         return [figure("model.gpu", "model, one GPU", rates, note=in_words(hardware))]
@@ -34,18 +34,18 @@ def measure_model(workload: Workload) -> list[Figure]:
 
 
 def hardware_of(model: Path, threads: int) -> Hardware:
-    """What a scan would run the model on here."""
+    """Return the hardware settings that a scan would choose for the model here."""
     return registry.choose_hardware(_spec(model), ModelConfig(uri=str(model)), threads=threads)
 
 
 def in_words(hardware: Hardware) -> str:
-    """Device, precision and batch."""
+    """Describe precision, batch size and device."""
     return f"{hardware.dtype}, batches of {hardware.batch_size}, {hardware.device}"
 
 
 def prepare_model(model: Path, threads: int) -> Step:
-    """A step that scores batches of random pixels: one on a CPU, several on a GPU, which may fetch one while it works
-    on another."""
+    """Return a step that scores batches of random pixels: one on a CPU; several on a GPU, which may fetch one batch
+    while it works on another."""
     spec, hardware = _spec(model), hardware_of(model, threads)
     classify = registry.load(spec, StorageConfig(), hardware)
     shape = (hardware.batch_size, *spec.geometry.shape)

@@ -1,7 +1,7 @@
-"""The parts of the benchmark in order, and what follows from their figures together.
+"""Run the parts of the benchmark in order, and derive the limits and ratios from their figures.
 
-In: a `Workload` and the names of the parts. Out: figures, and the limits that they give. A part that fails is a row
-that says so, and the others go on; the order matters, since each part tells the next how fast to expect it to be.
+A part that fails becomes a row that says so, and the others go on. The order matters: a part's figures tell later parts
+which rates to expect.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from nsfwscan.models.registry import resolve
 Say = Callable[[str], None]
 
 _UNKNOWN_RATE = 5.0
-"""Images a second to expect where nothing was measured that would tell."""
+"""Images a second to expect if no measured figure tells."""
 
 
 @dataclass
 class Suite:
-    """Runs parts and keeps their figures."""
+    """Runner of parts; keeps their figures."""
 
     workload: Workload
     say: Say
     figures: list[Figure] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
-    """Names of the parts that were run."""
+    """Names of the parts that have run."""
 
     def run(self, parts: Collection[str]) -> Iterator[list[Figure]]:
-        """After each of these parts, and of those that they need, all figures so far."""
-        os.environ.pop("RAY_ADDRESS", None)  # it is this machine that is measured
+        """Run these parts and the parts that they need; yield all figures so far after each."""
+        os.environ.pop("RAY_ADDRESS", None)  # measure this machine, not a cluster
         wanted = set(parts)
         wanted.update(needed for part in parts for needed in NEEDS.get(part, ()))
         for name, part in PARTS.items():
@@ -47,7 +47,7 @@ class Suite:
             self.say(f"measuring {name}")
             try:
                 found = part(self)
-            except Exception as error:  # noqa: BLE001  # the neighbours raise anything; the other parts go on
+            except Exception as error:  # noqa: BLE001  # other tools raise anything; the other parts go on
                 words = str(error).strip().splitlines() or [""]
                 found = [missing(name, name, f"failed: {type(error).__name__}: {words[-1]}")]
             for one in found:
@@ -57,11 +57,11 @@ class Suite:
             yield self.figures
 
     def known(self, key: str) -> float | None:
-        """A value measured so far."""
+        """Return a value measured so far; None if there is none."""
         return value_of(self.figures, key)
 
     def expected(self, *keys: str) -> float:
-        """The first of these values that is known."""
+        """Return the first known of these values, else `_UNKNOWN_RATE`."""
         return next((value for key in keys if (value := self.known(key)) is not None), _UNKNOWN_RATE)
 
 
@@ -70,7 +70,7 @@ def _geometry(workload: Workload) -> Geometry:
 
 
 def _limits(suite: Suite) -> list[Figure]:
-    """What follows from decoding alone and the model alone."""
+    """Return the limits that follow from decoding alone and the model alone."""
     cores = suite.workload.cores
     hashed, fast = (
         limits.least_core_seconds((suite.known(f"decode.{way}"), 1), (suite.known(f"decode.{way}.all"), cores))
@@ -151,7 +151,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "ray": _ray_data,
     "opennsfw": _embedded,
 }
-"""In order. The long part, `memory`, is not among them (`memory.py`)."""
+"""The parts in their order. The long part `memory` is not among them (see `memory.py`)."""
 
 NEEDS = {
     "limit": ("decode", "model"),
@@ -159,7 +159,7 @@ NEEDS = {
     "cascade": ("decode", "model", "limit", "scan"),
     "free": ("decode",),
 }
-"""What a part's figures are set against, and how large a store it takes."""
+"""Parts that a part needs: its ratios refer to their figures, and so does the size of its store."""
 
 RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "decode.hashed": (("decode.exact", "without a hash"), ("decode.pdqhash", "`pdqhash`")),
@@ -183,11 +183,11 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "opennsfw.batched": (("opennsfw.one", "classify"),),
     "embedded.steady": (("opennsfw.one", "classify"), ("opennsfw.batched", "classify_batch")),
 }
-"""Key of a figure to the keys, and names, of those that it is a multiple of."""
+"""For a figure's key: the (key, name) of each figure that the table divides it by."""
 
 
 def ratios(figures: Iterable[Figure]) -> dict[str, list[dict[str, Any]]]:
-    """For each figure, what it is a multiple of: `{"of": key, "name": …, "ratio": …}`."""
+    """Return the ratios of each figure to others, by key: `{"of": key, "name": …, "ratio": …}`."""
     values = {one.key: one.value for one in figures}
     found: dict[str, list[dict[str, Any]]] = {}
     for key, others in RATIOS.items():

@@ -1,7 +1,6 @@
-"""One table of everything that was measured: on the terminal, as Markdown, as JSON.
+"""Render one table of all figures for the terminal, as Markdown and as JSON.
 
-In: the machine, the settings and the figures. Out: a `rich` table, lines of Markdown, JSON types. A page keeps the
-latest table between two comments, so that the words around it stay.
+A page holds the latest table between two comments, so that the text around it stays.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ COLUMNS = ("what", "figure", "as a ratio", "how")
 
 
 def rows(figures: Sequence[Figure]) -> list[tuple[str, str, str, str]]:
-    """The table's rows; a figure that is missing says why."""
+    """Return the table's rows; the row of a missing figure gives the reason."""
     multiples = ratios(figures)
     return [
         (
@@ -37,12 +36,12 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, str, str, str]]:
 
 
 def number(value: float) -> str:
-    """Three digits that count, and no more decimals than two."""
+    """Format with three significant digits, at most two decimals, and all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def as_table(machine: dict[str, Any], figures: Sequence[Figure]) -> Table:
-    """For the terminal."""
+    """Render a `rich` table for the terminal."""
     table = Table(title=in_words(machine), title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="right" if column == "figure" else "left", no_wrap=column == "figure")
@@ -52,7 +51,7 @@ def as_table(machine: dict[str, Any], figures: Sequence[Figure]) -> Table:
 
 
 def as_markdown(machine: dict[str, Any], settings: dict[str, Any], figures: Sequence[Figure]) -> str:
-    """For a page: the machine, how it was measured, and the table."""
+    """Render Markdown for a page: the machine, the settings, and the table."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     shares = ", ".join(f"{share['of']:.0%} {share['width']} x {share['height']}" for share in settings["mix"])
     absent = settings["not_measured"]
@@ -74,7 +73,7 @@ def as_markdown(machine: dict[str, Any], settings: dict[str, Any], figures: Sequ
 
 
 def as_json(machine: dict[str, Any], settings: dict[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
-    """Everything, with all repetitions."""
+    """Return machine, settings, figures with all repetitions, and ratios, as JSON types."""
     return {
         "machine": machine,
         "settings": settings,
@@ -84,7 +83,7 @@ def as_json(machine: dict[str, Any], settings: dict[str, Any], figures: Sequence
 
 
 def put_into(page: Path, name: str, text: str) -> None:
-    """Replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in a page.
+    """Replace the text between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in a page.
 
     Raises:
         NsfwscanError: the page does not exist, or lacks the comments.
@@ -95,7 +94,7 @@ def put_into(page: Path, name: str, text: str) -> None:
 
 
 def page_text(page: Path) -> str:
-    """The text of a page. Raises NsfwscanError where it cannot be read."""
+    """Return the text of a page. Raises NsfwscanError if it cannot be read."""
     try:
         return page.read_text(encoding="utf-8")
     except OSError as error:
@@ -105,8 +104,7 @@ def page_text(page: Path) -> str:
 
 
 def place_in(text: str, name: str, page: Path) -> tuple[int, int]:
-    """Where the table of that name begins and ends in a page's text. Raises NsfwscanError where the comments are not
-    there."""
+    """Return the begin and end of the named table in a page's text. Raises NsfwscanError without its comments."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     found = re.search(rf"{re.escape(begin)}\n(.*?){re.escape(end)}", text, re.DOTALL)
     if found is None:

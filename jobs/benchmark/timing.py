@@ -1,7 +1,7 @@
-"""Clocks: repetitions of a step, the same step in several processes at once, and the steady part of a stream.
+"""Measure images a second: of a repeated step, of a step in several processes at once, of a stream's steady part.
 
-In: steps that say how many images they did, or arrivals of results. Out: images a second. Each part of the benchmark
-runs in a process of its own (`apart`), so that no part inherits another's threads, caches or Ray.
+Each part of the benchmark runs in a process of its own (`apart`), so that no part inherits another's threads, caches or
+Ray.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, ParamSpec, TypeVar
 from nsfwscan.errors import NsfwscanError
 
 Step = Callable[[], int]
-"""Does some work and returns how many images that were."""
+"""A function that does some work and returns its number of images."""
 Arrival = tuple[float, int]
-"""When a result came (seconds, any clock that does not jump), and how many images it was."""
+"""(Time of a result in seconds by any monotonic clock, its number of images)."""
 
 LOG = "NSFWSCAN_BENCH_LOG"
-"""Environment variable: where the processes that measure write what they say."""
+"""Environment variable: file to which measuring processes append their standard error."""
 _SPAWN = multiprocessing.get_context("spawn")
 
 _LEAST_RESULTS = 3
@@ -35,9 +35,11 @@ T = TypeVar("T")
 
 
 def measuring(parent: int) -> None:
-    """Makes this a process that measures for another one: it ends when that one does, and what it says on stderr goes
-    to the file that `LOG` names, or nowhere. Libraries say much when they begin and end; what matters comes back as an
-    exception."""
+    """Turn this process into one that measures for the process `parent`.
+
+    It ends when its parent ends, and its stderr goes to the file that `LOG` names, or nowhere. Libraries print much
+    when they start and end; real failures come back as exceptions.
+    """
     with open(os.environ.get(LOG, os.devnull), "ab") as log:
         os.dup2(log.fileno(), 2)
     threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent").start()
@@ -50,14 +52,14 @@ def _end_with(parent: int) -> None:
 
 
 def measuring_pool(processes: int) -> ProcessPoolExecutor:
-    """Fresh processes that measure for this one."""
+    """Return a pool of new processes that measure for this one."""
     return ProcessPoolExecutor(processes, mp_context=_SPAWN, initializer=measuring, initargs=(os.getpid(),))
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started in the block have these environment variables; libraries read some of them only when
-    they load."""
+    """Set environment variables for processes that start within the block; libraries read some variables only when they
+    load."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -71,7 +73,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function in a fresh process and returns what it returns; its exceptions come back as themselves.
+    """Call a function in a new process, and return its result; exceptions come back unchanged.
 
     Raises:
         NsfwscanError: the process died.
@@ -84,7 +86,7 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def repeat(step: Step, seconds: float, repetitions: int) -> list[float]:
-    """Images a second of a step, in each of several repetitions that share the time; whole steps, at least one each."""
+    """Return a step's images a second in each repetition. They share the time; each runs whole steps, at least one."""
     rates = []
     for _ in range(repetitions):
         began, done = time.perf_counter(), 0
@@ -97,11 +99,11 @@ def repeat(step: Step, seconds: float, repetitions: int) -> list[float]:
 def together(
     prepare: Callable[..., Step], args: Sequence[Any], processes: int, seconds: float, repetitions: int
 ) -> list[float]:
-    """Images a second of a step in several processes at once, summed over them, in each repetition.
+    """Return the images a second of a step in several processes at once, summed over them, in each repetition.
 
     Args:
-        prepare: builds the step in its process; what it does is not timed, nor is the step's first run.
-        args: what `prepare` is called with.
+        prepare: builds the step in its process; neither this nor the step's first run is timed.
+        args: arguments of `prepare`.
 
     Raises:
         NsfwscanError: a process died.
@@ -123,27 +125,29 @@ def _one_of_several(
         step = prepare(*args)
         step()
     except BaseException:
-        barrier.abort()  # the others would wait for ever
+        barrier.abort()  # the others would wait forever
         raise
     barrier.wait()
     return repeat(step, seconds, repetitions)
 
 
 def steady(arrivals: Sequence[Arrival], workers: int) -> list[Arrival]:
-    """The steady part of a stream of results: what comes after the start-up and before the tail.
+    """Return the steady part of a stream of results, after the start-up and before the tail.
 
-    It begins with result number `2 * workers`, or a quarter of all results if that is later: by then every worker has
-    delivered. It ends `workers` results before the last: after that, workers begin to idle. Empty where less than three
-    results are left: results may come in bursts, and two of them are no rate.
+    It begins with result number `2 * workers`, or after a quarter of all results if that is later: by then every worker
+    has delivered. It ends `workers` results before the last: after that, workers begin to idle. It is empty if fewer
+    than three results are left: results may come in bursts, and two of them give no rate.
     """
     first, last = max(2 * workers, len(arrivals) // 4), len(arrivals) - workers
     return list(arrivals[first:last]) if last - first >= _LEAST_RESULTS else []
 
 
 def steady_rate(arrivals: Sequence[Arrival], workers: int) -> float | None:
-    """Images a second in the steady part: the slope of the images done over time, by least squares, which depends less
-    on where results of several images happen to fall than the quotient between two of them. None where there is no
-    steady part, or all of it came at once."""
+    """Return the images a second in the steady part: the slope of images done over time, by least squares.
+
+    The slope depends less than the quotient between two results on when results of several images happen to arrive.
+    None if there is no steady part, or if all of it arrived at once.
+    """
     done, points = 0, []
     for at, images in steady(arrivals, workers):
         done += images

@@ -1,6 +1,6 @@
-"""What every part of the benchmark is given: pictures, models, cores, and how long to measure.
+"""The input of every part of the benchmark: pictures, models, cores, and the time to measure.
 
-In: options. Out: a `Workload`, light enough to travel to the process that a part runs in.
+A `Workload` is small, because it travels to the process that runs a part.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ _LEAST_IMAGES = 160
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured, on what, for how long."""
+    """The pictures, models and cores to measure with, and for how long."""
 
     work: Path
-    """A folder for what is made once: pictures, stores, models."""
+    """A folder for pictures, stores and models, which are made once."""
     mix: tuple[Share, ...]
     pictures: tuple[Path, ...]
-    """Distinct ones, whole blocks of the mix."""
+    """Distinct pictures: whole blocks of the mix."""
     model: Path
-    """The checkpoint that figures are about."""
+    """The checkpoint to measure."""
     free: Path
-    """A checkpoint that costs nothing."""
+    """A checkpoint that costs almost nothing."""
     cores: int
     seconds: float
-    """About how long each rate is measured."""
+    """Approximate time to measure each rate."""
     repetitions: int = 3
     most_images: int | None = None
-    """Objects of a store at most; None: as many as the time asks for."""
+    """Largest number of objects of a store; None: as many as the time to measure needs."""
 
     def blocks(self) -> list[tuple[Path, ...]]:
-        """The pictures, each block with the whole mix."""
+        """Return the pictures in blocks; each block has the whole mix."""
         size = block_of(self.mix)
         return [self.pictures[i : i + size] for i in range(0, len(self.pictures), size)]
 
     def store_for(self, images_per_s: float) -> tuple[Path, int]:
-        """A media store that lasts for the time to measure at that rate, or a little longer than a start takes, and how
-        many objects are in it."""
+        """Return a media store that lasts for the time to measure at that rate, and its number of objects.
+
+        The store has at least `_LEAST_IMAGES` images, unless `most_images` is less.
+        """
         wanted = max(images_per_s * self.seconds, _LEAST_IMAGES)
         images = whole_blocks(self.mix, wanted if self.most_images is None else min(wanted, self.most_images))
         return make_store(self.work, self.pictures, images), images

@@ -1,7 +1,6 @@
-"""What all commands share: how to reach a store, how errors become exit codes, what may be printed.
+"""The parts that all commands share: storage options, exit codes for errors, and safe printing.
 
-In: options, errors, texts. Out: lines for a person, and the exit code of the process. Whatever is printed is redacted,
-and does nothing to the terminal.
+All printed text is redacted, and its control characters are shown, so that it cannot act on the terminal.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Command = Callable[..., Any]
 
 
 def storage_options(command: Command) -> Command:
-    """How to reach an object store; unset options leave it to the usual AWS environment."""
+    """Add the options for access to an object store; unset options leave access to the usual AWS environment."""
     for option in reversed(
         (
             click.option("--endpoint-url", metavar="URL", help="S3 endpoint, for stores that are not AWS."),
@@ -53,12 +52,12 @@ def storage_options(command: Command) -> Command:
 
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, without those left to their default."""
+    """Return the options that the user gave, without those left to their default."""
     return {key: value for key, value in options.items() if value not in (None, ())}
 
 
 def source_storage_options(command: Command) -> Command:
-    """Add what only concerns reading media, and `storage_options`."""
+    """Add `storage_options`, and the options that concern only the reading of media."""
     anonymous = click.option(
         "--anonymous", is_flag=True, default=None, help="Read a public bucket without credentials."
     )
@@ -70,12 +69,13 @@ def source_storage_options(command: Command) -> Command:
 def exit_codes(
     console: Console, verbose: bool, *, program: str = "nsfwscan", again: str = "the same command with --resume last"
 ) -> Iterator[None]:
-    """Turn our errors into one message and their exit code; with --verbose the traceback comes first, and always for an
-    error that is none of ours.
+    """Turn an error into one message and an exit code, and exit.
+
+    A traceback comes before the message with --verbose, and for every error that is not one of nsfwscan's own.
 
     Args:
-        program: whose message it is.
-        again: what goes on with the work after Ctrl-C.
+        program: name that begins the message.
+        again: command that resumes the work after Ctrl-C, as the message names it.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def exit_codes(
         _fail(console, f"{program}: interrupted; {again} goes on where it stopped", 1)
     except click.ClickException:
         raise
-    except Exception as error:  # noqa: BLE001  # Python would print it with whatever secret it holds
+    except Exception as error:  # noqa: BLE001  # Python would print it with any secret in it
         _show(console, "".join(traceback.format_exception(error)).rstrip())
         _fail(console, f"{program}: this should not have happened: please report the lines above", 1)
 
@@ -102,15 +102,15 @@ def _show(console: Console, text: str, style: str | None = None) -> None:
 
 
 def hanging(message: str) -> str:
-    """The message with all lines but the first indented: a name with a newline cannot pass for another message."""
+    """Indent all lines but the first, so that a name with a newline cannot pass for another message."""
     return "\n".join(f"  {line}" if i and line[:1] != " " else line for i, line in enumerate(message.split("\n")))
 
 
 def complain(text: str) -> None:
-    """To standard error, as `echo`: what goes on all the same, and a person should know of."""
+    """Print a warning to standard error, made safe as in `echo`; the command goes on."""
     click.echo(f"nsfwscan: {printable_lines(redacted(text))}", err=True)
 
 
 def echo(text: object) -> None:
-    """To standard output; names in it come from strangers, and must not act on the terminal, nor hold a secret."""
+    """Print to standard output, redacted and printable: strangers' names may hold control characters or secrets."""
     click.echo(printable_lines(redacted(str(text))))

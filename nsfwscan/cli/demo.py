@@ -1,4 +1,4 @@
-"""`nsfwscan demo`: what the product does, in a minute, on a media store that it makes."""
+"""`nsfwscan demo`: show in a minute, on a media store that it makes, what nsfwscan does."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from nsfwscan.runs.run import find_run
 )
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def demo(folder: Path, opens: bool | None, verbose: bool) -> None:
-    """Make a small media store in FOLDER, scan it on two nights, and show what was found.
+    """Make a small media store in FOLDER, scan it on two nights, and show the results.
 
-    FOLDER (default ./demo) is made anew by each call. No picture in it is NSFW: photographs of scikit-image, drawings,
-    copies, odd and broken files.
+    Each call makes FOLDER (default ./demo) anew. No picture in it is NSFW: it holds scikit-image's photographs,
+    drawings, copies, and odd and broken files.
     """
     console = Console(stderr=True)
     with exit_codes(console, verbose):
@@ -61,7 +61,7 @@ def demo(folder: Path, opens: bool | None, verbose: bool) -> None:
 
 
 def _has_browser() -> bool:
-    """Whether a person sits here with a screen: a browser that runs in the terminal is not meant."""
+    """Return whether a person sits at a terminal with a screen; a browser inside the terminal does not count."""
     screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     return sys.stdout.isatty() and bool(screen)
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print; no logic.
+"""The command line `nsfwscan`: parse options, call the workflow, print the result; no logic.
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
 --max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
@@ -78,7 +78,7 @@ ignore_run_option = click.option(
 
 
 def decode_options(command: Command) -> Command:
-    """How bytes become pixels, and up to which size."""
+    """Add the options for decoding: size limits, mode and perceptual hash."""
     for option in reversed(
         (
             click.option(
@@ -104,7 +104,7 @@ def decode_options(command: Command) -> Command:
 
 
 def model_options(command: Command) -> Command:
-    """Which weights and which policy."""
+    """Add the options for model, policy and hash banks, and `decode_options`."""
     command = decode_options(command)
     for option in reversed(
         (
@@ -283,10 +283,10 @@ def scan(
     """Scan SOURCES and commit a report to STORE.
 
     A source is a file, a directory, s3://bucket/prefix, any fsspec URI, or a list of objects (Parquet, CSV,
-    JSON, one URI per line, compressed or not; the manifest.json of an S3 Inventory). Objects that are unchanged
-    since the last run over the same source are not read again.
+    JSON, one URI per line, compressed or not; the manifest.json of an S3 Inventory). The scan does not read
+    objects again that are unchanged since the last run over the same source.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job gives its run free, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job releases its run, as Ctrl-C does
     if not verbose:
         mute_at_exit()
     with without_native_chatter(verbose=verbose) as stream:
@@ -320,11 +320,11 @@ def scan(
 def classify(
     images: tuple[str, ...], config: str | None, preset: str | None, as_json: bool, verbose: bool, **options: Any
 ) -> None:
-    """Score single IMAGES (paths or URIs) at once, without Ray."""
+    """Score single IMAGES (paths or URIs) immediately, without Ray."""
     with exit_codes(Console(stderr=True), verbose):
         for verdict in classify_images(images, preset=preset, config=config, **_sections(options)):
             if as_json:
-                click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as it was given
+                click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as the user gave it
             else:
                 echo(describe_verdict(verdict))
 
@@ -333,7 +333,7 @@ def classify(
 @click.argument("store")
 @storage_options
 def runs(store: str, **options: Any) -> None:
-    """List the runs of a report STORE and their state."""
+    """List the runs of a report STORE with their states."""
     with exit_codes(Console(stderr=True), verbose=False):
         found = runs_of(Store.at(store, StorageConfig.of(given_options(options))))
         for run in found:
@@ -372,9 +372,9 @@ def match(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Look for known hashes in all reports of STORE, without reading an image.
+    """Match the hashes in all reports of STORE against hash banks, without reading an image.
 
-    Writes a run whose report has the objects that match. Its escalations/ has the illegal matches.
+    The command writes a run. Its report has the objects that match, and its escalations/ has the illegal matches.
     """
     with exit_codes(Console(stderr=True), verbose):
         storage = StorageConfig.of(given_options(options))
@@ -401,7 +401,7 @@ def match(
 def verify(run: str, **options: Any) -> None:
     """Check that a committed RUN (STORE/runs/ID) is unchanged: every file, every row, every count.
 
-    With a STORE, check all its committed runs. Exit with 1 if anything is wrong.
+    Given a STORE, check all its committed runs. Exit with 1 if anything is wrong.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         wrong = 0
@@ -432,8 +432,8 @@ def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -
     """Write the report of RUN (STORE/runs/ID, or a STORE's newest) as one file.
 
     rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: one response
-    per image (JSON lines). The CSV is safe to open in a spreadsheet, and has no limit of rows; --for excel marks it as
-    UTF-8, so Excel shows names correctly.
+    per image (JSON lines). The CSV is safe to open in a spreadsheet, and has no row limit; --for excel marks it as
+    UTF-8, so that Excel shows names correctly.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = find_run(run, StorageConfig.of(given_options(options)), complain)
@@ -486,7 +486,7 @@ def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
 @click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
 @click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset: str | None, **options: Any) -> None:
-    """Check sources, store, model and banks before a scan, line by line."""
+    """Check sources, store, model and banks before a scan, and print the findings line by line."""
     from nsfwscan.workflows.doctor import examine
 
     with without_native_chatter(verbose=False) as stream, exit_codes(Console(file=stream), verbose=False):
@@ -526,7 +526,7 @@ _SECTIONS = {
 
 
 def _sections(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as sections of the configuration."""
+    """Return the given options as sections of the configuration."""
     given = given_options(options)
     sections: dict[str, Any] = {s: {k: given[k] for k in keys if k in given} for s, keys in _SECTIONS.items()}
     if "model" in given:
@@ -559,7 +559,7 @@ def _pair(label: str) -> tuple[str, str]:
 
 
 def _bank(text: str) -> tuple[str, dict[str, Any]]:
-    """A bank's name and settings from `NAME=URI,key=value,…`; a comma without a `=` behind it is the URI's."""
+    """Parse a bank's name and settings from `NAME=URI,key=value,…`; a comma is the URI's unless a known key follows."""
     name, separator, rest = text.partition("=")
     uri, *settings = re.split(r",(?=(?:kind|distance|quality|hash|column|tags|categories)=)", rest)
     if not separator or not uri:

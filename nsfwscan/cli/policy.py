@@ -1,7 +1,7 @@
-"""`nsfwscan policy …`: whether a policy is sound, and what it would change.
+"""`nsfwscan policy …`: check a policy, and replay a committed run under it.
 
-In: a policy, and a committed run. Out: text, and JSON where it is asked for. Exit codes are those of all commands;
-`check` exits 1 where it finds anything, `replay --commit` as the scan that it stands for.
+Exit codes are those of all commands; `check` exits with 1 if it finds anything, `replay --commit` with the exit code of
+the run that it commits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nsfwscan.workflows.replay import replay as replay_run
 
 @click.group()
 def policy() -> None:
-    """Check a policy, and see what it would change before it decides."""
+    """Check a policy, and see what it would change before you use it."""
 
 
 @policy.command()
@@ -39,12 +39,13 @@ def policy() -> None:
 @click.option("--on", "run", metavar="RUN", help="Count on this run: STORE/runs/ID, or a STORE's newest.")
 @storage_options
 def check(file: str, run: str | None, **options: Any) -> None:
-    """Bind the policy in FILE (or a preset's) and look for values that no column has, rules that never decide, and
-    names that nothing uses.
+    """Bind the policy in FILE (or the preset policy NAME), and look for values that no column has, rules that never
+    decide, and names that nothing uses.
 
-    With --on, count on the rows of a committed run what each rule matches and decides, what is left to `otherwise`, and
-    which rules overlap. Rules that match nothing there, and banks that the run did not have, are then wrong, too. A
-    note says where the policy decides a match otherwise than the kind of its bank. Exit with 1 if anything is wrong.
+    With --on, count on a committed run how many rows each rule matches and decides, how many rows are left to
+    `otherwise`, and how many rows match two rules. Rules that match nothing there, and banks that the run did not have,
+    are then wrong, too. A note says where the policy decides a match differently from the kind of its bank. Exit with 1
+    if anything is wrong.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         found = load_policy(file)
@@ -76,8 +77,8 @@ def check(file: str, run: str | None, **options: Any) -> None:
 def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
     """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.
 
-    Shows how many objects move from which decision to which, the load of each queue before and after, and a few
-    objects of each move. No image is read.
+    Show how many objects move from one decision to another, the load of each queue before and after, and a few objects
+    of each move. The command reads no image.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         if run_id and not commit:
@@ -97,12 +98,12 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
 
 
 def _known_of(record: RunRecord) -> Known:
-    """Return what is known of a run: the banks that it was matched with."""
+    """Return the names of the banks that a run matched with."""
     return Known(banks=tuple(bank.name for bank in record.banks) or None)
 
 
 def _say_bank_notes(policy: Policy, record: RunRecord) -> None:
-    """Say where a policy decides otherwise than the kinds of a run's hash banks say; that is no fault."""
+    """Print a note where a policy decides differently from the kind of a run's hash bank; that is no fault."""
     for note in bank_notes(policy, [(bank.name, bank.kind) for bank in record.banks]):
         echo(f"note: {note}")
 

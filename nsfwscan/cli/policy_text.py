@@ -1,6 +1,6 @@
-"""A policy, its findings and its replay, for a person at a terminal.
+"""Text for the terminal: a policy, its overlaps on a run, and what a replay changes.
 
-In: a policy, `Overlaps`, or the dictionary of a `Comparison`. Out: text. Nothing goes wrong.
+Names from policies and runs are made printable.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, Policy
 from nsfwscan.text import printable
 
 _WIDE = 12
-"""Up to so many rules the overlaps are shown as a matrix; of more, pair by pair."""
+"""Largest number of rules whose overlaps are shown as a matrix; overlaps of more rules are listed pair by pair."""
 
 
 def describe_policy(policy: Policy) -> str:
-    """What a policy is, in one line."""
+    """Render a policy in one line: identity, version, and counts of its parts."""
     parts = [
         (len(policy.rules), "rule"),
         (len(policy.thresholds), "threshold"),
@@ -29,7 +29,7 @@ def describe_policy(policy: Policy) -> str:
 
 
 def describe_overlaps(found: Overlaps, run_id: str) -> str:
-    """How many rows each rule matches and decides, what is left to `otherwise`, and which rules match the same rows."""
+    """Render how many rows each rule matches and decides, the rest left to `otherwise`, and the rules that overlap."""
     policy = found.decider.policy
     names = [printable(rule.name) for rule in policy.rules]
     matched = [f"{n:,}" for n in found.both.diagonal()]
@@ -63,11 +63,11 @@ def _overlap_lines(names: Sequence[str], found: Overlaps) -> list[str]:
 
 
 def describe_comparison(found: dict[str, Any], run_id: str, policy: str) -> str:
-    """What a replay changes: moves with samples, loads of queues, severities.
+    """Render the changes of a replay: moves with samples, and the loads of decisions, queues, skills and so on.
 
     Args:
         found: `Comparison.as_dict()`.
-        policy: the identity of the one that decided until now.
+        policy: identity of the policy that decided the run.
     """
     moves = [
         line
@@ -99,7 +99,7 @@ def _loads(values: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: names to the left, numbers to the right; short rows end sooner."""
+    """Render the lines of a table: names left-aligned, numbers right-aligned; rows may be shorter than the head."""
     everything = [head, *rows]
     widths = [max(len(row[i]) for row in everything if i < len(row)) for i in range(len(head))]
     return ["  " + "  ".join(_cell(cell, widths[i], i) for i, cell in enumerate(row)).rstrip() for row in everything]

@@ -1,6 +1,6 @@
-"""`nsfwscan queues …`: what reviewers are to look at, in order.
+"""`nsfwscan queues …`: write the review queues of a committed run, and print a table of them.
 
-In: a committed run, and a file of context. Out: files, and a table of them. Exit codes are those of all commands.
+Exit codes are those of all commands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def queues(
 ) -> None:
     """Write the review queues of RUN (STORE/runs/ID, or a STORE's newest), one file per queue.
 
-    JSON lines without pixels; near-duplicates and copies are one item. Order: severity, reach, uncertainty.
+    The files are JSON lines without pixels. Near-duplicates and copies are one item. Order: severity, reach,
+    uncertainty.
     """
     with exit_codes(Console(stderr=True), verbose=False):
         storage = StorageConfig.of(given_options(options))

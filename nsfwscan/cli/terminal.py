@@ -1,7 +1,6 @@
-"""The few lines that a person reads when a command is done.
+"""Text for the terminal: the result of a scan, a plan, a verdict, or a run.
 
-In: a scan's result, a verdict, a run. Out: text. Names come from strangers: control characters are shown, not sent to
-the terminal.
+Names come from strangers: their control characters are shown, not sent to the terminal.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 _OVERVIEW = "decision, rule, count(*) AS objects"
 _BAR = 30
 _FLOODS = 10
-"""Entries that flood, as many as are named."""
+"""Largest number of flooding entries that are named; the rest are counted."""
 
 
 def describe_scan(result: ScanResult) -> str:
-    """What was found, where the report lies, how to open it, what to do next."""
+    """Render a committed run: counts, changes, errors, warnings, cost, the report's URI, and a query over it."""
     record = result.record
     summary = record.summary
     query = committed_query(record, "report", _OVERVIEW, "GROUP BY ALL ORDER BY objects DESC", at=result.uri)
@@ -62,13 +61,13 @@ def describe_scan(result: ScanResult) -> str:
 
 
 def describe_since(record: RunRecord) -> list[str]:
-    """Say what changed since the run that this one goes on from."""
+    """Return lines on what changed since the previous run; none without one."""
     if not record.previous_runs:
         return []
     source, changes = record.config.source, record.changes.model_dump()
     words = {Change.DELETED: "deleted", Change.NEWLY_FLAGGED: "newly flagged", Change.CLEARED: "no longer flagged"}
     if source.limit or source.include or source.exclude:
-        del words[Change.DELETED]  # what was not listed need not be gone
+        del words[Change.DELETED]  # an object that was not listed may still exist
     found = "  ".join(f"{word} {changes[change]:,}" for change, word in words.items())
     where = ", in changes/" if any(changes.values()) else ""
     delta = [
@@ -96,7 +95,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def _truth(truth: TruthRecord, met: Meeting | None) -> list[str]:
-    """How often the model is wrong, as far as is known, and on how much of the truth that rests."""
+    """Return a line on the false positive rate, and on how much of the truth it rests."""
     suspected = f"; {truth.suspected:,} suspected, in false_positives/" if truth.suspected else ""
     if truth.false_positive_rate is None:
         return [
@@ -110,14 +109,14 @@ def _truth(truth: TruthRecord, met: Meeting | None) -> list[str]:
 
 
 def describe_truth(met: Meeting | None) -> str:
-    """Return on how much of the truth file figures rest, as the end of a sentence; nothing where they rest on all."""
+    """Return the end of a sentence: how many objects of the truth file were not listed; empty if all were listed."""
     if met is None or not met.not_listed:
         return ""
     return f"; truth was given for {met.given:,} objects, {met.not_listed:,} of them were not listed"
 
 
 def _banks(record: RunRecord) -> list[str]:
-    """What hash banks found, and what of them could not be read."""
+    """Return lines on matches by bank, malformed bank entries, and escalated objects."""
     matched = record.summary.match_bank
     lines = [f"  matches    {describe_counts(matched)}"] if record.banks or matched else []
     for bank in record.banks:
@@ -130,7 +129,7 @@ def _banks(record: RunRecord) -> list[str]:
 
 
 def _matching(found: MatchingRecord | None) -> list[str]:
-    """What a retroactive match looked at, what it could not look for, and which entries flood."""
+    """Return lines on `nsfwscan match`: the objects it looked at, those without a hash, and the entries that flood."""
     if found is None:
         return []
     without = "".join(f"; {n:,} have no {kind}" for kind, n in found.without.items())
@@ -156,7 +155,7 @@ def _errors(errors: Sequence[ErrorRecord]) -> list[str]:
 
 
 def _warnings(warnings: Sequence[WarningRecord]) -> list[str]:
-    """What was noticed beside the rows, and what to do about it."""
+    """Return lines on the run's warnings, each with its remedy."""
     lines = []
     for found in warnings:
         detail = f" ({found.detail})" if found.detail else ""
@@ -172,7 +171,7 @@ def _speed(record: RunRecord) -> str:
 
 
 def _cost(cost: CostRecord | None, resumed: int) -> list[str]:
-    """What this attempt took; nothing where the machines are not known."""
+    """Return a line on the cost of this attempt; none if the machines are not known."""
     if cost is None:
         return []
     currency = cost.currency
@@ -188,7 +187,7 @@ def _hours(cores: float, gpus: float) -> str:
 
 
 def describe_plan(plan: Explanation) -> str:
-    """What a scan would do, as a table."""
+    """Render as a table what a scan would do."""
     model, hardware, threads = plan.model, plan.hardware, plan.layout.threads
     precision = hardware.dtype + ("" if plan.dtype_is_sure else " here (each worker goes by its own processor)")
     gpus = ", ".join(sorted({e.place.node.gpu or "GPU" for e in plan.expected if e.place.node.gpus}))
@@ -209,7 +208,7 @@ def describe_plan(plan: Explanation) -> str:
 
 
 def _workers(plan: Explanation) -> list[tuple[str, str]]:
-    """Machines and actors; or this process alone."""
+    """Return rows on machines and actors, or on this process alone."""
     if plan.layout.kind == "inline":
         [expected] = plan.expected
         free = expected.place.node.memory_bytes
@@ -228,14 +227,14 @@ def _workers(plan: Explanation) -> list[tuple[str, str]]:
 
 
 def _machine(expected: Expected) -> tuple[str, str]:
-    """Machines that are alike: how many, and what they have."""
+    """Return a row on machines of one kind: their number and their hardware."""
     node = expected.place.node
     gpus = f", {node.gpus:g} × {node.gpu or 'GPU'}" if node.gpus else ""
     return "machines", f"{expected.count} × {node.cpus:g} CPUs{gpus}" + (f", {node.cpu}" if node.cpu else "")
 
 
 def _share(expected: Expected) -> list[tuple[str, str]]:
-    """What runs on each of them, and what that takes."""
+    """Return rows on the actors of each machine, and on the memory that they take."""
     place, node = expected.place, expected.place.node
     actors = [f"{place.cpu_actors} CPU actors of {size(expected.cpu_actor_bytes)}"] if place.cpu_actors else []
     if place.model_actors:
@@ -259,7 +258,7 @@ def _actors(plan: Explanation) -> str:
 
 
 def _estimate(plan: Explanation) -> list[tuple[str, str]]:
-    """Hours and money, with their ground; or why there are none."""
+    """Return rows on time and money, with the basis of the estimate; or the reason for having none."""
     found, million = plan.estimate, plan.per_million
     rows = [] if found is None else [("time", f"{_time(found.cost)}, if all are read"), ("money", _money(found.cost))]
     if million is not None:
@@ -278,7 +277,7 @@ def _money(cost: Cost) -> str:
 
 
 def describe_verdict(verdict: Verdict) -> str:
-    """The ranked distribution of one image, as bars, and what further detectors say; or what settled it without."""
+    """Render one image: ranked scores as bars, and detectors' signals; or the match, filter or error in their place."""
     name = printable(verdict.uri)
     if verdict.match is not None:
         bank, entry, distance = verdict.match
@@ -300,7 +299,7 @@ def _is_detectors(signal: str) -> bool:
 
 
 def describe_run(run: Run) -> str:
-    """One line: id, state, and what it found if it was committed."""
+    """Render a run in one line: id, state, and its counts if it is committed."""
     try:
         state = run.state()
         record = run.record() if state == "committed" else None
@@ -322,7 +321,7 @@ def describe_run(run: Run) -> str:
 
 
 def describe_delta(record: RunRecord) -> str:
-    """Return a line where a run's report does not hold all that it listed; else nothing."""
+    """Return a line which says that a run is a delta, and so may hold fewer rows than it listed; else an empty text."""
     if not record.is_delta:
         return ""
     total = record.plan.distinct

@@ -1,11 +1,11 @@
 """A small media store with known answers, for `nsfwscan demo` and for the tests.
 
 `build` writes about eighty files: photographs, drawings, odd but valid uploads and broken or foreign files. For each
-it declares what a scan has to say about it, so that a test compares a scan with declarations and not with itself.
+file it declares what a scan must report, so that a test compares a scan with declarations and not with itself.
 
-The photographs are those that ship inside the scikit-image package (public domain or CC0). They are read in place from
-the installed package and only ever written to the store being built; none of them is copied into this repository.
-Everything else is drawn or assembled here.
+The photographs come from the scikit-image package (public domain or CC0). `build` reads them from the installed package
+and writes them only to the new store; this repository holds no copy of them. This module draws or assembles all other
+files.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DemoObject:
-    """One file of the store and what a scan should report about it.
+    """A file of the store, with what a scan should report about it.
 
     `width` and `height` are pixels as displayed, that is after the EXIF orientation. `format`, `width`, `height` and
-    `frames` are None where the file does not let a reader know them: a damaged file may still have a readable header,
-    but its frame count is never promised.
+    `frames` are None if a reader cannot know them: a damaged file may still have a readable header, but its frame
+    count is never certain.
     """
 
     path: str
@@ -64,8 +64,8 @@ Item = tuple[DemoObject, bytes]
 def build(root: Path) -> list[DemoObject]:
     """Write the store under `root` and return its objects sorted by path.
 
-    A file that already holds the right bytes is left alone, so that a second build keeps its modification time and an
-    incremental scan sees nothing new. Files of other names under `root` are not touched.
+    A file that already holds the right bytes stays unchanged, so that a second build keeps its modification time and
+    an incremental scan sees nothing new. Files of other names under `root` stay, too.
     """
     items = sorted(_all_items(), key=lambda item: item[0].path)
     for demo, data in items:
@@ -78,7 +78,7 @@ def build(root: Path) -> list[DemoObject]:
 
 
 def _all_items() -> Iterator[Item]:
-    """Every object with its bytes, in no particular order."""
+    """Yield every object with its bytes, in no particular order."""
     yield from _neutral()
     yield from _drawings()
     yield from _uploads_formats()
@@ -103,20 +103,20 @@ def _good(
     camera: str | None = None,
     software: str | None = None,
 ) -> Item:
-    """An object that every reader should manage; its truth is its class folder's name, if it is in one."""
+    """Return an object that every reader can read; its truth is the name of its class folder, if it is in one."""
     folder = path.split("/", 1)[0]
     truth = folder if folder in (NEUTRAL, DRAWINGS) else None
     return DemoObject(path, "ok", fmt, *size, frames, truth, camera, software, note), data
 
 
 def _bad(path: str, data: bytes, status: str, note: str, fmt: str | None = None, size: Size | None = None) -> Item:
-    """An object that can't be classified; `fmt` and `size` are what its header still tells."""
+    """Return a damaged or foreign object; `fmt` and `size` are what its header still tells."""
     width, height = size or (None, None)
     return DemoObject(path, status, fmt, width, height, None, None, None, None, note), data
 
 
 def _encode(image: Image.Image, fmt: str, **options: Any) -> bytes:
-    """`image` as the bytes of a file of Pillow format `fmt`."""
+    """Encode `image` in Pillow's format `fmt`."""
     out = io.BytesIO()
     image.save(out, fmt, **options)
     return out.getvalue()
@@ -126,13 +126,13 @@ def _encode(image: Image.Image, fmt: str, **options: Any) -> bytes:
 
 
 def _photo_path(name: str) -> Path:
-    """Where the installed scikit-image keeps photograph `name`."""
+    """Return the path of photograph `name` in the installed scikit-image."""
     return Path(data_dir) / name
 
 
 @cache
 def _photo(name: str, size: Size | None = None, crop: tuple[int, int, int, int] | None = None) -> Image.Image:
-    """A scikit-image photograph in its own mode, first cropped, then resized. Cached, so never draw on it."""
+    """Return a scikit-image photograph in its own mode, first cropped, then resized. It is cached: never draw on it."""
     with Image.open(_photo_path(name)) as opened:
         image = opened.crop(crop) if crop else opened.copy()
     return image.resize(size, Image.Resampling.BICUBIC) if size else image
@@ -140,7 +140,7 @@ def _photo(name: str, size: Size | None = None, crop: tuple[int, int, int, int] 
 
 @dataclass(frozen=True)
 class _PhotoRow:
-    """One photograph of the neutral class: which part of which source, at which size and JPEG quality."""
+    """A photograph of the neutral class: its source, crop, size and JPEG quality."""
 
     name: str
     source: str
@@ -170,7 +170,7 @@ _PHOTOS_AS_THEY_ARE = (
 
 
 def _neutral() -> Iterator[Item]:
-    """Real photographs of harmless things."""
+    """Yield real photographs of harmless things."""
     for row in _PHOTOS:
         image = _photo(row.source, row.size, row.crop)
         yield _good(f"{NEUTRAL}/{row.name}", _encode(image, "JPEG", quality=row.quality), "JPEG", image.size, row.note)
@@ -182,13 +182,13 @@ def _neutral() -> Iterator[Item]:
 
 
 def _canvas(size: Size, ground: Colour) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A fresh RGB picture of one colour and the pen for it."""
+    """Return a new RGB picture of one colour, and the pen for it."""
     image = Image.new("RGB", size, ground)
     return image, ImageDraw.Draw(image)
 
 
 def _blend(first: Colour, second: Colour, share: float) -> Colour:
-    """The colour `share` of the way from `first` to `second`."""
+    """Return the colour `share` of the way from `first` to `second`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -201,7 +201,7 @@ def _fill_sky(pen: ImageDraw.ImageDraw, size: Size, top: Colour, bottom: Colour)
 
 
 def _draw_shapes() -> Image.Image:
-    """Overlapping flat-coloured shapes on white."""
+    """Draw overlapping flat-coloured shapes on white."""
     image, pen = _canvas((480, 480), (255, 255, 255))
     dice = random.Random(11)
     for number in range(40):
@@ -218,7 +218,7 @@ def _draw_shapes() -> Image.Image:
 
 
 def _draw_landscape() -> Image.Image:
-    """Sky, sun, hills and fir trees."""
+    """Draw sky, sun, hills and fir trees."""
     size = width, height = 640, 420
     image, pen = _canvas(size, (0, 0, 0))
     _fill_sky(pen, size, (90, 160, 230), (250, 220, 180))
@@ -233,7 +233,7 @@ def _draw_landscape() -> Image.Image:
 
 
 def _draw_night_city() -> Image.Image:
-    """Dark towers with lit windows."""
+    """Draw dark towers with lit windows."""
     size = width, height = 500, 360
     image, pen = _canvas(size, (0, 0, 0))
     _fill_sky(pen, size, (10, 10, 40), (70, 30, 80))
@@ -249,7 +249,7 @@ def _draw_night_city() -> Image.Image:
 
 
 def _draw_bar_chart() -> Image.Image:
-    """Bars with axes and labels."""
+    """Draw bars with axes and labels."""
     image, pen = _canvas((520, 360), (250, 250, 250))
     font = ImageFont.load_default(16)
     for number, value in enumerate([120, 210, 90, 260, 170, 230]):
@@ -261,7 +261,7 @@ def _draw_bar_chart() -> Image.Image:
 
 
 def _draw_line_chart() -> Image.Image:
-    """Three wavy lines on a grid."""
+    """Draw three wavy lines on a grid."""
     image, pen = _canvas((600, 300), (255, 255, 255))
     for x in range(0, 600, 50):
         pen.line((x, 0, x, 300), fill=(220, 220, 220))
@@ -274,7 +274,7 @@ def _draw_line_chart() -> Image.Image:
 
 
 def _draw_pie_chart() -> Image.Image:
-    """A pie in warm, skin-like tones, which pull a classifier away from "drawing"."""
+    """Draw a pie in warm, skin-like tones, which pull a classifier away from "drawing"."""
     image, pen = _canvas((400, 400), (245, 235, 225))
     start = 0
     for number, degrees in enumerate([130, 90, 80, 60]):
@@ -285,7 +285,7 @@ def _draw_pie_chart() -> Image.Image:
 
 
 def _draw_poster() -> Image.Image:
-    """Large and small text."""
+    """Draw large and small text."""
     image, pen = _canvas((420, 594), (240, 60, 50))
     pen.text((30, 40), "DEMO", fill=(255, 255, 255), font=ImageFont.load_default(120))
     for line in range(16):
@@ -295,14 +295,14 @@ def _draw_poster() -> Image.Image:
 
 
 def _draw_gradient() -> Image.Image:
-    """A smooth sweep of colours without an edge anywhere."""
+    """Draw a smooth sweep of colours without any edge."""
     across = np.linspace(0, 255, 448, dtype=np.float64)
     red, green = np.meshgrid(across, across)
     return Image.fromarray(np.stack([red, green, 255 - (red + green) / 2], axis=2).astype(np.uint8))
 
 
 def _draw_smiley() -> Image.Image:
-    """A cartoon face of few colours."""
+    """Draw a cartoon face of few colours."""
     image, pen = _canvas((300, 300), (120, 200, 240))
     pen.ellipse((30, 30, 270, 270), fill=(255, 210, 60), outline=(60, 40, 0), width=5)
     for x in (95, 175):
@@ -312,7 +312,7 @@ def _draw_smiley() -> Image.Image:
 
 
 def _draw_house_sketch() -> Image.Image:
-    """Thin black lines on white, like a pencil sketch."""
+    """Draw thin black lines on white, like a pencil sketch."""
     image, pen = _canvas((460, 380), (255, 255, 255))
     pen.rectangle((110, 180, 350, 340), outline=(30, 30, 30), width=2)
     pen.polygon([(90, 180), (230, 70), (370, 180)], outline=(30, 30, 30), width=2)
@@ -345,7 +345,7 @@ def drawing(name: str) -> Image.Image:
 
 
 def _drawings() -> Iterator[Item]:
-    """Pictures made with a pen."""
+    """Yield the drawings."""
     for name, fmt, draw, note in _DRAWINGS:
         image = draw()
         yield _good(f"{DRAWINGS}/{name}", _encode(image, fmt), fmt, image.size, note)
@@ -355,7 +355,7 @@ def _drawings() -> Iterator[Item]:
 
 
 def _uploads_formats() -> Iterator[Item]:
-    """One small photograph in each format that is read."""
+    """Yield one small photograph in each readable format."""
     image = _photo("chelsea.png", (225, 150))
     rows: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         ("cat.jpg", "JPEG", {"quality": 85}, "Plain baseline JPEG."),
@@ -376,7 +376,7 @@ def _uploads_formats() -> Iterator[Item]:
 
 
 def _encode_heic(image: Image.Image) -> bytes | None:
-    """`image` as HEIC, or None where pillow-heif, which is only needed for writing it, is not installed."""
+    """Encode `image` as HEIC; return None if pillow-heif, which only this function needs, is not installed."""
     try:
         import pillow_heif
     except ImportError:
@@ -387,7 +387,7 @@ def _encode_heic(image: Image.Image) -> bytes | None:
 
 
 def _uploads_pixel_modes() -> Iterator[Item]:
-    """Files whose pixels are not 8-bit RGB and have to be converted before they are classified."""
+    """Yield files whose pixels are not 8-bit RGB, so that a scan must convert them before it classifies them."""
     colour = _photo("coffee.png", (240, 160))
     grey = _photo("camera.png", (200, 200))
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
@@ -413,14 +413,14 @@ def _uploads_pixel_modes() -> Iterator[Item]:
 
 
 def _exif(tags: dict[int, int | str]) -> Image.Exif:
-    """An EXIF block of exactly these tags."""
+    """Return an EXIF block of exactly these tags."""
     exif = Image.Exif()
     exif.update(tags)
     return exif
 
 
 def _uploads_metadata() -> Iterator[Item]:
-    """Files with EXIF tags or a colour profile that change how they are shown or reported."""
+    """Yield files with EXIF tags or a colour profile that change how they are displayed or reported."""
     scene = _photo("rocket.jpg", (320, 214))
     upright = _photo("rocket.jpg", (214, 320), (180, 0, 460, 420))
     phone: dict[int, int | str] = {
@@ -466,7 +466,7 @@ def _uploads_metadata() -> Iterator[Item]:
 
 
 def _into_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """An sRGB picture's pixels re-expressed in `profile`, so that a reader who honours it sees the same colours."""
+    """Convert an sRGB picture into `profile`, so that a reader that honours the profile shows the same colours."""
     target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     converted = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), target)
     if converted is None:
@@ -475,10 +475,10 @@ def _into_profile(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _wide_gamut_profile() -> bytes:
-    """A minimal ICC v2 display profile, put together by hand.
+    """Return a minimal ICC v2 display profile, assembled by hand.
 
-    Pillow can only create LAB, XYZ and sRGB profiles, and stamps them with the time of day; this one differs from sRGB
-    and is the same on each build.
+    Pillow can create only LAB, XYZ and sRGB profiles, and writes the time of day into them; this one differs from sRGB
+    and is the same in each build.
     """
 
     def s15(*values: float) -> bytes:
@@ -512,7 +512,7 @@ def _wide_gamut_profile() -> bytes:
 
 
 def _ball_frames(count: int, size: Size = (120, 80)) -> list[Image.Image]:
-    """A ball that crosses the picture in `count` frames, no two alike."""
+    """Draw a ball that crosses the picture in `count` frames, no two alike."""
     frames = []
     for number in range(count):
         image, pen = _canvas(size, (30, 60, 90))
@@ -523,7 +523,7 @@ def _ball_frames(count: int, size: Size = (120, 80)) -> list[Image.Image]:
 
 
 def _uploads_many_frames() -> Iterator[Item]:
-    """Files that hold more than one picture."""
+    """Yield files that hold more than one picture."""
     animated: dict[str, Any] = {"duration": 120, "loop": 0}
     rows: tuple[tuple[str, str, int, dict[str, Any], str], ...] = (
         ("ball.gif", "GIF", 5, animated, "Animated GIF."),
@@ -555,21 +555,21 @@ _NAMES = (
 
 
 def _uploads_names() -> Iterator[Item]:
-    """Good pictures under awkward names, each with its own colour so that none is another's duplicate."""
+    """Yield good pictures under awkward names, each with its own colour, so that none duplicates another."""
     for number, (name, fmt, note) in enumerate(_NAMES):
         image = _name_tile(number)
         yield _good(f"{UPLOADS}/names/{name}", _encode(image, fmt), fmt, image.size, note)
 
 
 def _name_tile(number: int) -> Image.Image:
-    """A small tile that shows its number."""
+    """Draw a small tile that shows its number."""
     image, pen = _canvas((96, 96), _blend((20, 120, 160), (220, 120, 80), number / len(_NAMES)))
     pen.text((24, 20), str(number + 1), fill=(255, 255, 255), font=ImageFont.load_default(44))
     return image
 
 
 def _uploads_shapes() -> Iterator[Item]:
-    """Pictures of extreme proportions."""
+    """Yield pictures of extreme proportions."""
     rows: tuple[tuple[str, Size, str], ...] = (
         ("one_pixel.png", (1, 1), "A single pixel, such as a tracking pixel."),
         ("very_wide.png", (2000, 20), "A hundred times as wide as tall."),
@@ -581,7 +581,7 @@ def _uploads_shapes() -> Iterator[Item]:
 
 
 def _uploads_duplicates() -> Iterator[Item]:
-    """Byte-for-byte copies of a file of the neutral class, which need to be classified only once."""
+    """Yield byte-for-byte copies of a file of the neutral class: a scan needs to classify them only once."""
     data, size = _photo_path("rocket.jpg").read_bytes(), _photo("rocket.jpg").size
     for path in (f"{UPLOADS}/copies/rocket.jpg", "uploads/2026/12/launch.jpg"):
         yield _good(path, data, "JPEG", size, "The same bytes as neutral/rocket.jpg.")
@@ -596,7 +596,7 @@ _MP4 = struct.pack(">I4s4sI4s4sI4s", 24, b"ftyp", b"isom", 0x200, b"isom", b"avc
 
 
 def _broken_unsupported() -> Iterator[Item]:
-    """Files that are no picture of a known format, whatever their names say."""
+    """Yield files that are no picture of a known format, whatever their names say."""
     rows: tuple[tuple[str, bytes, str], ...] = (
         ("empty.jpg", b"", "No bytes at all."),
         ("notes.jpg", b"This is a note, not a picture.\n", "Text under the extension of a JPEG."),
@@ -612,7 +612,7 @@ def _broken_unsupported() -> Iterator[Item]:
 
 
 def _zip_of_text() -> bytes:
-    """A zip archive of one text file with a fixed date."""
+    """Return a zip archive of one text file with a fixed date."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr(zipfile.ZipInfo("readme.txt", (2026, 1, 1, 0, 0, 0)), "nothing here\n")
@@ -620,7 +620,7 @@ def _zip_of_text() -> bytes:
 
 
 def _broken_images() -> Iterator[Item]:
-    """Pictures with a good header whose pixels can't be had, or not all of them."""
+    """Yield pictures with a good header whose pixels cannot be decoded, or only in part."""
     image = _photo("chelsea.png", (300, 200))
     jpeg, png = _encode(image, "JPEG", quality=85), _encode(image, "PNG")
     rows: tuple[tuple[str, bytes, str, str, str], ...] = (
@@ -643,14 +643,14 @@ def _broken_images() -> Iterator[Item]:
 
 
 def _cut(data: bytes) -> bytes:
-    """The first 60 % of `data`."""
+    """Return the first 60 % of `data`."""
     return data[: len(data) * 6 // 10]
 
 
 def _spoil_after_frame_header(jpeg: bytes) -> bytes:
-    """Keep the headers readable, but overwrite the first Huffman table and all coded pixels with garbage.
+    """Overwrite the first Huffman table and all coded pixels with garbage; the headers stay readable.
 
-    Garbage among the coded pixels alone is no error to libjpeg, which paints over it in grey; a bad table is.
+    Garbage in the coded pixels alone is no error to libjpeg, which paints that part grey; a bad table is an error.
     """
     table, scan = jpeg.index(b"\xff\xc4"), jpeg.index(b"\xff\xda")
     length = int.from_bytes(jpeg[table + 2 : table + 4])
@@ -660,7 +660,7 @@ def _spoil_after_frame_header(jpeg: bytes) -> bytes:
 
 
 def _png_that_claims(size: Size) -> bytes:
-    """A PNG whose valid header promises `size`, followed by next to no pixels."""
+    """Return a PNG whose valid header claims `size`, followed by almost no pixels."""
 
     def chunk(kind: bytes, payload: bytes) -> bytes:
         return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))

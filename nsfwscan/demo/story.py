@@ -1,7 +1,7 @@
 """The demo's story: two nights over a small media store, with a hash list, a policy, and something to find.
 
-Everything lies in one folder: `media/` (see `media.py`), `known-bad.csv`, `policy.yaml` and the report store
-`reports/`. The same call again begins from the start.
+All files lie in one folder: `media/` (see `media.py`), `known-bad.csv`, `policy.yaml` and the report store
+`reports/`. A second call begins from the start.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _MARK = ".nsfwscan-demo"
 KNOWN = "neutral/coffee.png"
-"""The harmless picture that the demo's hash list calls known-bad: by its looks, so that its other sizes and formats are
-found, too."""
+"""The harmless picture that the demo's hash list calls known-bad. The list holds its PDQ hash, which also matches other
+sizes and formats of it."""
 _AGE_S = 3600
-"""Of the files, in seconds, when the first night begins."""
+"""Age of the files, in seconds, when the first night begins."""
 GONE, NEW = "drawings/poster.jpg", "uploads/2026/12/new_today.png"
 """Between the nights, one object is deleted and one is added."""
 
@@ -50,13 +50,13 @@ otherwise: {decision: allow}
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo's files lie."""
+    """The demo's folder, and the files in it."""
 
     folder: Path
 
     @property
     def media(self) -> Path:
-        """The media store that is scanned."""
+        """The media store."""
         return self.folder / "media"
 
     @property
@@ -78,7 +78,7 @@ class Demo:
         """Make the folder anew and return how many objects its media store has.
 
         Raises:
-            ConfigError: there is something else in the folder.
+            ConfigError: the folder holds other files than a demo's.
         """
         mark = self.folder / _MARK
         if self.folder.is_dir() and any(self.folder.iterdir()) and not mark.exists():
@@ -88,7 +88,7 @@ class Demo:
         self.folder.mkdir(parents=True, exist_ok=True)
         mark.write_text("made by `nsfwscan demo`, which removes media/ and reports/ beside this file\n")
         objects = build(self.media)
-        for path in self.media.rglob("*"):  # a file of this second may change within it: it would be read again
+        for path in self.media.rglob("*"):  # night 2 would read files again that are about as new as night 1
             os.utime(path, (time.time() - _AGE_S,) * 2)
         with Image.open(self.media / KNOWN) as image:
             self.bank.write_text(f"id,pdq\ncup-of-coffee,{pdq_of(image)[0]}\n")

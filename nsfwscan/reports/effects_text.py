@@ -1,6 +1,6 @@
-"""What was spared, settled and missed, and what it cost, in sentences for a person.
+"""Sentences on a run's copies, filters and models: what they saved, what they missed, and what they cost.
 
-In: a run's record. Out: (subject, sentence), for the terminal and for the summary; none where there is nothing to say.
+The terminal and the summary page show them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from nsfwscan.text import duration
 
 
 def describe_effects(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """Say what copies and near-duplicates, filters and models there were."""
+    """Yield (subject, sentence) on copies and near-duplicates, filters and models, where there are any."""
     times = record.model_times
     yield from _same(record.duplicates)
     if record.config.cascade.enabled:
@@ -56,7 +56,7 @@ def _filters(found: CascadeRecord, light: ModelTime | None) -> Iterator[tuple[st
 
 
 def _counted(count: int, one: str = "other", several: str = "others") -> str:
-    """A number and what there are so many of."""
+    """Render a number with the singular or plural of its noun."""
     return f"{count:,} {one if count == 1 else several}"
 
 

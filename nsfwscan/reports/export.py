@@ -1,7 +1,7 @@
-"""A run's report as one file, in its own columns or in another service's format.
+"""Export of a run's report as one file, in its own columns or in another service's format.
 
-In: a committed run. Out: a file that is there whole or not at all, row by row in the order of the report, with flat
-memory. A report that cannot be read is a `StoreError`, a file that cannot be written a `ConfigError`.
+A file appears whole or not at all. Its rows keep the order of the report, and memory stays flat. A report that cannot
+be read is a `StoreError`; a file that cannot be written is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from nsfwscan.storage.store import to_json
 from nsfwscan.text import write_csv
 
 FILE_MODE = 0o640
-"""Of what is exported, as of the report itself: not for everybody."""
+"""Mode of exported files, as of the report itself: not readable for everybody."""
 _ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_column, Category)]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: rows, and the files that they are in."""
+    """The result of an export: the number of rows, and the files that hold them."""
 
     rows: int
     files: tuple[Path, ...]
 
 
 def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exported:
-    """Writes a run's report.
+    """Write a run's report as one file.
 
     Args:
         kind: one of `FORMATS`.
-        out: the file; an older one is replaced.
-        reader: `excel` for a CSV that Excel opens as what it is; unset: any.
+        out: the file to write; replaces an older one.
+        reader: `excel` marks a CSV as UTF-8, so that Excel reads it correctly; unset: any program.
 
     Raises:
         StoreError: the report cannot be read.
@@ -57,7 +57,7 @@ def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exp
 
 
 def _csv(run: Run, out: Path, *, marked: bool = False) -> Exported:
-    """All columns; times in ISO 8601, signals as JSON, nothing for null; no text that looks like a formula."""
+    """Write all columns as CSV: times in ISO 8601, signals as JSON, null as empty; no text looks like a formula."""
     counted = _Counted(_rows(run, REPORT_SCHEMA.names))
     with appearing(out, mode=FILE_MODE) as path:
         write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted), marked=marked)
@@ -75,7 +75,7 @@ def _cell(value: Any) -> Any:
 
 
 def _parquet(run: Run, out: Path) -> Exported:
-    """All columns of all parts in one file."""
+    """Write all columns of all parts as one Parquet file."""
     rows = 0
     with appearing(out, mode=FILE_MODE) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
         for table in read_rows(run, run.record(), REPORT_SCHEMA.names):
@@ -85,7 +85,7 @@ def _parquet(run: Run, out: Path) -> Exported:
 
 
 def _rekognition(run: Run, out: Path) -> Exported:
-    """The output manifest of a bulk analysis, and beside it the summary, with what has no score as its errors."""
+    """Write a bulk analysis's output manifest, and beside it the summary, whose errors are the rows without a score."""
     summary, errors, scored = out.with_suffix(".summary.json"), list[dict[str, Any]](), 0
     with appearing(out, mode=FILE_MODE) as path, appearing(summary, mode=FILE_MODE) as summary_path:
         with path.open("w", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def _rekognition(run: Run, out: Path) -> Exported:
 
 
 def _answers(answer: Callable[[vendor_formats.Row], dict[str, Any]]) -> Callable[[Run, Path], Exported]:
-    """JSON lines, one for each row."""
+    """Return a function that writes JSON lines, one line per row."""
 
     def write(run: Run, out: Path) -> Exported:
         counted = _Counted(_rows(run, _ANSWER_COLUMNS))
@@ -120,7 +120,7 @@ FORMATS: dict[str, Callable[[Run, Path], Exported]] = {
     "safesearch": _answers(vendor_formats.safesearch),
     "azure": _answers(vendor_formats.azure),
 }
-"""What a report can be written as."""
+"""The function that writes each format."""
 
 
 def _rows(run: Run, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -129,7 +129,7 @@ def _rows(run: Run, columns: list[str]) -> Iterator[dict[str, Any]]:
 
 
 class _Counted:
-    """Rows, counted as they go by."""
+    """An iterable over rows that counts them as they pass."""
 
     def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
         self._from = rows
@@ -142,5 +142,5 @@ class _Counted:
 
 
 def json_line(value: dict[str, Any]) -> str:
-    """A line of JSON, in ASCII. Raises ValueError for what is no number."""
+    """Render a value as a line of JSON, in ASCII. Raises ValueError for NaN and infinity."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n"  # a lone surrogate in a name stays an escape

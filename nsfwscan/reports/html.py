@@ -1,8 +1,8 @@
-"""`summary.html`: the page that a person opens first, made from `run.json` alone.
+"""`summary.html`: the page that a person opens first, rendered from `run.json` alone.
 
-In: the content of `run.json`. Out: one self-contained HTML document: no scripts, no requests, no pixel of any scanned
-image. What can go wrong: a record that lacks a field is a `KeyError` or jinja2's `UndefinedError`. Names of objects are
-hostile strings: whatever the template prints goes through `visible`, which escapes markup and spells out what hides.
+The page is one self-contained HTML document: no scripts, no requests, no pixel of any scanned image. A record that
+lacks a field raises `KeyError` or jinja2's `UndefinedError`. Names of objects are hostile strings: all values that the
+template prints go through `visible`, which escapes markup and spells out hidden characters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nsfwscan.text import duration, money, plural, size
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode categories that a browser shows as nothing, or as a change of direction."""
+"""Unicode categories whose characters a browser does not show, or takes as a change of direction."""
 
 _REMEDIES = {
     Status.DENIED: "Check the scanner's permissions: run `nsfwscan doctor` with the same sources. Then scan again.",
@@ -88,15 +88,15 @@ _TONES = {
     Decision.UNDETERMINED: "none",
 }
 _LISTED_OPEN = 20
-"""Committed files that are shown without a click."""
+"""Committed files that the page shows without a click."""
 _ERRORS_OPEN = 10
 _LABEL_HEIGHT = 0.08
-"""Of the plot's height: a label nearer to the zero line would be written over its label."""
+"""As a share of the plot's height: a label nearer to the zero line would overlap the zero line's label."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do next: what is the matter, what to do about it, and lines of SQL if that needs some."""
+    """A next step: a title that names the problem, a text with the remedy, and lines of SQL if it needs any."""
 
     tone: str
     title: str
@@ -113,7 +113,7 @@ class Share:
     share: float
     tone: str = ""
     named: bool = True
-    """False for the rest that has no value, e.g. the objects without a label."""
+    """False for the row of objects that have no value, e.g. those without a label."""
 
 
 @dataclass(frozen=True)
@@ -122,26 +122,26 @@ class Changed:
 
     name: str
     count: int | None
-    """None where it cannot be known."""
+    """None if it cannot be known."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class Since:
-    """What became of the store since the run that this one goes on from."""
+    """The changes of the store since the previous run."""
 
     bases: tuple[str, ...]
-    """The runs that rows are carried from, newest first."""
+    """The runs whose rows are carried over, newest first."""
     found: list[Share]
     changes: list[Changed]
     query: tuple[str, ...]
     reported: int | None
-    """Rows in the files of a delta report; None of a snapshot, which holds a row for every object."""
+    """Rows in the files of a delta report; None for a snapshot, which holds a row for every object."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bin of the histogram: from `low` to `high`, as high as `height` (0 to 1, logarithmic)."""
+    """A bin of the histogram: scores from `low` to `high`; `height` is 0 to 1, logarithmic."""
 
     low: float
     high: float
@@ -180,9 +180,9 @@ def render_summary(record: RunRecord) -> str:
 
 
 def visible(value: object) -> object:
-    """Any text as HTML in which nothing is hidden: markup escaped, control and direction characters spelled out.
+    """Render any text as HTML that hides nothing: markup escaped, control and direction characters spelled out.
 
-    What is marked as HTML already, and what is no text, is left alone; None becomes a dash.
+    Values that are marked as HTML already, or are no text, stay unchanged; None becomes a dash.
     """
     if value is None:
         return "–"
@@ -207,12 +207,12 @@ def _spelled(character: str) -> str:
 
 
 def plain(text: str) -> Markup:
-    """Text for an attribute: hidden characters spelled out, escaped, without any element."""
+    """Render text for an attribute: hidden characters spelled out, markup escaped, no elements."""
     return escape("".join(_spelled(c) if unicodedata.category(c) in _HIDDEN else c for c in text))
 
 
 def code_spans(text: str) -> Markup:
-    """Our own sentences, with what stands between backquotes as `<code>`."""
+    """Render one of nsfwscan's own sentences, with text between backquotes as `<code>`."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(visible(p)) if i % 2 else escape(p) for i, p in enumerate(parts)
@@ -220,7 +220,7 @@ def code_spans(text: str) -> Markup:
 
 
 def percent(share: float | None) -> str:
-    """`12.5%`; a share that is not nothing, or not all, never reads as if it were."""
+    """Render a share as `12.5%`; a share above 0 never reads as 0%, one below 1 never as 100%."""
     if share is None:
         return "–"
     if 0 < share < 0.001:
@@ -231,7 +231,7 @@ def percent(share: float | None) -> str:
 
 
 def moment(text: str) -> str:
-    """`22 November 2026, 03:10:12 UTC` from ISO 8601; what is not ISO 8601 stays as it is."""
+    """Render ISO 8601 as `22 November 2026, 03:10:12 UTC`; other text stays unchanged."""
     try:
         at = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -240,7 +240,7 @@ def moment(text: str) -> str:
 
 
 def middle(text: str, longest: int = 160) -> str:
-    """A text without its middle, where it is longer than that: names differ at their ends."""
+    """Cut the middle out of a text longer than `longest`: names differ at their ends."""
     return text if len(text) <= longest else f"{text[: longest * 2 // 3]} … {text[-longest // 3 :]}"
 
 
@@ -251,10 +251,10 @@ def short_name(file: FileRecord) -> str:
 
 @cache
 def page_environment(*folders: Path) -> Environment:
-    """Where pages are made: escaped, strict, with the layout, the look and the filters that they have in common.
+    """Return the jinja2 environment of all pages: escaped, strict, with the shared layout, style and filters.
 
     Args:
-        folders: with further templates.
+        folders: folders with further templates.
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, _TEMPLATES]),
@@ -283,14 +283,14 @@ def page_environment(*folders: Path) -> Environment:
 
 
 def _machine(node: NodeRecord) -> str:
-    """Machines that are alike, in words: `4 × 16 CPUs, 1 × A10G`."""
+    """Render machines of one kind in words: `4 × 16 CPUs, 1 × A10G`."""
     gpus = f", {node.gpus:g} × {node.gpu or 'GPU'}" if node.gpus else ""
     kind = f" ({node.cpu})" if node.cpu else ""
     return f"{node.count} × {node.cpus:g} CPUs{gpus}{kind}"
 
 
 def _steps(record: RunRecord) -> Iterator[Step]:
-    """What to do next, the most pressing first."""
+    """Yield the next steps, the most urgent first."""
     summary = record.summary
     if not summary.rows:
         yield Step(
@@ -339,7 +339,7 @@ def _flagged_step(record: RunRecord) -> Iterator[Step]:
 
 
 def _flagged_queues(record: RunRecord) -> list[str]:
-    """Return the queues that flagged objects went to, by the policy's rules and what its overrides make of them."""
+    """Return the queues that flagged objects went to, by the policy's rules and their overrides."""
     policy, summary = record.policy, record.summary
     rules: dict[str, Outcome] = {**{rule.name: rule for rule in policy.rules}, OTHERWISE: policy.otherwise}
     outcomes = [(ILLEGAL, ILLEGAL_OUTCOME), (BLOCKED, BLOCKED_OUTCOME), *rules.items()]
@@ -351,7 +351,7 @@ def _flagged_queues(record: RunRecord) -> list[str]:
 
 
 def _floods(found: MatchingRecord | None) -> list[tuple[str, tuple[FloodRecord, ...]]]:
-    """Return the entries that match very much, by what became of them."""
+    """Return the flooding entries, grouped by whether they were quarantined or kept."""
     if found is None:
         return []
     return [
@@ -370,7 +370,7 @@ def _override(override: Override) -> str:
 
 
 def _place(record: RunRecord, query: tuple[str, ...]) -> str:
-    """Leads over to the lines of SQL; a delta report may have few of the rows that were counted, or none."""
+    """Return the sentence before the lines of SQL; a delta report may hold few of the counted rows, or none."""
     if not is_shown(record.store):
         return "`run.json` names the files; their path holds what looks like a secret, so no statement is shown here."
     if not query:
@@ -405,7 +405,7 @@ def _truth_steps(record: RunRecord) -> Iterator[Step]:
 
 
 def _since(record: RunRecord) -> Since | None:
-    """Return what is said of earlier runs; None where this one goes on from none."""
+    """Return the section on earlier runs; None if this run has no previous run."""
     bases, actions = record.previous_runs, record.plan.actions
     if not bases:
         return None
@@ -439,7 +439,7 @@ def _built_in(summary: SummaryRecord) -> list[tuple[str, str, Outcome]]:
 
 
 def _tables(summary: SummaryRecord) -> list[tuple[str, list[Share]]]:
-    """The tables of counts: a title, and rows whose shares are of all objects."""
+    """Return the tables of counts: a title, and rows with their shares of all objects."""
     rest = {"decision": "", "label": "not scored", "status": "", "rule": "", "queue": "no queue", "format": "not known"}
     return [(name, _shares(getattr(summary, name), summary.rows, name, unnamed)) for name, unnamed in rest.items()]
 
@@ -452,14 +452,14 @@ def _shares(counts: dict[str, int], rows: int, kind: str, unnamed: str) -> list[
 
 
 def _bars(histogram: Sequence[int]) -> list[Bar]:
-    """Heights go by the logarithm of 1 + count, so that one object among a million still shows."""
+    """Return the histogram's bins; heights follow log(1 + count), so that one object among a million still shows."""
     top = math.log1p(_ceiling(max(histogram, default=0)))
     width = 1 / max(len(histogram), 1)
     return [Bar(i * width, (i + 1) * width, n, math.log1p(n) / top) for i, n in enumerate(histogram)]
 
 
 def _ticks(highest: int) -> list[tuple[str, float]]:
-    """Labels of the count axis with their heights (0 to 1): zero, and powers of ten, at most six of them."""
+    """Return the labels of the count axis with their heights (0 to 1): zero and powers of ten, at most six of them."""
     ceiling = _ceiling(highest)
     powers = range(int(math.log10(ceiling)) + 1)
     counts = [0, *(10**p for p in powers if (powers[-1] - p) % math.ceil(len(powers) / 5) == 0)]
@@ -468,7 +468,7 @@ def _ticks(highest: int) -> list[tuple[str, float]]:
 
 
 def _ceiling(highest: int) -> int:
-    """The top of the count axis: 1, 2 or 5 times a power of ten."""
+    """Return the top of the count axis: 1, 2 or 5 times a power of ten."""
     power: int = 10 ** int(math.log10(max(highest, 10)))
     return next(power * step for step in (1, 2, 5, 10) if power * step >= highest)
 

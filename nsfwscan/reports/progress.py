@@ -1,7 +1,7 @@
-"""What a person sees while a scan runs: objects done of total, rate, ETA, flagged, errors.
+"""The progress of a scan: objects done of total, rate, ETA, flagged, errors.
 
-In: listings and finished shards as they come. Out: a live line on a terminal, a plain line every few seconds where
-there is none (logs of a job, a pipe), nothing where nobody asked (`Silent`). Nothing here can fail a run.
+`Live` shows a bar on a terminal; `Lines` prints a plain line every few seconds elsewhere (a job's log, a pipe);
+`Silent` prints nothing. None of them can fail a run.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ _LINE_EVERY_S = 10.0
 
 
 class Progress(Protocol):
-    """Told of everything as it happens."""
+    """The interface through which a scan reports its progress as it happens."""
 
     def say(self, line: str) -> None:
-        """One line, now."""
+        """Print one line now."""
 
     def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The listing's tables, counted as they pass."""
+        """Yield the listing's tables, and count their rows as they pass."""
 
     def working(self, total: int, done: int) -> AbstractContextManager[None]:
-        """Around the work on `total` objects, of which `done` were done by an earlier process."""
+        """Enclose the work on `total` objects, of which an earlier process did `done`."""
 
     def finished(self, result: ShardResult) -> None:
-        """A shard is staged."""
+        """Take note of a staged shard."""
 
 
 class Tally:
-    """Counts, rate and ETA of the work so far. The rate is over this process's work alone."""
+    """Counts, rate and ETA of the work so far. The rate counts only this process's work."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.done, self.flagged, self.errors = total, done, 0, 0
         self._before, self._began = done, time.monotonic()
 
     def add(self, result: ShardResult) -> None:
-        """Counts a finished shard."""
+        """Count a finished shard."""
         self.done += result.rows
         self.flagged += result.flagged
         self.errors += result.errors
@@ -61,33 +61,33 @@ class Tally:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
+    """Render seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Silent:
-    """Says nothing; for the Python API."""
+    """A progress that prints nothing; for the Python API."""
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The tables."""
+        """Yield the tables."""
         yield from tables
 
     @contextmanager
     def working(self, total: int, done: int) -> Iterator[None]:
-        """Nothing."""
+        """Do nothing."""
         yield
 
     def finished(self, result: ShardResult) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Lines:
-    """Plain lines on standard error, each at most every few seconds."""
+    """A progress that prints plain lines (on standard error), at most one every ten seconds while the work goes on."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -95,11 +95,11 @@ class Lines:
         self._last = time.monotonic()
 
     def say(self, line: str) -> None:
-        """One line."""
+        """Print one line, redacted and made printable."""
         self._console.print(printable(redacted(line)), markup=False, highlight=False, soft_wrap=True)
 
     def listing(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The tables; their count now and then, and at the end."""
+        """Yield the tables; print the count of objects now and then, and at the end."""
         seen = 0
         for table in tables:
             seen += table.num_rows
@@ -109,7 +109,7 @@ class Lines:
 
     @contextmanager
     def working(self, total: int, done: int) -> Iterator[None]:
-        """Lines as shards finish."""
+        """Print a line before resumed work, and one after the work."""
         self._tally = Tally(total, done)
         if done:
             self.say(f"resuming {done:,} objects were done before")
@@ -117,7 +117,7 @@ class Lines:
         self.say(f"scanned  {self._tally}")
 
     def finished(self, result: ShardResult) -> None:
-        """A line, if the last is old enough."""
+        """Count a shard, and print a line if the last one is old enough."""
         self._tally.add(result)
         self._now_and_then(f"scanning {self._tally}")
 
@@ -128,11 +128,11 @@ class Lines:
 
 
 class Live(Lines):
-    """One line on a terminal that keeps itself up to date."""
+    """A progress that keeps one line on a terminal up to date."""
 
     @contextmanager
     def working(self, total: int, done: int) -> Iterator[None]:
-        """A bar over the objects."""
+        """Show a bar over the objects during the work, and print a line after it."""
         self._tally = Tally(total, done)
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
         with Bar(*columns, console=self._console, transient=True) as self._bar:
@@ -141,11 +141,11 @@ class Live(Lines):
         self.say(f"scanned  {self._tally}")
 
     def finished(self, result: ShardResult) -> None:
-        """Moves the bar."""
+        """Count a shard, and move the bar."""
         self._tally.add(result)
         self._bar.update(self._task, completed=self._tally.done, description=str(self._tally))
 
 
 def choose_progress(console: Console) -> Progress:
-    """Live on a terminal, plain lines elsewhere."""
+    """Return `Live` on a terminal, `Lines` elsewhere."""
     return Live(console) if console.is_terminal else Lines(console)

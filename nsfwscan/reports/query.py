@@ -1,6 +1,6 @@
 """DuckDB statements over exactly the committed files of a run, for a person to paste.
 
-Never a glob: a part that no run names is no part of a report.
+They never use a glob: a part that no record names is not part of a report.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from nsfwscan.runs.record import RunRecord
 from nsfwscan.text import redacted
 
 _NAMED_FILES = 20
-"""Up to so many files are named in the statement itself; more are read from `run.json` by it."""
+"""Largest number of files that the statement itself names; it reads the names of more files from `run.json`."""
 
 
 def committed_query(record: RunRecord, folder: str, select: str, rest: str, at: str | None = None) -> tuple[str, ...]:
-    """`SELECT select FROM` the files of one folder, then `rest`; no lines where the folder has no files, or where the
-    path to them cannot be shown: a statement with a blanked path would find nothing.
+    """Return the lines of `SELECT select FROM` the files of one folder, then `rest`.
+
+    There are no lines if the folder has no files, or if the path to them cannot be shown: a statement with a blanked
+    path would find nothing.
 
     Args:
-        folder: `report` or `false_positives`.
+        folder: `report`, `false_positives` or `changes`.
         select: the columns.
         rest: `WHERE …`, `GROUP BY …`, `ORDER BY …`; may be several lines.
-        at: where the run's folder lies; unset: where it was written.
+        at: the run's folder now; unset: the folder that the run was written to.
     """
     here = at or f"{record.store}/runs/{record.run_id}"
     paths = [file.path for file in record.files_in(folder)]
@@ -43,7 +45,7 @@ def committed_query(record: RunRecord, folder: str, select: str, rest: str, at: 
 
 
 def is_shown(place: str) -> bool:
-    """Return whether a path can be shown as it is: it holds nothing that looks like a secret, or is blanked already."""
+    """Return whether a path can be shown unchanged: it holds neither what looks like a secret nor a blanked part."""
     return redacted(place) == place and "***" not in place
 
 
@@ -52,7 +54,7 @@ def _secret(record: RunRecord) -> list[str]:
     options = ["TYPE s3", "PROVIDER credential_chain"]
     if storage.region:
         options.append(f"REGION {_quoted(storage.region)}")
-    if endpoint:  # DuckDB takes the environment's credentials, but not its endpoint
+    if endpoint:  # DuckDB reads the environment's credentials, but not its endpoint
         scheme, _, host = endpoint.rpartition("://")
         options += [
             f"ENDPOINT {_quoted(host.rstrip('/'))}",

@@ -1,8 +1,8 @@
-"""Report rows in the words of other services, for what was built to read theirs.
+"""Report rows as the responses of other services, for programs that read those.
 
-In: a report row as a dict. Out: what the service would answer about the image, as JSON values. What no model looked at
-(violence, say) is unknown, and never "very unlikely". Where a service publishes no thresholds the steps are ours, and
-stand here. Nothing goes wrong.
+Each function turns a row (a dict) into the service's response about the image, as JSON values. A category that no model
+knows (violence, say) is unknown, never "very unlikely". If a service publishes no thresholds, the steps are
+nsfwscan's own, and this module defines them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from nsfwscan.schema import Category, score_column
 Row = Mapping[str, Any]
 
 _EXPLICIT = (Category.PORN, Category.HENTAI, Category.NSFW)
-"""`nsfw` of a binary model does not tell how explicit it is: it is taken for the worst."""
+"""The `nsfw` of a binary model does not tell how explicit an image is: it counts as explicit."""
 
 MIN_CONFIDENCE = 50.0
-"""Percent; labels below it are left out, as Rekognition does unless told otherwise."""
+"""Percent; labels below it are left out, as Rekognition does by default."""
 
-# https://docs.aws.amazon.com/rekognition/latest/dg/moderation-api.html, taxonomy of version 7.0. Its third level says
-# which parts of a body are seen, which no category does.
+# https://docs.aws.amazon.com/rekognition/latest/dg/moderation-api.html, taxonomy of version 7.0. Its third level names
+# visible body parts; no category tells these.
 _SUGGESTIVE = "Non-Explicit Nudity of Intimate parts and Kissing"
 _LABELS: tuple[tuple[str, str, int, tuple[Category, ...]], ...] = (
     ("Explicit", "", 1, _EXPLICIT),
@@ -30,7 +30,7 @@ _LABELS: tuple[tuple[str, str, int, tuple[Category, ...]], ...] = (
     (_SUGGESTIVE, "", 1, (Category.SEXY,)),
     ("Non-Explicit Nudity", _SUGGESTIVE, 2, (Category.SEXY,)),
 )
-"""Name, parent, level, and the categories whose probabilities add up to its confidence."""
+"""Name, parent, level, and the categories whose probabilities add up to the label's confidence."""
 _DRAWN = (Category.DRAWINGS, Category.HENTAI)
 _REKOGNITION_ERRORS = {
     Status.NOT_FOUND: "InvalidS3ObjectException",
@@ -45,15 +45,15 @@ _REKOGNITION_ERRORS = {
 """The errors of DetectModerationLabels."""
 
 _SETTLED = "it was settled before any model saw it"
-"""Said of what a hash bank or a filter knew; by which, these formats do not tell."""
+"""Message for rows that a hash bank or a filter settled; these formats cannot name which."""
 _LIKELIHOODS = ("VERY_UNLIKELY", "UNLIKELY", "POSSIBLE", "LIKELY", "VERY_LIKELY")
-"""A fifth of the probabilities each; Google publishes no steps."""
+"""Each covers a fifth of the probabilities; Google publishes no steps."""
 _SEVERE, _MEDIUM, _LOW = (0.8, 6), (0.5, 4), (0.5, 2)
-"""Probabilities from which an image is of one of Azure's severities; Microsoft publishes no steps."""
+"""(Least probability, Azure's severity); Microsoft publishes no steps."""
 
 
 def rekognition(row: Row) -> dict[str, Any]:
-    """A line of a bulk analysis's output manifest: `source-ref`, `detect-moderation-labels`."""
+    """Return a line of a bulk analysis's output manifest: `source-ref`, `detect-moderation-labels`."""
     labels = [
         {"Confidence": confidence, "Name": name, "ParentName": parent, "TaxonomyLevel": level}
         for name, parent, level, categories in _LABELS
@@ -71,17 +71,17 @@ def rekognition(row: Row) -> dict[str, Any]:
 
 
 def rekognition_error(row: Row, line: int) -> dict[str, Any]:
-    """An entry among the `errors` of a bulk analysis's summary.
+    """Return an entry for the `errors` of a bulk analysis's summary.
 
     Args:
-        line: of the object in the report, from 1.
+        line: number of the object's row in the report, from 1.
     """
     code = _REKOGNITION_ERRORS.get(Status(row["status"]), "InternalServerError")
     return {"line-number": line, "source-ref": row["uri"], "code": code, "message": row["error"] or _SETTLED}
 
 
 def safesearch(row: Row) -> dict[str, Any]:
-    """A response of Vision's SafeSearch, with the URI as its context; with an `error` where there is no score."""
+    """Return a response of Vision's SafeSearch with the URI as its context; an `error` if the row has no score."""
     context = {"context": {"uri": row["uri"]}}
     if row["nsfw_score"] is None:
         return {"error": {"message": _why(row)}, **context}
@@ -91,8 +91,10 @@ def safesearch(row: Row) -> dict[str, Any]:
 
 
 def azure(row: Row) -> dict[str, Any]:
-    """A result of Content Safety's image analysis in four severities (0, 2, 4, 6), with the URI beside it; with an
-    `error` where there is no score. Categories that no model looked at are left out."""
+    """Return a result of Content Safety's image analysis in four severities (0, 2, 4, 6), with the URI beside it.
+
+    A row without a score gives an `error`. Categories that no model knows are left out.
+    """
     if row["nsfw_score"] is None:
         code = "not_scored" if row["status"] == Status.OK else row["status"]
         return {"uri": row["uri"], "error": {"code": code, "message": row["error"] or _SETTLED}}
@@ -103,7 +105,7 @@ def azure(row: Row) -> dict[str, Any]:
 
 
 def _sum(row: Row, categories: tuple[Category, ...]) -> float:
-    """The probability of any of the categories; those that the model does not know count for nothing."""
+    """Return the probability of any of the categories; a category that the model does not know counts as 0."""
     return min(1.0, sum(row[score_column(category)] or 0.0 for category in categories))
 
 

@@ -1,8 +1,8 @@
-"""What is known of objects from elsewhere: how old their account is, how often it was reported.
+"""Context of objects from a file of the user's, such as the age of the account and the number of reports on it.
 
-In: a CSV, JSON lines or Parquet with a `uri` column; the other columns are anybody's (`account_age_days`,
-`prior_reports`, …). Out: for each row its URI and the others as JSON, a batch at a time. A malformed file, or a row
-without a URI, is a `SourceError`.
+The file is CSV, JSON lines or Parquet with a column `uri`; its other columns are free (`account_age_days`,
+`prior_reports`, …) and become JSON. The file is read batch by batch. A malformed file, or a row without a URI, is a
+`SourceError`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BATCH = 4096
 
 
 def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
-    """The rows of a context file, as `CONTEXT_SCHEMA`. CSV has texts only; they stay texts.
+    """Yield the rows of a context file as batches of `CONTEXT_SCHEMA`. CSV holds only text; its values stay text.
 
     Raises:
         SourceError: the file is absent or malformed, or a row names no object.
@@ -52,7 +52,7 @@ def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: times and the like as text, nothing for what is no number."""
+    """Return a value as JSON can hold it: times and the like as text, null for NaN and infinity."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

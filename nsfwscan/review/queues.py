@@ -1,7 +1,7 @@
-"""Queues as files: JSON lines, one item a line, the most urgent first; for the tools that reviewers work with.
+"""Review queues as files for reviewers' tools: JSON lines, one item per line, the most urgent first.
 
-In: a committed run. Out: a file for each queue, each of them whole, and none before all are written. There are no
-pixels in them and nothing that shows any; of an illegal match there is the hash, the place, and who is to look at it. A
+Each queue becomes a file of its own. Every file is whole, and none appears before all are written. The files hold no
+pixels and nothing that shows any; for an illegal match they hold the hashes, the place, and who must review it. A
 file that cannot be written is a `ConfigError`.
 """
 
@@ -50,13 +50,13 @@ _MATCH = ("match_bank", "match_id", "match_kind", "match_hash", "match_distance"
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue that was written."""
+    """A written queue."""
 
     name: str
     path: Path
     items: int
     objects: int
-    """Rows of the report that its items stand for."""
+    """Rows of the report that the items represent."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Written:
 
     queues: tuple[Queue, ...]
     unassigned: int
-    """Objects that are to be reviewed or escalated, by rules that name no queue: they are in no file."""
+    """Objects that rules without a queue send to review or escalation: they are in no file."""
 
 
 def write_queues(
@@ -75,15 +75,15 @@ def write_queues(
     context: Iterable[pa.RecordBatch] = (),
     earlier_runs: int = EARLIER_RUNS,
 ) -> Written:
-    """Writes the queues of a run into a folder, over older files of the same names.
+    """Write the queues of a run into a folder, over older files of the same names.
 
     Args:
-        names: only these; none: all that the policy names, also where nothing goes to them, or that rows are in.
+        names: write only these queues; if empty, all queues that the policy names, even empty ones, or that rows name.
         context, earlier_runs: as for `ranked`.
 
     Raises:
         StoreError: a report cannot be read.
-        ConfigError: a file cannot be written, or the policy knows no queue of a name.
+        ConfigError: a file cannot be written, or neither the policy nor a row has a queue of a given name.
     """
     known = _queues_of(run.record().policy)
     try:
@@ -103,7 +103,7 @@ def _queues_of(policy: PolicyRecord) -> set[str]:
 
 
 def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str]) -> list[Queue]:
-    """Writes one file after the other; they take their places when the last one is written."""
+    """Write one file after the other; all appear under their names when the last one is written."""
     done: dict[str, Queue] = {}
     taken: set[str] = set()
     with ExitStack() as places:
@@ -130,7 +130,7 @@ def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str
 
 
 def _file_name(queue: str, taken: set[str]) -> str:
-    """A name of letters, digits, `_`, `-`, `.`, `~` and `%XX`, which no other queue has on any file system."""
+    """Return a file name of letters, digits, `_`, `-`, `.`, `~` and `%XX`, unique on any file system."""
     name = quote(queue, safe="")
     if name.startswith(".") or not name or len(name) > _NAME_LENGTH or name.lower() in taken:
         name = f"{name.lstrip('.')[:_NAME_LENGTH]}-{hashlib.sha256(queue.encode()).hexdigest()[:16]}"
@@ -159,7 +159,7 @@ def _shown(item: Item) -> dict[str, Any]:
 
 
 def _content(row: dict[str, Any]) -> dict[str, Any]:
-    """What is known of the picture."""
+    """Return the fields about the picture; items of illegal matches lack them."""
     scores = {str(c): row[score_column(c)] for c in Category if row[score_column(c)] is not None}
     return {
         **{name: row[name] for name in _SEEN},
@@ -171,7 +171,7 @@ def _content(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_queues(written: Written) -> str:
-    """A table for the terminal: queue, items, objects, and how many of them were folded into others."""
+    """Render a table for the terminal: queue, items, objects, and the number of objects folded into others."""
     names = [printable(queue.name) for queue in written.queues]
     width = max(map(len, ["queue", *names]))
     lines = [f"{'queue':{width}}  {'items':>10}  {'objects':>10}  {'folded':>10}  file"]

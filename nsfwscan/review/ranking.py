@@ -1,17 +1,16 @@
-"""Which asset a reviewer sees first: the rows of a run that go to queues, one item for what shows the same, in order.
+"""The order of review queues: the queued rows of a run as `Item`s, one per asset, by queue and rank.
 
-In: a committed run, the runs before it, and what is known of accounts. Out: `Item`s, queue by queue and rank by rank.
-All of it lies in tables of DuckDB on local disk, in a gigabyte of memory; what is held beside it is one batch of rows.
-A report that cannot be read is a `StoreError`.
+DuckDB holds the tables on local disk, in a gigabyte of memory; beside them there is one batch of rows in memory. A
+report that cannot be read is a `StoreError`.
 
-An asset is what shows the same: a cluster of near-duplicates, else the objects with the same bytes, else the object. In
-a queue it is one item, for the first of its objects there. First is, in this order,
+An asset is a cluster of near-duplicates, else the objects with the same bytes, else one object. A queue holds one item
+per asset, made from the first of its objects in that queue. The order is by
 
     severity        the rule's; the highest first
-    reach           in how many places the asset was seen: of the whole store where clusters were counted, else of the
-                    report
+    reach           number of places where the asset was seen, the most first: in the whole store where clusters were
+                    counted, else in the report
     uncertainty     1 less the margin between the two most probable categories (margin sampling: Scheffer et al. 2001,
-                    Active Hidden Markov Models for Information Extraction); 1 without a score
+                    Active Hidden Markov Models for Information Extraction), the highest first; 1 without two scores
     uri             so that the order is the same every time
 """
 
@@ -37,11 +36,11 @@ from nsfwscan.schema import REPORT_SCHEMA, Category, Decision, score_column
 from nsfwscan.storage.duckdb_temp import spilling
 
 PLACES = 20
-"""Other places of an asset that are named; more are counted."""
+"""Largest number of an asset's other places that an item names; the rest are counted."""
 EARLIER_RUNS = 30
-"""Runs before this one that are searched for what was decided of the same asset, unless told otherwise."""
+"""Default number of runs before this one that are searched for decisions on the same asset."""
 CONTEXT_SCHEMA = pa.schema([("uri", pa.string()), ("number", pa.int64()), ("context", pa.string())])
-"""What is known of objects: their URI, the number of the row, and JSON."""
+"""Context of objects: URI, number of the row in the file, and JSON."""
 
 _SHOWN = (
     *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status"),
@@ -52,7 +51,7 @@ _SHOWN = (
 )
 _BATCH = 1024
 _THREADS = 4
-"""Each takes some of the gigabyte."""
+"""Each thread takes part of the gigabyte."""
 
 _ASSET = "coalesce('c' || cluster, 's' || sha256, 'u' || uri)"
 _ALL_SCORES = ", ".join(map(score_column, Category))
@@ -114,35 +113,35 @@ _PRIOR = """
     SELECT item, decision, rule, min(age) AS age, count(*) AS runs, bool_or(same_uri) AS same_uri
     FROM earlier GROUP BY item, decision, rule ORDER BY item, age, decision, rule
 """
-"""Lists are made of these while they are read: as aggregates, they would have to fit into memory."""
+"""Python groups these rows into lists while it reads them: as aggregates, the lists would have to fit into memory."""
 
 Row = dict[str, Any]
 
 
 class Item(NamedTuple):
-    """What a reviewer is to look at: a row of the report, and what is known beside it."""
+    """An item of a review queue: a row of the report, the asset's other places, earlier decisions, and context."""
 
     row: Row
-    """Columns of the report, and `rank` (from 1), `reach`, `uncertainty` (0 to 1), `objects` (of the asset in this
-    queue)."""
+    """Columns of the report, and `rank` (from 1), `reach`, `uncertainty` (0 to 1), `objects` (number of the asset's
+    objects in this queue)."""
     elsewhere: list[str]
     """Up to `PLACES` other URIs of the asset in the report."""
     others: int
-    """How many other objects of the asset the report has."""
+    """Number of the asset's other objects in the report."""
     prior: list[Row]
-    """What earlier runs decided of the same URI or the same bytes: of each decision and rule the latest `run_id`, when
-    that was committed (`decided_at`), in how many `runs`, and `by` what it was found; the latest first."""
+    """Earlier runs' decisions on the same URI or the same bytes, the latest first: for each `decision` and `rule` the
+    latest `run_id`, its commit time (`decided_at`), the number of `runs`, and `by`: `uri` or `sha256`."""
     context: str | None
     """JSON."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The items of a run, to be read once, and what goes to no queue."""
+    """The items of a run, which can be read once, and the number of objects that go to no queue."""
 
     items: Iterator[Item]
     unassigned: int
-    """Objects that are to be reviewed or escalated, by rules that name no queue."""
+    """Objects that rules without a queue send to review or escalation."""
 
 
 @contextmanager
@@ -152,15 +151,15 @@ def ranked(
     context: Iterable[pa.RecordBatch] = (),
     earlier_runs: int = EARLIER_RUNS,
 ) -> Iterator[Ranked]:
-    """The items of a run, by queue and rank.
+    """Open the items of a run, by queue and rank; they can be read within the block.
 
     Args:
-        queues: only these; none: all.
-        context: `CONTEXT_SCHEMA`; of several rows for a URI, the last one counts.
-        earlier_runs: how many runs before this one are looked into; each takes as long as reading this one.
+        queues: only these queues; if empty, all.
+        context: batches of `CONTEXT_SCHEMA`; of several rows for a URI, the last one counts.
+        earlier_runs: number of runs before this one to search; each takes as long to read as this one.
 
     Raises:
-        StoreError: a report cannot be read, this run's or an earlier one's.
+        StoreError: the report of this run or of an earlier one cannot be read.
     """
     record, unassigned = run.record(), _Unassigned(queues)
     with _tables() as tables:
@@ -181,7 +180,7 @@ def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord, most: int) -> list[RunRecord]:
-    """Fills `earlier`, and returns the records of the runs in it, by their `age`."""
+    """Fill the table `earlier`, and return the records of its runs; a run's index is its `age`."""
     tables.execute("CREATE TABLE earlier (item BIGINT, age INTEGER, decision TEXT, rule TEXT, same_uri BOOL)")
     if not most or not tables.execute("SELECT count(*) FROM items").fetchall()[0][0]:
         return []
@@ -193,7 +192,7 @@ def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord, m
 
 
 def _earlier_runs(run: Run, record: RunRecord) -> Sequence[tuple[Run, RunRecord]]:
-    """The committed runs of the store before this one, the latest first; those whose record is broken tell nothing."""
+    """Return the store's committed runs before this one, the latest first; skip runs with a broken record."""
 
     others = [other for other in runs_of(run.store) if other.run_id != run.run_id]
     before = [
@@ -215,7 +214,7 @@ def _fill(
     schema: pa.Schema,
     values: dict[str, int] | None = None,
 ) -> None:
-    """Runs a statement over rows as they come. Raises what reading them raises, which DuckDB would put into words."""
+    """Run a statement over rows as they come. Raises errors of reading them unchanged; DuckDB would hide their type."""
     failed: list[Exception] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -238,7 +237,7 @@ def _fill(
 
 
 class _Unassigned:
-    """Leaves the rows that go to the queues asked for, and counts those that should go to one and do not."""
+    """A function that keeps a table's rows of the wanted queues, and counts review and escalate rows without one."""
 
     def __init__(self, queues: Collection[str]) -> None:
         self._queues = pa.array(sorted(queues), pa.string())
@@ -276,14 +275,14 @@ def _stream(tables: duckdb.DuckDBPyConnection, query: str) -> Iterator[Row]:
 
 
 class _Beside:
-    """Rows of items, in the items' order, to be asked for item by item."""
+    """Rows grouped by item, in the items' order, to be fetched item by item."""
 
     def __init__(self, rows: Iterator[Row]) -> None:
         self._groups = groupby(rows, key=itemgetter("item"))
         self._next: tuple[int, list[Row]] | None = None
 
     def of(self, item: int) -> list[Row]:
-        """Those of an item; of a later one than was asked for before."""
+        """Return the rows of an item, perhaps none; each call must name a later item than the last one."""
         if self._next is None:
             number, rows = next(self._groups, (sys.maxsize, iter(())))
             self._next = number, list(rows)
