@@ -74,10 +74,11 @@ def test_truth_that_was_not_listed_is_said(media: Path) -> None:
     result = judge(media, rows)
     record = result.record
     met = record.plan.truth
-    assert (met["given"], met["listed"], met["not_listed"], met["elsewhere"]) == (3, 1, 2, 1)
-    assert met["examples"][0] == f"{media}/plian.png (is it {media}/plain.png?)"
+    assert met is not None
+    assert (met.given, met.listed, met.not_listed, met.elsewhere) == (3, 1, 2, 1)
+    assert met.examples[0] == f"{media}/plian.png (is it {media}/plain.png?)"
     [warning] = [entry for entry in record.warnings if entry.name == "unmet_truth"]
-    assert warning["count"] == 2
+    assert warning.count == 2
     shown = describe_scan(ScanResult("one", "x", 0, record))
     assert "of 1 neutral images" in shown
     assert "truth was given for 3 objects, 2 of them were not listed" in shown
