@@ -86,6 +86,7 @@ def test_a_cold_scan_is_timed_from_outside(work: Path) -> None:
     assert 0.2 < first_s < total_s
 
 
+@pytest.mark.long
 def test_the_checkpoint_is_one_that_a_scan_takes(work: Path) -> None:
     """Five categories by name, 224 pixels, safetensors; made once."""
     folder = apart(make_checkpoint, work, "free")

@@ -29,6 +29,7 @@ with ray_session(None, verbose=False, num_cpus=1, store_bytes=100 * 2**20):
 """
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_local_ray_listens_on_loopback_alone() -> None:
     """No process of a local Ray, its workers included, can be reached from another machine."""

@@ -113,6 +113,7 @@ def is_unseen(run: Run) -> bool:
     return run.state() != "committed" and not run.folder.exists("_SUCCESS")
 
 
+@pytest.mark.long
 def test_a_store_that_fails_now_and_then_loses_nothing(media: str, undisturbed: Rows, proxy: FaultyProxy) -> None:
     """One request in ten answered 500, 503 or SlowDown, at random, others cut, truncated or reset, for media and reports
     alike: the very rows of an undisturbed scan, and a report that verifies."""

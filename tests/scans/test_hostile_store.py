@@ -39,6 +39,7 @@ def _scan(media: Path, out: Path) -> tuple[ScanResult, dict[str, dict[str, Any]]
     return result, {Path(row["uri"]).name: row for row in rows}
 
 
+@pytest.mark.long
 def test_hostile_files_harm_nobody(tmp_path: Path) -> None:
     """Segfaults, hangs and memory bombs among good pictures end as `crashed` and `timeout` rows in the same pass; every
     other picture has the row, and the score to the bit, that it has without them."""

@@ -119,6 +119,7 @@ def submit(head: Head, tree: Path, *arguments: str, job: str = "scan") -> subpro
     )
 
 
+@pytest.mark.long
 def test_submitted_scan(head: Head, working_tree: Path, demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
     """A submitted scan runs the submitted code, leaves media behind, says how it goes, and commits."""
     out = tmp_path / "reports"

@@ -105,6 +105,7 @@ def test_many_files_go_at_once(store: Store) -> None:
     store.delete_files([])
 
 
+@pytest.mark.long
 def test_many_files_take_few_requests(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
     """On S3 a thousand files go with one request; where the store does not let them go, it is an error that says so."""
     store = Store.at(f"s3://{BUCKET}/many", through)

@@ -180,6 +180,7 @@ def test_a_rare_format_has_the_name_that_puremagic_knows() -> None:
     assert "Registry" in found.name
 
 
+@pytest.mark.long
 def test_no_noise_has_a_name() -> None:
     """Of twenty thousand files of noise, at the bytes' beginning zeros or not, none is taken for something."""
     chance = random.Random(5)
