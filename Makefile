@@ -32,7 +32,7 @@ test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of process
 	$(PYTEST) -m "not long and not full"
 
 test-long: $(VENV)/.ready browser ## what takes long, and needs nothing but time
-	@echo "The long tests, in $(JOBS) processes: about 8 minutes on two cores."
+	@echo "The long tests, in $(JOBS) processes: about 5 minutes on two cores."
 	$(PYTEST) -m "long and not full"
 
 test-full: $(VENV)/.ready browser ## every test: those of both, and those with a real S3 server (Ceph)
