@@ -186,7 +186,7 @@ class CpuChain:
         is_asked = job.banks or (job.known is not None and job.known.num_rows)
         banks = BankSet(job.banks, job.config.storage, search, known=job.known) if is_asked else None
         pace = Pace(most / actors if most else None)
-        poison = SharedPoison(job.run.staging)
+        poison = SharedPoison(job.run.staging, job.config.decode)
         self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models, poison))
 
     def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:

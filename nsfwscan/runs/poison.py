@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from nsfwscan.config import DecodeConfig
 from nsfwscan.errors import POISON, NsfwscanError, RowError, Status
 from nsfwscan.storage.store import Store, to_json
 
@@ -29,6 +30,9 @@ _NAME = re.compile(r"([0-9a-f]{64})\.json")
 class _Note(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    timeout_s: float
+    max_memory_bytes: int
+    """The limits that the content failed under: a resumed run may have others."""
     status: Literal[Status.TIMEOUT, Status.CRASHED]
     message: Annotated[str, StringConstraints(max_length=2000)]
     values: dict[str, int | float | str | None]
@@ -40,10 +44,12 @@ class SharedPoison:
 
     Args:
         staging: the run's staging folder.
+        config: the limits of decoding. Notes made under others are passed over.
     """
 
-    def __init__(self, staging: Store) -> None:
+    def __init__(self, staging: Store, config: DecodeConfig) -> None:
         self._notes = staging.inside(FOLDER)
+        self._limits = {"timeout_s": config.timeout_s, "max_memory_bytes": config.max_memory_bytes}
         self._known: dict[str, RowError] = {}
         self._read: set[str] = set()
         self._looked_s = -_EVERY_S
@@ -63,7 +69,8 @@ class SharedPoison:
     def _take(self, sha256: str, content: dict[str, Any] | None) -> None:
         with suppress(ValidationError):
             note = _Note.model_validate(content)
-            self._known.setdefault(sha256, RowError(note.status, note.message, note.values))
+            if note.model_dump(include=set(self._limits)) == self._limits:
+                self._known.setdefault(sha256, RowError(note.status, note.message, note.values))
 
     def find(self, sha256: str) -> RowError | None:
         """Return the error of a content, or None where no worker has met the content."""
@@ -77,5 +84,7 @@ class SharedPoison:
         name = f"{sha256}.json"
         self._read.add(name)
         with suppress(NsfwscanError, ValidationError):
-            note = _Note(status=error.status, message=error.message[:2000], values=error.values)
+            note = _Note.model_validate(
+                {**self._limits, "status": error.status, "message": error.message[:2000], "values": error.values}
+            )
             self._notes.write(name, to_json(note.model_dump()))

@@ -26,6 +26,10 @@ from nsfwscan.stages.base import Row, Stage, map_rows
 _CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
 
 
+_MOST_POISON = 10_000
+"""Contents that a process remembers, at some hundred bytes each."""
+
+
 class Poison(Protocol):
     """What is known of contents, by their SHA-256, that crashed or stalled a decoder."""
 
@@ -54,7 +58,7 @@ class OwnPoison:
 
     def add(self, sha256: str, error: RowError) -> None:
         """Remember a content where it crashed or stalled its decoder."""
-        if error.status in POISON:
+        if error.status in POISON and len(self._known) < _MOST_POISON:
             self._known[sha256] = error
 
 
