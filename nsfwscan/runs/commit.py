@@ -89,7 +89,7 @@ class Report:
 def write_report(
     run: Run,
     plan: Plan,
-    ledger: PreviousReports,
+    previous: PreviousReports,
     decider: Decider,
     config: ScanConfig,
     shadows: Sequence[Policy] = (),
@@ -99,7 +99,7 @@ def write_report(
     """Write the report and its side files range by range, and count the report again from its files.
 
     Args:
-        ledger: previous reports of the runs in `plan.bases`.
+        previous: previous reports of the runs in `plan.bases`.
         config: gives the sources, the report mode, and the limits for reading images again to copy them.
         shadows: shadow policies: their decisions are counted beside the decider's, and no row holds them.
         banks: banks to match carried rows with again; unset: carried rows keep their matches.
@@ -112,9 +112,9 @@ def write_report(
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        commit = _Commit(run, plan, ledger, decider, config, banks, known or KnownIllegal(), threads, report)
+        commit = _Commit(run, plan, previous, decider, config, banks, known or KnownIllegal(), threads, report)
         ranges = map(commit.gather, plan.ranges)
-        with find_duplicates(ranges, config.duplicates, compared=_compared(ledger, config)) as duplicates:
+        with find_duplicates(ranges, config.duplicates, compared=_compared(previous, config)) as duplicates:
             for part in plan.ranges:
                 commit.write(part, duplicates.rows(part.number), duplicates)
         commit.write_known()
@@ -141,7 +141,7 @@ class _Commit:
 
     run: Run
     plan: Plan
-    ledger: PreviousReports
+    previous: PreviousReports
     decider: Decider
     config: ScanConfig
     banks: BankSet | None
@@ -197,7 +197,7 @@ class _Commit:
         self._gathered_upto = upto
         found, gone = [REPORT_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
         places = [np.empty(0, np.int32)]
-        for piece in self.ledger.rows(after, upto):
+        for piece in self.previous.rows(after, upto):
             place = pc.index_in(piece["uri"], listed)
             if place.null_count:
                 gone.append(deleted_among(piece, listed, self.config.source))
@@ -217,7 +217,7 @@ class _Commit:
         rows = carried_over(unchanged, earlier)
         if self.banks is None or not rows.num_rows:
             return rows
-        alike = [base.run.run_id for base in self.ledger.bases if base.banks == self.banks.identities]
+        alike = [base.run.run_id for base in self.previous.bases if base.banks == self.banks.identities]
         other = pc.invert(pc.is_in(earlier["run_id"], pa.array(alike, pa.string()))).combine_chunks()
         if not pc.any(other).as_py():
             return rows
@@ -233,7 +233,7 @@ class _Commit:
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
         earlier = gathered.select([f"earlier_{name}" for name in _OF_EARLIER]).rename_columns(_OF_EARLIER)
         del gathered  # the rows would be in memory twice
-        if self.ledger.bases:
+        if self.previous.bases:
             moved = pc.xor(is_flagged(rows["decision"]), is_flagged(earlier["decision"]))
             before = earlier.append_column("uri", rows["uri"]).filter(pc.and_(moved, pc.is_valid(earlier["run_id"])))
             self._write_changes(part, flags_changed(rows.filter(moved), before))
@@ -391,12 +391,12 @@ def _clustered_as_before(rows: pa.Table, earlier: pa.Table) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("cluster"), rows.schema.field("cluster"), cluster)
 
 
-def _compared(ledger: PreviousReports, config: ScanConfig) -> bool:
+def _compared(previous: PreviousReports, config: ScanConfig) -> bool:
     """Return whether near-duplicates among all carried rows are already known.
 
     They are where each previous run looked for them among all contents, with the same settings and the same sources.
     """
-    records = [base.record for base in ledger.bases]
+    records = [base.record for base in previous.bases]
     return (
         all(record.duplicates.looked_for_all for record in records)
         and all(record.config.duplicates == config.duplicates for record in records)

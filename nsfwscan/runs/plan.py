@@ -1,7 +1,7 @@
 """Make a run's plan: sort the listing, remove repeats, set aside carried objects, cut the rest into shards.
 
 `make_plan` takes tables of `LISTING_SCHEMA`, in any order and with repeats, and the rows of previous runs
-(`LEDGER_SCHEMA`). It writes `listing/*.parquet` into the run's folder: one row group per shard, and one file of carried
+(`KNOWN_SCHEMA`). It writes `listing/*.parquet` into the run's folder: one row group per shard, and one file of carried
 objects per range. DuckDB sorts and joins on disk, so memory stays bounded however long the listing and the previous
 reports are. An empty listing is a `SourceError`.
 """
@@ -78,7 +78,7 @@ def describe_actions(actions: Mapping[str, int]) -> str:
     return ", ".join(f"{actions[action]:,} {word}" for action, word in words.items() if actions.get(action))
 
 
-LEDGER_SCHEMA = pa.schema(
+KNOWN_SCHEMA = pa.schema(
     [
         *(LISTING_SCHEMA.field(name) for name in ("uri", "size", "etag", "modified_at")),
         pa.field("standing", pa.string()),
@@ -263,7 +263,7 @@ class Known:
 
     bases: tuple[str, ...] = ()
     tables: Iterable[pa.Table] = ()
-    """Tables of `LEDGER_SCHEMA`, in any order."""
+    """Tables of `KNOWN_SCHEMA`, in any order."""
 
 
 def make_plan(
@@ -299,7 +299,7 @@ def make_plan(
         if not listed:
             raise SourceError("nothing to scan: the sources list no object (or --include/--exclude leave none)")
         given = _spool(paths["truth"], TRUTH_SCHEMA, (pa.Table.from_batches([batch]) for batch in truth))
-        _spool(paths["known"], LEDGER_SCHEMA, known.tables)
+        _spool(paths["known"], KNOWN_SCHEMA, known.tables)
         met = meet(connection, paths["listed"], paths.pop("truth"), given, bound or TruthBound(), warnings)
         if check is not None:
             check(connection.sql(_STILL_LISTED, params=paths).to_arrow_reader(65536))

@@ -28,7 +28,7 @@ from nsfwscan.errors import BrokenRecord, Status
 from nsfwscan.location import Location
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
-from nsfwscan.runs.plan import LEDGER_SCHEMA, Known, Reusability
+from nsfwscan.runs.plan import KNOWN_SCHEMA, Known, Reusability
 from nsfwscan.runs.record import FileRecord, ParentRecord, RunRecord, recorded_config
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
@@ -420,7 +420,7 @@ class PreviousReports:
         for age, base in enumerate(self.bases):
             # An object deleted then hides its older rows, here as in `rows`: if it is listed again, it is new.
             gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
-            yield pa.Table.from_pylist(gone, schema=LEDGER_SCHEMA)
+            yield pa.Table.from_pylist(gone, schema=KNOWN_SCHEMA)
             for part in self._parts(base):
                 parquet = base.parquet(part.file)
                 there = [name for name in columns if name in parquet.schema_arrow.names]
@@ -431,8 +431,8 @@ class PreviousReports:
                         "standing": reuse_policy.standing(rows, base.record),
                         "age": pa.array([age] * rows.num_rows, pa.int32()),
                     }
-                    yield pa.table([values.get(n, rows[n] if n in columns else None) for n in LEDGER_SCHEMA.names],
-                                   schema=LEDGER_SCHEMA)  # fmt: skip
+                    yield pa.table([values.get(n, rows[n] if n in columns else None) for n in KNOWN_SCHEMA.names],
+                                   schema=KNOWN_SCHEMA)  # fmt: skip
 
     def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
         """Yield report rows with `after < uri <= upto` (None: no bound), for each URI the newest run's.

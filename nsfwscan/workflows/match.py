@@ -154,17 +154,17 @@ def _commit(
 ) -> None:
     started = time.monotonic()
     # Without their banks, all rows are matched again, so that the report holds exactly the search's matches.
-    ledger = PreviousReports(
+    previous = PreviousReports(
         [replace(base, record=base.record.model_copy(update={"banks": ()})) for base in bases], None
     )
     with tempfile.TemporaryDirectory(prefix="nsfwscan-match-") as folder:
-        looked, banks, found = _search(ledger, BankSet(specs, storage), Path(folder), flood)
+        looked, banks, found = _search(previous, BankSet(specs, storage), Path(folder), flood)
         newest = bases[0].record
         ids = tuple(base.run.run_id for base in bases)
         plan = began or run.save_plan(carry_all(found, newest.plan.listed_at, ids, run.folder), settings)
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: no object counts as deleted
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
-    report = write_report(run, plan, ledger, decider, config, banks=banks, known=known)
+    report = write_report(run, plan, previous, decider, config, banks=banks, known=known)
     asked = {"banks": tuple(spec.config for spec in specs), "policy": source}
     shown = newest.config.model_copy(update={"source": config.source, "report": config.report, **asked})
     kept = newest.as_json()
@@ -190,12 +190,12 @@ def _commit(
 
 
 def _search(
-    ledger: PreviousReports, banks: BankSet, folder: Path, flood: int
+    previous: PreviousReports, banks: BankSet, folder: Path, flood: int
 ) -> tuple[Looked, BankSet, Iterator[pa.Table]]:
     """Return the search's counts; the banks without the entries that flood; and the objects that match these banks,
     range by range as `LISTING_SCHEMA`, sorted by URI."""
     looked, path = Looked(), folder / "all.parquet"
-    counts = _spool(_matching(ledger, banks, looked), path)
+    counts = _spool(_matching(previous, banks, looked), path)
     most = min(flood, max(_LEAST_FLOOD - 1, int(looked.objects * _FLOOD_SHARE)))
     while new := [key for key, n in counts.items() if n > most and key[0] not in looked.flooding]:
         for entry, kind in new:
@@ -207,9 +207,9 @@ def _search(
     return looked, banks, _ranges(path)
 
 
-def _matching(ledger: PreviousReports, banks: BankSet, looked: Looked) -> Iterator[pa.Table]:
+def _matching(previous: PreviousReports, banks: BankSet, looked: Looked) -> Iterator[pa.Table]:
     """Yield all matching objects in the order of their URIs, and count the objects searched."""
-    for rows in ledger.rows(None, None):
+    for rows in previous.rows(None, None):
         looked.objects += rows.num_rows
         looked.without.update({kind: n for kind in banks.kinds if (n := _lacking(rows, kind))})
         yield _matched(rows.sort_by("uri"), banks)

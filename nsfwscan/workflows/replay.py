@@ -99,13 +99,13 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
     config = ScanConfig(source=was.config.source, duplicates=was.config.duplicates, out=run.store.uri, report=report)
     shown = was.config.model_copy(update={"policy": source, "shadow_policies": (), "report": report})
     kept = was.as_json()
-    ledger = PreviousReports.of(run.store, plan.bases, None)
+    previous = PreviousReports.of(run.store, plan.bases, None)
     known = known_illegal(read_records(runs_of(run.store)))
-    written = write_report(run, plan, ledger, Decider(policy), config, known=known)
+    written = write_report(run, plan, previous, Decider(policy), config, known=known)
     record = record_of(
         run,
         "replay",
-        ledger.bases[0].reference,
+        previous.bases[0].reference,
         plan,
         written,
         policy,

@@ -123,11 +123,11 @@ def run_scan(
         clock.lap("listing_s")
         worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
-        ledger = PreviousReports.of(store, plan.bases, _within(config))
-        report = _write(job, plan, ledger, shadows, known, progress)
+        previous = PreviousReports.of(store, plan.bases, _within(config))
+        report = _write(job, plan, previous, shadows, known, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
-        record = commit_record(run, _record(job, plan, ledger, report, effort))
+        record = commit_record(run, _record(job, plan, previous, report, effort))
     return ScanResult(run.run_id, run.folder.uri, record.exit_code, record)
 
 
@@ -221,7 +221,7 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
     bases = _bases(run, config, progress)
-    known = PreviousReports(bases, _within(config)).known(_yardstick(job)) if bases else Known()
+    known = PreviousReports(bases, _within(config)).known(_reuse_policy(job)) if bases else Known()
     check = partial(check_losses, config=config, base=bases[0]) if bases else None
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
     plan = make_plan(_until(tables, deadline), judged, known, run.folder, shard_rows, warnings, check, bound)
@@ -256,7 +256,7 @@ def _bound(source: SourceConfig) -> TruthBound:
     return TruthBound(source.max_unmatched_truth, () if listed else tuple(folders))
 
 
-def _yardstick(job: Job) -> ReusePolicy:
+def _reuse_policy(job: Job) -> ReusePolicy:
     decode = job.config.decode
     return ReusePolicy(
         **reuse_keys(job.config, job.spec, job.auxiliary_models),
@@ -289,12 +289,12 @@ def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: De
 
 
 def _write(
-    job: Job, plan: Plan, ledger: PreviousReports, shadows: Sequence[Policy], known: KnownIllegal, progress: Progress
+    job: Job, plan: Plan, previous: PreviousReports, shadows: Sequence[Policy], known: KnownIllegal, progress: Progress
 ) -> Report:
     progress.say("committing")
     try:
         banks = BankSet(job.banks, job.config.storage)
-        return write_report(job.run, plan, ledger, Decider(job.policy), job.config, shadows, banks, known)
+        return write_report(job.run, plan, previous, Decider(job.policy), job.config, shadows, banks, known)
     except BalanceError as error:
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))
@@ -324,7 +324,7 @@ def _effort(
     return {**found, "machine": fleet.as_json(), "cost": cost.as_json()}
 
 
-def _record(job: Job, plan: Plan, ledger: PreviousReports, report: Report, effort: dict[str, Any]) -> RunRecord:
+def _record(job: Job, plan: Plan, previous: PreviousReports, report: Report, effort: dict[str, Any]) -> RunRecord:
     config, spec = job.config, job.spec
     model = {
         "identity": spec.identity,
@@ -336,7 +336,7 @@ def _record(job: Job, plan: Plan, ledger: PreviousReports, report: Report, effor
     return record_of(
         job.run,
         "scan",
-        ledger.bases[0].reference if ledger.bases else None,
+        previous.bases[0].reference if previous.bases else None,
         plan,
         report,
         job.policy,

@@ -97,12 +97,12 @@ def finished(run: Run, shards: Iterable[Shard], row: Callable[[str], Row] = stag
 
 
 def reported(
-    run: Run, plan: Plan, *, save_images: bool = False, ledger: PreviousReports | None = None, **sections: Any
+    run: Run, plan: Plan, *, save_images: bool = False, previous: PreviousReports | None = None, **sections: Any
 ) -> Report:
     """The report of a run whose shards are staged."""
     given = {"source": {"uris": ["/media"]}, "out": run.store.uri, "report": {"save_images": save_images}, **sections}
     config = ScanConfig.load(None, given)
-    return write_report(run, plan, ledger or PreviousReports((), ()), decider(), config)
+    return write_report(run, plan, previous or PreviousReports((), ()), decider(), config)
 
 
 def engine(row: Callable[[str], Row] = staged_row) -> Engine:

@@ -1,4 +1,4 @@
-"""The ledger: which runs a night goes on from, and what each of their rows is worth."""
+"""Previous reports: which runs a night goes on from, and what each of their rows is worth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.runs.changes import CHANGES_SCHEMA
-from nsfwscan.runs.plan import LEDGER_SCHEMA
+from nsfwscan.runs.plan import KNOWN_SCHEMA
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_bases
 from nsfwscan.runs.record import BankRecord, FileRecord, RunRecord
 from nsfwscan.runs.run import Run
@@ -35,7 +35,7 @@ from tests.runs.rows import as_record, record_of, scanned, staged_row
 
 LONG = "/media/" + "x" * 5000
 """So long that Parquet keeps no statistics of it."""
-YARDSTICK = ReusePolicy(scoring="s", decoding="d", filtering="f", max_bytes=1000, max_pixels=10_000)
+REUSE_POLICY = ReusePolicy(scoring="s", decoding="d", filtering="f", max_bytes=1000, max_pixels=10_000)
 _LIMITS = {"max_bytes": 1000, "max_pixels": 10_000}
 
 
@@ -310,18 +310,18 @@ def test_the_newest_row_of_each_object(
         chain.insert(0, base_of(run_in(folder, str(number)), values, parts, gone))
         expected |= {uri: (str(number), score) for uri, score in rows.items()}
         expected = {uri: row for uri, row in expected.items() if uri not in gone}
-    ledger = PreviousReports(chain, [source])
+    previous = PreviousReports(chain, [source])
     edges = [None, *sorted(cuts), None]
     found = []
     for after, upto in pairwise(edges):
-        for piece in ledger.rows(after, upto):
+        for piece in previous.rows(after, upto):
             assert piece.schema.equals(REPORT_SCHEMA) and piece.num_rows
             uris = piece["uri"].to_pylist()
             assert all((after is None or uri > after) and (upto is None or uri <= upto) for uri in uris)
             found += piece.select(["uri", "run_id", "nsfw_score"]).to_pylist()
     assert len(found) == len(expected)
     assert {row["uri"]: (row["run_id"], row["nsfw_score"]) for row in found} == expected
-    newest = pa.concat_tables([LEDGER_SCHEMA.empty_table(), *ledger.known(YARDSTICK).tables]).sort_by(
+    newest = pa.concat_tables([KNOWN_SCHEMA.empty_table(), *previous.known(REUSE_POLICY).tables]).sort_by(
         [("age", "descending")]
     )
     known = {row["uri"]: row for row in newest.to_pylist()}
@@ -335,8 +335,8 @@ def test_parts_beside_the_sources_are_not_read(tmp_path: Path) -> None:
     base = base_of(run_in(tmp_path, "1"), made(["/a/1", "/b/1", "/b/2", "/c/1"]), [1, 3], spans=True)
     for path in (tmp_path / "runs" / "1" / "report").glob("part-0000[02]*"):
         path.write_bytes(path.read_bytes()[:100] + b"damage" + path.read_bytes()[106:])
-    ledger = PreviousReports([base], ["/b"])
-    assert [row for piece in ledger.rows(None, None) for row in piece["uri"].to_pylist()] == ["/b/1", "/b/2"]
+    previous = PreviousReports([base], ["/b"])
+    assert [row for piece in previous.rows(None, None) for row in piece["uri"].to_pylist()] == ["/b/1", "/b/2"]
     with pytest.raises(StoreError, match="damaged"):
         list(PreviousReports([base], ["/a"]).rows(None, None))
 
@@ -392,15 +392,15 @@ PIXELS = {"width": 100, "height": 100}
 def test_what_a_row_is_worth(row: dict[str, Any], record: RunRecord, standing: str) -> None:
     """A score is good while model and limits are; what is no image, while decoding is; a failure is tried again."""
     table = pa.Table.from_pylist([{"uri": "/a", **row}], schema=REPORT_SCHEMA)
-    assert YARDSTICK.standing(table, record).to_pylist() == [standing]
+    assert REUSE_POLICY.standing(table, record).to_pylist() == [standing]
 
 
 def test_rows_are_judged_one_by_one() -> None:
     """A table's standings are those of its rows, in their order; of no rows there are none."""
     rows = [*made(["/a"]), {"uri": "/b", "status": "timeout"}, *made(["/c"], size=2000)]
     table = pa.Table.from_pylist(rows, schema=REPORT_SCHEMA)
-    assert YARDSTICK.standing(table, MADE_WITH).to_pylist() == ["good", "failed", "stale"]
-    assert YARDSTICK.standing(table.slice(0, 0), MADE_WITH).to_pylist() == []
+    assert REUSE_POLICY.standing(table, MADE_WITH).to_pylist() == ["good", "failed", "stale"]
+    assert REUSE_POLICY.standing(table.slice(0, 0), MADE_WITH).to_pylist() == []
 
 
 _SHA, _MD5, _PDQ = "a" * 64, "b" * 32, "0" * 64
@@ -471,7 +471,7 @@ def test_what_a_row_is_worth_under_tonights_banks(
     )
     by_scoring = "good" if scoring == "s" else "stale"
     for asked, expected in ((banks, with_banks), (BankSet((), StorageConfig()), without_any)):
-        reuse_policy = replace(YARDSTICK, scoring=scoring, banks=asked)
+        reuse_policy = replace(REUSE_POLICY, scoring=scoring, banks=asked)
         record = MADE_WITH.model_copy(update={"banks": (BANK,)})
         found = reuse_policy.standing(table.select(["uri", *reuse_policy.columns]), record).to_pylist()
         assert found == [by_scoring if expected == "by scoring" else expected]
@@ -486,7 +486,7 @@ def test_reports_from_before_there_were_banks_can_be_judged(tmp_path: Path, bank
     old = pq.read_table(path).drop_columns(["md5", "pdq", "pdq_quality", "match_kind", "match_bank", "filtered_by"])
     pq.write_table(old, path)
     base = PreviousRun(run, base.record.model_copy(update={"files": (entry(part.file.path, path.read_bytes()),)}))
-    known = pa.concat_tables(PreviousReports([base], None).known(replace(YARDSTICK, banks=banks)).tables)
+    known = pa.concat_tables(PreviousReports([base], None).known(replace(REUSE_POLICY, banks=banks)).tables)
     found = {row["uri"]: row["standing"] for row in known.to_pylist() if row["standing"]}
     assert found == {"/a": "stale", "/b": "good"}
 
@@ -499,7 +499,7 @@ def test_a_time_too_close_to_the_read_proves_nothing(tmp_path: Path, before_s: f
     read = datetime(2026, 11, 22, 3, tzinfo=UTC)
     changed = None if before_s is None else read - timedelta(seconds=before_s)
     base = base_of(run_in(tmp_path, "1"), made(["/a"], modified_at=changed, scanned_at=read, etag="e", size=7), [])
-    known = pa.concat_tables(PreviousReports([base], ["/"]).known(YARDSTICK).tables)
+    known = pa.concat_tables(PreviousReports([base], ["/"]).known(REUSE_POLICY).tables)
     [row] = known.filter(known["standing"].is_valid()).to_pylist()
     assert (row["modified_at"] is not None) == settled
     assert (row["uri"], row["etag"], row["size"], row["standing"], row["age"]) == ("/a", "e", 7, "good", 0)

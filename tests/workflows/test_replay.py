@@ -1,4 +1,4 @@
-"""A replay is what a scan under its policy would have been: row by row, in the ledger, and for the night after it."""
+"""A replay is what a scan under its policy would have been: row by row, in what the next run carries over, and for the night after it."""
 
 from __future__ import annotations
 
