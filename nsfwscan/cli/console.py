@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from nsfwscan.cli.json_text import print_json
 from nsfwscan.errors import BalanceError, NsfwscanError
 from nsfwscan.text import printable_lines, redacted
 
@@ -65,9 +66,19 @@ def source_storage_options(command: Command) -> Command:
     return anonymous(pays(storage_options(command)))
 
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output; all else goes to standard error."
+)
+
+
 @contextmanager
 def exit_codes(
-    console: Console, verbose: bool, *, program: str = "nsfwscan", again: str = "the same command with --resume last"
+    console: Console,
+    verbose: bool,
+    *,
+    program: str = "nsfwscan",
+    again: str = "the same command with --resume last",
+    as_json: bool = False,
 ) -> Iterator[None]:
     """Turn an error into one message and an exit code, and exit.
 
@@ -76,25 +87,28 @@ def exit_codes(
     Args:
         program: name that begins the message.
         again: command that resumes the work after Ctrl-C, as the message names it.
+        as_json: also print an object with `exit_code` and `error`, the message, on standard output.
     """
+
+    def fail(message: str, code: int) -> NoReturn:
+        if as_json:
+            print_json({"exit_code": code, "error": message})
+        _show(console, f"{program}: {message}", style="red")
+        sys.exit(code)
+
     try:
         yield
     except (NsfwscanError, BalanceError) as error:
         if verbose:
             _show(console, "".join(traceback.format_exception(error)).rstrip())
-        _fail(console, f"{program}: {error}", error.exit_code)
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail(console, f"{program}: interrupted; {again} goes on where it stopped", 1)
+        fail(f"interrupted; {again} goes on where it stopped", 1)
     except click.ClickException:
         raise
     except Exception as error:  # noqa: BLE001  # Python would print it with any secret in it
         _show(console, "".join(traceback.format_exception(error)).rstrip())
-        _fail(console, f"{program}: this should not have happened: please report the lines above", 1)
-
-
-def _fail(console: Console, message: str, code: int) -> NoReturn:
-    _show(console, message, style="red")
-    sys.exit(code)
+        fail("this should not have happened: please report the lines above", 1)
 
 
 def _show(console: Console, text: str, style: str | None = None) -> None:

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -31,25 +31,32 @@ from nsfwscan.cli.console import (
     exit_codes,
     given_options,
     hanging,
+    json_option,
     source_storage_options,
     storage_options,
 )
 from nsfwscan.cli.demo import demo
+from nsfwscan.cli.json_text import print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
 from nsfwscan.cli.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
 from nsfwscan.config import StorageConfig, banks_of, merge
+from nsfwscan.errors import ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
 from nsfwscan.models.registry import PRESETS
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.export import FORMATS, export_run
 from nsfwscan.reports.progress import choose_progress
 from nsfwscan.runs.garbage import GIVEN_UP, collect
-from nsfwscan.runs.run import committed_runs, find_run, runs_of
+from nsfwscan.runs.overview import overview
+from nsfwscan.runs.run import committed_runs, find_run
 from nsfwscan.runs.verify import verify as check_run
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
 from nsfwscan.workflows.match import FLOOD, match_store
+
+if TYPE_CHECKING:
+    from nsfwscan.workflows.scan import ScanResult
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -268,6 +275,7 @@ def model_options(command: Command) -> Command:
     metavar="FILE",
     help="Estimate from a benchmark's JSON (default: from earlier runs of the store).",
 )
+@json_option
 @click.option("--verbose", is_flag=True, help="Show Ray's messages, and tracebacks.")
 def scan(
     sources: tuple[str, ...],
@@ -277,6 +285,7 @@ def scan(
     config: str | None,
     preset: str | None,
     explain: bool,
+    as_json: bool,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -291,7 +300,9 @@ def scan(
         mute_at_exit()
     with without_native_chatter(verbose=verbose) as stream:
         console = Console(file=stream)
-        with exit_codes(console, verbose):
+        with exit_codes(console, verbose, as_json=as_json):
+            if explain and as_json:
+                raise ConfigError("--explain prints a table, and no JSON: leave --json out")
             if explain:
                 plan = explain_scan(sources, out, preset=preset, config=config, **_sections(options))
                 echo(describe_plan(plan))
@@ -307,8 +318,7 @@ def scan(
                 verbose=verbose,
                 **_sections(options),
             )
-    echo(describe_scan(result))
-    sys.exit(result.exit_code)
+    _show_result(result, as_json)
 
 
 @main.command()
@@ -332,10 +342,15 @@ def classify(
 @main.command()
 @click.argument("store")
 @storage_options
-def runs(store: str, **options: Any) -> None:
-    """List the runs of a report STORE with their states."""
-    with exit_codes(Console(stderr=True), verbose=False):
-        found = runs_of(Store.at(store, StorageConfig.of(given_options(options))))
+@json_option
+def runs(store: str, as_json: bool, **options: Any) -> None:
+    """List the runs of a report STORE with their states, the newest last."""
+    with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
+        place = Store.at(store, StorageConfig.of(given_options(options)))
+        found = overview(place)
+        if as_json:
+            print_json(runs_json(place.uri, found))
+            return
         for run in found:
             echo(describe_run(run))
         if not found:
@@ -360,6 +375,7 @@ def runs(store: str, **options: Any) -> None:
     "--config", type=click.Path(exists=True, dir_okay=False), help="Configuration file (YAML) with a section `banks`."
 )
 @storage_options
+@json_option
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def match(
     store: str,
@@ -369,6 +385,7 @@ def match(
     ignore_runs: tuple[str, ...],
     run_id: str | None,
     config: str | None,
+    as_json: bool,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -376,7 +393,7 @@ def match(
 
     The command writes a run. Its report has the objects that match, and its escalations/ has the illegal matches.
     """
-    with exit_codes(Console(stderr=True), verbose):
+    with exit_codes(Console(stderr=True), verbose, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
         given = banks_of(config, dict(map(_bank, banks)))
         loaded = load_policy(policy) if policy else None
@@ -391,27 +408,39 @@ def match(
             flood=flood,
             ignored=ignore_runs,
         )
-    echo(describe_scan(result))
+    _show_result(result, as_json)
+
+
+def _show_result(result: ScanResult, as_json: bool) -> NoReturn:
+    """Print a committed run, and exit with its code."""
+    if as_json:
+        print_json(scan_json(result))
+    else:
+        echo(describe_scan(result))
     sys.exit(result.exit_code)
 
 
 @main.command()
 @click.argument("run")
 @storage_options
-def verify(run: str, **options: Any) -> None:
+@json_option
+def verify(run: str, as_json: bool, **options: Any) -> None:
     """Check that a committed RUN (STORE/runs/ID) is unchanged: every file, every row, every count.
 
     Given a STORE, check all its committed runs. Exit with 1 if anything is wrong.
     """
-    with exit_codes(Console(stderr=True), verbose=False):
-        wrong = 0
+    with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
+        checked: dict[str, list[str]] = {}
         for found in committed_runs(run, StorageConfig.of(given_options(options))):
-            findings = list(check_run(found))
-            echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
-            for finding in findings:
-                echo(f"  {printable(finding)}")
-            wrong += len(findings)
-        sys.exit(1 if wrong else 0)
+            findings = checked[found.run_id] = list(check_run(found))
+            if not as_json:
+                echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
+                for finding in findings:
+                    echo(f"  {printable(finding)}")
+        exit_code = 1 if any(checked.values()) else 0
+        if as_json:
+            print_json(verify_json(checked, exit_code))
+        sys.exit(exit_code)
 
 
 @main.command()

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.json_text import print_json, scan_json
 from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, describe_policy
 from nsfwscan.cli.terminal import describe_delta, describe_scan
 from nsfwscan.config import StorageConfig
@@ -22,7 +23,7 @@ from nsfwscan.policy.lint import bank_notes, lint
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
 from nsfwscan.runs.record import RunRecord
-from nsfwscan.runs.run import find_run
+from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import redacted_json
 from nsfwscan.workflows.replay import commit_replay, overlaps
@@ -69,7 +70,12 @@ def check(file: str, run: str | None, **options: Any) -> None:
 @click.argument("run")
 @click.option("--policy", "file", required=True, metavar="FILE|NAME", help="Policy to decide by.")
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the changes to this file."
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write the changes to this file; without a name, or as -, print them as one JSON object.",
 )
 @click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
 @click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
@@ -80,21 +86,32 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
     Show how many objects move from one decision to another, the load of each queue before and after, and a few objects
     of each move. The command reads no image.
     """
-    with exit_codes(Console(stderr=True), verbose=False):
+    as_json = json_file == "-"
+    with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
         decided, by = find_run(run, StorageConfig.of(given_options(options)), complain), load_policy(file)
         found = replay_run(decided, by).as_dict()
-        echo(describe_comparison(found, decided.run_id, decided.record().policy.identity))
-        if delta := describe_delta(decided.record()):
-            echo(delta)
-        _say_bank_notes(by, decided.record())
-        if json_file is not None:
-            _write(Path(json_file), to_json(redacted_json({"run_id": decided.run_id, **found})))
-        if commit:
-            result = commit_replay(decided, by, file, run_id)
+        changes = {"run_id": decided.run_id, **found}
+        if not as_json:
+            _say_changes(found, decided, by)
+        if json_file is not None and not as_json:
+            _write(Path(json_file), to_json(redacted_json(changes)))
+        result = commit_replay(decided, by, file, run_id) if commit else None
+        if as_json:
+            print_json({**changes, "committed": None if result is None else scan_json(result)})
+        elif result is not None:
             echo(f"\n{describe_scan(result)}")
+        if result is not None:
             sys.exit(result.exit_code)
+
+
+def _say_changes(found: dict[str, Any], decided: Run, by: Policy) -> None:
+    record = decided.record()
+    echo(describe_comparison(found, decided.run_id, record.policy.identity))
+    if delta := describe_delta(record):
+        echo(delta)
+    _say_bank_notes(by, record)
 
 
 def _known_of(record: RunRecord) -> Known:

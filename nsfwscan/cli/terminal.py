@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nsfwscan.errors import StoreError
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
+from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.plan import describe_actions
 from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, TruthRecord, WarningRecord
-from nsfwscan.runs.run import Run
 from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
 from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.text import duration, money, printable, size
@@ -298,26 +297,25 @@ def _is_detectors(signal: str) -> bool:
     return signal.partition(".")[0] not in SIGNAL_GROUPS
 
 
-def describe_run(run: Run) -> str:
-    """Render a run in one line: id, state, and its counts if it is committed."""
-    try:
-        state = run.state()
-        record = run.record() if state == "committed" else None
-        if state == "unfinished":
-            run.planned()
-    except StoreError as error:
-        return f"{run.run_id}  {'broken':<10} {printable(str(error))}"
+def describe_run(seen: Overview) -> str:
+    """Render a run in one line: id, state, time, and its counts or its progress."""
+    head = f"{seen.run.run_id}  {seen.state:<10}"
+    if seen.problem is not None:
+        return f"{head} {printable(seen.problem)}"
+    record = seen.record
     if record is not None:
         found = record.summary
         counts = f"{found.rows:>12,} objects  {found.flagged:>8,} flagged  {found.unreadable:>8,} unreadable"
         replay = f"  {record.kind} of {record.parent.run_id}" if record.kind != "scan" and record.parent else ""
-        return f"{run.run_id}  {state:<10} {record.committed_at}  {counts}  {record.model.identity}{replay}"
+        return f"{head} {record.committed_at}  {counts}  {record.model.identity}{replay}"
     hint = {
         "failed": "did not balance; see failure.json, then run the same command again",
-        "unfinished": f"resume it: the same command with --run-id {run.run_id}",
+        "unfinished": f"resume it: the same command with --run-id {seen.run.run_id}",
         "running": "alive",
-    }[state]
-    return f"{run.run_id}  {state:<10} {hint}"
+    }[seen.state]
+    at = "" if seen.at is None else f"{seen.at.isoformat(timespec='milliseconds')}  "
+    done = "" if seen.begun is None else f"{seen.begun.done:,} of {seen.begun.total:,} objects done  "
+    return f"{head} {at}{done}{hint}"
 
 
 def describe_delta(record: RunRecord) -> str:

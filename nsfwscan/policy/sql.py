@@ -21,6 +21,7 @@ from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.signals import SIGNAL_MAP
 from nsfwscan.schema import DECISION_COLUMNS, MATCH_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA
+from nsfwscan.storage.duckdb_temp import open_database
 
 _HIDDEN = {field.name for field in DECISION_COLUMNS} | {
     "truth",
@@ -55,14 +56,15 @@ SAMPLE_DIGITS = 12
 
 def connect() -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB that reaches no file and no network, whatever a condition says, with one thread and
-    bounded memory."""
-    return duckdb.connect(
-        config={
+    bounded memory. Raises NsfwscanError where this process cannot open one."""
+    return open_database(
+        ":memory:",
+        {
             "enable_external_access": "false",
             "threads": 1,
             "memory_limit": MEMORY_LIMIT,
             "lock_configuration": "true",
-        }
+        },
     )
 
 

@@ -1,7 +1,7 @@
-"""Open a DuckDB that sorts and joins more than memory holds.
+"""Open a DuckDB, in memory or one that sorts and joins more than memory holds.
 
-Its database and what it spills lie in a temporary folder that is removed with the connection. A full local disk is a
-`duckdb.Error`.
+The database of `spilling`, and what it spills, lie in a temporary folder that is removed with the connection. A process
+in which none can be opened is a `NsfwscanError`, a full local disk a `duckdb.Error`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,25 @@ from pathlib import Path
 
 import duckdb
 
+from nsfwscan.errors import NsfwscanError
+
 MEMORY_LIMIT = "1GB"
+Config = dict[str, str | bool | int | float | list[str]]
+
+
+def open_database(path: str, config: Config) -> duckdb.DuckDBPyConnection:
+    """Open a database file, or `:memory:`.
+
+    Raises:
+        NsfwscanError: this process cannot: its working directory is gone, or it has no file descriptor left.
+    """
+    try:
+        return duckdb.connect(path, config=config)
+    except duckdb.IOException as error:
+        raise NsfwscanError(
+            f"cannot open a DuckDB in this process: {str(error).splitlines()[0]}; run the same command in a folder "
+            "that exists, with free file descriptors (`ulimit -n`)"
+        ) from None
 
 
 @contextmanager
@@ -25,12 +43,9 @@ def spilling(purpose: str, *, threads: int | None = None) -> Iterator[tuple[duck
         threads: unset: one for each core.
     """
     with tempfile.TemporaryDirectory(prefix=f"nsfwscan-{purpose}-") as folder:
-        config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": folder,
-        }
+        config: Config = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder}
         if threads is not None:
             config["threads"] = threads
-        with duckdb.connect(f"{folder}/{purpose}.db", config=config) as connection:
+        with open_database(f"{folder}/{purpose}.db", config) as connection:
             connection.execute("SET enable_progress_bar = false")  # it would show itself where there is no terminal
             yield connection, Path(folder)

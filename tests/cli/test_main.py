@@ -354,6 +354,27 @@ def test_a_scan_is_described(
     assert (again.exit_code, again.stdout.splitlines()[0]) == (0, "already committed: run r")
 
 
+def test_a_scan_as_json(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One object on standard output, however the scan ends; all else is on standard error."""
+    without_ray(monkeypatch)
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["exit_code"], told["state"], told["run_id"]) == (0, 0, "committed", "r")
+    assert told["balance"]["listed"] == told["objects"] == 4 and told["already_committed"] is False
+    assert [Path(file).is_file() for file in told["report_files"]] == [True]
+    assert (told["changes"], told["decisions"]) == (None, {"allow": 4})
+    again = json.loads(call("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--json").stdout)
+    assert again == {**told, "already_committed": True}
+    without_ray(monkeypatch, lost=1)
+    done = call("scan", media, "--out", tmp_path / "out", "--run-id", "s", "--json", "--full")
+    assert done.exit_code == 3 and json.loads(done.stdout)["exit_code"] == 3
+    assert "was never finished" in json.loads(done.stdout)["error"] and "was never finished" in capfd.readouterr().err
+    done = call("scan", media, "--out", tmp_path / "out", "--json", "--explain")
+    assert done.exit_code == 2 and "--explain prints a table" in json.loads(done.stdout)["error"]
+
+
 def test_over_the_error_rate_is_exit_4(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A committed report with too many unreadable images is exit code 4, the first time and again."""
     without_ray(monkeypatch, lambda uri: staged_row(uri, status="ok" if uri.endswith("0000.jpg") else "timeout"))
@@ -472,6 +493,21 @@ def test_verify(reports: Store) -> None:
     assert everything(reports) == before
 
 
+def test_verify_as_json(reports: Store) -> None:
+    """One object has the findings of each run; the exit code is as without it."""
+    reports.write(f"runs/1/{Run(reports, '1').record().files[0].path}", b"PAR1 no more")
+    done = call("verify", reports.uri, "--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == told["exit_code"] == 1
+    assert [(one["run_id"], one["sound"], len(one["findings"])) for one in told["runs"]] == [
+        ("1", False, 1),
+        ("2", True, 0),
+    ]
+    done = call("verify", f"{reports.uri}/absent", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == {"exit_code": 1, "error": done.stderr.strip().removeprefix("nsfwscan: ")}
+
+
 def test_verify_finds_what_is_wrong(reports: Store) -> None:
     """A damaged file and a forged count are named, and exit code 1; so is a run that was never committed."""
     record = Run(reports, "1").record().as_json()
@@ -560,12 +596,24 @@ def test_classify_with_a_broken_set_up(demo: Demo) -> None:
 
 
 def test_runs_of_a_store(media: Path, tmp_path: Path) -> None:
-    """A line for each run, oldest first, with its state."""
+    """A line for each run with its state, in the order of time and not of names, as JSON, too."""
+    scanned(media, tmp_path / "out", run_id="b")
     scanned(media, tmp_path / "out", run_id="a")
-    begun(tmp_path / "out", ["/x"], run_id="b")
+    run, plan = begun(tmp_path / "out", ["/x", "/y"], run_id="0", shard_rows=1)
+    finished(run, plan.shards[:1])
+    begun(tmp_path / "out", ["/x"], run_id="broken")[0].folder.write("plan.json", b"{")
     done = call("runs", tmp_path / "out")
     assert done.exit_code == 0
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["a", "committed"], ["b", "unfinished"]]
+    states = [["b", "committed"], ["a", "committed"], ["0", "unfinished"], ["broken", "broken"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == states
+    assert "1 of 2 objects done  resume it: the same command with --run-id 0" in done.stdout
+    told = json.loads(call("runs", tmp_path / "out", "--json").stdout)
+    assert [[one["run_id"], one["state"]] for one in told["runs"]] == states
+    first, second, begun_one, broken = told["runs"]
+    assert (told["store"], first["objects"], first["kind"], first["exit_code"]) == (f"{tmp_path}/out", 4, "scan", 0)
+    assert (second["parent"], begun_one["done"], begun_one["total"]) == ("b", 1, 2)
+    assert [one["at"] for one in told["runs"]] == sorted(one["at"] for one in told["runs"])
+    assert "plan.json is broken" in broken["problem"]
 
 
 def test_runs_of_an_empty_store(tmp_path: Path) -> None:

@@ -150,6 +150,17 @@ def test_a_replay_tells_what_would_change(out: Path, strict: Path, tmp_path: Pat
     }
 
 
+def test_a_replay_as_json(out: Path, strict: Path) -> None:
+    """Without a file, --json prints the changes, and the run that --commit wrote, as one object."""
+    told = json.loads(call("replay", out, "--policy", strict, "--json").stdout)
+    assert (told["run_id"], told["moved"], told["committed"]) == ("first", 2, None)
+    done = call("replay", out, "--policy", strict, "--commit", "--run-id", "second", "--json")
+    committed = json.loads(done.stdout)["committed"]
+    assert (committed["run_id"], committed["kind"], committed["parent"]) == ("second", "replay", "first")
+    done = call("replay", out / "absent", "--policy", strict, "--json")
+    assert done.exit_code == 1 and json.loads(done.stdout)["exit_code"] == 1
+
+
 def test_a_replay_is_committed(out: Path, strict: Path) -> None:
     """It says what a scan says; `runs` and `verify` know it; the same again says that it is done."""
     done = call("replay", out / "runs/first", "--policy", strict, "--commit", "--run-id", "second")
