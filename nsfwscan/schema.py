@@ -40,11 +40,29 @@ class Decision(StrEnum):
 
 
 class Change(StrEnum):
-    """What became of an object since the run that this one goes on from."""
+    """What became of an object since the run that this one goes on from; the first that is true."""
 
     DELETED = "deleted"
     NEWLY_FLAGGED = "newly_flagged"
     CLEARED = "cleared"
+    NEW = "new"
+    DECIDED = "decided"
+    ROUTED = "routed"
+    CONTENT = "content"
+
+
+class Cause(StrEnum):
+    """Why an object stands in the changes. All that are true are named, in this order."""
+
+    LISTING = "listing"
+    CONTENT = "content"
+    READ = "read"
+    BANK = "bank"
+    FILTER = "filter"
+    MODEL = "model"
+    COPIES = "copies"
+    POLICY = "policy"
+    OTHER = "other"
 
 
 FLAGGED = frozenset({Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE})

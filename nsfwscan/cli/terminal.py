@@ -59,22 +59,36 @@ def describe_scan(result: ScanResult) -> str:
     return "\n".join(lines)
 
 
+CHANGES = {
+    Change.DELETED: "deleted",
+    Change.NEWLY_FLAGGED: "newly flagged",
+    Change.CLEARED: "no longer flagged",
+    Change.NEW: "new, not flagged",
+    Change.DECIDED: "decided otherwise",
+    Change.ROUTED: "queued or rated otherwise",
+    Change.CONTENT: "other bytes, same outcome",
+}
+"""What became of objects, in words."""
+
+
 def describe_since(record: RunRecord) -> list[str]:
     """Return lines on what changed since the previous run; none without one."""
     if not record.previous_runs:
         return []
     source, changes = record.config.source, record.changes.model_dump()
-    words = {Change.DELETED: "deleted", Change.NEWLY_FLAGGED: "newly flagged", Change.CLEARED: "no longer flagged"}
+    causes, words = changes.pop("causes", {}), {word: said for word, said in CHANGES.items() if word in changes}
     if source.limit or source.include or source.exclude:
         del words[Change.DELETED]  # an object that was not listed may still exist
     found = "  ".join(f"{word} {changes[change]:,}" for change, word in words.items())
     where = ", in changes/" if any(changes.values()) else ""
+    by_cause = f"  by cause   {describe_counts(causes)}"
     delta = [
         "  delta      the report holds what was looked at or decided differently; earlier ones hold the other rows"
     ]
     return [
         f"  since      {record.previous_runs[0]}: {describe_actions(record.plan.actions)}",
         f"  changes    {found}{where}",
+        *([by_cause] if causes else []),
         *(delta if record.is_delta else []),
     ]
 

@@ -25,10 +25,11 @@ from nsfwscan.policy.decide import BLOCKED_OUTCOME, ILLEGAL_OUTCOME, UNDETERMINE
 from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, Outcome, Override
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
+from nsfwscan.runs.changes import CAUSES
 from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
 from nsfwscan.runs.plan import PlanAction
 from nsfwscan.runs.record import FileRecord, FloodRecord, MatchingRecord, NodeRecord, RunRecord, SummaryRecord
-from nsfwscan.schema import FLAGGED, Accounted, Change, Decision
+from nsfwscan.schema import FLAGGED, Accounted, Cause, Change, Decision
 from nsfwscan.text import duration, money, plural, size
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -65,6 +66,10 @@ _CHANGES = {
     Change.DELETED: ("deleted", "not listed any more"),
     Change.NEWLY_FLAGGED: ("newly flagged", "flagged now; new, or not flagged then"),
     Change.CLEARED: ("no longer flagged", "flagged then; not now"),
+    Change.NEW: ("new", "not known then, and not flagged"),
+    Change.DECIDED: ("decided otherwise", "flagged now and then, or neither"),
+    Change.ROUTED: ("queued or rated otherwise", "the same decision; another queue, skill, shield or severity"),
+    Change.CONTENT: ("other bytes", "and the same outcome"),
 }
 _TRUTH_HELP = (
     "Truth tells how often the model is wrong; it never changes a decision. Give it by one of: folders named after the "
@@ -134,6 +139,8 @@ class Since:
     """The runs whose rows are carried over, newest first."""
     found: list[Share]
     changes: list[Changed]
+    causes: list[tuple[str, str, int]]
+    """Name of a cause, its meaning, and the number of changed objects that it is true of."""
     query: tuple[str, ...]
     reported: int | None
     """Rows in the files of a delta report; None for a snapshot, which holds a row for every object."""
@@ -410,19 +417,24 @@ def _since(record: RunRecord) -> Since | None:
     if not bases:
         return None
     listed = max(1, record.plan.distinct)
-    select = "change, previous_decision, decision, nsfw_score, uri"
+    select = "change, causes, previous_decision, decision, nsfw_score, uri"
+    if not record.changes.is_whole:
+        select = select.replace("causes, ", "")
     query = committed_query(record, "changes", select, "ORDER BY change, nsfw_score DESC")
     return Since(
         bases,
         [Share(name, actions.get(action, 0), actions.get(action, 0) / listed) for action, name in _ACTIONS.items()],
         [_changed(change, getattr(record.changes, change), record.config.source) for change in _CHANGES],
+        [(cause, CAUSES[Cause(cause)], count) for cause, count in (record.changes.causes or {}).items()],
         query,
         record.rows_in("report") if record.is_delta else None,
     )
 
 
-def _changed(change: Change, count: int, source: SourceConfig) -> Changed:
+def _changed(change: Change, count: int | None, source: SourceConfig) -> Changed:
     name, meaning = _CHANGES[change]
+    if count is None:
+        return Changed(name, None, "not known: an older nsfwscan made this run")
     if change == Change.DELETED and (source.limit or source.include or source.exclude):
         return Changed(name, None, "not known: the sources were listed in part")
     return Changed(name, count, meaning)

@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,7 +28,16 @@ from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.balance import Balance, check_uris
-from nsfwscan.runs.changes import CHANGES_SCHEMA, deleted_among, flags_changed, is_flagged
+from nsfwscan.runs.changes import (
+    CHANGES_SCHEMA,
+    EARLIER,
+    FACTS,
+    Behind,
+    Facts,
+    compared,
+    deleted_among,
+    outcome_differs,
+)
 from nsfwscan.runs.duplicates import Duplicates, find_duplicates
 from nsfwscan.runs.effects import Cascade, Costs
 from nsfwscan.runs.escalations import select_escalations
@@ -56,8 +65,6 @@ _LONGEST = 1024
 """Characters of a URI that `run.json` repeats; a part whose first or last URI is longer is opened to read them."""
 ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS])
 """A row before the policy decides it, staged or carried over."""
-_OF_EARLIER = ["run_id", "decision", "duplicate_of", "cluster"]
-"""Columns of an object's earlier row that its new row is compared with."""
 
 
 @dataclass
@@ -68,6 +75,8 @@ class Report:
     summary: Summary = field(default_factory=Summary)
     changes: Counter[str] = field(default_factory=Counter)
     """Objects by `Change`."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """Changed objects by `Cause`; an object with several causes counts for each."""
     duplicates: dict[str, Any] = field(default_factory=dict)
     """`duplicates.Found` as JSON types, and `reused`: copies that the model did not see again."""
     costs: Costs = field(default_factory=Costs)
@@ -95,6 +104,7 @@ def write_report(
     shadows: Sequence[Policy] = (),
     banks: BankSet | None = None,
     known: KnownIllegal | None = None,
+    behind: Behind | None = None,
 ) -> Report:
     """Write the report and its side files range by range, and count the report again from its files.
 
@@ -104,6 +114,8 @@ def write_report(
         shadows: shadow policies: their decisions are counted beside the decider's, and no row holds them.
         banks: banks to match carried rows with again; unset: carried rows keep their matches.
         known: illegal contents that the store knows; a row with one of them is illegal, whatever its banks say.
+        behind: the settings behind this run's rows, as a cause of changes; unset: those of the newest previous run,
+            with this policy.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
@@ -112,7 +124,8 @@ def write_report(
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-        commit = _Commit(run, plan, previous, decider, config, banks, known or KnownIllegal(), threads, report)
+        facts = _facts(previous, behind, decider)
+        commit = _Commit(run, plan, previous, decider, config, banks, known or KnownIllegal(), threads, report, facts)
         ranges = map(commit.gather, plan.ranges)
         with find_duplicates(ranges, config.duplicates, compared=_compared(previous, config)) as duplicates:
             for part in plan.ranges:
@@ -124,15 +137,25 @@ def write_report(
     return report
 
 
+def _facts(previous: PreviousReports, behind: Behind | None, decider: Decider) -> Facts:
+    """Return the settings behind the previous rows and behind those of this run."""
+    earlier = {base.run.run_id: Behind.of(base.record) for base in previous.bases}
+    newest = next(iter(earlier.values()), Behind("", (), "", ""))
+    return Facts(earlier, behind or replace(newest, policy=decider.policy.identity))
+
+
+_OF_EARLIER = list(dict.fromkeys(["failed_decodes", *EARLIER, *FACTS]))
+"""Columns of an object's earlier row that its new row is compared with."""
 _GATHERED = pa.schema(
     [
         *ROW_SCHEMA,
         pa.field("chosen", pa.int32()),
-        *(REPORT_SCHEMA.field(n).with_name(f"earlier_{n}") for n in _OF_EARLIER),
+        pa.field("facts", pa.int16()),
+        *(REPORT_SCHEMA.field(n).with_name(f"earlier_{n}") for n in EARLIER),
     ]
 )
-"""A row before duplicates are known: `ROW_SCHEMA`, the policy's choice for it so far, and columns of its object's
-earlier row."""
+"""A row before duplicates are known: `ROW_SCHEMA`, the policy's choice for it so far, the causes that it may have
+changed for, and columns of its object's earlier row."""
 
 
 @dataclass
@@ -148,6 +171,7 @@ class _Commit:
     known: KnownIllegal
     threads: ThreadPoolExecutor
     report: Report
+    facts: Facts
     reused: int = 0
     _gathered_upto: str | None = None
     """The last URI of the ranges gathered so far."""
@@ -166,17 +190,18 @@ class _Commit:
         self._count_work(staged)
         unchanged = read_carried(self.run.folder, part)
         earlier, place = self._earlier(part, pa.concat_arrays([*staged["uri"].chunks, *unchanged["uri"].chunks]))
-        looked_at = earlier.select(["sha256", "failed_decodes", *_OF_EARLIER]).take(place[: staged.num_rows])
+        looked_at = earlier.select(_OF_EARLIER).take(place[: staged.num_rows])
         carried = earlier.take(place[staged.num_rows :])
         check_uris(unchanged["uri"], carried["uri"].drop_null())
         rows = pa.concat_tables(
             [_with_failures(as_schema(staged, ROW_SCHEMA), looked_at), self._carried_over(unchanged, carried)]
         )
         rows = _with_matches(rows, BankSet((), self.config.storage, known=self.known.contents).remembered(rows, rows))
-        before = pa.concat_tables([looked_at, carried.select(looked_at.column_names)])
+        before = pa.concat_tables([looked_at, carried.select(_OF_EARLIER)])
+        facts = pa.array(self.facts.causes(rows, before))
         rows = _clustered_as_before(rows, before)
         chosen = self.decider.choose(rows)
-        columns = [*rows.columns, pa.array(chosen), *(before[name] for name in _OF_EARLIER)]
+        columns = [*rows.columns, pa.array(chosen), facts, *(before[name] for name in EARLIER)]
         return pa.table(columns, schema=_GATHERED), pa.array(self.decider.flagged(chosen))
 
     def _count_work(self, staged: pa.Table) -> None:
@@ -231,12 +256,11 @@ class _Commit:
         """Write a range's files."""
         rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
-        earlier = gathered.select([f"earlier_{name}" for name in _OF_EARLIER]).rename_columns(_OF_EARLIER)
+        earlier = gathered.select([f"earlier_{name}" for name in EARLIER]).rename_columns(EARLIER)
+        facts = gathered["facts"].to_numpy()
         del gathered  # the rows would be in memory twice
         if self.previous.bases:
-            moved = pc.xor(is_flagged(rows["decision"]), is_flagged(earlier["decision"]))
-            before = earlier.append_column("uri", rows["uri"]).filter(pc.and_(moved, pc.is_valid(earlier["run_id"])))
-            self._write_changes(part, flags_changed(rows.filter(moved), before))
+            self._write_changes(part, compared(rows, earlier, facts, self.facts, self.decider.columns))
         self._illegal = [once([*self._illegal, contents_of(rows)])]
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
         false_positives = shown = select_false_positives(rows)
@@ -307,6 +331,7 @@ class _Commit:
     def _write_changes(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:
             self.report.changes.update(rows["change"].to_pylist())
+            self.report.causes.update(pc.list_flatten(rows["causes"]).to_pylist())
             self._write("changes", part, rows)
 
     def _write(self, kind: str, part: Range, table: pa.Table) -> tuple[str, str]:
@@ -315,7 +340,7 @@ class _Commit:
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
         self.run.folder.write(path, data)
-        span = _span_of(table) if kind == "report" else {}
+        span = _span_of(table) if kind in ("report", "changes") else {}
         self.report.files.append(FileRecord(path=path, rows=table.num_rows, bytes=len(data), sha256=sha256, **span))
         return path, sha256
 
@@ -438,9 +463,9 @@ def decided(rows: pa.Table, decider: Decider, run_id: str, chosen: Indices | Non
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """Return the rows of a delta report: read in this run, or with a new decision, original or cluster."""
-    same = pc.is_valid(rows["carried_from"])
-    for name in ("decision", "duplicate_of", "cluster"):
+    """Return the rows of a delta report: read in this run, or with another outcome, rule, bank, original or cluster."""
+    same = pc.and_(pc.is_valid(rows["carried_from"]), pa.array(~outcome_differs(rows, earlier)))
+    for name in ("rule", "match_bank", "duplicate_of", "cluster"):
         now, before = (pc.fill_null(column, "") for column in (rows[name], earlier[name]))
         same = pc.and_(same, pc.equal(now, before))
     return rows.filter(pc.invert(same))

@@ -86,8 +86,8 @@ class FileRecord(_Section):
     bytes: Count
     sha256: Sha256
     first: str | None = _OPTIONAL
-    """First and last URI of a report part, in sort order: a later scan knows by them whether to open the part. Unset
-    where a URI is too long, or would be redacted."""
+    """First and last URI of a part of the report or of the changes, in sort order: readers know by them whether to open
+    the part. Unset where a URI is too long, or would be redacted."""
     last: str | None = _OPTIONAL
 
 
@@ -178,6 +178,18 @@ class ChangesRecord(_Section):
     deleted: Count
     newly_flagged: Count
     cleared: Count
+    new: Count | None = _OPTIONAL
+    """This count and the next ones are absent in records of versions whose `changes/` has the three kinds before."""
+    decided: Count | None = _OPTIONAL
+    routed: Count | None = _OPTIONAL
+    content: Count | None = _OPTIONAL
+    causes: dict[str, Count] | None = _OPTIONAL
+    """Changed objects by `Cause`; an object with several causes counts for each."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `changes/` has every object that changed."""
+        return self.causes is not None
 
 
 class KnownIllegalRecord(_Section):

@@ -21,7 +21,7 @@ from nsfwscan.runs.balance import Balance
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.runs.record import FileRecord, RunRecord, checked_path, read_plan
 from nsfwscan.runs.run import Run
-from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, Change, as_schema
+from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, as_schema
 from nsfwscan.storage.store import from_parquet
 
 _FOLDERS = ("report", "false_positives", "escalations", "changes", "known_illegal")
@@ -122,11 +122,16 @@ def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
     """Check the record against the plan, and the count of changes against their files."""
     if plan.counts != (said := record.plan.model_dump(mode="json")):
         yield f"the plan is {plan.counts}, but run.json says {said}"
-    changes = Counter[str]({str(change): 0 for change in Change})
+    said = record.changes.model_dump()
+    by_cause, causes = said.pop("causes", None), Counter[str]()
+    changes = Counter[str](dict.fromkeys(said, 0))
     for file in record.files_in("changes"):
-        changes.update(from_parquet(run.folder.read(file.path), ["change"])["change"].to_pylist())
-    if dict(changes) != (said := record.changes.model_dump()):
-        yield f"the changes are {dict(changes)}, but run.json says {said}"
+        rows = from_parquet(run.folder.read(file.path), ["change", *(["causes"] if by_cause is not None else [])])
+        changes.update(rows["change"].to_pylist())
+        if by_cause is not None:
+            causes.update(pc.list_flatten(rows["causes"]).to_pylist())
+    if (dict(changes), dict(causes)) != (said, by_cause or {}):
+        yield f"the changes are {dict(changes)}, by cause {dict(causes)}, but run.json says {said}, {by_cause}"
     if plan.bases != record.previous_runs:
         yield f"the previous runs are {list(plan.bases)}, but run.json says {list(record.previous_runs)}"
     parent = record.parent and record.parent.run_id

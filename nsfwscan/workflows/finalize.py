@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from nsfwscan.runs.ending import ending_of
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import FileRecord, ParentRecord, PolicyRecord, RunRecord
 from nsfwscan.runs.run import Run
-from nsfwscan.schema import Change
+from nsfwscan.schema import Cause, Change
 from nsfwscan.storage.store import to_json
 from nsfwscan.warning import WarningKind, Warnings
 
@@ -69,7 +70,7 @@ def record_of(
         "policy": PolicyRecord.of(policy),
         "plan": plan.counts,
         "previous_runs": plan.bases,
-        "changes": {change: report.changes[change] for change in Change},
+        "changes": {**_counted(report.changes, Change), "causes": _counted(report.causes, Cause, some=True)},
         "known_illegal": report.known,
         "balance": report.balance.as_dict(),
         "duplicates": report.duplicates,
@@ -82,6 +83,11 @@ def record_of(
         "files": [file.model_dump() for file in (*report.files, *plan.files)],
     }
     return RunRecord.made_of({**content, **further})
+
+
+def _counted(counts: Counter[str], words: Iterable[str], *, some: bool = False) -> dict[str, Any]:
+    """Return the count of each word; of `some`, only of those that occur."""
+    return {str(word): counts[word] for word in words if counts[word] or not some}
 
 
 def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:

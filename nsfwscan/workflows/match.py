@@ -29,6 +29,7 @@ from nsfwscan.config import BankConfig, ReportConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
+from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
@@ -164,7 +165,8 @@ def _commit(
         plan = began or run.save_plan(carry_all(found, newest.plan.listed_at, ids, run.folder), settings)
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: no object counts as deleted
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
-    report = write_report(run, plan, previous, decider, config, banks=banks, known=known)
+    behind = replace(Behind.of(newest), policy=decider.policy.identity, banks=tuple(spec.identity for spec in specs))
+    report = write_report(run, plan, previous, decider, config, banks=banks, known=known, behind=behind)
     asked = {"banks": tuple(spec.config for spec in specs), "policy": source}
     shown = newest.config.model_copy(update={"source": config.source, "report": config.report, **asked})
     kept = newest.as_json()

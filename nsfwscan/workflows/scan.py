@@ -28,6 +28,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
+from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
@@ -294,7 +295,9 @@ def _write(
     progress.say("committing")
     try:
         banks = BankSet(job.banks, job.config.storage)
-        return write_report(job.run, plan, previous, Decider(job.policy), job.config, shadows, banks, known)
+        keys = reuse_keys(job.config, job.spec, job.auxiliary_models)
+        behind = Behind(job.policy.identity, tuple(banks.identities), keys["scoring"], keys["filtering"])
+        return write_report(job.run, plan, previous, Decider(job.policy), job.config, shadows, banks, known, behind)
     except BalanceError as error:
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))

@@ -134,9 +134,11 @@ def test_a_later_night_says_what_changed(tmp_path: Path) -> None:
     (media / "new.jpg").write_bytes(b"new")
     lines = describe_scan(scanned(media, out, suspect, run_id="2")).splitlines()
     assert "  since      1: 4 unchanged and carried over, 1 new" in lines
-    assert "  changes    deleted 1  newly flagged 1  no longer flagged 0, in changes/" in lines
+    rest = "new, not flagged 0  decided otherwise 0  queued or rated otherwise 0  other bytes, same outcome 0"
+    assert f"  changes    deleted 1  newly flagged 1  no longer flagged 0  {rest}, in changes/" in lines
+    assert "  by cause   listing 2" in lines
     part = describe_scan(scanned(media, out, suspect, run_id="3", source={"uris": [str(media)], "include": ["*"]}))
-    assert "  changes    newly flagged 0  no longer flagged 0" in part.splitlines()
+    assert f"  changes    newly flagged 0  no longer flagged 0  {rest}" in part.splitlines()
 
 
 def test_a_delta_says_what_it_holds(tmp_path: Path) -> None:

@@ -263,7 +263,9 @@ def nightly_record() -> dict[str, Any]:
     carried = listed - sum(looked_at.values())
     made["parent"] = {"run_id": "20261121T031009Z", "sha256": "5e" * 32}
     made["previous_runs"] = ["20261121T031009Z", "20261120T031011Z"]
-    made["changes"] = {"deleted": 20_113, "newly_flagged": 412, "cleared": 3}
+    moved = {"new": 10_591, "decided": 31, "routed": 1_204, "content": 12}
+    causes = {"listing": 31_000, "content": 17, "policy": 1_238}
+    made["changes"] = {"deleted": 20_113, "newly_flagged": 412, "cleared": 3, **moved, "causes": causes}
     made["plan"]["actions"] = {"carried": carried, **looked_at}
     made["balance"] |= {"scored": 10_900, "carried": carried, "errored": 635}
     made["files"] += files("changes", 1, 20_528)
@@ -668,7 +670,7 @@ def test_changes_query_runs(tmp_path: Path) -> None:
     )
     with duckdb.connect() as connection:
         (found,) = (q for q in queries(made) if "changes/" in q)
-        assert connection.execute(found).fetchall() == [("deleted", None, None, None, "a")]
+        assert connection.execute(found).fetchall() == [("deleted", None, None, None, None, "a")]
     made["files"].remove(changes)
     assert not [q for q in queries(made) if "changes/" in q]
 

@@ -16,6 +16,7 @@ import yaml
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import RunConflict, StoreError
+from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs.run import Run, find_run, unfinished
@@ -167,12 +168,16 @@ def test_the_changes_of_a_replay_are_those_of_its_policy(tmp_path: Path, old: st
     before = decisions(table(night(tmp_path, "scan", old, NAMES)))
     result = replayed(tmp_path, "scan", new, "replay")
     after = decisions(table(result))
-    expected = Counter(
-        "newly_flagged" if after[uri]["decision"] in flagged else "cleared"
-        for uri in after
-        if (after[uri]["decision"] in flagged) != (before[uri]["decision"] in flagged)
-    )
-    assert expected and Counter(row["change"] for row in table(result, "changes")) == expected
+    expected = Counter[str]()
+    for uri in after:
+        was, now = ([decided[uri][name] for name in COMPARED] for decided in (before, after))
+        if was != now:
+            raised, cleared = now[0] in flagged and was[0] not in flagged, was[0] in flagged and now[0] not in flagged
+            other = "decided" if now[0] != was[0] else "routed"
+            expected["newly_flagged" if raised else "cleared" if cleared else other] += 1
+    changes = table(result, "changes")
+    assert expected and Counter(row["change"] for row in changes) == expected
+    assert {tuple(row["causes"]) for row in changes} == {("policy",)}
     assert {row["previous_run"] for row in table(result, "changes")} == {"scan"}
 
 
