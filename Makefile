@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiled once and kept, whatever the caller has set: collecting tests and each command in a process of its own need it.
+unexport PYTHONDONTWRITEBYTECODE
 
 # One process a core, and at most six: each holds torch, about 1.5 GiB. Files stay whole; tests/conftest.py says what runs first.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 6 ? n : 6)))

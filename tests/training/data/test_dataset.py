@@ -116,12 +116,12 @@ def test_images_stay_on_disk(found: Prepared) -> None:
 
 
 def test_a_second_time_reads_nothing(data: Path, found: Prepared) -> None:
-    """The same data are taken from the cache, quickly; another seed divides them anew without reading them."""
+    """The same data are taken from the cache, for little CPU time; another seed divides them anew without reading them."""
     cache = found.folder.parent.parent
     images = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("images-*.arrow"))
-    began = time.monotonic()
+    began = time.process_time()
     again = prepared(cache, data)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert again.fingerprint == found.fingerprint and places(again) == places(found)
     assert again.conflicts == found.conflicts and again.unreadable == found.unreadable
     other = prepared(cache, data, seed=1)

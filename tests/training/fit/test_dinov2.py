@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import Bench
+from tests.training.stand_in import small_vit
 from training.config import DataConfig
 
 DINOV2 = os.environ.get("NSFWSCAN_DINOV2")
@@ -23,9 +24,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def tenth(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """As `bench`, with a tenth of its images to learn from, and as many to be tested with."""
+    """As `bench`, with a ViT, a tenth of its images to learn from, and as many to be tested with."""
     data = DataConfig(uris=(str(bench.images),), cache=str(bench.cache), max_per_class=32, test_share=0.4, seed=1)
-    return replace(bench, own_data=data)
+    return replace(bench, backbone=small_vit(tmp_path_factory.mktemp("vit")), own_data=data)
 
 
 @pytest.fixture(scope="module")
