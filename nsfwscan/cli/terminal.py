@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
+from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.plan import describe_actions
 from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, TruthRecord, WarningRecord
@@ -37,6 +38,7 @@ def describe_scan(result: ScanResult) -> str:
     head = "already committed" if result.already_committed else "committed"
     lines = [
         f"{head}: run {result.run_id}" + (f" — {record.reason}" if record.reason else ""),
+        *describe_differences(record),
         "",
         f"  {describe_balance(record)}",
         f"  decisions  {describe_counts(summary.decision)}",
@@ -91,6 +93,14 @@ def describe_since(record: RunRecord) -> list[str]:
         *([by_cause] if causes else []),
         *(delta if record.is_delta else []),
     ]
+
+
+def describe_differences(record: RunRecord) -> list[str]:
+    """Return lines on settings that are others than in the newest previous run; none where all are the same."""
+    if not record.differences or not record.previous_runs:
+        return []
+    head = f"settings are others than in run {record.previous_runs[0]}:"
+    return ["", head, *(f"  {printable(describe_difference(one))}" for one in record.differences)]
 
 
 def describe_balance(record: RunRecord) -> str:

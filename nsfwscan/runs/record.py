@@ -172,6 +172,18 @@ class PlanCounts(_Section):
     """Match of the truth file with the listing; None without a truth file."""
 
 
+class DifferenceRecord(_Section):
+    """A setting that is another than in the run before; see `runs/differences.py`."""
+
+    what: str
+    """`policy`, `threshold`, `rule`, `bank`, `model`, …"""
+    name: str
+    before: str | None
+    """None: there was none."""
+    now: str | None
+    """None: there is none."""
+
+
 class ChangesRecord(_Section):
     """Objects that changed since the previous runs, by `Change`."""
 
@@ -537,6 +549,9 @@ class RunRecord(_Section):
     previous_runs: tuple[RunId, ...]
     """Runs that rows are carried from, newest first."""
     changes: ChangesRecord
+    differences: tuple[DifferenceRecord, ...] | None = _OPTIONAL
+    """Settings that are others than in the newest previous run; absent in records of older versions, in those of a
+    match, and where there is no previous run."""
     known_illegal: KnownIllegalRecord
     balance: BalanceRecord
     duplicates: DuplicatesRecord

@@ -24,6 +24,7 @@ from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy
 from nsfwscan.reports.html import render_summary
 from nsfwscan.runs.commit import Report
+from nsfwscan.runs.differences import differences
 from nsfwscan.runs.ending import ending_of
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import FileRecord, ParentRecord, PolicyRecord, RunRecord
@@ -44,6 +45,7 @@ def record_of(
     report: Report,
     policy: Policy,
     limits: ReportConfig,
+    base: RunRecord | None = None,
     **further: Any,
 ) -> RunRecord:
     """Return the content of `run.json`: when and with what software the run was made, how it ended, and what decided
@@ -53,6 +55,7 @@ def record_of(
         kind: `scan`, `replay` or `match`.
         parent: the run that this one continues from.
         limits: highest rates at which the exit code is 0.
+        base: the newest previous run, whose settings this run's are compared with; unset: they are not.
         **further: the other sections, as JSON values.
     """
     banks = [(bank["name"], bank["kind"]) for bank in further["banks"]]
@@ -82,7 +85,8 @@ def record_of(
         "shadow_policies": [shadow.as_dict() for shadow in report.shadows],
         "files": [file.model_dump() for file in (*report.files, *plan.files)],
     }
-    return RunRecord.made_of({**content, **further})
+    record = RunRecord.made_of({**content, **further})
+    return record if base is None else record.model_copy(update={"differences": differences(base, record)})
 
 
 def _counted(counts: Counter[str], words: Iterable[str], *, some: bool = False) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
         written,
         policy,
         config.report,
+        base=previous.bases[0].record,
         config=shown.public(),
         **{name: kept[name] for name in ("model", "auxiliary_models", "banks", "reuse_keys")},
         timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+import nsfwscan
 from nsfwscan.banks.bank import BankSpec, resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig, SourceConfig
@@ -24,17 +25,27 @@ from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
 from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve, resolve_auxiliary
+from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import Report, write_report
+from nsfwscan.runs.differences import Settings, describe_difference, differences
 from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
 from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, find_bases
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record import (
+    AuxiliaryModelRecord,
+    BankRecord,
+    ModelRecord,
+    PolicyRecord,
+    ReuseKeys,
+    RunRecord,
+    recorded_config,
+)
 from nsfwscan.runs.run import Begun, Run, read_records, runs_of, unfinished
 from nsfwscan.runs.staging import ShardResult, staged_shards
 from nsfwscan.sources.listing import list_sources
@@ -120,7 +131,10 @@ def run_scan(
         clock = _Clock()
         known = _known(job)
         job = replace(job, known=known.contents)
-        plan = run.load_plan(_settings(job)) or _plan(job, progress, deadline)
+        begun = run.load_plan(_settings(job))
+        if begun is not None and begun.bases:
+            _tell_differences(job, Run(store, begun.bases[0]).record(), progress)
+        plan = begun or _plan(job, progress, deadline)
         clock.lap("listing_s")
         worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
@@ -222,6 +236,8 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
     bases = _bases(run, config, progress)
+    if bases:
+        _tell_differences(job, bases[0].record, progress)
     known = PreviousReports(bases, _within(config)).known(_reuse_policy(job)) if bases else Known()
     check = partial(check_losses, config=config, base=bases[0]) if bases else None
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
@@ -229,6 +245,42 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     if bases:
         progress.say(f"since    run {bases[0].run.run_id}: {describe_actions(plan.actions)}")
     return run.save_plan(plan, _settings(job))
+
+
+def _tell_differences(job: Job, before: RunRecord, progress: Progress) -> None:
+    """Say which settings are others than in the newest previous run."""
+    lines = [describe_difference(one) for one in differences(before, _sections(job))]
+    if lines:
+        progress.say(f"differs  from run {before.run_id}, whose rows and decisions were made with other settings:")
+    for line in lines:
+        progress.say(f"differs  {line}")
+
+
+def _sections(job: Job) -> Settings:
+    keys = reuse_keys(job.config, job.spec, job.auxiliary_models)
+    return Settings(
+        PolicyRecord.model_validate_json(to_json(PolicyRecord.of(job.policy))),
+        ModelRecord(**_model(job.spec)),
+        tuple(AuxiliaryModelRecord(**one) for one in _auxiliary(job)),
+        ReuseKeys(**keys),
+        tuple(BankRecord.model_validate_json(to_json(bank.as_json())) for bank in job.banks),
+        recorded_config(job.config),
+        nsfwscan.__version__,
+    )
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "identity": spec.identity,
+        "name": spec.name,
+        "uri": spec.uri,
+        "sha256": spec.digest,
+        "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
+    }
+
+
+def _auxiliary(job: Job) -> list[dict[str, Any]]:
+    return [{"name": one.name, "uri": one.uri, "sha256": one.digest} for one in job.auxiliary_models.all]
 
 
 def _bases(run: Run, config: ScanConfig, progress: Progress) -> list[PreviousRun]:
@@ -329,13 +381,6 @@ def _effort(
 
 def _record(job: Job, plan: Plan, previous: PreviousReports, report: Report, effort: dict[str, Any]) -> RunRecord:
     config, spec = job.config, job.spec
-    model = {
-        "identity": spec.identity,
-        "name": spec.name,
-        "uri": spec.uri,
-        "sha256": spec.digest,
-        "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
-    }
     return record_of(
         job.run,
         "scan",
@@ -344,9 +389,10 @@ def _record(job: Job, plan: Plan, previous: PreviousReports, report: Report, eff
         report,
         job.policy,
         config.report,
+        previous.bases[0].record if previous.bases else None,
         config=config.public(),
-        model=model,
-        auxiliary_models=[{"name": one.name, "uri": one.uri, "sha256": one.digest} for one in job.auxiliary_models.all],
+        model=_model(spec),
+        auxiliary_models=_auxiliary(job),
         reuse_keys=reuse_keys(config, spec, job.auxiliary_models),
         banks=[bank.as_json() for bank in job.banks],
         **effort,
