@@ -1,4 +1,4 @@
-"""The configuration of labelled images: which they are, and how they are divided. Wrong values are a `ConfigError`.
+"""Configuration of labelled images: which they are, and how they are divided. Wrong values are a `ConfigError`.
 
 The first sentence of a field's docstring is its option's help.
 """

@@ -1,4 +1,4 @@
-"""The options of `nsfwscan-train` and of the jobs, made from the fields of the configurations.
+"""Options of `nsfwscan-train` and of the jobs, made from the fields of the configurations.
 
 A field gives its option the name, the type with its limits, the default, and by the first sentence of its docstring the
 help. Wrong values are a `ConfigError`, or click's own usage error.
@@ -55,7 +55,7 @@ def _help(info: FieldInfo) -> str:
 
 
 def _kind(info: FieldInfo) -> Any:
-    """The type of a field that is not None."""
+    """Return the type of a field that is not None."""
     kind: Any = info.annotation
     if get_origin(kind) in (Union, UnionType):
         kind = next(inner for inner in get_args(kind) if inner is not NoneType)
@@ -139,7 +139,7 @@ evaluate_options = _all(
 
 
 def _of(config: type[Config], given: dict[str, Any], **over: Any) -> Config:
-    """The configuration of the options that were given, and of what is said over them. Raises ConfigError."""
+    """Return the configuration of the options that were given, and of what is said over them. Raises ConfigError."""
     values = {name: given[name] for name in config.model_fields if given.get(name) is not None}
     return config.of({name: value for name, value in (values | over).items() if value is not None})
 

@@ -1,4 +1,4 @@
-"""What a person sees while images are read, looked at, grouped and drawn: bars on a terminal, lines elsewhere.
+"""Show how images are read, looked at, grouped and drawn: bars on a terminal, lines elsewhere.
 
 Work is told as (what, done, total), by a `ProgressCallback`; a scan within an evaluation, too.
 `nsfwscan.reports.progress` shows a scan of its own, with its rate and what it found.
@@ -55,11 +55,8 @@ class ScanProgress(Silent):
 
 @contextmanager
 def shown_progress(*, is_quiet: bool, stream: TextIO | None = None) -> Iterator[ProgressCallback]:
-    """Show a bar for each kind of work on a terminal; elsewhere a line for each tenth of it.
-
-    Args:
-        stream: unset: standard error.
-    """
+    """Show a bar for each kind of work on a terminal (standard error, or `stream`); elsewhere a line for each tenth of
+    it."""
     console = Console(file=stream or sys.stderr)
     if is_quiet:
         yield quiet

@@ -38,7 +38,7 @@ from nsfwscan.location import Location
 from nsfwscan.models.registry import cache_folder
 from nsfwscan.schema import BankKind
 from nsfwscan.storage.atomic import appearing
-from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.failures import in_words
 from nsfwscan.storage.objects import open_file
 from nsfwscan.text import printable, redacted
 
@@ -46,7 +46,7 @@ _EXAMPLES = 5
 _SHOWN = 80
 """Characters of a malformed entry that a message repeats."""
 _KEPT_S = 3 * 86400.0
-"""How long a node keeps a bank that nobody opens."""
+"""Seconds that a node keeps a bank that nobody opens."""
 _COPIED = 2**20
 
 
@@ -75,7 +75,7 @@ class BankSpec:
 
     @property
     def name(self) -> str:
-        """The bank's name."""
+        """Its name in the configuration."""
         return self.config.name
 
     @property
@@ -90,7 +90,7 @@ class BankSpec:
 
     @property
     def is_large(self) -> bool:
-        """Whether its index is so large that a node keeps one, and not one per worker."""
+        """True where its index is so large that a node keeps one, and not one per worker."""
         return self.entries["pdq"] > FLAT_UP_TO
 
     @property
@@ -113,11 +113,8 @@ class BankSpec:
 
 
 class Entries:
-    """The distinct hashes of one kind, sorted, on this node's disk.
-
-    Attributes:
-        hashes: uint8 [n, bytes], mapped from the file: the workers of a node share the memory.
-    """
+    """Distinct hashes of one kind, sorted, on this node's disk; `hashes`, uint8 [n, bytes], are mapped from the file:
+    the workers of a node share the memory."""
 
     def __init__(self, path: Path) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -182,11 +179,8 @@ class Bank:
 
 
 def resolve_banks(configs: tuple[BankConfig, ...], storage: StorageConfig) -> tuple[BankSpec, ...]:
-    """Read banks, and keep their entries on this node.
-
-    Raises:
-        BankError: a bank cannot be read, or holds no usable hash.
-    """
+    """Read banks, and keep their entries on this node. Raises BankError where a bank cannot be read, or holds no usable
+    hash."""
     return tuple(
         _resolve(config.model_copy(update={"uri": Location.of(config.uri).absolute().uri}), storage)
         for config in configs
@@ -194,11 +188,8 @@ def resolve_banks(configs: tuple[BankConfig, ...], storage: StorageConfig) -> tu
 
 
 def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
-    """Open a bank on this node; read it from its URI first if the node lacks it.
-
-    Raises:
-        BankError: its file has changed since the run began, or cannot be read.
-    """
+    """Open a bank on this node; read it from its URI first if the node lacks it. Raises BankError where its file has
+    changed since the run began, or cannot be read."""
     if not (spec.folder / _SUMMARY).exists():
         found = _resolve(spec.config, storage)
         if found.content == spec.content and found.held != spec.held:
@@ -218,8 +209,6 @@ def open_bank(spec: BankSpec, storage: StorageConfig) -> Bank:
 
 
 _SUMMARY = "bank.json"
-
-
 _HARMLESS = (BankKind.ALLOW, BankKind.NEGATIVE)
 """Kinds of banks that list harmless content."""
 
@@ -246,7 +235,8 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
     home = _folder("")
     home.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=home, prefix=".reading-") as scratch:
+        reading = in_words(f"cannot read {config.uri}")
+        with reading, tempfile.TemporaryDirectory(dir=home, prefix=".reading-") as scratch:
             copy = Path(scratch, "file")
             content = _copied(config.uri, storage, copy)
             spec = BankSpec(config, content, {})
@@ -256,8 +246,6 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
                         _keep(config, copy, unfinished)
                     _forget_others(home, spec.folder)
             found = json.loads((spec.folder / _SUMMARY).read_text(encoding="utf-8"))
-    except STORE_ERRORS as error:
-        raise BankError(f"bank {config.name}: {setup_error(error, f'cannot read {config.uri}')}") from error
     except NsfwscanError as error:
         raise BankError(f"bank {config.name}: {error}") from error
     spec = replace(spec, **{**found, "examples": tuple(found["examples"])})
@@ -337,7 +325,7 @@ _Found = list[tuple[pa.Array, pa.Array]]
 
 
 class _Reading:
-    """The sum of a file's lines."""
+    """Entries of a file, and what is wrong with others."""
 
     def __init__(self, config: BankConfig) -> None:
         self._config = config

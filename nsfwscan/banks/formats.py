@@ -78,15 +78,12 @@ class Lines:
 
 
 def lines_of(file: IO[bytes], uri: str, column: str | None = None) -> Iterator[Lines]:
-    """Yield the entries of a bank's file.
+    """Yield the entries of a bank's file. Raises BankError where nothing can be made of the file.
 
     Args:
         file: seekable, at its start.
         uri: for messages only.
         column: the column that holds the hashes; unset: by the usual names.
-
-    Raises:
-        BankError: nothing can be made of the file.
     """
     with _plain_file(file, uri) as plain:
         head = plain.read(_HEAD)
@@ -244,7 +241,7 @@ def _objects(objects: Iterator[tuple[int, Any]], column: str | None) -> Iterator
 
 @dataclass(frozen=True)
 class _Columns:
-    """The positions of a table's columns."""
+    """Positions of a table's columns."""
 
     wide: tuple[tuple[str, int], ...]
     """Columns that hold one kind of hash each, unused kinds included."""
@@ -279,7 +276,7 @@ class _Columns:
 
     @property
     def width(self) -> int:
-        """How many of the first columns are needed."""
+        """Number of the first columns that are needed."""
         known = (self.value, self.type, self.id, self.tags, self.quality, *(i for _, i in (*self.wide, *self.words)))
         return max(i for i in known if i is not None) + 1
 

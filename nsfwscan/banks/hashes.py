@@ -19,7 +19,7 @@ OTHERS = {
 }
 """Kinds that no image is matched by, by names that banks use."""
 BY_DIGITS = {32: "md5", 40: "sha1", 56: "sha224", 96: "sha384", 128: "sha512", 288: "photodna"}
-"""The kind of an untyped hash by its hex digits; 64 may be a SHA-256 or a PDQ hash."""
+"""Kind of an untyped hash by its hex digits; 64 may be a SHA-256 or a PDQ hash."""
 
 _BEFORE = ("hash", "photo", "image", "media", "file", "signal", "picture")
 _AFTER = ("hash", "hex", "base64", "b64", "value", "digest", "checksum", "sum")

@@ -30,9 +30,9 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.schema import MATCH_COLUMNS, BankKind
 
 MATCH = pa.schema(MATCH_COLUMNS)
-"""The match columns; all null in a row without a match."""
+"""Match columns; all null in a row without a match."""
 HASH_COLUMNS = ("sha256", "md5", "pdq", "pdq_quality")
-"""The columns that rows are matched by."""
+"""Columns that rows are matched by."""
 _EXACT = ("sha256", "md5")
 
 Search = Callable[[int, Hashes], Found]
@@ -48,7 +48,7 @@ class Hit:
     """One entry that a row matches."""
 
     bank: int
-    """The bank's number, in the order of the configuration."""
+    """Number of the bank, in the order of the configuration."""
     hash: str
     entry: int
     distance: int
@@ -90,11 +90,8 @@ class BankSet:
         _ = self._banks
 
     def match(self, table: pa.Table, *, near: bool = True) -> pa.Table:
-        """Return the match columns of a table with `HASH_COLUMNS`, in the same order.
-
-        Args:
-            near: whether PDQ hashes are searched, too.
-        """
+        """Return the match columns of a table with `HASH_COLUMNS`, in the same order; PDQ hashes are searched if
+        `near`."""
         best: dict[int, Hit] = {}
         spared = self._by_bytes(table, best)
         if near:
@@ -134,12 +131,12 @@ class BankSet:
 
     @property
     def names(self) -> frozenset[str]:
-        """The banks' names."""
+        """Names of the banks."""
         return frozenset(spec.name for spec in self.specs)
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The kinds of hashes that the banks hold."""
+        """Kinds of hashes that the banks hold."""
         return frozenset(kind for spec in self.specs for kind, n in spec.entries.items() if n)
 
     @cached_property

@@ -15,11 +15,11 @@ HASH_BYTES = 32
 FLAT_UP_TO = 100_000
 """Number of hashes up to which comparing with all is fast enough without an index, which takes memory."""
 _HASHES, _BITS, _FLIPS = 11, 23, 2
-"""The index for more: a hash is cut into 11 pieces of 23 bits, each looked up with up to 2 bits flipped. Two hashes
+"""Index for more: a hash is cut into 11 pieces of 23 bits, each looked up with up to 2 bits flipped. Two hashes
 within 32 bits differ by at most 2 in at least one piece (11 pieces with 3 each would be 33), so none is missed."""
 _REACHES = 32
 _SHORT_HASHES, _SHORT_BITS, _SHORT_FLIPS, _SHORT_REACHES = 8, 32, 1, 15
-"""The index for short distances: of 8 pieces of 32 bits, two hashes within 15 bits differ by at most one bit in one
+"""Index for short distances: of 8 pieces of 32 bits, two hashes within 15 bits differ by at most one bit in one
 piece at least. Ten times as fast: 32,000 lookups a second on two cores, among one or two million."""
 _QUERIES = 1024
 """Hashes per lookup; bounds the number of results where very many hashes are near each other."""
@@ -35,7 +35,7 @@ Hashes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Found:
-    """The results of a search.
+    """Results of a search.
 
     Attributes:
         limits: int64 [m + 1]; the results for hash `i` lie from `limits[i]` to `limits[i + 1]`.
@@ -90,11 +90,8 @@ class NearIndex:
         return int(self._index.ntotal)
 
     def search(self, hashes: Hashes, distance: int | None = None) -> Found:
-        """Return all entries within a distance of each hash, uint8 [m, 32].
-
-        Args:
-            distance: bits, at most the distance that the index was built for; unset: that distance.
-        """
+        """Return all entries within `distance` bits of each hash, uint8 [m, 32]: at most the distance that the index
+        was built for, which is the default."""
         within = self._distance if distance is None else distance
         if within > self._distance:
             raise ValueError(f"an index for {self._distance} bits cannot tell what is within {within}")

@@ -16,9 +16,10 @@ import random
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_SOFTWARE = 0x010F, 0x0110, 0x0112,
 
 Size = tuple[int, int]
 Colour = tuple[int, int, int]
+Tags = dict[int, int | str]
+Picture = tuple[str, Image.Image, str, dict[str, Any], str]
+"""Name, image, format, options of the encoder, and note."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,12 @@ def build(root: Path) -> list[DemoObject]:
 
 
 def _all_items() -> Iterator[Item]:
-    """Yield every object with its bytes, in no particular order."""
-    yield from _neutral()
-    yield from _drawings()
-    yield from _uploads_formats()
-    yield from _uploads_pixel_modes()
-    yield from _uploads_metadata()
-    yield from _uploads_many_frames()
-    yield from _uploads_names()
-    yield from _uploads_shapes()
-    yield from _uploads_duplicates()
-    yield from _broken_unsupported()
-    yield from _broken_images()
+    """Return every object with its bytes, in no particular order."""
+    groups = (
+        *(_neutral, _drawings, _uploads_formats, _uploads_pixel_modes, _uploads_metadata, _uploads_many_frames),
+        *(_uploads_names, _uploads_shapes, _uploads_duplicates, _broken_unsupported, _broken_images),
+    )
+    return chain.from_iterable(group() for group in groups)
 
 
 def _good(
@@ -113,6 +111,12 @@ def _bad(path: str, data: bytes, status: str, note: str, fmt: str | None = None,
     """Return a damaged or foreign object; `fmt` and `size` are what its header still tells."""
     width, height = size or (None, None)
     return DemoObject(path, status, fmt, width, height, None, None, None, None, note), data
+
+
+def _pictures(folder: str, rows: Iterable[Picture]) -> Iterator[Item]:
+    """Yield good pictures as files of a folder."""
+    for name, image, fmt, options, note in rows:
+        yield _good(f"{folder}/{name}", _encode(image, fmt, **options), fmt, image.size, note)
 
 
 def _encode(image: Image.Image, fmt: str, **options: Any) -> bytes:
@@ -345,10 +349,7 @@ def drawing(name: str) -> Image.Image:
 
 
 def _drawings() -> Iterator[Item]:
-    """Yield the drawings."""
-    for name, fmt, draw, note in _DRAWINGS:
-        image = draw()
-        yield _good(f"{DRAWINGS}/{name}", _encode(image, fmt), fmt, image.size, note)
+    return _pictures(DRAWINGS, ((name, draw(), fmt, {}, note) for name, fmt, draw, note in _DRAWINGS))
 
 
 # --- uploads: odd, but good -----------------------------------------------------------------------------------------
@@ -368,8 +369,7 @@ def _uploads_formats() -> Iterator[Item]:
         ("cat.bmp", "BMP", {}, "Uncompressed BMP."),
         ("cat.tiff", "TIFF", {"compression": "tiff_lzw"}, "TIFF with LZW compression."),
     )
-    for name, fmt, options, note in rows:
-        yield _good(f"{UPLOADS}/formats/{name}", _encode(image, fmt, **options), fmt, image.size, note)
+    yield from _pictures(f"{UPLOADS}/formats", ((name, image, fmt, options, note) for name, fmt, options, note in rows))
     heic = _encode_heic(image)
     if heic is not None:
         yield _good(f"{UPLOADS}/formats/cat.heic", heic, "HEIF", image.size, "HEIC as phones write it.")
@@ -396,7 +396,7 @@ def _uploads_pixel_modes() -> Iterator[Item]:
     grey_fading = grey.convert("LA")
     grey_fading.putalpha(Image.radial_gradient("L").resize(grey.size))
     palette = colour.quantize(64, dither=Image.Dither.NONE)
-    rows: tuple[tuple[str, Image.Image, str, dict[str, Any], str], ...] = (
+    rows: tuple[Picture, ...] = (
         ("cmyk.jpg", colour.convert("CMYK"), "JPEG", {"quality": 85}, "CMYK JPEG, inverted, with an Adobe marker."),
         ("cmyk.tif", colour.convert("CMYK"), "TIFF", {"compression": "tiff_lzw"}, "CMYK TIFF."),
         ("grey.jpg", grey, "JPEG", {"quality": 85}, "Greyscale JPEG of one component."),
@@ -408,11 +408,10 @@ def _uploads_pixel_modes() -> Iterator[Item]:
         ("rgba.png", fading, "PNG", {}, "RGBA, transparent at the top and opaque at the bottom."),
         ("grey_alpha.png", grey_fading, "PNG", {}, "Greyscale with an alpha channel, transparent in the middle."),
     )
-    for name, image, fmt, options, note in rows:
-        yield _good(f"{UPLOADS}/modes/{name}", _encode(image, fmt, **options), fmt, image.size, note)
+    return _pictures(f"{UPLOADS}/modes", rows)
 
 
-def _exif(tags: dict[int, int | str]) -> Image.Exif:
+def _exif(tags: Tags) -> Image.Exif:
     """Return an EXIF block of exactly these tags."""
     exif = Image.Exif()
     exif.update(tags)
@@ -421,48 +420,25 @@ def _exif(tags: dict[int, int | str]) -> Image.Exif:
 
 def _uploads_metadata() -> Iterator[Item]:
     """Yield files with EXIF tags or a colour profile that change how they are displayed or reported."""
+    folder = f"{UPLOADS}/phone"
     scene = _photo("rocket.jpg", (320, 214))
     upright = _photo("rocket.jpg", (214, 320), (180, 0, 460, 420))
-    phone: dict[int, int | str] = {
-        EXIF_MAKE: "Demo",
-        EXIF_MODEL: "Phone 1",
-        EXIF_SOFTWARE: "DemoOS 4.2",
-        EXIF_ORIENTATION: 6,
-    }
-    yield _good(
-        f"{UPLOADS}/phone/IMG_0001.jpg",
-        _encode(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=85, exif=_exif(phone)),
-        "JPEG",
-        upright.size,
-        "A phone photo held upright: stored on its side, with Orientation 6.",
-        camera="Demo Phone 1",
-        software="DemoOS 4.2",
-    )
-    padded: dict[int, int | str] = {EXIF_MAKE: "DEMO CORP   ", EXIF_MODEL: "  D-100  ", EXIF_ORIENTATION: 5}
-    yield _good(
-        f"{UPLOADS}/phone/DSC_0002.JPG",
-        _encode(upright.transpose(Image.Transpose.TRANSPOSE), "JPEG", quality=85, exif=_exif(padded)),
-        "JPEG",
-        upright.size,
-        "Upper-case extension, camera names padded with blanks, Orientation 5 (mirrored and turned).",
-        camera="DEMO CORP D-100",
-    )
-    yield _good(
-        f"{UPLOADS}/phone/edited.webp",
-        _encode(scene, "WEBP", quality=80, exif=_exif({EXIF_SOFTWARE: "Demo Editor 2.1"})),
-        "WEBP",
-        scene.size,
-        "WebP with an EXIF Software tag and no camera.",
-        software="Demo Editor 2.1",
-    )
+    phone: Tags = {EXIF_MAKE: "Demo", EXIF_MODEL: "Phone 1", EXIF_SOFTWARE: "DemoOS 4.2", EXIF_ORIENTATION: 6}
+    data = _encode(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=85, exif=_exif(phone))
+    note = "A phone photo held upright: stored on its side, with Orientation 6."
+    name, size = f"{folder}/IMG_0001.jpg", upright.size
+    yield _good(name, data, "JPEG", size, note, camera="Demo Phone 1", software="DemoOS 4.2")
+    padded: Tags = {EXIF_MAKE: "DEMO CORP   ", EXIF_MODEL: "  D-100  ", EXIF_ORIENTATION: 5}
+    data = _encode(upright.transpose(Image.Transpose.TRANSPOSE), "JPEG", quality=85, exif=_exif(padded))
+    note = "Upper-case extension, camera names padded with blanks, Orientation 5 (mirrored and turned)."
+    yield _good(f"{folder}/DSC_0002.JPG", data, "JPEG", size, note, camera="DEMO CORP D-100")
+    data = _encode(scene, "WEBP", quality=80, exif=_exif({EXIF_SOFTWARE: "Demo Editor 2.1"}))
+    note = "WebP with an EXIF Software tag and no camera."
+    yield _good(f"{folder}/edited.webp", data, "WEBP", scene.size, note, software="Demo Editor 2.1")
     profile = _wide_gamut_profile()
-    yield _good(
-        f"{UPLOADS}/phone/wide_gamut.jpg",
-        _encode(_into_profile(scene, profile), "JPEG", quality=85, icc_profile=profile),
-        "JPEG",
-        scene.size,
-        "Embedded profile with the primaries and gamma of Adobe RGB (1998); looks dull if the profile is ignored.",
-    )
+    data = _encode(_into_profile(scene, profile), "JPEG", quality=85, icc_profile=profile)
+    note = "Embedded profile with the primaries and gamma of Adobe RGB (1998); looks dull if the profile is ignored."
+    yield _good(f"{folder}/wide_gamut.jpg", data, "JPEG", scene.size, note)
 
 
 def _into_profile(image: Image.Image, profile: bytes) -> Image.Image:
@@ -556,9 +532,8 @@ _NAMES = (
 
 def _uploads_names() -> Iterator[Item]:
     """Yield good pictures under awkward names, each with its own colour, so that none duplicates another."""
-    for number, (name, fmt, note) in enumerate(_NAMES):
-        image = _name_tile(number)
-        yield _good(f"{UPLOADS}/names/{name}", _encode(image, fmt), fmt, image.size, note)
+    rows: Iterator[Picture] = ((name, _name_tile(i), fmt, {}, note) for i, (name, fmt, note) in enumerate(_NAMES))
+    return _pictures(f"{UPLOADS}/names", rows)
 
 
 def _name_tile(number: int) -> Image.Image:
@@ -575,9 +550,8 @@ def _uploads_shapes() -> Iterator[Item]:
         ("very_wide.png", (2000, 20), "A hundred times as wide as tall."),
         ("very_tall.png", (20, 2000), "A hundred times as tall as wide."),
     )
-    for name, size, note in rows:
-        image = _draw_gradient().resize(size)
-        yield _good(f"{UPLOADS}/shapes/{name}", _encode(image, "PNG"), "PNG", size, note)
+    images: Iterator[Picture] = ((name, _draw_gradient().resize(size), "PNG", {}, note) for name, size, note in rows)
+    return _pictures(f"{UPLOADS}/shapes", images)
 
 
 def _uploads_duplicates() -> Iterator[Item]:
@@ -626,13 +600,7 @@ def _broken_images() -> Iterator[Item]:
     rows: tuple[tuple[str, bytes, str, str, str], ...] = (
         ("truncated.jpg", _cut(jpeg), "ok", "JPEG", "A JPEG cut off at 60 %, as after a failed upload."),
         ("truncated.png", _cut(png), "ok", "PNG", "A PNG cut off at 60 %."),
-        (
-            "garbage.jpg",
-            _spoil_after_frame_header(jpeg),
-            "decode_error",
-            "JPEG",
-            "A JPEG's header with garbage for tables and pixels.",
-        ),
+        ("garbage.jpg", _spoiled(jpeg), "decode_error", "JPEG", "A JPEG's header with garbage for tables and pixels."),
     )
     for name, data, status, fmt, note in rows:
         demo, _ = _bad(f"{BROKEN}/{name}", data, status, note, fmt, image.size)
@@ -647,7 +615,7 @@ def _cut(data: bytes) -> bytes:
     return data[: len(data) * 6 // 10]
 
 
-def _spoil_after_frame_header(jpeg: bytes) -> bytes:
+def _spoiled(jpeg: bytes) -> bytes:
     """Overwrite the first Huffman table and all coded pixels with garbage; the headers stay readable.
 
     Garbage in the coded pixels alone is no error to libjpeg, which paints that part grey; a bad table is an error.

@@ -1,4 +1,4 @@
-"""The demo's story: two nights over a small media store, with a hash list, a policy, and something to find.
+"""Tell the demo's story: two nights over a small media store, with a hash list, a policy, and something to find.
 
 All files lie in one folder: `media/` (see `media.py`), `known-bad.csv`, `policy.yaml` and the report store
 `reports/`. A second call begins from the start.
@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 _MARK = ".nsfwscan-demo"
 KNOWN = "neutral/coffee.png"
-"""The harmless picture that the demo's hash list calls known-bad. The list holds its PDQ hash, which also matches other
+"""A harmless picture that the demo's hash list calls known-bad. The list holds its PDQ hash, which also matches other
 sizes and formats of it."""
 _AGE_S = 3600
 """Age of the files, in seconds, when the first night begins."""
@@ -48,38 +47,16 @@ otherwise: {decision: allow}
 """
 
 
-@dataclass(frozen=True)
 class Demo:
-    """The demo's folder, and the files in it."""
+    """A folder with the demo's media store, hash list, policy and report store."""
 
-    folder: Path
-
-    @property
-    def media(self) -> Path:
-        """The media store."""
-        return self.folder / "media"
-
-    @property
-    def bank(self) -> Path:
-        """The hash list."""
-        return self.folder / "known-bad.csv"
-
-    @property
-    def policy(self) -> Path:
-        """The policy."""
-        return self.folder / "policy.yaml"
-
-    @property
-    def reports(self) -> Path:
-        """The report store."""
-        return self.folder / "reports"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.media, self.bank = folder, folder / "media", folder / "known-bad.csv"
+        self.policy, self.reports = folder / "policy.yaml", folder / "reports"
 
     def prepare(self) -> int:
-        """Make the folder anew and return how many objects its media store has.
-
-        Raises:
-            ConfigError: the folder holds other files than a demo's.
-        """
+        """Make the folder anew and return how many objects its media store has. Raises ConfigError where the folder
+        holds other files than a demo's."""
         mark = self.folder / _MARK
         if self.folder.is_dir() and any(self.folder.iterdir()) and not mark.exists():
             raise ConfigError(f"{self.folder} is not empty, and no demo: name another folder")

@@ -1,4 +1,4 @@
-"""The moment at which a run must stop, finished or not.
+"""Moment at which a run must stop, finished or not.
 
 `deadline_of` parses a duration or a time as a person writes it, and raises `ConfigError` if it cannot.
 `Deadline.check` raises `DeadlineReached` once the moment has passed.
@@ -39,12 +39,9 @@ NEVER = Deadline()
 
 
 def deadline_of(text: str | None) -> Deadline:
-    """Return the deadline that a text means, seen from now: `90m`, `6h30m`, `45s`, `06:00` (the next one) or an
-    ISO 8601 time. Times without a zone are in this machine's zone; None means no deadline.
-
-    Raises:
-        ConfigError: the text is none of these, or names a moment that has passed.
-    """
+    """Return the deadline that a text means, seen from now: `90m`, `6h30m`, `45s`, `06:00` (the next one) or an ISO
+    8601 time. Times without a zone are in this machine's zone; None means no deadline. Raises ConfigError where the
+    text is none of these, or names a moment that has passed."""
     if text is None:
         return NEVER
     now = datetime.now().astimezone()

@@ -90,7 +90,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class NodeAllocation:
-    """The actors planned for a node."""
+    """Actors planned for a node."""
 
     node: Node
     cpu_actors: int
@@ -177,7 +177,7 @@ def node_bytes(place: NodeAllocation, needs: Needs) -> int:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The machines of a run, and the layout of its actors on them."""
+    """Machines of a run, and the layout of its actors on them."""
 
     nodes: tuple[Node, ...]
     layout: Layout

@@ -23,11 +23,8 @@ _GPU_NAME = re.compile(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)")
 
 
 def this_machine(num_cpus: int | None = None) -> Node:
-    """Return the CPUs, GPUs and free memory of this machine, or of the container that this process is in.
-
-    Args:
-        num_cpus: number of CPUs that a local Ray gets; unset: all that this process may use.
-    """
+    """Return the CPUs, GPUs and free memory of this machine, or of the container that this process is in; `num_cpus` is
+    what a local Ray gets, unset: all that this process may use."""
     gpus = _gpus()
     memory = _free_memory(_PROC, _CGROUP)
     kind = gpu_kind(gpus[0]) if gpus else None

@@ -1,4 +1,4 @@
-"""The stages that an object passes, in order: the page to read first.
+"""Stages that an object passes, in order: the page to read first.
 
     list ─► plan ─► [ read ► digest ► match ► decode ► match ► filter ] ─► [ classify ► detect ] ─► stage ─► commit
                                   on CPU actors                       on GPU actors; without GPUs, in the CPU actors
@@ -151,13 +151,10 @@ def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryMod
 
 def finish(table: pa.Table) -> pa.Table:
     """Add each row's id, place in the balance and time, and return the columns of `STAGED_SCHEMA` in order."""
-    rows = table.num_rows
-    columns = {
-        "object_id": pa.array([hashlib.sha256(uri.encode()).hexdigest()[:32] for uri in table["uri"].to_pylist()]),
-        "accounted_as": _accounted(as_schema(table, _SETTLING)),
-        "scanned_at": pa.array([datetime.now(UTC)] * rows, STAGED_SCHEMA.field("scanned_at").type),
-    }
-    for name, values in columns.items():
+    ids = pa.array([hashlib.sha256(uri.encode()).hexdigest()[:32] for uri in table["uri"].to_pylist()])
+    now = pa.array([datetime.now(UTC)] * table.num_rows, STAGED_SCHEMA.field("scanned_at").type)
+    accounted = _accounted(as_schema(table, _SETTLING))
+    for name, values in (("object_id", ids), ("accounted_as", accounted), ("scanned_at", now)):
         table = table.append_column(name, values)
     return as_schema(table, STAGED_SCHEMA)
 
@@ -195,7 +192,7 @@ class CpuChain:
 
 
 class ModelChain:
-    """The model stages."""
+    """Model stages."""
 
     def __init__(self, job: Job, *, threads: int) -> None:
         self._stages = opened(

@@ -79,7 +79,7 @@ class _Pulse:
 
 
 class _Actor:
-    """The base of all actors. An actor builds its chain with the first block, since Ray reports an error in a
+    """Base of all actors. An actor builds its chain with the first block, since Ray reports an error in a
     constructor only as text, but one in a call as itself."""
 
     def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
@@ -90,6 +90,10 @@ class _Actor:
     def _read(self) -> CpuChain:
         search_on(1)
         return CpuChain(self._job, self._layout.cpu_actors, self._search if self._indexes else None)
+
+    @cached_property
+    def _score(self) -> ModelChain:
+        return ModelChain(self._job, threads=self._layout.threads)
 
     @cached_property
     def _stage(self) -> Stager:
@@ -116,10 +120,6 @@ class _Actor:
 class _Fused(_Actor):
     """An actor that runs the whole pipeline."""
 
-    @cached_property
-    def _score(self) -> ModelChain:
-        return ModelChain(self._job, threads=self._layout.threads)
-
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, _ = _without_shard(block)
         self._begin(shard)
@@ -140,10 +140,6 @@ class _Cpu(_Actor):
 
 class _Model(_Actor):
     """An actor that runs the model chain on the worker's device."""
-
-    @cached_property
-    def _score(self) -> ModelChain:
-        return ModelChain(self._job, threads=self._layout.threads)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
@@ -317,7 +313,7 @@ def _shut_down_by_force(shut_down: Callable[..., None], force: bool = True, exce
 
 
 _EXECUTION: ContextVar[_Execution] = ContextVar("execution")
-"""The execution whose blocks this thread asks for."""
+"""Execution whose blocks this thread asks for."""
 
 
 class _Begins:
@@ -341,7 +337,7 @@ class _Begins:
 
 
 class _Watchdog:
-    """The check that stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
+    """Stops a run that no longer moves: Ray restarts dead workers and their tasks without limit."""
 
     def __init__(self, pulse: Any, config: EngineConfig, shards: Mapping[str, Shard]) -> None:
         self._pulse, self._config, self._shards = pulse, config, shards

@@ -18,11 +18,8 @@ _KNOCK_S = 10.0
 
 
 def check_reachable(address: str | None) -> None:
-    """Try the port of a cluster's address, if there is one: Ray itself would try for ten minutes.
-
-    Raises:
-        NsfwscanError: nothing answers there.
-    """
+    """Try the port of a cluster's address, if there is one: Ray itself would try for ten minutes. Raises NsfwscanError
+    where nothing answers there."""
     host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():  # `auto`, `local`, or no address at all
         return
@@ -38,16 +35,13 @@ def check_reachable(address: str | None) -> None:
 def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, store_bytes: int) -> Iterator[None]:
     """Connect to the cluster at the address, or start a local Ray that ends with the `with` block; use a connection
     that exists already, and leave it open. A local Ray listens only on this machine's loopback address, since no other
-    machine needs it.
+    machine needs it. Raises NsfwscanError where the cluster cannot be reached.
 
     Args:
         address: the cluster's; None: a local Ray.
         verbose: show the output of Ray and the workers.
         num_cpus: CPUs of a local Ray; None: all.
         store_bytes: size of a local Ray's object store.
-
-    Raises:
-        NsfwscanError: the cluster cannot be reached.
     """
     import ray
 

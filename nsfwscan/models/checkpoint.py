@@ -47,11 +47,8 @@ def read_json(path: Path, uri: str) -> dict[str, Any]:
 
 
 def digest_of_folder(folder: Path) -> str:
-    """Return the hex SHA-256 over a checkpoint's weights, configuration and preprocessor.
-
-    Raises:
-        ModelError: it holds no safetensors, or would load something that the digest does not cover.
-    """
+    """Return the hex SHA-256 over a checkpoint's weights, configuration and preprocessor. Raises ModelError where it
+    holds no safetensors, or would load something that the digest does not cover."""
     files = sorted(path for path in folder.iterdir() if WANTED.match(path.name))
     if not any(path.suffix == ".safetensors" for path in files):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
@@ -64,11 +61,8 @@ def digest_of_folder(folder: Path) -> str:
 
 
 def check_sealed(folder: Path) -> None:
-    """Check that transformers loads nothing but files of this folder that the digest covers.
-
-    Raises:
-        ModelError: the index of shards, the configuration or an adapter leads elsewhere.
-    """
+    """Check that transformers loads nothing but files of this folder that the digest covers. Raises ModelError where
+    the index of shards, the configuration or an adapter leads elsewhere."""
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder}: it is an adapter (adapter_config.json), whose base model lies elsewhere: merge them and save "

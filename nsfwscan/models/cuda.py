@@ -51,7 +51,7 @@ class Overlapped(Classifier):
 
 
 class _Slot:
-    """The buffers of one batch: in pinned memory, on the device, and for its scores."""
+    """Buffers of one batch: in pinned memory, on the device, and for its scores."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)

@@ -43,11 +43,8 @@ def category_of(label: str, extra: Mapping[str, str] | None = None) -> Category 
 
 
 def renamed(labels: Sequence[str], names: Mapping[str, str], model: str) -> tuple[str, ...]:
-    """Return the labels under their given names, in the checkpoint's order.
-
-    Raises:
-        ModelError: a name is given for an unknown label, or two labels have one name.
-    """
+    """Return the labels under their given names, in the checkpoint's order. Raises ModelError where a name is given for
+    an unknown label, or two labels have one name."""
     given = {plain(label): name for label, name in names.items()}
     if unmatched := given.keys() - {plain(label) for label in labels}:
         there = ", ".join(labels)
@@ -59,12 +56,9 @@ def renamed(labels: Sequence[str], names: Mapping[str, str], model: str) -> tupl
 
 
 def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -> tuple[Category, ...]:
-    """Return one category for each label, in the checkpoint's order.
-
-    Raises:
-        ModelError: a label is unknown, `extra` explains a label that is not there, two labels mean one category and
-            `extra` does not say so, or no label means neutral, or none is NSFW.
-    """
+    """Return one category for each label, in the checkpoint's order. Raises ModelError where a label is unknown,
+    `extra` explains a label that is not there, two labels mean one category and `extra` does not say so, or no label
+    means neutral, or none is NSFW."""
     there = {plain(label) for label in labels}
     unmatched = [given for given in extra if plain(given) not in there]
     if unmatched:
@@ -88,11 +82,7 @@ def categories_of(labels: Sequence[str], extra: Mapping[str, str], model: str) -
 
 def _check_shared(labels: Sequence[str], categories: Sequence[Category], said: Collection[str], model: str) -> None:
     """Raise ModelError where two labels mean one category by the alias table alone: the checkpoint tells them apart,
-    and only the user knows whether that matters.
-
-    Args:
-        said: labels that the user has explained, as `plain` returns them.
-    """
+    and only the user, who has `said` what some labels mean (as `plain` returns them), knows whether that matters."""
     for category in dict.fromkeys(categories):
         same = [label for label, one in zip(labels, categories, strict=True) if one == category]
         unsaid = [label for label in same if plain(label) not in said]

@@ -28,7 +28,7 @@ from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
 from nsfwscan.storage.atomic import appearing
-from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
+from nsfwscan.storage.failures import in_words, retry
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import etag_of, modified_of
 
@@ -49,7 +49,7 @@ PRESETS: dict[str, Preset] = {
     "five-class": Preset("LukeJacob2023/nsfw-image-detector", "five-class"),
     "falconsai": Preset("Falconsai/nsfw_image_detection", "binary", (("normal", "neutral"), ("nsfw", "nsfw"))),
 }
-"""The values of `--preset`: the embedded open_nsfw; a five-class ViT (Apache-2.0); a binary ViT-B/16 (Apache-2.0)."""
+"""Values of `--preset`: the embedded open_nsfw; a five-class ViT (Apache-2.0); a binary ViT-B/16 (Apache-2.0)."""
 
 
 def apply_preset(name: str) -> dict[str, Any]:
@@ -61,39 +61,32 @@ def apply_preset(name: str) -> dict[str, Any]:
 
 
 def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
-    """Find a model, and read all but its weights.
-
-    Raises:
-        ModelError: it is missing, holds no safetensors, or its labels or preprocessor are not understood.
-    """
-    if backend_of(config) == "onnx":
-        return _embedded(config.uri)
-    folder = local_folder(config.uri, storage)
-    name = config.uri if _is_hub_id(config.uri) else Path(config.uri.rstrip("/")).name
-    labels = _labels(model_settings(folder, config.uri), config.uri)
-    geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
-    categories = categories_of(labels, config.labels, config.uri)
-    policy = "binary" if Category.NSFW in categories else "five-class"
-    return ModelSpec(
-        name, config.uri, digest_of_folder(folder), "torch", labels, categories, geometry, normalisation, policy
-    )
+    """Find a model, and read all but its weights. Raises ModelError where it is missing, holds no safetensors, or its
+    labels or preprocessor are not understood."""
+    spec = _read(config, storage)
+    if spec.backend == "onnx":
+        return spec
+    categories = categories_of(spec.labels, config.labels, config.uri)
+    return replace(spec, categories=categories, policy="binary" if Category.NSFW in categories else "five-class")
 
 
 def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> ModelSpec:
-    """Find a model whose labels mean no category; `config.labels` gives them other names.
+    """Find a model whose labels mean no category; `config.labels` gives them other names. Raises ModelError as
+    `resolve` does, and where `config.labels` renames an unknown label, or gives two labels one name."""
+    spec = _read(config, storage)
+    return replace(spec, name=name, labels=renamed(spec.labels, config.labels, config.uri))
 
-    Raises:
-        ModelError: it is missing, holds no safetensors, or its preprocessor is not understood; or `config.labels`
-            renames an unknown label, or gives two labels one name.
-    """
+
+def _read(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
+    """Read all of a model but its weights and what a checkpoint's labels mean."""
+    uri = config.uri
     if backend_of(config) == "onnx":
-        spec = _embedded(config.uri)
-        return replace(spec, name=name, labels=renamed(spec.labels, config.labels, config.uri))
-    folder = local_folder(config.uri, storage)
-    labels = _labels(model_settings(folder, config.uri), config.uri)
-    geometry, normalisation = read_preprocessor(preprocessor_settings(folder, config.uri), config.uri)
-    named = renamed(labels, config.labels, config.uri)
-    return ModelSpec(name, config.uri, digest_of_folder(folder), "torch", named, (), geometry, normalisation, "")
+        return _embedded(uri)
+    folder = local_folder(uri, storage)
+    name = uri if _is_hub_id(uri) else Path(uri.rstrip("/")).name
+    labels = _labels(model_settings(folder, uri), uri)
+    geometry, normalisation = read_preprocessor(preprocessor_settings(folder, uri), uri)
+    return ModelSpec(name, uri, digest_of_folder(folder), "torch", labels, (), geometry, normalisation, "")
 
 
 def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
@@ -109,11 +102,8 @@ def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
 
 
 def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
-    """Load a model on this worker.
-
-    Raises:
-        ModelError: the weights differ from those that the driver saw, or do not load.
-    """
+    """Load a model on this worker. Raises ModelError where the weights differ from those that the driver saw, or do not
+    load."""
     if spec.backend == "onnx":
         return load_onnx(spec, hardware)
     from nsfwscan.models.torch_backend import load_torch
@@ -128,16 +118,15 @@ def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classif
 
 def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
     """Choose device, precision and batch size for this worker: fp16 on CUDA, bf16 on a CPU with it, else fp32."""
-    device: Literal["cuda", "cpu"] = "cpu"
     if spec.backend == "torch":
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif spec.backend == "onnx":
+        has_cuda = torch.cuda.is_available()
+    else:
         import onnxruntime
 
-        device = "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
-    return hardware_on(device, spec, config, threads=threads)
+        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return hardware_on("cuda" if has_cuda else "cpu", spec, config, threads=threads)
 
 
 def hardware_on(device: Literal["cuda", "cpu"], spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
@@ -236,13 +225,11 @@ def _download(uri: str, storage: StorageConfig) -> Path:
     """Copy the wanted files of a remote folder. Their versions make the folder's name, so a changed model is new."""
     uri = uri.rstrip("/")
     fs = filesystem(Location.of(uri), storage)
-    try:
+    with in_words(f"cannot fetch the model {uri}", ModelError):
         found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
         wanted = {name: info for name, info in found.items() if WANTED.match(name)}
-        version = json.dumps(
-            [uri, sorted((n, i.get("size"), str(etag_of(i) or modified_of(i))) for n, i in wanted.items())]
-        )
-        target = cache_folder() / hashlib.sha256(version.encode()).hexdigest()[:32]
+        versions = sorted((n, i.get("size"), str(etag_of(i) or modified_of(i))) for n, i in wanted.items())
+        target = cache_folder() / hashlib.sha256(json.dumps([uri, versions]).encode()).hexdigest()[:32]
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
@@ -250,8 +237,6 @@ def _download(uri: str, storage: StorageConfig) -> Path:
                     unfinished.mkdir()
                     for name, info in wanted.items():
                         retry(partial(fs.get_file, info["name"], str(unfinished / name)))
-    except STORE_ERRORS as error:
-        raise ModelError(str(setup_error(error, f"cannot fetch the model {uri}"))) from error
     return target
 
 

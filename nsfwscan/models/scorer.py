@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of a table.
+    """Scores of a table.
 
     Attributes:
         probabilities: float32 [rows, labels]; NaN in a row that was not wanted, has no pixels, or for which the model
@@ -60,11 +60,7 @@ class Scored:
 
 
 class Scorer:
-    """A model on the device of this worker.
-
-    Args:
-        column: the column of its pixels.
-    """
+    """A model on the device of this worker; `column` holds its pixels."""
 
     def __init__(
         self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str
@@ -90,11 +86,7 @@ class Scorer:
         return registry.load(self.spec, self._storage, self.hardware)
 
     def __call__(self, table: pa.Table, wanted: Mask | None = None) -> Scored:
-        """Score a table's rows.
-
-        Args:
-            wanted: the rows to score, where they have pixels; unset: all.
-        """
+        """Score the `wanted` rows of a table, or all, where they have pixels."""
         began = time.perf_counter()
         pixels = table[self._column].combine_chunks()
         there: Mask = pixels.is_valid().to_numpy(zero_copy_only=False)

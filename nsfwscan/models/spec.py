@@ -19,9 +19,6 @@ class Classifier:
     """A loaded model: from uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], as `ModelSpec.labels`.
 
     A batch has exactly `Hardware.batch_size` images: a fixed shape makes a score independent of its neighbours.
-
-    Args:
-        score: computes one batch.
     """
 
     def __init__(self, score: Score) -> None:
@@ -52,7 +49,7 @@ class ModelSpec:
     geometry: Geometry
     normalisation: Normalisation
     policy: str
-    """The policy preset that comes with it."""
+    """Policy preset that comes with it."""
 
     @property
     def identity(self) -> str:
@@ -74,7 +71,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class AuxiliaryModels:
-    """The models beside the primary one, by which the policy goes."""
+    """Models beside the primary one, by which the policy goes."""
 
     prefilter: ModelSpec | None = None
     detectors: tuple[ModelSpec, ...] = ()
@@ -97,11 +94,11 @@ def pixel_columns(spec: ModelSpec, auxiliary_models: AuxiliaryModels) -> dict[Ge
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device and precision of a classifier, as found on the worker itself."""
+    """Device and precision of a classifier, as found on the worker itself."""
 
     device: Literal["cuda", "cpu"]
     dtype: Literal["float32", "bfloat16", "float16"]
     batch_size: int
     threads: int
     compiled: bool = False
-    """Whether torch.compile has compiled it, for this batch size."""
+    """True where torch.compile has compiled it, for this batch size."""

@@ -29,11 +29,8 @@ _PROBES = ((97, 131), (480, 640), (700, 300))
 
 
 def load_torch(spec: ModelSpec, folder: Path, hardware: Hardware) -> Classifier:
-    """Load the weights in the hardware's dtype, and check that preprocessing is the checkpoint's own.
-
-    Raises:
-        ModelError: the weights do not load whole, or preprocessing differs.
-    """
+    """Load the weights in the hardware's dtype, and check that preprocessing is the checkpoint's own. Raises ModelError
+    where the weights do not load whole, or preprocessing differs."""
     torch.set_num_threads(hardware.threads)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = getattr(torch, hardware.dtype)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from nsfwscan.policy.decide import Decider, Indices
 
 COMPARED = ("decision", "queue", "skill", "shield", "severity")
-"""The columns of an outcome."""
+"""Columns of an outcome."""
 _SAMPLES = 3
 """URIs kept of each move."""
 
@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that `add` needs."""
+        """Columns that `add` needs."""
         return list(dict.fromkeys(["uri", *COMPARED, *self.decider.columns]))
 
     def add(self, rows: pa.Table) -> None:

@@ -49,7 +49,7 @@ ILLEGAL_OUTCOME = Outcome(decision=Decision.ESCALATE, queue="legal", shield=Shie
 _MOST_S = 600.0
 """Limit for all rules on one table of rows, which takes well under a second: no rule may hold up a commit for ever."""
 _LOOKED_AT = ("nsfw_score", "match_kind", "filtered_by")
-"""The columns that this module itself looks at."""
+"""Columns that this module itself looks at."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,9 @@ class Decider:
         self.columns = [name for name in VISIBLE.names if name in needed]
 
     def __call__(self, table: pa.Table, chosen: Indices | None = None) -> pa.Table:
-        """Return the decision columns (`DECISION_COLUMNS`) of a table, in the same order.
-
-        Args:
-            chosen: what `choose` returned for these rows; unset: choose now.
-
-        Raises:
-            PolicyError: a rule cannot be evaluated on a row, for instance because a cast does not take its value.
-        """
+        """Return the decision columns (`DECISION_COLUMNS`) of a table, in the same order, by what `choose` returned for
+        it. Raises PolicyError where a rule cannot be evaluated on a row, for instance because a cast does not take its
+        value."""
         places, choices = pa.array(self.choose(table) if chosen is None else chosen), self.choices
 
         def column(value: Callable[[Choice], Any], kind: pa.DataType) -> pa.Array:

@@ -49,11 +49,7 @@ def lint(policy: Policy, known: Known | None = None) -> Iterator[str]:
 
 
 def bank_notes(policy: Policy, banks: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield where a policy may decide matches of hash banks otherwise than the banks' kinds say.
-
-    Args:
-        banks: name and kind of each.
-    """
+    """Yield where a policy may decide matches of hash banks, each a name and a kind, otherwise than their kinds say."""
     for name, text in banks:
         kind = BankKind(text)
         if kind in _MEANS:
@@ -115,7 +111,7 @@ def _unreachable(connection: duckdb.DuckDBPyConnection, plain: Policy, known: Kn
 
 
 class _Earlier:
-    """The rules so far, indexed so that no pair of rules has to be compared with each other."""
+    """Rules so far, indexed so that no pair of rules has to be compared with each other."""
 
     def __init__(self) -> None:
         self._all: _Read | None = None
@@ -206,7 +202,7 @@ class Overlaps:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that `add` needs."""
+        """Columns that `add` needs."""
         return list(dict.fromkeys([*self.decider.columns, "match_bank", "match_kind"]))
 
     def add(self, rows: pa.Table) -> None:

@@ -29,15 +29,15 @@ from nsfwscan.schema import Decision, Shield
 _PRESETS = Path(__file__).parent / "presets"
 
 GUARD = "no-score"
-"""The rule of a row that may not be allowed, since it has no score; no policy can use the name or remove the rule."""
+"""Rule of a row that may not be allowed, since it has no score; no policy can use the name or remove the rule."""
 ILLEGAL = "illegal-match"
-"""The rule of an illegal match for which no escalating rule is true; reserved like `GUARD`."""
+"""Rule of an illegal match for which no escalating rule is true; reserved like `GUARD`."""
 BLOCKED = "block-match"
-"""The rule of a block bank's match that no other rule decides; reserved like `GUARD`."""
+"""Rule of a block bank's match that no other rule decides; reserved like `GUARD`."""
 OTHERWISE = "otherwise"
-"""The rule of a row for which no rule is true."""
+"""Rule of a row for which no rule is true."""
 NO_QUEUE = "none"
-"""The value of `queue` that sends rows to nobody."""
+"""Value of `queue` that sends rows to nobody."""
 _ALWAYS_QUEUED = (Decision.REVIEW, Decision.ESCALATE)
 """Decisions that ask for a person, so they exclude `queue: none`."""
 
@@ -55,22 +55,22 @@ Name = Annotated[str, Field(min_length=1)]
 Severity = Annotated[int, Field(ge=0, le=4)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 UriPattern = Annotated[str, AfterValidator(_as_place)]
-"""The beginning of a URI, or a glob over the whole URI in which `*` crosses `/`."""
+"""Beginning of a URI, or a glob over the whole URI in which `*` crosses `/`."""
 
 
 class Outcome(Frozen):
-    """The result of a rule for its rows."""
+    """Result of a rule for its rows."""
 
     decision: Decision
     queue: Name | None = None
     skill: Name | None = None
-    """What a reviewer must be able to do, e.g. a language or a clearance."""
+    """Ability that a reviewer must have, e.g. a language or a clearance."""
     shield: Shield = Shield.NONE
     severity: Severity = 0
 
     @property
     def sends_to(self) -> str | None:
-        """The queue of its rows: the one it names, else the decision's name. None where nobody is to look: at allowed
+        """Queue of its rows: the one it names, else the decision's name. None where nobody is to look: at allowed
         rows, and where `queue: none` says so."""
         if self.queue is not None and self.queue != NO_QUEUE:
             return self.queue
@@ -85,7 +85,7 @@ class Rule(Outcome):
     name: Name
     when: Name
     sample: Annotated[float, Field(strict=True, ge=1e-9, lt=1)] | None = None
-    """The share of its rows that the rule takes, the same rows in every run; unset: all."""
+    """Share of its rows that the rule takes, the same rows in every run; unset: all."""
     seed: int = 0
     """Another seed draws another sample."""
 
@@ -191,11 +191,8 @@ def preset_names() -> list[str]:
 
 
 def load_policy(source: str) -> Policy:
-    """Read a policy from a YAML file or by a preset's name, and bind it.
-
-    Raises:
-        PolicyError: the policy is missing or malformed, or does not bind.
-    """
+    """Read a policy from a YAML file or by a preset's name, and bind it. Raises PolicyError where the policy is missing
+    or malformed, or does not bind."""
     path = _PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
     try:
         loaded = load_yaml(path.read_text(encoding="utf-8"))

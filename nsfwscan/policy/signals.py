@@ -14,7 +14,7 @@ import pyarrow as pa
 from nsfwscan.schema import SIGNALS
 
 SIGNAL_MAP = pa.map_(pa.string(), pa.float32())
-"""The column's type in rules: `signals['name']`."""
+"""Type of the column in rules: `signals['name']`."""
 
 
 def signals_array(rows: Sequence[Mapping[str, float] | None]) -> pa.Array:

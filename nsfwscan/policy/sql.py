@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import duckdb
@@ -23,24 +24,19 @@ from nsfwscan.policy.signals import SIGNAL_MAP
 from nsfwscan.schema import DECISION_COLUMNS, MATCH_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA
 from nsfwscan.storage.duckdb_temp import open_database
 
-_HIDDEN = {field.name for field in DECISION_COLUMNS} | {
-    "truth",
-    "false_positive",
-    "run_id",
-    "carried_from",
-    "accounted_as",
-}
+_AFTERWARDS = ("truth", "false_positive", "run_id", "carried_from", "accounted_as")
+_HIDDEN = {*(field.name for field in DECISION_COLUMNS), *_AFTERWARDS}
 
 VISIBLE = pa.schema(
     [f.with_type(SIGNAL_MAP) if f.name == "signals" else f for f in REPORT_SCHEMA if f.name not in _HIDDEN]
 )
-"""The columns that a rule may use: all that are known before the decision, except truth, which measures decisions and
+"""Columns that a rule may use: all that are known before the decision, except truth, which measures decisions and
 must not make them, and columns about how this run got the row. Signals are a map: `signals['name']`."""
 
 MATCH_NAMES = frozenset(field.name for field in MATCH_COLUMNS)
 """A rule that uses one of these columns names the match, so it may decide it; see `decide.py`."""
 SCORE_NAMES = frozenset(field.name for field in MODEL_COLUMNS)
-"""The columns that the model fills; a scan does not ask it about a matched image."""
+"""Columns that the model fills; a scan does not ask it about a matched image."""
 
 _NO_ROW = VISIBLE.empty_table()
 _ONE_ROW = pa.Table.from_pylist([{}], schema=pa.schema([field.with_nullable(True) for field in VISIBLE]))
@@ -162,12 +158,8 @@ def _depth(tree: Any) -> int:
     depth, level = 0, [tree]
     while level:
         depth += 1
-        level = [
-            inner
-            for one in level
-            for inner in (one.values() if isinstance(one, dict) else one)
-            if isinstance(inner, dict | list)
-        ]
+        inside = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+        level = [inner for inner in inside if isinstance(inner, dict | list)]
     return depth
 
 
@@ -231,14 +223,12 @@ def _called(nodes: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def bind(connection: duckdb.DuckDBPyConnection, conditions: Mapping[str, str], source: str) -> None:
-    """Check that each condition is one boolean expression over `VISIBLE`. Evaluates no row of a report.
+    """Check that each condition is one boolean expression over `VISIBLE`. Evaluates no row of a report. Raises
+    PolicyError where one is no such condition, or does not follow from the row alone.
 
     Args:
         conditions: by the name of the rule.
         source: the policy's file, for messages.
-
-    Raises:
-        PolicyError: one is no such condition, or does not follow from the row alone.
     """
     with suppress(ValueError):  # raised again below, with the rule's name
         parse_all(connection, conditions.values())
@@ -291,15 +281,13 @@ def _bind_one(connection: duckdb.DuckDBPyConnection, name: str, when: str, sourc
             kinds = list(map(str, connection.from_arrow(_NO_ROW).select(duckdb.SQLExpression(when)).types))
             if kinds != ["BOOLEAN"]:
                 raise PolicyError(f"{source}: rule {name!r}: `when` must be true or false, this is {kinds[0]}: {when}")
-            counts = [
-                len(connection.from_arrow(rows).select(condition(when)).fetchall()) for rows in (_NO_ROW, _ONE_ROW)
-            ]
+            found = [connection.from_arrow(rows).select(condition(when)).fetchall() for rows in (_NO_ROW, _ONE_ROW)]
     except duckdb.Error as error:
         detail = str(error).splitlines()[0]
         raise PolicyError(
             f"{source}: rule {name!r}: {detail}\n  when: {when}\n  columns: {', '.join(VISIBLE.names)}"
         ) from None
-    return None if counts == [0, 1] else "an aggregate"
+    return None if list(map(len, found)) == [0, 1] else "an aggregate"
 
 
 @contextmanager

@@ -29,10 +29,7 @@ _BATCH = 4096
 
 def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a context file as batches of `CONTEXT_SCHEMA`. CSV holds only text; its values stay text.
-
-    Raises:
-        SourceError: the file is absent or malformed, or a row names no object.
-    """
+    Raises SourceError where the file is absent or malformed, or a row names no object."""
     rows: list[dict[str, Any]] = []
     place = Location.of(uri)
     try:

@@ -32,16 +32,7 @@ from nsfwscan.text import printable
 
 _NAME_LENGTH = 100
 _ALWAYS = (
-    "queue",
-    "rank",
-    "uri",
-    "object_id",
-    "decision",
-    "rule",
-    "severity",
-    "skill",
-    "shield",
-    "decided_by",
+    *("queue", "rank", "uri", "object_id", "decision", "rule", "severity", "skill", "shield", "decided_by"),
     "sha256",
 )
 _SEEN = ("status", "format", "width", "height", "frames", "label", "nsfw_score")
@@ -75,15 +66,13 @@ def write_queues(
     context: Iterable[pa.RecordBatch] = (),
     earlier_runs: int = EARLIER_RUNS,
 ) -> Written:
-    """Write the queues of a run into a folder, over older files of the same names.
+    """Write the queues of a run into a folder, over older files of the same names. Raises StoreError where a report
+    cannot be read; ConfigError where a file cannot be written, or neither the policy nor a row has a queue of a given
+    name.
 
     Args:
         names: write only these queues; if empty, all queues that the policy names, even empty ones, or that rows name.
         context, earlier_runs: as for `ranked`.
-
-    Raises:
-        StoreError: a report cannot be read.
-        ConfigError: a file cannot be written, or neither the policy nor a row has a queue of a given name.
     """
     known = _queues_of(run.record().policy)
     try:
@@ -141,14 +130,13 @@ def _file_name(queue: str, taken: set[str]) -> str:
 def _shown(item: Item) -> dict[str, Any]:
     row = item.row
     match = {name.removeprefix("match_"): row[name] for name in _MATCH if row[name] is not None}
+    cluster = {name: row[f"cluster_{name}"] for name in ("size", "places")} | {"id": row["cluster"]}
     illegal = row["match_kind"] == BankKind.ILLEGAL
     return {
         **{name: row[name] for name in _ALWAYS},
         **({"md5": row["md5"]} if illegal else _content(row)),
         "match": match or None,
-        "cluster": {name: row[f"cluster_{name}"] for name in ("size", "places")} | {"id": row["cluster"]}
-        if row["cluster"] is not None
-        else None,
+        "cluster": cluster if row["cluster"] is not None else None,
         "reach": row["reach"],
         "objects": row["objects"],
         "elsewhere": {"count": item.others, "uris": item.elsewhere},
@@ -176,10 +164,8 @@ def describe_queues(written: Written) -> str:
     width = max(map(len, ["queue", *names]))
     lines = [f"{'queue':{width}}  {'items':>10}  {'objects':>10}  {'folded':>10}  file"]
     for name, queue in zip(names, written.queues, strict=True):
-        folded = queue.objects - queue.items
-        lines.append(
-            f"{name:{width}}  {queue.items:10,}  {queue.objects:10,}  {folded:10,}  {printable(str(queue.path))}"
-        )
+        counts = (queue.items, queue.objects, queue.objects - queue.items)
+        lines.append("  ".join([f"{name:{width}}", *(f"{n:10,}" for n in counts), printable(str(queue.path))]))
     if not written.queues:
         lines = ["the policy names no queue"]
     if written.unassigned:

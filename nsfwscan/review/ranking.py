@@ -1,4 +1,4 @@
-"""The order of review queues: the queued rows of a run as `Item`s, one per asset, by queue and rank.
+"""Order of review queues: the queued rows of a run as `Item`s, one per asset, by queue and rank.
 
 DuckDB holds the tables on local disk, in a gigabyte of memory; beside them there is one batch of rows in memory. A
 report that cannot be read is a `StoreError`.
@@ -137,7 +137,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranked:
-    """The items of a run, which can be read once, and the number of objects that go to no queue."""
+    """Items of a run, which can be read once, and the number of objects that go to no queue."""
 
     items: Iterator[Item]
     unassigned: int
@@ -146,23 +146,19 @@ class Ranked:
 
 @contextmanager
 def ranked(
-    run: Run,
-    queues: Collection[str] = (),
-    context: Iterable[pa.RecordBatch] = (),
-    earlier_runs: int = EARLIER_RUNS,
+    run: Run, queues: Collection[str] = (), context: Iterable[pa.RecordBatch] = (), earlier_runs: int = EARLIER_RUNS
 ) -> Iterator[Ranked]:
-    """Open the items of a run, by queue and rank; they can be read within the block.
+    """Open the items of a run, by queue and rank; they can be read within the block. Raises StoreError where the report
+    of this run or of an earlier one cannot be read.
 
     Args:
         queues: only these queues; if empty, all.
         context: batches of `CONTEXT_SCHEMA`; of several rows for a URI, the last one counts.
         earlier_runs: number of runs before this one to search; each takes as long to read as this one.
-
-    Raises:
-        StoreError: the report of this run or of an earlier one cannot be read.
     """
     record, unassigned = run.record(), _Unassigned(queues)
-    with _tables() as tables:
+    with spilling("queues", threads=_THREADS) as (tables, _):
+        tables.execute("SET preserve_insertion_order = false")
         _fill(tables, _QUEUED, map(unassigned, read_rows(run, record, _SHOWN)), _schema(_SHOWN))
         seen = ("uri", "sha256", "cluster")
         _fill(tables, _PLACES, read_rows(run, record, seen), _schema(seen))
@@ -170,13 +166,6 @@ def ranked(
         runs = _look_back(tables, run, record, earlier_runs)
         _fill(tables, _CONTEXT, map(pa.Table.from_batches, ([batch] for batch in context)), CONTEXT_SCHEMA)
         yield Ranked(_items(tables, runs), unassigned.count)
-
-
-@contextmanager
-def _tables() -> Iterator[duckdb.DuckDBPyConnection]:
-    with spilling("queues", threads=_THREADS) as (connection, _):
-        connection.execute("SET preserve_insertion_order = false")
-        yield connection
 
 
 def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord, most: int) -> list[RunRecord]:
@@ -193,7 +182,6 @@ def _look_back(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord, m
 
 def _earlier_runs(run: Run, record: RunRecord) -> Sequence[tuple[Run, RunRecord]]:
     """Return the store's committed runs before this one, the latest first; skip runs with a broken record."""
-
     others = [other for other in runs_of(run.store) if other.run_id != run.run_id]
     before = [
         (other, theirs)

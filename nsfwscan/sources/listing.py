@@ -65,15 +65,13 @@ def list_sources(
     `LISTING_SCHEMA`; source by source.
 
     Without a limit a large S3 prefix is listed by many requests at once, in no order. With one it is listed in the
-    order of its keys: the same objects each time.
+    order of its keys: the same objects each time. Raises SourceError where a source does not exist, is malformed, or
+    cannot be listed in full.
 
     Args:
         store: the report store's URI; its own files are no media, should it lie within a source.
         pace: of the requests that list S3 prefixes.
         warnings: where it is counted what was odd and stops nothing.
-
-    Raises:
-        SourceError: a source does not exist, is malformed, or cannot be listed in full.
     """
     noticed = Warnings() if warnings is None else warnings
     choice = Choice(source, noticed)
@@ -256,12 +254,7 @@ def _as_stored(place: Location) -> str:
 
 
 def _table(batch: list[Listed], *, by_path: bool) -> pa.Table:
-    columns = [
-        [o.uri for o in batch],
-        [o.size for o in batch],
-        [o.etag for o in batch],
-        [o.modified_at for o in batch],
-        [o.truth or (truth_from_path(o.uri) if by_path else None) for o in batch],
-        [o.refused for o in batch],
-    ]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)], schema=LISTING_SCHEMA)
+    columns: dict[str, list[Any]] = {name: [getattr(o, name) for o in batch] for name in LISTING_SCHEMA.names}
+    if by_path:
+        columns["truth"] = [o.truth or truth_from_path(o.uri) for o in batch]
+    return pa.table(columns, schema=LISTING_SCHEMA)

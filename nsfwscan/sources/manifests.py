@@ -32,15 +32,7 @@ from nsfwscan.storage.columns import Columns
 from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import open_file, written_time
-from nsfwscan.storage.tables import (
-    HEAD_BYTES,
-    READING_ERRORS,
-    Shape,
-    is_named_list,
-    refusal,
-    rows_in,
-    shape_of,
-)
+from nsfwscan.storage.tables import HEAD_BYTES, READING_ERRORS, Shape, is_named_list, refusal, rows_in, shape_of
 from nsfwscan.text import printable
 from nsfwscan.warning import WarningKind, Warnings
 
@@ -62,12 +54,9 @@ def is_inventory(uri: str) -> bool:
 
 def list_shape(place: Location, storage: StorageConfig) -> Shape | None:
     """Return what a source is written in that is a list of objects; None for one that is none, or has no bytes of its
-    own: an image, a folder, a prefix. Its first bytes decide.
-
-    Raises:
-        SourceError: its name says that it is a list and it is none that is read, or it is an archive or a workbook.
-        STORE_ERRORS: its name says that it is a list, and it cannot be read.
-    """
+    own: an image, a folder, a prefix. Its first bytes decide. Raises SourceError where its name says that it is a list
+    and it is none that is read, or it is an archive or a workbook; STORE_ERRORS where its name says that it is a list,
+    and it cannot be read."""
     try:
         head = _head(place, storage)
     except STORE_ERRORS:
@@ -117,14 +106,9 @@ def read_manifest(
             for number, row in enumerate(rows_of(file, uri, _COLUMNS, doubts.seen), start=1):
                 yield checked(row, manifest, f"{uri}, row {number}", doubts)
         except READING_ERRORS as error:
-            raise SourceError(f"{uri} cannot be read as a manifest: {_words(error)}") from error
+            remedy = ": write it in UTF-8" if isinstance(error, UnicodeError) else ""
+            raise SourceError(f"{uri} cannot be read as a manifest: {str(error) or 'it breaks off'}{remedy}") from error
     doubts.settle()
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, UnicodeError):
-        return f"{error}: write it in UTF-8"
-    return str(error) or "it breaks off"
 
 
 def rows_of(
@@ -154,18 +138,18 @@ def rows_of(
 
 @dataclass
 class _Doubts:
-    """The values of a list that could not be understood."""
+    """Values of a list that could not be understood."""
 
     uri: str
     warnings: Warnings
     seen: list[str] = field(default_factory=list)
-    _good: dict[str, int] = field(default_factory=dict)
+    _good: set[str] = field(default_factory=set)
     _bad: dict[str, list[str]] = field(default_factory=dict)
     """Columns, and the complaints about their values: all of them as long as no value was good, then none."""
 
     def good(self, column: str) -> None:
-        """Count a value that was understood."""
-        self._good[column] = self._good.get(column, 0) + 1
+        """Note that a value was understood."""
+        self._good.add(column)
 
     def bad(self, column: str, complaint: str) -> None:
         """Count one that was not. Raises SourceError where so many were bad and none was good."""

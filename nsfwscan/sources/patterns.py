@@ -46,13 +46,8 @@ class Pattern:
         return found
 
     def covers(self, folder: str) -> bool:
-        """Return whether all that can lie below a folder matches.
-
-        Args:
-            folder: its place within the source, ending in `/`.
-
-        What ends in `*` and matches `folder/` matches it with anything behind it, too.
-        """
+        """Return whether all that can lie below a folder, written with `/` at its end, matches: what ends in `*` and
+        matches `folder/` matches it with anything behind it, too."""
         found = self._covers.match(folder) is not None
         self.has_matched |= found
         return found
@@ -94,7 +89,7 @@ def _any(patterns: list[Pattern], name: str) -> bool:
 
 @dataclass
 class Choice:
-    """The objects that a configuration wants, of all that are listed."""
+    """Objects that a configuration wants, of all that are listed."""
 
     source: SourceConfig
     warnings: Warnings
@@ -123,11 +118,8 @@ class Choice:
         return False
 
     def leaves_out(self, folder: str) -> bool:
-        """Return whether nothing below a folder is wanted, so that it need not be looked into.
-
-        Args:
-            folder: its place within the source; surrogates stand for bytes that are no UTF-8.
-        """
+        """Return whether nothing below a folder is wanted, so that it need not be looked into. In its name surrogates
+        stand for bytes that are no UTF-8."""
         place = f"{folder.rstrip('/')}/"
         if not any(pattern.covers(place) for pattern in self._exclude):
             return False
@@ -140,11 +132,8 @@ class Choice:
         return not self._include or any(pattern.may_match_below(f"{folder}/") for pattern in self._include)
 
     def conclude(self, *, listed_all: bool) -> None:
-        """Count what only the end of a listing shows.
-
-        Args:
-            listed_all: False where a limit ended it: a pattern may have matched what came behind.
-        """
+        """Count what only the end of a listing shows; where a limit ended it, a pattern may have matched what came
+        behind."""
         if self._endings:
             common = ", ".join(f"{ending} {count:,}" for ending, count in self._endings.most_common(_SHOWN))
             self.warnings.add(WarningKind.NOT_INCLUDED, "", count=0, detail=f"their endings: {common}")

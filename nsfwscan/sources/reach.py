@@ -1,5 +1,4 @@
-"""Refuse what the rows of a list must not name: who writes a list must not make a scan read what the list's reader may
-read.
+"""Refuse what the rows of a list must not name: its writer must not make a scan read what the list's reader may read.
 
 A person names the list at the command line, and the prefixes that it may name beside its own (`--allow-source`).
 Nothing is read, and no name is resolved, here.
@@ -47,7 +46,7 @@ def allowed_prefix(written: str) -> str:
 
 
 class Reach:
-    """What the rows of one list may name.
+    """Places that the rows of one list may name.
 
     Args:
         manifest: where the list is.
@@ -58,17 +57,9 @@ class Reach:
     def __init__(self, manifest: Location, allowed: Iterable[str] = (), bucket: str | None = None) -> None:
         self._home = manifest.absolute()
         self._allowed = tuple(map(allowed_prefix, allowed))
-        self._own = self._prefix()
+        self._own = _own_places(self._home)
         if bucket and self._home.is_s3 and bucket in self._home.path.split("/"):
             self._own += (f"s3://{bucket}/",)
-
-    def _prefix(self) -> tuple[str, ...]:
-        home = self._home
-        if home.is_local:
-            return ()
-        if home.scheme in _BY_AUTHORITY and home.authority:
-            return (f"{home.scheme}://{home.authority}/",)
-        return (home.uri.rpartition("/")[0] + "/",)
 
     def refusal(self, place: Location) -> str | None:
         """Return why an object must not be read, or None."""
@@ -94,6 +85,13 @@ class Reach:
             if link.is_web and is_of_this_machine(link.authority):
                 return f"not read: {printable(link.authority)} is this machine, or keeps its credentials; {_HELP}"
         return None
+
+
+def _own_places(home: Location) -> tuple[str, ...]:
+    if home.is_local:
+        return ()
+    by_authority = home.scheme in _BY_AUTHORITY and home.authority
+    return (f"{home.scheme}://{home.authority}/" if by_authority else home.uri.rpartition("/")[0] + "/",)
 
 
 def is_of_this_machine(authority: str) -> bool:

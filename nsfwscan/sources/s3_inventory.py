@@ -40,7 +40,7 @@ from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.tables import READING_ERRORS, Shape, rows_in
 
 Parser = Callable[[IO[bytes], str], Iterator[Row]]
-"""What makes rows of a part, with the keys of `_WANTED` as far as the inventory has them; its place is for errors."""
+"""Function that yields the rows of a part, with the keys of `_WANTED` that it has; its place is for errors."""
 
 _ATTEMPTS = 3
 _WANTED = frozenset({"bucket", "key", "islatest", "isdeletemarker", "size", "lastmodifieddate", "etag"})
@@ -110,9 +110,8 @@ def _manifest(inventory: Location, storage: StorageConfig) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{uri} is no S3 Inventory manifest: it is not JSON ({error})") from None
     found = manifest if isinstance(manifest, dict) else {}
-    texts = ("destinationBucket", "fileFormat", "fileSchema")
-    missing = [name for name in texts if not isinstance(found.get(name), str)]
-    missing += [] if isinstance(found.get("files"), list) else ["files"]
+    kinds = {"destinationBucket": str, "fileFormat": str, "fileSchema": str, "files": list}
+    missing = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
     if missing:
         raise SourceError(
             f"{uri} is no S3 Inventory manifest: it has no {', '.join(missing)}. Lists of another kind are "
@@ -224,7 +223,7 @@ def _csv(columns: list[str], file: IO[bytes], place: str) -> Iterator[Row]:
 
 
 class _InventoryColumns(Columns):
-    """The columns of a Parquet or ORC part that are read, in the spelling of `_columns`."""
+    """Columns of a Parquet or ORC part that are read, in the spelling of `_columns`."""
 
     def chosen(self, names: Sequence[str]) -> dict[int, str]:
         """Return the indices of the columns that are read, with our names. Raises SourceError without bucket or key."""

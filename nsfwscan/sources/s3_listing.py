@@ -69,11 +69,7 @@ def list_prefix(
     """
     # A directory bucket takes no prefix that ends within a name, and has no order.
     directory = source.authority.endswith("--x-s3")
-    noticed = Warnings() if warnings is None else warnings
-
-    def notice(kind: WarningKind) -> None:
-        noticed.add(kind, source.uri)
-
+    notice = partial((Warnings() if warnings is None else warnings).add, example=source.uri)
     cuts = not ordered and not directory
     listing = _Listing(source.path, cuts=cuts, in_order=not directory, skip=skip, notice=notice)
     running: dict[Future[Page], _Question] = {}
@@ -116,7 +112,7 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Reached:
-    """How far the pages of one prefix have come."""
+    """Place that the pages of one prefix have reached."""
 
     last: str | None = None
     empty: int = 0
@@ -144,13 +140,13 @@ def _in_order(one: str, other: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """The keys that begin with `prefix` and, where it was cut from a folder, lie below one of that folder's folders."""
+    """Keys that begin with `prefix` and, where it was cut from a folder, lie below one of that folder's folders."""
 
     prefix: str
     folder: str | None = None
     depth: int = 0
     cuts: bool = True
-    """Whether it may be cut further."""
+    """True where it may be cut further."""
 
     def own(self, page: Page) -> Objects:
         """Return the objects of a page that are this branch's; those in `folder` itself were given when it was cut."""
@@ -167,7 +163,7 @@ class _Branch:
 
 @dataclass(slots=True)
 class _Folders:
-    """The folders and loose objects right below a branch's prefix that are wanted, as far as they are known."""
+    """Folders and loose objects right below a branch's prefix that are wanted, as far as they are known."""
 
     names: list[str] = field(default_factory=list)
     loose: Objects = field(default_factory=list)
@@ -175,7 +171,7 @@ class _Folders:
 
 
 class _Listing:
-    """The requests still to be sent, the last one first, each with what to make of its answer."""
+    """Requests still to be sent, the last one first, each with what to make of its answer."""
 
     def __init__(
         self,
@@ -261,10 +257,7 @@ class _Listing:
 
 def _cut(folders: list[str], stem: int, most: int) -> list[str]:
     """Return prefixes, `most` at most, with which all folders begin, each with exactly one; as even as names of ids
-    make them.
-
-    Args:
-        folders: distinct names that end at their first `/` after `stem` characters, which they share.
+    make them. The folders are distinct, and end at their first `/` after `stem` characters, which they share.
 
     The first n characters, the same n for all, never overlap: a folder that is shorter ends with its only `/`.
     """

@@ -14,7 +14,7 @@ from nsfwscan.errors import SourceError
 from nsfwscan.location import Location
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import read_manifest
-from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.failures import in_words
 from nsfwscan.warning import WarningKind, Warnings
 
 TRUTH_SCHEMA = pa.schema([("uri", pa.string()), ("truth", pa.string())])
@@ -34,18 +34,13 @@ def truth_from_path(uri: str) -> str | None:
 
 
 def read_truth(place: Location, storage: StorageConfig, warnings: Warnings | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a truth file (any list with a column `truth`), as `TRUTH_SCHEMA`.
-
-    Args:
-        warnings: where rows without a truth are counted, which are passed over.
-
-    Raises:
-        SourceError: the file is absent, malformed or no list, or no row has a truth.
-    """
+    """Yield the rows of a truth file (any list with a column `truth`), as `TRUTH_SCHEMA`; rows without a truth are
+    passed over, and counted as warnings. Raises SourceError where the file is absent, malformed or no list, or no row
+    has a truth."""
     uri, noticed = place.uri, Warnings() if warnings is None else warnings
     rows: list[dict[str, str]] = []
     number = judged = wrong = 0
-    try:
+    with in_words(f"cannot read the truth file {uri}", SourceError):
         for number, row in enumerate(read_manifest(place, storage, noticed), start=1):
             if row["truth"] is None:
                 if wrong == (wrong := noticed.count(WarningKind.LISTED_TRUTH)):  # else it is counted already
@@ -56,8 +51,6 @@ def read_truth(place: Location, storage: StorageConfig, warnings: Warnings | Non
             if len(rows) == 4096:
                 yield pa.RecordBatch.from_pylist(rows, schema=TRUTH_SCHEMA)
                 rows.clear()
-    except STORE_ERRORS as error:
-        raise SourceError(str(setup_error(error, f"cannot read the truth file {uri}"))) from error
     if not judged:
         raise SourceError(f"{uri}: none of its {number:,} rows has a `truth` ({', '.join(Category)})")
     yield pa.RecordBatch.from_pylist(rows, schema=TRUTH_SCHEMA)

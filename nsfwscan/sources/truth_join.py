@@ -50,7 +50,7 @@ _CLOSEST = """
 
 @dataclass(frozen=True)
 class TruthBound:
-    """How much of a truth file may not be listed.
+    """Limit of the objects of a truth file that may not be listed.
 
     Attributes:
         share: of its objects within `places`.
@@ -63,7 +63,7 @@ class TruthBound:
 
 @dataclass(frozen=True)
 class Meeting:
-    """How much of the truth was listed.
+    """Counts of a truth file's objects, by whether they were listed.
 
     Attributes:
         given: objects with a truth in the file.
@@ -87,15 +87,13 @@ class Meeting:
 def meet(
     connection: duckdb.DuckDBPyConnection, listed: str, truth: str, given: int, bound: TruthBound, warnings: Warnings
 ) -> Meeting | None:
-    """Make the table `met`, and count; None where there is no truth file.
+    """Make the table `met`, and count; None where there is no truth file. Raises SourceError where no object of the
+    truth file was listed, or too few.
 
     Args:
         listed, truth: Parquet files with `uri`, and `uri` and `truth`.
         given: rows of the truth file.
         warnings: where it is counted what was not listed.
-
-    Raises:
-        SourceError: no object of the truth file was listed, or too few.
     """
     for statement in _MEET.split(";")[:-1]:
         named = {name: path for name, path in (("truth", truth), ("listed", listed)) if f"${name}" in statement}

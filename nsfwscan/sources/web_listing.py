@@ -23,15 +23,12 @@ _TITLES = ("index of", "directory listing", "directory:")
 
 
 def list_pages(url: str, fs: Any, timeout_s: float) -> Iterator[str]:
-    """Yield the URLs of the files below a folder, depth first, in their order, each once.
+    """Yield the URLs of the files below a folder, depth first, in their order, each once. Raises NotAListing where a
+    page is no index page, or not a whole one; OSError where a page cannot be read.
 
     Args:
         fs: fsspec's HTTP filesystem.
         timeout_s: for each page.
-
-    Raises:
-        NotAListing: a page is no index page, or not a whole one.
-        OSError: a page cannot be read.
     """
     seen, folders = {url}, [url]
     while folders:
@@ -58,7 +55,7 @@ async def _get(fs: Any, url: str) -> bytes:
 
 
 class _Index(HTMLParser):
-    """The links and the headings of an index page, and whether it asks for a password."""
+    """Links and headings of an index page, and whether it asks for a password."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,4 @@
-"""The contract of a stage, and the functions that run stages one after the other.
+"""Contract of a stage, and the functions that run stages one after the other.
 
 A stage is a callable `Table -> Table` that declares its columns. It never changes the number or the order of rows, nor
 `uri`; it leaves rows alone that lack what it needs; bad data becomes values in the row, a broken set-up raises.
@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nsfwscan.errors import RowError, Status
+from nsfwscan.models.scorer import Scorer
 from nsfwscan.policy.signals import entries_of, merged, signals_array
 from nsfwscan.schema import COST, SIGNAL_COLUMNS
 
@@ -40,6 +41,16 @@ class Stage(Protocol):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with this stage's work done."""
+
+
+class ScoringStage(Stage):
+    """A stage with a model."""
+
+    _scorer: Scorer
+
+    def open(self) -> None:
+        """Load the weights."""
+        self._scorer.open()
 
 
 Row = Mapping[str, Any]
@@ -103,21 +114,18 @@ def _merge(table: pa.Table, adds: pa.Schema, changed: dict[int, Row]) -> pa.Tabl
     return table
 
 
-def with_signals(table: pa.Table, found: Sequence[Mapping[str, float] | None]) -> pa.Table:
-    """Return the table with further signals of each row."""
-    [field] = SIGNAL_COLUMNS
-    return _with_merged(table, field, found)
+def with_signals(
+    table: pa.Table, found: Sequence[Mapping[str, float] | None], field: pa.Field = SIGNAL_COLUMNS[0]
+) -> pa.Table:
+    """Return the table with further signals of each row, or further entries of a field like it."""
+    there = field.name in table.column_names
+    return put(table, field, merged(table[field.name], found) if there else signals_array(found))
 
 
 def with_cost(table: pa.Table, stage: str, asked: NDArray[np.bool_], seconds: float) -> pa.Table:
     """Return the table with the seconds that a stage took, in equal parts on the rows that it worked on."""
     each = {stage: seconds / max(1, int(asked.sum()))}
-    return _with_merged(table, COST, [each if one else None for one in asked])
-
-
-def _with_merged(table: pa.Table, field: pa.Field, found: Sequence[Mapping[str, float] | None]) -> pa.Table:
-    there = field.name in table.column_names
-    return put(table, field, merged(table[field.name], found) if there else signals_array(found))
+    return with_signals(table, [each if one else None for one in asked], COST)
 
 
 def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
@@ -168,7 +176,5 @@ def _chunks(table: pa.Table, chunk_bytes: int) -> Iterator[pa.Table]:
 
 def fresh(table: pa.Table) -> pa.Table:
     """Return a listing with the columns that every stage may write: `status` (ok) and `error` (null)."""
-    rows = table.num_rows
-    return table.append_column("status", pa.array([Status.OK] * rows, pa.string())).append_column(
-        "error", pa.nulls(rows, pa.string())
-    )
+    table = table.append_column("status", pa.array([Status.OK] * table.num_rows, pa.string()))
+    return table.append_column("error", pa.nulls(table.num_rows, pa.string()))

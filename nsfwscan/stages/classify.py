@@ -26,17 +26,14 @@ from nsfwscan.schema import (
     Category,
     score_column,
 )
-from nsfwscan.stages.base import Stage, put, with_cost, with_signals
+from nsfwscan.stages.base import ScoringStage, put, with_cost, with_signals
 
 NO_SCORE = "the model returned no finite score for this image"
 
 
-class Classify(Stage):
-    """Scores every row that has pixels and that no filter settled, and the audit sample of those that one did.
-
-    Args:
-        column: of the model's pixels.
-    """
+class Classify(ScoringStage):
+    """Scores every row that has pixels (`column`) and that no filter settled, and the audit sample of those that one
+    did."""
 
     name = "classify"
     adds = pa.schema([*MODEL_COLUMNS, REUSED, COST])
@@ -48,10 +45,6 @@ class Classify(Stage):
         self._spec = spec
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
 
-    def open(self) -> None:
-        """Load the weights."""
-        self._scorer.open()
-
     @property
     def hardware(self) -> Hardware:
         """Device, precision and batch size of this worker."""
@@ -62,13 +55,8 @@ class Classify(Stage):
         scored = self._scorer(table, unsettled(table))
         columns, mask = self._columns(scored.probabilities, scored.finite), pa.array(scored.finite)
         for field in MODEL_COLUMNS:
-            values = columns.get(field.name)
-            column = (
-                pa.nulls(table.num_rows, field.type)
-                if values is None
-                else pc.if_else(mask, values, None).cast(field.type)
-            )
-            table = table.append_column(field, column)
+            values = columns.get(field.name, pa.nulls(table.num_rows, field.type))
+            table = table.append_column(field, pc.if_else(mask, values, None).cast(field.type))
         table = _note_lost(table, scored.lost)
         table = table.append_column(REUSED, pa.array(scored.reused, mask=~scored.wanted))
         table = with_cost(table, self.name, scored.asked, scored.seconds)
@@ -89,7 +77,7 @@ class Classify(Stage):
         }
 
 
-class Detect(Stage):
+class Detect(ScoringStage):
     """Asks a further model about every row that has pixels, those that a filter settled included: it looks for
     something else.
 
@@ -107,10 +95,6 @@ class Detect(Stage):
         self.needs: tuple[str, ...] = (column, "sha256")
         self._labels = [f"{spec.name}.{label}" for label in spec.labels]
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
-
-    def open(self) -> None:
-        """Load the weights."""
-        self._scorer.open()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the detector's probabilities among its `signals`."""

@@ -31,7 +31,7 @@ _MOST_POISON = 10_000
 
 
 class Poison(Protocol):
-    """What is known of contents, by their SHA-256, that crashed or stalled a decoder."""
+    """Contents, by their SHA-256, that crashed or stalled a decoder."""
 
     def look(self) -> None:
         """Learn what other workers have met."""
@@ -44,7 +44,7 @@ class Poison(Protocol):
 
 
 class OwnPoison:
-    """What this process has met, for a few images without a run."""
+    """Contents that this process has met, for a few images without a run."""
 
     def __init__(self) -> None:
         self._known: dict[str, RowError] = {}

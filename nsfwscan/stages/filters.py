@@ -17,22 +17,18 @@ from nsfwscan.config import CascadeConfig, StorageConfig
 from nsfwscan.models.scorer import Mask, Scorer
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.schema import AUDIT_SAMPLE, COST, NSFW_CATEGORIES, REPORT_SCHEMA, SIGNAL_COLUMNS
-from nsfwscan.stages.base import Stage, put, with_cost, with_signals
+from nsfwscan.stages.base import ScoringStage, Stage, put, with_cost, with_signals
 
 FILTERED_BY = REPORT_SCHEMA.field("filtered_by")
 PREFILTER = "prefilter"
-"""The group of the prefilter's signal, `prefilter.nsfw`."""
+"""Group of the prefilter's signal, `prefilter.nsfw`."""
 _DIGITS = 12
 _FLAT = 2
-"""The pixels of an image of one colour differ by so many levels of 255 at most."""
+"""Pixels of an image of one colour differ by so many levels of 255 at most."""
 
 
 class Heuristics(Stage):
-    """Settles icons and images of a single colour.
-
-    Args:
-        column: of the pixels to look at.
-    """
+    """Settles icons and images of a single colour, by the pixels in `column`."""
 
     name = "heuristics"
     adds = pa.schema([FILTERED_BY, AUDIT_SAMPLE])
@@ -63,7 +59,7 @@ class Heuristics(Stage):
         return None, None
 
 
-class Prefilter(Stage):
+class Prefilter(ScoringStage):
     """Asks a light model, and settles the images that it is sure are benign.
 
     Args:
@@ -90,10 +86,6 @@ class Prefilter(Stage):
         self._name = f"prefilter:{spec.identity}"
         self._nsfw = [category in NSFW_CATEGORIES for category in spec.categories]
         self._scorer = Scorer(spec, config.prefilter, storage, threads=threads, column=column)
-
-    def open(self) -> None:
-        """Load the weights."""
-        self._scorer.open()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the rows that the prefilter settled."""

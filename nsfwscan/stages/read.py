@@ -31,11 +31,7 @@ _MAX_HUNG = 64
 
 
 class Read(Stage):
-    """Fetches every object of a table, `config.concurrency` at a time.
-
-    Args:
-        pace: limits this worker's requests.
-    """
+    """Fetches every object of a table, `config.concurrency` at a time, at the `pace` of this worker's requests."""
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)

@@ -63,14 +63,11 @@ class Columns:
         self._named = wanted is None or "uri" in wanted
         self._known: dict[tuple[str, ...], dict[int, str] | None] = {}
         self.seen: tuple[str, ...] = ()
-        """The names of the columns as they were written."""
+        """Names of the columns as they were written."""
 
     def chosen(self, names: Sequence[str]) -> dict[int, str]:
-        """Return the indices of the columns that are wanted, with our names of them.
-
-        Raises:
-            SourceError: no column names objects, or several do.
-        """
+        """Return the indices of the columns that are wanted, with our names of them. Raises SourceError where no column
+        names objects, or several do."""
         self.seen = tuple(names)
         found = self._chosen(names)
         if found is None:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 TEMPORARY = ".tmp-"
-"""What the names of files begin with that are not whole yet, or that a killed process left."""
+"""Beginning of the names of files that are not whole yet, or that a killed process left."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -10,7 +10,8 @@ import asyncio
 import errno
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Protocol, TypeVar
 
@@ -33,33 +34,22 @@ from nsfwscan.storage.s3_dialect import NotAListing
 from nsfwscan.text import printable
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, ValueError)
-"""What a filesystem raises for a store that is not there, refuses or fails."""
+"""Errors that a filesystem raises for a store that is not there, refuses or fails."""
 
 NOT_A_LISTING = (NotAListing, ResponseParserError)
-"""What is raised for a listing's answer that is none; another attempt may bring one."""
+"""Errors for a listing's answer that is none; another attempt may bring one."""
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _THROTTLED = frozenset(
     {
-        "SlowDown",
-        "503",
-        "429",
-        "ServiceUnavailable",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-        "TooManyRequests",
+        *("SlowDown", "503", "429", "ServiceUnavailable", "Throttling", "ThrottlingException"),
+        *("RequestLimitExceeded", "TooManyRequests"),
     }
 )
 _BAD_CREDENTIALS = frozenset(
     {
-        "InvalidAccessKeyId",
-        "ExpiredToken",
-        "InvalidToken",
-        "TokenRefreshRequired",
-        "RequestTimeTooSkewed",
-        "ExpiredTokenException",
-        "RequestExpired",
+        *("InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"),
+        *("ExpiredTokenException", "RequestExpired"),
     }
 )
 _FULL = frozenset(
@@ -87,7 +77,7 @@ _DIALECT = frozenset(
         *("XAmzContentSHA256Mismatch", "MissingContentMD5", "UnsupportedHeader", "XNotImplemented"),
     }
 )
-"""What stores say that speak less of S3 than they were asked in, or less usual parts of it."""
+"""Codes of stores that speak less of S3 than they were asked in, or less usual parts of it."""
 _DIALECT_HELP = (
     "the store does not take requests in this form: try --s3-compatibility basic (Content-MD5 in place of checksum "
     "headers) or aws, as its manual says"
@@ -101,17 +91,8 @@ _ADDRESSING = {"SecondLevelDomainForbidden": "virtual", "PathStyleDomainForbidde
 _REGION = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidLocationConstraint"})
 
 _PERMANENT = (
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ValueError,
-    TypeError,
-    ParamValidationError,
-    RowError,
-    NsfwscanError,
-    *_NO_CREDENTIALS,
+    *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
+    *(ValueError, TypeError, ParamValidationError, RowError, NsfwscanError, *_NO_CREDENTIALS),
 )
 _PERMANENT_ERRNO = frozenset(
     {errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -119,7 +100,7 @@ _PERMANENT_ERRNO = frozenset(
 
 
 class NotWhole(OSError):
-    """What was read is not one version of the object, from its first byte to its last."""
+    """The bytes that were read are not one version of the object, from its first byte to its last."""
 
 
 class Wait(Protocol):
@@ -168,11 +149,8 @@ def error_code(error: BaseException | None) -> str | None:
 
 
 def row_error(error: Exception, attempts: int) -> RowError:
-    """Return what a failed read means for its row.
-
-    Raises:
-        NsfwscanError: the credentials are missing or refused, which no other object would survive either.
-    """
+    """Return what a failed read means for its row. Raises NsfwscanError where the credentials are missing or refused,
+    which no other object would survive either."""
     error = _unmasked(error)
     code = error_code(error)
     said = f" ({code})" if code else ""
@@ -266,13 +244,22 @@ def setup_error(error: Exception, doing: str) -> NsfwscanError:
     elif strerror:
         why = strerror
     elif isinstance(error, NOT_A_LISTING):
-        said = (
-            str(error) if isinstance(error, NotAListing) else "the answer is no whole XML: it is cut, or not a store's"
-        )
-        why = f"{said}. {_LISTING_HELP}"
+        cut = "the answer is no whole XML: it is cut, or not a store's"
+        why = f"{error if isinstance(error, NotAListing) else cut}. {_LISTING_HELP}"
     else:
         try:
             why = str(row_error(error, 1))
         except NsfwscanError as credentials:
             why = str(credentials)
     return StoreError(printable(f"{doing}: {why}"))
+
+
+@contextmanager
+def in_words(
+    doing: str, kind: type[NsfwscanError] = StoreError, errors: tuple[type[Exception], ...] = STORE_ERRORS
+) -> Iterator[None]:
+    """Raise a store's failure within the block as a `kind`, in words that begin with what was being done."""
+    try:
+        yield
+    except errors as error:
+        raise kind(str(setup_error(error, doing))) from error

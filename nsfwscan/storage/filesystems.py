@@ -145,10 +145,8 @@ def _plain(scheme: str, host: str, config: StorageConfig) -> fsspec.AbstractFile
     known, options = _class_of(scheme, f"{scheme}://"), {"use_listings_cache": False, **config.options}
     if scheme == "s3":
         options = _s3_options(config)
-    if scheme in (
-        "http",
-        "https",
-    ):  # `objects.py` unpacks what is packed for the way, up to the limit; aiohttp must not
+    if scheme in ("http", "https"):
+        # `objects.py` unpacks what is packed for the way, up to the limit; aiohttp must not.
         given = options.get("client_kwargs", {})
         headers = {"Accept-Encoding": "identity", **given.get("headers", {})}
         options["client_kwargs"] = {**given, "headers": headers, "auto_decompress": False}

@@ -72,7 +72,8 @@ def fetch(
     etag: str | None = None,
     wait: Wait = UNPACED.wait,
 ) -> Fetched:
-    """Read one object whole.
+    """Read one object whole. Raises RowError where this object cannot be read, with the status that says why;
+    NsfwscanError where the credentials are refused.
 
     Args:
         max_bytes: a larger object is not read.
@@ -82,10 +83,6 @@ def fetch(
             answers are retried below this, with another).
         size, etag: as listed, where that is known.
         wait: called before each attempt.
-
-    Raises:
-        RowError: this object cannot be read, with the status that says why.
-        NsfwscanError: the credentials are refused.
     """
 
     def attempt() -> Fetched:
@@ -232,7 +229,7 @@ async def _get_page(fs: Any, place: Location, max_bytes: int) -> Fetched:
 
 
 class _Plain:
-    """The bytes of a body so far. Raises RowError where they are more than allowed, whatever length was announced."""
+    """Bytes of a body so far. Raises RowError where they are more than allowed, whatever length was announced."""
 
     def __init__(self, max_bytes: int) -> None:
         self._data = bytearray()
@@ -286,11 +283,7 @@ async def _cat(fs: Any, place: Location, max_bytes: int) -> Fetched:
 
 def _up_to(info: dict[str, Any], max_bytes: int) -> dict[str, int]:
     """Return the range to read of an object: one byte more than is allowed, to see an object that has more than it
-    says.
-
-    Raises:
-        RowError: it is a directory, or says itself that it is too large.
-    """
+    says. Raises RowError where it is a directory, or says itself that it is too large."""
     if info.get("type") == "directory":
         raise RowError(Status.FETCH_ERROR, "not an object but a directory")
     _check_size(info.get("size"), max_bytes)

@@ -10,11 +10,8 @@ import time
 
 
 class Pace:
-    """Hands out the moments at which requests may go, to all threads that share it.
-
-    Args:
-        max_per_s: requests a second; None: any number, and nobody waits.
-    """
+    """Hands out the moments at which requests may go, `max_per_s` at most, to all threads that share it; with None
+    nobody waits."""
 
     def __init__(self, max_per_s: float | None) -> None:
         self._gap_s = 1 / max_per_s if max_per_s else 0.0

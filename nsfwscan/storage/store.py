@@ -11,8 +11,8 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -63,7 +63,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine's disks."""
+        """True where it is on this machine's disks."""
         return self.location.is_local
 
     @property
@@ -84,24 +84,19 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file. Raises FileNotFoundError where it is absent, StoreError where the store fails."""
-        try:
+        with _in_words(f"cannot read {self.locate(name)}", *_ABSENT):
             if self.is_local:
                 return self._disk.read(self._within(name))
             return read_file(self.location.child(name), self.storage)
-        except _ABSENT:
-            raise FileNotFoundError(self.locate(name)) from None
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot read {self.locate(name)}") from error
+        raise FileNotFoundError(self.locate(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, over an older one. Raises StoreError."""
-        try:
+        with _in_words(f"cannot write {self.locate(name)}"):
             if self.is_local:
                 self._disk.write(self._within(name), data)
             else:
                 self._fs.pipe_file(self.locate(name), data)
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot write {self.locate(name)}") from error
 
     def create(self, name: str, data: bytes) -> None:
         """Write a file that must not be there yet. Raises FileExistsError, StoreError.
@@ -119,11 +114,8 @@ class Store:
             raise FileExistsError(self.locate(name))
 
     def refuses_to_overwrite(self, name: str, data: bytes) -> bool:
-        """Return whether the store itself keeps a file from being created a second time, with data. Raises StoreError.
-
-        Args:
-            name: of a file that is there.
-        """
+        """Return whether the store itself keeps a file that is there from being created a second time, with data.
+        Raises StoreError."""
         try:
             self._create(name, data)
         except FileExistsError:
@@ -166,42 +158,32 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Return the names directly under a folder, sorted; none where there is no such folder."""
-        try:
+        with _in_words(f"cannot list {self.locate(folder)}", FileNotFoundError):
             if self.is_local:
                 return sorted(n for n in self._disk.entries(self._within(folder)) if not n.startswith(TEMPORARY))
             found = retry(lambda: self._fs.ls(self.locate(folder), detail=False, refresh=True))
             return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
-        except FileNotFoundError:
-            return []
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot list {self.locate(folder)}") from error
+        return []
 
     def newest(self, folder: str) -> datetime | None:
         """Return when a file directly under a folder was last written; None where there is none."""
-        try:
+        with _in_words(f"cannot list {self.locate(folder)}", FileNotFoundError):
             if self.is_local:
-                found = self._disk.entries(self._within(folder))
-                times = [modified_of({"mtime": entry.st_mtime}) for entry in found.values()]
+                found = [{"mtime": entry.st_mtime} for entry in self._disk.entries(self._within(folder)).values()]
             else:
                 listed = self._fs.ls(self.locate(folder), detail=True, refresh=True)
-                times = [modified_of(info) for info in listed if info.get("type") == "file"]
-        except FileNotFoundError:
-            return None
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot list {self.locate(folder)}") from error
-        return max((time for time in times if time is not None), default=None)
+                found = [info for info in listed if info.get("type") == "file"]
+            return max(filter(None, map(modified_of, found)), default=None)
+        return None
 
     def modified_at(self, name: str) -> datetime | None:
         """Return when a file was last written, by the store's clock; None where it is absent, or the store does not
         know."""
-        try:
+        with _in_words(f"cannot look into {self.uri}", *_ABSENT):
             if self.is_local:
                 return modified_of({"mtime": self._disk.stat(self._within(name)).st_mtime})
             return modified_of(self._fs.info(self.locate(name)))
-        except _ABSENT:
-            return None
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot look into {self.uri}") from error
+        return None
 
     def is_link(self, name: str) -> bool:
         """Return whether a name is a symbolic link, on local disk."""
@@ -216,7 +198,7 @@ class Store:
             return {}
         found: dict[str, datetime | None] = {}
         folders = [folder]
-        try:
+        with _in_words(f"cannot list {self.locate(folder)}", *_ABSENT):
             while folders:
                 here = folders.pop()
                 for name, entry in self._disk.entries(self._within(here)).items():
@@ -225,33 +207,25 @@ class Store:
                         folders.append(path)
                     elif name.startswith(TEMPORARY):
                         found[path] = modified_of({"mtime": entry.st_mtime})
-        except _ABSENT:
-            pass
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot list {self.locate(folder)}") from error
         return found
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all in it; absent ones are no error, and a link is itself removed. Raises
         StoreError."""
         path = self.locate(name)
-        try:
+        with _in_words(f"cannot delete {path}", FileNotFoundError):
             if self.is_local:
                 self._disk.remove(self._within(name))
                 return
-            if set(path) & set("*?["):  # `rm` would take it for a glob
-                self._delete_each(self._fs.find(path))
-                return
             try:
-                self._fs.rm(path, recursive=True)
+                if not set(path) & set("*?["):  # `rm` would take it for a glob
+                    self._fs.rm(path, recursive=True)
+                    return
             except STORE_ERRORS as error:
                 if not is_unknown_to_store(error):
                     raise
-                self._delete_each(self._fs.find(path))
-        except FileNotFoundError:
-            pass
-        except STORE_ERRORS as error:
-            raise _failure(error, f"cannot delete {path}") from error
+            for found in self._fs.find(path):  # one by one: the store does not delete many with one request
+                self._fs.rm_file(found)
 
     def delete_files(self, names: Sequence[str]) -> None:
         """Remove files that lie in this store itself, on S3 a thousand with one request; absent ones are no error.
@@ -261,30 +235,23 @@ class Store:
                 self.delete(name)
             return
         plain = [path for path in map(self.locate, names) if not set(path) & set("*?[")]  # others are globs to `rm`
-        try:
-            if plain:
-                self._fs.rm(plain)
-        except FileNotFoundError:
-            pass
-        except STORE_ERRORS as error:
-            if not is_unknown_to_store(error):  # else one by one, as all that is left
-                raise _failure(error, f"cannot delete files of {self.uri}") from error
+        with _in_words(f"cannot delete files of {self.uri}", FileNotFoundError):
+            try:
+                if plain:
+                    self._fs.rm(plain)
+            except STORE_ERRORS as error:
+                if not is_unknown_to_store(error):  # else one by one, as all that is left
+                    raise
         there = set(self.names("")) & set(names)  # s3fs says nothing of those that a bulk request leaves
         for name in sorted(there):
             self.delete(name)
 
-    def _delete_each(self, paths: Iterable[str]) -> None:
-        """Delete one by one, in stores that do not delete many files with one request."""
-        for path in paths:
-            self._fs.rm_file(path)
-
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return a JSON file's content; None where the file is absent or not (yet) whole."""
-        try:
+        with suppress(FileNotFoundError, ValueError):
             loaded = json.loads(self.read(name))
-        except (FileNotFoundError, ValueError):
-            return None
-        return loaded if isinstance(loaded, dict) else None
+            return loaded if isinstance(loaded, dict) else None
+        return None
 
     @property
     def _disk(self) -> Confined:
@@ -297,6 +264,16 @@ class Store:
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
         return filesystem(self.location, self.storage)
+
+
+@contextmanager
+def _in_words(doing: str, *ignored: type[OSError]) -> Iterator[None]:
+    """Raise a failure within the block in words, except one of the kinds `ignored`, which only ends the block."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        if not isinstance(error, ignored):
+            raise _failure(error, doing) from error
 
 
 def _failure(error: Exception, doing: str) -> NsfwscanError:

@@ -25,7 +25,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import IO, Any, Literal
@@ -68,19 +68,19 @@ _SPACE, _ENDING = re.compile(r"\s"), re.compile(r"\.\w{1,5}$")
 _NAMED_IMAGE = re.compile(r"\.(jpe?g|jfif|png|apng|webp|gif|bmp|tiff?|avif|hei[cf]|ico)$", re.IGNORECASE)
 _INVENTORY = ("destinationBucket", "fileFormat", "fileSchema", "files")
 READING_ERRORS = (pa.ArrowException, UnicodeError, csv.Error, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
-"""What a damaged list raises while it is read."""
+"""Errors that a damaged list raises while it is read."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a list is written in."""
+    """Format, compression and encoding of a list."""
 
     format: Format
     compression: str | None = None
     encoding: str = "utf-8"
     delimiter: str = ","
     spaced: bool = False
-    """Whether a blank follows each delimiter."""
+    """True where a blank follows each delimiter."""
 
 
 def is_named_list(uri: str) -> bool:
@@ -92,26 +92,22 @@ def is_named_list(uri: str) -> bool:
 
 
 def shape_of(head: bytes, uri: str, *, wanted: bool | None = None) -> Shape | None:
-    """Return what a list is written in; None for what is no list.
+    """Return what a list is written in; None for what is no list. Raises SourceError where it was meant as a list and
+    is none that is read, or it is of a kind that can be nothing else.
 
     Args:
         head: the first `HEAD_BYTES` of the file; fewer, where it has no more.
         wanted: whether a list is what it must be; unset: where its name says so.
-
-    Raises:
-        SourceError: it was meant as a list and is none that is read, or it is of a kind that can be nothing else.
     """
     wanted = is_named_list(uri) if wanted is None else wanted
-    compression = compression_of(head)
-    whole = len(head) < HEAD_BYTES
+    compression, whole = compression_of(head), len(head) < HEAD_BYTES
     if compression is not None:
-        inner = _unpacked_head(head, compression)
-        whole = whole and len(inner) < HEAD_BYTES
-        head = inner
+        head = _unpacked_head(head, compression)
+        whole = whole and len(head) < HEAD_BYTES
     shape = _shape(head, uri, wanted=wanted, whole=whole)
     if shape is None or compression is None:
         return shape
-    return Shape(shape.format, compression, shape.encoding, shape.delimiter, shape.spaced)
+    return replace(shape, compression=compression)
 
 
 def compression_of(head: bytes) -> str | None:
@@ -141,24 +137,7 @@ def unpacked(file: IO[bytes], compression: str | None) -> IO[bytes]:
         return bz2.BZ2File(file)
     if compression == "xz":
         return lzma.LZMAFile(file)
-    return io.BufferedReader(_Readable(pa.CompressedInputStream(file, compression)))
-
-
-class _Readable(io.RawIOBase):
-    """An Arrow stream as Python's buffers want it."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with what comes next."""
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    return io.BufferedReader(pa.CompressedInputStream(file, compression))
 
 
 def _shape(head: bytes, uri: str, *, wanted: bool, whole: bool) -> Shape | None:
@@ -170,12 +149,16 @@ def _shape(head: bytes, uri: str, *, wanted: bool, whole: bool) -> Shape | None:
         return Shape("empty") if wanted and whole else None
     encoding = encoding_of(head)
     text = None if encoding is None else _text(head, encoding, whole=whole)
-    if text is None:
-        if wanted:
-            raise SourceError(refusal(uri, "is no list of objects: it is neither text nor a table that is read"))
-        return None
-    assert encoding is not None
+    if encoding is None or text is None:
+        return _none(wanted, refusal(uri, "is no list of objects: it is neither text nor a table that is read"))
     return _shape_of_text(text, encoding, uri, wanted=wanted, whole=whole)
+
+
+def _none(wanted: bool, why: str) -> Shape | None:
+    """Return None for what is no list; raise SourceError where it must be one."""
+    if wanted:
+        raise SourceError(why)
+    return None
 
 
 def _refuse_archives(head: bytes, uri: str) -> None:
@@ -230,13 +213,9 @@ def _text(head: bytes, encoding: str, *, whole: bool) -> str | None:
 def _shape_of_text(text: str, encoding: str, uri: str, *, wanted: bool, whole: bool) -> Shape | None:
     start = text.lstrip("\ufeff \t\r\n")
     if start.startswith("version https://git-lfs"):
-        if wanted:
-            raise SourceError(f"{printable(uri)} is a pointer of Git LFS, not the list: run `git lfs pull`")
-        return None
+        return _none(wanted, f"{printable(uri)} is a pointer of Git LFS, not the list: run `git lfs pull`")
     if start.startswith("<"):
-        if wanted:
-            raise SourceError(refusal(uri, "is no list of objects: it is HTML or XML, an error page perhaps"))
-        return None
+        return _none(wanted, refusal(uri, "is no list of objects: it is HTML or XML, an error page perhaps"))
     if start.startswith(("{", "[")) and (found := _shape_of_json(start, encoding, uri, wanted=wanted)):
         return found
     lines = [line for line in re.split(r"\r\n|\r|\n", start) if line.strip()]
@@ -269,9 +248,7 @@ def _shape_of_json(text: str, encoding: str, uri: str, *, wanted: bool) -> Shape
 def _shape_of_array(first: str, encoding: str, uri: str, *, wanted: bool) -> Shape | None:
     if first.startswith(("{", '"')) or re.match(r"\]\s*$", first):
         return Shape("json", encoding=encoding)
-    if wanted:
-        raise SourceError(refusal(uri, f"is a JSON array of neither objects nor texts: {first[:60]!r}"))
-    return None
+    return _none(wanted, refusal(uri, f"is a JSON array of neither objects nor texts: {first[:60]!r}"))
 
 
 def _is_wrapper(row: dict[str, Any]) -> bool:
@@ -293,12 +270,10 @@ def _shape_of_lines(lines: list[str], encoding: str, uri: str, *, wanted: bool) 
     if all(map(_is_place, lines)) and (wanted or len(lines) > 1 or _is_absolute(lines[0])):
         _refuse_without_header(lines, uri)
         return Shape("lines", encoding=encoding)
-    if not wanted:
-        return None
     columns = next((_cells(header, d) for d in _DELIMITERS if d in header), [header.strip()])
     shown = ", ".join(printable(name)[:60] for name in columns[:12])
     following = f"; its next line is {printable(lines[1])[:120]!r}" if len(lines) > 1 else ""
-    raise SourceError(refusal(uri, f"has no column that names objects: its columns are {shown}{following}"))
+    return _none(wanted, refusal(uri, f"has no column that names objects: its columns are {shown}{following}"))
 
 
 def _refuse_without_header(lines: list[str], uri: str) -> None:
@@ -334,16 +309,9 @@ def _is_place(line: str) -> bool:
 
 
 def rows_in(file: IO[bytes], shape: Shape, columns: Columns) -> Iterator[Row]:
-    """Yield the rows of a list as they were written, under the names that `columns` gives them; an empty row for a line
-    that is no JSON object.
-
-    Args:
-        file: at its start.
-
-    Raises:
-        SourceError: no column names objects, or several do.
-        READING_ERRORS: the file is damaged.
-    """
+    """Yield the rows of a list, a file at its start, as they were written, under the names that `columns` gives them;
+    an empty row for a line that is no JSON object. Raises SourceError where no column names objects, or several do;
+    READING_ERRORS where the file is damaged."""
     if shape.format == "empty":
         return
     if shape.format in ("parquet", "orc", "arrow"):

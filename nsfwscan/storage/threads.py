@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 _LOOK_S = 1.0
-"""How often one looks after a call that has not begun, or waits for its turn."""
+"""Seconds between looks at a call that has not begun, or waits for its turn."""
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +48,7 @@ class Call(Generic[_Result]):
 
     @property
     def has_ended(self) -> bool:
-        """Whether its thread is free again."""
+        """True where its thread is free again."""
         return self._ended.is_set()
 
     def result(self) -> _Result:

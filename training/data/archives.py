@@ -54,7 +54,7 @@ class Member:
 
     @property
     def version(self) -> str:
-        """The member's CRC-32 in place of an etag."""
+        """Member's CRC-32 in place of an etag."""
         return f"{self.crc32:08x}"
 
 
@@ -92,11 +92,8 @@ def local_members(uris: Sequence[str]) -> list[str]:
 
 
 class Archive:
-    """An open zip. Not for several threads.
-
-    Raises:
-        SourceError: it is not there, cannot be reached, or is no zip.
-    """
+    """An open zip. Not for several threads. Raises SourceError where it is not there, cannot be reached, or is no
+    zip."""
 
     def __init__(self, uri: str, storage: StorageConfig) -> None:
         self.uri = archive_uri(uri)
@@ -128,11 +125,7 @@ class Archive:
                 yield Member(self.uri_of(info.filename), info.filename, info.file_size, info.CRC, info.header_offset)
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """Return a member's bytes; unpack no more than `max_bytes`, whatever the archive says.
-
-        Raises:
-            RowError: see the module.
-        """
+        """Return a member's bytes; unpack no more than `max_bytes`, whatever the archive says. Raises RowError."""
         info = self._zip.NameToInfo.get(name)
         if info is None:
             raise RowError(Status.NOT_FOUND, "not in the archive any more")
@@ -155,7 +148,7 @@ class Archive:
 
 
 class ReadMembers(Stage):
-    """The stage that reads rows, all of them members of one archive."""
+    """Stage that reads rows, all of them members of one archive."""
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)

@@ -1,4 +1,4 @@
-"""The catalog: every labelled image, read and examined once, and kept on disk.
+"""Catalog: every labelled image, read and examined once, and kept on disk.
 
 It holds the readable images, encoded as they are, in Arrow files that are mapped and not loaded, and facts on every
 listed object. Its key is the digest of the listing: the same data are not read twice, and a build that was stopped goes
@@ -29,7 +29,7 @@ from nsfwscan.stages.base import Stage, fresh, run_overlapped
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.read import Read
 from nsfwscan.storage.atomic import appearing
-from nsfwscan.storage.failures import setup_error
+from nsfwscan.storage.failures import in_words
 from training.config import DataConfig
 from training.data.archives import Archive, ReadMembers
 from training.data.decoding import DecodePool
@@ -111,18 +111,14 @@ class Catalog:
 def build_catalog(
     listing: Listing, config: DataConfig, storage: StorageConfig, progress: ProgressCallback = quiet
 ) -> Catalog:
-    """Read and examine what was not read before.
-
-    Raises:
-        StoreError: the cache's disk is full, or cannot be written.
-        NsfwscanError: credentials are refused, or no child can be started to decode in.
-    """
+    """Read and examine what was not read before. Raises StoreError where the cache's disk is full, or cannot be
+    written; NsfwscanError where credentials are refused, or no child can be started to decode in."""
     key = digest_of(_versions(listing, config))[:32]
     folder = cache_folder(config) / "images" / key
     catalog = Catalog(folder, key, listing.labels)
     if _is_whole(folder) and not config.retry_unreadable:
         return catalog
-    try:
+    with in_words(f"cannot write to the cache {folder}", errors=(OSError,)):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if config.retry_unreadable:
@@ -131,8 +127,6 @@ def build_catalog(
                 _check_room(listing, folder)
                 parts = _build(listing, folder, config, storage, progress)
                 (folder / _DONE).write_text(f"{parts}\n", encoding="ascii")
-    except OSError as error:
-        raise setup_error(error, f"cannot write to the cache {folder}") from error
     return catalog
 
 
@@ -159,7 +153,7 @@ def _versions(listing: Listing, config: DataConfig) -> object:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all parts are there: people delete from a cache."""
+    """Return whether all parts are there: people delete from a cache."""
     try:
         parts = int((folder / _DONE).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -170,10 +164,7 @@ def _is_whole(folder: Path) -> bool:
 def _forget_failures(folder: Path) -> None:
     """Remove the parts with objects that another attempt may be able to read."""
     for path in folder.glob(_FACTS):
-        failed = {str(status) for status in RETRIED} & set(
-            pq.read_table(path, columns=["status"])["status"].to_pylist()
-        )
-        if failed:
+        if RETRIED & set(pq.read_table(path, columns=["status"])["status"].to_pylist()):
             path.unlink()
 
 
@@ -248,7 +239,7 @@ def _write_part(folder: Path, number: int, table: pa.Table, labels: tuple[Catego
     """Write the facts last: a part that has them is whole."""
     schema = features(labels).arrow_schema
     good = table.filter(pc.equal(table["status"], str(Status.OK)))
-    index = pc.index_in(good["label"], pa.array([str(label) for label in labels], pa.string()))
+    index = pc.index_in(good["label"], pa.array(labels, pa.string()))
     columns = [good["uri"], good["bytes"], index, good["sha256"]]
     images = pa.table([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
     with (
@@ -262,5 +253,5 @@ def _write_part(folder: Path, number: int, table: pa.Table, labels: tuple[Catego
 
 
 def _rows_a_batch(images: pa.Table) -> int:
-    """How many rows fill a batch on average: to read a row, Arrow reads its batch."""
+    """Return how many rows fill a batch on average: to read a row, Arrow reads its batch."""
     return max(1, int(images.num_rows) * _BATCH_BYTES // max(1, int(images.nbytes)))

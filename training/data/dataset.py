@@ -19,6 +19,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from nsfwscan.config import StorageConfig, digest_of
 from nsfwscan.errors import SourceError
 from nsfwscan.schema import Category
-from nsfwscan.storage.failures import setup_error
+from nsfwscan.storage.failures import in_words
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import write_csv
 from training.config import DataConfig
@@ -75,15 +76,9 @@ class Prepared:
 def prepare(
     config: DataConfig, storage: StorageConfig, progress: ProgressCallback = quiet, *, listing: Listing | None = None
 ) -> Prepared:
-    """List, read, examine, group and divide; take from the cache what was done before.
-
-    Args:
-        listing: of these data, where the caller has it already.
-
-    Raises:
-        SourceError: the data cannot be listed, or are none to learn from.
-        NsfwscanError: credentials are refused, the disk is full, or no process can be started to decode in.
-    """
+    """List, read, examine, group and divide; take from the cache what was done before, and the `listing` from a caller
+    that has it. Raises SourceError where the data cannot be listed, or are none to learn from; NsfwscanError where
+    credentials are refused, the disk is full, or no process can be started to decode in."""
     listing = listing or list_examples(config, storage)
     check_classes(listing)
     catalog = build_catalog(listing, config, storage, progress)
@@ -93,15 +88,13 @@ def prepare(
     content = hashlib.sha256("".join(ok["sha256"].to_pylist()).encode()).hexdigest()
     key = digest_of([CATALOG_VERSION, SPLITS_VERSION, catalog.key, settings, content, _left_out(listing)])[:32]
     folder = cache_folder(config) / "splits" / key
-    try:
+    with in_words(f"cannot write to the cache {folder}", errors=(OSError,)):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "splits.json").exists():
                 progress("grouped", 0, len(ok))
                 _divide(folder, catalog, ok, listing, config)
                 progress("grouped", len(ok), len(ok))
-    except OSError as error:
-        raise setup_error(error, f"cannot write to the cache {folder}") from error
     return _loaded(folder, catalog, listing)
 
 
@@ -146,7 +139,7 @@ def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, conf
     groups = find_groups(ok, config.similar_distance)
     rows = np.flatnonzero(~exactly_contradicted(ok, groups))
     kept = ok.take(pa.array(rows))
-    labels = _numbers(kept, catalog.labels)
+    labels = pc.index_in(kept["label"], pa.array(catalog.labels, pa.string())).to_numpy().astype(np.int64)
     check_kept(kept, catalog.labels)
     sides = assign(
         groups.similar[rows],
@@ -169,8 +162,7 @@ def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, conf
         "fingerprint": digest_of(sorted(map(list, placed))),
         "counts": counts,
         "notes": _notes(counts, config, groups.similar[rows]),
-        "settings": config.model_dump(mode="json", include={"seed", "validation_share", "test_share"})
-        | {"similar_distance": config.similar_distance},
+        "settings": config.model_dump(include={"seed", "validation_share", "test_share", "similar_distance"}),
         "conflicts": [{"kind": c.kind, "members": c.members} for c in found],
     }
     (folder / "splits.json").write_bytes(to_json(record))
@@ -208,11 +200,6 @@ def _loaded(folder: Path, catalog: Catalog, listing: Listing) -> Prepared:
         notes=(*record["notes"], *_about_failures(unreadable)),
         folder=folder,
     )
-
-
-def _numbers(table: pa.Table, labels: Sequence[Category]) -> NDArray[np.int64]:
-    number = {str(label): i for i, label in enumerate(labels)}
-    return np.array([number[label] for label in table["label"].to_pylist()], np.int64)
 
 
 def _counts(labels: NDArray[np.int64], names: Sequence[Category]) -> dict[str, int]:

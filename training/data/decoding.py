@@ -23,11 +23,8 @@ _MOST_CHILDREN = 16
 
 
 class DecodePool:
-    """Decode children, one for each core, and threads that wait for them; used in a `with`, since it holds processes.
-
-    Attributes:
-        threads: as many as there are children.
-    """
+    """Decode children, one for each core, and as many `threads` that wait for them; used in a `with`, since it holds
+    processes."""
 
     def __init__(self, config: DecodeConfig, geometry: Geometry) -> None:
         self.geometry = geometry

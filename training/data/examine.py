@@ -1,4 +1,4 @@
-"""The stage that examines each image once: decodes it, hashes it and measures its quality.
+"""Stage that examines each image once: decodes it, hashes it and measures its quality.
 
 Files are decoded as in a scan, in child processes with its limits. A file that does not decode is a row with a status.
 """
@@ -27,20 +27,14 @@ EXAMINED = pa.schema(
         pa.field("pdq", pa.binary(HASH_BYTES)),
         pa.field("pdq_quality", pa.int32()),
         pa.field("pdq_variants", pa.binary(HASH_BYTES * VARIANTS)),
-        pa.field("sharpness", pa.float32()),
-        pa.field("brightness", pa.float32()),
-        pa.field("contrast", pa.float32()),
+        *(pa.field(name, pa.float32()) for name in ("sharpness", "brightness", "contrast")),
         pa.field("jpeg_quality", pa.int32()),
     ]
 )
 
 
 class Examine(Stage):
-    """Examine every image that was read.
-
-    Args:
-        pool: of `GEOMETRY`.
-    """
+    """Examine every image that was read, by a pool of `GEOMETRY`."""
 
     name = "examine"
     needs: tuple[str, ...] = ("bytes",)
@@ -58,16 +52,5 @@ class Examine(Stage):
     def _examine(self, data: bytes) -> Row:
         facts, raw = self._pool.decode(data)
         pixels = np.frombuffer(raw, np.uint8).reshape(GEOMETRY.shape)
-        hashes = hashes_of(pixels)
         measures = measure(pixels, data, facts.get("format"))
-        return {
-            **facts,
-            "pixels_sha256": hashlib.sha256(raw).hexdigest(),
-            "pdq": hashes.pdq,
-            "pdq_quality": hashes.quality,
-            "pdq_variants": hashes.variants,
-            "sharpness": measures.sharpness,
-            "brightness": measures.brightness,
-            "contrast": measures.contrast,
-            "jpeg_quality": measures.jpeg_quality,
-        }
+        return {**facts, "pixels_sha256": hashlib.sha256(raw).hexdigest(), **hashes_of(pixels), **measures}

@@ -21,7 +21,7 @@ Folders = tuple[str, ...]
 
 @dataclass
 class ClassFolders:
-    """The class folders of one source, and what could not be understood of them.
+    """Class folders of one source, and what could not be understood of them.
 
     Args:
         source: for messages.

@@ -28,11 +28,7 @@ def is_metadata(name: str) -> bool:
 
 @dataclass
 class Metadata:
-    """The labels in all such files of one source.
-
-    Args:
-        extra: labels that the alias table does not know.
-    """
+    """Labels in all such files of one source; `extra` has those that the alias table does not know."""
 
     extra: Mapping[str, str]
     _labels: dict[str, dict[Category, str]] = field(default_factory=dict)
@@ -41,14 +37,11 @@ class Metadata:
     """Folder to the file there that labels what lies in it."""
 
     def read(self, name: str, file: IO[bytes], uri: str) -> None:
-        """Take in one file.
+        """Take in one file. Raises SourceError.
 
         Args:
             name: its place within the source.
             uri: for messages.
-
-        Raises:
-            SourceError: see the module.
         """
         folder = posixpath.dirname(name)
         try:

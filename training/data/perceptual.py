@@ -9,7 +9,7 @@ without any large structure, such as gravel or a field of stars.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pdqhash
@@ -22,27 +22,13 @@ MIN_QUALITY = 50
 """Of 100. PDQ's authors trust no hash below it: an image that is nearly flat has no structure to hash."""
 
 _CROPS = (1.0, 0.96, 0.92, 0.88, 0.84)
-"""What is left of width and height. Measured on photographs: each covers what is left from 2 % less to 2 % more."""
+"""Shares of width and height that are left. Measured on photographs: each covers from 2 % less to 2 % more."""
 VARIANTS = 2 * len(_CROPS) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Hashes:
-    """The hashes by which an image is found again.
-
-    Attributes:
-        pdq: 32 bytes.
-        quality: 0 to 100.
-        variants: 32 bytes for each of `VARIANTS` variants.
-    """
-
-    pdq: bytes
-    quality: int
-    variants: bytes
-
-
-def hashes_of(pixels: NDArray[np.uint8]) -> Hashes:
-    """Return the hashes of an image: uint8 [256, 256, 3]."""
+def hashes_of(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the hashes by which an image, uint8 [256, 256, 3], is found again: `pdq` (32 bytes), `pdq_quality` (0 to
+    100), and `pdq_variants` (32 bytes for each of `VARIANTS` variants)."""
     fours = pixels.reshape(SIDE // 2, 2, SIDE // 2, 2, 3).astype(np.uint16)
     halved = ((fours[:, 0, :, 0] + fours[:, 0, :, 1] + fours[:, 1, :, 0] + fours[:, 1, :, 1]) // 4).astype(np.uint8)
     hashes: list[bytes] = []
@@ -54,4 +40,4 @@ def hashes_of(pixels: NDArray[np.uint8]) -> Hashes:
             bits, of_this = pdqhash.compute(np.ascontiguousarray(turned))
             quality = quality if hashes else int(of_this)
             hashes.append(np.packbits(bits.astype(np.uint8)).tobytes())
-    return Hashes(hashes[0], quality, b"".join(hashes[1:]))
+    return {"pdq": hashes[0], "pdq_quality": quality, "pdq_variants": b"".join(hashes[1:])}

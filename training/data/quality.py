@@ -7,7 +7,6 @@ photograph of 12 megapixels that is soft at full size is sharp at 224. A measure
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,33 +41,23 @@ FLAWS = {
     f"{MIN_BITS_PER_PIXEL:g} bits a pixel",
     SLIVER: f"one side more than {MAX_ASPECT:g} times the other: squeezed or cut beyond recognition",
 }
-"""The meaning of each word."""
+"""Meaning of each word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """Of one image.
+def measure(pixels: NDArray[np.uint8], data: bytes, format_name: str | None) -> dict[str, float | None]:
+    """Measure an image: uint8 [256, 256, 3], and its file.
 
-    Attributes:
-        sharpness: variance of the 4-neighbour Laplacian of luma (Pech-Pacheco et al. 2000), luma 0 to 255.
-        brightness: mean luma, 0 to 255.
-        contrast: standard deviation of luma.
-        jpeg_quality: 1 to 100, by the luminance quantisation table; None where the file is no JPEG.
+    Returns:
+        `sharpness`: variance of the 4-neighbour Laplacian of luma (Pech-Pacheco et al. 2000), luma 0 to 255;
+        `brightness`: mean luma; `contrast`: standard deviation of luma; `jpeg_quality`: 1 to 100, by the luminance
+        quantisation table, None where the file is no JPEG.
     """
-
-    sharpness: float
-    brightness: float
-    contrast: float
-    jpeg_quality: int | None
-
-
-def measure(pixels: NDArray[np.uint8], data: bytes, format_name: str | None) -> Measures:
-    """Measure an image: uint8 [256, 256, 3], and its file."""
     luma = pixels.astype(np.float32) @ _LUMA
     centre = luma[1:-1, 1:-1]
     laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * centre
     quality = jpeg_quality(data) if format_name in ("JPEG", "MPO") else None
-    return Measures(float(laplacian.var()), float(luma.mean()), float(luma.std()), quality)
+    measured = {"sharpness": laplacian.var(), "brightness": luma.mean(), "contrast": luma.std()}
+    return {name: float(value) for name, value in measured.items()} | {"jpeg_quality": quality}
 
 
 def jpeg_quality(data: bytes) -> int | None:
@@ -85,11 +74,8 @@ def jpeg_quality(data: bytes) -> int | None:
 
 
 def flaws(row: dict[str, Any]) -> list[str]:
-    """Return the words for an image's flaws.
-
-    Args:
-        row: `sharpness, brightness, contrast, jpeg_quality, format, size, width, height`, as the catalog has them.
-    """
+    """Return the words for an image's flaws, by its row in the catalog (`sharpness, brightness, contrast, jpeg_quality,
+    format, size, width, height`)."""
     short, long = sorted((row["width"] or 1, row["height"] or 1))
     is_flat = row["contrast"] < MIN_CONTRAST
     found = {

@@ -13,22 +13,21 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import IO
 
 from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import RowError, SourceError, Status
 from nsfwscan.location import Location
 from nsfwscan.schema import Category
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.filesystems import filesystem, stripped
-from nsfwscan.storage.objects import etag_of, modified_of, open_file
+from nsfwscan.storage.objects import etag_of, modified_of
 from nsfwscan.warning import WarningKind, Warnings
 from training.config import DataConfig
 from training.data.archives import Archive, Member, archive_of, archive_uri, is_archive
 from training.data.folders import ClassFolders, all_folders, is_hidden, leads_outside
 from training.data.metadata import Metadata, is_metadata
-from training.data.tables import Disagreement, LabelRow, is_table, kind_of, latest_verdicts, read_labels
+from training.data.tables import Disagreement, LabelRow, is_table, kind_of, latest_verdicts, open_list, read_labels
 
 _STATS_AT_ONCE = 16
 _MOST_METADATA_BYTES = 2**30
@@ -69,7 +68,7 @@ class Unreadable:
 
 @dataclass
 class Listing:
-    """The content of the sources."""
+    """Content of the sources."""
 
     examples: list[Example] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
@@ -80,17 +79,13 @@ class Listing:
 
     @property
     def labels(self) -> tuple[Category, ...]:
-        """The categories of the examples, in the order of the taxonomy."""
+        """Categories of the examples, in the order of the taxonomy."""
         there = {example.label for example in self.examples}
         return tuple(category for category in Category if category in there)
 
 
 def list_examples(config: DataConfig, storage: StorageConfig) -> Listing:
-    """Return all labelled images of all sources, each URI once, sorted.
-
-    Raises:
-        SourceError: see the module.
-    """
+    """Return all labelled images of all sources, each URI once, sorted. Raises SourceError."""
     listing = Listing()
     found: list[Example] = []
     for uri in config.uris:
@@ -171,7 +166,7 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
             if is_hidden(name):
                 continue
             if is_metadata(name):
-                with _opened(row["uri"], storage) as file:
+                with open_list(row["uri"], storage) as file:
                     metadata.read(name, file, row["uri"])
             else:
                 files.append(_File(name, row["uri"], row["size"], row["etag"], row["modified_at"]))
@@ -182,7 +177,7 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
 
 @dataclass
 class _FolderMarkers(Warnings):
-    """The warnings of a listing, and all empty objects by which consoles of object stores make a folder."""
+    """Warnings of a listing, and all empty objects by which consoles of object stores make a folder."""
 
     uris: list[str] = field(default_factory=list)
 
@@ -219,13 +214,6 @@ def _list_in(archive: Archive, member: Member) -> bytes:
         return archive.read(member.name, _MOST_METADATA_BYTES)
     except RowError as error:
         raise SourceError(f"{member.uri} cannot be read: {error}") from error
-
-
-def _opened(uri: str, storage: StorageConfig) -> IO[bytes]:
-    try:
-        return open_file(Location.of(uri), storage)
-    except STORE_ERRORS as error:
-        raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error
 
 
 @dataclass(frozen=True, slots=True)

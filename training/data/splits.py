@@ -43,15 +43,12 @@ def assign(
     validation_share: float,
     test_share: float,
 ) -> NDArray[np.int8]:
-    """Return the side of each image, an index into `SIDES`.
+    """Return the side of each image, an index into `SIDES`. Raises SourceError where a class has too few groups.
 
     Args:
         groups: for each image, the number of its group.
         labels: for each image, an index into `names`.
         sha256: for each image, of its content.
-
-    Raises:
-        SourceError: a class has too few groups.
     """
     ordered = sorted(_groups(groups, labels, sha256, len(names), seed), key=lambda group: group.order)
     _check_enough(ordered, names)
@@ -102,12 +99,10 @@ def _check_sides(sides: NDArray[np.int8], labels: NDArray[np.int64], names: Sequ
 
 
 def _take(groups: list[_Group], wanted: NDArray[np.float64], still_needed: int) -> tuple[list[_Group], list[_Group]]:
-    """Return the groups, in their order, that bring each class nearer to its number, and the groups that are left.
+    """Return the groups, in their order, that bring each class nearer to its number, and the groups that are left: of
+    each class at least as many as are `still_needed` for the other sides.
 
     A class that would get none, since all its groups are too large, gets the group that spoils the numbers least.
-
-    Args:
-        still_needed: groups of each class to leave for the other sides.
     """
     count = np.zeros(len(wanted))
     remaining = np.sum([group.classes > 0 for group in groups], axis=0)

@@ -23,7 +23,7 @@ from nsfwscan.location import Location
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import Category
 from nsfwscan.sources.manifests import checked, rows_of
-from nsfwscan.storage.failures import STORE_ERRORS, setup_error
+from nsfwscan.storage.failures import in_words
 from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.tables import READING_ERRORS
 
@@ -32,16 +32,8 @@ FILE_COLUMNS = ("file_name", "image_file_name")
 """Columns of an image's name in Hugging Face's metadata."""
 _LABEL_COLUMNS = ("verdict", "label", "truth")
 _COLUMNS = {
-    "uri",
-    "source-ref",
-    *FILE_COLUMNS,
-    *_LABEL_COLUMNS,
-    "sha256",
-    "reviewer",
-    "reviewed_at",
-    "size",
-    "etag",
-    "modified_at",
+    *("uri", "source-ref", *FILE_COLUMNS, *_LABEL_COLUMNS, "sha256", "reviewer", "reviewed_at"),
+    *("size", "etag", "modified_at"),
 }
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -88,14 +80,11 @@ def kind_of(uri: str, storage: StorageConfig) -> Literal["table", "verdicts"]:
 
 
 def read_labels(uri: str, storage: StorageConfig, extra: dict[str, str], column: str) -> Iterator[LabelRow]:
-    """Yield the rows of a file.
+    """Yield the rows of a file. Raises SourceError.
 
     Args:
         extra: labels that the alias table does not know.
         column: `label` (or `truth` in its place), of which every row has one; or `verdict`, which may be empty.
-
-    Raises:
-        SourceError: see the module.
     """
     for number, row in enumerate(_rows(uri, storage), start=1):
         where = f"{uri}, row {number}"
@@ -166,9 +155,9 @@ def _time(value: Any, where: str) -> datetime | None:
 
 
 def _first_row(uri: str, storage: StorageConfig) -> Iterable[str]:
-    """The names of the columns."""
+    """Return the names of the columns."""
     if PurePosixPath(uri.lower()).suffix == ".parquet":
-        with _open(uri, storage) as file:
+        with open_list(uri, storage) as file:
             try:
                 names: list[str] = pq.ParquetFile(file).schema_arrow.names
             except pa.ArrowInvalid as error:
@@ -179,14 +168,13 @@ def _first_row(uri: str, storage: StorageConfig) -> Iterable[str]:
 
 def _rows(uri: str, storage: StorageConfig, columns: Collection[str] | None = _COLUMNS) -> Iterator[dict[str, Any]]:
     try:
-        with _open(uri, storage) as file:
+        with open_list(uri, storage) as file:
             yield from rows_of(file, uri, columns)
     except READING_ERRORS as error:
         raise SourceError(f"{uri} cannot be read: {error}") from error
 
 
-def _open(uri: str, storage: StorageConfig) -> IO[bytes]:
-    try:
+def open_list(uri: str, storage: StorageConfig) -> IO[bytes]:
+    """Open a list of labels. Raises SourceError where it cannot be read."""
+    with in_words(f"cannot read {uri}", SourceError):
         return open_file(Location.of(uri), storage)
-    except STORE_ERRORS as error:
-        raise SourceError(str(setup_error(error, f"cannot read {uri}"))) from error

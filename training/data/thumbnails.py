@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import datasets
 from PIL import Image, ImageFilter
 
+from nsfwscan.config import DecodeConfig
 from nsfwscan.errors import RowError
 from training.data.decoding import DecodePool
+from training.data.examine import GEOMETRY
+from training.progress import ProgressCallback
 
 _EDGE = 200
 """Pixels of the longer side."""
@@ -45,8 +50,23 @@ def thumbnail(data: bytes, pool: DecodePool) -> Thumbnail | None:
     return Thumbnail(_uri(blurred, 30), _uri(image, 75), *image.size)
 
 
+def pictures_of(
+    images: datasets.Dataset, rows: Sequence[int], config: DecodeConfig, progress: ProgressCallback
+) -> dict[int, Thumbnail | None]:
+    """Draw some images, by their row. Raises NsfwscanError."""
+    pictures: dict[int, Thumbnail | None] = {}
+    if not rows:
+        return pictures
+    with DecodePool(config, GEOMETRY) as pool:
+        for done, row in enumerate(rows):
+            progress("drawn", done, len(rows))
+            pictures[row] = thumbnail(images[row]["bytes"], pool)
+    progress("drawn", len(rows), len(rows))
+    return pictures
+
+
 def _fitted(width: int, height: int) -> tuple[int, int]:
-    """The size on the page; slivers are squeezed a little."""
+    """Return the size on the page; slivers are squeezed a little."""
     aspect = min(_LONGEST_ASPECT, max(1 / _LONGEST_ASPECT, width / height))
     return (_EDGE, round(_EDGE / aspect)) if aspect >= 1 else (round(_EDGE * aspect), _EDGE)
 

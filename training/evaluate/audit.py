@@ -1,4 +1,4 @@
-"""The false-positive audit: every neutral test image that a checkpoint calls NSFW, the most confident first.
+"""False-positive audit: every neutral test image that a checkpoint calls NSFW, the most confident first.
 
 The scan has kept a copy of each. An image that does not decode has no picture on the page.
 """
@@ -9,16 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
-
-from nsfwscan.config import DecodeConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.schema import NSFW_CATEGORIES, Category
-from training.data.decoding import DecodePool
-from training.data.examine import GEOMETRY
-from training.data.thumbnails import Thumbnail, thumbnail
 from training.evaluate.evaluation import EvaluatedModel, titles
-from training.progress import ProgressCallback
 
 MOST_PICTURES = 60
 """On the page, over all checkpoints."""
@@ -54,21 +47,6 @@ def shown(found: Sequence[FalsePositive]) -> list[FalsePositive]:
     """Return those that the page shows: as many of each checkpoint that has some."""
     most = MOST_PICTURES // max(1, len({one.model for one in found}))
     return [one for one in found if one.rank <= most]
-
-
-def pictures_of(
-    found: Sequence[FalsePositive], split: datasets.Dataset, config: DecodeConfig, progress: ProgressCallback
-) -> dict[int, Thumbnail | None]:
-    """Draw each image of the test split that the page shows; by its number. Raises NsfwscanError."""
-    numbers = sorted({one.number for one in shown(found)})
-    pictures: dict[int, Thumbnail | None] = {}
-    if numbers:
-        with DecodePool(config, GEOMETRY) as pool:
-            for done, number in enumerate(numbers):
-                progress("drawn", done, len(numbers))
-                pictures[number] = thumbnail(split[number]["bytes"], pool)
-            progress("drawn", len(numbers), len(numbers))
-    return pictures
 
 
 def _of(one: EvaluatedModel, title: str) -> list[FalsePositive]:

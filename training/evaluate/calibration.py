@@ -23,7 +23,7 @@ BINS = 15
 _LEAST = 1e-10
 """Smaller probabilities count as this: half precision rounds them to 0, whose logarithm is infinite."""
 _HOTTEST = 20.0
-"""The search for a temperature goes from a twentieth to this."""
+"""Highest temperature that is searched; the lowest is a twentieth."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scored:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether the most probable class of each image is the truth: bool [images]."""
+        """True where the most probable class of each image is the truth: bool [images]."""
         found: NDArray[np.bool_] = np.asarray(self.probabilities.argmax(axis=1) == self.truth)
         return found
 
@@ -52,10 +52,9 @@ class Scored:
 def calibration(validation: Scored, test: Scored) -> dict[str, Any]:
     """Return the measures of the test images `before` and `after` scaling by `temperature`; `why` that is not known."""
     fitted = fit_temperature(validation)
-    why = None if fitted is not None else _why_not(validation)
     return {
         "temperature": fitted,
-        "why": why,
+        "why": None if fitted is not None else _why_not(validation),
         "before": measures(test),
         "after": measures(test.heated(fitted)) if fitted is not None else None,
     }

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 LEFT, TOP, WIDTH, HEIGHT = 48.0, 10.0, 342.0, 280.0
-"""The plot within the drawing, which is 400 × 340."""
+"""Plot within the drawing, which is 400 × 340."""
 _LARGEST, _SMALLEST = 9.0, 3.0
 """Radius of a mark."""
 
@@ -65,38 +65,27 @@ class Chart:
 
 
 def roc_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart | None:
-    """Draw the ROC curves of several models.
-
-    Args:
-        models: title, and the result of `curves`.
-    """
-    drawn = [(i, name, c["roc"]) for i, (name, c) in enumerate(models) if c["roc"]["points"]]
-    if not drawn:
-        return None
-    return Chart(
-        title,
-        "false positive rate",
-        "recall (true positive rate)",
-        _points([(0, 0), (1, 1)]),
-        [(i, f"{name}, area {curve['area']:.4f}") for i, name, curve in drawn],
-        [Line(_points(curve["points"]), i) for i, _, curve in drawn],
-    )
+    """Draw the ROC curves of several models, each a title and the result of `curves`."""
+    return _curves(title, "roc", "false positive rate", "recall (true positive rate)", models)
 
 
 def pr_chart(title: str, models: Sequence[tuple[str, dict[str, Any]]]) -> Chart | None:
     """Draw precision-recall curves, in the steps that average precision adds up; arguments as for `roc_chart`."""
-    drawn = [(i, name, c["pr"]) for i, (name, c) in enumerate(models) if c["pr"]["points"]]
+    return _curves(title, "pr", "recall", "precision", models)
+
+
+def _curves(
+    title: str, kind: Literal["roc", "pr"], x_name: str, y_name: str, models: Sequence[tuple[str, dict[str, Any]]]
+) -> Chart | None:
+    drawn = [(i, name, c[kind]) for i, (name, c) in enumerate(models) if c[kind]["points"]]
     if not drawn:
         return None
-    guess = models[drawn[0][0]][1]["prevalence"]
-    return Chart(
-        title,
-        "recall",
-        "precision",
-        _points([(0, guess), (1, guess)]),
-        [(i, f"{name}, average {curve['area']:.4f}") for i, name, curve in drawn],
-        [Line(_points(_steps(curve["points"])), i) for i, _, curve in drawn],
-    )
+    area, guide = "area", (0.0, 1.0)
+    if kind == "pr":
+        area, guide = "average", (models[drawn[0][0]][1]["prevalence"],) * 2
+    legend = [(i, f"{name}, {area} {curve['area']:.4f}") for i, name, curve in drawn]
+    lines = [Line(_points(c["points"]) if kind == "roc" else _stepped(c["points"]), i) for i, _, c in drawn]
+    return Chart(title, x_name, y_name, _points(enumerate(guide)), legend, lines)
 
 
 def reliability_chart(title: str, calibration: dict[str, Any]) -> Chart | None:
@@ -126,12 +115,12 @@ def _marks(measured: dict[str, Any], series: int) -> Iterator[Mark]:
         )
 
 
-def _steps(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+def _stepped(points: Sequence[Sequence[float]]) -> str:
     """Turn (recall, precision) in rising order into a line: each precision holds back to the recall before it."""
     made = [(points[0][0], points[0][1])]
     for (before, _), (recall, precision) in pairwise(points):
         made += [(before, precision), (recall, precision)]
-    return made
+    return _points(made)
 
 
 def _points(points: Iterable[Sequence[float]]) -> str:

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation. Wrong values are a `ConfigError`."""
+"""Configuration of an evaluation. Wrong values are a `ConfigError`."""
 
 from __future__ import annotations
 

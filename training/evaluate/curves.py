@@ -34,10 +34,7 @@ def curves(truth: Truth, scores: Scores) -> dict[str, Any]:
     precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
     return {
         "roc": {"area": float(roc_auc_score(truth, scores)), "points": thinned(wrong, found)},
-        "pr": {
-            "area": float(average_precision_score(truth, scores)),
-            "points": thinned(recall[::-1], precision[::-1]),
-        },
+        "pr": {"area": float(average_precision_score(truth, scores)), "points": thinned(recall[::-1], precision[::-1])},
         "prevalence": float(truth.mean()),
     }
 

@@ -28,16 +28,11 @@ from nsfwscan.storage.store import Store, to_json
 from training.config import DataConfig
 from training.data.dataset import Prepared, prepare
 from training.data.sources import list_examples
-from training.evaluate.audit import audit, pictures_of
+from training.data.thumbnails import pictures_of
+from training.evaluate.audit import audit, shown
 from training.evaluate.config import Candidate, EvaluateConfig
 from training.evaluate.evaluation import EvaluatedModel, evaluation, shared_task
-from training.evaluate.held_out import (
-    HELD_OUT,
-    Manifest,
-    copies_of_false_positives,
-    read_predictions,
-    write_manifest,
-)
+from training.evaluate.held_out import HELD_OUT, Manifest, copies_of_false_positives, read_predictions, write_manifest
 from training.evaluate.page import render
 from training.evaluate.predictions import false_positive_csv, predictions_csv
 from training.places import absolute, open_out
@@ -51,6 +46,7 @@ Scan = Callable[..., "ScanResult"]
 
 PAGE, FIGURES = "evaluation.html", "evaluation.json"
 PREDICTIONS, FALSE_POSITIVES = "predictions.csv", "false_positives.csv"
+_RATES = ("max_error_rate", "max_unsupported_rate", "max_deleted_rate")
 _PLACES = (
     ("the page", PAGE),
     ("all figures", FIGURES),
@@ -120,7 +116,7 @@ def _check_labels(spec: ModelSpec, labels: Sequence[Category]) -> None:
 
 @dataclass(frozen=True)
 class _Scanning:
-    """What the scans of all candidates share."""
+    """Everything that the scans of all candidates share."""
 
     config: EvaluateConfig
     data: DataConfig
@@ -152,14 +148,8 @@ class _Scanning:
                 out_storage=self.store.storage.model_dump(),
                 read=self.data.read.model_dump(),
                 decode=self.data.decode.model_dump(),
-                model={
-                    **{"uri": candidate.uri, "labels": candidate.labels},
-                    **{"dtype": self.config.dtype, "batch_size": self.config.batch_size},
-                },
-                report={
-                    **{"save_images": True, "max_error_rate": 1.0},
-                    **{"max_unsupported_rate": 1.0, "max_deleted_rate": 1.0},
-                },
+                model=candidate.model_dump() | self.config.model_dump(include={"dtype", "batch_size"}),
+                report={"save_images": True} | dict.fromkeys(_RATES, 1.0),
                 previous={"reuse": False},
                 engine={"address": self.config.address, "num_cpus": self.config.num_cpus},
             )
@@ -211,7 +201,10 @@ def _write(
     store.write(PREDICTIONS, predictions_csv(evaluated, HELD_OUT))
     store.write(FALSE_POSITIVES, false_positive_csv(found))
     store.write(FIGURES, to_json(record))
-    pictures = pictures_of(found, prepared.splits["test"], data.decode, progress) if thumbnails else None
+    pictures = None
+    if thumbnails:
+        numbers = sorted({one.number for one in shown(found)})
+        pictures = pictures_of(prepared.splits["test"], numbers, data.decode, progress)
     store.write(PAGE, render(record, found, pictures).encode())
 
 

@@ -1,4 +1,4 @@
-"""The content of `evaluation.json`: every figure, the data and the checkpoints behind it, without secrets."""
+"""Content of `evaluation.json`: every figure, the data and the checkpoints behind it, without secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nsfwscan.workflows.scan import ScanResult
 
 _EXAMPLES = 20
-"""How many images without a score are named; `predictions.csv` has them all."""
+"""Images without a score that are named; `predictions.csv` has them all."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvaluatedModel:
 
     @property
     def knows_classes(self) -> bool:
-        """Whether the checkpoint knows all categories of the images."""
+        """True where the checkpoint knows all categories of the images."""
         return covers(self.spec.known, self.predictions["test"])
 
 
@@ -79,11 +79,7 @@ def titles(evaluated: Sequence[EvaluatedModel]) -> list[str]:
 
 
 def shared_task(models: Sequence[dict[str, Any]]) -> str:
-    """Return the task that all checkpoints can be measured by: `classes`, or else `nsfw`.
-
-    Args:
-        models: as in `evaluation.json`.
-    """
+    """Return the task that all checkpoints in `evaluation.json` can be measured by: `classes`, or else `nsfw`."""
     return "classes" if all(model["classes"] for model in models) else "nsfw"
 
 

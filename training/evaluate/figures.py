@@ -58,22 +58,17 @@ def right_class(predictions: Predictions) -> NDArray[np.bool_]:
 
 
 def right_side(predictions: Predictions) -> NDArray[np.bool_]:
-    """Return whether the label of each image is on the side of the truth: bool [images], false without a label."""
-    pairs = zip(predictions.rows, predictions.truth, strict=True)
-    return np.array([r["label"] is not None and (r["label"] in NSFW_CATEGORIES) == is_nsfw(t) for r, t in pairs], bool)
-
-
-def is_nsfw(category: Category) -> bool:
-    """Return whether a category is NSFW; drawings are safe."""
-    return category in NSFW_CATEGORIES
+    """Return whether the label of each image is on the side of the truth (drawings are safe): bool [images], false
+    without a label."""
+    pairs = [(row["label"], truth) for row, truth in zip(predictions.rows, predictions.truth, strict=True)]
+    return np.array([a is not None and (a in NSFW_CATEGORIES) == (b in NSFW_CATEGORIES) for a, b in pairs], bool)
 
 
 def flags(predictions: Predictions) -> Flags:
     """Return the scored images by `nsfw_score`."""
     scored = predictions.scored
-    return Flags(
-        predictions.column("nsfw_score")[scored], np.array([is_nsfw(t) for t in predictions.truth], bool)[scored]
-    )
+    nsfw = np.array([truth in NSFW_CATEGORIES for truth in predictions.truth], bool)
+    return Flags(predictions.column("nsfw_score")[scored], nsfw[scored])
 
 
 def _classes(validation: Predictions, test: Predictions, known: Sequence[Category]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The images that a checkpoint has not learned from: a manifest for a scan, and what the scan says of each image.
+"""Images that a checkpoint has not learned from: a manifest for a scan, and what the scan says of each image.
 
 The manifest names the originals of validation and test, with their truth, so that they are scanned where they lie.
 The report's rows are joined with the splits by URI, and must be of the same bytes by SHA-256. The manifest lies in the
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nsfwscan.errors import StoreError
 from nsfwscan.location import Location
 from nsfwscan.schema import Category, score_column
-from nsfwscan.storage.failures import setup_error
+from nsfwscan.storage.failures import in_words
 from nsfwscan.storage.store import Store, from_parquet
 from training.data.archives import local_members
 from training.data.dataset import Prepared
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a checkpoint says of the images of one split, in the split's order.
+    """A checkpoint's predictions for the images of one split, in the split's order.
 
     Attributes:
         uris: where the images come from.
@@ -56,7 +56,7 @@ class Predictions:
 
     @property
     def scored(self) -> NDArray[np.bool_]:
-        """Which images have a score: bool [images]."""
+        """True for images that have a score: bool [images]."""
         return np.array([row["nsfw_score"] is not None for row in self.rows], bool)
 
     def column(self, name: str) -> NDArray[np.float64]:
@@ -78,7 +78,7 @@ class Manifest:
 
     @property
     def roots(self) -> list[str]:
-        """What a scan of the list must be allowed to read: the stores of these images, which `prepare` has read."""
+        """Stores of these images, which `prepare` has read and a scan of the list must be allowed to read."""
         places = map(Location.of, self.scanned.values())
         return sorted(
             {"/" if p.scheme is None else f"{p.scheme}://{p.authority and p.authority + '/'}" for p in places}
@@ -86,31 +86,23 @@ class Manifest:
 
 
 def write_manifest(prepared: Prepared, *, on_cluster: bool) -> Manifest:
-    """Write the list of the held-out images. Raises StoreError where the cache cannot be written.
-
-    Args:
-        on_cluster: whether nodes that lack this machine's files read the images.
-    """
+    """Write the list of the held-out images, to be read `on_cluster` by nodes that lack this machine's files. Raises
+    StoreError where the cache cannot be written."""
     rows = [row for side in HELD_OUT for row in prepared.splits[side].select_columns(["uri", "label"])]
     uris = [row["uri"] for row in rows]
     scanned = dict(zip(uris, uris if on_cluster else local_members(uris), strict=True))
     truth = [str(prepared.labels[row["label"]]) for row in rows]
     path = prepared.folder / ("held-out-cluster.parquet" if on_cluster else "held-out.parquet")
-    try:
+    with in_words(f"cannot write to the cache {path}", errors=(OSError,)):
         pq.write_table(pa.table({"uri": [scanned[uri] for uri in uris], "truth": truth}), path)
-    except OSError as error:
-        raise setup_error(error, f"cannot write to the cache {path}") from error
     return Manifest(path, scanned)
 
 
 def read_predictions(
     prepared: Prepared, manifest: Manifest, result: ScanResult, store: Store
 ) -> dict[str, Predictions]:
-    """Return what the scan says of each image, by split.
-
-    Raises:
-        StoreError: the report lacks an image, or was made from other bytes.
-    """
+    """Return what the scan says of each image, by split. Raises StoreError where the report lacks an image, or was made
+    from other bytes."""
     rows = {row["uri"]: row for row in _rows(result, store, "report", _COLUMNS)}
     return {side: _predictions(prepared, side, manifest, rows, result.uri) for side in HELD_OUT}
 

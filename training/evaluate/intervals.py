@@ -48,11 +48,8 @@ def f1(right: int, wrongly_called: int, missed: int) -> Estimate:
 
 
 def macro_f1(counts: NDArray[np.int64], seed: int = 0) -> Estimate:
-    """Return the mean F1 of the classes that have images, with an interval from 2,000 resampled confusion matrices.
-
-    Args:
-        counts: int64 [classes, classes]; rows are the truth, columns what was predicted.
-    """
+    """Return the mean F1 of the classes that have images, with an interval from 2,000 resampled confusion matrices:
+    int64 [classes, classes], rows are the truth, columns what was predicted."""
     if not counts.sum():
         return UNKNOWN
     there = counts.sum(axis=1) > 0
@@ -62,11 +59,8 @@ def macro_f1(counts: NDArray[np.int64], seed: int = 0) -> Estimate:
 
 def difference(first_only: int, second_only: int, images: int, seed: int = 0) -> Estimate:
     """Return how much more often the first of two classifiers is right than the second on the same images, -1 to 1,
-    with an interval from 2,000 paired resamples.
-
-    Args:
-        first_only, second_only: images that only one of them gets right.
-    """
+    with an interval from 2,000 paired resamples. `first_only` and `second_only` images are those that only one of them
+    gets right."""
     if not images:
         return UNKNOWN
     drawn = resampled(np.array([first_only, second_only, images - first_only - second_only]), seed)
@@ -74,13 +68,11 @@ def difference(first_only: int, second_only: int, images: int, seed: int = 0) ->
 
 
 def resampled(counts: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
-    """Return the shares of cells that other samples of the same size might have: float64 [2000, cells].
+    """Return the shares of cells, from int64 [cells], that other samples of the same size might have: float64 [2000,
+    cells].
 
     The Bayesian bootstrap (Rubin 1981) of cells, with one image more in all, spread evenly over the cells (Perks 1947):
     without it, cells that happen to be empty would stay so in every sample.
-
-    Args:
-        counts: int64 [cells].
     """
     drawn: NDArray[np.float64] = np.random.default_rng(seed).dirichlet(counts + 1 / len(counts), DRAWS)
     return drawn

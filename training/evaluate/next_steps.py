@@ -1,4 +1,4 @@
-"""What to do after an evaluation, in words, from the content of `evaluation.json`."""
+"""Say what to do after an evaluation, from the content of `evaluation.json`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ NSFW or safe images, it is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
@@ -29,11 +28,6 @@ class Flags:
 
     scores: NDArray[np.float64]
     nsfw: NDArray[np.bool_]
-
-    @property
-    def is_one_sided(self) -> bool:
-        """Whether all images are on one side."""
-        return bool(self.nsfw.all() or not self.nsfw.any())
 
 
 @dataclass(frozen=True)
@@ -86,17 +80,14 @@ def _measured(flags: Flags, threshold: float | None) -> dict[str, Any] | None:
 
 def _choose(flags: Flags, kind: Kind, target: float) -> float | None:
     """Return the threshold that reaches the aim at the least cost; None where none does, or all are on one side."""
-    if flags.is_one_sided:
-        return None
     nsfw, safe = int(flags.nsfw.sum()), int((~flags.nsfw).sum())
-    reaching: Callable[[Threshold], bool] = (
-        (lambda t: t.wrong <= target * safe) if kind == "fpr" else (lambda t: t.found >= target * nsfw)
-    )
-    cost: Callable[[Threshold], tuple[int, float]] = (
-        (lambda t: (-t.found, -t.value)) if kind == "fpr" else (lambda t: (t.wrong, -t.value))
-    )
-    found = min(filter(reaching, thresholds(flags)), key=cost, default=None)
-    return None if found is None else found.value
+    if not nsfw or not safe:
+        return None
+    if kind == "fpr":
+        costs = [(-t.found, -t.value) for t in thresholds(flags) if t.wrong <= target * safe]
+    else:
+        costs = [(t.wrong, -t.value) for t in thresholds(flags) if t.found >= target * nsfw]
+    return -min(costs)[1] if costs else None
 
 
 def thresholds(flags: Flags) -> list[Threshold]:

@@ -1,4 +1,4 @@
-"""The page of `nsfwscan-train evaluate`: one HTML document that loads nothing and runs no script.
+"""Page of `nsfwscan-train evaluate`: one HTML document that loads nothing and runs no script.
 
 Names of files and checkpoints are hostile strings: whatever the template prints goes through `visible`.
 """
@@ -52,7 +52,7 @@ def render(record: dict[str, Any], found: Sequence[FalsePositive], pictures: Pic
 
 
 def _rows(record: dict[str, Any], task: str) -> list[str]:
-    """The classes of a task that any model knows, in the order of the first that does."""
+    """Return the classes of a task that any model knows, in the order of the first that does."""
     return list(dict.fromkeys(name for m in record["models"] if m[task] for name in m[task]["by_class"]))
 
 
@@ -63,7 +63,7 @@ def _images(models: Sequence[dict[str, Any]], task: str) -> dict[str, int]:
 
 
 def _curves(models: Sequence[dict[str, Any]], task: str, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """The curves of one class, of each model that has it."""
+    """Return the curves of one class, of each model that has it."""
     nothing: dict[str, Any] = {"roc": {"points": []}, "pr": {"points": []}}
     return [(m["title"], m[task]["curves"].get(name, nothing) if m[task] else nothing) for m in models]
 

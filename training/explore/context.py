@@ -1,4 +1,4 @@
-"""The values that the template of `explore` shows: counts, tables, and the most telling images."""
+"""Values that the template of `explore` shows: counts, tables, and the most telling images."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _crosstab(
 
 
 def _shortcut(ok: pa.Table) -> dict[str, float] | None:
-    """How well format and size alone tell the classes; None unless they beat chance by a third of what is left."""
+    """Return how well format and size alone tell the classes; None unless they beat chance by a third of the rest."""
     labels = ok["label"].to_pylist()
     keys: list[tuple[Any, ...]] = list(
         zip(ok["format"].to_pylist(), ok["width"].to_pylist(), ok["height"].to_pylist(), strict=True)
@@ -256,11 +256,7 @@ def _conflicts(found: Exploration, items: _Items) -> dict[str, Any]:
         for c in found.conflicts
     )
     shown = [
-        {
-            "kind": c.kind,
-            "size": len(c.members),
-            "items": items.some(place[uri] for uri, _ in c.members[:_MEMBERS]),
-        }
+        {"kind": c.kind, "size": len(c.members), "items": items.some(place[uri] for uri, _ in c.members[:_MEMBERS])}
         for c in found.conflicts[:_GROUPS]
     ]
     return {"exact": counts["exact"], "similar": counts["similar"], "pairs": pairs.most_common(), "shown": shown}

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.models.onnx_backend import EMBEDDED
-from nsfwscan.storage.failures import setup_error
+from nsfwscan.storage.failures import in_words
 from nsfwscan.text import write_csv
 from training.config import DataConfig
-from training.data.decoding import DecodePool
-from training.data.examine import GEOMETRY
-from training.data.thumbnails import Thumbnail, thumbnail
+from training.data.thumbnails import pictures_of
 from training.explore.context import context, shown_rows
 from training.explore.exploration import FINDING_COLUMNS, Exploration, examine, findings, groups_of
 from training.explore.page import render
@@ -31,7 +29,7 @@ def explore(
     thumbnails: bool = True,
     progress: ProgressCallback = quiet,
 ) -> list[str]:
-    """Write the page and the CSV.
+    """Write the page and the CSV. Raises SourceError, NsfwscanError.
 
     Args:
         out: path of the page; the CSV has the same name with `.csv` at its end.
@@ -40,34 +38,20 @@ def explore(
 
     Returns:
         lines for a person: what was found, and where the files are.
-
-    Raises:
-        SourceError, NsfwscanError: see the module.
     """
     found = examine(config, storage, model or EMBEDDED, progress)
     page = Path(out)
     if page.suffix not in (".html", ".htm"):
         page = page / "explore.html"
-    pictures = _pictures(found, config, progress) if thumbnails else None
+    pictures = None
+    if thumbnails:
+        pictures = pictures_of(found.catalog.images, shown_rows(found), config.decode, progress)
     ledger = page.with_suffix(".csv")
-    try:
+    with in_words(f"cannot write {page}", errors=(OSError,)):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(context(found, config, ledger.name, pictures)), encoding="utf-8")
         write_csv(ledger, FINDING_COLUMNS, ([row.get(name, "") for name in FINDING_COLUMNS] for row in findings(found)))
-    except OSError as error:
-        raise setup_error(error, f"cannot write {page}") from error
     return [*_summary(found), f"the page: {page}", f"all findings: {ledger}"]
-
-
-def _pictures(found: Exploration, config: DataConfig, progress: ProgressCallback) -> dict[int, Thumbnail | None]:
-    rows = shown_rows(found)
-    with DecodePool(config.decode, GEOMETRY) as pool:
-        pictures: dict[int, Thumbnail | None] = {}
-        for done, row in enumerate(rows):
-            progress("drawn", done, len(rows))
-            pictures[row] = thumbnail(found.catalog.images[row]["bytes"], pool)
-        progress("drawn", len(rows), len(rows))
-    return pictures
 
 
 def _summary(found: Exploration) -> list[str]:

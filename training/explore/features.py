@@ -41,18 +41,12 @@ class FeatureExtractor:
     geometry: Geometry
     look: Look
     basis: str
-    """The sentence for the page on what the vectors are made of."""
+    """Sentence for the page on what the vectors are made of."""
 
 
 def load_extractor(model: str, storage: StorageConfig) -> FeatureExtractor:
-    """Load the extractor of a model's name.
-
-    Args:
-        model: `embedded:open-nsfw`, or a checkpoint (directory, fsspec URI, hub id), with a head or without.
-
-    Raises:
-        ModelError: see the module.
-    """
+    """Load the extractor of `embedded:open-nsfw`, or of a checkpoint (directory, fsspec URI, hub id), with a head or
+    without. Raises ModelError."""
     return _embedded(storage) if model == EMBEDDED else _backbone(model, storage)
 
 

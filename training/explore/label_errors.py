@@ -44,7 +44,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """What was found, and how good the judge is.
+    """Likely label errors, and how good the judge is.
 
     Attributes:
         suspects: most confident first.

@@ -1,4 +1,4 @@
-"""The page of `nsfwscan-train explore`: one HTML document that loads nothing and runs no script.
+"""Page of `nsfwscan-train explore`: one HTML document that loads nothing and runs no script.
 
 Names of files are hostile strings: whatever the template prints goes through `visible`.
 """
@@ -14,7 +14,7 @@ from nsfwscan.text import plural
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 _LOPSIDED = 10
-"""How many times as many images the largest class may have as the smallest."""
+"""Largest class in images, as a multiple of the smallest, that is not lopsided."""
 _FEW = 100
 """With fewer different images of a class a figure on its test split says little: 10 images, ± 20 points."""
 _WEAK_JUDGE = 0.7

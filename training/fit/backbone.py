@@ -34,18 +34,14 @@ class Backbone:
     digest: str
     """Hex SHA-256 over its weights, configuration and preprocessor."""
     preprocessor: dict[str, Any]
-    """The content of its `preprocessor_config.json`."""
+    """Content of its `preprocessor_config.json`."""
     geometry: Geometry
     normalisation: Normalisation
 
 
 def find_backbone(uri: str, storage: StorageConfig) -> Backbone:
-    """Fetch a checkpoint, and check all but its weights' values.
-
-    Raises:
-        ModelError: it is not there, holds no safetensors, needs code of its own, or has a preprocessing that a scan
-            does not reproduce.
-    """
+    """Fetch a checkpoint, and check all but its weights' values. Raises ModelError where it is not there, holds no
+    safetensors, needs code of its own, or has a preprocessing that a scan does not reproduce."""
     folder = local_folder(uri, storage)
     model_settings(folder, uri)
     settings = preprocessor_settings(folder, uri)
@@ -56,11 +52,8 @@ def find_backbone(uri: str, storage: StorageConfig) -> Backbone:
 
 
 def load_with_new_head(backbone: Backbone, labels: Sequence[str], seed: int) -> tuple[Any, list[str]]:
-    """Return the model in fp32, and lines about its head.
-
-    Raises:
-        ModelError: transformers cannot load it, or weights of the backbone itself are missing or of other sizes.
-    """
+    """Return the model in fp32, and lines about its head. Raises ModelError where transformers cannot load it, or
+    weights of the backbone itself are missing or of other sizes."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports each missing weight at length
     naming = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}

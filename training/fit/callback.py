@@ -1,4 +1,4 @@
-"""The `TrainerCallback` of each worker: checkpoints, TensorBoard curves, progress, and early stopping.
+"""`TrainerCallback` of each worker: checkpoints, TensorBoard curves, progress, and early stopping.
 
 A storage that fails is a `StoreError` and ends the attempt.
 """
@@ -23,9 +23,11 @@ from training.fit.transforms import EpochOrder
 
 CURVES = "tensorboard"
 
+Figures = dict[str, float]
+
 
 class Tell(Protocol):
-    """The receiver of a worker's news."""
+    """Receiver of a worker's news."""
 
     def say(self, line: str) -> None:
         """Take a line for a person."""
@@ -74,11 +76,7 @@ def is_over(state: TrainerState, config: TrainConfig) -> bool:
 
 
 class TrainingCallback(TrainerCallback):
-    """The callback of one worker.
-
-    Attributes:
-        order: of the images; set before training starts.
-    """
+    """Callback of one worker; the `order` of the images is set before training starts."""
 
     order: EpochOrder
 
@@ -105,14 +103,7 @@ class TrainingCallback(TrainerCallback):
         if every and within and state.global_step % every == 0:
             control.should_save = True
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Figures | None = None, **_: Any) -> None:
         """Draw a point of each curve, and tell the progress."""
         if self._curves is None or not logs:
             return
@@ -120,14 +111,7 @@ class TrainingCallback(TrainerCallback):
             self._curves.draw("train", logs, ("loss", "learning_rate", "grad_norm"), state.global_step)
             self._tell.say(self._progress(state, logs))
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Figures | None = None, **_: Any) -> None:
         """Draw and tell the figures of the validation split."""
         figures = {name: (metrics or {})[f"eval_{name}"] for name in ("accuracy", "macro_f1", "log_loss")}
         self._tell.evaluated({**figures, "epoch": round(state.epoch or 0), "step": state.global_step})
@@ -166,7 +150,7 @@ class TrainingCallback(TrainerCallback):
         if self._curves:
             self._curves.close()
 
-    def _progress(self, state: TrainerState, logs: dict[str, float]) -> str:
+    def _progress(self, state: TrainerState, logs: Figures) -> str:
         done = state.global_step - self._began_at_step
         a_second = done * self._config.batch_size / max(time.monotonic() - self._began, 1e-9)
         left_s = (state.max_steps - state.global_step) * self._config.batch_size / max(a_second, 1e-9)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfwscan.errors import StoreError
-from nsfwscan.storage.failures import STORE_ERRORS, retry, setup_error
+from nsfwscan.storage.failures import STORE_ERRORS, in_words, retry, setup_error
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.store import Store, to_json
 
@@ -54,7 +54,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training, as one attempt sees them."""
+    """Checkpoints of one training, as one attempt sees them."""
 
     store: Store
     attempt: str
@@ -87,12 +87,8 @@ class Checkpoints:
         return next((found for found in self.newest_first() if found.step == step), None)
 
     def get(self, checkpoint: Checkpoint, into: Path, wanted: Collection[str] | None = None) -> Path:
-        """Download a checkpoint, or some of its files, and compare their SHA-256.
-
-        Raises:
-            Damaged: a file is gone, cut off or another.
-            StoreError: the storage cannot be read.
-        """
+        """Download a checkpoint, or some of its files, and compare their SHA-256. Raises Damaged where a file is gone,
+        cut off or another; StoreError where the storage cannot be read."""
         into.mkdir(parents=True, exist_ok=True)
         for name in checkpoint.files if wanted is None else wanted:
             target = into / name
@@ -120,7 +116,7 @@ class Checkpoints:
 def upload(store: Store, name: str, path: Path) -> None:
     """Copy a file of any size into a store, where it may be seen half-written. Raises StoreError."""
     target = store.locate(name)
-    try:
+    with in_words(f"cannot write {target}"):
         if store.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, open(target, "wb") as file:
@@ -129,8 +125,6 @@ def upload(store: Store, name: str, path: Path) -> None:
                 os.fsync(file.fileno())
         else:
             retry(partial(filesystem(store.location, store.storage).put_file, str(path), target))
-    except STORE_ERRORS as error:
-        raise setup_error(error, f"cannot write {target}") from error
 
 
 def download(store: Store, name: str, path: Path) -> None:

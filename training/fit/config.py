@@ -1,4 +1,4 @@
-"""The configuration of a training. Wrong values are a `ConfigError`.
+"""Configuration of a training. Wrong values are a `ConfigError`.
 
 The first sentence of a field's docstring is its option's help.
 """

@@ -52,7 +52,7 @@ class TrainingResult:
 
     uri: str
     record: dict[str, Any]
-    """The content of `training.json`."""
+    """Content of `training.json`."""
     is_new: bool
     """False where the same command had finished before."""
 
@@ -122,12 +122,7 @@ def _parameters(path: Path) -> int:
 
 
 def _job(
-    config: TrainConfig,
-    data: DataConfig,
-    storage: StorageConfig,
-    store: Store,
-    backbone: Backbone,
-    prepared: Prepared,
+    config: TrainConfig, data: DataConfig, storage: StorageConfig, store: Store, backbone: Backbone, prepared: Prepared
 ) -> TrainJob:
     now = datetime.now(UTC)
     record = {

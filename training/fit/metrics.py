@@ -15,11 +15,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 
 def summarise(truth: ArrayLike, predicted: ArrayLike, names: Sequence[str]) -> dict[str, Any]:
-    """Return `images, accuracy, macro_f1, classes` (by name) and the `confusion` matrix, as JSON values.
-
-    Args:
-        truth, predicted: of each image, an index into `names`.
-    """
+    """Return `images, accuracy, macro_f1, classes` (by name) and the `confusion` matrix, as JSON values, from the true
+    and the predicted index into `names` of each image."""
     labels = range(len(names))
     figures = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0.0)
     f1, images = figures[2], figures[3]

@@ -1,4 +1,4 @@
-"""The model card: what a checkpoint is, what it learned from, how good it is, and where not to trust it.
+"""Model card: what a checkpoint is, what it learned from, how good it is, and where not to trust it.
 
 It is Markdown, with the hub's metadata at its head. Names that came with the data cannot break out of the Markdown
 around them.

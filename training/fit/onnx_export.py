@@ -42,14 +42,9 @@ class _Probabilities(nn.Module):
 
 
 def export_onnx(folder: Path) -> dict[str, Any]:
-    """Write `model.onnx` into a checkpoint directory on this machine.
-
-    Returns:
-        `file`, and the `largest_difference` between probabilities of torch and ONNX Runtime, on generated images.
-
-    Raises:
-        ModelError: the directory is no checkpoint, its graph cannot be exported, or does not agree.
-    """
+    """Write `model.onnx` into a checkpoint directory on this machine. Return its name (`file`), and the
+    `largest_difference` between probabilities of torch and ONNX Runtime, on generated images. Raises ModelError where
+    the directory is no checkpoint, its graph cannot be exported, or does not agree."""
     spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
     model = _Probabilities(
         AutoModelForImageClassification.from_pretrained(

@@ -38,7 +38,7 @@ class WorkerResources:
 
     @property
     def resources(self) -> dict[str, float]:
-        """The resources as Ray names them."""
+        """Resources as Ray names them."""
         return {"CPU": float(self.cpus)} | ({"GPU": 1.0} if self.gpu else {})
 
     def __str__(self) -> str:
@@ -46,14 +46,12 @@ class WorkerResources:
 
 
 def worker_resources(nodes: Sequence[dict[str, float]], workers: int, use_gpu: bool | None) -> WorkerResources:
-    """Return the most resources that each worker can have while all run at once.
+    """Return the most resources that each worker can have while all run at once. Raises NsfwscanError where the workers
+    do not fit on the cluster.
 
     Args:
         nodes: the resources of each node, as Ray names them.
         use_gpu: None: where there are enough.
-
-    Raises:
-        NsfwscanError: the workers do not fit on the cluster.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cpus = int(sum(node.get("CPU", 0) for node in nodes))
@@ -70,11 +68,8 @@ def worker_resources(nodes: Sequence[dict[str, float]], workers: int, use_gpu: b
 
 
 def on_ray(job: TrainJob, say: Callable[[str], None], *, verbose: bool = False) -> None:
-    """Run the job's workers on a cluster, or on a local Ray.
-
-    Raises:
-        NsfwscanError: as a worker raised it; or workers were lost more often than allowed.
-    """
+    """Run the job's workers on a cluster, or on a local Ray. Raises NsfwscanError as a worker raised it, and where
+    workers were lost more often than allowed."""
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths stay what they are
     session = ray_session(
         job.config.cluster, verbose=verbose, num_cpus=job.config.num_cpus, store_bytes=_OBJECT_STORE_BYTES
@@ -129,7 +124,7 @@ def _raise_own(board: Any) -> None:
 
 
 class _Board:
-    """The actor that holds the workers' lines, and the error that ends the training, for the driver."""
+    """Actor that holds the workers' lines, and the error that ends the training, for the driver."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []

@@ -57,16 +57,13 @@ def ship(
     folder: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Write the directory.
+    """Write the directory. Raises ModelError where the directory's scores are not the model's; StoreError where it
+    cannot be written.
 
     Args:
         probe: pixels [images, H, W, 3] on which the directory's scores are compared with the model's.
         record: the driver's part of training.json.
         folder: on this node, for the files before they are uploaded.
-
-    Raises:
-        ModelError: the directory's scores are not the model's.
-        StoreError: it cannot be written.
     """
     model = trained.model.to("cpu").float().eval()
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The transformers `Trainer`, extended: it normalises on the device, weighs classes, freezes the backbone or decays its
+"""Transformers `Trainer`, extended: it normalises on the device, weighs classes, freezes the backbone or decays its
 learning rate by layer, and keeps an order of images that survives an interruption.
 
 Its checkpoints hold everything that the next steps depend on. A GPU without memory for a batch is a `ModelError`.
@@ -39,11 +39,8 @@ def trains_on_gpu(config: TrainConfig) -> bool:
 
 
 def choose_precision(config: TrainConfig) -> Precision:
-    """Choose what this worker multiplies in: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere.
-
-    Raises:
-        ConfigError: fp16 is asked for on a CPU.
-    """
+    """Choose what this worker multiplies in: bf16 where the hardware has it, fp16 on older GPUs, fp32 elsewhere. Raises
+    ConfigError where fp16 is asked for on a CPU."""
     if config.precision == "float16" and not trains_on_gpu(config):
         raise ConfigError("--precision float16 trains on a GPU only: use bfloat16, float32 or auto on a CPU")
     if config.precision != "auto":
@@ -95,7 +92,7 @@ def arguments_for(config: TrainConfig, folder: Path, images: int, precision: Pre
 
 
 class ImageTrainer(Trainer):
-    """The training loop of one worker.
+    """Training loop of one worker.
 
     Attributes:
         model: the transformers model, never wrapped in another module; while it trains in half precision, accelerate

@@ -67,11 +67,8 @@ class Augmentation:
 
 
 class Pixels(Dataset[dict[str, Any]]):
-    """A split as the model takes it, decoded on access.
-
-    Args:
-        augmentation: None: exactly the pixels of a scan.
-    """
+    """A split as the model takes it, decoded on access; without an augmentation it gives exactly the pixels of a
+    scan."""
 
     def __init__(
         self, rows: Rows, geometry: Geometry, *, max_pixels: int, augmentation: Augmentation | None = None
@@ -83,11 +80,8 @@ class Pixels(Dataset[dict[str, Any]]):
         return len(self._rows)
 
     def __getitem__(self, key: ImageKey | int) -> dict[str, Any]:
-        """Return `pixel_values`: uint8 [H, W, 3], and `labels`: an index.
-
-        Raises:
-            SourceError: the image does not decode, though it did when the data were prepared.
-        """
+        """Return `pixel_values`: uint8 [H, W, 3], and `labels`: an index. Raises SourceError where the image does not
+        decode, though it did when the data were prepared."""
         place = key if isinstance(key, tuple) else (0, key)
         row = self._rows[place[1]]
         try:
@@ -107,11 +101,7 @@ class Pixels(Dataset[dict[str, Any]]):
 
 
 class EpochOrder(Sampler[ImageKey]):
-    """Yields every image once, in an order of the epoch's own.
-
-    Attributes:
-        epoch: set by the callback.
-    """
+    """Yields every image once, in an order of the `epoch`'s own, which the callback sets."""
 
     def __init__(self, images: int, seed: int) -> None:
         self.epoch = 0

@@ -1,4 +1,4 @@
-"""The work of each training worker, from the data to the checkpoint that the first worker ships.
+"""Do the work of a training worker, from the data to the checkpoint that the first worker ships.
 
 It goes on from the newest checkpoint in OUT. A broken set-up (other data on this node, a full storage, a GPU too small)
 is a `NsfwscanError`; finished work is kept.
@@ -35,7 +35,7 @@ from training.fit.transforms import Augmentation, Pixels
 
 @dataclass(frozen=True)
 class TrainJob:
-    """The job that all workers share."""
+    """Job that all workers share."""
 
     config: TrainConfig
     storage: StorageConfig
@@ -46,23 +46,17 @@ class TrainJob:
     backbone_digest: str
     attempt: str
     record: dict[str, Any]
-    """The driver's part of training.json."""
+    """Driver's part of training.json."""
 
     @property
     def store(self) -> Store:
-        """The store of the checkpoint."""
+        """Store of the checkpoint."""
         return Store.at(self.config.out, self.storage)
 
 
 def work(job: TrainJob, tell: Tell, *, threads: int) -> None:
-    """Train, evaluate and ship; return when the checkpoint is in its place.
-
-    Args:
-        threads: CPU threads of this worker's torch.
-
-    Raises:
-        NsfwscanError: see the module.
-    """
+    """Train, evaluate and ship, on so many `threads` of this worker's torch; return when the checkpoint is in its
+    place. Raises NsfwscanError."""
     torch.set_num_threads(threads)
     prepared = job.prepare()
     if prepared.fingerprint != job.fingerprint:

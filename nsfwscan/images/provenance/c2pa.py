@@ -16,7 +16,7 @@ _GIF_BYTES = 2**16
 _JUMBF = bytes.fromhex("6332706100110010800000aa00389b71")
 """Type of the JUMBF box that holds manifests (the same, 11.1.4.2)."""
 _BMFF = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
-"""The `uuid` box of a manifest (the same, A.5)."""
+"""`uuid` box of a manifest (the same, A.5)."""
 _TIFF_TAG = 0xCD41
 _GIF_BLOCK = b"!\xff\x0bC2PA_GIF\x01\x00\x00"
 

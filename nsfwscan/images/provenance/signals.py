@@ -68,15 +68,13 @@ Grey = NDArray[np.float32]
 
 
 def signals_of(data: bytes, image: Image.Image, size: tuple[int, int]) -> Signals:
-    """Return at most `MOST_SIGNALS` names of at most `LONGEST_NAME` printable characters, with finite numbers.
+    """Return at most `MOST_SIGNALS` names of at most `LONGEST_NAME` printable characters, with finite numbers. Raises
+    MemoryError where the file needs more memory than this process may have.
 
     Args:
         data: the whole file.
         image: as Pillow opened it, loaded; only a thumbnail is decoded here.
         size: width and height by the header; the image may have been decoded at a reduced scale.
-
-    Raises:
-        MemoryError: the file needs more memory than this process may have.
     """
     file, found = _File(data, image, size), Signals()
     for look in _LOOKS:
@@ -115,7 +113,7 @@ class _File:
 
     @cached_property
     def photo(self) -> dict[int, Any]:
-        """The tags of EXIF's own directory, beside the image's."""
+        """Tags of EXIF's own directory, beside the image's."""
         return self.exif.get_ifd(ExifTags.IFD.Exif) if len(self.exif) else {}
 
     @cached_property
@@ -130,7 +128,7 @@ class _File:
 
     @cached_property
     def manifest(self) -> bytes | None:
-        """The first bytes of the C2PA manifests."""
+        """First bytes of the C2PA manifests."""
         return manifests_of(self.data, self.image, self.exif)
 
     def tag(self, tag: ExifTags.Base) -> str:
@@ -190,12 +188,7 @@ def _tools(file: _File) -> Iterator[tuple[str, float]]:
     yield from _named("software", _TABLES["editors"], _lower([names, _text(file.image.info.get("comment"))]))
 
 
-_FOR_PEOPLE = (
-    ExifTags.Base.UserComment,
-    ExifTags.Base.ImageDescription,
-    ExifTags.Base.Make,
-    ExifTags.Base.Model,
-)
+_FOR_PEOPLE = (ExifTags.Base.UserComment, ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model)
 
 
 def _named(kind: str, tools: dict[str, list[str]], text: str) -> Iterator[tuple[str, float]]:

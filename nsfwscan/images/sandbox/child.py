@@ -27,15 +27,9 @@ from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.images.sandbox.wire import NO_MEMORY, Encoded, Settings
 from nsfwscan.images.sandbox.zygote import Zygote
 
-_TYPES = {
-    "format": str,
-    "width": int,
-    "height": int,
-    "frames": int,
-    "camera": str,
-    "software": str,
-    "pdq": str,
-    "pdq_quality": int,
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("width", "height", "frames", "pdq_quality"), int),
+    **dict.fromkeys(("format", "camera", "software", "pdq"), str),
     "signals": dict,
 }
 _MOST = {"pdq_quality": 100}
@@ -109,11 +103,8 @@ class DecodeChild:
         return facts
 
     def retire(self) -> int | None:
-        """End the worker, if there is one; the next file gets a new one.
-
-        Returns:
-            its exit code, negative for a signal, as it was before if it was dead already; None where nobody knows.
-        """
+        """End the worker, if there is one; the next file gets a new one. Return its exit code, negative for a signal,
+        as it was before if it was dead already; None where nobody knows."""
         worker, self._worker = self._worker, None
         if worker is None or self._zygote is None:
             return None

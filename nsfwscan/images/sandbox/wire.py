@@ -37,7 +37,7 @@ Encoded = bytes | memoryview
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a decode child.
+    """Settings of a decode child.
 
     Args:
         geometries: it returns pixels of each, one after the other.
@@ -64,7 +64,7 @@ class Settings:
 
     @property
     def sandboxed(self) -> bool:
-        """Whether a worker is confined, as far as the kernel can."""
+        """True where a worker is confined, as far as the kernel can."""
         return self.sandbox != "off"
 
     def said(self) -> Said:
@@ -134,11 +134,7 @@ def area_file(pixels: int) -> int:
 
 
 def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: float | None = None) -> None:
-    """Send one message; `deadline` is a time of `time.monotonic()`.
-
-    Raises:
-        TimeoutError, ConnectionError: see the module.
-    """
+    """Send one message; `deadline` is a time of `time.monotonic()`. Raises TimeoutError, ConnectionError."""
     text = json.dumps(said).encode()
     head = _HEAD.pack(len(text), len(data)) + text
     _wait_until(sock, deadline)
@@ -152,14 +148,12 @@ def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: floa
 def receive(
     sock: socket.socket, *, most: int | None = None, most_json: int = 65_536, deadline: float | None = None
 ) -> tuple[Said, bytes]:
-    """Return the next message: its JSON object and the bytes after it.
+    """Return the next message: its JSON object and the bytes after it. Raises TimeoutError, EOFError, ConnectionError,
+    ValueError.
 
     Args:
         most: limit of bytes after the JSON; unset: any number, from a trusted peer.
         most_json: limit of bytes of JSON.
-
-    Raises:
-        TimeoutError, EOFError, ConnectionError, ValueError: see the module.
     """
     lengths: tuple[int, int] = _HEAD.unpack(_exactly(sock, _HEAD.size, deadline))
     if lengths[0] > most_json or (most is not None and lengths[1] > most):

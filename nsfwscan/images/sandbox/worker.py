@@ -1,4 +1,4 @@
-"""The decode child from within: a zygote that has imported the decoders, and forks workers that decode.
+"""Be the decode child, from within: a zygote that has imported the decoders, and forks workers that decode.
 
     python -m nsfwscan.images.sandbox.worker SOCKET AREA
 

@@ -1,4 +1,4 @@
-"""The first process of a decode child, from outside: it starts once, and forks workers on request.
+"""Start the first process of a decode child, from outside: it starts once, and forks workers on request.
 
 A process that does not start raises `NsfwscanError` with its last words; one that is gone later raises `EOFError` or
 `OSError`, and the next one can be started.
@@ -12,8 +12,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.images.sandbox import wire
@@ -31,21 +30,19 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
-"""The environment of a process that decodes: there is one for each core."""
+"""Environment of a process that decodes: there is one for each core."""
 _INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONHASHSEED")
 """Variables that it takes over from this process: nothing that could be a secret."""
 
 
 class Zygote:
-    """The process, started without waiting for it. It ends with this object, or with this process.
-
-    Attributes:
-        area: memory that this process and its workers see.
-    """
+    """A process that forks workers, started without waiting for it; it ends with this object, or with this process.
+    `area` is memory that this process and the workers see."""
 
     def __init__(self, settings: Settings) -> None:
         self._control, theirs = socket.socketpair()
-        with theirs, _closing(area_file(settings.pixel_bytes)) as area:
+        with theirs, open(area_file(settings.pixel_bytes), "rb") as file:
+            area = file.fileno()
             self.area = Area(area, settings.pixel_bytes)
             try:
                 self._process = subprocess.Popen(
@@ -65,12 +62,8 @@ class Zygote:
             wire.send(self._control, settings.said())
 
     def fork(self) -> tuple[socket.socket, tuple[str, ...]]:
-        """Return the socket of a new worker, and the layers of its sandbox that hold.
-
-        Raises:
-            NsfwscanError: the process did not start.
-            EOFError, OSError, ValueError: it is gone, or stuck.
-        """
+        """Return the socket of a new worker, and the layers of its sandbox that hold. Raises NsfwscanError where the
+        process did not start; EOFError, OSError, ValueError where it is gone, or stuck."""
         self._wait_until_ready()
         ours, theirs = socket.socketpair()
         try:
@@ -84,14 +77,11 @@ class Zygote:
         return ours, tuple(layer for layer in LAYERS if layer in said["sandbox"])
 
     def reap(self) -> tuple[int, int]:
-        """End the worker.
+        """End the worker. Raises EOFError, OSError, ValueError where the process is gone, or stuck.
 
         Returns:
             its exit code, negative for a signal, also of a worker that was dead already; and its peak of memory in
             bytes.
-
-        Raises:
-            EOFError, OSError, ValueError: the process is gone, or stuck.
         """
         self._control.settimeout(_ANSWER_S)
         self._control.sendall(REAP)
@@ -123,14 +113,6 @@ class Zygote:
             self.close()
             raise NsfwscanError(said["error"])
         self._ready = True
-
-
-@contextmanager
-def _closing(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _environment() -> dict[str, str]:
