@@ -11,7 +11,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from enum import StrEnum
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nsfwscan.errors import Status
 
@@ -290,6 +292,13 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     there = set(table.column_names)
     columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(table.num_rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
+
+
+def as_matrix(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:
+    """Return values of one width as uint8 [rows, bytes] without a copy; null rows hold arbitrary bytes."""
+    width = column.type.byte_width
+    flat = np.frombuffer(column.buffers()[1] or b"", np.uint8)
+    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), width)
 
 
 def in_utc(time: datetime | None) -> str | None:

@@ -78,7 +78,7 @@ def _click_type(kind: Any, limits: Sequence[Any]) -> Any:
 
 
 def _pairs(_: click.Context, parameter: click.Parameter, labels: Sequence[str]) -> dict[str, str] | None:
-    """`LABEL=CATEGORY` as a mapping; None where there is none."""
+    """Return `LABEL=CATEGORY` as a mapping; None where there is none."""
     for label in labels:
         if "=" not in label:
             raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param=parameter)

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -36,7 +35,7 @@ from nsfwscan.config import BankConfig, StorageConfig, digest_of
 from nsfwscan.errors import BankError, NsfwscanError
 from nsfwscan.location import Location
 from nsfwscan.models.registry import cache_folder
-from nsfwscan.schema import BankKind
+from nsfwscan.schema import BankKind, as_matrix
 from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import in_words
 from nsfwscan.storage.objects import open_file
@@ -119,7 +118,7 @@ class Entries:
     def __init__(self, path: Path) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         column = table["hash"].combine_chunks()
-        self.hashes = _as_matrix(column)
+        self.hashes = as_matrix(column)
         self._ids = table["id"].combine_chunks()
         self._keys = _as_keys(self.hashes)
 
@@ -134,13 +133,6 @@ class Entries:
     def id_of(self, entry: int) -> str:
         """Return the id of an entry; the hash itself where the bank gives none."""
         return str(self._ids[entry].as_py() or self.hashes[entry].tobytes().hex())
-
-
-def _as_matrix(column: pa.Array) -> Hashes:
-    """Return hashes of one width, none null, as uint8 [n, bytes] without a copy."""
-    width = column.type.byte_width
-    flat = np.frombuffer(column.buffers()[1] or b"", np.uint8)
-    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
 
 
 def _as_keys(hashes: Hashes) -> NDArray[np.bytes_]:
@@ -337,7 +329,8 @@ class _Reading:
 
     def add(self, lines: Lines) -> None:
         """Add lines. Raises BankError where the kind of their hashes is not clear."""
-        kept = pa.array(self._wanted(lines.tags or [()] * len(lines.hashes)), pa.bool_())
+        tags, wanted = lines.tags or [()] * len(lines.hashes), set(self._config.tags)
+        kept = pa.array([not wanted or not wanted.isdisjoint(tag) for tag in tags], pa.bool_())
         hashes, said = _as_hex(lines)
         kinds = self._kinds(lines, said, hashes)
         kept = pc.and_(kept, self._counting(lines, kinds, kept))
@@ -353,10 +346,6 @@ class _Reading:
             self.found[kind].append((_from_hex(hashes.filter(usable), DIGITS[kind] // 2), ids.filter(usable)))
             bad = pc.and_(here, pc.invert(good))
             self._add_malformed(kind, numbers.filter(bad), pa.array(lines.hashes, pa.string()).filter(bad))
-
-    def _wanted(self, tags: Sequence[tuple[str, ...]]) -> list[bool]:
-        wanted = set(self._config.tags)
-        return [not wanted or not wanted.isdisjoint(tag) for tag in tags]
 
     def _counting(self, lines: Lines, kinds: pa.Array, kept: pa.Array) -> pa.Array:
         """Return which lines count by their category and quality; count the others as passed over."""
@@ -439,7 +428,7 @@ def _write(found: _Found, path: Path, width: int) -> int:
     kind = pa.binary(width)
     hashes = pa.concat_arrays([pa.array([], kind), *(some for some, _ in found)])
     ids = pa.concat_arrays([pa.array([], pa.large_string()), *(some.cast(pa.large_string()) for _, some in found)])
-    keys = _as_keys(_as_matrix(hashes))
+    keys = _as_keys(as_matrix(hashes))
     order = _sorted(keys, ids)
     first = np.ones(len(order), np.bool_)
     first[1:] = keys[order[1:]] != keys[order[:-1]]

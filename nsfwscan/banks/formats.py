@@ -95,7 +95,8 @@ def lines_of(file: IO[bytes], uri: str, column: str | None = None) -> Iterator[L
             if head.startswith(b"PAR1"):
                 yield from _batches(pq.ParquetFile(plain).iter_batches(_ROWS, use_threads=False), uri, column)
             elif head.startswith(b"ARROW1"):
-                yield from _batches(_arrow(plain), uri, column)
+                table = pa.ipc.open_file(plain)
+                yield from _batches(map(table.get_batch, range(table.num_record_batches)), uri, column)
             else:
                 yield from _text(plain, head, uri, column)
         except pa.ArrowException as error:
@@ -136,11 +137,6 @@ def _only_member(file: IO[bytes], uri: str) -> IO[bytes]:
         shown = ", ".join(printable(name) for name in names[:5])
         raise BankError(f"{uri} is a zip archive of {len(names):,} files ({shown}): unpack it, and give each as a bank")
     return archive.open(names[0])
-
-
-def _arrow(file: IO[bytes]) -> Iterator[pa.RecordBatch]:
-    table = pa.ipc.open_file(file)
-    return (table.get_batch(i) for i in range(table.num_record_batches))
 
 
 def _text(file: IO[bytes], head: bytes, uri: str, column: str | None) -> Iterator[Lines]:
@@ -394,17 +390,13 @@ def _places_without_header(shown: Sequence[str], delimiter: str) -> _Columns:
     first = next(line for line in shown if _hash_places(line, delimiter))
     cells, places = _cells(first, delimiter), _hash_places(first, delimiter)
     if len(places) > 1:
-        kinds = [(_kind_by_digits(cells[i]), i) for i in places]
+        kinds = [(BY_DIGITS.get(len(plain_hex(cells[i])[1]), "sha256"), i) for i in places]
         return _Columns(tuple((kind, i) for kind, i in kinds if kind), None, None, None, None)
     following = places[0] + 1
     rows = [_cells(line, delimiter) for line in shown]
     scores = [row[following] for row in rows if len(row) > following]
     is_quality = bool(scores) and all(score.strip().isdecimal() and int(score) <= 100 for score in scores)
     return _Columns((), places[0], None, None, None, following if is_quality else None)
-
-
-def _kind_by_digits(cell: str) -> str:
-    return BY_DIGITS.get(len(plain_hex(cell)[1]), "sha256")
 
 
 def _rows(lines: Iterator[tuple[int, str]], delimiter: str, header: int, places: _Columns) -> Iterator[Lines]:

@@ -57,7 +57,7 @@ class NearIndex:
 
     @classmethod
     def over(cls, hashes: Hashes, distance: int, *, flat_up_to: int = FLAT_UP_TO) -> Self:
-        """An index over hashes, uint8 [n, 32], for distances up to this one, 0 to 256 bits."""
+        """Return an index over hashes, uint8 [n, 32], for distances up to this one, 0 to 256 bits."""
         import faiss
 
         index: Any = faiss.IndexBinaryFlat(HASH_BYTES * 8)

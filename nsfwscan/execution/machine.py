@@ -89,15 +89,11 @@ def gpu_kind(name: str) -> str:
 def _cpu_name(proc: Path) -> str | None:
     """Return the processor's name with its family and model numbers, since a hypervisor's name alone says nothing."""
     text = _text(proc / "cpuinfo") or ""
-    found = {key: match[1] for key in ("model name", "cpu family", "model") if (match := _line(key, text))}
+    found = dict(reversed(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE)))
     if "model name" not in found:
         return platform.processor() or platform.machine() or None
     numbers = [f"{key} {found[key]}" for key in ("cpu family", "model") if key in found]
     return f"{found['model name']} ({', '.join(numbers)})" if numbers else found["model name"]
-
-
-def _line(key: str, text: str) -> re.Match[str] | None:
-    return re.search(rf"^{key}\s*: (.+)$", text, re.MULTILINE)
 
 
 def _text(path: Path) -> str | None:

@@ -170,7 +170,7 @@ def _accounted(table: pa.Table) -> pa.ChunkedArray:
 
 
 class CpuChain:
-    """The CPU stages over a shard's listing; reading is one chunk ahead of decoding.
+    """CPU stages over a shard's listing; reading is one chunk ahead of decoding.
 
     Args:
         actors: number of chains that share the limit on requests to the media store.

@@ -20,6 +20,7 @@ from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.schema import as_matrix
 
 _REMEMBERED = 50_000
 """Number of latest contents whose scores a worker keeps: about 15 MB."""
@@ -95,7 +96,7 @@ class Scorer:
         first = {digests[row]: row for row in reversed(rows)}
         is_new = np.array([first[digests[row]] == row and digests[row] not in known for row in rows], np.bool_)
         scores = np.full((table.num_rows, len(self.spec.labels)), np.nan, np.float32)
-        self._score(_as_images(pixels, self.spec.geometry.shape), rows[is_new], scores)
+        self._score(as_matrix(pixels).reshape(-1, *self.spec.geometry.shape), rows[is_new], scores)
         for row in rows:
             scores[row] = known.get(digests[row], scores[first[digests[row]]])
         finite: Mask = np.asarray(np.isfinite(scores).all(axis=1))
@@ -128,10 +129,3 @@ class Scorer:
         missing = self.hardware.batch_size - len(images)
         batch = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
         return np.ascontiguousarray(batch)
-
-
-def _as_images(pixels: pa.FixedSizeBinaryArray, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return the column as uint8 [rows, H, W, 3] without a copy; null rows hold arbitrary bytes."""
-    width = pixels.type.byte_width
-    flat = np.frombuffer(pixels.buffers()[1], np.uint8, count=(pixels.offset + len(pixels)) * width)
-    return flat[pixels.offset * width :].reshape(len(pixels), *shape)

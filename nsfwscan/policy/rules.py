@@ -138,15 +138,11 @@ def _not_too_many(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return rules
 
 
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float | datetime.date) else value
-
-
 class Policy(Frozen):
     """Ordered rules; the first true one decides, and `otherwise` decides the rest."""
 
     name: str
-    version: Annotated[str, BeforeValidator(_as_text)]
+    version: Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float | datetime.date) else v)]
     description: str = ""
     thresholds: dict[str, Number] = Field(default_factory=dict)
     """Named numbers, used as `nsfw_score >= $explicit`."""

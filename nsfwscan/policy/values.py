@@ -202,7 +202,8 @@ class _Condition:
         words, (refused, flags) = self.known.words(operand.column), _LIKE[node["function_name"]]
         if words is None:
             return None
-        pattern = re.compile(_as_regex(constant[0]), flags | re.DOTALL)
+        regex = (".*" if c == "%" else "." if c == "_" else re.escape(c) for c in constant[0])
+        pattern = re.compile("".join(regex), flags | re.DOTALL)
         if not any(pattern.fullmatch(str(operand.change(word))) for word in words):
             self.findings.append(
                 f"no {operand.column} is like {constant[0]!r}{self._meant(operand, constant[0], words)}"
@@ -390,10 +391,6 @@ def _constant(node: Any) -> tuple[Value] | None:
         except ValueError:
             return None
     return (text.lower() == "true",) if kind == "BOOLEAN" else None
-
-
-def _as_regex(pattern: str) -> str:
-    return "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
 
 
 def _shown(value: Any) -> str:

@@ -185,8 +185,9 @@ def checked(row: dict[str, Any], manifest: Location, where: str, doubts: _Doubts
     """
     uri = row.get("uri") or row.get("source-ref") or _of_bucket(row)
     if not isinstance(uri, str):
+        shown = printable(str({name: value for name, value in row.items() if value is not None} or "empty")[:200])
         raise SourceError(
-            f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row, and this one is {_shown(row)}"
+            f"{where}: no `uri` (nor `source-ref`); a manifest names one object a row, and this one is {shown}"
         )
 
     def value(column: str, read: Any) -> Any:
@@ -217,10 +218,6 @@ def checked(row: dict[str, Any], manifest: Location, where: str, doubts: _Doubts
 def _of_bucket(row: dict[str, Any]) -> str | None:
     bucket, key = row.get("bucket"), row.get("key")
     return f"s3://{bucket}/{key}" if isinstance(bucket, str) and isinstance(key, str) and bucket and key else None
-
-
-def _shown(row: dict[str, Any]) -> str:
-    return printable(str({name: value for name, value in row.items() if value is not None} or "empty")[:200])
 
 
 def is_nothing(value: Any) -> bool:
@@ -273,7 +270,7 @@ def _timestamp(value: Any, where: str) -> datetime:
 
 
 def _time(value: Any) -> datetime:
-    """Raises ValueError and its like where a value is no time, or none of the years 1 to 9999."""
+    """Return a time. Raise ValueError and its like where a value is none, or not of the years 1 to 9999."""
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):

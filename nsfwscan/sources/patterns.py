@@ -35,7 +35,7 @@ class Pattern:
         self.has_matched = False
         whole = f"{written}*" if written.endswith("/") else written
         globs = [glob for one in _expanded(whole) for glob in (one, one.replace("**/", ""))]
-        readings = list(dict.fromkeys(reading for one in globs for reading in (one, _literal(one))))
+        readings = list(dict.fromkeys(reading for one in globs for reading in (one, one.replace("[", "[[]"))))
         self._matches = _any_of(readings)
         self._covers = _any_of([reading for reading in readings if reading.endswith("*")])
 
@@ -60,11 +60,6 @@ class Pattern:
 
 def _any_of(globs: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
-
-
-def _literal(glob: str) -> str:
-    """Return the glob in which brackets mean themselves."""
-    return glob.replace("[", "[[]")
 
 
 def _expanded(glob: str) -> list[str]:

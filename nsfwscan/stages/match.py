@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
-from nsfwscan.schema import BYTES, REPORT_SCHEMA, BankKind
+from nsfwscan.schema import BYTES, REPORT_SCHEMA, BankKind, as_matrix
 from nsfwscan.stages.base import Stage, put
 
 
@@ -77,7 +77,5 @@ def _with_matches(table: pa.Table, found: pa.Table) -> pa.Table:
 
 def _without(pixels: pa.FixedSizeBinaryArray, there: NDArray[np.bool_]) -> pa.Array:
     """Return a copy in which all other rows are null, and zero: a null slot is sent and stored like any other."""
-    width = pixels.type.byte_width
-    flat = np.frombuffer(pixels.buffers()[1], np.uint8, count=(pixels.offset + len(pixels)) * width)
-    images = flat[pixels.offset * width :].reshape(len(pixels), width) * there[:, None]
+    images = as_matrix(pixels) * there[:, None]
     return pa.Array.from_buffers(pixels.type, len(pixels), [pa.array(there).buffers()[1], pa.py_buffer(images)])

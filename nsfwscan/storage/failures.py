@@ -6,7 +6,6 @@ fail every object alike, such as refused credentials.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import random
 import re
@@ -100,7 +99,7 @@ _PERMANENT_ERRNO = frozenset(
 
 
 class NotWhole(OSError):
-    """The bytes that were read are not one version of the object, from its first byte to its last."""
+    """Bytes that were read are not one version of the object, from its first byte to its last."""
 
 
 class Wait(Protocol):
@@ -171,7 +170,7 @@ def row_error(error: Exception, attempts: int) -> RowError:
         return RowError(Status.NOT_FOUND, f"no such object{said}")
     if isinstance(error, PermissionError) or code in ("401", "403"):
         return RowError(Status.DENIED, f"permission denied{said}")
-    if _is_timeout(error):
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return RowError(Status.TIMEOUT, f"the read timed out{tries}")
     return RowError(Status.FETCH_ERROR, f"{_detail(error)}{said}{tries}")
 
@@ -217,10 +216,6 @@ def _is_http(error: BaseException) -> bool:
     """Return whether it is aiohttp's; the package takes an eighth of a second to import, and not every command needs
     it."""
     return type(error).__module__.startswith("aiohttp.")
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return isinstance(error, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(error).__name__
 
 
 def is_transient(error: Exception) -> bool:

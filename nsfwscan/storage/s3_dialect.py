@@ -33,10 +33,10 @@ _LISTINGS = frozenset({"ListObjects", "ListObjectsV2"})
 _CHECKSUMS = ("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")
 _MODE = "x-amz-checksum-mode"
 _NOT_TAKEN = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidArgument", "InvalidRequest", "501", "405"})
-"""How a store says that it does not know a request, or a part of it."""
+"""Codes of a store that does not know a request, or a part of it."""
 
 _OURS = "marker:"
-"""How a continuation token begins that is a key, for ListObjects; a store's own tokens mean nothing there."""
+"""Beginning of a continuation token that is a key, for ListObjects; a store's own tokens mean nothing there."""
 
 _ROOT = re.compile(rb"\s*(?:\xef\xbb\xbf)?(?:<\?.*?\?>|<!--.*?-->|\s)*<(?:\w+:)?(\w+)", re.DOTALL)
 _LISTED = "ListBucketResult"
@@ -65,7 +65,7 @@ def adapt(session: Any, compatibility: Compatibility) -> None:
 
 
 class _Dialect:
-    """What is known of the stores that one session speaks to, by host."""
+    """Facts about the stores that one session speaks to, by host."""
 
     def __init__(self, compatibility: Compatibility) -> None:
         self._compatibility = compatibility

@@ -226,7 +226,10 @@ def _shape_of_text(text: str, encoding: str, uri: str, *, wanted: bool, whole: b
 
 def _shape_of_json(text: str, encoding: str, uri: str, *, wanted: bool) -> Shape | None:
     if text.startswith("["):
-        return _shape_of_array(text[1:].lstrip(), encoding, uri, wanted=wanted)
+        inner = text[1:].lstrip()
+        if inner.startswith(("{", '"')) or re.match(r"\]\s*$", inner):
+            return Shape("json", encoding=encoding)
+        return _none(wanted, refusal(uri, f"is a JSON array of neither objects nor texts: {inner[:60]!r}"))
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     try:
         row = json.loads(first)
@@ -243,12 +246,6 @@ def _shape_of_json(text: str, encoding: str, uri: str, *, wanted: bool) -> Shape
         keys = ", ".join(re.findall(r'"([^"\\]{1,40})"\s*:', text)[:8]) or "none"
         raise SourceError(refusal(uri, f"is JSON of another kind, with the keys {keys}"))
     return lines if wanted else None
-
-
-def _shape_of_array(first: str, encoding: str, uri: str, *, wanted: bool) -> Shape | None:
-    if first.startswith(("{", '"')) or re.match(r"\]\s*$", first):
-        return Shape("json", encoding=encoding)
-    return _none(wanted, refusal(uri, f"is a JSON array of neither objects nor texts: {first[:60]!r}"))
 
 
 def _is_wrapper(row: dict[str, Any]) -> bool:
@@ -317,7 +314,8 @@ def rows_in(file: IO[bytes], shape: Shape, columns: Columns) -> Iterator[Row]:
     if shape.format in ("parquet", "orc", "arrow"):
         with _seekable(file, shape.compression) as table:
             for batch in _batches(table, shape.format, columns):
-                yield from _plain(batch)
+                for cells in zip(*map(_values, batch.columns), strict=True):
+                    yield dict(zip(batch.schema.names, cells, strict=True))
         return
     text = io.TextIOWrapper(unpacked(file, shape.compression), encoding=shape.encoding, newline="")
     try:
@@ -437,13 +435,6 @@ def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
     pa.ArrowInvalid."""
     batch.validate(full=True)
     return batch
-
-
-def _plain(batch: pa.RecordBatch) -> Iterator[Row]:
-    """Yield the rows of a batch."""
-    values = [_values(column) for column in batch.columns]
-    for cells in zip(*values, strict=True):
-        yield dict(zip(batch.schema.names, cells, strict=True))
 
 
 _EACH_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

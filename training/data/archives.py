@@ -181,7 +181,7 @@ def _is_on_hub(uri: str) -> bool:
 
 
 def _from_hub(repo: str, name: str) -> str:
-    """Path of the hub's file on this machine; downloaded once."""
+    """Return the path of the hub's file on this machine; it is downloaded once."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 

@@ -143,7 +143,7 @@ def features(labels: Sequence[Category]) -> datasets.Features:
 
 
 def _versions(listing: Listing, config: DataConfig) -> object:
-    """Everything that decides the catalog: each object's version and label, and how it is read."""
+    """Return everything that decides the catalog: each object's version and label, and how it is read."""
     objects = [
         (e.uri, str(e.label), e.size, e.etag or (e.modified_at.isoformat() if e.modified_at else None), e.sha256)
         for e in listing.examples
@@ -246,12 +246,8 @@ def _write_part(folder: Path, number: int, table: pa.Table, labels: tuple[Catego
         appearing(folder / _IMAGES.replace("*", f"{number:06d}")) as path,
         pa.ipc.new_stream(str(path), schema) as writer,
     ):
-        writer.write_table(images, max_chunksize=_rows_a_batch(images))
+        # To read a row, Arrow reads its batch.
+        writer.write_table(images, max_chunksize=max(1, len(images) * _BATCH_BYTES // max(1, images.nbytes)))
     facts = pa.table([table[field.name].cast(field.type) for field in FACTS_SCHEMA], schema=FACTS_SCHEMA)
     with appearing(folder / _FACTS.replace("*", f"{number:06d}")) as path:
         pq.write_table(facts, path)
-
-
-def _rows_a_batch(images: pa.Table) -> int:
-    """Return how many rows fill a batch on average: to read a row, Arrow reads its batch."""
-    return max(1, int(images.num_rows) * _BATCH_BYTES // max(1, int(images.nbytes)))

@@ -108,7 +108,7 @@ def _about_failures(unreadable: Sequence[Unreadable]) -> list[str]:
 
 
 def _left_out(listing: Listing) -> object:
-    """Everything in the lists that the catalog does not decide."""
+    """Return everything in the lists that the catalog does not decide."""
     return [
         [[u.uri, u.error] for u in listing.unreadable],
         sorted(listing.contradicted.items()),
@@ -156,7 +156,8 @@ def _divide(folder: Path, catalog: Catalog, ok: pa.Table, listing: Listing, conf
     ]
     pq.write_table(pa.table([rows, sides, groups.similar[rows]], schema=_SIDES_SCHEMA), folder / "sides.parquet")
     _write_lists(folder, [*listing.unreadable, *catalog.unreadable()], found, listing.disagreements)
-    counts = {side: _counts(labels[sides == i], catalog.labels) for i, side in enumerate(SIDES)}
+    by_side = {side: np.bincount(labels[sides == i], minlength=len(catalog.labels)) for i, side in enumerate(SIDES)}
+    counts = {s: dict(zip(map(str, catalog.labels), n.tolist(), strict=True)) for s, n in by_side.items()}
     placed = zip(kept["sha256"].to_pylist(), kept["label"].to_pylist(), (SIDES[s] for s in sides), strict=True)
     record = {
         "fingerprint": digest_of(sorted(map(list, placed))),
@@ -200,10 +201,6 @@ def _loaded(folder: Path, catalog: Catalog, listing: Listing) -> Prepared:
         notes=(*record["notes"], *_about_failures(unreadable)),
         folder=folder,
     )
-
-
-def _counts(labels: NDArray[np.int64], names: Sequence[Category]) -> dict[str, int]:
-    return {str(name): int(count) for name, count in zip(names, np.bincount(labels, minlength=len(names)), strict=True)}
 
 
 def _notes(counts: dict[str, dict[str, int]], config: DataConfig, groups: NDArray[np.int64]) -> list[str]:

@@ -123,7 +123,7 @@ def _connected(count: int, edges: list[NDArray[np.int64]]) -> Labels:
 
 
 def _matrix(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Fixed-size binary values as uint8 [rows, bytes]."""
+    """Return fixed-size binary values as uint8 [rows, bytes]."""
     array = column.take(pa.array(rows)).combine_chunks()
     raw = b"".join(array.to_pylist())
     return np.frombuffer(raw, np.uint8).reshape(len(rows), -1)

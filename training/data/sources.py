@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -154,7 +154,7 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
         raise SourceError(f"{uri}: not a folder of class folders, nor a zip, Parquet, CSV or JSON lines by its name")
     folders = ClassFolders(uri, config.labels, root.rsplit("/", 1)[-1])
     if place.is_local and os.path.isdir(place.path):
-        for name in all_folders(_subfolders(place.path)):
+        for name in all_folders(os.path.relpath(folder, place.path) for folder, _, _ in os.walk(place.path)):
             folders.seen_folder(name)
     files: list[_File] = []
     metadata = Metadata(config.labels)
@@ -251,12 +251,6 @@ def _labelled(
         listing.unreadable.append(Unreadable(uri_of(name), label, Status.NOT_FOUND, why))
     folders.check()
     return found
-
-
-def _subfolders(root: str) -> Iterator[str]:
-    for folder, _, _ in os.walk(root):
-        if folder != root:
-            yield os.path.relpath(folder, root)
 
 
 def _place(uri: str, root: str) -> str:

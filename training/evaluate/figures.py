@@ -105,7 +105,7 @@ def _two_sided(found: Flags) -> Scored:
 
 
 def _measured(names: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
-    """Figures of labels alone. Precision is None for a class never predicted, recall for one without images."""
+    """Measure labels alone. Precision is None for a class never predicted, recall for one without images."""
     counts = confusion_matrix(truth, predicted, labels=range(len(names)))
     total, right = int(counts.sum()), int(np.trace(counts))
     return {

@@ -60,7 +60,7 @@ class Predictions:
         return np.array([row["nsfw_score"] is not None for row in self.rows], bool)
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """A column of scores: float64 [images], NaN where there is none."""
+        """Return a column of scores: float64 [images], NaN where there is none."""
         return np.array([np.nan if row[name] is None else row[name] for row in self.rows], np.float64)
 
 

@@ -57,7 +57,7 @@ def _rows(record: dict[str, Any], task: str) -> list[str]:
 
 
 def _images(models: Sequence[dict[str, Any]], task: str) -> dict[str, int]:
-    """Scored test images of each class, as the first model that knows it has them."""
+    """Count the scored test images of each class, as the first model that knows it has them."""
     known = [(name, found) for m in reversed(models) if m[task] for name, found in m[task]["by_class"].items()]
     return {name: found["images"] for name, found in known}
 
@@ -69,7 +69,7 @@ def _curves(models: Sequence[dict[str, Any]], task: str, name: str) -> list[tupl
 
 
 def _by_class(record: dict[str, Any]) -> list[tuple[str, Chart | None, Chart | None]]:
-    """Both charts of each class of the data, where a model knows the classes."""
+    """Draw both charts of each class of the data, where a model knows the classes."""
     models = record["models"]
     if not any(model["classes"] for model in models):
         return []
@@ -78,7 +78,7 @@ def _by_class(record: dict[str, Any]) -> list[tuple[str, Chart | None, Chart | N
 
 
 def _reliability(model: dict[str, Any]) -> list[Chart]:
-    """Charts of the classes, where the model knows them, and of the two sides."""
+    """Draw the charts of the classes, where the model knows them, and of the two sides."""
     tasks = (("classes", "Categories"), ("nsfw", "NSFW against safe"))
     made = [reliability_chart(title, model[task]["calibration"]) for task, title in tasks if model[task]]
     return [chart for chart in made if chart is not None]

@@ -1,4 +1,4 @@
-"""The CSV lists of an evaluation: what each checkpoint says of each image, and the false positives."""
+"""Write the CSV lists of an evaluation: what each checkpoint says of each image, and the false positives."""
 
 from __future__ import annotations
 

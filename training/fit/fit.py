@@ -107,8 +107,8 @@ def train(
 
 
 def _bytes_needed(backbone: Backbone, config: TrainConfig) -> int:
-    """Bytes for the newest checkpoint, the best, the one being written, and the shipped: fp32 weights, and two moments
-    of Adam (Kingma & Ba 2015) for each that is trained."""
+    """Return the bytes for the newest checkpoint, the best, the one being written, and the shipped: fp32 weights, and
+    two moments of Adam (Kingma & Ba 2015) for each that is trained."""
     weights = 4 * sum(_parameters(path) for path in backbone.folder.glob("model*.safetensors"))
     moments = 0 if config.freeze_backbone else 2 * weights
     return 3 * (weights + moments) + 2 * weights

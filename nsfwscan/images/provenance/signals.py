@@ -98,7 +98,7 @@ class _File:
 
     @cached_property
     def exif(self) -> Image.Exif:
-        """The EXIF, read anew within limits; empty where there is none that can be read."""
+        """EXIF, read anew within limits; empty where there is none that can be read."""
         exif = Image.Exif()
         raw = self.data if self.image.format == "TIFF" else self.image.info.get("exif")
         if isinstance(raw, bytes) and raw:
