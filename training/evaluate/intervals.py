@@ -79,7 +79,7 @@ def resampled(counts: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
 
 
 def _f1s(cells: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return F1 of each class [..., classes] of confusion matrices [..., classes, classes]; 0 for one that is never met."""
+    """Return F1 of each class [..., classes] of confusion matrices [..., classes, classes]; 0 for one never met."""
     right = np.diagonal(cells, axis1=-2, axis2=-1)
     both = cells.sum(axis=-1) + cells.sum(axis=-2)
     found: NDArray[np.float64] = np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0)

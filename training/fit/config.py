@@ -30,7 +30,7 @@ class TrainConfig(ClusterConfig):
     """Where the checkpoint goes, and what a stopped training goes on from: a directory, or s3://bucket/prefix. All
     workers must reach it."""
     epochs: int = Field(5, ge=1)
-    """How often every image is seen."""
+    """Times that every image is seen."""
     batch_size: int = Field(32, ge=1)
     """Images in an optimiser step, over all workers and accumulated batches."""
     gradient_accumulation: int = Field(1, ge=1)
@@ -42,7 +42,7 @@ class TrainConfig(ClusterConfig):
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from 0."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """How the learning rate falls after that."""
+    """Fall of the learning rate after that."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of each layer of the backbone, relative to the layer above it."""
     freeze_backbone: bool = False
@@ -71,7 +71,7 @@ class TrainConfig(ClusterConfig):
     loader_processes: int | None = Field(None, ge=0)
     """Processes of each worker that decode images; unset: none on a CPU, all of a GPU worker's CPUs but one."""
     max_failures: int = Field(3, ge=0)
-    """How often lost workers are replaced before the job ends, to be submitted again."""
+    """Times that lost workers are replaced before the job ends, to be submitted again."""
     export_onnx: bool = False
     """Write model.onnx, too, checked against the checkpoint."""
 
