@@ -220,7 +220,7 @@ def _reading() -> list[str]:
 
 
 def _folder(key: str) -> Path:
-    return cache_folder().parent / "banks" / key[:32]
+    return cache_folder().with_name("banks") / key[:32]
 
 
 def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:

@@ -146,7 +146,8 @@ def run_overlapped(
     """
     first, rest = stages[0], stages[1:]
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
-        chunks = _chunks(table, chunk_bytes)
+        cuts = cut(table["size"].to_pylist(), _CHUNK_ROWS, chunk_bytes)
+        chunks = (table.slice(rows.start, rows.stop - rows.start) for rows in cuts)
         pending = ahead.submit(first, next(chunks))
         done: list[pa.Table] = []
         for chunk in chunks:
@@ -163,15 +164,16 @@ _UNKNOWN_SIZE = 1_000_000
 """Assumed size of an object whose listing gives none (a manifest)."""
 
 
-def _chunks(table: pa.Table, chunk_bytes: int) -> Iterator[pa.Table]:
+def cut(sizes: Sequence[int | None], most_rows: int, most_bytes: int) -> Iterator[slice]:
+    """Yield slices of rows with so many listed bytes at most, or of one row; the last one may be empty."""
     start = held = 0
-    for i, size in enumerate(table["size"].to_pylist()):
+    for i, size in enumerate(sizes):
         weight = _UNKNOWN_SIZE if size is None else size
-        if i > start and (held + weight > chunk_bytes or i - start >= _CHUNK_ROWS):
-            yield table.slice(start, i - start)
+        if i > start and (held + weight > most_bytes or i - start >= most_rows):
+            yield slice(start, i)
             start, held = i, 0
         held += weight
-    yield table.slice(start)
+    yield slice(start, len(sizes))
 
 
 def fresh(table: pa.Table) -> pa.Table:

@@ -7,7 +7,6 @@ on. A bad file is a row with a status; a full disk is a `StoreError`.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,8 +23,9 @@ from filelock import FileLock
 from nsfwscan.config import StorageConfig, digest_of
 from nsfwscan.errors import ConfigError, Status, StoreError
 from nsfwscan.location import Location
+from nsfwscan.models import registry
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, Category
-from nsfwscan.stages.base import Stage, fresh, run_overlapped
+from nsfwscan.stages.base import Stage, cut, fresh, run_overlapped
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.read import Read
 from nsfwscan.storage.atomic import appearing
@@ -54,8 +54,6 @@ _FACTS, _IMAGES, _DONE = "facts-*.parquet", "images-*.arrow", "_SUCCESS"
 _PART_ROWS = 512
 _PART_BYTES = 64 * 2**20
 _CHUNK_BYTES = 16 * 2**20
-_UNKNOWN_SIZE = 1_000_000
-"""Bytes assumed for an object of unknown size."""
 _BATCH_BYTES = 16 * 2**20
 RETRIED = frozenset({Status.NOT_FOUND, Status.DENIED, Status.FETCH_ERROR, Status.TIMEOUT, Status.CRASHED})
 """Statuses that another attempt may change, as in a scan."""
@@ -69,7 +67,7 @@ def cache_folder(config: DataConfig) -> Path:
         if not Location.of(config.cache).is_local:
             raise ConfigError(f"cache: {config.cache} is not a local folder: images are mapped into memory from there")
         return Path(config.cache).absolute()
-    return Path(os.environ.get("NSFWSCAN_CACHE") or Path.home() / ".cache" / "nsfwscan") / "datasets"
+    return registry.cache_folder().with_name("datasets")
 
 
 class Catalog:
@@ -206,16 +204,8 @@ def _build(
 def _parts(examples: list[Example]) -> Iterator[list[Example]]:
     """Yield the examples in their order, a few at a time, from one archive or from none."""
     for _, group in groupby(examples, key=lambda e: e.archive):
-        part: list[Example] = []
-        held = 0
-        for example in group:
-            size = _UNKNOWN_SIZE if example.size is None else example.size
-            if part and (len(part) >= _PART_ROWS or held + size > _PART_BYTES):
-                yield part
-                part, held = [], 0
-            part.append(example)
-            held += size
-        yield part
+        together = list(group)
+        yield from (together[part] for part in cut([e.size for e in together], _PART_ROWS, _PART_BYTES))
 
 
 def _examined(stages: Sequence[Stage], examples: Sequence[Example]) -> pa.Table:
