@@ -135,11 +135,9 @@ class Decider:
         """Return for each row the index of its choice. Raises PolicyError, as calling the decider does."""
         rows = _for_rules(table.select(self.columns))
         chosen = np.zeros(rows.num_rows, np.int32)
-        for overrides, here in self._places(rows):
+        for overrides, here, part in self._places(rows):
             plain, start = self._rules_under(overrides)
-            part = rows if here is None else rows.filter(pa.array(here))
-            found = start + self._guarded(self._first_match(part, plain.rules), part, plain)
-            chosen[slice(None) if here is None else here] = found
+            chosen[here] = start + self._guarded(self._first_match(part, plain.rules), part, plain)
         return chosen
 
     def flagged(self, chosen: Indices) -> npt.NDArray[np.bool_]:
@@ -150,20 +148,17 @@ class Decider:
         """Return for each row (first axis) and rule (second axis) whether the rule is true, whatever precedes it."""
         rows = _for_rules(table.select(self.columns))
         found = np.zeros((rows.num_rows, len(self.policy.rules)), bool)
-        for overrides, here in self._places(rows):
-            plain, _ = self._rules_under(overrides)
-            part = rows if here is None else rows.filter(pa.array(here))
-            for i, rule in enumerate(plain.rules):
-                matched = self._evaluated(part, matching(rule))
-                found[slice(None) if here is None else here, i] = matched.to_numpy(zero_copy_only=False)
+        for overrides, here, part in self._places(rows):
+            for i, rule in enumerate(self._rules_under(overrides)[0].rules):
+                found[here, i] = self._evaluated(part, matching(rule)).to_numpy(zero_copy_only=False)
         return found
 
     def applying(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """Return for each row (first axis) and override (second axis) whether it applies."""
         rows = table.select(self.columns)
         found = np.zeros((rows.num_rows, len(self.policy.overrides)), bool)
-        for overrides, here in self._places(rows):
-            found[slice(None) if here is None else here] = [applies == "1" for applies in overrides]
+        for overrides, here, _ in self._places(rows):
+            found[here] = [applies == "1" for applies in overrides]
         return found
 
     def _rules_under(self, applying: str) -> tuple[Policy, int]:
@@ -175,10 +170,10 @@ class Decider:
             self.choices += choices_of(plain)
         return self._plain[applying]
 
-    def _places(self, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_] | None]]:
-        """Yield which overrides apply, as `_rules_under` takes it, with the rows they apply to; None: all rows."""
+    def _places(self, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_] | slice, pa.Table]]:
+        """Yield which overrides apply, as `_rules_under` takes it, with the index of their rows, and these rows."""
         if not self.policy.overrides:
-            yield "", None
+            yield "", slice(None), rows
             return
         marks = [
             duckdb.CaseExpression(reduce(or_, map(lies_in, self.policy.places(override))), ConstantExpression("1"))
@@ -188,7 +183,7 @@ class Decider:
         found = self._evaluated(rows, FunctionExpression("concat", *marks)).dictionary_encode()
         codes = found.indices.to_numpy()
         for code, applying in enumerate(found.dictionary.to_pylist()):
-            yield applying, codes == code
+            yield applying, codes == code, rows.filter(pa.array(codes == code))
 
     def _first_match(self, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
         """Return for each row the index of the first true rule; the number of rules where none is true."""

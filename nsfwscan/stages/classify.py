@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.models.scorer import Mask, Scorer
-from nsfwscan.models.spec import Hardware, ModelSpec
+from nsfwscan.models.spec import ModelSpec
 from nsfwscan.schema import (
     AUDIT_SAMPLE,
     COST,
@@ -44,11 +44,6 @@ class Classify(ScoringStage):
         self.needs: tuple[str, ...] = (column, "sha256")
         self._spec = spec
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
-
-    @property
-    def hardware(self) -> Hardware:
-        """Device, precision and batch size of this worker."""
-        return self._scorer.hardware
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with scores."""

@@ -45,43 +45,36 @@ class ClassFolders:
         if category is not None:
             self._used.add(category)
             self._wrappers.update(folders[:i] for i in range(depth + 1))
-            return category
-        if not folders:
-            category = category_of(self.root_name, self.extra)
-            if category is not None:
-                self._used.add(category)
-            return category
-        self._unknown.setdefault(folders, []).append(name)
-        return None
+        elif folders:
+            self._unknown.setdefault(folders, []).append(name)
+        return category
 
     def knows(self, name: str) -> bool:
         """Return whether a file lies in a folder whose meaning is known."""
-        folders = tuple(name.split("/")[:-1])
-        known = self._innermost(folders)[1] if folders else category_of(self.root_name, self.extra)
-        return known is not None
+        return self._innermost(tuple(name.split("/")[:-1]))[1] is not None
 
     def seen_folder(self, name: str) -> None:
         """Note that a folder is there, perhaps without a file."""
         folders = tuple(name.split("/"))
-        _, category = self._innermost(folders)
-        if category is not None:
+        if (category := self._innermost(folders)[1]) is not None:
             self._seen.append((folders, category))
 
     def check(self) -> None:
         """Raise SourceError where a folder is unknown, or a known one holds no file."""
         if self._unknown:
             raise SourceError(self._about_unknown())
-        around = self._wrappers
-        empty = ["/".join(f) for f, category in self._seen if category not in self._used and f not in around]
-        if empty:
-            raise SourceError(f"{self.source}: the class folder {empty[0]!r} is empty: fill it, or remove it")
+        for folders, category in self._seen:
+            if category not in self._used and folders not in self._wrappers:
+                empty = "/".join(folders)
+                raise SourceError(f"{self.source}: the class folder {empty!r} is empty: fill it, or remove it")
 
     def _innermost(self, folders: Folders) -> tuple[int, Category | None]:
+        """Return the depth of the innermost folder that is known, and its category; without folders, the root's."""
         for depth in range(len(folders) - 1, -1, -1):
             category = category_of(folders[depth], self.extra)
             if category is not None:
                 return depth, category
-        return 0, None
+        return 0, None if folders else category_of(self.root_name, self.extra)
 
     def _about_unknown(self) -> str:
         """Name the first folder, from the root, that is not around class folders."""

@@ -69,7 +69,7 @@ def is_table(uri: str) -> bool:
 
 def kind_of(uri: str, storage: StorageConfig) -> Literal["table", "verdicts"]:
     """Return the kind of a file, by its columns. Raises SourceError where it has neither labels nor verdicts."""
-    there = set(_first_row(uri, storage))
+    there = set(_column_names(uri, storage))
     if "verdict" in there:
         return "verdicts"
     if {"label", "truth"} & there:
@@ -154,8 +154,7 @@ def _time(value: Any, where: str) -> datetime | None:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
-def _first_row(uri: str, storage: StorageConfig) -> Iterable[str]:
-    """Return the names of the columns."""
+def _column_names(uri: str, storage: StorageConfig) -> Iterable[str]:
     if PurePosixPath(uri.lower()).suffix == ".parquet":
         with open_list(uri, storage) as file:
             try:
