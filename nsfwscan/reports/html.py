@@ -135,7 +135,7 @@ class Changed:
 class Since:
     """The changes of the store since the previous run."""
 
-    bases: tuple[str, ...]
+    previous_runs: tuple[str, ...]
     """The runs whose rows are carried over, newest first."""
     found: list[Share]
     changes: list[Changed]
@@ -413,8 +413,8 @@ def _truth_steps(record: RunRecord) -> Iterator[Step]:
 
 def _since(record: RunRecord) -> Since | None:
     """Return the section on earlier runs; None if this run has no previous run."""
-    bases, actions = record.previous_runs, record.plan.actions
-    if not bases:
+    previous_runs, actions = record.previous_runs, record.plan.actions
+    if not previous_runs:
         return None
     listed = max(1, record.plan.distinct)
     select = "change, causes, previous_decision, decision, nsfw_score, uri"
@@ -422,7 +422,7 @@ def _since(record: RunRecord) -> Since | None:
         select = select.replace("causes, ", "")
     query = committed_query(record, "changes", select, "ORDER BY change, nsfw_score DESC")
     return Since(
-        bases,
+        previous_runs,
         [Share(name, actions.get(action, 0), actions.get(action, 0) / listed) for action, name in _ACTIONS.items()],
         [_changed(change, getattr(record.changes, change), record.config.source) for change in _CHANGES],
         [(cause, CAUSES[Cause(cause)], count) for cause, count in (record.changes.causes or {}).items()],

@@ -109,7 +109,7 @@ def write_report(
     """Write the report and its side files range by range, and count the report again from its files.
 
     Args:
-        previous: previous reports of the runs in `plan.bases`.
+        previous: previous reports of the runs in `plan.previous_runs`.
         config: gives the sources, the report mode, and the limits for reading images again to copy them.
         shadows: shadow policies: their decisions are counted beside the decider's, and no row holds them.
         banks: banks to match carried rows with again; unset: carried rows keep their matches.
@@ -139,7 +139,7 @@ def write_report(
 
 def _facts(previous: PreviousReports, behind: Behind | None, decider: Decider) -> Facts:
     """Return the settings behind the previous rows and behind those of this run."""
-    earlier = {base.run.run_id: Behind.of(base.record) for base in previous.bases}
+    earlier = {base.run.run_id: Behind.of(base.record) for base in previous.runs}
     newest = next(iter(earlier.values()), Behind("", (), "", ""))
     return Facts(earlier, behind or replace(newest, policy=decider.policy.identity))
 
@@ -242,7 +242,7 @@ class _Commit:
         rows = carried_over(unchanged, earlier)
         if self.banks is None or not rows.num_rows:
             return rows
-        alike = [base.run.run_id for base in self.previous.bases if base.banks == self.banks.identities]
+        alike = [base.run.run_id for base in self.previous.runs if base.banks == self.banks.identities]
         other = pc.invert(pc.is_in(earlier["run_id"], pa.array(alike, pa.string()))).combine_chunks()
         if not pc.any(other).as_py():
             return rows
@@ -259,7 +259,7 @@ class _Commit:
         earlier = gathered.select([f"earlier_{name}" for name in EARLIER]).rename_columns(EARLIER)
         facts = gathered["facts"].to_numpy()
         del gathered  # the rows would be in memory twice
-        if self.previous.bases:
+        if self.previous.runs:
             self._write_changes(part, compared(rows, earlier, facts, self.facts, self.decider.columns))
         self._illegal = [once([*self._illegal, contents_of(rows)])]
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
@@ -421,7 +421,7 @@ def _compared(previous: PreviousReports, config: ScanConfig) -> bool:
 
     They are where each previous run looked for them among all contents, with the same settings and the same sources.
     """
-    records = [base.record for base in previous.bases]
+    records = [base.record for base in previous.runs]
     return (
         all(record.duplicates.looked_for_all for record in records)
         and all(record.config.duplicates == config.duplicates for record in records)

@@ -163,7 +163,7 @@ class Plan:
     """The listing files."""
     listed_at: str
     """Start of the listing, ISO 8601: a run knows the store as of then, whenever it was committed."""
-    bases: tuple[str, ...] = ()
+    previous_runs: tuple[str, ...] = ()
     """Ids of the previous runs that rows are carried from, newest first."""
     warnings: Warnings = field(default_factory=Warnings)
     """Warnings of listing and planning."""
@@ -216,7 +216,7 @@ class Plan:
             bytes=self.bytes,
             listed_at=self.listed_at,
             actions=self.actions,
-            previous_runs=self.bases,
+            previous_runs=self.previous_runs,
             warnings=tuple(WarningRecord(**warning) for warning in self.warnings.as_json()),
             truth=self.truth,
             files=self.files,
@@ -261,7 +261,7 @@ def shard_count(rows: int, shard_rows: int) -> int:
 class Known:
     """Objects in the reports of previous runs."""
 
-    bases: tuple[str, ...] = ()
+    previous_runs: tuple[str, ...] = ()
     tables: Iterable[pa.Table] = ()
     """Tables of `KNOWN_SCHEMA`, in any order."""
 
@@ -304,17 +304,17 @@ def make_plan(
         if check is not None:
             check(connection.sql(_STILL_LISTED, params=paths).to_arrow_reader(65536))
         reader = connection.sql(_ACTIONS, params=paths).to_arrow_reader(4096)
-        plan = _Writer(run, shard_rows).write(reader, listed, listed_at, known.bases)
+        plan = _Writer(run, shard_rows).write(reader, listed, listed_at, known.previous_runs)
         return replace(plan, warnings=warnings, truth=met)
 
 
-def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...], run: Store) -> Plan:
+def carry_all(ranges: Iterable[pa.Table], listed_at: str, previous_runs: tuple[str, ...], run: Store) -> Plan:
     """Write and return a plan that reads nothing: it carries every object's row over from previous runs.
 
     Args:
         ranges: ranges of an earlier listing, as `LISTING_SCHEMA`, sorted by URI within and between ranges.
         listed_at: start of that listing.
-        bases: ids of the previous runs, newest first.
+        previous_runs: ids of the previous runs, newest first.
         run: the run's folder.
     """
     writer = _Writer(run, shard_rows=1)
@@ -323,7 +323,7 @@ def carry_all(ranges: Iterable[pa.Table], listed_at: str, bases: tuple[str, ...]
         for rows in ranges
     )
     parts = tuple(writer.range(number, rows, iter(())) for number, rows in enumerate(actions))
-    return Plan(writer.actions.total(), 0, dict(writer.actions), parts, tuple(writer.files), listed_at, bases)
+    return Plan(writer.actions.total(), 0, dict(writer.actions), parts, tuple(writer.files), listed_at, previous_runs)
 
 
 def _spool(path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
@@ -349,10 +349,10 @@ class _Writer:
     bytes: int = 0
     _parts: int = 0
 
-    def write(self, reader: pa.RecordBatchReader, listed: int, listed_at: str, bases: tuple[str, ...]) -> Plan:
+    def write(self, reader: pa.RecordBatchReader, listed: int, listed_at: str, previous_runs: tuple[str, ...]) -> Plan:
         sizes = chain((min(rows, self.shard_rows) for rows in _FIRST_SHARDS), repeat(self.shard_rows))
         ranges = tuple(self.range(number, rows, sizes) for number, rows in enumerate(_ranges(reader)))
-        return Plan(listed, self.bytes, dict(self.actions), ranges, tuple(self.files), listed_at, bases)
+        return Plan(listed, self.bytes, dict(self.actions), ranges, tuple(self.files), listed_at, previous_runs)
 
     def range(self, number: int, rows: pa.Table, sizes: Iterator[int]) -> Range:
         """Write one range's files from listing rows with the column `action`; `sizes` gives rows per shard."""

@@ -140,7 +140,7 @@ def _span(parquet: pq.ParquetFile) -> tuple[str, str]:
     return span["min"].as_py(), span["max"].as_py()
 
 
-def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
+def find_previous(run: Run, config: ScanConfig) -> list[PreviousRun]:
     """Return the previous runs that this one goes on from, newest first.
 
     These are the committed runs whose sources overlap with this run's, back to the newest snapshot of all its sources.
@@ -149,7 +149,7 @@ def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
     Raises:
         BrokenRecord: a run that is, or may be, one of these has a broken record and is not in `previous.ignore_runs`.
     """
-    found, broken = _all_bases(run.store, {run.run_id, *config.previous.ignore_runs})
+    found, broken = _all_previous(run.store, {run.run_id, *config.previous.ignore_runs})
     ours = recorded_config(config).source
     chain: list[PreviousRun] = []
     whole: PreviousRun | None = None
@@ -168,13 +168,13 @@ def find_bases(run: Run, config: ScanConfig) -> list[PreviousRun]:
     return chain
 
 
-def live_bases(store: Store, ignored: Collection[str] = ()) -> list[PreviousRun]:
+def live_runs(store: Store, ignored: Collection[str] = ()) -> list[PreviousRun]:
     """Return the committed runs that together cover all objects of a store, newest first.
 
-    A run is left out where a later snapshot covers all of its sources. Raises BrokenRecord as `find_bases` does.
+    A run is left out where a later snapshot covers all of its sources. Raises BrokenRecord as `find_previous` does.
     """
     live: list[PreviousRun] = []
-    found, broken = _all_bases(store, set(ignored))
+    found, broken = _all_previous(store, set(ignored))
     for base in found:
         ours = base.record.config.source
         if not any(_covers_all(newer, ours) for newer in live):
@@ -204,7 +204,7 @@ class _Broken:
         return base is not None and self.listed_at is not None and self.listed_at < base.record.age[0]
 
 
-def _all_bases(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list[_Broken]]:
+def _all_previous(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list[_Broken]]:
     """Return the runs whose reports cover a listing, newest first; and the broken runs that may be such runs."""
     found: list[PreviousRun] = []
     broken: list[_Broken] = []
@@ -394,8 +394,8 @@ def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 class PreviousReports:
     """Rows of some committed reports, newest first, limited to parts that some sources concern; None: all parts."""
 
-    def __init__(self, bases: Sequence[PreviousRun], sources: Sequence[str] | None) -> None:
-        self.bases = tuple(bases)
+    def __init__(self, runs: Sequence[PreviousRun], sources: Sequence[str] | None) -> None:
+        self.runs = tuple(runs)
         whole = sources is None or any(map(is_manifest, sources))
         self._starts = None if whole else [s for uri in sources or () for s in (uri, *_inside(uri))]
         self._held: dict[str, tuple[Part, pa.Table]] = {}
@@ -413,11 +413,11 @@ class PreviousReports:
 
     def known(self, reuse_policy: ReusePolicy) -> Known:
         """Return the objects of the previous reports with their reusability, for the plan."""
-        return Known(tuple(base.run.run_id for base in self.bases), self._standing(reuse_policy))
+        return Known(tuple(base.run.run_id for base in self.runs), self._standing(reuse_policy))
 
     def _standing(self, reuse_policy: ReusePolicy) -> Iterator[pa.Table]:
         columns = ["uri", "etag", "modified_at", "scanned_at", *reuse_policy.columns]
-        for age, base in enumerate(self.bases):
+        for age, base in enumerate(self.runs):
             # An object deleted then hides its older rows, here as in `rows`: if it is listed again, it is new.
             gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
             yield pa.Table.from_pylist(gone, schema=KNOWN_SCHEMA)
@@ -439,7 +439,7 @@ class PreviousReports:
 
         Each table is no larger than a few parts.
         """
-        ends = {part.last for base in self.bases for part in self._parts(base)}
+        ends = {part.last for base in self.runs for part in self._parts(base)}
         cuts = sorted(end for end in ends if (after is None or end > after) and (upto is None or end < upto))
         for low, high in zip([after, *cuts], [*cuts, upto], strict=True):
             piece = self._piece(low, high)
@@ -449,7 +449,7 @@ class PreviousReports:
     def _piece(self, after: str | None, upto: str | None) -> pa.Table | None:
         found: list[pa.Table] = []
         seen: list[pa.Array] = []
-        for base in self.bases:
+        for base in self.runs:
             rows = [self._within(base, part, after, upto) for part in self._overlapping(base, after, upto)]
             if rows:
                 known = pa.concat_tables(rows)

@@ -132,10 +132,10 @@ def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
             causes.update(pc.list_flatten(rows["causes"]).to_pylist())
     if (dict(changes), dict(causes)) != (said, by_cause or {}):
         yield f"the changes are {dict(changes)}, by cause {dict(causes)}, but run.json says {said}, {by_cause}"
-    if plan.bases != record.previous_runs:
-        yield f"the previous runs are {list(plan.bases)}, but run.json says {list(record.previous_runs)}"
+    if plan.previous_runs != record.previous_runs:
+        yield f"the previous runs are {list(plan.previous_runs)}, but run.json says {list(record.previous_runs)}"
     parent = record.parent and record.parent.run_id
-    newest = plan.bases[0] if plan.bases else None
+    newest = plan.previous_runs[0] if plan.previous_runs else None
     if parent != newest:
         yield f"the plan goes on from run {newest}, but run.json says {parent}"
 

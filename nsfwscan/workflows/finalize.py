@@ -72,7 +72,7 @@ def record_of(
         "libraries": _versions(),
         "policy": PolicyRecord.of(policy),
         "plan": plan.counts,
-        "previous_runs": plan.bases,
+        "previous_runs": plan.previous_runs,
         "changes": {**_counted(report.changes, Change), "causes": _counted(report.causes, Cause, some=True)},
         "known_illegal": report.known,
         "balance": report.balance.as_dict(),

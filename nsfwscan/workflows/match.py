@@ -33,7 +33,7 @@ from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
-from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_bases
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_runs
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
@@ -107,17 +107,17 @@ def match_store(
     Raises:
         NsfwscanError: a bank or the store cannot be read, or another run has the run id.
     """
-    bases = live_bases(store, ignored)
-    if not bases:
+    previous_runs = live_runs(store, ignored)
+    if not previous_runs:
         raise StoreError(f"{store.uri} has no committed scan: there is nothing to match")
-    newest = bases[0].record
+    newest = previous_runs[0].record
     decider = Decider(policy or _policy_of(newest))
     specs = resolve_banks(banks, storage)
     run = Run.named(store, run_id)
     if already := run.is_committed():
         return _result(run, already)
     settings = {
-        "match_of": [base.run.run_id for base in bases],
+        "match_of": [base.run.run_id for base in previous_runs],
         "banks": [spec.identity for spec in specs],
         "policy": decider.policy.identity,
         "flood": flood,
@@ -128,7 +128,7 @@ def match_store(
             complete(run)
             return _result(run, already)
         began = run.load_plan(settings)
-        _commit(run, bases, specs, storage, decider, source, settings, began, flood, ignored)
+        _commit(run, previous_runs, specs, storage, decider, source, settings, began, flood, ignored)
     return _result(run, already)
 
 
@@ -143,7 +143,7 @@ def _policy_of(record: RunRecord) -> Policy:
 
 def _commit(
     run: Run,
-    bases: list[PreviousRun],
+    previous_runs: list[PreviousRun],
     specs: tuple[BankSpec, ...],
     storage: StorageConfig,
     decider: Decider,
@@ -156,12 +156,12 @@ def _commit(
     started = time.monotonic()
     # Without their banks, all rows are matched again, so that the report holds exactly the search's matches.
     previous = PreviousReports(
-        [replace(base, record=base.record.model_copy(update={"banks": ()})) for base in bases], None
+        [replace(base, record=base.record.model_copy(update={"banks": ()})) for base in previous_runs], None
     )
     with tempfile.TemporaryDirectory(prefix="nsfwscan-match-") as folder:
         looked, banks, found = _search(previous, BankSet(specs, storage), Path(folder), flood)
-        newest = bases[0].record
-        ids = tuple(base.run.run_id for base in bases)
+        newest = previous_runs[0].record
+        ids = tuple(base.run.run_id for base in previous_runs)
         plan = began or run.save_plan(carry_all(found, newest.plan.listed_at, ids, run.folder), settings)
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: no object counts as deleted
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
@@ -173,7 +173,7 @@ def _commit(
     record = record_of(
         run,
         "match",
-        bases[0].reference,
+        previous_runs[0].reference,
         plan,
         report,
         decider.policy,

@@ -83,8 +83,8 @@ def _plan(parent: Run, run: Run) -> Plan:
     delta, also from the runs that it continued from."""
     was = parent.plan()
     is_delta = parent.record().config.report.mode == "delta"
-    bases = (parent.run_id, *(was.bases if is_delta else ()))
-    return carry_all(_listing(parent, was), was.listed_at, bases, run.folder)
+    previous_runs = (parent.run_id, *(was.previous_runs if is_delta else ()))
+    return carry_all(_listing(parent, was), was.listed_at, previous_runs, run.folder)
 
 
 def _listing(parent: Run, plan: Plan) -> Iterator[pa.Table]:
@@ -99,18 +99,18 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
     config = ScanConfig(source=was.config.source, duplicates=was.config.duplicates, out=run.store.uri, report=report)
     shown = was.config.model_copy(update={"policy": source, "shadow_policies": (), "report": report})
     kept = was.as_json()
-    previous = PreviousReports.of(run.store, plan.bases, None)
+    previous = PreviousReports.of(run.store, plan.previous_runs, None)
     known = known_illegal(read_records(runs_of(run.store)))
     written = write_report(run, plan, previous, Decider(policy), config, known=known)
     record = record_of(
         run,
         "replay",
-        previous.bases[0].reference,
+        previous.runs[0].reference,
         plan,
         written,
         policy,
         config.report,
-        base=previous.bases[0].record,
+        base=previous.runs[0].record,
         config=shown.public(),
         **{name: kept[name] for name in ("model", "auxiliary_models", "banks", "reuse_keys")},
         timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},

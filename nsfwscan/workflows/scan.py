@@ -36,7 +36,7 @@ from nsfwscan.runs.differences import Settings, describe_difference, differences
 from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
 from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
-from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, find_bases
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, find_previous
 from nsfwscan.runs.record import (
     AuxiliaryModelRecord,
     BankRecord,
@@ -132,13 +132,13 @@ def run_scan(
         known = _known(job)
         job = replace(job, known=known.contents)
         begun = run.load_plan(_settings(job))
-        if begun is not None and begun.bases:
-            _tell_differences(job, Run(store, begun.bases[0]).record(), progress)
+        if begun is not None and begun.previous_runs:
+            _tell_differences(job, Run(store, begun.previous_runs[0]).record(), progress)
         plan = begun or _plan(job, progress, deadline)
         clock.lap("listing_s")
         worked = _work(job, plan, engine, progress, deadline)
         clock.lap("scan_s")
-        previous = PreviousReports.of(store, plan.bases, _within(config))
+        previous = PreviousReports.of(store, plan.previous_runs, _within(config))
         report = _write(job, plan, previous, shadows, known, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
@@ -235,15 +235,15 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     pace = Pace(config.read.max_requests_per_s)
     listed = list_sources(config.source, config.storage, store=run.store.uri, pace=pace, warnings=warnings)
     tables = progress.listing(listed)
-    bases = _bases(run, config, progress)
-    if bases:
-        _tell_differences(job, bases[0].record, progress)
-    known = PreviousReports(bases, _within(config)).known(_reuse_policy(job)) if bases else Known()
-    check = partial(check_losses, config=config, base=bases[0]) if bases else None
+    previous_runs = _whole_previous(run, config, progress)
+    if previous_runs:
+        _tell_differences(job, previous_runs[0].record, progress)
+    known = PreviousReports(previous_runs, _within(config)).known(_reuse_policy(job)) if previous_runs else Known()
+    check = partial(check_losses, config=config, base=previous_runs[0]) if previous_runs else None
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
     plan = make_plan(_until(tables, deadline), judged, known, run.folder, shard_rows, warnings, check, bound)
-    if bases:
-        progress.say(f"since    run {bases[0].run.run_id}: {describe_actions(plan.actions)}")
+    if previous_runs:
+        progress.say(f"since    run {previous_runs[0].run.run_id}: {describe_actions(plan.actions)}")
     return run.save_plan(plan, _settings(job))
 
 
@@ -283,10 +283,10 @@ def _auxiliary(job: Job) -> list[dict[str, Any]]:
     return [{"name": one.name, "uri": one.uri, "sha256": one.digest} for one in job.auxiliary_models.all]
 
 
-def _bases(run: Run, config: ScanConfig, progress: Progress) -> list[PreviousRun]:
+def _whole_previous(run: Run, config: ScanConfig, progress: Progress) -> list[PreviousRun]:
     """Return the runs that this one continues from. If all objects are read again, leave out runs with damaged files,
     and report them: that is how a damaged store is repaired."""
-    found = find_bases(run, config)
+    found = find_previous(run, config)
     if config.previous.reuse:
         return found
     whole = []
@@ -384,12 +384,12 @@ def _record(job: Job, plan: Plan, previous: PreviousReports, report: Report, eff
     return record_of(
         job.run,
         "scan",
-        previous.bases[0].reference if previous.bases else None,
+        previous.runs[0].reference if previous.runs else None,
         plan,
         report,
         job.policy,
         config.report,
-        previous.bases[0].record if previous.bases else None,
+        previous.runs[0].record if previous.runs else None,
         config=config.public(),
         model=_model(spec),
         auxiliary_models=_auxiliary(job),

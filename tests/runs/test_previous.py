@@ -24,7 +24,7 @@ from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import StoreError
 from nsfwscan.runs.changes import CHANGES_SCHEMA
 from nsfwscan.runs.plan import KNOWN_SCHEMA
-from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_bases
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_previous
 from nsfwscan.runs.record import BankRecord, FileRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
@@ -56,7 +56,7 @@ def run_in(folder: Path, run_id: str) -> Run:
     return Run(Store.at(str(folder), StorageConfig()), run_id)
 
 
-# --- which runs are bases -------------------------------------------------------------------------------------------
+# --- which runs are previous ones -------------------------------------------------------------------------------------------
 
 
 _MINUTES = count()
@@ -77,8 +77,8 @@ def commit(run: Run, uris: Iterable[str], *, kind: str = "scan", at: str | None 
     run.folder.write("_SUCCESS", b"")
 
 
-def bases(folder: Path, *uris: str, **sections: Any) -> list[str]:
-    found = find_bases(run_in(folder, "tonight"), config(uris, **sections))
+def previous_ids(folder: Path, *uris: str, **sections: Any) -> list[str]:
+    found = find_previous(run_in(folder, "tonight"), config(uris, **sections))
     return [base.run.run_id for base in found]
 
 
@@ -89,15 +89,15 @@ def test_the_last_whole_report_is_enough(tmp_path: Path) -> None:
     """What is older than the newest snapshot of the same sources adds nothing."""
     for name in ("1", "2", "3"):
         commit(run_in(tmp_path, name), ["/media"])
-    assert bases(tmp_path, "/media") == ["3"]
-    assert bases(tmp_path, "/elsewhere") == []
+    assert previous_ids(tmp_path, "/media") == ["3"]
+    assert previous_ids(tmp_path, "/elsewhere") == []
 
 
 def test_deltas_lead_back_to_a_snapshot(tmp_path: Path) -> None:
     """A delta holds only what it looked at: the runs before it count, newest first, to the first whole one."""
     for name, sections in (("1", {}), ("2", {}), ("3", DELTA), ("4", DELTA)):
         commit(run_in(tmp_path, name), ["/media"], **sections)
-    assert bases(tmp_path, "/media") == ["4", "3", "2"]
+    assert previous_ids(tmp_path, "/media") == ["4", "3", "2"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_deltas_lead_back_to_a_snapshot(tmp_path: Path) -> None:
 def test_overlapping_sources(tmp_path: Path, ours: str, theirs: str, is_base: bool) -> None:
     """A run is a base where its sources cover ours or lie within them; manifests where only their numbers differ."""
     commit(run_in(tmp_path, "1"), [theirs])
-    assert bases(tmp_path, ours) == (["1"] if is_base else [])
+    assert previous_ids(tmp_path, ours) == (["1"] if is_base else [])
 
 
 def test_a_part_of_the_sources_does_not_end_the_chain(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_part_of_the_sources_does_not_end_the_chain(tmp_path: Path) -> None:
     commit(run_in(tmp_path, "all"), ["/media", "/more", "/else"])
     commit(run_in(tmp_path, "one"), ["/media/2026"])
     commit(run_in(tmp_path, "other"), ["/nothing/of/it"])
-    assert bases(tmp_path, "/media", "/more") == ["one", "all"]
-    assert bases(tmp_path, "/media/2026/11") == ["one"]
+    assert previous_ids(tmp_path, "/media", "/more") == ["one", "all"]
+    assert previous_ids(tmp_path, "/media/2026/11") == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_filters_and_limits(tmp_path: Path, theirs: Any, ours: Any, chain: list[
     """A run that saw only some objects is a base, but what it did not see is looked up further back."""
     commit(run_in(tmp_path, "old"), ["/media"])
     commit(run_in(tmp_path, "new"), ["/media"], source=theirs)
-    assert bases(tmp_path, "/media", source=ours) == chain
+    assert previous_ids(tmp_path, "/media", source=ours) == chain
 
 
 def test_the_newest_is_the_last_listed(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_newest_is_the_last_listed(tmp_path: Path) -> None:
     late knows the store as it was."""
     commit(run_in(tmp_path, "20261121"), ["/media"], at="2026-11-23T09:00:00.000+00:00", **DELTA)
     commit(run_in(tmp_path, "20261122"), ["/media"], at="2026-11-22T03:00:00.000+00:00")
-    assert bases(tmp_path, "/media") == ["20261121", "20261122"]
+    assert previous_ids(tmp_path, "/media") == ["20261121", "20261122"]
 
 
 def test_a_replay_comes_before_its_scan(tmp_path: Path) -> None:
@@ -167,11 +167,11 @@ def test_a_replay_comes_before_its_scan(tmp_path: Path) -> None:
     at = "2026-11-01T00:00:00.000+00:00"
     commit(run_in(tmp_path, "scan"), ["/media"], at=at)
     commit(run_in(tmp_path, "a-replay"), ["/media"], at=at, kind="replay")
-    assert bases(tmp_path, "/media") == ["a-replay"]
+    assert previous_ids(tmp_path, "/media") == ["a-replay"]
     commit(run_in(tmp_path, "z-replay"), ["/media"], at=at, kind="replay", **DELTA)
-    assert bases(tmp_path, "/media") == ["z-replay", "a-replay"]
+    assert previous_ids(tmp_path, "/media") == ["z-replay", "a-replay"]
     commit(run_in(tmp_path, "later"), ["/media"])
-    assert bases(tmp_path, "/media") == ["later"]
+    assert previous_ids(tmp_path, "/media") == ["later"]
 
 
 def test_what_is_no_base(tmp_path: Path) -> None:
@@ -183,20 +183,20 @@ def test_what_is_no_base(tmp_path: Path) -> None:
     run_in(tmp_path, "cut-off").folder.delete("_SUCCESS")
     (tmp_path / "runs" / ".DS_Store").touch()
     (tmp_path / "runs" / "README").touch()
-    assert bases(tmp_path, "/media") == ["base"]
+    assert previous_ids(tmp_path, "/media") == ["base"]
 
 
 def test_a_signature_is_no_other_source(tmp_path: Path) -> None:
     """A signed source is that of the last night, although its signature, which is never written down, differs."""
     commit(run_in(tmp_path, "1"), ["https://store/a.jpg?X-Amz-Signature=old"])
-    assert bases(tmp_path, "https://store/a.jpg?X-Amz-Signature=new") == ["1"]
-    assert bases(tmp_path, "https://store/b.jpg?X-Amz-Signature=old") == []
+    assert previous_ids(tmp_path, "https://store/a.jpg?X-Amz-Signature=new") == ["1"]
+    assert previous_ids(tmp_path, "https://store/b.jpg?X-Amz-Signature=old") == []
 
 
 def test_the_parent_is_named_with_its_digest(tmp_path: Path) -> None:
     """A successor names the run and the SHA-256 of its record as it lies there."""
     commit(run_in(tmp_path, "1"), ["/media"])
-    [base] = find_bases(run_in(tmp_path, "2"), config(["/media"]))
+    [base] = find_previous(run_in(tmp_path, "2"), config(["/media"]))
     data = (tmp_path / "runs" / "1" / "run.json").read_bytes()
     assert base.reference.model_dump() == {"run_id": "1", "sha256": hashlib.sha256(data).hexdigest()}
 

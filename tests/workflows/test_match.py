@@ -15,7 +15,7 @@ from nsfwscan.cli.terminal import describe_run, describe_scan
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import BankError, ConfigError, RunConflict, StoreError
 from nsfwscan.policy.rules import load_policy, parse_policy
-from nsfwscan.runs.previous import find_bases, live_bases
+from nsfwscan.runs.previous import find_previous, live_runs
 from nsfwscan.runs.record import MatchingRecord
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.runs.verify import verify
@@ -198,7 +198,7 @@ def test_every_object_counts_once_by_what_is_known_last(
     )
     other = files(tmp_path / "other", 5)
     scanned(other, tmp_path / "out", row, run_id="third")
-    assert [base.run.run_id for base in live_bases(store)] == ["third", "second"]
+    assert [base.run.run_id for base in live_runs(store)] == ["third", "second"]
     result = match(store, bank("block", f"sha256 {'c' * 64}", f"sha256 {sha('0003.jpg')}", f"pdq {PDQ[100]}"))
     assert result.record.matching.objects == 15
     rows = [r for path in result.report_files for r in pq.read_table(path).to_pylist()]
@@ -231,9 +231,9 @@ def test_a_match_is_nothing_to_go_on_from(store: Store, bank: Callable[..., Bank
     """The next night goes on from the scan; the store's newest report is the scan's; a match is not matched again."""
     match(store, bank("block", f"pdq {PDQ[3]}"))
     config = ScanConfig.of({"source": {"uris": [str(Path(store.uri).parent / "media")]}, "out": store.uri})
-    assert [base.run.run_id for base in find_bases(Run.named(store, "next"), config)] == ["first"]
+    assert [base.run.run_id for base in find_previous(Run.named(store, "next"), config)] == ["first"]
     assert find_run(store.uri, StorageConfig()).run_id == "first"
-    assert [base.run.run_id for base in live_bases(store)] == ["first"]
+    assert [base.run.run_id for base in live_runs(store)] == ["first"]
 
 
 def test_a_match_is_gone_on_with(
