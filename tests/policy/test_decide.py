@@ -533,7 +533,7 @@ _WHENS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(_WHENS, _OUTCOMES), max_size=4),
     _OUTCOMES,
@@ -703,7 +703,7 @@ def outcome_by_hand(uri: str, score: float | None, overrides: list[tuple[str, Ro
     return {"rule": rule, **outcome}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_OVERRIDES, st.lists(st.tuples(st.sampled_from(_URIS), st.none() | _THRESHOLDS), max_size=12))
 def test_overrides_decide_as_plain_python_does(
     overrides: list[tuple[str, Row, Row]], rows: list[tuple[str, float | None]]

@@ -747,8 +747,7 @@ def opened(browser: BrowserContext, tmp_path: Path) -> Iterator[Callable[..., Pa
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
 @pytest.mark.parametrize("make", [record, over_record, empty_record, delta_record, replay_record])
 def test_in_a_browser(opened: Callable[..., Page], make: Callable[[], dict[str, Any]], width: int, scheme: str) -> None:
     """On a phone and on a desk the headline is on the first screen, nothing scrolls sideways, nothing is requested."""
