@@ -40,6 +40,7 @@ from nsfwscan.cli.json_text import print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
 from nsfwscan.cli.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
+from nsfwscan.cli.why import why
 from nsfwscan.config import StorageConfig, banks_of, merge
 from nsfwscan.errors import ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
@@ -530,6 +531,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 main.add_command(demo)
 main.add_command(policy)
 main.add_command(queues)
+main.add_command(why)
 
 
 _SECTIONS = {
