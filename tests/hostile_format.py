@@ -82,7 +82,7 @@ def _hang_up() -> None:
 
 def _poison() -> None:
     """Harms nobody but the next file, as a heap written over does."""
-    ImageFile.ImageFile.load_prepare = lambda image: ctypes.string_at(0)  # type: ignore[assignment,return-value]
+    Image.open = lambda *given, **how: ctypes.string_at(0)  # type: ignore[assignment,return-value]
 
 
 def _complain() -> None:

@@ -103,7 +103,7 @@ def decode(
                 if reduced is not None:
                     reduced(image)
                 asked = image.size
-                load_frame(image)
+                load_frame(image, data)
                 return described(image, facts, opened if asked != opened else None)
         except RowError as error:
             if error.status != Status.DECODE_ERROR:

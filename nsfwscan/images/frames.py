@@ -11,7 +11,7 @@ import io
 from PIL import Image
 
 from nsfwscan.images.formats.png_chunks import hidden_default
-from nsfwscan.images.formats.registry import plugin_of
+from nsfwscan.images.formats.registry import load, plugin_of
 from nsfwscan.images.opening import check_pixels
 from nsfwscan.images.salvage import become
 
@@ -41,10 +41,10 @@ def first_frame(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image
     return canvas
 
 
-def load_frame(image: Image.Image) -> None:
+def load_frame(image: Image.Image, data: bytes) -> None:
     """Decode the pixels. What the first frame of a GIF leaves of its screen becomes transparent."""
     boxes = _around(image)
-    image.load()
+    load(image, data)
     if boxes:
         become(image, image.convert("RGBA"))
         for box in boxes:

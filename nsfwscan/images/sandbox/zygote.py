@@ -27,8 +27,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     # glibc would return each image's memory to the kernel, and fault it in again for the next one
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
 }
 """Environment of a process that decodes: there is one for each core."""
 _INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONHASHSEED")
