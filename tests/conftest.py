@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 settings.register_profile("whatever else the machine does", deadline=None)
 settings.load_profile("whatever else the machine does")
 
+Load = Callable[[ModelSpec, Path, Hardware], Classifier]
+
 ROOT = Path(__file__).parents[1]
 LONGEST_FIRST = ("scans", "training", "cli", "workflows", "images", "s3", "storage")
 """Rooms whose files take longest: begun first, so that no process is left with one of them at the end."""
@@ -106,13 +108,13 @@ def each_batch_is_scored_once() -> Iterator[None]:
         yield
 
 
-def _load_once(load: Callable[[ModelSpec, Hardware], Classifier]) -> Callable[[ModelSpec, Hardware], Classifier]:
+def _load_once(load: Load) -> Load:
     loaded: dict[str, Classifier] = {}
 
-    def load_once(spec: ModelSpec, hardware: Hardware) -> Classifier:
+    def load_once(spec: ModelSpec, graph: Path, hardware: Hardware) -> Classifier:
         key = repr((spec, hardware))
         if key not in loaded:
-            loaded[key] = Classifier(_score_once(load(spec, hardware)))
+            loaded[key] = Classifier(_score_once(load(spec, graph, hardware)))
         return loaded[key]
 
     return load_once

@@ -119,12 +119,17 @@ def evaluate(quiet: bool, verbose: bool, **options: Any) -> None:
 @click.argument("folder")
 @verbose_option
 def export(folder: str, verbose: bool) -> None:
-    """Write model.onnx into the checkpoint directory FOLDER, if its scores are the checkpoint's."""
+    """Write model.onnx and model.onnx.json into the checkpoint directory FOLDER, if the scores are the checkpoint's.
+
+    A scan takes it without torch: nsfwscan scan SOURCE --out STORE --model FOLDER/model.onnx.
+    """
     from training.fit.onnx_export import export_onnx
 
     with _errors(Console(stderr=True), verbose):
         found = export_onnx(Path(folder))
-        echo(f"{folder}/{found['file']} agrees with the checkpoint within {found['largest_difference']:.1e}")
+        graph = f"{folder.rstrip('/')}/{found['file']}"
+        echo(f"{graph} agrees with the checkpoint within {found['largest_difference']:.1e}")
+        echo(f"a scan takes it with its sidecar, {found['sidecar']}: nsfwscan scan SOURCE --out STORE --model {graph}")
 
 
 @contextmanager

@@ -126,7 +126,7 @@ train_options = _all(
     option(TrainConfig, "workers"),
     option(TrainConfig, "use_gpu", "--use-gpu/--no-gpu"),
     *options(TrainConfig, "loader_processes", "max_failures"),
-    click.option("--export", "exported", type=click.Choice(["onnx"]), help="Write model.onnx, too, and compare it."),
+    click.option("--export", "exported", type=click.Choice(["onnx"]), help="Write model.onnx, too: scans take it."),
     *_CLUSTER,
 )
 evaluate_options = _all(

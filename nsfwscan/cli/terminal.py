@@ -218,6 +218,7 @@ def describe_plan(plan: Explanation) -> str:
     batches = f"batches of {hardware.batch_size}, {threads} thread{'' if threads == 1 else 's'}"
     rows = [
         ("model", f"{model.identity}, {model.geometry.shape[1]} × {model.geometry.shape[0]} pixels"),
+        *([("", f"at the temperature {model.temperature:.3f} that came with it")] if model.temperature else []),
         *([("prefilter", plan.auxiliary_models.prefilter.identity)] if plan.auxiliary_models.prefilter else []),
         *[("detector", one.identity) for one in plan.auxiliary_models.detectors],
         ("device", f"{on}, {precision}, {batches}"),

@@ -10,13 +10,17 @@ import hashlib
 import json
 import re
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from nsfwscan.errors import ModelError
 
+TEMPERATURE = "temperature.json"
+"""The file by which a temperature travels with a checkpoint: `temperature`, and what it was fitted on."""
 WANTED = re.compile(
-    r"^(config\.json|preprocessor_config\.json|processor_config\.json|model[\w.-]*\.safetensors(\.index\.json)?)$"
+    r"^(config\.json|preprocessor_config\.json|processor_config\.json|temperature\.json"
+    r"|model[\w.-]*\.safetensors(\.index\.json)?)$"
 )
 """Names of the files that are fetched and digested."""
 _SHARD = re.compile(r"model[\w.-]{0,200}\.safetensors")
@@ -46,9 +50,32 @@ def read_json(path: Path, uri: str) -> dict[str, Any]:
     return loaded
 
 
+def read_temperature(folder: Path, uri: str) -> float | None:
+    """Return the temperature by which a checkpoint's logits are divided; None without `temperature.json`. Raises
+    ModelError where that file says none."""
+    path = folder / TEMPERATURE
+    if not path.exists():
+        return None
+    where = f"{uri}: {TEMPERATURE}"
+    found = temperature_in(read_json(path, uri), where)
+    if found is None:
+        raise ModelError(f"{where} names no temperature: write one, or delete the file")
+    return found
+
+
+def temperature_in(content: dict[str, Any], where: str) -> float | None:
+    """Return the positive number `temperature` of a JSON object; None without one. Raises ModelError for another."""
+    found = content.get("temperature")
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < inf:
+        raise ModelError(f"{where}: the temperature is {found!r}, not a number above 0")
+    return float(found)
+
+
 def digest_of_folder(folder: Path) -> str:
-    """Return the hex SHA-256 over a checkpoint's weights, configuration and preprocessor. Raises ModelError where it
-    holds no safetensors, or would load something that the digest does not cover."""
+    """Return the hex SHA-256 over a checkpoint's weights, configuration, preprocessor and temperature. Raises
+    ModelError where it holds no safetensors, or would load something that the digest does not cover."""
     files = sorted(path for path in folder.iterdir() if WANTED.match(path.name))
     if not any(path.suffix == ".safetensors" for path in files):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))

@@ -22,7 +22,8 @@ from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.images.preprocessing import Geometry, Normalisation, read_preprocessor
 from nsfwscan.location import Location
-from nsfwscan.models.checkpoint import WANTED, digest_of_folder, read_json
+from nsfwscan.models.checkpoint import WANTED, digest_of_folder, read_json, read_temperature
+from nsfwscan.models.exported import GRAPH, read_exported
 from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
@@ -63,8 +64,8 @@ def apply_preset(name: str) -> dict[str, Any]:
 def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     """Find a model, and read all but its weights. Raises ModelError where it is missing, holds no safetensors, or its
     labels or preprocessor are not understood."""
-    spec = _read(config, storage)
-    if spec.backend == "onnx":
+    spec = _read(config.uri, storage)
+    if is_embedded(config.uri):
         return spec
     categories = categories_of(spec.labels, config.labels, config.uri)
     return replace(spec, categories=categories, policy="binary" if Category.NSFW in categories else "five-class")
@@ -73,20 +74,33 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
 def resolve_detector(name: str, config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     """Find a model whose labels mean no category; `config.labels` gives them other names. Raises ModelError as
     `resolve` does, and where `config.labels` renames an unknown label, or gives two labels one name."""
-    spec = _read(config, storage)
+    spec = _read(config.uri, storage)
     return replace(spec, name=name, labels=renamed(spec.labels, config.labels, config.uri))
 
 
-def _read(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
+def _read(uri: str, storage: StorageConfig) -> ModelSpec:
     """Read all of a model but its weights and what a checkpoint's labels mean."""
-    uri = config.uri
-    if backend_of(config) == "onnx":
+    if is_embedded(uri):
         return _embedded(uri)
-    folder = local_folder(uri, storage)
-    name = uri if _is_hub_id(uri) else Path(uri.rstrip("/")).name
-    labels = _labels(model_settings(folder, uri), uri)
-    geometry, normalisation = read_preprocessor(preprocessor_settings(folder, uri), uri)
-    return ModelSpec(name, uri, digest_of_folder(folder), "torch", labels, (), geometry, normalisation, "")
+    place = _local(uri, storage)
+    backend: Literal["torch", "onnx"] = "torch" if place.is_dir() else "onnx"
+    if backend == "onnx":
+        exported = read_exported(place, uri)
+        labels, preprocessor, digest = exported.labels, exported.preprocessor, exported.digest
+        temperature = exported.temperature
+    else:
+        labels, preprocessor = _labels(model_settings(place, uri), uri), preprocessor_settings(place, uri)
+        digest, temperature = digest_of_folder(place), read_temperature(place, uri)
+    geometry, normalisation = read_preprocessor(preprocessor, uri)
+    return ModelSpec(_name_of(uri), uri, digest, backend, labels, (), geometry, normalisation, "", temperature)
+
+
+def _name_of(uri: str) -> str:
+    """Return the name of a model in reports: a folder's own, a hub id, or that of a graph and the folder it is in."""
+    if _is_hub_id(uri):
+        return uri
+    path = Path(uri.rstrip("/"))
+    return f"{path.parent.name}.onnx" if path.name == GRAPH and path.parent.name else path.name
 
 
 def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
@@ -96,24 +110,32 @@ def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
     return AuxiliaryModels(prefilter, tuple(detectors))
 
 
+def is_embedded(uri: str) -> bool:
+    """Return whether a model comes with the package."""
+    return uri.startswith("embedded:")
+
+
 def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
-    """Return what runs a model: ONNX Runtime for the embedded one, torch for all others."""
-    return "onnx" if config.uri.startswith("embedded:") else "torch"
+    """Return what runs a model, by its name alone: ONNX Runtime for the embedded one and for graphs, else torch."""
+    return "onnx" if is_embedded(config.uri) or config.uri.endswith(".onnx") else "torch"
 
 
 def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
     """Load a model on this worker. Raises ModelError where the weights differ from those that the driver saw, or do not
     load."""
-    if spec.backend == "onnx":
-        return load_onnx(spec, hardware)
-    from nsfwscan.models.torch_backend import load_torch
-
-    folder = local_folder(spec.uri, storage)
-    if digest_of_folder(folder) != spec.digest:
+    if is_embedded(spec.uri):
+        return load_onnx(spec, open_nsfw_path(), hardware)
+    place = _local(spec.uri, storage)
+    digest = digest_of_folder(place) if place.is_dir() else read_exported(place, spec.uri).digest
+    if digest != spec.digest:
         raise ModelError(
             f"{spec.uri}: the weights on this worker are not those that the run began with; start a new run"
         )
-    return load_torch(spec, folder, hardware)
+    if spec.backend == "onnx":
+        return load_onnx(spec, place, hardware)
+    from nsfwscan.models.torch_backend import load_torch
+
+    return load_torch(spec, place, hardware)
 
 
 def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
@@ -132,21 +154,20 @@ def choose_hardware(spec: ModelSpec, config: ModelConfig, *, threads: int) -> Ha
 def hardware_on(device: Literal["cuda", "cpu"], spec: ModelSpec, config: ModelConfig, *, threads: int) -> Hardware:
     """Choose precision and batch size for a device, whether this machine has it or not."""
     batch_size = config.batch_size or (128 if device == "cuda" else 8)
-    dtype = _dtype(config.dtype, device, spec.backend)
+    dtype = _dtype(config.dtype, device, spec)
     return Hardware(device, dtype, batch_size, threads, config.compile and spec.backend == "torch")
 
 
 def weights_bytes(spec: ModelSpec, storage: StorageConfig) -> int:
     """Return the size of a model's weights in bytes."""
+    place = open_nsfw_path() if is_embedded(spec.uri) else _local(spec.uri, storage)
+    return sum(path.stat().st_size for path in (place.glob("model*.safetensors") if place.is_dir() else [place]))
+
+
+def _dtype(wanted: Dtype, device: str, spec: ModelSpec) -> Literal["float32", "bfloat16", "float16"]:
     if spec.backend == "onnx":
-        return open_nsfw_path().stat().st_size
-    return sum(path.stat().st_size for path in local_folder(spec.uri, storage).glob("model*.safetensors"))
-
-
-def _dtype(wanted: Dtype, device: str, backend: str) -> Literal["float32", "bfloat16", "float16"]:
-    if backend == "onnx":
         if wanted not in ("auto", "float32"):
-            raise ModelError(f"{EMBEDDED} runs in float32 only: leave --dtype out")
+            raise ModelError(f"{spec.uri} runs in float32 only: leave --dtype out")
         return "float32"
     if wanted != "auto":
         return wanted
@@ -182,17 +203,31 @@ def _embedded(uri: str) -> ModelSpec:
     )
 
 
+def _local(uri: str, storage: StorageConfig) -> Path:
+    """Return a checkpoint on this node: its folder, or the graph of an exported one."""
+    place = Location.of(uri)
+    if uri.endswith(".onnx") and not (place.is_local and Path(place.path).is_dir()):
+        name = uri.rsplit("/", 1)[-1]
+        if not place.is_local:
+            return _download(uri.removesuffix(f"/{name}"), storage, frozenset((name, f"{name}.json"))) / name
+        return Path(place.path).resolve()
+    folder = local_folder(uri, storage)
+    graph = folder / GRAPH
+    return graph if graph.is_file() and not any(folder.glob("*.safetensors")) else folder
+
+
 def local_folder(uri: str, storage: StorageConfig) -> Path:
     """Return a folder on this node with the checkpoint's files, downloaded once per node if they are elsewhere."""
     place = Location.of(uri)
     if not place.is_local:
-        return _download(uri, storage)
+        return _download(uri.rstrip("/"), storage)
     path = Path(place.path)
     if path.is_dir():
         return path.resolve()
     if path.exists():
         raise ModelError(
-            f"{uri}: a model is a directory with config.json, preprocessor_config.json and safetensors, not a file"
+            f"{uri}: a model is a directory with config.json, preprocessor_config.json and safetensors, or an exported "
+            "graph (model.onnx) with its sidecar, not a file of another kind"
         )
     if _is_hub_id(uri):
         return _from_hub(uri)
@@ -221,13 +256,18 @@ def _from_hub(repo: str) -> Path:
         ) from error
 
 
-def _download(uri: str, storage: StorageConfig) -> Path:
-    """Copy the wanted files of a remote folder. Their versions make the folder's name, so a changed model is new."""
-    uri = uri.rstrip("/")
+def _download(uri: str, storage: StorageConfig, names: frozenset[str] | None = None) -> Path:
+    """Copy the wanted files of a remote folder. Their versions make the folder's name, so a changed model is new.
+
+    Args:
+        names: of the files; unset: those of a checkpoint, or of an exported one where there are no safetensors.
+    """
     fs = filesystem(Location.of(uri), storage)
     with in_words(f"cannot fetch the model {uri}", ModelError):
         found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
-        wanted = {name: info for name, info in found.items() if WANTED.match(name)}
+        if names is None and not any(name.endswith(".safetensors") for name in found):
+            names = frozenset(name for name in found if WANTED.match(name)) | {GRAPH, f"{GRAPH}.json"}
+        wanted = {n: info for n, info in found.items() if (WANTED.match(n) if names is None else n in names)}
         versions = sorted((n, i.get("size"), str(etag_of(i) or modified_of(i))) for n, i in wanted.items())
         target = cache_folder() / hashlib.sha256(json.dumps([uri, versions]).encode()).hexdigest()[:32]
         target.parent.mkdir(parents=True, exist_ok=True)

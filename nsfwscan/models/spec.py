@@ -40,7 +40,7 @@ class ModelSpec:
     name: str
     uri: str
     digest: str
-    """Hex SHA-256 over weights, configuration and preprocessor."""
+    """Hex SHA-256 over weights, configuration, preprocessor and temperature."""
     backend: Literal["torch", "onnx"]
     labels: tuple[str, ...]
     """As the checkpoint spells them, in its order."""
@@ -50,6 +50,8 @@ class ModelSpec:
     normalisation: Normalisation
     policy: str
     """Policy preset that comes with it."""
+    temperature: float | None = None
+    """Its logits are divided by this before the softmax (Guo et al. 2017, 4.2); None: it comes with none."""
 
     @property
     def identity(self) -> str:

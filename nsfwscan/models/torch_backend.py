@@ -37,13 +37,13 @@ def load_torch(spec: ModelSpec, folder: Path, hardware: Hardware) -> Classifier:
     model = _load_weights(spec, folder, dtype).to(hardware.device).eval()
     if hardware.compiled:
         model = torch.compile(model, dynamic=False)
-    normalise = Normaliser(spec.normalisation, hardware.device)
+    normalise, temperature = Normaliser(spec.normalisation, hardware.device), spec.temperature or 1.0
     check_preprocessing(spec.uri, folder, spec.geometry, spec.normalisation)
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             logits: torch.Tensor = model(pixel_values=normalise(pixels).to(dtype)).logits
-            return logits.float().softmax(-1)
+            return (logits.float() / temperature).softmax(-1)
 
     shape = (hardware.batch_size, *spec.geometry.shape)
     if hardware.compiled or hardware.device == "cuda":  # the first batch compiles and allocates

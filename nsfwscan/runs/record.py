@@ -107,9 +107,11 @@ class ModelRecord(_Section):
     name: str
     uri: str
     sha256: str
-    """SHA-256 of the weights."""
+    """SHA-256 of the weights, and of all else that a score depends on."""
     labels: dict[str, str]
     """Category of each label of the checkpoint."""
+    temperature: float | None = _OPTIONAL
+    """By which its logits were divided; None: it came with none."""
 
 
 class AuxiliaryModelRecord(_Section):

@@ -120,6 +120,8 @@ def run_scan(
     shadows = [load_policy(name) for name in config.shadow_policies]
     progress.say(f"model    {config.model.uri}")
     spec = resolve(config.model, config.storage)
+    if spec.temperature is not None:
+        progress.say(f"model    its scores are calibrated, by the temperature {spec.temperature:.3f} that came with it")
     banks = _banks(config, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
     for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
@@ -276,6 +278,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "uri": spec.uri,
         "sha256": spec.digest,
         "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
+        "temperature": spec.temperature,
     }
 
 

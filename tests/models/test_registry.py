@@ -178,6 +178,45 @@ def test_the_digest_is_over_all_that_scores(made: Path, tmp_path: Path) -> None:
     assert spec_of(copy).digest == digest
 
 
+def test_a_temperature_travels_with_the_checkpoint(model: Path) -> None:
+    """`temperature.json` divides the logits, and makes another model of the same weights: no old score is reused."""
+    without = resolve(ModelConfig(uri=str(model)), StorageConfig())
+    (model / "temperature.json").write_text('{"temperature": 2.0, "fitted_on": {"split": "validation"}}')
+    spec = resolve(ModelConfig(uri=str(model)), StorageConfig())
+    assert (without.temperature, spec.temperature) == (None, 2.0) and spec.digest != without.digest
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *spec.geometry.shape), np.uint8)
+    hot = load(spec, StorageConfig(), Hardware("cpu", "float32", 2, 1))(pixels)
+    (model / "temperature.json").unlink()
+    cold = load(without, StorageConfig(), Hardware("cpu", "float32", 2, 1))(pixels)
+    expected = np.sqrt(cold) / np.sqrt(cold).sum(axis=1, keepdims=True)
+    assert np.allclose(hot, expected, atol=1e-6) and not np.allclose(hot, cold, atol=1e-2)
+
+
+def test_the_next_night_scores_again_at_another_temperature(model: Path, tmp_path: Path) -> None:
+    """Rows scored before the temperature came are stale; the record and the page of the night say what was applied."""
+    media = tmp_path / "media"
+    media.mkdir()
+    for number, image in enumerate(pictures(3)):
+        image.save(media / f"{number}.png")
+    nights = []
+    for temperature in (None, 2.0, 2.0, 3.0):
+        if temperature is not None:
+            (model / "temperature.json").write_text(json.dumps({"temperature": temperature}))
+        nights.append(nsfwscan.scan(media, tmp_path / "out", model={"uri": str(model)}))
+    assert [night.record.model.temperature for night in nights] == [None, 2.0, 2.0, 3.0]
+    assert [night.record.balance.carried for night in nights] == [0, 0, 3, 0]
+    pages = [Path(night.uri, "summary.html").read_text(encoding="utf-8") for night in nights]
+    assert ["2.000, which came with the weights" in page for page in pages] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("said", [0, -1.5, True, "1.4", None, 1e999])
+def test_a_temperature_that_is_none_is_refused(model: Path, said: object) -> None:
+    """A file that names no positive number is not passed over: the scores would be other ones than meant."""
+    (model / "temperature.json").write_text(json.dumps({"temperature": said}))
+    with pytest.raises(ModelError, match=r"temperature\.json"):
+        resolve(ModelConfig(uri=str(model)), StorageConfig())
+
+
 def test_a_model_that_changed_in_place_is_another(model: Path) -> None:
     """In one long-lived process, too: run.json must not name the digest of weights that are no longer there."""
     before = spec_of(model)

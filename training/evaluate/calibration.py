@@ -22,6 +22,8 @@ BINS = 15
 """Of equal width, as in Guo et al. 2017."""
 _LEAST = 1e-10
 """Smaller probabilities count as this: half precision rounds them to 0, whose logarithm is infinite."""
+LEAST_IMAGES = 50
+"""Fewer validation images give no temperature to a checkpoint: two or three of them would decide it."""
 _HOTTEST = 20.0
 """Highest temperature that is searched; the lowest is a twentieth."""
 
@@ -49,12 +51,18 @@ class Scored:
         return Scored(heated(self.probabilities, temperature), self.truth)
 
 
-def calibration(validation: Scored, test: Scored) -> dict[str, Any]:
-    """Return the measures of the test images `before` and `after` scaling by `temperature`; `why` that is not known."""
-    fitted = fit_temperature(validation)
+def calibration(validation: Scored, test: Scored, least: int = 1) -> dict[str, Any]:
+    """Return the measures of the test images `before` and `after` scaling by `temperature`; `why` that is not known.
+
+    Args:
+        least: validation images that determine a temperature.
+    """
+    enough = len(validation.truth) >= least
+    fitted = fit_temperature(validation) if enough else None
+    why = None if fitted is not None else _why_not(validation) if enough else _too_few(validation, least)
     return {
         "temperature": fitted,
-        "why": None if fitted is not None else _why_not(validation),
+        "why": why,
         "before": measures(test),
         "after": measures(test.heated(fitted)) if fitted is not None else None,
     }
@@ -75,6 +83,10 @@ def fit_temperature(scored: Scored) -> float | None:
     edge = log(_HOTTEST)
     found = float(minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-5}).x)
     return None if abs(found) > edge - 0.05 else exp(found)
+
+
+def _too_few(validation: Scored, least: int) -> str:
+    return f"only {len(validation.truth)} validation images are scored, and {least} are needed"
 
 
 def _why_not(validation: Scored) -> str:

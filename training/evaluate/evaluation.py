@@ -92,6 +92,7 @@ def _model(one: EvaluatedModel, title: str, fingerprint: str) -> dict[str, Any]:
         "digest": spec.digest,
         "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
         "preprocessing": str(spec.geometry),
+        "temperature": spec.temperature,
         "policy": run.policy.identity,
         "held_out": _held_out(one, fingerprint),
         "scan": {"run_id": one.result.run_id, "uri": one.result.uri},

@@ -6,6 +6,7 @@ Names of files and checkpoints are hostile strings: whatever the template prints
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nsfwscan.reports.html import page_environment
@@ -15,7 +16,6 @@ from training.evaluate.audit import FalsePositive, shown
 from training.evaluate.charts import Chart, pr_chart, reliability_chart, roc_chart
 from training.evaluate.evaluation import shared_task
 from training.evaluate.next_steps import steps
-from training.explore.page import TEMPLATES
 
 _PRESSING = ("bad", "warn", "good", "info")
 
@@ -32,7 +32,7 @@ def render(record: dict[str, Any], found: Sequence[FalsePositive], pictures: Pic
     """
     models = record["models"]
     return (
-        page_environment(TEMPLATES)
+        page_environment(Path(__file__).parents[1] / "templates")
         .get_template("evaluate.html")
         .render(
             **record,

@@ -12,7 +12,7 @@ from typing import Any
 from nsfwscan.reports.html import Step, page_environment, percent
 from nsfwscan.text import plural
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
+_TEMPLATES = Path(__file__).parents[1] / "templates"
 _LOPSIDED = 10
 """Largest class in images, as a multiple of the smallest, that is not lopsided."""
 _FEW = 100
@@ -24,7 +24,7 @@ _PRESSING = ("bad", "warn", "info")
 def render(context: dict[str, Any]) -> str:
     """Return the page."""
     ordered = sorted(steps(context), key=lambda step: _PRESSING.index(step.tone))
-    return page_environment(TEMPLATES).get_template("explore.html").render(steps=ordered, **context)
+    return page_environment(_TEMPLATES).get_template("explore.html").render(steps=ordered, **context)
 
 
 def steps(context: dict[str, Any]) -> Iterator[Step]:

@@ -1,8 +1,8 @@
 """Export a checkpoint directory as an ONNX graph with the same scores.
 
-`model.onnx` takes `pixel_values` float32 [batch, 3, H, W], normalised, and gives `probabilities` float32
-[batch, labels]. The graph is kept only if ONNX Runtime gives torch's scores; otherwise, or where the exporter fails, it
-is a `ModelError` and no file stays.
+Beside the graph, `model.onnx`, lies its sidecar, by which a scan takes it: `nsfwscan/models/exported.py` says what
+both hold. The graph is kept only if ONNX Runtime gives torch's scores; otherwise, or where the exporter fails, it is a
+`ModelError` and no file stays.
 """
 
 from __future__ import annotations
@@ -20,38 +20,41 @@ from transformers import AutoModelForImageClassification
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
-from nsfwscan.models.registry import resolve
-from nsfwscan.models.torch_backend import Normaliser
+from nsfwscan.models.exported import GRAPH, describe, sidecar_of
+from nsfwscan.models.registry import preprocessor_settings, resolve
+from nsfwscan.models.torch_backend import Normaliser, check_preprocessing
 from nsfwscan.storage.atomic import appearing
+from nsfwscan.storage.store import to_json
 
-ONNX = "model.onnx"
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Largest difference of a probability between torch and ONNX Runtime."""
 _BATCHES = (1, 5)
 """Sizes that are compared: a single image, and a size that the export did not see."""
 
 
 class _Probabilities(nn.Module):
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, temperature: float) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.temperature = model, temperature
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        probabilities: torch.Tensor = self.model(pixel_values=pixel_values).logits.softmax(-1)
+        probabilities: torch.Tensor = (self.model(pixel_values=pixel_values).logits / self.temperature).softmax(-1)
         return probabilities
 
 
 def export_onnx(folder: Path) -> dict[str, Any]:
-    """Write `model.onnx` into a checkpoint directory on this machine. Return its name (`file`), and the
-    `largest_difference` between probabilities of torch and ONNX Runtime, on generated images. Raises ModelError where
-    the directory is no checkpoint, its graph cannot be exported, or does not agree."""
+    """Write `model.onnx` and `model.onnx.json` into a checkpoint directory on this machine. Return their names (`file`,
+    `sidecar`), and the `largest_difference` between probabilities of torch and ONNX Runtime, on generated images.
+    Raises ModelError where the directory is no checkpoint, its graph cannot be exported, or does not agree."""
     spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
-    model = _Probabilities(
-        AutoModelForImageClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, attn_implementation="eager"
-        )
-    ).eval()
-    target = folder / ONNX
+    if spec.backend == "onnx":
+        raise ModelError(f"{folder} holds an exported graph alone: give the checkpoint that it was made of")
+    check_preprocessing(spec.uri, folder, spec.geometry, spec.normalisation)
+    checkpoint = AutoModelForImageClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, attn_implementation="eager"
+    )
+    model = _Probabilities(checkpoint, spec.temperature or 1.0).eval()
+    target = folder / GRAPH
     values = Normaliser(spec.normalisation, "cpu")
     with appearing(target) as unfinished:
         _export(model, values(_noise(2, spec.geometry.shape)), unfinished)
@@ -61,7 +64,11 @@ def export_onnx(folder: Path) -> dict[str, Any]:
                 f"{folder}: the exported graph gives scores that differ by up to {largest:.2g} from the checkpoint's "
                 f"(at most {TOLERANCE:g} is allowed); it was not kept"
             )
-    return {"file": ONNX, "largest_difference": largest}
+    preprocessor = preprocessor_settings(folder, spec.uri)
+    sidecar = sidecar_of(target)
+    with appearing(sidecar) as unfinished:
+        unfinished.write_bytes(to_json(describe(target, spec.labels, preprocessor, spec.temperature, spec.digest)))
+    return {"file": GRAPH, "sidecar": sidecar.name, "largest_difference": largest}
 
 
 def _export(model: nn.Module, example: torch.Tensor, path: Path) -> None:

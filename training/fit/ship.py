@@ -1,9 +1,9 @@
 """Write the directory that `nsfwscan scan --model DIR` takes, with a record of everything that made it.
 
-It holds `model.safetensors`, `config.json` with the labels by name, `preprocessor_config.json`, `model_card.md`,
-`model.onnx` where asked, and, last of all, `training.json`: without it the training is not finished. Before anything is
-written, the directory is loaded as a scan would load it; one that does not give the model's own scores is a
-`ModelError`.
+It holds `model.safetensors`, `config.json` with the labels by name, `preprocessor_config.json`, `temperature.json`
+(where validation determines one), `model_card.md`, `model.onnx` with its sidecar (where asked), and, last of all,
+`training.json`: without it the training is not finished. Before anything is written, the directory is loaded as a scan
+would load it; one that does not give the model's own scores is a `ModelError`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import TrainerState
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.models.checkpoint import TEMPERATURE
 from nsfwscan.models.registry import load, resolve
 from nsfwscan.models.spec import Hardware
 from nsfwscan.models.torch_backend import Normaliser
@@ -45,6 +46,8 @@ class Trained:
     labels: list[str]
     metrics: dict[str, Any]
     """By split, as `training.fit.metrics.summarise` gives them."""
+    calibration: dict[str, Any]
+    """As `training.evaluate.calibration.calibration` gives it."""
     state: TrainerState
     hardware: dict[str, Any]
 
@@ -69,19 +72,23 @@ def ship(
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_bytes(to_json(trained.backbone.preprocessor))
+    files = ["model.safetensors", "preprocessor_config.json", "model_card.md", CONFIG]
+    if trained.calibration["temperature"] is not None:
+        (folder / TEMPERATURE).write_bytes(to_json(_temperature(trained, record)))
+        files.insert(0, TEMPERATURE)
     spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
     _check_scores(trained, model, probe, folder)
-    files = ["model.safetensors", "preprocessor_config.json", "model_card.md", CONFIG]
     onnx = None
     if record["settings"]["export_onnx"]:
         onnx = export_onnx(folder)
         say(f"model.onnx agrees with the checkpoint within {onnx['largest_difference']:.1e}")
-        files.insert(0, "model.onnx")
+        files[:0] = [onnx["file"], onnx["sidecar"]]
     whole = record | {
         "digest": spec.digest,
         "labels": trained.labels,
         "hardware": trained.hardware,
         "metrics": trained.metrics,
+        "calibration": trained.calibration,
         "best": {"step": trained.state.best_global_step, "value": trained.state.best_metric},
         "steps": trained.state.global_step,
         "history": trained.state.log_history,
@@ -94,13 +101,22 @@ def ship(
     store.write(RECORD, to_json(whole))
 
 
+def _temperature(trained: Trained, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of `temperature.json`: the temperature, and what it was fitted on."""
+    found, images = trained.calibration, trained.metrics["validation"]["images"]
+    measured = {side: {name: found[side][name] for name in ("ece", "nll")} for side in ("before", "after")}
+    fitted_on = {"split": "validation", "images": images, "fingerprint": record["data"]["fingerprint"]}
+    return {"temperature": found["temperature"], "fitted_on": fitted_on, "on_test": measured}
+
+
 def _check_scores(trained: Trained, model: Any, probe: NDArray[np.uint8], folder: Path) -> None:
     """Raise ModelError where a scan with the directory would give other scores than the model in memory."""
     spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
     classify = load(spec, StorageConfig(), Hardware("cpu", "float32", len(probe), torch.get_num_threads()))
     with torch.inference_mode():
         values = Normaliser(trained.backbone.normalisation, "cpu")(probe)
-        ours = model(pixel_values=values).logits.softmax(-1).numpy()
+        temperature = trained.calibration["temperature"] or 1.0
+        ours = (model(pixel_values=values).logits / temperature).softmax(-1).numpy()
     if list(spec.labels) != trained.labels or not np.allclose(classify(probe), ours, atol=_TOLERANCE):
         raise ModelError(
             "the checkpoint as it would be shipped gives other scores than the model that was trained; its "

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -23,6 +24,7 @@ from nsfwscan.errors import ModelError, RunConflict, SourceError
 from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
 from training.data.dataset import Prepared
+from training.evaluate.calibration import LEAST_IMAGES, Scored, calibration
 from training.fit.backbone import Backbone, find_backbone, load_with_new_head
 from training.fit.callback import Tell, TrainingCallback, agreed, is_over, rank, world
 from training.fit.checkpoints import Checkpoint, Checkpoints, Damaged
@@ -85,10 +87,13 @@ class _Worker:
         state = self._train(trainer)
         self._load_best(trainer, state)
         trainer.compute_in_full()
-        metrics = {name: self._evaluate(trainer, name) for name in ("validation", "test")}
+        found = {name: self._evaluate(trainer, name) for name in ("validation", "test")}
         if rank() == 0:
             self._tell.check_wanted()
-            trained = Trained(trainer.model, self._backbone, self._labels, metrics, state, self._hardware(trainer))
+            metrics = {name: self._summary(scored) for name, scored in found.items()}
+            calibrated = calibration(found["validation"], found["test"], LEAST_IMAGES)
+            hardware = self._hardware(trainer)
+            trained = Trained(trainer.model, self._backbone, self._labels, metrics, calibrated, state, hardware)
             probe = [
                 self._pixels("validation")[i]["pixel_values"].numpy() for i in range(min(8, self._count("validation")))
             ]
@@ -189,10 +194,13 @@ class _Worker:
             )
         trainer.load_weights(self._checkpoints.get(best, self._scratch / "best", [WEIGHTS]))
 
-    def _evaluate(self, trainer: ImageTrainer, split: str) -> dict[str, Any]:
+    def _evaluate(self, trainer: ImageTrainer, split: str) -> Scored:
         output = trainer.predict(self._pixels(split))
-        truth, predicted = np.asarray(output.label_ids), np.argmax(np.asarray(output.predictions), -1)
-        return summarise(truth, predicted, self._labels)
+        logits = np.asarray(output.predictions, np.float64)
+        return Scored(softmax(logits, axis=1), np.asarray(output.label_ids, np.int64))
+
+    def _summary(self, scored: Scored) -> dict[str, Any]:
+        return summarise(scored.truth, scored.probabilities.argmax(axis=1), self._labels)
 
     def _hardware(self, trainer: ImageTrainer) -> dict[str, Any]:
         on_gpu = trainer.args.device.type == "cuda"

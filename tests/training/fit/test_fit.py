@@ -57,7 +57,7 @@ def test_the_directory_is_whole(trained: TrainingResult) -> None:
     folder = Path(trained.uri)
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "model_card.md", "training.json"),
-        *("tensorboard", "state"),
+        *("tensorboard", "state", "temperature.json"),
     }
     assert not (folder / "state" / "checkpoints").exists()
     spec = resolve(ModelConfig(uri=trained.uri), StorageConfig())
@@ -86,7 +86,17 @@ def test_the_card_has_the_figures(trained: TrainingResult) -> None:
     for label, found in test["classes"].items():
         assert f"| `{label}` | 16 | {found['precision']:.4f} | {found['recall']:.4f} | {found['f1']:.4f} |" in card
     assert "| train | 128 | 128 | 128 | 128 | 128 |" in card
-    assert "only 80 images" in card and "not calibrated" in card
+    assert "only 80 images" in card
+    assert f"divided by the temperature {trained.record['calibration']['temperature']:.3f}" in card
+
+
+def test_the_temperature_is_applied_by_scans(trained: TrainingResult) -> None:
+    """The temperature that fits the validation split best is shipped, and is in the digest and the scores of a scan."""
+    shipped = json.loads((Path(trained.uri) / "temperature.json").read_text())
+    assert shipped["temperature"] == trained.record["calibration"]["temperature"]
+    assert shipped["fitted_on"]["images"] == 80
+    spec = resolve(ModelConfig(uri=trained.uri), StorageConfig())
+    assert spec.temperature == shipped["temperature"]
 
 
 def test_curves(trained: TrainingResult) -> None:
