@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from nsfwscan.text import redacted
 
@@ -28,6 +28,74 @@ class Status(StrEnum):
     CRASHED = "crashed"
 
 
+class ErrorCode(StrEnum):
+    """What went wrong with one object, in a word to group by; `error` says it in a sentence.
+
+    The list is closed: a code is never renamed, and never comes to mean something else. A status has its own name among
+    the codes, for what nothing finer is known of.
+
+    Attributes:
+        status: the status of every row with this code.
+        doc: what it means.
+    """
+
+    status: Status
+    doc: str
+
+    def __new__(cls, word: str, status: Status = Status.OK, doc: str = "") -> Self:
+        """Return the code of a word."""
+        code = str.__new__(cls, word)
+        code._value_, code.status, code.doc = word, status, doc
+        return code
+
+    NOT_FOUND = "not_found", Status.NOT_FOUND, "the store has no such object, though it was listed"
+    DENIED = "denied", Status.DENIED, "permissions forbid reading it"
+    HTTP_401 = "http_401", Status.DENIED, "the store wants credentials for it"
+    HTTP_403 = "http_403", Status.DENIED, "the store forbids reading it (`AccessDenied`)"
+    OUT_OF_REACH = "out_of_reach", Status.DENIED, "a list names it, and may not: it lies outside of what was asked for"
+    FETCH_ERROR = "fetch_error", Status.FETCH_ERROR, "reading failed otherwise"
+    THROTTLED = "throttled", Status.FETCH_ERROR, "the store asked for fewer requests until the last attempt"
+    ARCHIVED = "archived", Status.FETCH_ERROR, "the store keeps it in an archive, from which it must be restored"
+    HTTP_4XX = "http_4xx", Status.FETCH_ERROR, "the store refused the request otherwise"
+    HTTP_5XX = "http_5xx", Status.FETCH_ERROR, "the store failed"
+    CONNECTION = "connection", Status.FETCH_ERROR, "the store could not be reached, or the connection broke"
+    INCOMPLETE = "incomplete", Status.FETCH_ERROR, "fewer bytes came than were announced, or it changed meanwhile"
+    CHECKSUM = "checksum", Status.FETCH_ERROR, "the bytes do not match the store's checksum"
+    NOT_A_FILE = "not_a_file", Status.FETCH_ERROR, "a directory, a pipe or a device"
+    IO_ERROR = "io_error", Status.FETCH_ERROR, "the disk or the mounted file system failed"
+    TIMEOUT = "timeout", Status.TIMEOUT, "it took too long"
+    READ_TIMEOUT = "read_timeout", Status.TIMEOUT, "reading took longer than `read.timeout_s`"
+    DECODE_TIMEOUT = "decode_timeout", Status.TIMEOUT, "decoding took longer than `decode.timeout_s`"
+    TOO_LARGE = "too_large", Status.TOO_LARGE, "it is over a limit"
+    TOO_MANY_BYTES = "too_many_bytes", Status.TOO_LARGE, "more bytes than `--max-bytes`"
+    TOO_MANY_PIXELS = "too_many_pixels", Status.TOO_LARGE, "more pixels than `--max-pixels`, as in decompression bombs"
+    UNSUPPORTED = "unsupported", Status.UNSUPPORTED, "no image that is scanned"
+    CODEC_MISSING = "codec_missing", Status.UNSUPPORTED, "an image, of a format or a kind that nothing here decodes"
+    PASSWORD = "password", Status.UNSUPPORTED, "it is encrypted"
+    EMPTY = "empty", Status.UNSUPPORTED, "no bytes, or one byte over and over"
+    VIDEO = "video", Status.UNSUPPORTED, "a video"
+    AUDIO = "audio", Status.UNSUPPORTED, "a sound"
+    ARCHIVE = "archive", Status.UNSUPPORTED, "files packed or compressed"
+    DOCUMENT = "document", Status.UNSUPPORTED, "a document"
+    WEB_RESPONSE = "web_response", Status.UNSUPPORTED, "a web server's answer in the object's place: a page, an error"
+    POINTER = "pointer", Status.UNSUPPORTED, "a few lines that say where the object is (Git LFS)"
+    SIDECAR = "sidecar", Status.UNSUPPORTED, "what a system keeps beside another file (`._x`, thumbnails)"
+    TEXT = "text", Status.UNSUPPORTED, "text"
+    OTHER_DATA = "other_data", Status.UNSUPPORTED, "a known kind of file, and none of these"
+    UNKNOWN_DATA = "unknown_data", Status.UNSUPPORTED, "an unknown kind of file"
+    DECODE_ERROR = "decode_error", Status.DECODE_ERROR, "the file is damaged"
+    TRUNCATED = "truncated", Status.DECODE_ERROR, "the file ends before its end"
+    CRASHED = "crashed", Status.CRASHED, "it crashed its decoder"
+    OUT_OF_MEMORY = "out_of_memory", Status.CRASHED, "decoding took more memory than `decode.max_memory_bytes`"
+    KILLED = "killed", Status.CRASHED, "its decoder was killed, as where the machine's memory is full"
+    NO_SCORE = "no_score", Status.OK, "the model returned no finite score"
+
+    @classmethod
+    def of_status(cls, status: str) -> ErrorCode:
+        """Return the code of an error of which only its status is known."""
+        return cls.NO_SCORE if status == Status.OK else cls(status)
+
+
 POISON = (Status.TIMEOUT, Status.CRASHED)
 """What a file is that costs a decoder its time or its life, where its bytes could be read."""
 
@@ -36,15 +104,15 @@ class RowError(Exception):
     """One object could not be read or decoded; the run goes on, and the object's row says so.
 
     Args:
-        status: the row's status, never `Status.OK`.
+        code: the row's `error_code`, which gives its status too; never `ErrorCode.NO_SCORE`.
         message: one sentence for the row's `error`.
         values: columns that became known before the failure (a truncated JPEG still has a width).
     """
 
-    def __init__(self, status: Status, message: str, values: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, code: ErrorCode, message: str, values: Mapping[str, Any] | None = None) -> None:
         message = redacted(message)
-        super().__init__(status, message, values)
-        self.status = status
+        super().__init__(code, message, values)
+        self.code, self.status = code, code.status
         self.message = message
         self.values = dict(values or {})
 

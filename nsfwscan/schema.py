@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nsfwscan.errors import Status
+from nsfwscan.errors import ErrorCode, Status
 
 SCHEMA_VERSION = "2"
 
@@ -143,7 +143,8 @@ OUTCOME_COLUMNS = [
     _column(
         "status", pa.string(), "`ok`, or why there are no pixels: " + ", ".join(f"`{s}`" for s in Status if s != "ok")
     ),
-    _column("error", pa.string(), "what happened, for a person; null when `ok`"),
+    _column("error", pa.string(), "what happened, for a person; null where nothing went wrong"),
+    _column("error_code", pa.string(), "the same in one word of [a closed list](#error-codes); null where `error` is"),
     _column(
         "accounted_as", pa.string(), "the object's place in the balance: " + ", ".join(f"`{a}`" for a in Accounted)
     ),
@@ -178,6 +179,7 @@ SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilt
 """What signals begin with that are not a detector's; a dot follows."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),
+    _column("match_bank_version", pa.string(), "the version of that bank: the first 16 digits of `run.json`'s"),
     _column("match_id", pa.string(), "the entry: its id in the bank, or the hash itself"),
     _column(
         "match_kind", pa.string(), "what the bank is for: " + ", ".join(f"`{k}`" for k in BankKind if k != "negative")
@@ -222,6 +224,7 @@ AUDIT_COLUMNS = [
 
 WORDS: dict[str, tuple[str, ...]] = {
     "status": tuple(map(str, Status)),
+    "error_code": tuple(map(str, ErrorCode)),
     "label": tuple(map(str, Category)),
     "match_kind": tuple(str(kind) for kind in BankKind if kind != BankKind.NEGATIVE),
     "match_hash": ("sha256", "md5", "pdq"),

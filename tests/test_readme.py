@@ -18,6 +18,7 @@ import nsfwscan
 from nsfwscan.cli.main import main
 from nsfwscan.config import ScanConfig
 from nsfwscan.demo.story import Demo
+from nsfwscan.errors import ErrorCode
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
@@ -31,18 +32,26 @@ PAGES = [
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 README, INSIDE, RUNS = TEXTS["README.md"], TEXTS["nsfwscan/README.md"], TEXTS["nsfwscan/runs/README.md"]
 COLUMNS = "nsfwscan/reports/README.md"
-BEGIN, END = "<!-- columns: begin -->\n", "<!-- columns: end -->"
+TABLES = ("columns", "error codes")
 SUFFIXES = "py|md|yaml|json|html|css|toml|csv|txt|png|webp"
 
 
-def column_table() -> str:
-    """The rows of the page's column table, as the schema has them."""
-    rows = [
+def table(name: str) -> str:
+    """The rows of one of the page's tables, as the schema has them."""
+    columns = [
         f"| {group if i == 0 else ''} | `{field.name}` | {column_doc(field)} |\n"
         for group, fields in GROUPS.items()
         for i, field in enumerate(fields)
     ]
-    return "".join(rows)
+    codes = [f"| `{code}` | `{code.status}` | {code.doc} |\n" for code in ErrorCode]
+    return "".join({"columns": columns, "error codes": codes}[name])
+
+
+def around(name: str) -> tuple[str, str, str]:
+    """The page before one of its tables, the table's rows, and the page after it."""
+    head, begin, rest = TEXTS[COLUMNS].partition(f"<!-- {name}: begin -->\n")
+    rows, end, tail = rest.partition(f"<!-- {name}: end -->")
+    return head + begin, rows, end + tail
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -93,9 +102,11 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def test_column_table() -> None:
-    """The column table is the schema's own documentation (`python -m tests.test_readme` writes it)."""
-    assert TEXTS[COLUMNS].split(BEGIN)[1].split(END)[0] == column_table()
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(name: str) -> None:
+    """The tables of columns and error codes are the schema's own documentation (`python -m tests.test_readme` writes
+    them)."""
+    assert around(name)[1] == table(name)
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
@@ -243,5 +254,7 @@ def test_every_room_is_named() -> None:
 
 
 if __name__ == "__main__":
-    head, rest = TEXTS[COLUMNS].split(BEGIN)
-    (ROOT / COLUMNS).write_text(head + BEGIN + column_table() + END + rest.split(END)[1], encoding="utf-8")
+    for name in TABLES:
+        head, _, tail = around(name)
+        TEXTS[COLUMNS] = head + table(name) + tail
+    (ROOT / COLUMNS).write_text(TEXTS[COLUMNS], encoding="utf-8")

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from nsfwscan.errors import BalanceError, NsfwscanError, RowError, Status, StoreError
+from nsfwscan.errors import BalanceError, ErrorCode, NsfwscanError, RowError, StoreError
 from nsfwscan.text import has_password, redacted
 
 
@@ -73,7 +73,7 @@ def test_passwords_in_uris_are_seen(uri: str) -> None:
 def test_no_error_of_ours_holds_a_secret() -> None:
     """Errors blank what they are given, whoever raises them, and stay so when they travel between processes."""
     said = "cannot read https://u:hunter2@h/k?sig=hunter2"
-    for error in (RowError(Status.FETCH_ERROR, said), NsfwscanError(said), StoreError(said), BalanceError(said)):
+    for error in (RowError(ErrorCode.FETCH_ERROR, said), NsfwscanError(said), StoreError(said), BalanceError(said)):
         again = pickle.loads(pickle.dumps(error))
         for text in (str(error), repr(error), str(again), repr(again)):
             assert "hunter2" not in text and "cannot read https://***@h/k?sig=***" in text

@@ -221,8 +221,9 @@ class BankSet:
     def _columns(self, best: dict[int, Hit], rows: int) -> pa.Table:
         values: dict[str, list[Any]] = {name: [None] * rows for name in MATCH.names}
         for row, hit in best.items():
-            bank, kind = self.specs[hit.bank].name, str(self._kind(hit))
-            for name, value in zip(MATCH.names, (bank, hit.id, kind, hit.hash, hit.distance), strict=True):
+            bank, kind = self.specs[hit.bank], str(self._kind(hit))
+            found = (bank.name, bank.version[:16], hit.id, kind, hit.hash, hit.distance)
+            for name, value in zip(MATCH.names, found, strict=True):
                 values[name][row] = value
         return pa.table([pa.array(values[field.name], field.type) for field in MATCH], schema=MATCH)
 

@@ -171,7 +171,8 @@ def _errors(errors: Sequence[ErrorRecord]) -> list[str]:
     if not errors:
         return []
     lines = [
-        f"    {e.count:>6,}  {e.status}: {printable(e.message)}  e.g. {printable(e.example)[-80:]}" for e in errors[:6]
+        f"    {e.count:>6,}  {e.code or e.status}: {printable(e.message)}  e.g. {printable(e.example)[-80:]}"
+        for e in errors[:6]
     ]
     more = [f"    … and {len(errors) - 6} more kinds, in summary.html"] if len(errors) > 6 else []
     return ["", "  not scored:", *lines, *more]

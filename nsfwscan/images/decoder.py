@@ -17,8 +17,9 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.colours import encoding_of, in_srgb, keyed
+from nsfwscan.images.formats.endings import is_cut_off
 from nsfwscan.images.formats.registry import FORMATS, claimed_format
 from nsfwscan.images.formats.unsupported_kinds import undecoded_kind
 from nsfwscan.images.frames import count_frames, first_frame, load_frame
@@ -109,8 +110,9 @@ def decode(
             if error.status != Status.DECODE_ERROR:
                 raise
             if kind := undecoded_kind(data):
-                raise RowError(Status.UNSUPPORTED, f"{kind} is not supported", error.values) from error
-            damage = RowError(error.status, error.message, error.values)  # without what holds the first try's memory
+                raise RowError(ErrorCode.CODEC_MISSING, f"{kind} is not supported", error.values) from error
+            code = ErrorCode.TRUNCATED if is_cut_off(data, error.values.get("format")) else error.code
+            damage = RowError(code, error.message, error.values)  # without what holds the first try's memory
         image = None  # type: ignore[assignment]
         return _salvaged(data, damage, max_pixels, formats, described)
 
@@ -124,7 +126,7 @@ def _salvaged(
     name = claimed_format(data, formats)
     if name is None:
         raise damage
-    with as_row_error({"format": name, **damage.values}):
+    with as_row_error({"format": name, **damage.values}, damage.code):
         found = salvaged(data, name, lambda repaired: open_within(repaired, max_pixels, formats)[0])
         if lacks_memory():
             raise MemoryError
@@ -180,7 +182,7 @@ def _check_resized(size: tuple[int, int], max_pixels: int, facts: Facts) -> None
     if size[0] * size[1] > max_pixels:
         shape, becomes = f"{facts['width']:,} × {facts['height']:,}", f"{size[0]:,} × {size[1]:,}"
         message = f"{shape} pixels become {becomes} in the model's preprocessing, over the limit of {max_pixels:,}"
-        raise RowError(Status.TOO_LARGE, f"{message} (--max-pixels)", facts)
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, f"{message} (--max-pixels)", facts)
 
 
 def _reduce(geometries: Sequence[Geometry], image: Image.Image) -> None:

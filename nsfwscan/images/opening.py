@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.images.formats.content_names import content_of
 from nsfwscan.images.formats.registry import claimed_format, plugin_of, register_formats
 
@@ -38,20 +38,20 @@ def check_pixels(name: str | None, size: tuple[int, int], max_pixels: int) -> Fa
     facts: Facts = {"format": name, "width": width, "height": height}
     if size[0] * size[1] > max_pixels:
         words = f"{size[0]:,} × {size[1]:,} pixels, over the limit of {max_pixels:,} (--max-pixels)"
-        raise RowError(Status.TOO_LARGE, words, facts)
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, words, facts)
     return facts
 
 
 @contextmanager
-def as_row_error(facts: Facts) -> Iterator[None]:
-    """Turn any exception into a `decode_error`: Pillow's plugins raise nearly anything on a malformed file."""
+def as_row_error(facts: Facts, code: ErrorCode = ErrorCode.DECODE_ERROR) -> Iterator[None]:
+    """Turn any exception into a `RowError`: Pillow's plugins raise nearly anything on a malformed file."""
     try:
         yield
     except (RowError, MemoryError):
         raise
     except Exception as error:
         words = f"the {facts['format']} data is damaged: {_first_line(error)}"
-        raise RowError(Status.DECODE_ERROR, words, facts) from error
+        raise RowError(code, words, facts) from error
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int] | None:
@@ -68,7 +68,7 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
 
 def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     if not data:
-        raise RowError(Status.UNSUPPORTED, "empty: 0 bytes")
+        raise RowError(ErrorCode.EMPTY, "empty: 0 bytes")
     try:
         return Image.open(io.BytesIO(data), formats=[plugin_of(name) for name in formats])
     except Image.DecompressionBombError:
@@ -76,27 +76,28 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     except UnidentifiedImageError:
         claimed = claimed_format(data, formats)
         if claimed is None:
-            words = f"not a format that is scanned: looks like {content_of(data).name}"
-            raise RowError(Status.UNSUPPORTED, words) from None
+            content = content_of(data)
+            words = f"not a format that is scanned: looks like {content.name}"
+            raise RowError(content.kind.code, words) from None
         words = f"begins like {claimed}, but its header is damaged"
-        raise RowError(Status.DECODE_ERROR, words, {"format": claimed}) from None
+        raise RowError(ErrorCode.DECODE_ERROR, words, {"format": claimed}) from None
     except (MemoryError, RowError):
         raise
     except Exception as error:
         words = f"the header is damaged: {_first_line(error)}"
-        raise RowError(Status.DECODE_ERROR, words, {"format": claimed_format(data, formats)}) from error
+        raise RowError(ErrorCode.DECODE_ERROR, words, {"format": claimed_format(data, formats)}) from error
 
 
 def _open_large(data: bytes, formats: Sequence[str]) -> Image.Image:
     """Read a header that Pillow's own limit refuses, so that the row can say how large the image claims to be."""
     claimed = claimed_format(data, formats)
     if claimed is None:
-        raise RowError(Status.TOO_LARGE, "more pixels than Pillow accepts")
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, "more pixels than Pillow accepts")
     factory, _ = Image.OPEN[plugin_of(claimed)]
     try:
         image: Image.Image = factory(io.BytesIO(data), "")
     except Exception as error:  # a GIF's first frame may be larger than the file's own size
-        raise RowError(Status.TOO_LARGE, _first_line(error), {"format": claimed}) from error
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, _first_line(error), {"format": claimed}) from error
     return image
 
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.banks.matcher import MATCH, BankSet
 from nsfwscan.config import ScanConfig
-from nsfwscan.errors import POISON, BalanceError, RowError
+from nsfwscan.errors import POISON, BalanceError, ErrorCode, RowError, Status
 from nsfwscan.location import Location
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider, Indices
@@ -456,10 +456,19 @@ def decided(rows: pa.Table, decider: Decider, run_id: str, chosen: Indices | Non
     columns = {
         **{name: rows[name] for name in rows.column_names},
         **{name: decisions[name] for name in decisions.column_names},
+        "error_code": _error_codes(rows),
         "false_positive": is_false_positive(rows),
         "run_id": pa.repeat(run_id, rows.num_rows),
     }
     return as_schema(pa.table(columns), REPORT_SCHEMA)
+
+
+def _error_codes(rows: pa.Table) -> pa.ChunkedArray:
+    """Return `error_code`, null exactly where `error` is; by the status where an older nsfwscan made the row."""
+    by_status = pc.if_else(pc.equal(rows["status"], str(Status.OK)), str(ErrorCode.NO_SCORE), rows["status"])
+    return pc.if_else(
+        pc.is_valid(rows["error"]), pc.coalesce(rows["error_code"], by_status), pa.scalar(None, pa.string())
+    )
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 import time
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from nsfwscan.config import DecodeConfig
-from nsfwscan.errors import POISON, NsfwscanError, RowError, Status
+from nsfwscan.errors import POISON, ErrorCode, NsfwscanError, RowError
 from nsfwscan.storage.store import Store, to_json
 
 FOLDER = "poison"
@@ -27,13 +27,19 @@ _MOST = 10_000
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
 
+def _of_poison(code: ErrorCode) -> ErrorCode:
+    if code.status not in POISON:
+        raise ValueError("no code of a content that crashed or stalled a decoder")
+    return code
+
+
 class _Note(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timeout_s: float
     max_memory_bytes: int
     """The limits that the content failed under: a resumed run may have others."""
-    status: Literal[Status.TIMEOUT, Status.CRASHED]
+    code: Annotated[ErrorCode, AfterValidator(_of_poison)]
     message: Annotated[str, StringConstraints(max_length=2000)]
     values: dict[str, int | float | str | None]
     """Columns known before the file failed: format, width, height."""
@@ -70,7 +76,7 @@ class SharedPoison:
         with suppress(ValidationError):
             note = _Note.model_validate(content)
             if note.model_dump(include=set(self._limits)) == self._limits:
-                self._known.setdefault(sha256, RowError(note.status, note.message, note.values))
+                self._known.setdefault(sha256, RowError(note.code, note.message, note.values))
 
     def find(self, sha256: str) -> RowError | None:
         """Return the error of a content, or None where no worker has met the content."""
@@ -85,6 +91,6 @@ class SharedPoison:
         self._read.add(name)
         with suppress(NsfwscanError, ValidationError):
             note = _Note.model_validate(
-                {**self._limits, "status": error.status, "message": error.message[:2000], "values": error.values}
+                {**self._limits, "code": error.code, "message": error.message[:2000], "values": error.values}
             )
             self._notes.write(name, to_json(note.model_dump()))

@@ -41,6 +41,7 @@ _SETTLED = timedelta(seconds=2)
 """A modification time this close to the read proves nothing: a file that changes again within the resolution of its
 modification time (2 s on FAT, 1 s on NFSv2) looks unchanged."""
 _LAST = "\U0010ffff"
+_BANK_VERSION = "match_bank_version"
 LISTED = ("scan", "replay")
 """Kinds of runs whose reports cover a listing."""
 _LASTING = (Status.DECODE_ERROR, Status.UNSUPPORTED, Status.TOO_LARGE)
@@ -122,7 +123,18 @@ class PreviousRun:
 
     def read(self, part: Part) -> pa.Table:
         """Return a part's rows, as `REPORT_SCHEMA`. Raises StoreError where the part differs from the record."""
-        return as_schema(self.parquet(part.file).read(use_threads=False), REPORT_SCHEMA)
+        rows = self.parquet(part.file).read(use_threads=False)
+        found = as_schema(rows, REPORT_SCHEMA)
+        return found if _BANK_VERSION in rows.column_names else self._with_bank_versions(found)
+
+    def _with_bank_versions(self, rows: pa.Table) -> pa.Table:
+        """Return rows of an older nsfwscan with the versions of their banks, which only the record has."""
+        names, versions = (
+            pa.array([getattr(bank, n) for bank in self.record.banks], pa.string()) for n in ("name", "version")
+        )
+        versions = pc.utf8_slice_codeunits(versions, 0, 16)
+        place = rows.schema.get_field_index(_BANK_VERSION)
+        return rows.set_column(place, rows.schema.field(place), versions.take(pc.index_in(rows["match_bank"], names)))
 
 
 _SPANS: dict[str, tuple[str, str]] = {}

@@ -417,9 +417,11 @@ class MatchingRecord(_Section):
 
 
 class ErrorRecord(_Section):
-    """A kind of error."""
+    """Rows with one code."""
 
     status: str
+    code: str | None = _OPTIONAL
+    """The `error_code`; None in records of before it."""
     count: Count
     example: str
     """URI of such an object."""

@@ -6,7 +6,6 @@ the size of the run.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +19,6 @@ from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision
 
 HISTOGRAM_BINS = 20
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
-_ERROR_KINDS = 50
-"""Most kinds of errors that are counted separately; all further kinds count as others."""
 
 
 @dataclass
@@ -43,7 +40,8 @@ class Summary:
     match_bank: Counter[str] = field(default_factory=Counter)
     histogram: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     """Rows by `nsfw_score`, in equal bins from 0 to 1."""
-    errors: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By `ErrorCode`."""
     neutral: int = 0
     """Rows that have a label and whose truth is neutral."""
     false_positives_by_label: Counter[str] = field(default_factory=Counter)
@@ -71,13 +69,10 @@ class Summary:
 
     def _add_errors(self, report: pa.Table) -> None:
         failed = report.filter(pc.and_not(pc.is_valid(report["error"]), _is_settled(report)))
-        failed = failed.select(["status", "error", "uri"])
-        for row in failed.to_pylist():
-            key, message = (row["status"], _kind_of(row["error"])), row["error"]
-            if key not in self.errors and len(self.errors) >= _ERROR_KINDS:
-                key, message = (row["status"], "others"), f"other errors, e.g. {message}"
-            entry = self.errors.setdefault(key, {"count": 0, "example": row["uri"], "message": message})
-            entry["count"] += 1
+        for row in failed.select(["status", "error_code", "error", "uri"]).to_pylist():
+            code, status, message = row["error_code"], row["status"], row["error"]
+            entry = {"status": status, "code": code, "count": 0, "example": row["uri"], "message": message}
+            self.errors.setdefault(code, entry)["count"] += 1
 
     def _add_truth(self, report: pa.Table) -> None:
         self.truths.update(_counts(report["truth"]))
@@ -114,9 +109,8 @@ class Summary:
         return self.unreadable / images if images else 0.0
 
     def most_frequent_errors(self) -> list[dict[str, Any]]:
-        """Return `status, count, example, message` of each kind of error, most frequent first."""
-        ordered = sorted(self.errors.items(), key=lambda item: -item[1]["count"])
-        return [{"status": status, **entry} for (status, _), entry in ordered]
+        """Return `status, code, count, example, message` of each code, most frequent first."""
+        return sorted(self.errors.values(), key=lambda entry: -entry["count"])
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON types, most frequent first; false positive rates are null where no truth is known."""
@@ -158,8 +152,3 @@ def _rate(count: int, total: int) -> dict[str, float]:
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     """Return how often each value occurs, without nulls."""
     return {row["values"]: row["counts"] for row in column.value_counts().to_pylist() if row["values"] is not None}
-
-
-def _kind_of(message: str) -> str:
-    """Return an error message with its numbers replaced, so that a thousand truncated files are one kind."""
-    return re.sub(r"\d[\d,.]*", "N", message)

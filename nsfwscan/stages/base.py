@@ -61,8 +61,8 @@ def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], adds: pa
 
     Args:
         work: takes the row's `needs`, and its `uri`, `size` and `index`; returns values for `adds`, or for columns that
-            the table has already; raises `RowError` for bad data: its status, message and values go into the row. A
-            file is a memoryview, valid as long as the table.
+            the table has already; raises `RowError` for bad data, which goes into the row with its values. A file is a
+            memoryview, valid as long as the table.
         adds: the columns that `work` gives; unset: all that the stage adds.
     """
     given = {name: _values(table[name]) for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
@@ -72,7 +72,7 @@ def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], adds: pa
             try:
                 changed[i] = work({name: values[i] for name, values in given.items()})
             except RowError as error:
-                changed[i] = {**error.values, "status": error.status, "error": error.message}
+                changed[i] = {**error.values, "status": error.status, "error": error.message, "error_code": error.code}
     table = _merge(table, stage.adds if adds is None else adds, changed)
     return table.drop_columns([name for name in stage.drops if name in table.column_names])
 
@@ -177,6 +177,9 @@ def cut(sizes: Sequence[int | None], most_rows: int, most_bytes: int) -> Iterato
 
 
 def fresh(table: pa.Table) -> pa.Table:
-    """Return a listing with the columns that every stage may write: `status` (ok) and `error` (null)."""
-    table = table.append_column("status", pa.array([Status.OK] * table.num_rows, pa.string()))
-    return table.append_column("error", pa.nulls(table.num_rows, pa.string()))
+    """Return a listing with the columns that every stage may write: `status` (ok), `error` and `error_code` (null)."""
+    none = pa.nulls(table.num_rows, pa.string())
+    statuses = pa.array([Status.OK] * table.num_rows, pa.string())
+    for name, column in (("status", statuses), ("error", none), ("error_code", none)):
+        table = table.append_column(name, column)
+    return table

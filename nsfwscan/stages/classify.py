@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.errors import ErrorCode
 from nsfwscan.models.scorer import Mask, Scorer
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.schema import (
@@ -112,7 +113,8 @@ def unsettled(table: pa.Table) -> Mask:
 def _note_lost(table: pa.Table, lost: NDArray[np.intp]) -> pa.Table:
     if not len(lost):
         return table
-    errors = table["error"].to_pylist()
-    for row in lost:
-        errors[row] = NO_SCORE
-    return put(table, table.schema.field("error"), pa.array(errors, pa.string()))
+    is_lost = np.zeros(table.num_rows, np.bool_)
+    is_lost[lost] = True
+    for name, value in (("error", NO_SCORE), ("error_code", str(ErrorCode.NO_SCORE))):
+        table = put(table, table.schema.field(name), pc.if_else(is_lost, value, table[name]))
+    return table

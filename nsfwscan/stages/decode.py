@@ -117,7 +117,7 @@ class Decode(Stage):
         """Raise the RowError of a content that cost a decoder its life or its time before: a copy would do the same."""
         before = self._poison.find(content) if content else None
         if before is not None:
-            raise RowError(before.status, f"{before.message} (the same bytes, tried before)", before.values)
+            raise RowError(before.code, f"{before.message} (the same bytes, tried before)", before.values)
 
 
 def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:

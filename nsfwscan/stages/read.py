@@ -15,7 +15,7 @@ from math import inf
 import pyarrow as pa
 
 from nsfwscan.config import ReadConfig, StorageConfig
-from nsfwscan.errors import NsfwscanError, RowError, Status
+from nsfwscan.errors import ErrorCode, NsfwscanError, RowError
 from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, Stage, map_rows
@@ -70,7 +70,7 @@ class Read(Stage):
             read.expect_within(limits.timeout_s + _GRACE_S)
 
         if row.get("refused") is not None:
-            raise RowError(Status.DENIED, row["refused"])
+            raise RowError(ErrorCode.OUT_OF_REACH, row["refused"])
         if row["size"] is not None and row["size"] > limits.max_bytes:
             raise too_large(row["size"], limits.max_bytes)
         found = fetch(
@@ -96,4 +96,4 @@ class Read(Stage):
                 f"{hanging} reads hang, the last of them {uri}: bring its file system back, then run the same command "
                 "again"
             )
-        raise RowError(Status.TIMEOUT, f"the read hangs: it did not end within {self._config.timeout_s:g} s")
+        raise RowError(ErrorCode.READ_TIMEOUT, f"the read hangs: it did not end within {self._config.timeout_s:g} s")

@@ -27,7 +27,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from nsfwscan.errors import NsfwscanError, RowError, Status, StoreError
+from nsfwscan.errors import ErrorCode, NsfwscanError, RowError, StoreError
 from nsfwscan.storage.rate_limit import UNPACED
 from nsfwscan.storage.s3_dialect import NotAListing
 from nsfwscan.text import printable
@@ -98,6 +98,9 @@ _PERMANENT_ERRNO = frozenset(
 )
 
 
+_CHECKSUM_ERROR = "FlexibleChecksumError"
+
+
 class NotWhole(OSError):
     """Bytes that were read are not one version of the object, from its first byte to its last."""
 
@@ -163,16 +166,44 @@ def row_error(error: Exception, attempts: int) -> RowError:
         raise NsfwscanError(f"{help_}{said}: {_detail(error)}") from None
     tries = f" after {attempts} attempts" if attempts > 1 else ""
     if code in _THROTTLED:
-        return RowError(Status.FETCH_ERROR, f"throttled by the store{said}, retries used up")
+        return RowError(ErrorCode.THROTTLED, f"throttled by the store{said}, retries used up")
     if code == "InvalidObjectState":
-        return RowError(Status.FETCH_ERROR, f"archived by the store: restore it before scanning{said}")
+        return RowError(ErrorCode.ARCHIVED, f"archived by the store: restore it before scanning{said}")
     if isinstance(error, FileNotFoundError):
-        return RowError(Status.NOT_FOUND, f"no such object{said}")
+        return RowError(ErrorCode.NOT_FOUND, f"no such object{said}")
     if isinstance(error, PermissionError) or code in ("401", "403"):
-        return RowError(Status.DENIED, f"permission denied{said}")
+        denied = {None: ErrorCode.DENIED, "401": ErrorCode.HTTP_401}.get(code, ErrorCode.HTTP_403)
+        return RowError(denied, f"permission denied{said}")
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return RowError(Status.TIMEOUT, f"the read timed out{tries}")
-    return RowError(Status.FETCH_ERROR, f"{_detail(error)}{said}{tries}")
+        return RowError(ErrorCode.READ_TIMEOUT, f"the read timed out{tries}")
+    return RowError(_code_of(error), f"{_detail(error)}{said}{tries}")
+
+
+def _code_of(error: Exception) -> ErrorCode:
+    """Return the code of a failed read that is neither throttled, archived, absent, denied nor timed out."""
+    if isinstance(error, NotWhole):
+        return ErrorCode.INCOMPLETE
+    if isinstance(error, IsADirectoryError):
+        return ErrorCode.NOT_A_FILE
+    if type(error).__name__ == _CHECKSUM_ERROR:
+        return ErrorCode.CHECKSUM
+    if (status := _status_of(error)) is not None:
+        return ErrorCode.HTTP_5XX if status >= 500 else ErrorCode.HTTP_4XX
+    if isinstance(error, ConnectionError | BotoCoreError) or _is_http(error):
+        return ErrorCode.CONNECTION
+    return ErrorCode.IO_ERROR if getattr(error, "errno", None) is not None else ErrorCode.FETCH_ERROR
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """Return the HTTP status behind an exception; None where no server answered."""
+    while error is not None:
+        if isinstance(error, ClientError):
+            found: int | None = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return found
+        if (status := _http_status(error)) is not None:
+            return status
+        error = error.__cause__
+    return None
 
 
 def _dialect_help(error: Exception, code: str | None) -> str | None:
@@ -194,7 +225,7 @@ def is_unknown_to_store(error: Exception) -> bool:
 def _detail(error: Exception) -> str:
     known = {  # the words of aiohttp and botocore are about chunks and digests, and are others each time
         "ClientPayloadError": "the connection broke off before the end of the body",
-        "FlexibleChecksumError": "the bytes do not match the store's checksum",
+        _CHECKSUM_ERROR: "the bytes do not match the store's checksum",
     }.get(type(error).__name__)
     return known or (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
 

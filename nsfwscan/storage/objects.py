@@ -31,7 +31,7 @@ from typing import IO, Any
 from fsspec.asyn import sync
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.location import Location
 from nsfwscan.storage.failures import NotWhole, Wait, is_transient, retry, row_error
 from nsfwscan.storage.filesystems import coroutine, filesystem, get_url, taking_turns
@@ -191,7 +191,7 @@ def _read_local(path: str, max_bytes: int) -> Fetched:
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
-            raise RowError(Status.FETCH_ERROR, "not a regular file")
+            raise RowError(ErrorCode.NOT_A_FILE, "not a regular file")
         _check_size(before.st_size, max_bytes)
         data = file.read(before.st_size + 1)  # one more, to see one that grows
         after = os.fstat(file.fileno())
@@ -273,7 +273,7 @@ class _Unpacked(_Plain):
 
 def _check_came(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        raise RowError(Status.TOO_LARGE, f"it goes on over the limit of {max_bytes:,} bytes (--max-bytes)")
+        raise RowError(ErrorCode.TOO_MANY_BYTES, f"it goes on over the limit of {max_bytes:,} bytes (--max-bytes)")
 
 
 async def _cat(fs: Any, place: Location, max_bytes: int) -> Fetched:
@@ -285,7 +285,7 @@ def _up_to(info: dict[str, Any], max_bytes: int) -> dict[str, int]:
     """Return the range to read of an object: one byte more than is allowed, to see an object that has more than it
     says. Raises RowError where it is a directory, or says itself that it is too large."""
     if info.get("type") == "directory":
-        raise RowError(Status.FETCH_ERROR, "not an object but a directory")
+        raise RowError(ErrorCode.NOT_A_FILE, "not an object but a directory")
     _check_size(info.get("size"), max_bytes)
     return {} if info.get("size") == 0 else {"start": 0, "end": max_bytes + 1}  # no range lies in an empty object
 
@@ -303,7 +303,9 @@ def _check_size(size: int | None, max_bytes: int) -> None:
 
 def too_large(size: int, max_bytes: int) -> RowError:
     """Return the error of an object that is not read for its size in bytes."""
-    return RowError(Status.TOO_LARGE, f"{size:,} bytes, over the limit of {max_bytes:,} (--max-bytes)", {"size": size})
+    return RowError(
+        ErrorCode.TOO_MANY_BYTES, f"{size:,} bytes, over the limit of {max_bytes:,} (--max-bytes)", {"size": size}
+    )
 
 
 def etag_of(info: dict[str, Any]) -> str | None:

@@ -53,7 +53,10 @@ def rows(*given: Row) -> pa.Table:
 def matched(banks: BankSet, *given: Row, near: bool = True) -> list[tuple[Any, ...] | None]:
     found = banks.match(rows(*given), near=near)
     assert found.schema == MATCH
-    return [None if row["match_bank"] is None else tuple(row.values()) for row in found.to_pylist()]
+    return [
+        None if row["match_bank"] is None else tuple(v for n, v in row.items() if n != "match_bank_version")
+        for row in found.to_pylist()
+    ]
 
 
 NOTHING = ("pdq", "f" * 64, "")

@@ -30,8 +30,9 @@ from nsfwscan.demo.media import (
     _photo,
     _wide_gamut_profile,
 )
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.decoder import Decoded, decode, header, to_pixels
+from nsfwscan.images.formats.endings import is_cut_off
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from tests.bombs import many_pages_tiff
@@ -77,6 +78,36 @@ def failure(data: bytes, max_pixels: int = PLENTY) -> RowError:
         decode(data, max_pixels=max_pixels)
     assert caught.value.status != Status.OK
     return caught.value
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
+def test_a_file_that_was_cut_off_says_so(name: str) -> None:
+    """A file whose end is missing, and of which nothing can be shown, is `truncated`; one that is broken otherwise is
+    not."""
+    out = io.BytesIO()
+    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    (pillow_heif.from_pillow(picture) if name == "HEIF" else picture).save(out, format=name)
+    whole = out.getvalue()
+    assert not is_cut_off(whole, name)
+    assert all(is_cut_off(whole[:size], name) for size in (24, 60, 100))
+    lost = [e for size in (24, 30) if isinstance(e := _tried(whole[:size]), RowError)]
+    assert lost and all(error.code == ErrorCode.TRUNCATED for error in lost)
+
+
+def _tried(data: bytes) -> object:
+    try:
+        return decode(data, max_pixels=PLENTY)
+    except RowError as error:
+        return error
+
+
+def test_a_broken_file_is_not_called_cut_off() -> None:
+    """Its end is there."""
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, "JPEG")
+    data = out.getvalue()
+    broken = failure(data[:20] + bytes(len(data) - 22) + data[-2:])
+    assert (broken.status, broken.code) == (Status.DECODE_ERROR, ErrorCode.DECODE_ERROR)
 
 
 # --- the demo store -------------------------------------------------------------------------------------------------

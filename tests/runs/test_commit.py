@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from nsfwscan.errors import BalanceError
+from nsfwscan.errors import BalanceError, ErrorCode
 from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs.commit import Report
@@ -48,6 +48,23 @@ def tables(run: Run, report: Report, folder: str) -> list[pa.Table]:
             assert file.path.endswith(f"-{file.sha256}.parquet")
             found.append(table)
     return found
+
+
+def test_every_error_has_a_code(tmp_path: Path) -> None:
+    """`error_code` is null exactly where `error` is, and the row's status is the code's, whatever staged the row."""
+    given = {
+        "/media/a": staged_row("/media/a", status="denied", error_code="http_403"),
+        "/media/b": staged_row("/media/b", status="crashed"),  # by an older nsfwscan
+        "/media/c": staged_row("/media/c", nsfw_score=None, error="no score"),
+        "/media/d": staged_row("/media/d", error_code="left behind"),
+    }
+    run, plan = begun(tmp_path, list(given))
+    finished(run, plan.shards, given.__getitem__)
+    [rows] = tables(run, reported(run, plan), "report/")
+    found = {row["uri"]: row["error_code"] for row in rows.to_pylist()}
+    assert found == {"/media/a": "http_403", "/media/b": "crashed", "/media/c": "no_score", "/media/d": None}
+    for row in rows.to_pylist():
+        assert row["error_code"] is None or ErrorCode(row["error_code"]).status == row["status"]
 
 
 def written(folder: Path) -> set[str]:

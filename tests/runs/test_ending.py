@@ -31,7 +31,7 @@ def ended(rows: Sequence[dict[str, Any]], **limits: float) -> Ending:
 
 
 def none(error: str = POINTER) -> dict[str, Any]:
-    return {"status": "unsupported", "error": error}
+    return {"status": "unsupported", "error": error, "error_code": "pointer" if error == POINTER else "web_response"}
 
 
 def test_nothing_scored_is_5_and_names_what_there_is() -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from nsfwscan.config import DecodeConfig, StorageConfig
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.runs import poison
 from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
@@ -20,7 +20,7 @@ from tests.stages.test_decode import GEOMETRY, table
 
 SHA256 = "0" * 64
 LIMITS = DecodeConfig(timeout_s=2.0)
-ERROR = RowError(Status.TIMEOUT, "decoding took more than 2 s", {"format": "JPEG", "width": 9})
+ERROR = RowError(ErrorCode.DECODE_TIMEOUT, "decoding took more than 2 s", {"format": "JPEG", "width": 9})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_another_worker_does_not_try_it_again(run: Run) -> None:
 
 def test_what_fails_otherwise_is_not_poison(run: Run) -> None:
     """A damaged file costs nothing; each worker says itself what is wrong with it."""
-    SharedPoison(run.staging, LIMITS).add(SHA256, RowError(Status.DECODE_ERROR, "cut off"))
+    SharedPoison(run.staging, LIMITS).add(SHA256, RowError(ErrorCode.DECODE_ERROR, "cut off"))
     there = SharedPoison(run.staging, LIMITS)
     there.look()
     assert there.find(SHA256) is None and run.staging.names("poison") == []

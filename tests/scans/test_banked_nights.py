@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
@@ -20,9 +22,10 @@ from nsfwscan.images.pdq import pdq_of
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
+from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.classify import classify_images
-from nsfwscan.workflows.replay import replay
+from nsfwscan.workflows.replay import commit_replay, replay
 from nsfwscan.workflows.scan import ScanResult
 from tests.scans.test_nightly import backdate, night
 
@@ -85,6 +88,8 @@ def test_new_banks_over_carried_rows(media: Path, tmp_path: Path, monkeypatch: p
         "chelsea": ("csam", "escalate", False),
     }
     assert {r["accounted_as"] for r in rows.values()} == {"carried"}
+    assert versions(rows) == {f"{b.name}@{b.version[:16]}" for b in result.record.banks}
+    assert rows["broken"]["error_code"] == "truncated" and rows["notes"]["error_code"] == "text"
     assert result.record.changes.newly_flagged == 3
     [file] = [f for f in result.record.files if f.path.startswith("escalations/")]
     assert file.rows == 1
@@ -95,10 +100,43 @@ def test_new_banks_over_carried_rows(media: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(BankSet, "_columns", never)
     again, _ = night(media, out, "three", banks=banks)
     monkeypatch.undo()
-    same = ("match_bank", "match_id", "match_distance", "decision", "rule", "queue", "nsfw_score")
+    same = ("match_bank", "match_bank_version", "match_id", "match_distance", "decision", "rule", "queue", "nsfw_score")
     assert {n: [r[c] for c in same] for n, r in rows_of(again).items()} == {
         n: [r[c] for c in same] for n, r in rows.items()
     }
+
+
+def versions(rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {f"{row['match_bank']}@{row['match_bank_version']}" for row in rows.values() if row["match_bank"]}
+
+
+def test_a_match_names_the_version_that_it_was_matched_with(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tonight's for a carried row; after a replay, and for an illegal match whose bank is left out, that of before. A
+    report of before the column says it too, once its rows are carried over."""
+    out, entries = tmp_path / "out", [f"sha256 {sha(media / f'{name}.jpg')}" for name in ("coffee", "rocket")]
+    with monkeypatch.context() as patch:  # the columns of before
+        old = pa.schema([f for f in REPORT_SCHEMA if f.name not in ("match_bank_version", "error_code")])
+        patch.setattr("nsfwscan.runs.commit.REPORT_SCHEMA", old)
+        patch.setattr("nsfwscan.runs.commit.select_escalations", lambda rows: rows.slice(0, 0))
+        patch.setattr("nsfwscan.runs.summary.Summary._add_errors", lambda *_: None)
+        first, _ = night(media, out, "one", banks=bank(tmp_path, "csam", entries[0]))
+    assert "error_code" not in pq.read_schema(first.report_files[0]).names
+    second, looked_at = night(media, out, "two", banks=bank(tmp_path, "csam", entries[0]))
+    assert looked_at == set() and versions(rows_of(second)) == {f"csam@{first.record.banks[0].version[:16]}"}
+    assert {n: rows_of(second)[n]["error_code"] for n in ("broken", "notes")} == {
+        "broken": "decode_error",
+        "notes": "unsupported",
+    }
+    third, _ = night(media, out, "three", banks=bank(tmp_path, "csam", *entries, kind="illegal"))
+    assert third.record.banks[0].version != first.record.banks[0].version
+    [version] = versions(rows_of(third))
+    assert version == f"csam@{third.record.banks[0].version[:16]}"
+    again = commit_replay(Run(Store.at(str(out), StorageConfig()), "three"), load_policy("five-class"), "x", "four")
+    assert versions(rows_of(again)) == {version}
+    fifth, _ = night(media, out, "five")
+    assert versions(rows_of(fifth)) == {version}
 
 
 def test_what_a_bank_gives_up_is_scored(media: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nsfwscan.config import DecodeConfig
-from nsfwscan.errors import NsfwscanError
+from nsfwscan.errors import ErrorCode, NsfwscanError
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.policy.signals import signals_of_row
@@ -124,6 +124,9 @@ def test_files_that_kill_their_decoder_are_rows(hardened: Decode) -> None:
         "decoding took more than 2 s (decode.timeout_s)",
         "decoding takes more memory than 128 MiB (decode.max_memory_bytes)",
     ]
+    assert [row["error_code"] for row in rows[::2]] == [
+        "crashed", "decode_timeout", "out_of_memory", "crashed", "decode_timeout", "crashed", "crashed", None,
+    ]  # fmt: skip
     for row in rows[:-2:2]:
         assert (row["format"], row["width"], row["height"], row["pixels"]) == ("HOSTILE", 32, 24, None)
 
@@ -153,8 +156,14 @@ def damaged(draw: st.DrawFn) -> bytes:
 def test_any_bytes_end_in_a_row(hardened: Decode, files: list[bytes]) -> None:
     """Whatever bytes come, each file has a status, and pixels exactly where it is ok: those of this process."""
     for data, row in zip(files, hardened(table(files)).to_pylist(), strict=True):
-        assert (row["status"] == "ok") == (row["error"] is None) == (row["pixels"] is not None)
+        assert (
+            (row["status"] == "ok")
+            == (row["error"] is None)
+            == (row["error_code"] is None)
+            == (row["pixels"] is not None)
+        )
         assert row["status"] in ("ok", "unsupported", "too_large", "decode_error", "crashed")
+        assert row["error_code"] is None or ErrorCode(row["error_code"]).status == row["status"]
         assert (row["error"] or "x").isprintable()
         if row["status"] == "ok":
             expected: tuple[dict[str, Any], bytes] = to_pixels(data, GEOMETRY, max_pixels=10**8)

@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.errors import NsfwscanError, RowError, Status
+from nsfwscan.errors import ErrorCode, NsfwscanError, RowError, Status
 from nsfwscan.location import Location, local_uri
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import Fetched, RemoteFile, etag_of, fetch, moment
@@ -133,6 +133,7 @@ def test_what_is_no_file_is_a_fetch_error_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert failure(str(tmp_path / "pipe")).message == "not a regular file"
     assert failure(str(tmp_path)).status == Status.FETCH_ERROR
+    assert failure(str(tmp_path / "pipe")).code == failure(str(tmp_path)).code == ErrorCode.NOT_A_FILE
 
 
 def test_a_path_with_nul_is_a_fetch_error() -> None:
@@ -146,7 +147,7 @@ def test_a_large_local_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**40)  # reading it would not end well
     error = failure(str(path), max_bytes=1000)
-    assert error.status == Status.TOO_LARGE
+    assert (error.status, error.code) == (Status.TOO_LARGE, ErrorCode.TOO_MANY_BYTES)
     assert error.values == {"size": 2**40}
     assert "--max-bytes" in error.message
     path.write_bytes(b"x" * 1000)
@@ -306,13 +307,18 @@ def test_http_errors_are_told_apart(moto: S3Endpoint, s3: Any, proxy: FaultyProx
     s3.put_object(Bucket=BUCKET, Key="public", Body=BODY, ACL="public-read")
     assert get(f"{url}/public").data == BODY
     away = failure("http://127.0.0.1:9/a.jpg", attempts=2)
-    assert away.status == Status.FETCH_ERROR and away.message.startswith("Connect call failed ('127.0.0.1', 9)")
+    assert away.code == ErrorCode.CONNECTION and away.message.startswith("Connect call failed ('127.0.0.1', 9)")
     proxy.fail(lambda method, path: True, status=404, code="NoSuchKey")
     assert failure(f"{url}/public").status == Status.NOT_FOUND
     proxy.clear()
     proxy.fail(lambda method, path: True, status=403, code="AccessDenied")
     assert failure(f"{url}/public").message == "permission denied (403)"
+    assert failure(f"{url}/public").code == ErrorCode.HTTP_403
     proxy.clear()
+    for status, code in ((401, ErrorCode.HTTP_401), (402, ErrorCode.HTTP_4XX), (500, ErrorCode.HTTP_5XX)):
+        proxy.fail(lambda method, path: True, status=status, code="x")
+        assert failure(f"{url}/public", attempts=1).code == code
+        proxy.clear()
     proxy.fail(lambda method, path: True, status=503)
     assert failure(f"{url}/public", attempts=2).message == "throttled by the store (503), retries used up"
     proxy.clear()
@@ -377,7 +383,7 @@ def test_an_empty_s3_object_is_empty(s3: Any) -> None:
 def test_an_s3_object_that_is_gone_is_not_found(s3: Any) -> None:
     """A missing key, and a missing bucket, are `not_found`, with the store's code."""
     error = failure(f"s3://{BUCKET}/absent")
-    assert (error.status, error.message) == (Status.NOT_FOUND, "no such object (NoSuchKey)")
+    assert (error.code, error.message) == (ErrorCode.NOT_FOUND, "no such object (NoSuchKey)")
     assert failure("s3://no-such-bucket-here/a").status == Status.NOT_FOUND
 
 
@@ -386,6 +392,7 @@ def test_a_refused_object_is_denied(proxy: FaultyProxy, through: StorageConfig) 
     proxy.fail(is_object, status=403, code="AccessDenied")
     error = failure(f"s3://{BUCKET}/object", through)
     assert (error.status, error.message) == (Status.DENIED, "permission denied (AccessDenied)")
+    assert error.code == ErrorCode.HTTP_403
     assert proxy.requests["GET"] == 1
 
 
@@ -421,7 +428,7 @@ def test_throttling_is_retried_and_then_said(proxy: FaultyProxy, through: Storag
     """503 SlowDown is tried again by one layer only; when that is used up, the row says that it was throttled."""
     proxy.fail(is_object)
     error = failure(f"s3://{BUCKET}/object", through, attempts=4)
-    assert error.status == Status.FETCH_ERROR
+    assert error.code == ErrorCode.THROTTLED
     assert error.message == "throttled by the store (SlowDown), retries used up"
     assert proxy.requests["GET"] == 2
 
@@ -475,7 +482,7 @@ def test_a_body_that_is_always_truncated_says_so(
     said = {"object-without-checksum": "read 131,072 of 262,144 bytes", "object-of-one-byte": "read 0 of 1 bytes"}
     for key, (size, etag) in unsummed.items():
         error = failure(f"s3://{BUCKET}/{key}", through, size=size, etag=etag, attempts=2)
-        assert (error.status, error.message) == (Status.FETCH_ERROR, f"{said[key]} after 2 attempts")
+        assert (error.code, error.message) == (ErrorCode.INCOMPLETE, f"{said[key]} after 2 attempts")
 
 
 def test_a_checksum_of_the_store_is_held_against_the_bytes(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
@@ -484,6 +491,7 @@ def test_a_checksum_of_the_store_is_held_against_the_bytes(s3: Any, proxy: Fault
     assert get(f"s3://{BUCKET}/object", through).data == BODY
     proxy.truncate(is_object)
     error = failure(f"s3://{BUCKET}/object", through, attempts=2)
+    assert error.code == ErrorCode.CHECKSUM
     assert error.message == "the bytes do not match the store's checksum after 2 attempts"
 
 
@@ -538,7 +546,7 @@ def test_every_read_ends(proxy: FaultyProxy, through: StorageConfig, fault: str)
     }[fault]()
     began = time.monotonic()
     error = failure(f"s3://{BUCKET}/object", through, timeout_s=0.5, attempts=2)
-    assert (error.status, error.message) == (Status.TIMEOUT, "the read timed out after 2 attempts")
+    assert (error.code, error.message) == (ErrorCode.READ_TIMEOUT, "the read timed out after 2 attempts")
     assert 1.0 <= time.monotonic() - began < 30  # each would take a minute at least
 
 
@@ -555,7 +563,7 @@ def test_a_server_that_is_away_is_a_fetch_error(moto: S3Endpoint) -> None:
     """A refused connection is a `fetch_error` that names the endpoint, never a `not_found`."""
     quick = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
     error = failure(f"s3://{BUCKET}/object", StorageConfig(endpoint_url="http://127.0.0.1:9", options=quick))
-    assert error.status == Status.FETCH_ERROR and "127.0.0.1:9" in error.message
+    assert error.code == ErrorCode.CONNECTION and "127.0.0.1:9" in error.message
 
 
 def test_a_large_s3_object_is_not_read(s3: Any, proxy: FaultyProxy, through: StorageConfig) -> None:
@@ -570,7 +578,7 @@ def test_an_archived_object_says_so(proxy: FaultyProxy, through: StorageConfig) 
     """An object in Glacier is a `fetch_error` that says to restore it first."""
     proxy.fail(is_object, status=403, code="InvalidObjectState")
     error = failure(f"s3://{BUCKET}/object", through)
-    assert error.status == Status.FETCH_ERROR and "restore it" in error.message
+    assert error.code == ErrorCode.ARCHIVED and "restore it" in error.message
 
 
 def test_files_are_read_here_and_there(s3: Any, proxy: FaultyProxy, lasting: StorageConfig) -> None:

@@ -19,7 +19,7 @@ from typing import IO
 import pyarrow as pa
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.errors import RowError, SourceError, Status
+from nsfwscan.errors import ErrorCode, RowError, SourceError
 from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, Stage, map_rows
@@ -128,20 +128,20 @@ class Archive:
         """Return a member's bytes; unpack no more than `max_bytes`, whatever the archive says. Raises RowError."""
         info = self._zip.NameToInfo.get(name)
         if info is None:
-            raise RowError(Status.NOT_FOUND, "not in the archive any more")
+            raise RowError(ErrorCode.NOT_FOUND, "not in the archive any more")
         if info.flag_bits & _ENCRYPTED:
-            raise RowError(Status.UNSUPPORTED, "encrypted in the archive")
+            raise RowError(ErrorCode.PASSWORD, "encrypted in the archive")
         if info.file_size > max_bytes:
             raise too_large(info.file_size, max_bytes)
         try:
             with self._zip.open(info) as file:
                 data = file.read(max_bytes + 1)
         except (NotImplementedError, RuntimeError) as error:
-            raise RowError(Status.UNSUPPORTED, f"packed in a way that cannot be read: {error}") from error
+            raise RowError(ErrorCode.CODEC_MISSING, f"packed in a way that cannot be read: {error}") from error
         except _DAMAGED as error:
-            raise RowError(Status.DECODE_ERROR, f"damaged in the archive: {error}") from error
+            raise RowError(ErrorCode.DECODE_ERROR, f"damaged in the archive: {error}") from error
         except STORE_ERRORS as error:
-            raise RowError(Status.FETCH_ERROR, str(setup_error(error, "cannot read the archive"))) from error
+            raise RowError(ErrorCode.FETCH_ERROR, str(setup_error(error, "cannot read the archive"))) from error
         if len(data) > max_bytes:
             raise too_large(len(data), max_bytes)
         return data

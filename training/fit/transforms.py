@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch.utils.data import Dataset, Sampler
 
-from nsfwscan.errors import RowError, SourceError, Status
+from nsfwscan.errors import ErrorCode, RowError, SourceError
 from nsfwscan.images.decoder import decode, to_pixels
 from nsfwscan.images.preprocessing import Geometry
 
@@ -96,7 +96,9 @@ class Pixels(Dataset[dict[str, Any]]):
             return to_pixels(data, self._geometry, max_pixels=self._max_pixels)[1]
         image = self._augmentation.crop(decode(data, max_pixels=self._max_pixels).image, place)
         if prod(self._geometry.resized(image.size)) > self._max_pixels:
-            raise RowError(Status.TOO_LARGE, "it is a sliver that the model's preprocessing would make enormous")
+            raise RowError(
+                ErrorCode.TOO_MANY_PIXELS, "it is a sliver that the model's preprocessing would make enormous"
+            )
         return self._augmentation.jitter(self._geometry.apply(image), self._geometry, place)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError
 
 _FILE_HEADER = 14
 _CORE, _INFO, _V2, _V3, _V4, _V5 = 12, 40, 52, 56, 108, 124
@@ -132,7 +132,7 @@ def _check_kind(bits: int, compression: int, *, os2: bool) -> None:
     elif what is None and compression not in (_RGB, _RLE8, _RLE4, _BITFIELDS, _ALPHABITFIELDS):
         what = f"a BMP with compression {compression}"
     if what is not None:
-        raise RowError(Status.UNSUPPORTED, f"{what} is not supported", {"format": "BMP"})
+        raise RowError(ErrorCode.CODEC_MISSING, f"{what} is not supported", {"format": "BMP"})
     fits = {
         _RGB: (1, 2, 4, 8, 16, 24, 32),
         _RLE8: (8, 24),

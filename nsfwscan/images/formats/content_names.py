@@ -18,6 +18,7 @@ from typing import Any
 import puremagic
 
 from nsfwscan.documents import load_yaml
+from nsfwscan.errors import ErrorCode
 
 
 class ContentKind(StrEnum):
@@ -42,6 +43,20 @@ class ContentKind(StrEnum):
     EMPTY = "empty"
     """No bytes, or nothing but one byte over and over."""
     UNKNOWN = "unknown"
+
+    @property
+    def code(self) -> ErrorCode:
+        """The code of a row whose file is of this kind."""
+        return _CODES.get(self) or ErrorCode(self)
+
+
+_CODES = {
+    ContentKind.IMAGE: ErrorCode.CODEC_MISSING,
+    ContentKind.RESPONSE: ErrorCode.WEB_RESPONSE,
+    ContentKind.DATA: ErrorCode.OTHER_DATA,
+    ContentKind.UNKNOWN: ErrorCode.UNKNOWN_DATA,
+}
+"""Codes with another name than the kind."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.images.formats.levels import Range, Samples, range_of
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -129,7 +129,7 @@ class TiffFile(TiffImageFile):
         assert self.fp is not None
         head = self.fp.read(4)
         if head == _BIG_ENDIAN_BIG:  # Pillow does not know this order
-            raise RowError(Status.UNSUPPORTED, "a big-endian BigTIFF is not supported", {"format": "TIFF"})
+            raise RowError(ErrorCode.CODEC_MISSING, "a big-endian BigTIFF is not supported", {"format": "TIFF"})
         self.fp.seek(0)
         super()._open()
 
@@ -138,7 +138,7 @@ class TiffFile(TiffImageFile):
             return  # a later page: only its number counts
         assert self.fp is not None
         if raw := _raw_name(self.tag_v2, self.fp):
-            raise RowError(Status.UNSUPPORTED, f"not a format that is scanned: looks like {raw}")
+            raise RowError(ErrorCode.CODEC_MISSING, f"not a format that is scanned: looks like {raw}")
         self._layout = layout = read_layout(self.tag_v2)
         self._is_plain = _is_plain(layout)
         if self._is_plain or layout.compression not in _BYTEWISE:
@@ -266,7 +266,7 @@ def _check_kind(layout: Layout) -> None:
 
 def _unsupported(layout: Layout) -> RowError:
     facts = {"format": "TIFF", "width": layout.width, "height": layout.height}
-    return RowError(Status.UNSUPPORTED, f"{layout.words()} is not supported", facts)
+    return RowError(ErrorCode.CODEC_MISSING, f"{layout.words()} is not supported", facts)
 
 
 # --- camera raws ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfwscan.errors import NsfwscanError, RowError, Status
+from nsfwscan.errors import ErrorCode, NsfwscanError, RowError, Status
 from nsfwscan.images.provenance.signals import LONGEST_NAME, MOST_SIGNALS
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import LAYERS
@@ -44,9 +44,9 @@ Facts = dict[str, Any]
 class _Dead(Exception):
     """A worker did not survive; the message says how, for a person."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
-        self.status = status
+        self.code = code
 
 
 class DecodeChild:
@@ -90,11 +90,11 @@ class DecodeChild:
             try:
                 facts = self._ask({}, data, self._settings.timeout_s)
             except _Dead as death:
-                if fresh or death.status == Status.TIMEOUT:
+                if fresh or death.code == ErrorCode.DECODE_TIMEOUT:
                     raise
                 facts = self._ask({}, data, self._settings.timeout_s)  # what earlier files left behind is not its fault
         except _Dead as death:
-            raise RowError(death.status, str(death), self._header(data)) from None
+            raise RowError(death.code, str(death), self._header(data)) from None
         assert self._zygote is not None
         found, start = self._zygote.area.pixels(), 0
         for part in pixels:
@@ -148,12 +148,14 @@ class DecodeChild:
             raise
         except TimeoutError:
             self.retire()
-            raise _Dead(Status.TIMEOUT, f"decoding took more than {timeout_s:g} s (decode.timeout_s)") from None
+            raise _Dead(
+                ErrorCode.DECODE_TIMEOUT, f"decoding took more than {timeout_s:g} s (decode.timeout_s)"
+            ) from None
         except (EOFError, ConnectionError):
-            raise _Dead(Status.CRASHED, self._cause_of_death(self.retire())) from None
+            raise _Dead(*self._cause_of_death(self.retire())) from None
         except (ValueError, KeyError, TypeError):
             self.retire()
-            raise _Dead(Status.CRASHED, "the decoder crashed (its answer makes no sense)") from None
+            raise _Dead(ErrorCode.CRASHED, "the decoder crashed (its answer makes no sense)") from None
         except BaseException:  # interrupted: the next answer would be that to this file
             self.close()
             raise
@@ -186,27 +188,27 @@ class DecodeChild:
                 "use another kernel or container runtime, or decode.sandbox: auto, which goes on and says so"
             )
 
-    def _cause_of_death(self, exit_code: int | None) -> str:
+    def _cause_of_death(self, exit_code: int | None) -> tuple[ErrorCode, str]:
         if exit_code is None:
-            return "the decoder crashed"
+            return ErrorCode.CRASHED, "the decoder crashed"
         if exit_code == NO_MEMORY:
             limit = f"{self._settings.max_memory_bytes / 2**20:,.0f} MiB (decode.max_memory_bytes)"
-            return f"decoding takes more memory than {limit}"
+            return ErrorCode.OUT_OF_MEMORY, f"decoding takes more memory than {limit}"
         if exit_code >= 0:
-            return f"the decoder ended (exit code {exit_code})"
+            return ErrorCode.CRASHED, f"the decoder ended (exit code {exit_code})"
         if exit_code == -signal.SIGKILL:
-            return "the decoder was killed (SIGKILL): is the memory of the machine full?"
+            return ErrorCode.KILLED, "the decoder was killed (SIGKILL): is the memory of the machine full?"
         name = next((s.name for s in signal.Signals if s == -exit_code), f"signal {-exit_code}")
-        return f"the decoder crashed ({name})"
+        return ErrorCode.CRASHED, f"the decoder crashed ({name})"
 
     @staticmethod
     def _understood(said: wire.Said) -> Facts:
         """Check the form of an answer. Raises RowError, or ValueError, KeyError, TypeError."""
-        facts, status = _facts(said["facts"]), Status(said["status"])
-        if status == Status.OK:
+        facts, code = _facts(said["facts"]), said["code"]
+        if code is None:
             return facts
-        if status in _VERDICTS and isinstance(said["error"], str):
-            raise RowError(status, _printable(said["error"]), facts)
+        if ErrorCode(code).status in _VERDICTS and isinstance(said["error"], str):
+            raise RowError(ErrorCode(code), _printable(said["error"]), facts)
         raise ValueError("neither done nor an error")
 
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import pi_heif.options
 from PIL import AvifImagePlugin, Image
 
-from nsfwscan.errors import RowError, Status
+from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.decoder import header, to_pixels
 from nsfwscan.images.formats.registry import FORMATS, register_formats
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
@@ -116,7 +116,7 @@ def _work_and_exit(
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
             forget_lack_of_memory()
             answer, pixels = _answer(asked, data, settings, formats)
-            if answer["status"] == Status.DECODE_ERROR and lacks_memory():
+            if answer["code"] and ErrorCode(answer["code"]).status == Status.DECODE_ERROR and lacks_memory():
                 raise MemoryError  # few codecs in C tell a lack of memory from a broken file
             if pixels:
                 area.put_pixels(pixels)
@@ -161,12 +161,12 @@ def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ..
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
     try:
         if asked.get("only") == "header":
-            return {"status": Status.OK, "facts": header(data, **limits)}, b""
+            return {"code": None, "facts": header(data, **limits)}, b""
         wanted = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
         facts, pixels = to_pixels(data, *settings.geometries, **wanted, **limits)
     except RowError as error:
-        return {"status": error.status, "error": error.message, "facts": error.values}, b""
-    return {"status": Status.OK, "facts": facts}, pixels
+        return {"code": error.code, "error": error.message, "facts": error.values}, b""
+    return {"code": None, "facts": facts}, pixels
 
 
 if __name__ == "__main__":

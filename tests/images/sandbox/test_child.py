@@ -88,7 +88,7 @@ def test_it_answers_as_this_process_would(child: DecodeChild, demo: tuple[Path, 
         try:
             return decode(data)
         except RowError as error:
-            return error.status, error.message, error.values
+            return error.code, error.message, error.values
 
     def here(data: bytes) -> Any:
         return to_pixels(data, GEOMETRY, max_pixels=10**8)
@@ -211,10 +211,10 @@ def test_an_interrupted_question_is_forgotten(child: DecodeChild, monkeypatch: p
 # --- answers that are lies ------------------------------------------------------------------------------------------
 
 _FACTS = {"format": "JPEG", "width": 1, "height": 1, "camera": None, "signals": {"c2pa.manifest": 1.0}}
-_HONEST: dict[str, Any] = {"status": "ok", "facts": _FACTS}
+_HONEST: dict[str, Any] = {"code": None, "facts": _FACTS}
 _LIES: dict[str, tuple[dict[str, Any], int]] = {
     "no answer": {},
-    "no facts": {"status": "ok"},
+    "no facts": {"code": None},
     "facts of a kind": {**_HONEST, "facts": "JPEG"},
     "another column": {**_HONEST, "facts": {"nsfw_score": 0.0}},
     "a column that is another's": {**_HONEST, "facts": {"uri": "/elsewhere"}},
@@ -236,11 +236,11 @@ _LIES: dict[str, tuple[dict[str, Any], int]] = {
     "a signal with a long name": {**_HONEST, "facts": {"signals": {"x" * 100: 1.0}}},
     "a signal without a name": {**_HONEST, "facts": {"signals": {"": 1.0}}},
     "signals without end": {**_HONEST, "facts": {"signals": {str(i): 1.0 for i in range(1000)}}},
-    "another status": {**_HONEST, "status": "fine", "error": "x"},
-    "a status of another stage": {"status": "denied", "error": "x", "facts": {}},
-    "an error without words": {"status": "decode_error", "facts": {}},
-    "an error that is no text": {"status": "decode_error", "error": ["x"], "facts": {}},
-    "a list as status": {"status": [], "error": "x", "facts": {}},
+    "another code": {**_HONEST, "code": "fine", "error": "x"},
+    "a code of another stage": {"code": "denied", "error": "x", "facts": {}},
+    "an error without words": {"code": "decode_error", "facts": {}},
+    "an error that is no text": {"code": "decode_error", "error": ["x"], "facts": {}},
+    "a list as code": {"code": [], "error": "x", "facts": {}},
 }
 
 
@@ -254,7 +254,7 @@ def test_a_false_answer_is_not_believed(lie: str) -> None:
 def test_an_honest_answer_is_believed() -> None:
     """Facts come out as they are said, and an error's words without what a terminal would obey."""
     assert DecodeChild._understood(_HONEST) == _HONEST["facts"]
-    said = {"status": "too_large", "error": "a\x1bb" + "c" * 1000, "facts": {"width": 2**63 - 1}}
+    said = {"code": "too_large", "error": "a\x1bb" + "c" * 1000, "facts": {"width": 2**63 - 1}}
     with pytest.raises(RowError) as caught:
         DecodeChild._understood(said)
     assert caught.value.message.startswith("a\N{REPLACEMENT CHARACTER}bccc") and len(caught.value.message) == 300
