@@ -78,10 +78,11 @@ def interruptible() -> None:
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """Commands take SIGTERM as Ctrl-C; that is no business of the other tests, nor of whoever stops the suite."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Commands have handlers of their own; that is no business of the other tests, nor of whoever stops the suite."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 could not; 2 wrong usage.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +29,7 @@ from training.options import (
 )
 from training.progress import shown_progress
 
-_errors = partial(exit_codes, program="nsfwscan-train", again="the same command")
+_errors = partial(exit_codes, program="nsfwscan-train", again="the same command goes on where it stopped")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 verbose_option = click.option("--verbose", is_flag=True, help="Show tracebacks, and what Ray says.")
 
@@ -134,8 +133,7 @@ def export(folder: str, verbose: bool) -> None:
 
 @contextmanager
 def _on_ray(verbose: bool) -> Iterator[TextIO]:
-    """Give the stream for our own lines, without Ray's; SIGTERM, by which jobs are stopped, acts as Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Give the stream for our own lines, without Ray's."""
     if not verbose:
         mute_at_exit()
     with without_native_chatter(verbose=verbose) as stream, _errors(Console(stderr=True), verbose):

@@ -15,10 +15,12 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.json_text import print_json
+from nsfwscan.cli.stopping import stop_on_signals
 from nsfwscan.errors import BalanceError, NsfwscanError
 from nsfwscan.text import printable_lines, redacted
 
 Command = Callable[..., Any]
+RESUMED_BY_ID = "the same command goes on where it stopped if both have the same --run-id"
 
 
 def storage_options(command: Command) -> Command:
@@ -77,16 +79,16 @@ def exit_codes(
     verbose: bool,
     *,
     program: str = "nsfwscan",
-    again: str = "the same command with --resume last",
+    again: str = "the same command begins anew",
     as_json: bool = False,
 ) -> Iterator[None]:
-    """Turn an error into one message and an exit code, and exit.
+    """Turn an error or a signal into one message and an exit code, and exit.
 
     A traceback comes before the message with --verbose, and for every error that is not one of nsfwscan's own.
 
     Args:
         program: name that begins the message.
-        again: command that resumes the work after Ctrl-C, as the message names it.
+        again: what the message says after Ctrl-C or SIGTERM of the way to go on.
         as_json: also print an object with `exit_code` and `error`, the message, on standard output.
     """
 
@@ -96,14 +98,15 @@ def exit_codes(
         _show(console, f"{program}: {message}", style="red")
         sys.exit(code)
 
+    stop_on_signals()
     try:
         yield
     except (NsfwscanError, BalanceError) as error:
         if verbose:
             _show(console, "".join(traceback.format_exception(error)).rstrip())
         fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail(f"interrupted; {again} goes on where it stopped", 1)
+    except KeyboardInterrupt as interrupt:
+        fail(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}; {again}", 1)
     except click.ClickException:
         raise
     except Exception as error:  # noqa: BLE001  # Python would print it with any secret in it

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
 from dataclasses import asdict
 from datetime import timedelta
@@ -25,6 +24,7 @@ from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
 from nsfwscan.cli.console import (
+    RESUMED_BY_ID,
     Command,
     complain,
     echo,
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Scan media stores for NSFW and harmful images, and write a report that people can trust."""
 
+
+_RESUMED = "the same command with --resume last goes on where it stopped"
 
 bank_option = click.option(
     "--bank",
@@ -296,12 +298,11 @@ def scan(
     JSON, one URI per line, compressed or not; the manifest.json of an S3 Inventory). The scan does not read
     objects again that are unchanged since the last run over the same source.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job releases its run, as Ctrl-C does
     if not verbose:
         mute_at_exit()
     with without_native_chatter(verbose=verbose) as stream:
         console = Console(file=stream)
-        with exit_codes(console, verbose, as_json=as_json):
+        with exit_codes(console, verbose, again=_RESUMED, as_json=as_json):
             if explain and as_json:
                 raise ConfigError("--explain prints a table, and no JSON: leave --json out")
             if explain:
@@ -394,7 +395,7 @@ def match(
 
     The command writes a run. Its report has the objects that match, and its escalations/ has the illegal matches.
     """
-    with exit_codes(Console(stderr=True), verbose, as_json=as_json):
+    with exit_codes(Console(stderr=True), verbose, again=RESUMED_BY_ID, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
         given = banks_of(config, dict(map(_bank, banks)))
         loaded = load_policy(policy) if policy else None

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.console import RESUMED_BY_ID, complain, echo, exit_codes, given_options, storage_options
 from nsfwscan.cli.json_text import print_json, scan_json
 from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, describe_policy
 from nsfwscan.cli.terminal import describe_delta, describe_scan
@@ -87,7 +87,7 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
     of each move. The command reads no image.
     """
     as_json = json_file == "-"
-    with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
+    with exit_codes(Console(stderr=True), verbose=False, again=RESUMED_BY_ID, as_json=as_json):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
         decided, by = find_run(run, StorageConfig.of(given_options(options)), complain), load_policy(file)

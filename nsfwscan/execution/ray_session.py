@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,7 +56,8 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
         options |= {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": store_bytes}
         _listen_on_loopback()
     try:
-        ray.init(address=address or "local", **options)
+        with _keeping_sigterm():
+            ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise NsfwscanError(
             f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}"
@@ -63,6 +66,18 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Keep the program's handler of SIGTERM. Ray installs its own with a local Ray, which exits without a word of ours;
+    where the program has none, Ray's stays, since it stops Ray's processes."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, before)
 
 
 def _listen_on_loopback() -> None:
