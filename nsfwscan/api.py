@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nsfwscan.config import ScanConfig, merge
+from nsfwscan.config import Reader, ScanConfig, StorageConfig, merge
 from nsfwscan.models.registry import apply_preset
 from nsfwscan.reports.progress import Progress, Silent
+from nsfwscan.storage.text_files import read_text
 
 if TYPE_CHECKING:
     from nsfwscan.execution.layout import Fleet
@@ -45,7 +46,7 @@ def scan(
             alone.
         resume: resume the newest unfinished run over the same sources, if there is one; instead of `run_id`.
         preset: a public checkpoint with its label map and policy; see `nsfwscan scan --help`.
-        config: a YAML file with the sections of `ScanConfig`; the other arguments override it.
+        config: a YAML file (a path or a URI) with the sections of `ScanConfig`; the other arguments override it.
         progress: receiver of the scan's progress; unset: none.
         verbose: show Ray's output.
         **sections: sections of `ScanConfig`, e.g. `model={"uri": "checkpoints/vit"}`, `policy="policy.yaml"`,
@@ -126,6 +127,11 @@ def load_config(preset: str | None, config: Path | None, sections: dict[str, Any
         ConfigError: a key or value is wrong.
         ModelError: there is no such preset.
     """
-    return ScanConfig.load(
-        os.fspath(config) if config else None, sections, under=apply_preset(preset) if preset else {}
-    )
+    path = None if config is None else os.fspath(config)
+    return ScanConfig.load(path, sections, apply_preset(preset) if preset else {}, configuration_reader(sections))
+
+
+def configuration_reader(sections: dict[str, Any]) -> Reader:
+    """Return what reads a configuration file, which may lie in a store: it is reached as the given section `storage`
+    says, and not the file's own. Raises ConfigError where the section is wrong."""
+    return partial(read_text, storage=StorageConfig.of(sections.get("storage", {})), what="the configuration")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,11 +37,29 @@ PASSWORD_IN_URI = (
 def _one_spelling(uri: str) -> str:
     if has_password(uri):
         raise ValueError(PASSWORD_IN_URI)
-    return Location.of(uri).uri
+    return Location.given(uri).uri
+
+
+Reader = Callable[[str], str]
+"""A function that returns the text of the file at a path or URI, or raises ConfigError."""
+
+
+def read_local(path: str) -> str:
+    """Return the text of a file of this machine. Raises ConfigError, and UnicodeDecodeError where it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
 
 
 Uri = Annotated[str, AfterValidator(_one_spelling)]
 """A path or URI without `user:password@`, in its canonical spelling."""
+NO_PLACE = ""
+"""`out` of a command that writes no report."""
+
+
+def _one_spelling_or_none(uri: str) -> str:
+    return uri if uri == NO_PLACE else _one_spelling(uri)
 
 
 class Frozen(BaseModel):
@@ -277,9 +296,9 @@ class PreviousConfig(Frozen):
 class CostConfig(Frozen):
     """What hours cost, and where rates come from; they decide nothing."""
 
-    prices: str | None = None
-    """A price table (YAML) on local disk, in place of `nsfwscan/prices.yaml`."""
-    rates: str | None = None
+    prices: Uri | None = None
+    """A price table (YAML), a file or any fsspec URI, in place of `nsfwscan/prices.yaml`."""
+    rates: Uri | None = None
     """The JSON of a benchmark (`jobs/bench.py --json`), in place of what earlier runs took."""
 
 
@@ -326,7 +345,8 @@ class ScanConfig(Frozen):
     """Everything that one scan does."""
 
     source: SourceConfig
-    out: Uri
+    out: Annotated[str, AfterValidator(_one_spelling_or_none)]
+    """The report store; `NO_PLACE` where none is written."""
     storage: StorageConfig = StorageConfig()
     out_storage: StorageConfig | None = None
     """Unset: endpoint, region and profile of `storage`."""
@@ -396,19 +416,26 @@ class ScanConfig(Frozen):
         return policy | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
     @classmethod
-    def load(cls, path: str | None, over: dict[str, Any], under: dict[str, Any] | None = None) -> Self:
+    def load(
+        cls, path: str | None, over: dict[str, Any], under: dict[str, Any] | None = None, read: Reader = read_local
+    ) -> Self:
         """Read YAML (or nothing) and lay it over `under`, and `over` over both, section by section.
+
+        Args:
+            read: returns the text at `path`; unset: that of a file of this machine.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value is wrong; the message names each.
         """
-        return cls.of(merge(merge(under or {}, read_yaml(path) if path else {}), over), path)
+        return cls.of(merge(merge(under or {}, read_yaml(path, read) if path is not None else {}), over), path)
 
 
-def banks_of(path: str | None, over: dict[str, Any]) -> tuple[BankConfig, ...]:
+def banks_of(path: str | None, over: dict[str, Any], read: Reader = read_local) -> tuple[BankConfig, ...]:
     """Return the banks of a configuration file's section `banks`, with others laid over it. Raises ConfigError where
     there are none, or one is wrong."""
-    given = merge({"banks": read_yaml(path).get("banks", {}) if path else {}}, {"banks": over} if over else {})
+    given = merge(
+        {"banks": read_yaml(path, read).get("banks", {}) if path is not None else {}}, {"banks": over} if over else {}
+    )
     banks = _Banks.of(given, path).banks
     if not banks:
         raise ConfigError("no bank is given: name one with --bank NAME=URI, or in the section `banks` of --config")
@@ -433,13 +460,11 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str, read: Reader = read_local) -> dict[str, Any]:
     """Return the mapping in a YAML file; of an empty file an empty one. Raises ConfigError, without a word of the
     file's."""
     try:
-        loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+        loaded = load_yaml(read(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration {path} is not YAML: {_problem(error)}") from None
     if loaded is None:

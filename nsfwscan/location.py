@@ -31,6 +31,12 @@ _NEXT_LINK = re.compile(rf"::(?={_NAME.pattern}://|/)")
 _LOCAL = frozenset({"file", "local"})
 _WEB = frozenset({"http", "https"})
 _ARCHIVES = frozenset({"zip", "tar"})
+_ONE_SLASH = re.compile(rf"({_NAME.pattern}):/(?!/)")
+_WITH_HOST = frozenset({"s3", "gs", *_WEB})
+"""Schemes whose URIs name a bucket or a host."""
+_STORES = frozenset({*_WITH_HOST, *_ALIASES})
+STDOUT = "-"
+"""The place that is standard output, where a command writes one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,18 @@ class Location:
             return cls(uri, scheme, "", uri)
         authority, _, path = uri.split("://", 1)[1].partition("/")
         return cls(uri, scheme, authority, path)
+
+    @classmethod
+    def given(cls, written: str) -> Self:
+        """Parse a place that a person names, in an option or a configuration.
+
+        Raises:
+            ValueError: it cannot be meant as a place: it is empty or `-`, or a URI without a slash, its bucket or its
+                host, which would be a path. A path of such a name can be written with `./` before it.
+        """
+        if wrong := _no_place(written):
+            raise ValueError(f"{written!r} is no place: {wrong}")
+        return cls.of(written)
 
     @classmethod
     def local(cls, path: str) -> Self:
@@ -131,6 +149,30 @@ def split_chain(uri: str) -> tuple[str, str]:
         return uri, ""
     first, *rest = _NEXT_LINK.split(uri, maxsplit=1)
     return first, rest[0] if rest else ""
+
+
+def _no_place(written: str) -> str | None:
+    """Return why a text cannot be meant as a place, and what may be meant; None where it can."""
+    bare = written.strip()
+    if not bare or "\0" in bare:
+        return "it holds a zero byte" if bare else "it is empty"
+    if written == STDOUT:
+        return "standard output is not one here; for a file of that name write ./-"
+    if written != bare and _SCHEME.match(bare):
+        return "there is a blank around it"
+    return _half_a_uri(written)
+
+
+def _half_a_uri(written: str) -> str | None:
+    scheme, _, rest = written.partition(":")
+    scheme = scheme.lower()
+    if len(scheme) > 1 and scheme not in _LOCAL and _ONE_SLASH.match(written):
+        return f"a slash is missing: {scheme}://{rest.lstrip('/')}; for a path of that name write ./{written}"
+    if scheme in _STORES and ":" in written and not rest.startswith(("//", "::")):
+        return f"two slashes are missing: {scheme}://{rest}; for a path of that name write ./{written}"
+    if _scheme_of(written) in _WITH_HOST and not written.partition("://")[2].partition("/")[0]:
+        return f"it names no {'host' if scheme in _WEB else 'bucket'}"
+    return "it has no scheme before ://" if written.startswith("://") else None
 
 
 def _scheme_of(uri: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
@@ -102,3 +104,45 @@ def test_whatever_enters_is_spelled_alike(scheme: str) -> None:
     )
     assert policy.regions["eu"] == ("s3://eu/*/x//", "/srv/eu/")
     assert policy.overrides[0].source == "s3://kids/"
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("", "it is empty"),
+        (" ", "it is empty"),
+        ("a\0b", "it holds a zero byte"),
+        ("-", "write ./-"),
+        (" s3://b/k", "there is a blank around it"),
+        ("s3:/b/k", "a slash is missing: s3://b/k; for a path of that name write ./s3:/b/k"),
+        ("HTTP:/", "a slash is missing"),
+        ("s3a:b", "two slashes are missing: s3a://b"),
+        ("S3://", "it names no bucket"),
+        ("s3:///k", "it names no bucket"),
+        ("https:///x", "it names no host"),
+        ("://b/k", "it has no scheme before ://"),
+    ],
+)
+def test_what_is_no_place_is_refused(written: str, why: str) -> None:
+    """A half-written URI would be a folder of that name in the working directory."""
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Location.given(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "reports",
+        "./s3:/x",
+        "./-",
+        "a:/b",
+        "embedded:open-nsfw",
+        "org/name",
+        "file:/x",
+        "hdfs:///x",
+        "zip::s3://b/x.zip",
+    ],
+)
+def test_places_are_taken_as_they_are(written: str) -> None:
+    """What may be a place is one."""
+    assert Location.given(written) == Location.of(written)

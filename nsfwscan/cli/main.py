@@ -12,6 +12,7 @@ import re
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,6 +54,7 @@ from nsfwscan.runs.overview import overview
 from nsfwscan.runs.run import committed_runs, find_run
 from nsfwscan.runs.verify import verify as check_run
 from nsfwscan.storage.store import Store
+from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import printable
 from nsfwscan.workflows.match import FLOOD, match_store
 
@@ -120,8 +122,8 @@ def model_options(command: Command) -> Command:
         (
             click.option(
                 "--config",
-                type=click.Path(exists=True, dir_okay=False),
-                help="Configuration file (YAML); options on the command line win.",
+                metavar="FILE",
+                help="Configuration (YAML), a file or any fsspec URI; options on the command line win.",
             ),
             click.option(
                 "--preset",
@@ -159,7 +161,7 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--policy",
                 metavar="FILE|NAME",
-                help="Policy file, or name of a preset policy (default: the model's own).",
+                help="Policy (a file or any fsspec URI), or name of a preset policy (default: the model's own).",
             ),
             bank_option,
         )
@@ -268,15 +270,13 @@ def model_options(command: Command) -> Command:
 )
 @click.option(
     "--prices",
-    type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Price table (YAML; default: list prices).",
+    help="Price table (YAML, a file or any fsspec URI; default: list prices).",
 )
 @click.option(
     "--rates",
-    type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Estimate from a benchmark's JSON (default: from earlier runs of the store).",
+    help="Estimate from a benchmark's JSON, a file or any fsspec URI (default: from earlier runs of the store).",
 )
 @json_option
 @click.option("--verbose", is_flag=True, help="Show Ray's messages, and tracebacks.")
@@ -373,9 +373,7 @@ def runs(store: str, as_json: bool, **options: Any) -> None:
 )
 @ignore_run_option
 @click.option("--run-id", help="Id of the new run (default: the time, UTC). The id of an unfinished run resumes it.")
-@click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False), help="Configuration file (YAML) with a section `banks`."
-)
+@click.option("--config", metavar="FILE", help="Configuration (YAML, a file or any fsspec URI) with a section `banks`.")
 @storage_options
 @json_option
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
@@ -397,8 +395,8 @@ def match(
     """
     with exit_codes(Console(stderr=True), verbose, again=RESUMED_BY_ID, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
-        given = banks_of(config, dict(map(_bank, banks)))
-        loaded = load_policy(policy) if policy else None
+        given = banks_of(config, dict(map(_bank, banks)), partial(read_text, storage=storage, what="the configuration"))
+        loaded = load_policy(policy, storage) if policy is not None else None
         reports = Store.at(store, storage)
         result = match_store(
             reports,
@@ -580,7 +578,7 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("policy", "shadow_policies"):
         if name in given:
             sections[name] = given[name]
-    return {name: section for name, section in sections.items() if section}
+    return {name: section for name, section in sections.items() if section != {}}
 
 
 def _pair(label: str) -> tuple[str, str]:

@@ -49,9 +49,10 @@ def check(file: str, run: str | None, **options: Any) -> None:
     if anything is wrong.
     """
     with exit_codes(Console(stderr=True), verbose=False):
-        found = load_policy(file)
+        storage = StorageConfig.of(given_options(options))
+        found = load_policy(file, storage)
         echo(describe_policy(found))
-        committed = None if run is None else find_run(run, StorageConfig.of(given_options(options)), complain)
+        committed = None if run is None else find_run(run, storage, complain)
         findings = list(lint(found, None if committed is None else _known_of(committed.record())))
         if committed is not None:
             counted = overlaps(committed, found)
@@ -90,7 +91,8 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
     with exit_codes(Console(stderr=True), verbose=False, again=RESUMED_BY_ID, as_json=as_json):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
-        decided, by = find_run(run, StorageConfig.of(given_options(options)), complain), load_policy(file)
+        storage = StorageConfig.of(given_options(options))
+        decided, by = find_run(run, storage, complain), load_policy(file, storage)
         found = replay_run(decided, by).as_dict()
         changes = {"run_id": decided.run_id, **found}
         if not as_json:

@@ -1,7 +1,8 @@
-"""Keep Ray's C++ log lines off the terminal.
+"""Keep Ray's chatter off the terminal.
 
-Ray's libraries write them straight to file descriptor 2, past Python's logging and Ray's own settings. A thread drops
-these lines from this process's standard error; all others pass unchanged.
+Ray's C++ libraries write log lines straight to file descriptor 2, past Python's logging and Ray's own settings. A
+thread drops these lines from this process's standard error, and repetitions of a line that it has passed on; others
+lose their colours.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import os
 import re
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 _NATIVE = re.compile(rb"^\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] .*\.(?:cc|h):\d+:")
 """Matches the lines of Ray's logging.cc: `[2026-11-22 03:16:37,460 E 15147 15147] core_worker.cc:2465: …`."""
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+_REMEMBERED = 100
+"""Lines that are not repeated."""
 
 
 @contextmanager
@@ -49,7 +54,10 @@ def mute_at_exit() -> None:
 
 
 def _pass_on(incoming: int, terminal: int) -> None:
+    seen: deque[bytes] = deque(maxlen=_REMEMBERED)
     with os.fdopen(incoming, "rb") as lines, os.fdopen(terminal, "wb", buffering=0) as out:
         for line in lines:
-            if not _NATIVE.match(line):
-                out.write(line)
+            plain = _COLOURS.sub(b"", line)
+            if not _NATIVE.match(plain) and plain not in seen:
+                seen.append(plain)
+                out.write(plain)

@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from nsfwscan.errors import NsfwscanError
@@ -55,9 +56,16 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
     if not address:
         options |= {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": store_bytes}
         _listen_on_loopback()
+    # Ray prints notices of its raylets on standard output, where our results alone may stand.
+    with _keeping_sigterm(), nullcontext() if verbose else redirect_stdout(sys.stderr):
+        yield from _connected(address, options)
+
+
+def _connected(address: str | None, options: dict[str, Any]) -> Iterator[None]:
+    import ray
+
     try:
-        with _keeping_sigterm():
-            ray.init(address=address or "local", **options)
+        ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise NsfwscanError(
             f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}"
@@ -70,14 +78,20 @@ def ray_session(address: str | None, *, verbose: bool, num_cpus: int | None, sto
 
 @contextmanager
 def _keeping_sigterm() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM. Ray installs its own with a local Ray, which exits without a word of ours;
-    where the program has none, Ray's stays, since it stops Ray's processes."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Keep the program's handler of SIGTERM: Ray installs its own ones as it starts, which exit without a word of ours,
+    and none as it ends. A program without a handler gets Ray's, which stops Ray's processes."""
+    from ray._private import utils
+
+    handler, install = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    if handler in (signal.SIG_DFL, None) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread() and before not in (signal.SIG_DFL, None):
-            signal.signal(signal.SIGTERM, before)
+        utils.set_sigterm_handler = install
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _listen_on_loopback() -> None:

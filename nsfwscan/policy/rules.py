@@ -12,19 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from nsfwscan.config import Frozen, digest_of
+from nsfwscan.config import Frozen, StorageConfig, digest_of
 from nsfwscan.documents import load_yaml
-from nsfwscan.errors import PolicyError
+from nsfwscan.errors import ConfigError, PolicyError
 from nsfwscan.location import Location
 from nsfwscan.policy.sql import bind, connect
 from nsfwscan.policy.thresholds import THRESHOLD_NAME, thresholds_in, with_numbers
 from nsfwscan.schema import Decision, Shield
+from nsfwscan.storage.text_files import read_text
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -186,21 +187,29 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
-def load_policy(source: str) -> Policy:
-    """Read a policy from a YAML file or by a preset's name, and bind it. Raises PolicyError where the policy is missing
-    or malformed, or does not bind."""
-    path = _PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
+def load_policy(source: str, storage: StorageConfig | None = None) -> Policy:
+    """Read a policy from a YAML file, here or in a store, or by a preset's name, and bind it. Raises PolicyError where
+    the policy is missing or malformed, or does not bind.
+
+    Args:
+        storage: how to reach the store; unset: by the environment.
+    """
+    place = str(_PRESETS / f"{source}.yaml") if source in preset_names() else source
     try:
-        loaded = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PolicyError(
-            f"cannot read the policy {source}: {error.strerror} (presets: {', '.join(preset_names())})"
-        ) from None
+        loaded = load_yaml(read_text(place, storage or StorageConfig(), "the policy"))
+    except ConfigError as error:
+        raise PolicyError(f"{error} (presets: {', '.join(preset_names())})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PolicyError(f"the policy {source} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise PolicyError(f"the policy {source} must be a mapping with version, rules and otherwise")
-    return parse_policy({"name": path.stem, **loaded}, source)
+    return parse_policy({"name": _stem(place), **loaded}, source)
+
+
+def _stem(place: str) -> str:
+    """Return the name of a file without its ending, and without the query of a web URI."""
+    found = Location.of(place)
+    return PurePosixPath(found.path.partition("?")[0] if found.is_web else found.path).stem
 
 
 def parse_policy(loaded: dict[str, Any], source: str = "policy") -> Policy:

@@ -208,10 +208,12 @@ def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
 
 @cache
 def _function_names() -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of unstable functions and of aggregates, including macros of aggregates."""
+    """Return the names of functions that are unstable whatever their arguments are (`+` is so for times with a zone
+    alone, which a row does not have), and of aggregates, including macros of aggregates."""
     with connect() as connection:
         found = connection.execute(_FUNCTIONS).fetchall()
-    unstable = {name for name, kind, stable, _ in found if stable not in (None, "CONSISTENT")} | _CLOCKS
+    stable = {name for name, _, stability, _ in found if stability in (None, "CONSISTENT")}  # with some arguments
+    unstable = {name for name, *_ in found} - stable | _CLOCKS
     aggregates = {name for name, kind, _, _ in found if kind == "aggregate"}
     macros = {name for name, _, _, text in found if text and aggregates & set(_CALL.findall(text))}
     return frozenset(unstable), frozenset(aggregates | macros)

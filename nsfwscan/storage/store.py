@@ -50,10 +50,14 @@ class Store:
 
     @classmethod
     def at(cls, uri: str, storage: StorageConfig) -> Store:
-        """Return the store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password."""
+        """Return the store at a URI; local paths are made absolute. Raises ConfigError for a URI with a password, and
+        for what is no place."""
         if has_password(uri):
             raise ConfigError(PASSWORD_IN_URI)
-        place = Location.of(uri).absolute()
+        try:
+            place = Location.given(uri).absolute()
+        except ValueError as error:
+            raise ConfigError(f"the report store: {error}") from None
         return cls(place if place.is_local else Location.of(place.uri.rstrip("/")), storage)
 
     @property

@@ -72,7 +72,7 @@ def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
         NsfwscanError: the model, the policy or a hash bank cannot be loaded.
     """
     spec = resolve(config.model, config.storage)
-    decide = Decider(load_policy(config.policy or spec.policy))
+    decide = Decider(load_policy(config.policy or spec.policy, config.storage))
     found = resolve_banks(config.banks, config.storage)
     banks = BankSet(found, config.storage) if found else None
     beside, threads = resolve_auxiliary(config), usable_cpus()

@@ -14,18 +14,20 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from nsfwscan.config import Frozen, read_yaml
+from nsfwscan.config import Frozen, StorageConfig, read_yaml
 from nsfwscan.errors import ConfigError, StoreError
 from nsfwscan.execution.layout import Node
 from nsfwscan.location import Location
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
+from nsfwscan.storage.text_files import read_text
 
 PRICES = Path(__file__).parent / "prices.yaml"
 _LIST_PAGE = 1000
@@ -57,13 +59,14 @@ class Prices(Frozen):
     egress_per_gib: float = Field(0.0, ge=0)
 
     @classmethod
-    def load(cls, path: str | None = None) -> Prices:
-        """Return the price table in a file, or the one that comes with nsfwscan.
+    def load(cls, path: str | None = None, storage: StorageConfig | None = None) -> Prices:
+        """Return the price table in a file, here or in a store, or the one that comes with nsfwscan.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value is wrong.
         """
-        return cls.of(read_yaml(path or str(PRICES)), path)
+        read = partial(read_text, storage=storage or StorageConfig(), what="the prices")
+        return cls.of(read_yaml(path or str(PRICES), read), path)
 
     def of_gpu(self, kind: str | None) -> float | None:
         """Return the price of a GPU-hour, found by the GPU's name or a part of it (`A100` of `A100-SXM4`), or None."""
@@ -237,19 +240,18 @@ class _Bench(BaseModel):
     figures: list[_Figure]
 
 
-def benchmarked(path: str, *, embedded: bool) -> Rate:
+def benchmarked(path: str, *, embedded: bool, storage: StorageConfig | None = None) -> Rate:
     """Return the steady rate that a benchmark measured.
 
     Args:
+        path: its JSON, here or in a store.
         embedded: True: with the embedded model; False: with the benchmark's own, a ViT of a size that `basis` names.
 
     Raises:
         ConfigError: the file cannot be read, is not a benchmark's, or holds no rate of a scan with this model.
     """
     try:
-        found = _Bench.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"cannot read the rates {path}: {error.strerror}") from None
+        found = _Bench.model_validate(json.loads(read_text(path, storage or StorageConfig(), "the rates")))
     except (ValueError, ValidationError):
         raise ConfigError(f"{path} is not the JSON of a benchmark (`jobs/bench.py --json FILE`)") from None
     key = _EMBEDDED_FIGURE if embedded else _STEADY_FIGURE

@@ -251,10 +251,10 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
     if config.policy is None:
         yield Finding("ok", "policy", "the model's own")
     else:
-        policy = load_policy(config.policy)
+        policy = load_policy(config.policy, config.storage)
         yield Finding("ok", "policy", f"{policy.identity}, {len(policy.rules)} rules")
     for name in config.shadow_policies:
-        yield Finding("ok", "policy", f"{load_policy(name).identity}, which only counts")
+        yield Finding("ok", "policy", f"{load_policy(name, config.storage).identity}, which only counts")
 
 
 def _banks(config: ScanConfig) -> Iterator[Finding]:
@@ -267,7 +267,7 @@ def _banks(config: ScanConfig) -> Iterator[Finding]:
         yield Finding(verdict, "banks", f"{spec.describe()}{memory}")
     if not config.banks:
         return
-    policy = load_policy(config.policy or registry.resolve(config.model, config.storage).policy)
+    policy = load_policy(config.policy or registry.resolve(config.model, config.storage).policy, config.storage)
     for note in bank_notes(policy, [(bank.name, bank.kind) for bank in config.banks]):
         yield Finding("warn", "banks", f"{policy.identity}: {note}")
 

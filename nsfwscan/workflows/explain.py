@@ -114,7 +114,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
     Raises:
         NsfwscanError: the model, the cluster or the report store cannot be reached, or a table cannot be read.
     """
-    prices = Prices.load(config.cost.prices)
+    prices = Prices.load(config.cost.prices, config.storage)
     sources = tuple(Location.of(uri).absolute().uri for uri in config.source.uris)
     config = config.model_copy(update={"source": config.source.model_copy(update={"uris": sources})})
     spec, auxiliary_models = resolve(config.model, config.storage), resolve_auxiliary(config)
@@ -237,7 +237,7 @@ def _rate(
     config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels, store: Store, nodes: Sequence[Node]
 ) -> Rate | None:
     if config.cost.rates is not None:
-        return benchmarked(config.cost.rates, embedded=spec.uri == EMBEDDED)
+        return benchmarked(config.cost.rates, embedded=spec.uri == EMBEDDED, storage=config.storage)
     return measured(store, reuse_keys(config, spec, auxiliary_models), nodes)
 
 

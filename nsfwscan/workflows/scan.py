@@ -110,14 +110,14 @@ def run_scan(
         NsfwscanError: the run cannot start or go on; what was staged is kept, and the same run id resumes it.
         BalanceError: the report does not account for every object; nothing was committed.
     """
-    deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices)
+    deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices, config.storage)
     config = _with_absolute_sources(config)
     store = Store.at(config.out, config.store_options())
     run = _choose_run(store, config.source.uris, run_id, resume, progress)
     if run.is_committed():
         return _committed_before(run)
-    policy = load_policy(config.policy) if config.policy else None
-    shadows = [load_policy(name) for name in config.shadow_policies]
+    policy = load_policy(config.policy, config.storage) if config.policy else None
+    shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
     progress.say(f"model    {config.model.uri}")
     spec = resolve(config.model, config.storage)
     if spec.temperature is not None:

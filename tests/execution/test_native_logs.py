@@ -30,6 +30,17 @@ def test_native_lines(verbose: bool) -> None:
         assert kept in shown.stderr
 
 
+def test_notices_lose_their_colours_and_are_said_once() -> None:
+    """A log file takes no colours, and Ray says some things again and again."""
+    script = (
+        "import os\nfrom nsfwscan.execution.native_logs import without_native_chatter\n"
+        "with without_native_chatter(verbose=False):\n"
+        "    for _ in range(3):\n        os.write(2, b'\\x1b[33m(raylet)\\x1b[0m a task was lost\\n')\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stderr == "(raylet) a task was lost\n"
+
+
 def test_the_end_is_silent() -> None:
     """What native modules say while the interpreter goes down is not shown; a traceback before it is."""
     script = (

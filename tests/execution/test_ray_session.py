@@ -25,7 +25,7 @@ with ray_session(None, verbose=False, num_cpus=1, store_bytes=100 * 2**20):
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 found.add((process.name(), connection.laddr.ip))
-    print(json.dumps(sorted(found)))
+print(json.dumps(sorted(found)))
 """
 
 
@@ -38,3 +38,30 @@ def test_a_local_ray_listens_on_loopback_alone() -> None:
     found = json.loads(shown.stdout.splitlines()[-1])
     assert {name.split(":")[0] for name, _ in found} >= {"gcs_server", "raylet"}
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}
+
+
+def test_sigterm_stays_the_programs() -> None:
+    """Neither Ray's start nor its end takes the handler away, and what Ray prints is not on standard output."""
+    code = [
+        "import os, signal, sys",
+        "from nsfwscan.cli.stopping import Stopped, stop_on_signals",
+        "from nsfwscan.execution import ray_session as module",
+        "import ray",
+        "stop_on_signals()",
+        "mine = signal.getsignal(signal.SIGTERM)",
+        "start = ray.init",
+        "def started(**given):",
+        "    start(**given)",
+        "    assert signal.getsignal(signal.SIGTERM) is mine",
+        "ray.init = started",
+        "with module.ray_session(None, verbose=False, num_cpus=1, store_bytes=80_000_000):",
+        "    print('a notice')",
+        "assert signal.getsignal(signal.SIGTERM) is mine",
+        "try:",
+        "    os.kill(os.getpid(), signal.SIGTERM)",
+        "except Stopped as stopped:",
+        "    print(stopped)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "SIGTERM\n"), done.stderr
+    assert "a notice" in done.stderr
