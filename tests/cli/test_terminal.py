@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from nsfwscan.cli.terminal import describe_run, describe_scan, describe_verdict
 from nsfwscan.config import StorageConfig
 from nsfwscan.runs import plan as planning
-from nsfwscan.runs.run import Run, runs_of
+from nsfwscan.runs.overview import overview
+from nsfwscan.runs.run import Run
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
 from nsfwscan.workflows.classify import Verdict
@@ -289,13 +290,17 @@ def test_runs_are_one_line_each(tmp_path: Path) -> None:
     failed.folder.write("failure.json", b"{}")
     store = Store.at(str(out), StorageConfig())
     with Run(store, "b-unfinished").lease():
-        alive = [describe_run(run) for run in runs_of(store)]
-    lines = [describe_run(run) for run in runs_of(store)]
+        alive = {seen.run.run_id: describe_run(seen) for seen in overview(store)}
+    seen = {one.run.run_id: one for one in overview(store)}
+    lines = [describe_run(seen[name]) for name in sorted(seen)]
     assert all("\n" not in line for line in lines)
     when, model = committed.record.committed_at, committed.record.model.identity
     assert lines[0].split() == (
         ["a-done", "committed", when, "30", "objects", "9", "flagged", "1", "unreadable", model]
     )
-    assert lines[1] == "b-unfinished  unfinished resume it: the same command with --run-id b-unfinished"
-    assert lines[2].startswith("c-failed  failed     did not balance; see failure.json")
-    assert alive[1] == "b-unfinished  running    alive"
+    at = {name: one.at.isoformat(timespec="milliseconds") for name, one in seen.items() if one.at is not None}
+    far = "0 of 1 objects done"
+    resume = "resume it: the same command with --run-id b-unfinished"
+    assert lines[1] == f"b-unfinished  unfinished {at['b-unfinished']}  {far}  {resume}"
+    assert lines[2].startswith(f"c-failed  failed     {at['c-failed']}  {far}  did not balance; see failure.json")
+    assert alive["b-unfinished"].endswith(f"{far}  alive")

@@ -15,6 +15,7 @@ from nsfwscan.cli.terminal import describe_run, describe_scan
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import BankError, ConfigError, RunConflict, StoreError
 from nsfwscan.policy.rules import load_policy, parse_policy
+from nsfwscan.runs.overview import overview
 from nsfwscan.runs.previous import find_previous, live_runs
 from nsfwscan.runs.record import MatchingRecord
 from nsfwscan.runs.run import Run, find_run
@@ -104,7 +105,7 @@ def test_a_new_bank_finds_what_old_reports_saw(store: Store, bank: Callable[...,
     assert record.matching == MatchingRecord(objects=300, without={}, quarantined=(), flooding=())
     assert record.summary.match_bank == {"block": 2, "good": 1}
     assert {b.name: b.entries["pdq"] for b in record.banks} == {"block": 2, "good": 0}
-    assert "looked at  300 objects" in describe_scan(result) and "match of first" in describe_run(Run(store, "match"))
+    assert "looked at  300 objects" in describe_scan(result) and "match of first" in describe_run(overview(store)[-1])
     assert "Hash banks" in Path(result.uri, "summary.html").read_text(encoding="utf-8")
 
 
