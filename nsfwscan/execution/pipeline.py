@@ -44,7 +44,7 @@ from nsfwscan.stages.read import Read
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 
 _CHUNK_BYTES = 32 * 2**20
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Increase this whenever the same file yields other pixels than before: scores of the old pixels are then stale."""
 
 

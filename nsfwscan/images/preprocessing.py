@@ -1,7 +1,13 @@
 """Make the pixels that a checkpoint was trained on: resize and crop on the CPU, normalise on the device.
 
-A `Geometry` works in Pillow, without torch. Only a preprocessor that is reproduced exactly is accepted; the torch
-backend checks the result against the checkpoint's own processor when it loads.
+A `Geometry` works without torch. Only a preprocessor that is reproduced is accepted; the torch backend checks the
+result against the checkpoint's own processor when it loads.
+
+Bilinear resizing is that of `cykooz-resizer`, which takes a fraction of Pillow's time. It goes across, then down, as
+Pillow does, and computes in whole numbers: a pixel is at most one level of 255 from Pillow's, the same on every
+processor, and on photographs what transformers' fast processors make. Other filters are up to 50 levels from Pillow's
+on noise, so Pillow resizes with them. So it does before a round trip through JPEG, which would make several levels of
+one, and move scores of open_nsfw by up to 0.008.
 """
 
 from __future__ import annotations
@@ -11,9 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
 from nsfwscan.errors import ModelError
+
+_RESIZER, _BILINEAR = Resizer(), ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Geometry:
 
     def apply(self, image: Image.Image) -> bytes:
         """Return the model's pixels of an RGB image: H*W*3 bytes, row by row."""
-        image = image.resize(self.resized(image.size), Image.Resampling(self.resample))
+        image = self._resize(image)
         if self.crop:
             height, width = self.crop
             left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -66,6 +75,16 @@ class Geometry:
             image.save(buffer, format="JPEG")
             image = Image.open(buffer)
         return image.tobytes()
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        size, resample = self.resized(image.size), Image.Resampling(self.resample)
+        if resample != Image.Resampling.BILINEAR or self.reencode_jpeg or image.mode != "RGB":
+            return image.resize(size, resample)
+        for target in ((size[0], image.height), size):  # across, then down, as Pillow does: at once it is the other way
+            if image.size != target:
+                source, image = image, Image.new("RGB", target)
+                _RESIZER.resize_pil(source, image, _BILINEAR)
+        return image
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (width, height) after resizing, before cropping; a sliver becomes enormous by its shortest edge.

