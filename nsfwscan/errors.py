@@ -156,6 +156,10 @@ class BrokenRecord(StoreError):
         return type(self), (self.where, self.reason, self._way_out)
 
 
+class ForeignRecord(BrokenRecord):
+    """A `run.json` in the folder of a run is that of another run: it was moved or copied there."""
+
+
 class ModelError(NsfwscanError):
     """A checkpoint cannot be found, loaded, or trusted to mean what its labels say."""
 

@@ -18,6 +18,7 @@ from nsfwscan.text import redacted_json
 
 if TYPE_CHECKING:
     from nsfwscan.workflows.scan import ScanResult
+    from nsfwscan.workflows.verify import Verified
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -31,6 +32,7 @@ def scan_json(result: ScanResult) -> dict[str, Any]:
     return {
         **_committed(record),
         "uri": result.uri,
+        "sha256": result.sha256,
         "already_committed": result.already_committed,
         "report_files": result.report_files,
         "balance": record.balance.model_dump(mode="json"),
@@ -83,7 +85,17 @@ def _committed(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def verify_json(findings: Mapping[str, Sequence[str]], exit_code: int) -> dict[str, Any]:
+def verify_json(checked: Sequence[Verified], exit_code: int) -> dict[str, Any]:
     """Return the findings in each run."""
-    runs = [{"run_id": run_id, "sound": not found, "findings": list(found)} for run_id, found in findings.items()]
-    return {"exit_code": exit_code, "runs": runs}
+    return {"exit_code": exit_code, "runs": [_verified(one) for one in checked]}
+
+
+def _verified(one: Verified) -> dict[str, Any]:
+    findings = [{"kind": str(finding.kind), "text": finding.text} for finding in one.findings]
+    return {
+        "run_id": one.name,
+        "sound": one.is_sound,
+        "findings": findings,
+        "is_head": one.is_head,
+        "sha256": one.sha256,
+    }

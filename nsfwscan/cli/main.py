@@ -2,7 +2,7 @@
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
 --max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
-committed.
+committed; 7 and 8 of `verify`, tampered and damaged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,14 @@ from nsfwscan.cli.demo import demo
 from nsfwscan.cli.json_text import print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
-from nsfwscan.cli.terminal import describe_delta, describe_plan, describe_run, describe_scan, describe_verdict
+from nsfwscan.cli.terminal import (
+    describe_delta,
+    describe_plan,
+    describe_run,
+    describe_scan,
+    describe_verdict,
+    describe_verified,
+)
 from nsfwscan.cli.why import why
 from nsfwscan.config import StorageConfig, banks_of, merge
 from nsfwscan.errors import ConfigError
@@ -49,14 +56,15 @@ from nsfwscan.models.registry import PRESETS
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.export import FORMATS, export_run
 from nsfwscan.reports.progress import choose_progress
+from nsfwscan.runs.finding import exit_code_of
 from nsfwscan.runs.garbage import GIVEN_UP, collect
 from nsfwscan.runs.overview import overview
-from nsfwscan.runs.run import committed_runs, find_run
-from nsfwscan.runs.verify import verify as check_run
+from nsfwscan.runs.run import find_run
 from nsfwscan.storage.store import Store
 from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import printable
 from nsfwscan.workflows.match import FLOOD, match_store
+from nsfwscan.workflows.verify import Verified, verify_all
 
 if TYPE_CHECKING:
     from nsfwscan.workflows.scan import ScanResult
@@ -423,24 +431,34 @@ def _show_result(result: ScanResult, as_json: bool) -> NoReturn:
 @main.command()
 @click.argument("run")
 @storage_options
+@click.option("--expect", metavar="SHA256", help="Digest of a run.json, as a commit printed it: a run must have it.")
 @json_option
-def verify(run: str, as_json: bool, **options: Any) -> None:
-    """Check that a committed RUN (STORE/runs/ID) is unchanged: every file, every row, every count.
+def verify(run: str, expect: str | None, as_json: bool, **options: Any) -> None:
+    """Check that a committed RUN (STORE/runs/ID) is unchanged: every file, every row, every count, every decision.
 
-    Given a STORE, check all its committed runs. Exit with 1 if anything is wrong.
+    Given a STORE, check all its committed runs, and the chain that they form. Exit with 7 if something contradicts what
+    was committed (tampered), else with 8 if something is absent or cannot be read (damaged).
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
-        checked: dict[str, list[str]] = {}
-        for found in committed_runs(run, StorageConfig.of(given_options(options))):
-            findings = checked[found.run_id] = list(check_run(found))
+        checked: list[Verified] = []
+        for one in verify_all(run, StorageConfig.of(given_options(options)), _digest(expect)):
+            checked.append(one)
             if not as_json:
-                echo(f"{found.run_id}  {'as committed' if not findings else f'findings: {len(findings):,}'}")
-                for finding in findings:
-                    echo(f"  {printable(finding)}")
-        exit_code = 1 if any(checked.values()) else 0
+                echo(describe_verified(one))
+        exit_code = exit_code_of(finding for one in checked for finding in one.findings)
         if as_json:
             print_json(verify_json(checked, exit_code))
+        for one in checked:
+            if one.is_head and not as_json:
+                echo(f"head  {one.name}  {one.sha256}")
         sys.exit(exit_code)
+
+
+def _digest(text: str | None) -> str | None:
+    """Return a digest in lower case. Raise ConfigError for what is no SHA-256."""
+    if text is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ConfigError(f"--expect {text!r}: no SHA-256; it has 64 hex digits")
+    return text and text.lower()
 
 
 @main.command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.differences import describe_difference
+from nsfwscan.runs.finding import Kind
 from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.plan import describe_actions
 from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, TruthRecord, WarningRecord
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nsfwscan.workflows.cost import Cost
     from nsfwscan.workflows.explain import Expected, Explanation
     from nsfwscan.workflows.scan import ScanResult
+    from nsfwscan.workflows.verify import Verified
 
 _OVERVIEW = "decision, rule, count(*) AS objects"
 _BAR = 30
@@ -55,6 +57,7 @@ def describe_scan(result: ScanResult) -> str:
         *_cost(record.cost, record.timings.resumed_shards),
         f"  report   {printable(result.uri)}",
         f"  summary  {printable(result.uri)}/summary.html",
+        *([f"  digest   {result.sha256} (of run.json: keep it for `verify --expect`)"] if result.sha256 else []),
         *(["", "Open it in DuckDB:", "", *(f"  {line}" for line in query)] if query else []),
         *([] if is_shown(result.uri) else ["  its path looks like it holds a secret: no statement to paste is shown"]),
     ]
@@ -342,6 +345,14 @@ def describe_run(seen: Overview) -> str:
     at = "" if seen.at is None else f"{seen.at.isoformat(timespec='milliseconds')}  "
     done = "" if seen.begun is None else f"{seen.begun.done:,} of {seen.begun.total:,} objects done  "
     return f"{head} {at}{done}{hint}"
+
+
+def describe_verified(verified: Verified) -> str:
+    """Render the findings in a run, each with its kind."""
+    found, sound = verified.findings, verified.is_sound
+    lines = [f"  {finding.kind}: {printable(finding.text)}" for finding in found]
+    count = sum(finding.kind is not Kind.NOTE for finding in found)
+    return "\n".join([f"{verified.name}  {'as committed' if sound else f'findings: {count:,}'}", *lines])
 
 
 def describe_delta(record: RunRecord) -> str:

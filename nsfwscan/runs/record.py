@@ -16,14 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import from_json
 
 from nsfwscan.config import ScanConfig, digest_of
-from nsfwscan.errors import BrokenRecord
+from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.policy.rules import Outcome, Override, Policy, Rule
 from nsfwscan.schema import BankKind
 from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import redacted_json
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 """Version of `run.json` and `plan.json`; raise it when the meaning of a key changes. Files without one are of
 version 1."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -92,11 +92,21 @@ class FileRecord(_Section):
 
 
 class ParentRecord(_Section):
-    """The newest previous run."""
+    """Another run, which this one goes on from or was committed after."""
 
     run_id: RunId
     sha256: Sha256
     """SHA-256 of its `run.json`, so that tampering shows."""
+
+
+class ChainRecord(_Section):
+    """The place of a run in the chain of its store; see `runs/chain.py`."""
+
+    after: tuple[ParentRecord, ...]
+    """The head of the chain at the commit, which nothing else named yet: one run, or several that were committed at the
+    same time; empty for the first run of a store."""
+    passed_over: tuple[RunId, ...]
+    """Runs whose `run.json` could not be read at the commit: nothing vouches for them."""
 
 
 class ModelRecord(_Section):
@@ -532,6 +542,7 @@ class RunRecord(_Section):
     run_id: RunId
     kind: Literal["scan", "replay", "match"]
     parent: ParentRecord | None
+    chain: ChainRecord
     store: str
     """The report store of the run."""
     store_endpoint: str | None
@@ -674,13 +685,13 @@ def read_record(data: bytes | None, where: str, run_id: str) -> RunRecord:
         run_id: id of the run that the record must be of.
 
     Raises:
-        BrokenRecord: the record is absent, or not what a commit writes.
+        BrokenRecord: the record is absent, or not what a commit writes; ForeignRecord: it is another run's.
     """
     if data is None:
         raise BrokenRecord(where, "is absent: the run was not committed, or its record was lost")
     found = _validated(data, where, RunRecord)
     if found.run_id != run_id:
-        raise BrokenRecord(where, f"is broken: it is that of run {found.run_id}")
+        raise ForeignRecord(where, f"is broken: it is that of run {found.run_id}")
     for path, count in Counter(file.path for file in found.files).items():
         if count > 1:
             raise BrokenRecord(where, f"is broken: it names {path} twice")

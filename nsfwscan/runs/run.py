@@ -101,6 +101,10 @@ class Run:
             data = None
         return read_record(data, self.folder.locate("run.json"), self.run_id)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of `run.json`, which stands for the run and for all runs that it vouches for."""
+        return hashlib.sha256(self.folder.read("run.json")).hexdigest()
+
     def read(self, file: FileRecord) -> bytes:
         """Return the bytes of a file that the run's record names; exactly these bytes were checked.
 

@@ -1,8 +1,9 @@
 """Check that a committed run is still what was committed.
 
-`verify` yields one line per finding, and nothing for a sound run. It reads everything back: SHA-256, size and row count
-of every recorded file, the report against the listing, the counts against `run.json`, and the record of the parent run.
-It changes nothing. A broken record is a finding; a store that does not answer is a `StoreError`.
+`verify` yields a `Finding` for each thing that is wrong, and nothing for a sound run. It reads everything back:
+SHA-256, size and row count of every recorded file, the report against the listing, the counts against `run.json`, the
+decisions of all rows against the recorded policy, and the records of the parent and of the runs committed before. It
+changes nothing. A broken record is a finding; a store that does not answer is a `StoreError`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nsfwscan.errors import BrokenRecord
+from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.runs.balance import Balance
+from nsfwscan.runs.chain import Link, links_of, problem_with
+from nsfwscan.runs.finding import Finding, damaged, tampered
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.runs.record import FileRecord, RunRecord, checked_path, read_plan
+from nsfwscan.runs.redecide import Redecision
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, as_schema
 from nsfwscan.storage.store import from_parquet
@@ -29,47 +33,55 @@ _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 """Columns that the summary counts, and that `verify` counts again in a snapshot."""
 
 
-def verify(run: Run) -> Iterator[str]:
+def verify(run: Run) -> Iterator[Finding]:
     """Yield what is wrong with a run, in words."""
     try:
         record, is_committed = run.record(), run.is_committed()
+    except ForeignRecord as error:
+        yield tampered(f"run.json {error.reason}")
+        return
     except BrokenRecord as error:
-        yield f"run.json {error.reason}"
+        yield damaged(f"run.json {error.reason}")
         return
     if not is_committed:
-        yield "_SUCCESS is absent: the commit was cut off at its very end; the same command again completes it"
-    damaged = yield from _files(run, record)
+        yield damaged("_SUCCESS is absent: the commit was cut off at its very end; the same command again completes it")
+    wrong = yield from _files(run, record)
     yield from _strangers(run, record)
-    yield from _images(run, record, damaged)
-    yield from _parent(run, record)
-    if not damaged:
+    yield from _images(run, record, wrong)
+    yield from _earlier(run, record)
+    if not wrong:
         try:
             yield from _spans(run, record)
             plan = Plan.from_record(read_plan(run.folder.read("plan.json"), run.folder.locate("plan.json")).plan)
             yield from _planned(run, record, plan)
             yield from _balance(run, record, plan)
         except (LookupError, TypeError, ValueError, FileNotFoundError, BrokenRecord) as error:
-            yield f"a file that run.json names is not what a commit writes: {type(error).__name__}: {error}"
+            yield tampered(f"a file that run.json names is not what a commit writes: {type(error).__name__}: {error}")
 
 
-def _files(run: Run, record: RunRecord) -> Generator[str, None, set[str]]:
+def _files(run: Run, record: RunRecord) -> Generator[Finding, None, set[str]]:
     """Yield a finding for each file that differs from its record; return the paths of these files."""
-    damaged: set[str] = set()
+    wrong: set[str] = set()
     for file in record.files:
         problem = _problem(run, file)
-        if problem:
-            damaged.add(file.path)
-            yield f"{file.path}: {problem}"
-    return damaged
+        if problem is not None:
+            wrong.add(file.path)
+            yield problem
+    return wrong
 
 
-def _problem(run: Run, file: FileRecord) -> str | None:
+def _problem(run: Run, file: FileRecord) -> Finding | None:
     try:
         data = run.folder.read(file.path)
     except FileNotFoundError:
-        return "absent"
+        return damaged(f"{file.path}: absent")
     except BrokenRecord as error:
-        return error.reason
+        return tampered(f"{file.path}: {error.reason}")
+    problem = _difference(data, file)
+    return None if problem is None else tampered(f"{file.path}: {problem}")
+
+
+def _difference(data: bytes, file: FileRecord) -> str | None:
     sha256 = hashlib.sha256(data).hexdigest()
     if (len(data), sha256) != (file.bytes, file.sha256):
         return f"{len(data):,} bytes with SHA-256 {sha256}, not {file.bytes:,} with {file.sha256}"
@@ -82,46 +94,48 @@ def _problem(run: Run, file: FileRecord) -> str | None:
     return None if rows == file.rows else f"{rows:,} rows, not {file.rows:,}"
 
 
-def _spans(run: Run, record: RunRecord) -> Iterator[str]:
+def _spans(run: Run, record: RunRecord) -> Iterator[Finding]:
     """Check the first and last URI of each part: a later scan opens parts by them."""
     for file in record.files:
         if file.first is not None:
             span = pc.min_max(from_parquet(run.read(file), ["uri"])["uri"]).as_py()
             if (span["min"], span["max"]) != (file.first, file.last):
-                yield f"{file.path}: its first and last URI are others than run.json says"
+                yield tampered(f"{file.path}: its first and last URI are others than run.json says")
 
 
-def _strangers(run: Run, record: RunRecord) -> Iterator[str]:
+def _strangers(run: Run, record: RunRecord) -> Iterator[Finding]:
     """Name the Parquet files that no record names: a reader that globs would take them for parts of the report."""
     known = {file.path for file in record.files}
     for folder in _FOLDERS:
         for name in run.folder.names(folder):
             if name.endswith(".parquet") and f"{folder}/{name}" not in known:
-                yield f"{folder}/{name}: named by no record, left by an attempt that was cut off; readers pass over it"
+                left = "named by no record, left by an attempt that was cut off; readers pass over it"
+                yield damaged(f"{folder}/{name}: {left}")
 
 
-def _images(run: Run, record: RunRecord, damaged: set[str]) -> Iterator[str]:
+def _images(run: Run, record: RunRecord, wrong: set[str]) -> Iterator[Finding]:
     """Check the copies of false positives against the SHA-256 of the scored images."""
     for file in record.files_in("false_positives"):
-        if file.path in damaged:
+        if file.path in wrong:
             continue
         rows = from_parquet(run.folder.read(file.path), ["image", "sha256"])
         for row in rows.filter(pc.is_valid(rows["image"])).to_pylist():
             try:
                 sha256 = hashlib.sha256(run.folder.read(checked_path(row["image"]))).hexdigest()
             except FileNotFoundError:
-                sha256 = None
+                yield damaged(f"{row['image']}: absent")
+                continue
             except (BrokenRecord, ValueError) as error:
-                yield f"false_positives: a copy is not looked at: {error}"
+                yield tampered(f"false_positives: a copy is not looked at: {error}")
                 continue
             if sha256 != row["sha256"]:
-                yield f"{row['image']}: {'absent' if sha256 is None else 'not the image that was scored'}"
+                yield tampered(f"{row['image']}: not the image that was scored")
 
 
-def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
+def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
     """Check the record against the plan, and the count of changes against their files."""
     if plan.counts != (said := record.plan.model_dump(mode="json")):
-        yield f"the plan is {plan.counts}, but run.json says {said}"
+        yield tampered(f"the plan is {plan.counts}, but run.json says {said}")
     said = record.changes.model_dump()
     by_cause, causes = said.pop("causes", None), Counter[str]()
     changes = Counter[str](dict.fromkeys(said, 0))
@@ -131,72 +145,78 @@ def _planned(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
         if by_cause is not None:
             causes.update(pc.list_flatten(rows["causes"]).to_pylist())
     if (dict(changes), dict(causes)) != (said, by_cause or {}):
-        yield f"the changes are {dict(changes)}, by cause {dict(causes)}, but run.json says {said}, {by_cause}"
+        yield tampered(
+            f"the changes are {dict(changes)}, by cause {dict(causes)}, but run.json says {said}, {by_cause}"
+        )
     if plan.previous_runs != record.previous_runs:
-        yield f"the previous runs are {list(plan.previous_runs)}, but run.json says {list(record.previous_runs)}"
+        yield tampered(
+            f"the previous runs are {list(plan.previous_runs)}, but run.json says {list(record.previous_runs)}"
+        )
     parent = record.parent and record.parent.run_id
     newest = plan.previous_runs[0] if plan.previous_runs else None
     if parent != newest:
-        yield f"the plan goes on from run {newest}, but run.json says {parent}"
+        yield tampered(f"the plan goes on from run {newest}, but run.json says {parent}")
 
 
-def _parent(run: Run, record: RunRecord) -> Iterator[str]:
-    parent = record.parent
-    if parent is None:
-        return
-    try:
-        data = Run(run.store, parent.run_id).folder.read("run.json")
-    except BrokenRecord as error:
-        yield f"run {parent.run_id}, which this one goes on from, cannot be looked up: {error.reason}"
-        return
-    except FileNotFoundError:
-        yield f"run {parent.run_id}, which this one goes on from, is gone: its rows are here, its record is not"
-        return
-    if hashlib.sha256(data).hexdigest() != parent.sha256:
-        yield f"run {parent.run_id}, which this one goes on from, has another run.json than then"
+def _earlier(run: Run, record: RunRecord) -> Iterator[Finding]:
+    """Check the records of the parent, and of the runs that were committed before this one."""
+    named = {one.run_id for one in (record.parent, *record.chain.after) if one is not None}
+    there = {run_id: Link.of(Run(run.store, run_id)) for run_id in named}
+    parent, wrong = record.parent, None
+    if parent is not None:
+        wrong = problem_with(parent, there[parent.run_id], "which this one goes on from")
+    if wrong is not None:
+        yield wrong
+    told = {parent} if wrong is not None else set()
+    after = tuple(one for one in record.chain.after if one not in told)
+    yield from links_of(record.chain.model_copy(update={"after": after}), there)
 
 
-def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[str]:
+def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
     """Check the report against the listing, range by range, and the sums against the record."""
     is_delta = record.config.report.mode == "delta"
     balance, counted = Balance(), {name: Counter[str]() for name in _COUNTED}
+    again = Redecision(record)
+    if again.problem is not None:
+        yield again.problem
     of_ranges = {path for part in plan.ranges for path in _parts(record, part)}
     for path in sorted({file.path for file in record.files_in("report")} - of_ranges):
-        yield f"{path}: named in run.json, but the part of no range of the listing"
+        yield tampered(f"{path}: named in run.json, but the part of no range of the listing")
     for part in plan.ranges:
         listed, carried = _listed(run, part)
-        rows = _reported(run, record, part)
+        rows = _reported(run, record, part, again.columns)
         found = Counter(rows["uri"].to_pylist())
         absent, extra = listed - found, found - listed
         left = absent & carried if is_delta else Counter[str]()
         absent -= left
         for what, uris in (("listed objects have no row", absent), ("rows have no listed object", extra)):
             if uris:
-                yield f"range {part.number}: {uris.total():,} {what}, e.g. {next(iter(uris))!r}"
+                yield tampered(f"range {part.number}: {uris.total():,} {what}, e.g. {next(iter(uris))!r}")
         balance.leave(left.total())
         balance.listed += found.total()
         balance.accounted += Counter(rows["accounted_as"].to_pylist())
         yield from _escalations(run, record, part, rows)
+        yield from again.findings(rows, f"range {part.number}")
         for name in _COUNTED:
             counted[name].update(value for value in rows[name].to_pylist() if value is not None)
     if balance.as_dict() != (said := record.balance.model_dump()):
-        yield f"the balance is {balance}, but run.json says {said}"
+        yield tampered(f"the balance is {balance}, but run.json says {said}")
     unknown = set(balance.accounted) - set(Accounted)
     if unknown:
-        yield f"rows are accounted as {', '.join(sorted(map(str, unknown)))}, which is no place in a balance"
+        yield tampered(f"rows are accounted as {', '.join(sorted(map(str, unknown)))}, which is no place in a balance")
     for name in _COUNTED if not is_delta else ():  # the summary of a delta counts all listed objects
         if counted[name] != (of_summary := getattr(record.summary, name)):
-            yield f"by {name} there are {dict(counted[name])}, but run.json says {of_summary}"
+            yield tampered(f"by {name} there are {dict(counted[name])}, but run.json says {of_summary}")
 
 
-def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> Iterator[str]:
+def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> Iterator[Finding]:
     """Check the illegal matches of a range against the specialist's file."""
     illegal = Counter(rows.filter(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)))["uri"].to_pylist())
     found = Counter[str]()
     for path in _paths(record, f"escalations/part-{part.number:05d}-"):
         found.update(from_parquet(run.folder.read(path), ["uri"])["uri"].to_pylist())
     if found != illegal:
-        yield f"range {part.number}: {found.total():,} escalations for {illegal.total():,} illegal matches"
+        yield tampered(f"range {part.number}: {found.total():,} escalations for {illegal.total():,} illegal matches")
 
 
 def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
@@ -205,9 +225,10 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
     return carried + Counter(uri for shard in part.shards for uri in read(shard)["uri"].to_pylist()), carried
 
 
-def _reported(run: Run, record: RunRecord, part: Range) -> pa.Table:
-    """Return the columns of a range's report that `_balance` counts."""
-    schema = pa.schema([REPORT_SCHEMA.field(name) for name in ("uri", "accounted_as", "match_kind", *_COUNTED)])
+def _reported(run: Run, record: RunRecord, part: Range, further: Sequence[str]) -> pa.Table:
+    """Return the columns of a range's report that `_balance` counts, and further ones."""
+    names = dict.fromkeys(["uri", "accounted_as", "match_kind", *_COUNTED, *further])
+    schema = pa.schema([REPORT_SCHEMA.field(name) for name in names])
     found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
     return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])
 

@@ -23,6 +23,7 @@ from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy
 from nsfwscan.reports.html import render_summary
+from nsfwscan.runs.chain import read_chain
 from nsfwscan.runs.commit import Report
 from nsfwscan.runs.differences import differences
 from nsfwscan.runs.ending import ending_of
@@ -63,6 +64,7 @@ def record_of(
         "run_id": run.run_id,
         "kind": kind,
         "parent": parent and parent.model_dump(),
+        "chain": read_chain(run.store).as_record(),
         "store": run.store.uri,
         "store_endpoint": run.store.endpoint_url,
         **ending_of(report.summary, limits).as_dict(),

@@ -76,6 +76,7 @@ class ScanResult:
             many of the objects are no images.
         record: content of `run.json`.
         already_committed: True if an earlier process committed the run, and this one did nothing.
+        sha256: of `run.json`; `nsfwscan verify STORE --expect` takes it.
     """
 
     run_id: str
@@ -83,6 +84,7 @@ class ScanResult:
     exit_code: int
     record: RunRecord
     already_committed: bool = False
+    sha256: str = ""
 
     @property
     def report_files(self) -> list[str]:
@@ -145,7 +147,7 @@ def run_scan(
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
         record = commit_record(run, _record(job, plan, previous, report, effort))
-    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record)
+    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, sha256=run.digest())
 
 
 def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
@@ -214,7 +216,7 @@ def _resumable(run: Run) -> Iterator[None]:
 
 def _committed_before(run: Run) -> ScanResult:
     record = run.record()
-    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, already_committed=True)
+    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, already_committed=True, sha256=run.digest())
 
 
 def _settings(job: Job) -> dict[str, Any]:

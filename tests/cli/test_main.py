@@ -500,7 +500,11 @@ def test_verify(reports: Store) -> None:
     done = call("verify", f"{reports.uri}/runs/2")
     assert (done.exit_code, done.stdout) == (0, "2  as committed\n")
     done = call("verify", reports.uri)
-    assert (done.exit_code, done.stdout) == (0, "1  as committed\n2  as committed\n")
+    digest = Run(reports, "2").digest()
+    assert (done.exit_code, done.stdout) == (0, f"1  as committed\n2  as committed\nhead  2  {digest}\n")
+    assert call("verify", reports.uri, "--expect", digest.upper()).exit_code == 0
+    assert call("verify", reports.uri, "--expect", Run(reports, "1").digest()).exit_code == 0
+    assert call("verify", reports.uri, "--expect", "7").exit_code == 2
     assert everything(reports) == before
 
 
@@ -509,7 +513,9 @@ def test_verify_as_json(reports: Store) -> None:
     reports.write(f"runs/1/{Run(reports, '1').record().files[0].path}", b"PAR1 no more")
     done = call("verify", reports.uri, "--json")
     told = json.loads(done.stdout)
-    assert done.exit_code == told["exit_code"] == 1
+    assert done.exit_code == told["exit_code"] == 7
+    assert told["runs"][0]["findings"][0]["kind"] == "tampered"
+    assert [one["sha256"] for one in told["runs"] if one["is_head"]] == [Run(reports, "2").digest()]
     assert [(one["run_id"], one["sound"], len(one["findings"])) for one in told["runs"]] == [
         ("1", False, 1),
         ("2", True, 0),
@@ -520,22 +526,23 @@ def test_verify_as_json(reports: Store) -> None:
 
 
 def test_verify_finds_what_is_wrong(reports: Store) -> None:
-    """A damaged file and a forged count are named, and exit code 1; so is a run that was never committed."""
+    """A damaged file and a broken record are named; the exit code tells what was tampered with from what is absent or
+    cannot be read."""
     record = Run(reports, "1").record().as_json()
     path = record["files"][0]["path"]
     reports.write(f"runs/1/{path}", b"PAR1 no more")
     done = call("verify", f"{reports.uri}/runs/1/")
-    assert done.exit_code == 1
+    assert done.exit_code == 7
     assert done.stdout.splitlines()[0] == "1  findings: 1"
-    assert done.stdout.splitlines()[1].startswith(f"  {path}: 12 bytes with SHA-256 ")
+    assert done.stdout.splitlines()[1].startswith(f"  tampered: {path}: 12 bytes with SHA-256 ")
     record["files"] = []
     reports.write("runs/2/run.json", to_json({**record, "run_id": "\x1b[2J"}))
     done = call("verify", reports.uri)
-    assert done.exit_code == 1 and "\x1b" not in done.stdout
-    said = "  run.json is broken: it is not what a commit writes (run_id: '\\x1b[2J' is no run id)"
+    assert done.exit_code == 7 and "\x1b" not in done.stdout
+    said = "  damaged: run.json is broken: it is not what a commit writes (run_id: '\\x1b[2J' is no run id)"
     assert said in done.stdout.splitlines()
     done = call("verify", f"{reports.uri}/runs/cut-off")
-    assert done.exit_code == 1 and "run.json is absent: the run was not committed" in done.stdout
+    assert done.exit_code == 8 and "run.json is absent: the run was not committed" in done.stdout
 
 
 @pytest.mark.parametrize("place", ["/absent", "/runs/absent", "/staging"])

@@ -141,6 +141,7 @@ def record_of(run_id: str, **over: Any) -> dict[str, Any]:
         "run_id": run_id,
         "kind": "scan",
         "parent": None,
+        "chain": {"after": [], "passed_over": []},
         "store": "/out",
         "store_endpoint": None,
         "exit_code": 0,

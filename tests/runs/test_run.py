@@ -223,7 +223,7 @@ _FILE = {"path": "report/part-0.parquet", "rows": 1, "bytes": 1, "sha256": "0" *
         (b"[" * 100_000, "is broken: it is no JSON"),
         (b"[]", "is broken: it holds a list, not a record"),
         (
-            b'{"record_version": 2}',
+            b'{"record_version": 3}',
             r"is broken: it is not what a commit writes \(run_id: Field required, and \d+ more\)",
         ),
         (altered(kind="backup"), "not what a commit writes .kind: "),
@@ -262,8 +262,8 @@ def test_a_record_that_is_none(run: Run, data: bytes, said: str) -> None:
 @pytest.mark.parametrize(
     ("version", "said"),
     [
-        (3, "is of version 3, written by a newer nsfwscan; this one reads version 2; upgrade it"),
-        (1, "is of version 1, written by an older nsfwscan; this one reads version 2; read it with that one, and"),
+        (4, "is of version 4, written by a newer nsfwscan; this one reads version 3; upgrade it"),
+        (1, "is of version 1, written by an older nsfwscan; this one reads version 3; read it with that one, and"),
         (None, "is of version 1, written by an older nsfwscan"),
     ],
 )

@@ -1,0 +1,78 @@
+"""Verify a run, or all committed runs of a store together with their chain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import StoreError
+from nsfwscan.runs.chain import Chain, Link, read_chain
+from nsfwscan.runs.finding import Finding, Kind, tampered
+from nsfwscan.runs.run import Run, committed_runs
+from nsfwscan.runs.verify import verify
+from nsfwscan.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found.
+
+    Attributes:
+        name: id of the run; `store` for findings that are no single run's.
+        is_head: whether the run is a head of the chain, which vouches for all runs behind it.
+        sha256: of the run's `run.json`; None where it is absent.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    is_head: bool = False
+    sha256: str | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing but notes was found."""
+        return all(finding.kind is Kind.NOTE for finding in self.findings)
+
+
+def verify_all(uri: str, storage: StorageConfig, expected: str | None = None) -> Iterator[Verified]:
+    """Yield the findings in the run whose folder is at a URI (`STORE/runs/ID`), or in all runs of the store there.
+
+    Args:
+        expected: SHA-256 that the `run.json` of that run, or of one of the store's runs, must have. Runs that were
+            committed later may be there.
+
+    Raises:
+        StoreError: the URI holds neither, or the store fails.
+    """
+    place = Store.at(uri, storage)
+    if "/runs/" in place.uri:
+        for run in committed_runs(uri, storage):
+            link = Link.of(run)
+            digest = link.sha256 if link else None
+            yield Verified(run.run_id, (*verify(run), *_unexpected(expected, {digest})), sha256=digest)
+        return
+    chain = _settled(read_chain(place))
+    if not chain.links and expected is None:
+        raise StoreError(f"{place.uri}: neither a run's folder nor a store with committed runs")
+    heads = {link.run_id for link in chain.heads}
+    for run_id, link in chain.links.items():
+        findings = (*verify(link.run), *(chain.forks(link) if link.error is None else ()))
+        yield Verified(run_id, findings, run_id in heads, link.sha256)
+    if missing := tuple(_unexpected(expected, {link.sha256 for link in chain.links.values()})):
+        yield Verified("store", missing)
+
+
+def _unexpected(expected: str | None, there: Collection[str | None]) -> Iterator[Finding]:
+    if expected is not None and expected not in there:
+        yield tampered(f"no run.json here has the expected SHA-256 {expected}: that run was deleted, or written anew")
+
+
+def _settled(chain: Chain) -> Chain:
+    """Return the chain without runs that are being committed at this moment."""
+    return Chain({run_id: link for run_id, link in chain.links.items() if not _is_in_the_making(link)})
+
+
+def _is_in_the_making(link: Link) -> bool:
+    run: Run = link.run
+    return link.error is None and not run.is_committed() and run.is_alive()
