@@ -187,6 +187,17 @@ class DecodeConfig(Frozen):
         return self.mode == "fast" and self.pdq != "exact"
 
 
+class ViewsConfig(Frozen):
+    """What is looked at of a file with several frames or pages."""
+
+    most: int = Field(8, ge=1, le=64)
+    """Frames or pages that are scored at most, of those that look different; 1: the first one alone."""
+    worst: int = Field(2, ge=1)
+    """How many of them, the worst ones, make the scores of the object: their mean. 1: a single frame is a verdict."""
+    max_pixels: int = Field(300_000_000, ge=0)
+    """Pixels of all frames of a file that are looked at in small; `signals['view.unseen']` says what was left."""
+
+
 class ModelConfig(Frozen):
     """Which weights score the images, and how they are run."""
 
@@ -352,6 +363,7 @@ class ScanConfig(Frozen):
     """Unset: endpoint, region and profile of `storage`."""
     read: ReadConfig = ReadConfig()
     decode: DecodeConfig = DecodeConfig()
+    views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()
     banks: Banks = ()
     cascade: CascadeConfig = CascadeConfig()
@@ -398,6 +410,7 @@ class ScanConfig(Frozen):
             "source": True,
             "read": {"max_bytes"},
             "decode": {"mode", "pdq", "provenance", "max_pixels", "plugins"},
+            "views": True,
             "model": True,
             "cascade": True,
             "detectors": True,

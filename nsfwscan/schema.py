@@ -135,7 +135,10 @@ CONTENT_COLUMNS = [
     _column("format", pa.string(), "by content, never by name: `JPEG`, `PNG`, `HEIF`, …"),
     _column("width", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
     _column("height", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
-    _column("frames", pa.int64(), "frames or pages in the file; the first is the one that was scored"),
+    _column("frames", pa.int64(), "frames or pages in the file"),
+    _column("media", pa.string(), "`image`, or `animation` where its frames follow each other in time"),
+    _column("duration_s", pa.float64(), "seconds from the first frame to the end of the last one; null for an image"),
+    _column("views", pa.int32(), "frames or pages that are looked at: those that look different, up to `views.most`"),
     _column("camera", pa.string(), "EXIF make and model"),
     _column("software", pa.string(), "EXIF software tag"),
 ]
@@ -161,7 +164,14 @@ MODEL_COLUMNS = [
     _column("model", pa.string(), "`name@digest` of the weights that scored the object"),
     _column("label", pa.string(), "the category with the highest probability"),
     _column("confidence", pa.float32(), "that category's probability, 0 to 1"),
-    _column("nsfw_score", pa.float32(), "sum over the NSFW categories, 0 to 1; what the policy goes by"),
+    _column(
+        "nsfw_score",
+        pa.float32(),
+        "sum over the NSFW categories, 0 to 1; what the policy goes by. Of several views, all scores are means over "
+        "the worst ones (`views.worst`), and `signals['view.max']` is the worst one's `nsfw_score`",
+    ),
+    _column("worst_view", pa.int32(), "the frame with the highest `nsfw_score`, from 0; null for one view"),
+    _column("worst_at_s", pa.float64(), "seconds from the beginning until that frame; null where it has no time"),
     *(
         _column(score_column(c), pa.float32(), f"probability of `{c}`; null where the model has no such class")
         for c in Category
@@ -175,8 +185,29 @@ SIGNAL_COLUMNS = [
         "a list of `{name, value}`; in a policy's rules a map, `signals['name']`",
     )
 ]
-SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail")
+SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail", "view")
 """What signals begin with that are not a detector's; a dot follows."""
+VIEW_COLUMNS = [
+    _column("index", pa.int32(), "the frame or page, from 0"),
+    _column("at_s", pa.float64(), "seconds from the beginning until it is shown; null for a page"),
+    _column(
+        "reason",
+        pa.string(),
+        "why it was looked at: `first`, `last`, `spread` or `page` (in even distances), `distinct` (unlike the others)",
+    ),
+    _column(
+        "weight",
+        pa.int32(),
+        "how often it counts among the worst views: once for each tenth of a second that it and the frames that look "
+        "like it are shown, and for each such frame at least; a page counts in full",
+    ),
+    *CONTENT_COLUMNS[2:4],
+    *(field for field in MODEL_COLUMNS if field.name not in ("model", "worst_view", "worst_at_s")),
+]
+VIEW_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *VIEW_COLUMNS])
+"""One row for each view of an object that has several: `views/` in a run."""
+EACH_VIEW = _column("each_view", pa.list_(pa.struct(VIEW_COLUMNS)), "the views, where there are several")
+"""In a row that is not written yet."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),
     _column("match_bank_version", pa.string(), "the version of that bank: the first 16 digits of `run.json`'s"),
@@ -229,6 +260,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "match_kind": tuple(str(kind) for kind in BankKind if kind != BankKind.NEGATIVE),
     "match_hash": ("sha256", "md5", "pdq"),
     "filtered_by": ("icon", "flat", "prefilter"),
+    "media": ("image", "animation"),
 }
 """All texts that a column has, of those that a policy may ask for; the formats are in `images/formats/registry.py`."""
 RANGES: dict[str, tuple[float, float]] = {
@@ -237,7 +269,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "match_distance": (0, 256),
     "failed_decodes": (1, float("inf")),
     **dict.fromkeys(("size", "cluster_size", "cluster_places"), (0, float("inf"))),
-    **dict.fromkeys(("width", "height", "frames"), (1, float("inf"))),
+    **dict.fromkeys(("width", "height", "frames", "views"), (1, float("inf"))),
+    **dict.fromkeys(("duration_s", "worst_view", "worst_at_s"), (0, float("inf"))),
 }
 """Least and greatest number of a column."""
 
@@ -263,6 +296,7 @@ STAGED_SCHEMA = pa.schema(
         *OUTCOME_COLUMNS,
         *MODEL_COLUMNS,
         *SIGNAL_COLUMNS,
+        EACH_VIEW,
         *MATCH_COLUMNS,
         AUDIT_COLUMNS[0],
         AUDIT_COLUMNS[-1],

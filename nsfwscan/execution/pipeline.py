@@ -77,7 +77,7 @@ def cpu_stages(
         Read(config.read, config.storage, pace),
         Digest(),
         *([MatchDigests(banks)] if banks else []),
-        Decode(config.decode, columns, poison),
+        Decode(config.decode, columns, poison, config.views),
         *([MatchHashes(banks)] if banks else []),
         *_filters(config, spec, auxiliary_models, columns),
     ]
@@ -99,10 +99,11 @@ def model_stages(
 ) -> list[Stage]:
     """Return the stages from pixels to scores; all models share one decoding."""
     columns = pixel_columns(spec, auxiliary_models)
+    common = {"threads": threads, "worst": config.views.worst}
     return [
-        Classify(spec, config.model, config.storage, threads=threads, column=columns[spec.geometry]),
+        Classify(spec, config.model, config.storage, column=columns[spec.geometry], **common),
         *(
-            Detect(one, config.detectors[one.name], config.storage, threads=threads, column=columns[one.geometry])
+            Detect(one, config.detectors[one.name], config.storage, column=columns[one.geometry], **common)
             for one in auxiliary_models.detectors
         ),
     ]
@@ -115,7 +116,7 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     `filtering` covers rows that a filter settled.
     """
     pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
-    scoring = {**_behind(spec, config.model), "pixels": pixels}
+    scoring = {**_behind(spec, config.model), "pixels": pixels, "views": config.views.model_dump()}
     if auxiliary_models.detectors:
         scoring["detectors"] = [
             {"name": one.name, "labels": one.labels, **_behind(one, config.detectors[one.name])}

@@ -170,6 +170,20 @@ def _described(
     return Decoded(turned, {**facts, "width": width, "height": height})
 
 
+def frame_of(image: Image.Image, data: bytes, *, hashed: bool) -> tuple[Image.Image, Facts]:
+    """Return a further frame of a file as `decode` returns the first one, and its hash: `pdq`, `pdq_quality`.
+
+    Args:
+        image: loaded.
+        data: the whole encoded file.
+    """
+    encoding, shown = encoding_of(data, image), keyed(image, data)
+    if encoding is not None:
+        shown = in_srgb(shown, encoding)
+    pdq, quality = pdq_of(_as_stored(shown)) if hashed else (None, None)
+    return upright(to_srgb(shown), _exif_of(image)), {"pdq": pdq, "pdq_quality": quality}
+
+
 def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Facts:
     """Return `format`, `width` and `height` as they are stored, before any turning. Raises as `decode`; more files have
     a header that can be read than pixels that can be decoded."""

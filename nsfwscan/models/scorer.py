@@ -1,8 +1,8 @@
-"""Score the rows of a table with one model.
+"""Score the views of a table's rows with one model.
 
-Batches have one fixed shape and the last one is padded, so a score does not depend on its neighbours. A worker scores
-the same bytes once, as far as it remembers them. A model that returns no number for any image raises `ModelError`: the
-set-up is broken.
+All views of a table go into batches of one fixed shape, and the last one is padded, so a score does not depend on its
+neighbours. A worker scores the same bytes once, as far as it remembers them. A model that returns no number for any
+image raises `ModelError`: the set-up is broken.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
-from nsfwscan.schema import as_matrix
+from nsfwscan.models.views import Limits, images_of
 
 _REMEMBERED = 50_000
 """Number of latest contents whose scores a worker keeps: about 15 MB."""
 
 Mask = NDArray[np.bool_]
+Content = tuple[str, int]
+"""SHA-256, and number of views: fewer where decoding an animation took too long."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,23 @@ class Scored:
     """Scores of a table.
 
     Attributes:
-        probabilities: float32 [rows, labels]; NaN in a row that was not wanted, has no pixels, or for which the model
+        views: float32 probabilities [views, labels]; NaN in a view of a row that was not wanted, and where the model
             returned no number.
+        limits: of each row's views.
         wanted: rows that were scored, now or before.
-        finite: rows of these that have probabilities.
+        finite: rows of these whose views all have probabilities.
         reused: rows of these whose bytes were scored before.
         seconds: time taken.
-        slots: in all batches, padding included.
+        filled: share of the places in all batches that a view took; the others are padding.
     """
 
-    probabilities: NDArray[np.float32]
+    views: NDArray[np.float32]
+    limits: Limits
     wanted: Mask
     finite: Mask
     reused: Mask
     seconds: float
-    slots: int
+    filled: float
 
     @property
     def asked(self) -> Mask:
@@ -71,7 +75,7 @@ class Scorer:
         self._storage = storage
         self._threads = threads
         self._column = column
-        self._remembered: dict[str, NDArray[np.float32]] = {}
+        self._remembered: dict[Content, NDArray[np.float32]] = {}
 
     def open(self) -> None:
         """Load the weights."""
@@ -90,36 +94,41 @@ class Scorer:
         """Score the `wanted` rows of a table, or all, where they have pixels."""
         began = time.perf_counter()
         pixels = table[self._column].combine_chunks()
+        images, limits = images_of(pixels)
         there: Mask = pixels.is_valid().to_numpy(zero_copy_only=False)
         wanted = there if wanted is None else there & wanted
-        rows, digests, known = np.flatnonzero(wanted), table["sha256"].to_pylist(), self._remembered
-        first = {digests[row]: row for row in reversed(rows)}
-        is_new = np.array([first[digests[row]] == row and digests[row] not in known for row in rows], np.bool_)
-        scores = np.full((table.num_rows, len(self.spec.labels)), np.nan, np.float32)
-        self._score(as_matrix(pixels).reshape(-1, *self.spec.geometry.shape), rows[is_new], scores)
-        for row in rows:
-            scores[row] = known.get(digests[row], scores[first[digests[row]]])
-        finite: Mask = np.asarray(np.isfinite(scores).all(axis=1))
-        if len(rows) and not finite[rows].any():
+        rows, known = np.flatnonzero(wanted), self._remembered
+        contents = list(zip(table["sha256"].to_pylist(), np.diff(limits).tolist(), strict=True))
+        first = {contents[row]: row for row in reversed(rows)}
+        is_new = np.array([first[contents[row]] == row and contents[row] not in known for row in rows], np.bool_)
+        scores = np.full((len(images), len(self.spec.labels)), np.nan, np.float32)
+        new = np.concatenate([np.arange(limits[row], limits[row + 1]) for row in rows[is_new]] or [rows[:0]])
+        self._score(images.reshape(-1, *self.spec.geometry.shape), new, scores)
+        found = {row: scores[limits[row] : limits[row + 1]] for row in rows}
+        for row in rows[~is_new]:
+            found[row][:] = known.get(contents[row], found[first[contents[row]]])
+        finite = np.zeros(table.num_rows, np.bool_)
+        finite[rows] = [np.isfinite(found[row]).all() for row in rows]
+        if len(rows) and not finite.any():
             raise ModelError(
                 f"{self.spec.identity} returned no finite score for any of {len(rows)} images: try --dtype float32"
             )
-        self._remember({digests[row]: scores[row] for row in rows if finite[row]})
+        self._remember({contents[row]: found[row].copy() for row in rows if finite[row]})
         reused = np.zeros(table.num_rows, np.bool_)
         reused[rows[~is_new]] = True
         size = self.hardware.batch_size
-        slots = -(-int(is_new.sum()) // size) * size
-        return Scored(scores, wanted, finite, reused, time.perf_counter() - began, slots)
+        filled = len(new) / max(1, -(-len(new) // size) * size)
+        return Scored(scores, limits, wanted, finite, reused, time.perf_counter() - began, filled)
 
-    def _remember(self, scores: dict[str, NDArray[np.float32]]) -> None:
+    def _remember(self, scores: dict[Content, NDArray[np.float32]]) -> None:
         self._remembered |= scores
         for oldest in list(islice(self._remembered, max(0, len(self._remembered) - _REMEMBERED))):
             del self._remembered[oldest]
 
-    def _score(self, images: NDArray[np.uint8], rows: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
-        """Fill in the scores of some rows, batch by batch."""
+    def _score(self, images: NDArray[np.uint8], views: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
+        """Fill in the scores of some views, batch by batch."""
         size = self.hardware.batch_size
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        batches = [views[start : start + size] for start in range(0, len(views), size)]
         found = self._classifier.stream(self._padded(images[batch]) for batch in batches)
         for batch, probabilities in zip(batches, found, strict=True):
             scores[batch] = probabilities[: len(batch)]

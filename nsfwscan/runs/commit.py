@@ -1,9 +1,10 @@
 """Turn staged shards and carried rows into a report.
 
 `write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
-`report/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`, range by range, so memory never holds
-all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A shard without a part, a part
-that does not hold exactly its listed objects, or a carried row that is gone is a `BalanceError`: nothing is committed.
+`report/`, `views/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`, range by range, so memory
+never holds all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A shard without a
+part, a part that does not hold exactly its listed objects, or a carried row that is gone is a `BalanceError`: nothing
+is committed.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ from nsfwscan.runs.record import FileRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary
+from nsfwscan.runs.view_rows import FOLDER as VIEWS
+from nsfwscan.runs.view_rows import PREVIOUS_SCHEMA, miscounted, rows_of_views
 from nsfwscan.schema import (
     DUPLICATE_COLUMNS,
     LISTING_SCHEMA,
@@ -220,7 +223,7 @@ class _Commit:
         """
         after, upto = self._gathered_upto, None if part is self.plan.ranges[-1] else pc.max(listed).as_py()
         self._gathered_upto = upto
-        found, gone = [REPORT_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
+        found, gone = [PREVIOUS_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
         places = [np.empty(0, np.int32)]
         for piece in self.previous.rows(after, upto):
             place = pc.index_in(piece["uri"], listed)
@@ -255,6 +258,7 @@ class _Commit:
     def write(self, part: Range, gathered: pa.Table, duplicates: Duplicates) -> None:
         """Write a range's files."""
         rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
+        views = rows_of_views(rows)
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
         earlier = gathered.select([f"earlier_{name}" for name in EARLIER]).rename_columns(EARLIER)
         facts = gathered["facts"].to_numpy()
@@ -266,7 +270,9 @@ class _Commit:
         false_positives = shown = select_false_positives(rows)
         if written is not rows:
             shown = shown.filter(pc.is_in(shown["uri"], written["uri"]))
+            views = views.filter(pc.is_in(views["uri"], written["uri"]))
         self._write_report(part, written, left=rows.num_rows - written.num_rows)
+        self._write_views(part, written, views)
         self._write_escalations(part, select_escalations(written))
         self._write_false_positives(part, shown)
         self.report.summary.add(rows, false_positives)
@@ -311,6 +317,12 @@ class _Commit:
             ordered = rows.sort_by([("decision", "ascending"), ("uri", "ascending")])
             path, sha256 = self._write("report", part, ordered)
             self.report.balance.add(ordered["uri"], self.run.folder.read(path), sha256)
+
+    def _write_views(self, part: Range, rows: pa.Table, views: pa.Table) -> None:
+        for wrong in miscounted(rows, views):
+            raise BalanceError(f"range {part.number}: {wrong}")
+        if views.num_rows:
+            self._write(VIEWS, part, views)
 
     def _write_false_positives(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:

@@ -31,7 +31,9 @@ from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.plan import KNOWN_SCHEMA, Known, Reusability
 from nsfwscan.runs.record import FileRecord, ParentRecord, RunRecord, recorded_config
 from nsfwscan.runs.run import Run, read_records, runs_of
-from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
+from nsfwscan.runs.view_rows import FOLDER as VIEWS
+from nsfwscan.runs.view_rows import with_views
+from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.storage.store import Store
 
@@ -91,8 +93,8 @@ class PreviousRun:
             ) from None
 
     def check(self) -> None:
-        """Raise BrokenRecord where a file of `report/` or `changes/` is absent, or differs from the record."""
-        for file in (*self.record.files_in("report"), *self.record.files_in("changes")):
+        """Raise BrokenRecord where a file of `report/`, `views/`, `changes/` is absent, or differs from the record."""
+        for file in (*self.record.files_in("report"), *self.record.files_in(VIEWS), *self.record.files_in("changes")):
             self.parquet(file)
 
     @property
@@ -122,10 +124,14 @@ class PreviousRun:
         return self.record.config.report.mode == "snapshot"
 
     def read(self, part: Part) -> pa.Table:
-        """Return a part's rows, as `REPORT_SCHEMA`. Raises StoreError where the part differs from the record."""
+        """Return a part's rows, as `PREVIOUS_SCHEMA`. Raises StoreError where a file differs from the record."""
         rows = self.parquet(part.file).read(use_threads=False)
         found = as_schema(rows, REPORT_SCHEMA)
-        return found if _BANK_VERSION in rows.column_names else self._with_bank_versions(found)
+        found = found if _BANK_VERSION in rows.column_names else self._with_bank_versions(found)
+        number = _number_of(part.file)
+        files = [file for file in self.record.files_in(VIEWS) if _number_of(file) == number]
+        views = [as_schema(self.parquet(file).read(use_threads=False), VIEW_SCHEMA) for file in files]
+        return with_views(found, pa.concat_tables([VIEW_SCHEMA.empty_table(), *views]))
 
     def _with_bank_versions(self, rows: pa.Table) -> pa.Table:
         """Return rows of an older nsfwscan with the versions of their banks, which only the record has."""
@@ -135,6 +141,11 @@ class PreviousRun:
         versions = pc.utf8_slice_codeunits(versions, 0, 16)
         place = rows.schema.get_field_index(_BANK_VERSION)
         return rows.set_column(place, rows.schema.field(place), versions.take(pc.index_in(rows["match_bank"], names)))
+
+
+def _number_of(file: FileRecord) -> str:
+    """Return the number of the range that a file belongs to, as its name has it: `part-<range>-<sha256>`."""
+    return file.path.rpartition("/")[2].split("-")[1]
 
 
 _SPANS: dict[str, tuple[str, str]] = {}

@@ -25,10 +25,12 @@ from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.runs.record import FileRecord, RunRecord, checked_path, read_plan
 from nsfwscan.runs.redecide import Redecision
 from nsfwscan.runs.run import Run
-from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, as_schema
+from nsfwscan.runs.view_rows import FOLDER as VIEWS
+from nsfwscan.runs.view_rows import miscounted
+from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, Accounted, BankKind, as_schema
 from nsfwscan.storage.store import from_parquet
 
-_FOLDERS = ("report", "false_positives", "escalations", "changes", "known_illegal")
+_FOLDERS = ("report", VIEWS, "false_positives", "escalations", "changes", "known_illegal")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 """Columns that the summary counts, and that `verify` counts again in a snapshot."""
 
@@ -197,6 +199,8 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
         balance.accounted += Counter(rows["accounted_as"].to_pylist())
         yield from _escalations(run, record, part, rows)
         yield from again.findings(rows, f"range {part.number}")
+        for wrong in miscounted(rows, _viewed(run, record, part)):
+            yield tampered(f"range {part.number}: {wrong}")
         for name in _COUNTED:
             counted[name].update(value for value in rows[name].to_pylist() if value is not None)
     if balance.as_dict() != (said := record.balance.model_dump()):
@@ -219,6 +223,17 @@ def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> It
         yield tampered(f"range {part.number}: {found.total():,} escalations for {illegal.total():,} illegal matches")
 
 
+def _viewed(run: Run, record: RunRecord, part: Range) -> pa.Table:
+    schema = pa.schema([VIEW_SCHEMA.field("uri"), VIEW_SCHEMA.field("index")])
+    paths = _paths(record, f"{VIEWS}/part-{part.number:05d}-")
+    return pa.concat_tables(
+        [
+            schema.empty_table(),
+            *(as_schema(from_parquet(run.folder.read(path), schema.names), schema) for path in paths),
+        ]
+    )
+
+
 def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
     read = ShardReader(run.folder)
     carried = Counter(read_carried(run.folder, part)["uri"].to_pylist())
@@ -227,7 +242,7 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
 
 def _reported(run: Run, record: RunRecord, part: Range, further: Sequence[str]) -> pa.Table:
     """Return the columns of a range's report that `_balance` counts, and further ones."""
-    names = dict.fromkeys(["uri", "accounted_as", "match_kind", *_COUNTED, *further])
+    names = dict.fromkeys(["uri", "accounted_as", "match_kind", "views", *_COUNTED, *further])
     schema = pa.schema([REPORT_SCHEMA.field(name) for name in names])
     found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
     return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])

@@ -1,11 +1,16 @@
 """Score pixels: by the model that the policy goes by, and by further detectors over the same decoding.
 
 The model fills `model, label, confidence, nsfw_score` and a score for each category; a detector's probabilities go to
-the `signals`. Contents are known by `sha256`, so that copies are scored once. A model that returns no number for an
-image leaves that row without a score; one that returns none for any image raises `ModelError`.
+the `signals`. All are means over the worst views of an object (`models/views.py`), and `each_view` has each view's own.
+Contents are known by `sha256`, so that copies are scored once. A model that returns no number for an
+image leaves that row without a score; one that returns none for any image raises `ModelError`. The signal:
+
+    view.max        of several views, the highest `nsfw_score`
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +19,19 @@ from numpy.typing import NDArray
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ErrorCode
-from nsfwscan.models.scorer import Mask, Scorer
+from nsfwscan.models.scorer import Mask, Scored, Scorer
 from nsfwscan.models.spec import ModelSpec
+from nsfwscan.models.views import of_rows, weights_of
 from nsfwscan.schema import (
     AUDIT_SAMPLE,
     COST,
+    EACH_VIEW,
     FULL_BATCH,
     MODEL_COLUMNS,
     NSFW_CATEGORIES,
     REUSED,
     SIGNAL_COLUMNS,
+    VIEW_COLUMNS,
     Category,
     score_column,
 )
@@ -40,29 +48,43 @@ class Classify(ScoringStage):
     adds = pa.schema([*MODEL_COLUMNS, REUSED, COST])
 
     def __init__(
-        self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str = "pixels"
+        self,
+        spec: ModelSpec,
+        config: ModelConfig,
+        storage: StorageConfig,
+        *,
+        threads: int,
+        column: str = "pixels",
+        worst: int = 2,
     ) -> None:
         self.needs: tuple[str, ...] = (column, "sha256")
         self._spec = spec
+        self._worst = worst
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with scores."""
         scored = self._scorer(table, unsettled(table))
-        columns, mask = self._columns(scored.probabilities, scored.finite), pa.array(scored.finite)
+        views = self._spec.by_category(scored.views)
+        of_views = self._columns(views)
+        nsfw = of_views["nsfw_score"].to_numpy()
+        weights = weights_of(table, scored.limits)
+        columns = self._columns(of_rows(views, nsfw, weights, scored.limits, self._worst))
+        table = self._with_views(table, scored, of_views, columns)
+        mask = pa.array(scored.finite)
         for field in MODEL_COLUMNS:
             values = columns.get(field.name, pa.nulls(table.num_rows, field.type))
             table = table.append_column(field, pc.if_else(mask, values, None).cast(field.type))
         table = _note_lost(table, scored.lost)
         table = table.append_column(REUSED, pa.array(scored.reused, mask=~scored.wanted))
         table = with_cost(table, self.name, scored.asked, scored.seconds)
-        filled = scored.asked.sum() / max(1, scored.slots)
-        return with_cost(table, FULL_BATCH, scored.asked, scored.seconds * filled)
+        return with_cost(table, FULL_BATCH, scored.asked, scored.seconds * scored.filled)
 
-    def _columns(self, scores: NDArray[np.float32], finite: Mask) -> dict[str, pa.Array]:
-        categories, scores = self._spec.known, self._spec.by_category(scores)
+    def _columns(self, scores: NDArray[np.float32]) -> dict[str, pa.Array]:
+        """Return the columns of rows, or of views, from probabilities [rows, known categories]."""
+        categories = self._spec.known
         by_category = {c: scores[:, i] for i, c in enumerate(categories)}
-        top = np.where(finite, np.nan_to_num(scores).argmax(axis=1), 0)
+        top = np.nan_to_num(scores).argmax(axis=1)
         nsfw = scores[:, [c in NSFW_CATEGORIES for c in categories]].sum(axis=1).clip(0, 1)
         return {
             "model": pa.array([self._spec.identity] * len(scores)),
@@ -71,6 +93,28 @@ class Classify(ScoringStage):
             "nsfw_score": pa.array(nsfw.astype(np.float32)),
             **{score_column(c): pa.array(by_category[c]) for c in Category if c in by_category},
         }
+
+    def _with_views(
+        self, table: pa.Table, scored: Scored, of_views: dict[str, pa.Array], columns: dict[str, pa.Array]
+    ) -> pa.Table:
+        """Return the table with the scores of each view of the rows that have several, and add to the columns where the
+        worst one is."""
+        if EACH_VIEW.name not in table.column_names or table[EACH_VIEW.name].null_count == table.num_rows:
+            return table
+        each = table[EACH_VIEW.name].to_pylist()
+        own = [field.name for field in VIEW_COLUMNS if field.name in of_views]
+        worst: list[dict[str, Any]] = [{}] * table.num_rows
+        said: list[dict[str, float] | None] = [None] * table.num_rows
+        for row in np.flatnonzero(scored.finite):
+            if each[row]:
+                of_row = slice(scored.limits[row], scored.limits[row + 1])
+                named = pa.table({name: of_views[name][of_row] for name in own}).to_pylist()
+                each[row] = [{**view, **scores} for view, scores in zip(each[row], named, strict=True)]
+                worst[row] = max(each[row], key=lambda view: float(view["nsfw_score"]))
+                said[row] = {"view.max": worst[row]["nsfw_score"]}
+        columns["worst_view"] = pa.array([view.get("index") for view in worst], pa.int32())
+        columns["worst_at_s"] = pa.array([view.get("at_s") for view in worst], pa.float64())
+        return with_signals(put(table, EACH_VIEW, pa.array(each, EACH_VIEW.type)), said)
 
 
 class Detect(ScoringStage):
@@ -85,9 +129,17 @@ class Detect(ScoringStage):
     adds = pa.schema([*SIGNAL_COLUMNS, COST])
 
     def __init__(
-        self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str
+        self,
+        spec: ModelSpec,
+        config: ModelConfig,
+        storage: StorageConfig,
+        *,
+        threads: int,
+        column: str,
+        worst: int = 2,
     ) -> None:
         self.name = f"detect-{spec.name}"
+        self._worst = worst
         self.needs: tuple[str, ...] = (column, "sha256")
         self._labels = [f"{spec.name}.{label}" for label in spec.labels]
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
@@ -95,9 +147,13 @@ class Detect(ScoringStage):
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the detector's probabilities among its `signals`."""
         scored = self._scorer(table)
+        weights = weights_of(table, scored.limits)
+        of_labels = [
+            of_rows(one[:, None], one, weights, scored.limits, self._worst)[:, 0].tolist() for one in scored.views.T
+        ]
         found = [
-            dict(zip(self._labels, map(float, row), strict=True)) if there else None
-            for row, there in zip(scored.probabilities, scored.finite, strict=True)
+            dict(zip(self._labels, row, strict=True)) if there else None
+            for *row, there in zip(*of_labels, scored.finite, strict=True)
         ]
         return with_cost(with_signals(table, found), self.name, scored.asked, scored.seconds)
 

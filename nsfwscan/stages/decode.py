@@ -1,31 +1,35 @@
 """Decode files to the models' pixels, and to the facts of the content columns.
 
-There is a column of pixels for each geometry: H*W*3 uint8, null where a file could not be decoded. Files are decoded
-in a child process (`images/sandbox/child.py`); whatever is wrong with a file, and whatever it does to that process,
-becomes its row's status. A content that crashed or stalled the child does so once: its copies are not tried. A child
-that cannot be started stops the run.
+There is a column of pixels for each geometry: a list of views, each H*W*3 uint8; null where a file could not be
+decoded. Files are decoded in a child process (`images/sandbox/child.py`); whatever is wrong with a file, and whatever
+it does to that process, becomes its row's status. A content that crashed or stalled the child does so once: its copies
+are not tried. A child that cannot be started stops the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nsfwscan.config import DecodeConfig
+from nsfwscan.config import DecodeConfig, ViewsConfig
 from nsfwscan.errors import POISON, RowError
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
-from nsfwscan.schema import REPORT_SCHEMA, SANDBOX
+from nsfwscan.models.views import pixels_column, pixels_type
+from nsfwscan.schema import EACH_VIEW, REPORT_SCHEMA, SANDBOX
 from nsfwscan.stages.base import Row, Stage, map_rows
 
-_CONTENT = ("format", "width", "height", "frames", "camera", "software", "pdq", "pdq_quality", "signals")
+_CONTENT = (
+    "format", "width", "height", "frames", "media", "duration_s", "views", "camera", "software", "pdq", "pdq_quality",
+    "signals",
+)  # fmt: skip
 
-
+_ONE_VIEW = ViewsConfig(most=1)
 _MOST_POISON = 10_000
 """Contents that a process remembers, at some hundred bytes each."""
 
@@ -74,12 +78,19 @@ class Decode(Stage):
     needs: tuple[str, ...] = ("bytes",)
     drops: tuple[str, ...] = ("bytes",)
 
-    def __init__(self, config: DecodeConfig, columns: Mapping[Geometry, str], poison: Poison | None = None) -> None:
-        self._child = DecodeChild(settings_of(config, *columns))
+    def __init__(
+        self,
+        config: DecodeConfig,
+        columns: Mapping[Geometry, str],
+        poison: Poison | None = None,
+        views: ViewsConfig = _ONE_VIEW,
+    ) -> None:
+        self._child = DecodeChild(settings_of(config, *columns, views=views))
         self._poison = OwnPoison() if poison is None else poison
-        self._pixels = [pa.field(name, pa.binary(geometry.nbytes)) for geometry, name in columns.items()]
-        self._content = pa.schema([REPORT_SCHEMA.field(name) for name in _CONTENT])
-        self.adds = pa.schema([*self._content, SANDBOX, *self._pixels])
+        self._pixels = {name: geometry.nbytes for geometry, name in columns.items()}
+        self._content = pa.schema([*(REPORT_SCHEMA.field(name) for name in _CONTENT), EACH_VIEW])
+        fields = [pa.field(name, pixels_type(nbytes)) for name, nbytes in self._pixels.items()]
+        self.adds = pa.schema([*self._content, SANDBOX, *fields])
 
     def open(self) -> None:
         """Start the child; later stages load their models while it gets ready."""
@@ -87,8 +98,7 @@ class Decode(Stage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with pixels and the content columns, without `bytes`."""
-        pixels = [np.empty((table.num_rows, field.type.byte_width), np.uint8) for field in self._pixels]
-        decoded = np.zeros(table.num_rows, np.bool_)
+        pixels = _Pixels(list(self._pixels.values()), table.num_rows)
         held: list[str | None] = [None] * table.num_rows
 
         self._poison.look()
@@ -98,19 +108,19 @@ class Decode(Stage):
             content = contents[row["index"]]
             self._refuse_poison(content)
             try:
-                facts = self._child.decode_into([images[row["index"]] for images in pixels], row["bytes"])
+                facts, views, found = self._child.decode_views(row["bytes"])
             except RowError as error:
                 if content:
                     self._poison.add(content, error)
                 raise
             finally:
                 held[row["index"]] = ", ".join(self._child.sandbox) or "none"
-            decoded[row["index"]] = True
-            return facts
+            pixels.put(row["index"], found)
+            return {**facts, EACH_VIEW.name: views or None}
 
         table = map_rows(self, table, decode, adds=self._content).append_column(SANDBOX, pa.array(held, SANDBOX.type))
-        for field, images in zip(self._pixels, pixels, strict=True):
-            table = table.append_column(field, _as_column(images, decoded, field.type))
+        for name, images in zip(self._pixels, pixels.images(), strict=True):
+            table = table.append_column(name, pixels_column(images, pixels.counts))
         return table
 
     def _refuse_poison(self, content: str | None) -> None:
@@ -120,14 +130,39 @@ class Decode(Stage):
             raise RowError(before.code, f"{before.message} (the same bytes, tried before)", before.values)
 
 
-def settings_of(config: DecodeConfig, *geometries: Geometry) -> Settings:
+class _Pixels:
+    """The pixels of the views of a table's rows, in their order: an array for each geometry.
+
+    Args:
+        widths: bytes of a view, of each geometry.
+    """
+
+    def __init__(self, widths: list[int], rows: int) -> None:
+        self.counts = [0] * rows
+        self._arrays = [np.empty((rows, width), np.uint8) for width in widths]
+        self._filled = 0
+
+    def put(self, row: int, views: NDArray[np.uint8]) -> None:
+        """Take over the views of the next row: uint8 [views, all widths]."""
+        end = self._filled + len(views)
+        if end > len(self._arrays[0]):
+            room = max(end, 2 * len(self._arrays[0]))
+            self._arrays = [np.concatenate([one, np.empty((room - len(one), one.shape[1]), np.uint8)])
+                            for one in self._arrays]  # fmt: skip
+        start = 0
+        for array in self._arrays:
+            array[self._filled : end] = views[:, start : start + array.shape[1]]
+            start += array.shape[1]
+        self.counts[row], self._filled = len(views), end
+
+    def images(self) -> list[NDArray[np.uint8]]:
+        """Return the arrays, [views, width]."""
+        return [array[: self._filled] for array in self._arrays]
+
+
+def settings_of(config: DecodeConfig, *geometries: Geometry, views: ViewsConfig = _ONE_VIEW) -> Settings:
     """Return the settings of a decode child."""
     limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes", "sandbox"})
     hashed, examined = config.pdq != "off", config.provenance
-    return Settings(geometries=geometries, fast=config.reduces, hashed=hashed, examined=examined, **limits)
-
-
-def _as_column(pixels: NDArray[np.uint8], there: NDArray[np.bool_], type_: pa.DataType) -> pa.Array:
-    """Return pixels [rows, bytes] as an array without a copy, null where there are none."""
-    validity = pa.array(there).buffers()[1]
-    return pa.Array.from_buffers(type_, len(pixels), [validity, pa.py_buffer(pixels)])
+    how: dict[str, Any] = {"fast": config.reduces, "hashed": hashed, "examined": examined, **limits}
+    return Settings(geometries=geometries, views=views.most, view_pixels=views.max_pixels, **how)

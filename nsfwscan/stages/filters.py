@@ -8,14 +8,17 @@ drawn by content: the same bytes are in it in every run. A prefilter that does n
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from nsfwscan.config import CascadeConfig, StorageConfig
-from nsfwscan.models.scorer import Mask, Scorer
+from nsfwscan.models.scorer import Mask, Scored, Scorer
 from nsfwscan.models.spec import ModelSpec
+from nsfwscan.models.views import images_of, of_rows
 from nsfwscan.schema import AUDIT_SAMPLE, COST, NSFW_CATEGORIES, REPORT_SCHEMA, SIGNAL_COLUMNS
 from nsfwscan.stages.base import ScoringStage, Stage, put, with_cost, with_signals
 
@@ -40,21 +43,22 @@ class Heuristics(Stage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with `filtered_by` and `audit_sample`."""
-        named = ["width", "height", "pdq_quality", "sha256", self._column]
-        rows = zip(*(table[name].to_pylist() for name in named), strict=True)
-        settled = [self._settles(*row) for row in rows]
+        images, limits = images_of(table[self._column].combine_chunks())
+        views = [images[start:end] for start, end in pairwise(limits)]
+        named = (table[name].to_pylist() for name in ("width", "height", "pdq_quality", "sha256"))
+        settled = [self._settles(*row) for row in zip(*named, views, strict=True)]
         table = table.append_column(FILTERED_BY, pa.array([name for name, _ in settled], pa.string()))
         return table.append_column(AUDIT_SAMPLE, pa.array([audit_sample for _, audit_sample in settled], pa.bool_()))
 
     def _settles(
-        self, width: int, height: int, quality: int | None, digest: str, pixels: bytes | None
+        self, width: int, height: int, quality: int | None, digest: str, views: NDArray[np.uint8]
     ) -> tuple[str | None, bool | None]:
-        if pixels is None:
+        if not len(views):
             return None, None
         if max(width, height) <= self._config.icon_pixels:
             return "icon", in_audit_sample(digest, self._config)
         # PDQ sees the whole frame, the model's pixels may be cut out of its middle.
-        if quality == 0 and np.ptp(np.frombuffer(pixels, np.uint8).reshape(-1, 3), axis=0).max() <= _FLAT:
+        if quality == 0 and np.ptp(views.reshape(len(views), -1, 3), axis=1).max() <= _FLAT:
             return "flat", in_audit_sample(digest, self._config)
         return None, None
 
@@ -91,7 +95,7 @@ class Prefilter(ScoringStage):
         """Return the table with the rows that the prefilter settled."""
         before = table["filtered_by"].combine_chunks()
         scored = self._scorer(table, before.is_null().to_numpy(zero_copy_only=False))
-        nsfw = scored.probabilities[:, self._nsfw].sum(axis=1)
+        nsfw = self._nsfw_of(scored)
         benign: Mask = scored.finite & (nsfw <= self._config.threshold)
         digests = table["sha256"].to_pylist()
         audit_sample = pa.array(
@@ -103,6 +107,11 @@ class Prefilter(ScoringStage):
         said = [{f"{PREFILTER}.nsfw": float(one)} if ok else None for one, ok in zip(nsfw, scored.finite, strict=True)]
         table = with_cost(with_signals(table, said), self.name, scored.asked, scored.seconds)
         return table.drop_columns(list(self.drops))
+
+    def _nsfw_of(self, scored: Scored) -> NDArray[np.float32]:
+        """Return the prefilter's `nsfw_score` of each row: of several views, the worst one's."""
+        views = scored.views[:, self._nsfw].sum(axis=1)
+        return of_rows(views[:, None], views, np.ones(len(views), np.int64), scored.limits, most=1)[:, 0]
 
 
 def in_audit_sample(sha256: str, config: CascadeConfig) -> bool:

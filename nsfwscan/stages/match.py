@@ -6,13 +6,12 @@ pixels, so that no model sees it and no object store holds it. A bank that a wor
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
-from nsfwscan.schema import BYTES, REPORT_SCHEMA, BankKind, as_matrix
+from nsfwscan.models.views import is_pixels, without
+from nsfwscan.schema import BYTES, REPORT_SCHEMA, BankKind
 from nsfwscan.stages.base import Stage, put
 
 
@@ -51,15 +50,12 @@ class MatchHashes(_Match):
     needs: tuple[str, ...] = ("uri",)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the table with the match columns; matched rows have no pixels, and zeros lie where they were."""
+        """Return the table with the match columns; matched rows have no pixels."""
         found = self._banks.match(_with_hashes(table))
         matched = pc.is_valid(found["match_kind"]).to_numpy()
-        for field in table.schema:
-            if pa.types.is_fixed_size_binary(field.type):  # the pixels of one geometry
-                pixels = table[field.name].combine_chunks()
-                there = pixels.is_valid().to_numpy(zero_copy_only=False) & ~matched
-                if not there.all():
-                    table = put(table, field, _without(pixels, there))
+        for field in table.schema if matched.any() else ():
+            if is_pixels(field.type):
+                table = put(table, field, without(table[field.name].combine_chunks(), matched))
         return _with_matches(table, found)
 
 
@@ -73,9 +69,3 @@ def _with_matches(table: pa.Table, found: pa.Table) -> pa.Table:
     for field in MATCH:
         table = put(table, field, found[field.name])
     return table
-
-
-def _without(pixels: pa.FixedSizeBinaryArray, there: NDArray[np.bool_]) -> pa.Array:
-    """Return a copy in which all other rows are null, and zero: a null slot is sent and stored like any other."""
-    images = as_matrix(pixels) * there[:, None]
-    return pa.Array.from_buffers(pixels.type, len(pixels), [pa.array(there).buffers()[1], pa.py_buffer(images)])

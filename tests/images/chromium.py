@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,3 +43,39 @@ def shown(browser: BrowserContext, files: Sequence[bytes]) -> list[NDArray[Any] 
 
 def _pixels(png: bytes) -> NDArray[Any]:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+_FRAMES = """async ([file, type]) => {
+  const data = Uint8Array.from(atob(file), character => character.charCodeAt(0));
+  const decoder = new ImageDecoder({data, type});
+  await decoder.tracks.ready;
+  await decoder.completed;
+  const shown = [];
+  for (let frameIndex = 0; frameIndex < decoder.tracks.selectedTrack.frameCount; frameIndex++) {
+    const {image} = await decoder.decode({frameIndex});
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [image.displayWidth, image.displayHeight];
+    const context = canvas.getContext('2d');
+    context.fillStyle = 'white';
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0);
+    shown.push([image.timestamp / 1e6, canvas.toDataURL()]);
+    image.close();
+  }
+  return shown;
+}"""
+
+
+def frames_shown(browser: BrowserContext, folder: Path, data: bytes, kind: str) -> list[tuple[float, NDArray[Any]]]:
+    """The frames of an animation as the browser composes them on white, with their times in seconds.
+
+    Args:
+        folder: for a page to be opened from, since only such a page may ask the decoder.
+        kind: media type.
+    """
+    (folder / "page.html").write_text("<!doctype html>")
+    page = browser.new_page()
+    page.goto((folder / "page.html").as_uri())
+    frames = page.evaluate(_FRAMES, [base64.b64encode(data).decode(), kind])
+    page.close()
+    return [(at_s, _pixels(base64.b64decode(url.partition(",")[2]))) for at_s, url in frames]

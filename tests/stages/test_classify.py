@@ -21,9 +21,10 @@ from nsfwscan.images.decoder import decode
 from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.models.views import pixels_type
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.schema import FULL_BATCH, LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
-from nsfwscan.stages.base import Row, fresh
+from nsfwscan.schema import EACH_VIEW, FULL_BATCH, LISTING_SCHEMA, MODEL_COLUMNS, Category, score_column
+from nsfwscan.stages.base import Row, fresh, put
 from nsfwscan.stages.classify import NO_SCORE, Classify
 
 SPEC = registry.resolve(ModelConfig(), StorageConfig())
@@ -58,7 +59,7 @@ def table(
     rows = fresh(pa.Table.from_pylist([{"uri": f"/{i}"} for i in range(len(pixels))], schema=LISTING_SCHEMA))
     digests = [f"{next(_NUMBERS):064x}" for _ in pixels] if digests is None else digests
     return rows.append_column("sha256", pa.array(digests, pa.string())).append_column(
-        "pixels", pa.array(pixels, pa.binary(nbytes))
+        "pixels", pa.array([None if one is None else [one] for one in pixels], pixels_type(nbytes))
     )
 
 
@@ -248,6 +249,68 @@ def test_no_image_with_a_number(with_model: Install) -> None:
         ModelError, match=r"made@abababababababab returned no finite score .* 2 images.*--dtype float32"
     ):
         stage(table([pixel(1), None, pixel(2)], 3))
+
+
+# --- several views --------------------------------------------------------------------------------------------------
+
+
+def with_several(rows: Sequence[Sequence[int] | None], weights: Sequence[Sequence[int]]) -> pa.Table:
+    """Rows whose views are pixels of these first bytes, with such weights; a row of one view has no `each_view`."""
+    given = table([None] * len(rows), 3)
+    pixels = [None if row is None else [pixel(first) for first in row] for row in rows]
+    each = [
+        [
+            {"index": 10 * i, "at_s": i / 2, "reason": "spread", "weight": weight}
+            for i, (_, weight) in enumerate(zip(row, heavy, strict=True))
+        ]
+        if row is not None and len(row) > 1
+        else None
+        for row, heavy in zip(rows, weights, strict=True)
+    ]
+    given = put(given, given.schema.field("pixels"), pa.array(pixels, pixels_type(3)))
+    return given.append_column(EACH_VIEW, pa.array(each, EACH_VIEW.type))
+
+
+BINARY = {1: (0.99, 0.01), 2: (0.1, 0.9), 3: (0.5, 0.5), 4: (0.7, 0.3)}
+
+
+def test_views_of_a_batch_are_scored_together(with_model: Install) -> None:
+    """All views of all rows share batches; each has its own scores, and the row those of its worst two."""
+    seen: list[int] = []
+
+    def model(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seen.extend(batch[:, 0, 0, 0].tolist())
+        return scores_for(BINARY)(batch)
+
+    stage = with_model(model, (Category.NEUTRAL, Category.NSFW))
+    rows = stage(with_several([[1, 2, 3], None, [4], [3, 3]], [[9, 1, 9], [], [], [1, 1]])).to_pylist()
+    assert seen == [1, 2, 3, 4, 3, 3, 0, 0]
+    assert [row["nsfw_score"] for row in rows] == pytest.approx([0.7, None, 0.3, 0.5])
+    assert [row["score_neutral"] for row in rows] == pytest.approx([0.3, None, 0.7, 0.5])
+    assert [row["label"] for row in rows] == ["nsfw", None, "neutral", "neutral"]
+    assert [row["confidence"] for row in rows] == pytest.approx([0.7, None, 0.7, 0.5])
+    assert [(row["worst_view"], row["worst_at_s"]) for row in rows] == [(10, 0.5), (None, None), (None, None), (0, 0.0)]
+    assert signals_of_row(rows[0]["signals"])["view.max"] == pytest.approx(0.9)
+    assert rows[1]["signals"] is rows[2]["signals"] is None
+    assert [view["nsfw_score"] for view in rows[0]["each_view"]] == pytest.approx([0.01, 0.9, 0.5])
+    assert [view["label"] for view in rows[0]["each_view"]] == ["neutral", "nsfw", "neutral"]
+    assert rows[2]["each_view"] is None
+
+
+def test_a_view_that_stands_for_others_counts_as_often(with_model: Install) -> None:
+    """A scene is one view of many frames: its score is the row's. One frame among many is halved by the next."""
+    stage = with_model(scores_for(BINARY), (Category.NEUTRAL, Category.NSFW))
+    rows = stage(with_several([[1, 2], [1, 2]], [[9, 1], [9, 2]])).to_pylist()
+    assert [row["nsfw_score"] for row in rows] == pytest.approx([0.455, 0.9])
+
+
+def test_a_lost_view_loses_the_row(with_model: Install) -> None:
+    """An animation with a frame that the model cannot score has no score: that frame may be the one."""
+    stage = with_model(scores_for(BINARY), (Category.NEUTRAL, Category.NSFW))
+    rows = stage(with_several([[1, 77], [1, 3]], [[1, 1], [1, 1]])).to_pylist()
+    assert [row["error"] for row in rows] == [NO_SCORE, None]
+    assert (rows[0]["nsfw_score"], rows[0]["worst_view"]) == (None, None)
+    assert rows[1]["nsfw_score"] == pytest.approx(0.255)
 
 
 # --- the same bytes -------------------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ import pytest
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import BankConfig, StorageConfig
+from nsfwscan.models.views import pixels_column
 from nsfwscan.schema import BYTES, LISTING_SCHEMA, REPORT_SCHEMA, BankKind
 from nsfwscan.stages.base import fresh
 from nsfwscan.stages.match import MatchDigests, MatchHashes
 
 FILES = [b"illegal", b"blocked", b"allowed", b"unknown"]
-PIXELS = pa.binary(12)
+PIXELS = 12
+"""Bytes of a view."""
 PDQS = ["0" * 64, "f" * 64, "0f" * 32, "3c" * 32]
 
 
@@ -46,11 +48,10 @@ def read(files: list[bytes | None]) -> pa.Table:
 
 
 def decoded(pdqs: list[str | None], sha256: list[str | None], pixels: list[bytes | None]) -> pa.Table:
-    """Rows as decoding leaves them: in the slots of those without pixels there is what was there before."""
+    """Rows as decoding leaves them."""
     listing = pa.Table.from_pylist([{"uri": f"/{i}"} for i in range(len(pdqs))], schema=LISTING_SCHEMA)
-    data = pa.py_buffer(b"".join(p or b"remains of x" for p in pixels))
-    validity = pa.array([p is not None for p in pixels]).buffers()[1]
-    column = pa.Array.from_buffers(PIXELS, len(pixels), [validity, data])
+    images = np.frombuffer(b"".join(p or b"" for p in pixels), np.uint8).reshape(-1, PIXELS)
+    column = pixels_column(images, [int(p is not None) for p in pixels])
     columns = {
         "sha256": pa.array(sha256, pa.string()),
         "pdq": pa.array(pdqs, pa.string()),
@@ -78,7 +79,7 @@ def test_only_illegal_bytes_are_taken_away(banks: BankSet) -> None:
 
 
 def test_no_pixel_of_a_match_is_left_in_the_column(banks: BankSet) -> None:
-    """Null and zero for what matches by its looks or its bytes, and zero for what was null: a slot is sent as it is."""
+    """What matches by its looks or its bytes has none, and what was null has none: only the others' are sent."""
     stage = MatchHashes(banks)
     images = [bytes([i + 1] * 12) for i in range(5)]
     pixels = [images[0], images[1], images[2], images[3], None, images[4]]
@@ -86,15 +87,15 @@ def test_no_pixel_of_a_match_is_left_in_the_column(banks: BankSet) -> None:
     table = decoded([PDQS[0], PDQS[1], PDQS[3], PDQS[3], None, PDQS[3]], digests, pixels)
     out = stage(table.append_column("pixels_1", table["pixels"]))  # for a model of another geometry
     assert out["match_kind"].to_pylist() == ["illegal", "block", "allow", None, "block", None]
-    assert out["pixels"].to_pylist() == [None, None, None, images[3], None, images[4]]
+    assert out["pixels"].to_pylist() == [None, None, None, [images[3]], None, [images[4]]]
     for column in (out["pixels"].combine_chunks(), out["pixels_1"].combine_chunks()):
         assert column.null_count == 4
-        assert column.buffers()[1].to_pybytes() == bytes(36) + images[3] + bytes(12) + images[4]
+        assert column.values.buffers()[1].to_pybytes() == images[3] + images[4]
     sent = pa.BufferOutputStream()
     with pa.ipc.new_stream(sent, out.schema) as writer:
         writer.write_table(out)
     raw = sent.getvalue().to_pybytes()
-    assert images[3] in raw and b"remains" not in raw
+    assert images[3] in raw
     assert not [image for image in images[:3] if image in raw]
 
 
@@ -104,7 +105,7 @@ def test_a_slice_keeps_its_own_pixels(banks: BankSet) -> None:
     whole = decoded([PDQS[3], PDQS[0], PDQS[3], None], [None] * 4, [*images[:3], None])
     stage = MatchHashes(banks)
     expected = stage(whole)["pixels"].to_pylist()
-    assert expected == [images[0], None, images[2], None]
+    assert expected == [[images[0]], None, [images[2]], None]
     for start in range(4):
         assert stage(whole.slice(start))["pixels"].to_pylist() == expected[start:]
 
@@ -113,5 +114,5 @@ def test_without_a_match_nothing_is_copied(banks: BankSet) -> None:
     """The pixels of an ordinary chunk are handed on as they are."""
     table = decoded([PDQS[3]] * 3, [None] * 3, [bytes([i] * 12) for i in range(3)])
     out = MatchHashes(banks)(table)
-    assert out["pixels"].chunk(0).buffers()[1].address == table["pixels"].chunk(0).buffers()[1].address
+    assert out["pixels"].chunk(0).values.buffers()[1].address == table["pixels"].chunk(0).values.buffers()[1].address
     assert np.all(out["match_kind"].is_null())

@@ -120,8 +120,9 @@ class Layout:
 
 
 class TiffFile(TiffImageFile):
-    """A file whose first page's header was read; `load` decodes it."""
+    """A file of which one page's header was read, at first that of the first page; `load` decodes it."""
 
+    _page: int | None = None
     _layout: Layout | None = None
     _is_plain = False
 
@@ -134,9 +135,10 @@ class TiffFile(TiffImageFile):
         super()._open()
 
     def _setup(self) -> None:
-        if self._layout is not None:
-            return  # a later page: only its number counts
+        if self._page == self.tell():
+            return  # Pillow has counted the pages, and is back
         assert self.fp is not None
+        self._page, self._im, self.tile = self.tell(), None, []
         if raw := _raw_name(self.tag_v2, self.fp):
             raise RowError(ErrorCode.CODEC_MISSING, f"not a format that is scanned: looks like {raw}")
         self._layout = layout = read_layout(self.tag_v2)

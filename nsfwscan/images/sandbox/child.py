@@ -14,7 +14,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,12 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("width", "height", "frames", "pdq_quality"), int),
     **dict.fromkeys(("format", "camera", "software", "pdq"), str),
     "signals": dict,
+    "media": str,
+    "views": int,
+    "duration_s": float,
 }
-_MOST = {"pdq_quality": 100}
+_OF_VIEW = {"index": int, "at_s": float, "reason": str, "weight": int, "pdq": str, "pdq_quality": int}
+_MOST = {"pdq_quality": 100, "index": 2**31 - 1, "weight": 2**31 - 1}
 _PDQ_DIGITS = re.compile("[0-9a-f]{64}")
 _VERDICTS = (Status.UNSUPPORTED, Status.TOO_LARGE, Status.DECODE_ERROR)
 _TEXT_LIMIT = 300
@@ -71,15 +74,16 @@ class DecodeChild:
         self._zygote = self._zygote or Zygote(self._settings)
 
     def decode(self, data: bytes) -> tuple[Facts, bytes]:
-        """Return the values of the content columns, and `pixel_bytes` bytes of pixels. Raises as `decode_into`."""
-        pixels = np.empty(self._settings.pixel_bytes, np.uint8)
-        return self.decode_into([pixels], data), pixels.tobytes()
+        """Return the values of the content columns, and the pixels of the first view. Raises as `decode_views`."""
+        facts, _, pixels = self.decode_views(data)
+        return facts, pixels[0].tobytes()
 
-    def decode_into(self, pixels: Sequence[NDArray[np.uint8]], data: Encoded) -> Facts:
-        """Return the values of the content columns, and fill `pixels`.
+    def decode_views(self, data: Encoded) -> tuple[Facts, list[Facts], NDArray[np.uint8]]:
+        """Return the values of the content columns; of each view, if there are several; and the pixels of all views.
 
-        Args:
-            pixels: uint8, one array for each geometry, `pixel_bytes` together.
+        Returns:
+            The pixels are uint8 [views, `pixel_bytes`], in each view those of one geometry after the other. They are
+            valid until the next file is decoded.
 
         Raises:
             RowError: the file is at fault; its values are what was known of it by then.
@@ -88,19 +92,18 @@ class DecodeChild:
         fresh = self._worker is None
         try:
             try:
-                facts = self._ask({}, data, self._settings.timeout_s)
+                facts, views = self._ask({}, data, self._settings.timeout_s)
             except _Dead as death:
                 if fresh or death.code == ErrorCode.DECODE_TIMEOUT:
                     raise
-                facts = self._ask({}, data, self._settings.timeout_s)  # what earlier files left behind is not its fault
+                # What earlier files left behind is not its fault.
+                facts, views = self._ask({}, data, self._settings.timeout_s)
         except _Dead as death:
             raise RowError(death.code, str(death), self._header(data)) from None
         assert self._zygote is not None
-        found, start = self._zygote.area.pixels(), 0
-        for part in pixels:
-            part[:] = found[start : start + len(part)]
-            start += len(part)
-        return facts
+        shape = max(1, len(views)), self._settings.pixel_bytes
+        pixels = np.frombuffer(self._zygote.area.pixels(), np.uint8, count=shape[0] * shape[1])
+        return facts, views, pixels.reshape(shape)
 
     def retire(self) -> int | None:
         """End the worker, if there is one; the next file gets a new one. Return its exit code, negative for a signal,
@@ -128,12 +131,12 @@ class DecodeChild:
     def _header(self, data: Encoded) -> Facts:
         """Return what the header says of a file that killed a worker."""
         try:
-            return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))
+            return self._ask({"only": "header"}, data, min(_HEADER_S, self._settings.timeout_s))[0]
         except (_Dead, RowError):
             return {}
 
-    def _ask(self, asked: wire.Said, data: Encoded, timeout_s: float) -> Facts:
-        """Return what the worker says of a file; the pixels, if there are any, lie in the area then."""
+    def _ask(self, asked: wire.Said, data: Encoded, timeout_s: float) -> tuple[Facts, list[Facts]]:
+        """Return what the worker says of a file and its views; the pixels, if there are any, lie in the area then."""
         worker = self._worker = self._worker or self._hire()
         assert self._zygote is not None
         deadline = time.monotonic() + timeout_s
@@ -201,29 +204,33 @@ class DecodeChild:
         name = next((s.name for s in signal.Signals if s == -exit_code), f"signal {-exit_code}")
         return ErrorCode.CRASHED, f"the decoder crashed ({name})"
 
-    @staticmethod
-    def _understood(said: wire.Said) -> Facts:
+    def _understood(self, said: wire.Said) -> tuple[Facts, list[Facts]]:
         """Check the form of an answer. Raises RowError, or ValueError, KeyError, TypeError."""
-        facts, code = _facts(said["facts"]), said["code"]
+        facts, code = _checked(said["facts"], _TYPES), said["code"]
+        views = [_checked(view, _OF_VIEW) for view in said["views"]]
+        if any(None in (view["index"], view["reason"], view["weight"]) for view in views):
+            raise ValueError("a view without a place, a reason or a weight")
+        if len(views) > self._settings.views or len(views) not in (0, facts.get("views")):
+            raise ValueError("views that were not asked for")
         if code is None:
-            return facts
+            return facts, views
         if ErrorCode(code).status in _VERDICTS and isinstance(said["error"], str):
             raise RowError(ErrorCode(code), _printable(said["error"]), facts)
         raise ValueError("neither done nor an error")
 
 
-def _facts(said: Any) -> Facts:
-    """Check values of the content columns. Raises ValueError, KeyError or TypeError."""
+def _checked(said: Any, types: dict[str, type]) -> Facts:
+    """Check values of columns. Raises ValueError, KeyError or TypeError."""
     facts = dict(said)
     for name, value in facts.items():
-        expected = _TYPES[name]
+        expected = types[name]
         if value is None:
             continue
         if type(value) is not expected:
             raise ValueError(f"{name} is a {type(value).__name__}")
         if isinstance(value, str) and not (value.isprintable() and len(value) <= _TEXT_LIMIT):
             raise ValueError(f"{name} is no text for a person")
-        if isinstance(value, int) and not 0 <= value <= _MOST.get(name, 2**63 - 1):
+        if isinstance(value, int | float) and not 0 <= value <= _MOST.get(name, 2**63 - 1):
             raise ValueError(f"{name} is out of range")
         if name == "pdq" and not _PDQ_DIGITS.fullmatch(str(value)):
             raise ValueError(f"{name} is no hash")

@@ -47,6 +47,8 @@ class Settings:
         max_pixels: a file of more pixels (width x height) is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
+        views: number of views of a file at most.
+        view_pixels: pixels of all frames of a file that are looked at for its views.
         max_memory_bytes: for a worker, beyond what it has when it is forked.
         sandbox: `auto`: confine a worker as far as the kernel can; `required`: refuse a kernel that cannot confine it
             wholly; `off`: do not confine it, for plugins that need files.
@@ -61,6 +63,8 @@ class Settings:
     timeout_s: float
     max_memory_bytes: int
     sandbox: Literal["auto", "required", "off"] = "auto"
+    views: int = 1
+    view_pixels: int = 0
 
     @property
     def sandboxed(self) -> bool:
@@ -82,8 +86,13 @@ class Settings:
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes of all pixels of a file."""
+        """Bytes of all pixels of a view."""
         return sum(geometry.nbytes for geometry in self.geometries)
+
+    @property
+    def area_bytes(self) -> int:
+        """Bytes of all pixels of a file with as many views as it may have."""
+        return self.pixel_bytes * self.views
 
 
 class Area:
@@ -111,8 +120,8 @@ class Area:
         return self._map[self._pixels : self._pixels + size]
 
     def put_pixels(self, pixels: bytes) -> None:
-        """Put the model's pixels there."""
-        self._map[: self._pixels] = pixels
+        """Put the model's pixels there, of all views of a file."""
+        self._map[: len(pixels)] = pixels
 
     def pixels(self) -> memoryview:
         """Return a view of the pixels, valid until others are put there."""

@@ -26,12 +26,13 @@ import pi_heif.options
 from PIL import AvifImagePlugin, Image
 
 from nsfwscan.errors import ErrorCode, RowError, Status
-from nsfwscan.images.decoder import header, to_pixels
+from nsfwscan.images.decoder import header
 from nsfwscan.images.formats.registry import FORMATS, register_formats
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import code_folders, confine
 from nsfwscan.images.sandbox.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
+from nsfwscan.images.views import ViewLimits, to_views
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0
@@ -43,7 +44,7 @@ def main(fd: int, area_fd: int) -> None:
     _own_signals()
     control = socket.socket(fileno=fd)
     settings = Settings.heard(wire.receive(control)[0])
-    area = Area(area_fd, settings.pixel_bytes)
+    area = Area(area_fd, settings.area_bytes)
     os.close(area_fd)
     try:
         formats = (*FORMATS, *_plug_in(settings.plugins))
@@ -161,12 +162,13 @@ def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ..
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
     try:
         if asked.get("only") == "header":
-            return {"code": None, "facts": header(data, **limits)}, b""
+            return {"code": None, "facts": header(data, **limits), "views": []}, b""
         wanted = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
-        facts, pixels = to_pixels(data, *settings.geometries, **wanted, **limits)
+        looked = ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2)
+        facts, views, pixels = to_views(data, *settings.geometries, limits=looked, **wanted, **limits)
     except RowError as error:
-        return {"code": error.code, "error": error.message, "facts": error.values}, b""
-    return {"code": None, "facts": facts}, pixels
+        return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""
+    return {"code": None, "facts": facts, "views": views}, pixels
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from PIL import Image
 
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import NsfwscanError, RowError
-from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
+from nsfwscan.images.views import ViewLimits, to_views
 from tests.hostile_format import PLUGINS, SIZE, hostile
 
 GEOMETRY = Geometry((24, 32), Image.Resampling.BILINEAR)
@@ -78,6 +78,12 @@ def hasty() -> Iterator[DecodeChild]:
     child.close()
 
 
+def in_this_process(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The facts and the pixels of a file, decoded here."""
+    facts, _, pixels = to_views(data, GEOMETRY, limits=ViewLimits(), max_pixels=10**8)
+    return facts, pixels
+
+
 # --- files that behave ----------------------------------------------------------------------------------------------
 
 
@@ -90,21 +96,19 @@ def test_it_answers_as_this_process_would(child: DecodeChild, demo: tuple[Path, 
         except RowError as error:
             return error.code, error.message, error.values
 
-    def here(data: bytes) -> Any:
-        return to_pixels(data, GEOMETRY, max_pixels=10**8)
-
     root, objects = demo
     before = child.workers
     for declared in objects:
         data = (root / declared.path).read_bytes()
-        assert outcome(child.decode, data) == outcome(here, data), declared.path
+        assert outcome(child.decode, data) == outcome(in_this_process, data), declared.path
     assert child.workers <= before + 1
 
 
 def test_a_further_format_is_read() -> None:
     """A format that the configuration names is decoded, and unsupported where it is not named."""
     facts, pixels = DecodeChild(settings(plugins={"hostile": PLUGINS["HOSTILE"]})).decode(hostile("grey"))
-    assert (facts, pixels) == ({**HEADER, "frames": 1, "camera": None, "software": None}, GREY)
+    said = {"frames": 1, "camera": None, "software": None, "media": "image", "views": 1, "duration_s": None}
+    assert (facts, pixels) == ({**HEADER, **said}, GREY)
     assert failure(DecodeChild(settings(plugins={})), hostile("grey")).status == "unsupported"
 
 
@@ -165,7 +169,7 @@ def test_what_a_file_leaves_behind_is_not_the_next_ones_fault(child: DecodeChild
     """A picture that dies of what an earlier one did to the decoder gets another decoder, and its pixels."""
     assert child.decode(hostile("poison"))[1] == GREY
     before = child.workers
-    assert child.decode(jpeg()) == to_pixels(jpeg(), GEOMETRY, max_pixels=10**8)
+    assert child.decode(jpeg()) == in_this_process(jpeg())
     assert child.workers == before + 1
 
 
@@ -211,7 +215,9 @@ def test_an_interrupted_question_is_forgotten(child: DecodeChild, monkeypatch: p
 # --- answers that are lies ------------------------------------------------------------------------------------------
 
 _FACTS = {"format": "JPEG", "width": 1, "height": 1, "camera": None, "signals": {"c2pa.manifest": 1.0}}
-_HONEST: dict[str, Any] = {"code": None, "facts": _FACTS}
+_HONEST: dict[str, Any] = {"code": None, "facts": _FACTS, "views": []}
+_VIEW = {"index": 1, "at_s": 0.5, "reason": "distinct", "weight": 3, "pdq": "0" * 64, "pdq_quality": 50}
+_SEVERAL: dict[str, Any] = {**_HONEST, "facts": {**_FACTS, "views": 2}, "views": [_VIEW, _VIEW]}
 _LIES: dict[str, tuple[dict[str, Any], int]] = {
     "no answer": {},
     "no facts": {"code": None},
@@ -237,10 +243,18 @@ _LIES: dict[str, tuple[dict[str, Any], int]] = {
     "a signal without a name": {**_HONEST, "facts": {"signals": {"": 1.0}}},
     "signals without end": {**_HONEST, "facts": {"signals": {str(i): 1.0 for i in range(1000)}}},
     "another code": {**_HONEST, "code": "fine", "error": "x"},
-    "a code of another stage": {"code": "denied", "error": "x", "facts": {}},
-    "an error without words": {"code": "decode_error", "facts": {}},
-    "an error that is no text": {"code": "decode_error", "error": ["x"], "facts": {}},
-    "a list as code": {"code": [], "error": "x", "facts": {}},
+    "a code of another stage": {"code": "denied", "error": "x", "facts": {}, "views": []},
+    "an error without words": {"code": "decode_error", "facts": {}, "views": []},
+    "an error that is no text": {"code": "decode_error", "error": ["x"], "facts": {}, "views": []},
+    "a list as code": {"code": [], "error": "x", "facts": {}, "views": []},
+    "no views": {"code": None, "facts": _FACTS},
+    "other views than it says": {**_SEVERAL, "views": [_VIEW]},
+    "more views than were asked for": {**_HONEST, "facts": {"views": 9}, "views": [_VIEW] * 9},
+    "a view without a number": {**_SEVERAL, "views": [_VIEW, {**_VIEW, "index": None}]},
+    "a view that is none": {**_SEVERAL, "views": [_VIEW, ["first"]]},
+    "a view that lasts forever": {**_SEVERAL, "views": [_VIEW, {**_VIEW, "at_s": math.inf}]},
+    "a view with a score": {**_SEVERAL, "views": [_VIEW, {**_VIEW, "nsfw_score": 0.0}]},
+    "a time that is none": {**_HONEST, "facts": {"duration_s": math.nan}},
 }
 
 
@@ -248,15 +262,17 @@ _LIES: dict[str, tuple[dict[str, Any], int]] = {
 def test_a_false_answer_is_not_believed(lie: str) -> None:
     """An answer that the report cannot hold, or that no decoder gives, is none."""
     with pytest.raises((ValueError, KeyError, TypeError)):
-        DecodeChild._understood(_LIES[lie])
+        DecodeChild(settings(views=8))._understood(_LIES[lie])
 
 
 def test_an_honest_answer_is_believed() -> None:
-    """Facts come out as they are said, and an error's words without what a terminal would obey."""
-    assert DecodeChild._understood(_HONEST) == _HONEST["facts"]
-    said = {"code": "too_large", "error": "a\x1bb" + "c" * 1000, "facts": {"width": 2**63 - 1}}
+    """Facts and views come out as they are said, and an error's words without what a terminal would obey."""
+    child = DecodeChild(settings(views=8))
+    assert child._understood(_HONEST) == (_HONEST["facts"], [])
+    assert child._understood(_SEVERAL) == (_SEVERAL["facts"], [_VIEW, _VIEW])
+    said = {"code": "too_large", "error": "a\x1bb" + "c" * 1000, "facts": {"width": 2**63 - 1}, "views": []}
     with pytest.raises(RowError) as caught:
-        DecodeChild._understood(said)
+        child._understood(said)
     assert caught.value.message.startswith("a\N{REPLACEMENT CHARACTER}bccc") and len(caught.value.message) == 300
     assert caught.value.values == {"width": 2**63 - 1}
 
@@ -268,7 +284,7 @@ def test_a_file_of_any_size_gets_there() -> None:
     assert len(large.getvalue()) > wire._AREA_FILE_BYTES
     child = DecodeChild(settings())
     for data in (large.getvalue(), jpeg(), large.getvalue()):
-        assert child.decode(data) == to_pixels(data, GEOMETRY, max_pixels=10**8)
+        assert child.decode(data) == in_this_process(data)
 
 
 # --- no child at all ------------------------------------------------------------------------------------------------

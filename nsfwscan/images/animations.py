@@ -1,0 +1,154 @@
+"""Walk through the frames of an animation, or the pages of a file, as browsers show them.
+
+Frames come in their order, each with the time at which it is shown. A frame that is damaged ends the walk: what follows
+builds on it. Nothing here knows how many frames are wanted; `views.py` does.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from nsfwscan.images.formats.registry import plugin_of, register_formats
+
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose frames have times; those of the others are pages."""
+_SHORTEST_S, _SHOWN_S = 0.011, 0.1
+"""Browsers show a frame of a GIF that asks for a hundredth of a second or less for a tenth."""
+_GAIN_MAPS = (b"http://ns.adobe.com/hdr-gain-map/", b"urn:iso:std:iso:ts:21496")
+"""What a JPEG says whose second image makes the first one brighter on an HDR screen, and is no picture."""
+_CLEAR, _RESTORE = 2, 3
+"""Disposal methods of a frame (GIF89a, 23): clear its box, or restore what was there before it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as it is shown.
+
+    Attributes:
+        index: its place in the animation, from 0.
+        at_s: seconds from the beginning until it is shown; None for a page.
+        shown_s: seconds that it is shown; None for a page.
+        image: loaded; valid until the next frame is asked for.
+    """
+
+    index: int
+    at_s: float | None
+    shown_s: float | None
+    image: Image.Image
+
+
+def frames_of(data: bytes, name: str) -> Iterator[Frame]:
+    """Yield the frames of a file, and end before the first one that cannot be decoded.
+
+    Args:
+        name: its format, as the registry names it, or MPO.
+    """
+    at_s = 0.0
+    walked = _gif_frames(data) if name == "GIF" else _pillow_frames(data, name)
+    for index, (image, shown_s) in enumerate(_until_damage(walked)):
+        timed = name in ANIMATED
+        yield Frame(index, at_s if timed else None, shown_s if timed else None, image)
+        at_s += shown_s
+
+
+def _until_damage(frames: Iterator[tuple[Image.Image, float]]) -> Iterator[tuple[Image.Image, float]]:
+    while True:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                found = next(frames)
+        except StopIteration:
+            return
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  # Pillow's plugins raise nearly anything on a malformed file
+            return
+        yield found
+
+
+def _pillow_frames(data: bytes, name: str) -> Iterator[tuple[Image.Image, float]]:
+    """Yield frames, and the seconds that each is shown."""
+    register_formats()
+    image = Image.open(io.BytesIO(data), formats=[plugin_of("JPEG" if name == "MPO" else name)])
+    hidden = 1 if getattr(image, "default_image", False) else 0  # an animated PNG may hide its first image
+    frames = 1 if name == "MPO" and any(mark in data for mark in _GAIN_MAPS) else getattr(image, "n_frames", 1)
+    for index in range(hidden, frames):
+        image.seek(index)
+        image.load()
+        yield image, max(0.0, float(image.info.get("duration") or 0)) / 1000
+
+
+def _gif_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
+    """Yield the frames of a GIF on a transparent canvas. Pillow fills what no frame covers with the background colour,
+    which browsers ignore."""
+    screen = struct.unpack_from("<HH", data, 6)
+    canvas = Image.new("RGBA", screen)
+    for found in _gif_images(data):
+        before = canvas.copy() if found.disposal == _RESTORE else None
+        image = Image.open(io.BytesIO(found.gif), formats=["GIF"]).convert("RGBA")
+        canvas.paste(image, (found.left, found.top), image)
+        yield canvas, _SHOWN_S if found.delay_s < _SHORTEST_S else found.delay_s
+        if before is not None:
+            canvas = before
+        elif found.disposal == _CLEAR:
+            canvas.paste((0, 0, 0, 0), (found.left, found.top, found.left + image.width, found.top + image.height))
+
+
+@dataclass(frozen=True)
+class _GifImage:
+    """One image of a GIF, as a GIF of its own, and how it goes on the canvas."""
+
+    gif: bytes
+    left: int
+    top: int
+    disposal: int
+    delay_s: float
+
+
+def _gif_images(data: bytes) -> Iterator[_GifImage]:
+    """Yield the images of a GIF (GIF89a, appendix B). Raises IndexError or struct.error where it is cut off."""
+    flags = data[10]
+    at = 13 + _palette_bytes(flags)
+    palette = flags, data[13:at]
+    control = b"\0\0\0\0"
+    while data[at] != 0x3B:  # the trailer
+        if data[at] == 0x21:  # an extension
+            end = _after_blocks(data, at + 2)
+            if data[at + 1] == 0xF9 and data[at + 2] == 4:
+                control = data[at + 3 : at + 7]
+            at = end
+        elif data[at] == 0x2C:
+            left, top, width, height, own = struct.unpack_from("<4HB", data, at + 1)
+            pixels = at + 10 + _palette_bytes(own)
+            colours = (own, data[at + 10 : pixels]) if own & 0x80 else palette
+            at = _after_blocks(data, pixels + 1)
+            gif = _single_gif((width, height), colours, own & 0x40, control, data[pixels:at])
+            yield _GifImage(gif, left, top, control[0] >> 2 & 7, int.from_bytes(control[1:3], "little") / 100)
+            control = b"\0\0\0\0"
+        else:
+            raise ValueError("no block of a GIF")
+
+
+def _single_gif(
+    size: tuple[int, int], colours: tuple[int, bytes], interlaced: int, control: bytes, pixels: bytes
+) -> bytes:
+    flags, palette = colours
+    screen = b"GIF89a" + struct.pack("<2H", *size) + bytes([flags & 0x87, 0, 0]) + palette
+    transparency = b"\x21\xf9\x04" + bytes([control[0] & 1, 0, 0, control[3]]) + b"\0"
+    return screen + transparency + b"\x2c" + struct.pack("<4HB", 0, 0, *size, interlaced) + pixels + b"\x3b"
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, at: int) -> int:
+    """Return where a series of data blocks ends. Raises IndexError where it does not."""
+    while size := data[at]:
+        at += size + 1
+    return at + 1

@@ -1,0 +1,200 @@
+"""Decode the views of a file: what a model looks at, and what a reviewer is shown of it.
+
+A photograph is one view. Of an animation, or of a file of several pages, the views are the first frame, the last one,
+some in even distances, and those that look most different from them; frames that look alike are one view. All frames
+are looked at in small before any is chosen, so that a single one in a thousand is found. The signal:
+
+    view.unseen     share of the frames that were not looked at: too many, too large, damaged, or no time left
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nsfwscan.images.animations import ANIMATED, Frame, frames_of
+from nsfwscan.images.decoder import frame_of, to_pixels
+from nsfwscan.images.opening import Facts
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.provenance.signals import MOST_SIGNALS
+
+_LOOK = 32
+"""Edge of the small pictures by which frames are compared."""
+_ALIKE = 2.0
+"""Frames whose small pictures differ by fewer levels of 255 on average look alike: compression alone gives 1."""
+_TENTH_S = 0.1
+_WHOLE = 1000
+"""The weight of what is a verdict by itself: a page, which people look at for as long as they like."""
+_LEAST_COST = 2**16
+"""Pixels that a frame counts as at least: 10⁵ frames of nine pixels take as long as some large ones."""
+
+Looks = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ViewLimits:
+    """How much of an animation is looked at.
+
+    Args:
+        most: number of views; 1: the first frame alone.
+        pixels: of all frames together.
+        seconds: for looking; half of a file's time at most.
+    """
+
+    most: int = 1
+    pixels: int = 0
+    seconds: float = 0.0
+
+
+def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any) -> tuple[Facts, list[Facts], bytes]:
+    """Return what a file says about itself; its views; and the models' pixels of each view, as `to_pixels` gives them.
+
+    Args:
+        data, *geometries, **how: as for `to_pixels`.
+
+    Returns:
+        Facts, with `media`, `views` and `duration_s`. The views: `index, at_s, reason, pdq, pdq_quality`; none for a
+        file of one view. Bytes: one view after the other.
+
+    Raises:
+        RowError, MemoryError: as `to_pixels`, of the first frame. What is wrong with later ones costs only them.
+    """
+    until = time.monotonic() + limits.seconds
+    facts, pixels = to_pixels(data, *geometries, **how)
+    facts |= {"media": "image", "views": 1, "duration_s": None}
+    if limits.most < 2 or facts["frames"] == 1:
+        return facts, [], pixels
+    walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
+    looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, _LOOK, _LOOK, 3)
+    animated = facts["format"] in ANIMATED and (facts["frames"] or 0) > 1
+    if animated:
+        facts |= {"media": "animation", "duration_s": None if walk.cut else sum(walk.shown_s)}
+    if unseen := walk.unseen(facts["frames"]):
+        known = (facts.get("signals") or {}).items()
+        facts["signals"] = {**dict(islice(known, MOST_SIGNALS - 1)), "view.unseen": unseen}
+    chosen = choose(looks, limits.most, "spread" if animated else "page")
+    if len(chosen) < 2:
+        return facts, [], pixels
+    weights = weights_of(looks, list(chosen), np.array(walk.shown_s)) if animated else [_WHOLE] * len(chosen)
+    views = [
+        {"index": index, "at_s": None, "reason": reason, "weight": weight}
+        for (index, reason), weight in zip(chosen.items(), weights, strict=True)
+    ]
+    views[0] |= {"pdq": facts.get("pdq"), "pdq_quality": facts.get("pdq_quality")}
+    made = [pixels, *_made(walk, views, geometries, hashed=how.get("hashed", False))]
+    facts["views"] = len(made)
+    return facts, views[: len(made)], b"".join(made)
+
+
+@dataclass
+class _Walk:
+    """A walk through the frames, within the limits. It can be taken again, and then ends at the same frame.
+
+    Attributes:
+        shown_s: seconds that each frame is shown that it came to.
+        cut: whether a limit ended it.
+    """
+
+    data: bytes
+    name: str
+    pixels: int
+    max_pixels: int
+    until: float
+    shown_s: list[float] = field(default_factory=list)
+    cut: bool = False
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames for the first time."""
+        left = self.pixels
+        for frame in frames_of(self.data, self.name):
+            width, height = frame.image.size
+            left -= max(_LEAST_COST, width * height)
+            if left < 0 or time.monotonic() > self.until or width * height > self.max_pixels:
+                self.cut = True
+                return
+            self.shown_s.append(frame.shown_s or 0.0)
+            yield frame
+
+    def again(self) -> Iterator[Frame]:
+        """Yield the frames that were seen once more."""
+        return islice(frames_of(self.data, self.name), len(self.shown_s))
+
+    def unseen(self, frames: int | None) -> float:
+        """Return the share of the frames that were not seen; of an unknown number, half."""
+        if frames is None:
+            return 0.5 if self.cut else 0.0
+        return max(0, frames - len(self.shown_s)) / max(1, frames)
+
+
+def _made(walk: _Walk, views: list[Facts], geometries: tuple[Geometry, ...], *, hashed: bool) -> Iterator[bytes]:
+    """Yield the pixels of all views but the first, and add each one's time and hash to its facts."""
+    left = list(views)
+    for frame in walk.again():
+        if frame.index != left[0]["index"]:
+            continue
+        view = left.pop(0)
+        view["at_s"] = frame.at_s
+        if frame.index:
+            image, hashes = frame_of(frame.image, walk.data, hashed=hashed)
+            view |= hashes
+            yield b"".join(geometry.apply(image) for geometry in geometries)
+        if not left:
+            return
+
+
+def weights_of(looks: Looks, chosen: list[int], shown_s: NDArray[np.float64]) -> list[int]:
+    """Return the weight of each chosen frame: how often it counts where a single frame is no verdict.
+
+    Each frame counts for the chosen one that it looks like most: once for each tenth of a second that it is shown, and
+    once at least.
+    """
+    flat = looks.reshape(len(looks), -1).astype(np.int16)
+    distances = np.stack([np.abs(flat - flat[index]).mean(axis=1) for index in chosen])
+    counts = np.maximum(1, np.rint(shown_s / _TENTH_S)).clip(max=_WHOLE)
+    found = np.bincount(distances.argmin(axis=0), weights=counts, minlength=len(chosen))
+    return [int(weight) for weight in found.clip(1, _WHOLE)]
+
+
+def look_of(image: Image.Image) -> Looks:
+    """Return a small picture of a frame on white, uint8 [32, 32, 3]."""
+    small = image.convert("RGBA" if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info else "RGB")
+    small = small.resize((_LOOK, _LOOK), Image.Resampling.BOX)
+    if small.mode == "RGBA":
+        small = Image.alpha_composite(Image.new("RGBA", small.size, (255, 255, 255, 255)), small).convert("RGB")
+    return np.asarray(small)
+
+
+def choose(looks: Looks, most: int, between: str) -> dict[int, str]:
+    """Return the frames to look at and the reason of each, by their places: first and last, some in even distances, and
+    those that look most different from all that were chosen before.
+
+    Args:
+        looks: uint8 [frames, 32, 32, 3].
+        between: reason of the frames in even distances.
+    """
+    if not len(looks):
+        return {}
+    flat = looks.reshape(len(looks), -1).astype(np.int16)
+    nearest = np.full(len(looks), np.inf)
+    chosen: dict[int, str] = {}
+
+    def take(index: int, reason: str) -> None:
+        if nearest[index] >= _ALIKE and len(chosen) < most:
+            chosen[index] = reason
+            np.minimum(nearest, np.abs(flat - flat[index]).mean(axis=1), out=nearest)
+
+    take(0, "first")
+    take(len(looks) - 1, "last")
+    spread = (most - 2) // 3
+    for part in range(1, spread + 1):
+        take(round(part * (len(looks) - 1) / (spread + 1)), between)
+    while len(chosen) < most and nearest.max() >= _ALIKE:
+        take(int(nearest.argmax()), "distinct")
+    return dict(sorted(chosen.items()))

@@ -1,0 +1,158 @@
+"""Frames of animations and pages of files, as browsers compose them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from nsfwscan.images.animations import Frame, frames_of
+from nsfwscan.images.srgb import to_srgb
+from tests.images.chromium import frames_shown
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
+_SIZE = (40, 30)
+
+
+def patch(colour: str, size: tuple[int, int] = _SIZE, *, hole: bool = False) -> Image.Image:
+    """A picture of one colour with a line, and a hole in its middle where asked."""
+    image = Image.new("RGBA", size, colour)
+    draw = ImageDraw.Draw(image)
+    draw.line((0, 0, *size), "black")
+    if hole:
+        draw.rectangle((size[0] // 3, size[1] // 3, size[0] // 2, size[1] // 2), (0, 0, 0, 0))
+    return image
+
+
+def gif(images: Sequence[tuple[Image.Image, int, int, int, int]], palette: bool = False) -> bytes:
+    """A GIF with images as they are: picture, left, top, disposal, hundredths of a second.
+
+    Args:
+        palette: the screen has colours of its own, and a background that is red.
+    """
+    colours = bytes([255, 0, 0, 0, 0, 255]) if palette else b""
+    parts = [b"GIF89a", struct.pack("<2H3B", *_SIZE, 0x80 if palette else 0, 0, 0), colours]
+    for image, left, top, disposal, delay in images:
+        buffer = io.BytesIO()
+        image.convert("RGBA").save(buffer, "GIF")
+        alone = buffer.getvalue()
+        at = 13 + (3 << (alone[10] & 7) + 1)
+        table, control = alone[13:at], b"\0\0\0\0"
+        while alone[at] == 0x21:
+            end = at + 2
+            while alone[end]:
+                end += alone[end] + 1
+            control = alone[at + 3 : at + 7] if alone[at + 1] == 0xF9 else control
+            at = end + 1
+        parts += [
+            b"\x21\xf9\x04", struct.pack("<BHB", disposal << 2 | control[0] & 1, delay, control[3]), b"\0\x2c",
+            struct.pack("<4HB", left, top, *image.size, 0x80 | alone[10] & 7 | alone[at + 9] & 0x40), table,
+            alone[at + 10 : -1],
+        ]  # fmt: skip
+    return b"".join([*parts, b"\x3b"])
+
+
+def saved(fmt: str, images: Sequence[Image.Image], **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    images[0].save(buffer, fmt, save_all=True, append_images=images[1:], **how)
+    return buffer.getvalue()
+
+
+def drawn(data: bytes, name: str) -> list[tuple[Frame, Any]]:
+    """The frames with their pixels on white."""
+    return [(frame, np.asarray(to_srgb(frame.image)).astype(int)) for frame in frames_of(data, name)]
+
+
+_SMALL = (12, 10)
+_ANIMATIONS = {
+    "a GIF whose frames cover parts": gif(
+        [(patch("red"), 0, 0, 1, 10), (patch("lime", _SMALL), 5, 5, 1, 30), (patch("blue", _SMALL), 20, 9, 0, 7)]
+    ),
+    "a GIF that clears": gif(
+        [
+            (patch("red", _SMALL), 3, 3, 2, 10),
+            (patch("lime", _SMALL), 9, 9, 2, 10),
+            (patch("blue", _SMALL), 20, 9, 2, 9),
+        ]
+    ),
+    "a GIF that clears on a coloured background": gif(
+        [(patch("yellow", _SMALL), 3, 3, 2, 10), (patch("lime", _SMALL), 9, 9, 1, 10)], palette=True
+    ),
+    "a GIF that restores": gif(
+        [(patch("red"), 0, 0, 1, 10), (patch("lime", _SMALL), 5, 5, 3, 10), (patch("blue", _SMALL), 9, 9, 1, 10)]
+    ),
+    "a GIF with holes": gif(
+        [(patch("red", hole=True), 0, 0, 1, 10), (patch("lime", hole=True), 5, 5, 2, 10), (patch("blue"), 20, 9, 1, 5)]
+    ),
+    "a GIF beyond its screen": gif([(patch("red"), 0, 0, 1, 10), (patch("lime"), 30, 20, 1, 10)]),
+    "a PNG": saved("PNG", [patch("red"), patch("lime", hole=True), patch("blue")], duration=[100, 250, 40], blend=1),
+    "a PNG that disposes": saved(
+        "PNG", [patch("red"), patch("lime", hole=True), patch("blue", hole=True)], duration=80, disposal=1, blend=1
+    ),
+    "a PNG with a hidden image": saved(
+        "PNG", [patch("red"), patch("lime"), patch("blue")], duration=100, default_image=True
+    ),
+    "a WebP": saved(
+        "WEBP", [patch("red"), patch("lime", hole=True), patch("blue")], duration=[100, 250, 40], lossless=True
+    ),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", _ANIMATIONS)
+def test_frames_are_those_of_a_browser(browser: BrowserContext, tmp_path: Path, name: str) -> None:
+    """Blending, disposal, transparency, hidden images and times are as Chromium has them."""
+    data = _ANIMATIONS[name]
+    kind = name.split()[1]
+    expected = frames_shown(browser, tmp_path, data, f"image/{kind.lower()}")
+    found = drawn(data, "WEBP" if kind == "WebP" else kind)
+    assert len(found) == len(expected) >= 2
+    for (frame, pixels), (at_s, theirs) in zip(found, expected, strict=True):
+        assert frame.at_s == pytest.approx(at_s, abs=1e-3)
+        assert pixels.shape == theirs.shape
+        assert np.abs(pixels - theirs).max() <= 1, frame.index
+
+
+def test_a_gif_in_a_hurry() -> None:
+    """A frame that asks for a hundredth of a second or less is shown for a tenth, as browsers do."""
+    data = gif([(patch("red"), 0, 0, 1, delay) for delay in (0, 1, 2, 10)])
+    assert [frame.shown_s for frame in frames_of(data, "GIF")] == [0.1, 0.1, 0.02, 0.1]
+
+
+@pytest.mark.parametrize("fmt", ["TIFF", "MPO"])
+def test_pages_have_no_times(fmt: str) -> None:
+    """Pages of a TIFF and pictures of an MPO are given each in its own size and colours, and no time."""
+    images = [patch("red").convert("RGB"), patch("lime", (20, 50)).convert("L"), patch("blue").convert("RGB")]
+    found = drawn(saved(fmt, images if fmt == "TIFF" else [image.convert("RGB") for image in images]), fmt)
+    assert [(frame.index, frame.at_s, frame.shown_s) for frame, _ in found] == [(i, None, None) for i in range(3)]
+    for (_, pixels), image in zip(found, images, strict=True):
+        assert pixels.shape[:2] == image.size[::-1]
+        assert np.abs(pixels - np.asarray(image.convert("RGB")).astype(int)).mean() < (0.1 if fmt == "TIFF" else 40)
+
+
+def test_the_second_image_of_an_hdr_photograph_is_none() -> None:
+    """A gain map is no picture: it says how much brighter the first one is on an HDR screen."""
+    data = saved("MPO", [patch("red").convert("RGB"), patch("grey").convert("RGB")])
+    assert len(drawn(data, "MPO")) == 2
+    marked = data.replace(b"\xff\xd9", b"\xff\xd9http://ns.adobe.com/hdr-gain-map/1.0/", 1)
+    assert len(drawn(marked, "MPO")) == 1
+
+
+@pytest.mark.parametrize("name", ["a GIF whose frames cover parts", "a PNG", "a WebP"])
+def test_damage_ends_the_frames(name: str) -> None:
+    """Of a file that is cut off, the frames before the damage are given, and nothing is raised."""
+    data, kind = _ANIMATIONS[name], name.split()[1].upper()
+    whole = drawn(data, kind)
+    for length in range(len(data)):
+        found = drawn(data[:length], kind) if length > 60 else []
+        for (frame, pixels), (same, expected) in zip(found[:-1], whole, strict=False):
+            assert frame.index == same.index
+            assert np.array_equal(pixels, expected)

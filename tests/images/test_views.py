@@ -1,0 +1,181 @@
+"""Which frames of a file are looked at, and what each counts."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from nsfwscan.errors import RowError, Status
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.views import ViewLimits, choose, to_views, weights_of
+
+_GEOMETRY = Geometry((24, 24), Image.Resampling.BILINEAR)
+_LIMITS = ViewLimits(8, 300_000_000, 60.0)
+_ODD = 517
+
+
+def animation(frames: list[Image.Image], fmt: str = "GIF", **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    frames[0].save(buffer, fmt, save_all=True, append_images=frames[1:], **how)
+    return buffer.getvalue()
+
+
+def moving(count: int) -> list[Image.Image]:
+    """A ball that wanders over a grey ground."""
+    frames = []
+    for i in range(count):
+        image = Image.new("RGB", (60, 40), (200, 200, 210))
+        ImageDraw.Draw(image).ellipse((i % 50, 10, i % 50 + 10, 20), fill=(30, 90, 200))
+        frames.append(image)
+    return frames
+
+
+def photo() -> Image.Image:
+    """Colours that are in no other frame."""
+    return Image.linear_gradient("L").resize((60, 40)).convert("RGB").rotate(30, fillcolor="red")
+
+
+def views_of(
+    data: bytes, limits: ViewLimits = _LIMITS, **how: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]], bytes]:
+    return to_views(data, _GEOMETRY, limits=limits, **{"max_pixels": 10**8, "hashed": True, **how})
+
+
+def test_one_odd_frame_in_a_thousand_is_found() -> None:
+    """A thousand frames that move a little, and one that is another picture: it is a view, at its own time."""
+    frames = moving(1000)
+    frames[_ODD] = photo()
+    facts, views, pixels = views_of(animation(frames, duration=40))
+    assert (
+        (facts["frames"], facts["media"], facts["views"]) == (1000, "animation", 8) == (1000, "animation", len(views))
+    )
+    assert facts["duration_s"] == pytest.approx(40)
+    [odd] = [view for view in views if view["index"] == _ODD]
+    assert (odd["reason"], odd["weight"]) == ("distinct", 1)
+    assert odd["at_s"] == pytest.approx(_ODD * 0.04)
+    assert (views[0]["index"], views[0]["reason"], views[-1]["index"]) == (0, "first", 999)
+    assert len(pixels) == 8 * _GEOMETRY.nbytes
+    assert pixels[views.index(odd) * _GEOMETRY.nbytes :][: _GEOMETRY.nbytes] != pixels[: _GEOMETRY.nbytes]
+    assert sum(view["weight"] for view in views) >= 999
+
+
+def test_a_blank_first_frame_hides_nothing() -> None:
+    """An animation that begins with white has the picture behind it as a view, in each format."""
+    frames = [Image.new("RGB", (60, 40), "white"), photo(), photo()]
+    for fmt in ("GIF", "PNG", "WEBP"):
+        facts, views, pixels = views_of(animation(frames, fmt, duration=100))
+        assert (facts["views"], views[1]["reason"], views[1]["weight"]) == (2, "last", 2), fmt
+        assert np.frombuffer(pixels, np.uint8)[: _GEOMETRY.nbytes].min() >= 254
+        assert np.frombuffer(pixels, np.uint8)[_GEOMETRY.nbytes :].min() < 100
+
+
+def test_frames_that_look_alike_are_one_view() -> None:
+    """An animation that does not move is a picture: one view, and no rows of views."""
+    facts, views, pixels = views_of(
+        animation([photo()] * 3 + [moving(1)[0], photo()], "WEBP", lossless=True, duration=50)
+    )
+    assert [(view["index"], view["weight"]) for view in views] == [(0, 2), (1, 1)]  # WebP joins equal neighbours
+    facts, views, pixels = views_of(animation([photo(), photo().point(lambda level: min(255, level + 1))], "PNG"))
+    assert (facts["media"], facts["frames"], facts["views"], views) == ("animation", 2, 1, [])
+    assert len(pixels) == _GEOMETRY.nbytes
+
+
+def test_pages_count_in_full() -> None:
+    """Forty pages that differ: eight of them are views, as many as may be, and each is a verdict by itself."""
+    pages = [photo().rotate(9 * i, fillcolor=(6 * i, 0, 255 - 6 * i)) for i in range(40)]
+    facts, views, _ = views_of(animation(pages, "TIFF"))
+    assert (facts["frames"], facts["media"], facts["views"], facts["duration_s"]) == (40, "image", 8, None)
+    assert {view["reason"] for view in views} == {"first", "last", "page", "distinct"}
+    assert {(view["at_s"], view["weight"]) for view in views} == {(None, 1000)}
+    assert "signals" not in facts
+
+
+def test_a_photograph_is_one_view() -> None:
+    """A file of one frame costs nothing more, and says so."""
+    facts, views, pixels = views_of(animation([photo()], "PNG"))
+    assert (facts["media"], facts["views"], facts["duration_s"], views) == ("image", 1, None, [])
+    assert len(pixels) == _GEOMETRY.nbytes
+
+
+def test_only_the_first_frame_where_nothing_else_is_asked_for() -> None:
+    """With `views.most: 1` no other frame is looked at."""
+    facts, views, _ = views_of(animation([photo(), *moving(3)]), ViewLimits(1, 10**9, 60))
+    assert (facts["frames"], facts["views"], views) == (4, 1, [])
+
+
+@pytest.mark.parametrize("limits", [ViewLimits(8, 40 * 2**16, 60.0), ViewLimits(8, 10**9, 0.0)])
+def test_what_is_not_looked_at_is_said(limits: ViewLimits) -> None:
+    """Where the frames are too many, or the time is over, the share that nobody has seen is a signal."""
+    facts, _, _ = views_of(animation(moving(100)), limits)
+    seen = 40 if limits.seconds else 0
+    assert facts["signals"]["view.unseen"] == pytest.approx(1 - seen / 100)
+    assert facts["duration_s"] is None and facts["views"] >= 1
+
+
+def test_frames_that_are_too_large_are_not_decoded() -> None:
+    """A page over the limit costs only what comes from it on."""
+    pages = [photo(), photo().resize((600, 400)), moving(1)[0]]
+    facts, views, _ = views_of(animation(pages, "TIFF"), max_pixels=10_000)
+    assert (facts["frames"], facts["views"], views) == (3, 1, [])
+    assert facts["signals"]["view.unseen"] == pytest.approx(2 / 3)
+    with pytest.raises(RowError) as caught:
+        views_of(animation(pages[::-1][1:], "TIFF"), max_pixels=10_000)
+    assert caught.value.status == Status.TOO_LARGE
+
+
+def test_a_damaged_frame_costs_what_follows_it() -> None:
+    """A GIF that is cut off in its third frame has the first two."""
+    data = animation([photo(), *moving(3)], duration=100)
+    fourth = [match.start() for match in re.finditer(b"\x21\xf9\x04", data)][3]
+    facts, views, _ = views_of(data[: fourth - 10])
+    assert [view["index"] for view in views] == [0, 1]
+    assert (facts["frames"], facts["signals"]["view.unseen"]) == (3, pytest.approx(1 / 3))
+
+
+def test_views_turn_upright_as_their_file_says() -> None:
+    """The orientation of a page is that of the first: as it is shown."""
+    pages = [Image.new("RGB", (60, 40), "white"), photo()]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _, _, pixels = views_of(animation(pages, "PNG", exif=exif, duration=100))
+    turned = _GEOMETRY.apply(photo().transpose(Image.Transpose.ROTATE_270))
+    assert (
+        np.abs(np.frombuffer(pixels[_GEOMETRY.nbytes :], np.uint8).astype(int) - np.frombuffer(turned, np.uint8)).max()
+        <= 1
+    )
+
+
+# --- the choice -----------------------------------------------------------------------------------------------------
+
+
+def looks(levels: list[int]) -> NDArray[np.uint8]:
+    return np.stack([np.full((32, 32, 3), level, np.uint8) for level in levels])
+
+
+@settings(deadline=None)
+@given(levels=st.lists(st.integers(0, 255), max_size=40), most=st.integers(2, 10))
+def test_a_choice(levels: list[int], most: int) -> None:
+    """The first frame is always chosen, no two chosen ones look alike, there are no more than may be, and what is not
+    chosen looks like a chosen one, or there was no room."""
+    chosen = choose(looks(levels) if levels else np.empty((0, 32, 32, 3), np.uint8), most, "spread")
+    assert len(chosen) <= most and list(chosen) == sorted(chosen)
+    assert (0 in chosen) == bool(levels)
+    kept = [levels[index] for index in chosen]
+    assert all(abs(a - b) >= 2 for i, a in enumerate(kept) for b in kept[:i])
+    if len(chosen) < most:
+        assert all(any(abs(level - one) < 2 for one in kept) for level in levels)
+
+
+def test_weights_are_tenths_of_a_second() -> None:
+    """A view weighs the tenths that it and its like are shown, a frame once at least."""
+    shown = np.array([0.04, 0.04, 0.3, 0.0])
+    assert weights_of(looks([0, 1, 100, 200]), [0, 2, 3], shown) == [2, 3, 1]
+    assert weights_of(looks([0, 100]), [0, 1], np.array([1e9, 0.1])) == [1000, 1]

@@ -1,0 +1,179 @@
+"""Animations and pages from scan to report: their views are counted, verified and carried over, and nothing hides."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.policy.rules import parse_policy
+from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.reports.progress import Silent
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.verify import verify
+from nsfwscan.schema import VIEW_SCHEMA
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.replay import commit_replay
+from nsfwscan.workflows.scan import ScanResult, run_scan
+from tests.checkpoints import make_vit
+
+
+def frames(*seeds: int) -> list[Image.Image]:
+    """Noise, each of its own."""
+    return [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)) for seed in seeds]
+
+
+def save(path: Path, images: list[Image.Image], **how: Any) -> None:
+    buffer = io.BytesIO()
+    images[0].save(buffer, path.suffix[1:].upper(), save_all=True, append_images=images[1:], **how)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+    os.utime(path, (time.time() - 3600,) * 2)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An animation, its copy, pages, and a still picture."""
+    folder = tmp_path_factory.mktemp("media")
+    save(folder / "moving.gif", frames(1, 2, 3), duration=[100, 100, 300])
+    save(folder / "copy.gif", frames(1, 2, 3), duration=[100, 100, 300])
+    save(folder / "pages.tiff", frames(4, 5))
+    save(folder / "still.png", frames(6))
+    return folder
+
+
+def night(media: Path, out: Path, run_id: str, **sections: Any) -> ScanResult:
+    config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
+    return run_scan(config, run_id, run_inline, Silent())
+
+
+@pytest.fixture(scope="module")
+def store(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A first night."""
+    out = tmp_path_factory.mktemp("reports")
+    night(media, out, "1")
+    return out
+
+
+def read(out: Path, run_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The report's rows, and the rows of views, by the names of their objects."""
+    folder = out / "runs" / run_id
+    rows = [row for path in folder.glob("report/*.parquet") for row in pq.read_table(path).to_pylist()]
+    views: dict[str, list[dict[str, Any]]] = {}
+    for path in folder.glob("views/*.parquet"):
+        table = pq.read_table(path)
+        assert table.schema.equals(VIEW_SCHEMA)
+        for row in table.to_pylist():
+            views.setdefault(os.path.basename(row.pop("uri")), []).append(row)
+    return {os.path.basename(row["uri"]): row for row in rows}, views
+
+
+def run_of(out: Path, run_id: str) -> Run:
+    return Run(Store.at(str(out), StorageConfig()), run_id)
+
+
+def test_each_view_has_its_row(store: Path) -> None:
+    """The report tells of the whole object and its worst view, `views/` of each; a still picture has none there."""
+    rows, views = read(store, "1")
+    assert {name: (row["media"], row["frames"], row["views"]) for name, row in rows.items()} == {
+        "moving.gif": ("animation", 3, 3),
+        "copy.gif": ("animation", 3, 3),
+        "pages.tiff": ("image", 2, 2),
+        "still.png": ("image", 1, 1),
+    }
+    assert set(views) == {"moving.gif", "copy.gif", "pages.tiff"}
+    moving, row = views["moving.gif"], rows["moving.gif"]
+    assert [(view["index"], view["at_s"], view["weight"]) for view in moving] == [(0, 0, 1), (1, 0.1, 1), (2, 0.2, 3)]
+    assert views["copy.gif"] == moving
+    assert {rows[name]["duplicate_of"] and os.path.basename(rows[name]["duplicate_of"]) for name in views} == {
+        "copy.gif",
+        None,
+    }
+    assert row["duration_s"] == pytest.approx(0.5)
+    worst = max(moving, key=lambda view: view["nsfw_score"])
+    assert (row["worst_view"], row["worst_at_s"]) == (worst["index"], worst["at_s"])
+    assert signals_of_row(row["signals"])["view.max"] == worst["nsfw_score"] >= row["nsfw_score"]
+    assert moving[0]["pdq"] == row["pdq"] and len({view["pdq"] for view in moving}) == 3
+    assert (rows["still.png"]["worst_view"], rows["still.png"]["duration_s"]) == (None, None)
+    assert list(verify(run_of(store, "1"))) == []
+
+
+def test_views_are_carried_over(media: Path, store: Path) -> None:
+    """The next night reads nothing again, and its views are the first one's; so are those of a replay."""
+    before = read(store, "1")
+    second = night(media, store, "2")
+    assert second.record.balance.carried == 4
+    assert read(store, "2")[1] == before[1]
+    spike = {"name": "spike", "when": "signals['view.max'] >= 0", "decision": "review", "queue": "q"}
+    policy = parse_policy(
+        {"name": "spikes", "version": "1", "rules": [spike], "otherwise": {"decision": "allow"}}, "a test"
+    )
+    commit_replay(run_of(store, "2"), policy, "a test", "3")
+    rows, views = read(store, "3")
+    assert views == before[1]
+    assert {name: row["decision"] for name, row in rows.items()} == {
+        **dict.fromkeys(views, "review"),
+        "still.png": "allow",
+    }
+    assert [list(verify(run_of(store, run_id))) for run_id in "23"] == [[], []]
+
+
+def test_a_delta_has_the_views_of_its_rows(media: Path, tmp_path: Path) -> None:
+    """What a delta leaves to the night before, it leaves with its views; a later snapshot has them all again."""
+    out, sections = tmp_path / "out", {"report": {"mode": "delta"}}
+    night(media, out, "1", **sections)
+    first = read(out, "1")
+    night(media, out, "2", **sections)
+    assert read(out, "2") == ({}, {})
+    assert list(verify(run_of(out, "2"))) == []
+    night(media, out, "3")
+    assert read(out, "3")[1] == first[1]
+
+
+def test_other_settings_of_views_make_scores_stale(media: Path, tmp_path: Path) -> None:
+    """With `views.most: 1` the first frame alone counts, and a night with another setting reads again."""
+    night(media, tmp_path / "out", "1", views={"most": 1})
+    rows, views = read(tmp_path / "out", "1")
+    assert views == {} and {row["views"] for row in rows.values()} == {1}
+    assert night(media, tmp_path / "out", "2").record.balance.carried == 0
+    assert len(read(tmp_path / "out", "2")[1]) == 3
+
+
+def test_a_view_that_is_gone_is_found(media: Path, tmp_path: Path) -> None:
+    """Whoever takes a row out of `views/` and writes the digests anew is told of by the count."""
+    out = tmp_path / "out"
+    night(media, out, "1")
+    folder = out / "runs" / "1"
+    [path] = folder.glob("views/*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    data = path.read_bytes()
+    record = json.loads((folder / "run.json").read_text())
+    for file in record["files"]:
+        if file["path"].startswith("views/"):
+            file |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows - 1}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert any("1 objects have other numbers of rows in views/" in finding for finding in verify(run_of(out, "1")))
+
+
+def test_a_flat_beginning_settles_nothing(tmp_path: Path) -> None:
+    """A filter that settles pictures of one colour looks at all views: what begins flat and goes on is scored."""
+    white = Image.new("RGB", (200, 150), "white")
+    save(tmp_path / "media" / "hidden.gif", [white, *(one.resize((200, 150)) for one in frames(1))], duration=100)
+    save(tmp_path / "media" / "flat.png", [white])
+    checkpoint = make_vit(tmp_path / "vit")
+    sections = {"model": {"uri": str(checkpoint)}, "cascade": {"enabled": True, "audit_sample": 0.0, "threshold": 0.0}}
+    night(tmp_path / "media", tmp_path / "out", "1", **sections)
+    rows, _ = read(tmp_path / "out", "1")
+    assert {name: row["filtered_by"] for name, row in rows.items()} == {"hidden.gif": None, "flat.png": "flat"}
