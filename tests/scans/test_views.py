@@ -164,7 +164,7 @@ def test_a_view_that_is_gone_is_found(media: Path, tmp_path: Path) -> None:
         if file["path"].startswith("views/"):
             file |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows - 1}
     (folder / "run.json").write_text(json.dumps(record))
-    assert any("1 objects have other numbers of rows in views/" in finding for finding in verify(run_of(out, "1")))
+    assert any("1 objects have other numbers of rows in views/" in finding.text for finding in verify(run_of(out, "1")))
 
 
 def test_a_flat_beginning_settles_nothing(tmp_path: Path) -> None:
