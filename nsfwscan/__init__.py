@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from nsfwscan.api import classify, explain, scan
 
 
+def __dir__() -> list[str]:
+    """Return the module's names, those that come with the first call included."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("scan", "explain", "classify"):
+    if name in __all__:
         from nsfwscan import api
 
         return getattr(api, name)

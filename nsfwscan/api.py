@@ -7,19 +7,23 @@ raise the errors of `nsfwscan.errors`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from nsfwscan.config import Reader, ScanConfig, StorageConfig, merge
 from nsfwscan.models.registry import apply_preset
-from nsfwscan.reports.progress import Progress, Silent
+from nsfwscan.reports.progress import Lines, Progress, Silent, in_notebook
 from nsfwscan.storage.text_files import read_text
 
 if TYPE_CHECKING:
     from nsfwscan.execution.layout import Fleet
     from nsfwscan.workflows.classify import Verdict
     from nsfwscan.workflows.explain import Explanation
+    from nsfwscan.workflows.given_images import Picture
     from nsfwscan.workflows.scan import ScanResult
 
 Path = str | os.PathLike[str]
@@ -33,7 +37,7 @@ def scan(
     resume: bool = False,
     preset: str | None = None,
     config: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     verbose: bool = False,
     **sections: Any,
 ) -> ScanResult:
@@ -47,7 +51,8 @@ def scan(
         resume: resume the newest unfinished run over the same sources, if there is one; instead of `run_id`.
         preset: a public checkpoint with its label map and policy; see `nsfwscan scan --help`.
         config: a YAML file (a path or a URI) with the sections of `ScanConfig`; the other arguments override it.
-        progress: receiver of the scan's progress; unset: none.
+        progress: receiver of the scan's progress; True: lines on standard output, False: none; unset: lines in a
+            notebook, none elsewhere.
         verbose: show Ray's output.
         **sections: sections of `ScanConfig`, e.g. `model={"uri": "checkpoints/vit"}`, `policy="policy.yaml"`,
             `storage={"endpoint_url": "http://localhost:9000"}`, `report={"save_images": True}`.
@@ -64,7 +69,14 @@ def scan(
     check_reachable(settings.engine.cluster)
     fleets: list[Fleet] = []
     engine = partial(choose_executor, verbose=verbose, began=fleets.append)
-    return run_scan(settings, run_id, engine, progress or Silent(), resume=resume, fleets=fleets)
+    return run_scan(settings, run_id, engine, _progress(progress), resume=resume, fleets=fleets)
+
+
+def _progress(wanted: Progress | bool | None) -> Progress:
+    if wanted is None or isinstance(wanted, bool):
+        is_shown = in_notebook() if wanted is None else wanted
+        return Lines(Console(file=sys.stdout, force_jupyter=False)) if is_shown else Silent()
+    return wanted
 
 
 def explain(
@@ -99,25 +111,26 @@ def _settings(
 
 
 def classify(
-    images: Path | Sequence[Path], *, preset: str | None = None, config: Path | None = None, **sections: Any
+    images: Picture | Iterable[Picture], *, preset: str | None = None, config: Path | None = None, **sections: Any
 ) -> list[Verdict]:
     """Classify images in this process, without Ray; on a GPU if there is one.
 
     Args:
-        images: paths or URIs.
+        images: one image, or an iterable of them, which is taken a few at a time: paths, URIs, bytes of image files,
+            files opened in binary mode, Pillow images, NumPy arrays (uint8, [H, W] or [H, W, 1, 3 or 4]). Pixels are
+            matched by PDQ alone: the hashes of the file that they came from are not known.
         preset, config, **sections: as for `scan`.
 
     Returns:
         One `Verdict` for each image, in order; unreadable images have a status and an error instead of scores.
 
     Raises:
-        NsfwscanError: the model or the policy cannot be loaded.
+        NsfwscanError: the model or the policy cannot be loaded; or something is no image at all.
     """
     from nsfwscan.workflows.classify import classify_images
 
-    uris = [os.fspath(i) for i in ([images] if isinstance(images, str | os.PathLike) else images)]
-    settings = load_config(preset, config, merge(sections, {"source": {"uris": uris}, "out": ""}))
-    return classify_images(uris, settings)
+    settings = load_config(preset, config, merge(sections, {"source": {"uris": ()}, "out": ""}))
+    return classify_images(images, settings)
 
 
 def load_config(preset: str | None, config: Path | None, sections: dict[str, Any]) -> ScanConfig:

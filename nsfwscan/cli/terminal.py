@@ -308,17 +308,20 @@ def describe_verdict(verdict: Verdict) -> str:
     """Render one image: ranked scores as bars, and detectors' signals; or the match, filter or error in their place."""
     name = printable(verdict.uri)
     if verdict.match is not None:
-        bank, entry, distance = verdict.match
-        known = f"in bank {bank} as {printable(entry)}" + (f", {distance} bits off" if distance else "")
+        found = verdict.match
+        known = f"in bank {found.bank} as {printable(found.id)}"
+        known += f", {found.distance} bits off" if found.distance else ""
         return f"{name}\n  {known} → {verdict.decision} ({verdict.rule})"
-    further = [f"  {printable(signal)} {value:.3f}" for signal, value in verdict.signals if _is_detectors(signal)]
+    further = [
+        f"  {printable(signal)} {value:.3f}" for signal, value in verdict.signals.items() if _is_detectors(signal)
+    ]
     if not verdict.scores and verdict.filtered_by is not None:
         settled = f"  settled by {printable(verdict.filtered_by)} → {verdict.decision} ({verdict.rule})"
         return "\n".join([name, *further, settled])
     if not verdict.scores:
         return f"{name}\n  {verdict.status}: {printable(verdict.error or 'no score')}"
     call = f"{verdict.decision} ({verdict.rule})" + (", borderline: a person should look" if verdict.borderline else "")
-    bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in verdict.scores]
+    bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in verdict.scores.items()]
     return "\n".join([name, *bars, *further, f"  nsfw_score {verdict.nsfw_score:.3f} → {call}"])
 
 

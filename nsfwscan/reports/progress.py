@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -144,6 +145,14 @@ class Live(Lines):
         """Count a shard, and move the bar."""
         self._tally.add(result)
         self._bar.update(self._task, completed=self._tally.done, description=str(self._tally))
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook (Jupyter, Colab and the like); IPython on a terminal is
+    none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return getattr(shell, "kernel", None) is not None
 
 
 def choose_progress(console: Console) -> Progress:

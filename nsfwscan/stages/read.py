@@ -9,6 +9,7 @@ filesystem leaves its thread behind and becomes a `timeout`. Where too many hang
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, partial
 from math import inf
 
@@ -37,8 +38,11 @@ class Read(Stage):
     needs: tuple[str, ...] = ("uri",)
     adds = pa.schema([BYTES])
 
-    def __init__(self, config: ReadConfig, storage: StorageConfig, pace: Pace = UNPACED) -> None:
+    def __init__(
+        self, config: ReadConfig, storage: StorageConfig, pace: Pace = UNPACED, held: Mapping[str, bytes] | None = None
+    ) -> None:
         self._config = config
+        self._held = {} if held is None else held
         self._storage = storage
         self._pace = pace
 
@@ -73,6 +77,11 @@ class Read(Stage):
             raise RowError(ErrorCode.OUT_OF_REACH, row["refused"])
         if row["size"] is not None and row["size"] > limits.max_bytes:
             raise too_large(row["size"], limits.max_bytes)
+        if row["uri"] in self._held:
+            data = self._held[row["uri"]]
+            if len(data) > limits.max_bytes:
+                raise too_large(len(data), limits.max_bytes)
+            return {"bytes": data, "size": len(data)}
         found = fetch(
             Location.of(row["uri"]),
             self._storage,

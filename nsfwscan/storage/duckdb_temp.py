@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -47,5 +47,6 @@ def spilling(purpose: str, *, threads: int | None = None) -> Iterator[tuple[duck
         if threads is not None:
             config["threads"] = threads
         with open_database(f"{folder}/{purpose}.db", config) as connection:
-            connection.execute("SET enable_progress_bar = false")  # it would show itself where there is no terminal
+            with suppress(duckdb.InvalidInputException):  # in a notebook without ipywidgets there is none to switch off
+                connection.execute("SET enable_progress_bar = false")  # it would show itself without a terminal
             yield connection, Path(folder)

@@ -1,12 +1,14 @@
 """Classify a few images in this process, by the same stages as a scan, without Ray.
 
-Each path or URI gets a `Verdict`, in order, even if it cannot be read.
+Each image gets a `Verdict`, in order, even if it cannot be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from math import inf
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +24,8 @@ from nsfwscan.policy.rules import load_policy
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.schema import LISTING_SCHEMA, Category, Decision, score_column
 from nsfwscan.stages.base import fresh, run
+from nsfwscan.stages.read import Read
+from nsfwscan.workflows.given_images import Picture, given_images
 
 BORDERLINE_MARGIN = 0.2
 """A verdict is borderline if its two most probable categories are closer than this."""
@@ -31,46 +35,56 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True)
+class Match:
+    """The entry of a hash bank that an image matches."""
+
+    bank: str
+    id: str
+    distance: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The result of the model and the policy for one image.
 
     Attributes:
-        uri: as given.
+        uri: as given; `bytes[3]`, `file[3]`, `image[3]` or `array[3]`, by its index, for what has none.
         status: `ok`, or why there are no scores.
         error: the same reason in words; None with scores.
-        scores: (category, probability), most probable first; empty without scores.
+        scores: probability of each category, most probable first; empty without scores.
         nsfw_score: sum over the NSFW categories, 0 to 1; None without scores.
         decision: the policy's decision.
         rule: the rule that decided.
         borderline: the two most probable categories are close, or the policy decides on review.
         model: `name@digest`; None without scores.
         policy: `name@digest`.
-        match: the matching hash bank, the entry's id, and the number of differing bits; None without a match.
+        match: `bank`, the `id` of its entry, and the `distance` in bits; None without a match.
         filtered_by: the filter that settled the image before the model; None if no filter did.
-        signals: (name, value) of further detectors, the prefilter and the file itself.
+        signals: values of further detectors, the prefilter and the file itself, by name.
     """
 
     uri: str
     status: str
     error: str | None
-    scores: tuple[tuple[str, float], ...]
+    scores: dict[str, float]
     nsfw_score: float | None
     decision: str
     rule: str
     borderline: bool
     model: str | None
     policy: str
-    match: tuple[str, str, int] | None = None
+    match: Match | None = None
     filtered_by: str | None = None
-    signals: tuple[tuple[str, float], ...] = ()
+    signals: dict[str, float] = field(default_factory=dict)
 
 
-def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
-    """Classify images in this process, on a GPU if there is one.
+def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> list[Verdict]:
+    """Classify images in this process, on a GPU if there is one. An iterable is taken a few images at a time.
 
     Raises:
-        NsfwscanError: the model, the policy or a hash bank cannot be loaded.
+        NsfwscanError: the model, the policy or a hash bank cannot be loaded; or something is no image at all.
     """
+    held: dict[str, bytes] = {}
     spec = resolve(config.model, config.storage)
     decide = Decider(load_policy(config.policy or spec.policy, config.storage))
     found = resolve_banks(config.banks, config.storage)
@@ -78,23 +92,28 @@ def classify_images(uris: Sequence[str], config: ScanConfig) -> list[Verdict]:
     beside, threads = resolve_auxiliary(config), usable_cpus()
     stages = opened(
         [
-            *cpu_stages(config, spec, banks=banks, auxiliary_models=beside),
+            Read(config.read, config.storage, held=held),
+            *cpu_stages(config, spec, banks=banks, auxiliary_models=beside)[1:],
             *model_stages(config, spec, threads=threads, auxiliary_models=beside),
         ]
     )
     verdicts: list[Verdict] = []
-    for start in range(0, len(uris), _AT_ONCE):
-        listing = pa.Table.from_pylist([{"uri": uri} for uri in uris[start : start + _AT_ONCE]], schema=LISTING_SCHEMA)
+    given = given_images(images, config.read.max_bytes)
+    while some := list(islice(given, _AT_ONCE)):
+        held |= {one.uri: one.data for one in some if one.data is not None}
+        listing = pa.Table.from_pylist([{"uri": one.uri} for one in some], schema=LISTING_SCHEMA)
         rows = finish(run(stages, fresh(listing)))
         decisions = decide(rows).to_pylist()
         verdicts += [_verdict({**row, **decision}) for row, decision in zip(rows.to_pylist(), decisions, strict=True)]
+        held.clear()
     return verdicts
 
 
 def _verdict(row: dict[str, Any]) -> Verdict:
     found = [(str(c), row[score_column(c)]) for c in Category if row[score_column(c)] is not None]
-    scores = tuple(sorted(found, key=lambda score: -score[1]))
-    close = len(scores) > 1 and scores[0][1] - scores[1][1] < BORDERLINE_MARGIN
+    scores = dict(sorted(found, key=lambda score: -score[1]))
+    best, second, *_ = [*scores.values(), inf, -inf]
+    close = len(scores) > 1 and best - second < BORDERLINE_MARGIN
     return Verdict(
         uri=row["uri"],
         status=row["status"],
@@ -106,7 +125,7 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         borderline=close or row["decision"] == Decision.REVIEW,
         model=row["model"],
         policy=row["policy"],
-        match=None if row["match_kind"] is None else (row["match_bank"], row["match_id"], row["match_distance"]),
+        match=row["match_kind"] and Match(row["match_bank"], row["match_id"], row["match_distance"]),
         filtered_by=row["filtered_by"],
-        signals=tuple(signals_of_row(row["signals"]).items()),
+        signals=signals_of_row(row["signals"]),
     )

@@ -134,9 +134,7 @@ def match_store(
 
 def _result(run: Run, already: bool) -> ScanResult:
     record = run.record()
-    return ScanResult(
-        run.run_id, run.folder.uri, record.exit_code, record, already_committed=already, sha256=run.digest()
-    )
+    return ScanResult.of(run, record, already_committed=already)
 
 
 def _policy_of(record: RunRecord) -> Policy:

@@ -75,9 +75,7 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
             else:
                 _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
     record = run.record()
-    return ScanResult(
-        run.run_id, run.folder.uri, record.exit_code, record, already_committed=already, sha256=run.digest()
-    )
+    return ScanResult.of(run, record, already_committed=already)
 
 
 def _plan(parent: Run, run: Run) -> Plan:

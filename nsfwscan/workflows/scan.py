@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 import nsfwscan
 from nsfwscan.banks.bank import BankSpec, resolve_banks
 from nsfwscan.banks.matcher import BankSet
-from nsfwscan.config import ScanConfig, SourceConfig
+from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled
 from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.layout import Fleet
@@ -30,6 +31,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
+from nsfwscan.reports.reading import query_report, read_report, with_signal_maps
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.differences import Settings, describe_difference, differences
@@ -55,9 +57,13 @@ from nsfwscan.sources.truth_join import TruthBound
 from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.rate_limit import Pace
 from nsfwscan.storage.store import Store, to_json
+from nsfwscan.text import plural
 from nsfwscan.warning import Warnings
 from nsfwscan.workflows.cost import Prices, cost_of, requests_for
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
 """A function that runs shards until a deadline: on Ray (`ray_data.run_shards`) or here (`pipeline.run_inline`)."""
@@ -65,9 +71,9 @@ Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
 _NO_TRUTH = {"path", "none"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScanResult:
-    """The result of a scan.
+    """The result of a scan, a match or a committed replay.
 
     Attributes:
         run_id: id of the run.
@@ -77,6 +83,7 @@ class ScanResult:
         record: content of `run.json`.
         already_committed: True if an earlier process committed the run, and this one did nothing.
         sha256: of `run.json`; `nsfwscan verify STORE --expect` takes it.
+        storage: how the report store is reached.
     """
 
     run_id: str
@@ -85,11 +92,73 @@ class ScanResult:
     record: RunRecord
     already_committed: bool = False
     sha256: str = ""
+    storage: StorageConfig = StorageConfig()  # noqa: RUF009  # frozen
 
     @property
     def report_files(self) -> list[str]:
         """Full URIs of the committed report parts."""
         return [f"{self.uri}/{file.path}" for file in self.record.files_in("report")]
+
+    def __repr__(self) -> str:
+        rows, code = self.record.summary.rows, f", exit code {self.exit_code}" if self.exit_code else ""
+        decided = ", ".join(f"{count:,} {name}" for name, count in self.record.summary.decision.items())
+        return f"<{self.record.kind} {self.run_id}: {plural(rows, 'object')} ({decided or 'none'}){code}; {self.uri}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the counts, and where the run lies."""
+        cells = "".join(f"<tr><th>{name}</th><td>{n:,}</td></tr>" for name, n in self.record.summary.decision.items())
+        return f"<p>{escape(repr(self))}</p><table>{cells}</table>"
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the report as an Arrow table, with all of its rows in memory.
+
+        For a big report, name the columns that you need, or use `sql`: a row with all columns takes about a kilobyte.
+        The report of a delta holds only its own rows.
+
+        Args:
+            columns: names of the report's columns; unset: all.
+
+        Raises:
+            ConfigError: a report has no such column.
+            StoreError: a file of the report is absent or was changed.
+        """
+        return read_report(self._run, columns)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the report as a pandas DataFrame, with all of its rows in memory; signals are dictionaries.
+
+        Args and errors are those of `to_arrow`; without pandas it is a ConfigError that says what to install.
+        """
+        try:
+            import pandas as _  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "to_pandas needs the package pandas: pip install pandas; to_arrow() and sql() do without"
+            ) from None
+        return with_signal_maps(self.to_arrow(columns)).to_pandas(maps_as_pydicts="strict")
+
+    def sql(self, statement: str) -> pa.Table:
+        """Return the result of an SQL statement (DuckDB's) over the table `report`, as an Arrow table.
+
+            result.sql("SELECT decision, count(*) AS objects FROM report GROUP BY ALL")
+
+        Only the result is held in memory. Signals are a map: `signals['exif.camera_absent']`.
+
+        Raises:
+            ConfigError: the statement cannot be run.
+            StoreError: a file of the report is absent or was changed.
+        """
+        return query_report(self._run, statement)
+
+    @property
+    def _run(self) -> Run:
+        return Run(Store.at(self.uri.removesuffix(f"/runs/{self.run_id}"), self.storage), self.run_id)
+
+    @classmethod
+    def of(cls, run: Run, record: RunRecord, *, already_committed: bool = False) -> ScanResult:
+        """Return the result of a committed run."""
+        storage, uri = run.store.storage, run.folder.uri
+        return cls(run.run_id, uri, record.exit_code, record, already_committed, run.digest(), storage)
 
 
 def run_scan(
@@ -147,7 +216,7 @@ def run_scan(
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
         record = commit_record(run, _record(job, plan, previous, report, effort))
-    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, sha256=run.digest())
+    return ScanResult.of(run, record)
 
 
 def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
@@ -216,7 +285,7 @@ def _resumable(run: Run) -> Iterator[None]:
 
 def _committed_before(run: Run) -> ScanResult:
     record = run.record()
-    return ScanResult(run.run_id, run.folder.uri, record.exit_code, record, already_committed=True, sha256=run.digest())
+    return ScanResult.of(run, record, already_committed=True)
 
 
 def _settings(job: Job) -> dict[str, Any]:

@@ -589,7 +589,8 @@ def test_classify_as_json(demo: Demo) -> None:
         "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy, match, filtered_by, signals"
     )
     assert set(found[0]) == set(names.split(", "))
-    assert found[0]["scores"][0][0] == "neutral" and found[0]["decision"] == "allow"
+    assert list(found[0]["scores"]) == ["neutral", "nsfw"] and found[0]["decision"] == "allow"
+    assert all(isinstance(row["signals"], dict) for row in found)
     assert found[1]["nsfw_score"] is None and found[1]["decision"] == "undetermined"
 
 

@@ -53,7 +53,7 @@ def suspect(uri: str) -> dict[str, Any]:
 
 
 def verdict(**values: Any) -> Verdict:
-    scores = (("neutral", 0.75), ("nsfw", 0.25))
+    scores = {"neutral": 0.75, "nsfw": 0.25}
     made = {
         **{"uri": "cat.jpg", "status": "ok", "error": None, "scores": scores, "nsfw_score": 0.25},
         **{"decision": "review", "rule": "borderline", "borderline": True, "model": "m@1", "policy": "p@1"},
@@ -197,7 +197,7 @@ def test_hostile_names_are_shown_and_not_obeyed(result: ScanResult) -> None:
     text = describe_scan(ScanResult("made", result.uri, 0, record))
     assert_tame(text)
     assert len(text.splitlines()) == len(describe_scan(result).splitlines())
-    for made in (verdict(uri=HOSTILE), verdict(uri=HOSTILE, scores=(), status="timeout", error=HOSTILE)):
+    for made in (verdict(uri=HOSTILE), verdict(uri=HOSTILE, scores={}, status="timeout", error=HOSTILE)):
         assert_tame(describe_verdict(made))
         assert "\\x1b[2J" in describe_verdict(made)
         assert len(describe_verdict(made).splitlines()) in (2, 4)
@@ -265,14 +265,14 @@ def test_a_verdict_is_a_ranked_distribution() -> None:
 
 def test_an_unreadable_image_has_its_reason() -> None:
     """Without scores there is no bar, but the status and the error."""
-    made = verdict(status="decode_error", error="the JPEG data is damaged", scores=(), nsfw_score=None)
+    made = verdict(status="decode_error", error="the JPEG data is damaged", scores={}, nsfw_score=None)
     assert describe_verdict(made).splitlines() == ["cat.jpg", "  decode_error: the JPEG data is damaged"]
 
 
 def test_a_verdict_without_the_model() -> None:
     """What a filter settled says which one and what was decided; detectors say their part, files not what they are."""
-    signals = (("exif.camera_absent", 1.0), ("prefilter.nsfw", 0.01), ("violence.weapon", 0.25))
-    made = verdict(scores=(), nsfw_score=None, filtered_by="icon", decision="allow", rule="otherwise", signals=signals)
+    signals = {"exif.camera_absent": 1.0, "prefilter.nsfw": 0.01, "violence.weapon": 0.25}
+    made = verdict(scores={}, nsfw_score=None, filtered_by="icon", decision="allow", rule="otherwise", signals=signals)
     assert describe_verdict(made).splitlines() == [
         "cat.jpg",
         "  violence.weapon 0.250",

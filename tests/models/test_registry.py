@@ -253,10 +253,12 @@ def test_levels_are_added_up(tmp_path: Path) -> None:
     verdicts = nsfwscan.classify(
         sorted(tmp_path.glob("*.png")), model={"uri": str(folder), "labels": means, "dtype": "float32"}
     )
-    added = np.array([[dict(v.scores)["neutral"], dict(v.scores)["nsfw"]] for v in verdicts])
+    added = np.array([[v.scores["neutral"], v.scores["nsfw"]] for v in verdicts])
     np.testing.assert_allclose(added, np.stack([raw[:, 0], raw[:, 1:].sum(axis=1)], axis=1), atol=1e-5)
-    assert [v.nsfw_score for v in verdicts] == [dict(v.scores)["nsfw"] for v in verdicts]
-    assert [v.scores[0][0] for v in verdicts] == ["nsfw" if nsfw > neutral else "neutral" for neutral, nsfw in added]
+    assert [v.nsfw_score for v in verdicts] == [v.scores["nsfw"] for v in verdicts]
+    assert [next(iter(v.scores)) for v in verdicts] == [
+        "nsfw" if nsfw > neutral else "neutral" for neutral, nsfw in added
+    ]
     assert (raw.argmax(axis=1) == 0).sum() > (added.argmax(axis=1) == 0).sum()  # a neutral image by its top label alone
 
 

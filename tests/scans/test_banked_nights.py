@@ -211,8 +211,8 @@ def test_one_image_is_matched_as_in_a_scan(media: Path, tmp_path: Path) -> None:
     small.write_bytes(encoded(PHOTOS["chelsea"].resize((200, 140)), "PNG"))
     uris = [str(small), str(media / "coffee.jpg")]
     found, other = classify_images(uris, ScanConfig.of({"source": {"uris": uris}, "out": "", "banks": banks}))
-    assert found.match is not None and found.match[0] == "bad" and 0 < found.match[2] <= 31
-    assert (found.decision, found.rule, found.scores) == ("block", "known-bad", ())
+    assert found.match is not None and found.match.bank == "bad" and 0 < found.match.distance <= 31
+    assert (found.decision, found.rule, found.scores) == ("block", "known-bad", {})
     assert other.match is None and other.nsfw_score is not None
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import nsfwscan
 from nsfwscan.demo.media import UPLOADS, DemoObject
@@ -23,13 +28,13 @@ def test_every_image_has_its_verdict_in_order(demo: Demo) -> None:
     assert [v.status for v in verdicts] == ["ok", "unsupported", "not_found", "decode_error", "ok"]
     assert verdicts[0] == verdicts[-1]
     good, bad = verdicts[0], verdicts[1]
-    assert good.scores[0][0] == "neutral" and good.scores[0][1] > good.scores[1][1]
-    assert sum(score for _, score in good.scores) == pytest.approx(1, abs=1e-5)
-    assert good.nsfw_score == dict(good.scores)["nsfw"]
+    assert list(good.scores) == ["neutral", "nsfw"] and good.scores["neutral"] > good.scores["nsfw"]
+    assert sum(good.scores.values()) == pytest.approx(1, abs=1e-5)
+    assert good.nsfw_score == good.scores["nsfw"]
     assert (good.decision, good.rule, good.borderline, good.error) == ("allow", "otherwise", False, None)
     assert good.model is not None and good.model.startswith("open-nsfw@")
     assert (bad.scores, bad.nsfw_score, bad.model, bad.decision, bad.rule) == (
-        (),
+        {},
         None,
         None,
         "undetermined",
@@ -96,3 +101,79 @@ def test_a_broken_set_up_raises(demo: Demo) -> None:
         nsfwscan.classify(path, decode={"max_pixel": 1})
     with pytest.raises(ModelError, match="no preset 'absent'"):
         nsfwscan.classify(path, preset="absent")
+
+
+def test_an_image_may_be_given_in_many_forms(demo: Demo) -> None:
+    """Path, bytes, open file, Pillow image and array of one picture have the same scores, in order, from a generator, too."""
+    path = demo[0] / UPLOADS / "formats" / "cat.png"
+    data, image = path.read_bytes(), Image.open(path).convert("RGB")
+    forms = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), image, np.asarray(image)]
+    with path.open("rb") as file:
+        verdicts = nsfwscan.classify(form for form in [*forms, file])
+    assert [v.uri for v in verdicts] == [
+        *(str(path), str(path), "bytes[2]", "bytes[3]", "bytes[4]", "file[5]", "image[6]", "array[7]", "file[8]"),
+    ]
+    assert {v.status for v in verdicts} == {"ok"}
+    assert [v.scores for v in verdicts] == [verdicts[0].scores] * 9
+    for alone in (data, image, np.asarray(image)):
+        [one] = nsfwscan.classify(alone)
+        assert one.scores == verdicts[0].scores
+
+
+def test_pixels_of_every_shape(demo: Demo) -> None:
+    """Grey arrays with and without a channel agree, transparency is put on white, and an orientation is kept."""
+    path = demo[0] / UPLOADS / "formats" / "cat.png"
+    image = Image.open(path).convert("RGB")
+    grey, rgba = np.asarray(image.convert("L")), np.asarray(image.convert("RGBA"))
+    plain, with_channel, opaque, turned, exif = nsfwscan.classify(
+        [grey, grey[..., None], rgba, image.transpose(Image.Transpose.ROTATE_90), _with_orientation(image, 8)]
+    )
+    assert plain.scores == with_channel.scores
+    assert opaque.scores == nsfwscan.classify(image)[0].scores
+    assert exif.scores == turned.scores != opaque.scores
+    assert nsfwscan.classify(image.convert("CMYK"))[0].status == "ok"
+
+
+def _with_orientation(image: Image.Image, orientation: int) -> Image.Image:
+    made = image.copy()
+    made.getexif()[0x0112] = orientation
+    return made
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (3, "image 1 is a int. An image is a path, a URI, bytes"),
+        (None, "image 1 is a NoneType"),
+        (np.zeros((4, 4, 3), np.float32), "float32 .*scale its values to 0 to 255"),
+        (np.zeros((3, 8, 9), np.uint8), "channels first: give array.transpose"),
+        (np.zeros((2, 8, 9, 3), np.uint8), "a batch: give list"),
+        (np.zeros((8, 9, 2), np.uint8), r"uint8 \[8, 9, 2\]\. An image is"),
+        (np.zeros((0, 9, 3), np.uint8), r"uint8 \[0, 9, 3\]"),
+        (io.StringIO("text"), "a file opened as text: open it with mode 'rb'"),
+        (Image.new("F", (4, 4)), "mode F: convert it to RGB"),
+        ({"uri": "a.jpg"}, "image 1 is a dict"),
+    ],
+)
+def test_what_is_no_image_is_told_in_words(demo: Demo, image: Any, said: str) -> None:
+    """A wrong type names what was given, at which index, and what is accepted."""
+    with pytest.raises(ConfigError, match=said):
+        nsfwscan.classify([demo[0] / "neutral/chelsea.jpg", image])
+
+
+def test_a_generator_is_taken_a_few_at_a_time(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the images of one round are in memory; damaged and oversized bytes become verdicts, as files do."""
+    monkeypatch.setattr("nsfwscan.workflows.classify._AT_ONCE", 2)
+    taken: list[int] = []
+    data = (demo[0] / "neutral/chelsea.jpg").read_bytes()
+
+    def images() -> Iterator[bytes]:
+        for number, one in enumerate((data, b"no image", data[:-999], b"", data)):
+            taken.append(number)
+            yield one
+
+    verdicts = nsfwscan.classify(images(), read={"max_bytes": len(data) - 1})
+    assert verdicts[0].status == verdicts[-1].status == "too_large"
+    assert [v.uri for v in verdicts] == [f"bytes[{n}]" for n in taken] and len(taken) == 5
+    assert "unsupported" in {v.status for v in verdicts[1:4]}
+    assert nsfwscan.classify(io.BytesIO(data), read={"max_bytes": 100})[0].status == "too_large"

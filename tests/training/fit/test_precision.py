@@ -93,7 +93,7 @@ def test_scan_and_classify_agree_in_each(made: Made, tmp_path: Path) -> None:
     assert len(full) == 10
     for dtype in PRECISIONS:
         for verdict in nsfwscan.classify(list(found[dtype]), model={"uri": made.uri, "dtype": dtype}):
-            assert dict(verdict.scores) == {label: found[dtype][verdict.uri][score_column(label)] for label in LABELS}
+            assert verdict.scores == {label: found[dtype][verdict.uri][score_column(label)] for label in LABELS}
 
 
 class _Unshipped(Heard):
