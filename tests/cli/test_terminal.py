@@ -194,7 +194,7 @@ def test_hostile_names_are_shown_and_not_obeyed(result: ScanResult) -> None:
     """Control characters of names and messages reach neither the lines of a scan nor those of a verdict."""
     errors = [{"status": "timeout", "count": 1, "message": HOSTILE, "example": HOSTILE}]
     record = altered(result.record, summary={**result.record.as_json()["summary"], "errors": errors})
-    text = describe_scan(ScanResult("made", result.uri, 0, record))
+    text = describe_scan(ScanResult("made", result.uri, 0, record, sha256=result.sha256))
     assert_tame(text)
     assert len(text.splitlines()) == len(describe_scan(result).splitlines())
     for made in (verdict(uri=HOSTILE), verdict(uri=HOSTILE, scores={}, status="timeout", error=HOSTILE)):
