@@ -1,7 +1,7 @@
 """Measure decoding alone, from files in memory to a model's pixels, on one core and on all (figures `decode.*`).
 
-The clock covers only decoding, in whole blocks of the mix. A core is a process of one thread with the environment of a
-decode child.
+The clock covers only decoding, in whole blocks of the mix; all ways on one core decode in turn, block by block. A core
+is a process of one thread with the environment of a decode child.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pdqhash
+import simplejpeg
 
 from jobs.benchmark.figures import Figure, figure
-from jobs.benchmark.timing import Step, apart, environment, repeat, together
+from jobs.benchmark.timing import Step, apart, environment, repeat_in_turn, together
 from jobs.benchmark.workload import Workload
 from nsfwscan.config import DecodeConfig
 from nsfwscan.images.decoder import decode, to_pixels
@@ -27,11 +28,13 @@ from nsfwscan.stages.decode import settings_of
 _BLOCKS = 20
 """Blocks of files that are held in memory and decoded in turn: as many as make up a store."""
 HOW = {
+    "turbo": ("libjpeg-turbo alone, to an array", "`simplejpeg`: no decoder of whole JPEGs is faster"),
     "hashed": ("decode in full and hash (PDQ)", "what a scan does unless told otherwise"),
     "fast": ("decode, fast (a large JPEG at reduced scale)", "`--pdq off`"),
     "reduced": ("decode, fast, and hash what is decoded", "`--pdq reduced`"),
     "exact": ("decode in full", "`--pdq off --decode exact`"),
     "child.hashed": ("decode in full and hash, in the decode child", "one process waits for the other, as in an actor"),
+    "child.exact": ("decode in full, in the decode child", "`--pdq off --decode exact`"),
     "child.fast": ("decode, fast, in the decode child", ""),
     "pdqhash": ("decode in full and hash with `pdqhash`", "the reference, whose hashes are the same"),
 }
@@ -42,7 +45,7 @@ _CONFIGS = {
     "reduced": DecodeConfig(pdq="reduced"),
     "exact": DecodeConfig(pdq="off", mode="exact"),
 }
-TOGETHER = ("hashed", "fast")
+TOGETHER = ("turbo", "hashed", "fast")
 """Ways of decoding on all cores, too."""
 
 
@@ -65,9 +68,11 @@ def measure_decoding(workload: Workload, geometry: Geometry) -> list[Figure]:
 
 def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry) -> Step:
     """Read the files, and return a step that decodes the next block of them."""
-    data = [path.read_bytes() for path in files]
+    return _step([path.read_bytes() for path in files], block, _decoder(way, geometry))
+
+
+def _step(data: list[bytes], block: int, one: Callable[[bytes], object]) -> Step:
     blocks = cycle([data[i : i + block] for i in range(0, len(data), block)])
-    one = _decoder(way, geometry)
 
     def step() -> int:
         for encoded in (given := next(blocks)):
@@ -81,15 +86,17 @@ def _one_core(
     files: list[Path], block: int, geometry: Geometry, seconds: float, repetitions: int
 ) -> dict[str, list[float]]:
     """Return the images a second of every way."""
-    rates: dict[str, list[float]] = {}
-    for way in HOW:
-        step = prepare_decoding(way, files, block, geometry)
+    data = [path.read_bytes() for path in files]
+    steps = {way: _step(data, block, _decoder(way, geometry)) for way in HOW}
+    for step in steps.values():
         step()
-        rates[way] = repeat(step, seconds, repetitions)
-    return rates
+    return repeat_in_turn(steps, seconds, repetitions)
 
 
 def _decoder(way: str, geometry: Geometry) -> Callable[[bytes], object]:
+    if way == "turbo":
+        alone: Callable[[bytes], object] = simplejpeg.decode_jpeg
+        return alone
     if way == "pdqhash":
         return partial(_with_reference, geometry)
     settings = settings_of(_CONFIGS[way.removeprefix("child.")], geometry)

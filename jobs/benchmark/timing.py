@@ -96,6 +96,22 @@ def repeat(step: Step, seconds: float, repetitions: int) -> list[float]:
     return rates
 
 
+def repeat_in_turn(steps: Mapping[str, Step], seconds: float, repetitions: int) -> dict[str, list[float]]:
+    """Return the images a second of several steps, by name, in each repetition. Each step has that time; they run one
+    after the other again and again, so that whatever else slows the machine down meets all of them."""
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repetitions):
+        done, spent = dict.fromkeys(steps, 0), dict.fromkeys(steps, 0.0)
+        while sum(spent.values()) < len(steps) * seconds / repetitions or not all(done.values()):
+            for name, step in steps.items():
+                began = time.perf_counter()
+                done[name] += step()
+                spent[name] += time.perf_counter() - began
+        for name in steps:
+            rates[name].append(done[name] / spent[name])
+    return rates
+
+
 def together(
     prepare: Callable[..., Step], args: Sequence[Any], processes: int, seconds: float, repetitions: int
 ) -> list[float]:

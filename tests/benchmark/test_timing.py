@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from jobs.benchmark.timing import Step, apart, environment, repeat, steady, steady_rate, together
+from jobs.benchmark.timing import Step, apart, environment, repeat, repeat_in_turn, steady, steady_rate, together
 from nsfwscan.errors import NsfwscanError
 
 
@@ -108,3 +108,18 @@ def test_environment_is_that_of_processes_started_in_it() -> None:
 
 def _variables() -> tuple[str | None, str | None]:
     return os.environ.get("NSFWSCAN_TEST_SET"), os.environ.get("NSFWSCAN_TEST_NEW")
+
+
+def test_steps_in_turn_have_rates_of_their_own() -> None:
+    """Each step is timed alone, runs as often as the others, and has a rate for each repetition."""
+    runs = {"slow": 0, "fast": 0}
+
+    def step(name: str, images: int) -> int:
+        runs[name] += 1
+        time.sleep(0.01)
+        return images
+
+    rates = repeat_in_turn({"slow": partial(step, "slow", 1), "fast": partial(step, "fast", 50)}, 0.06, 2)
+    assert runs["slow"] == runs["fast"] >= 2
+    assert [len(found) for found in rates.values()] == [2, 2]
+    assert min(rates["fast"]) > 5 * max(rates["slow"])
