@@ -438,6 +438,17 @@ class ErrorRecord(_Section):
     message: str
 
 
+class SevereRecord(_Section):
+    """A flagged object."""
+
+    uri: str
+    decision: str
+    rule: str | None
+    queue: str | None
+    severity: int | None
+    nsfw_score: float | None
+
+
 class RateRecord(_Section):
     """A count and its share."""
 
@@ -483,6 +494,8 @@ class SummaryRecord(_Section):
     """Rows by score, in equal bins from 0 to 1."""
     errors: tuple[ErrorRecord, ...]
     """Most frequent first."""
+    most_severe: tuple[SevereRecord, ...] = ()
+    """The worst of the flagged objects, but for illegal matches; none in records of before it."""
     truth: TruthRecord
 
 

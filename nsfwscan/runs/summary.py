@@ -15,9 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.errors import Status
-from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, Category, Decision
+from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, BankKind, Category, Decision
 
 HISTOGRAM_BINS = 20
+SHOWN = 20
+"""Most severe objects that are named."""
+_OF_SEVERE = ["uri", "decision", "rule", "queue", "severity", "nsfw_score"]
+_WORST_FIRST = [("severity", "descending"), ("nsfw_score", "descending"), ("uri", "ascending")]
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
 
 
@@ -48,6 +52,8 @@ class Summary:
     neutral_by_decision: Counter[str] = field(default_factory=Counter)
     suspected: int = 0
     truths: Counter[str] = field(default_factory=Counter)
+    most_severe: pa.Table | None = None
+    """Flagged rows, the worst first; without matches of illegal banks, which are the specialist's alone."""
     _settled_no_image: int = 0
 
     def add(self, report: pa.Table, false_positives: pa.Table) -> None:
@@ -65,6 +71,7 @@ class Summary:
         self.histogram = [old + int(new) for old, new in zip(self.histogram, bins, strict=True)]
         self._add_errors(report)
         self._add_truth(report)
+        self._add_severe(report)
         self.suspected += sum(kind == "suspected" for kind in false_positives["kind"].to_pylist())
 
     def _add_errors(self, report: pa.Table) -> None:
@@ -73,6 +80,13 @@ class Summary:
             code, status, message = row["error_code"], row["status"], row["error"]
             entry = {"status": status, "code": code, "count": 0, "example": row["uri"], "message": message}
             self.errors.setdefault(code, entry)["count"] += 1
+
+    def _add_severe(self, report: pa.Table) -> None:
+        legal = pc.not_equal(pc.fill_null(report["match_kind"], ""), str(BankKind.ILLEGAL))
+        flagged = pc.is_in(report["decision"], pa.array(sorted(map(str, FLAGGED))))
+        found = report.filter(pc.and_(flagged, legal)).select(_OF_SEVERE)
+        both = found if self.most_severe is None else pa.concat_tables([self.most_severe, found])
+        self.most_severe = both.take(pc.select_k_unstable(both, SHOWN, _WORST_FIRST))
 
     def _add_truth(self, report: pa.Table) -> None:
         self.truths.update(_counts(report["truth"]))
@@ -127,6 +141,7 @@ class Summary:
             **{n: dict(getattr(self, n).most_common()) for n in _COUNTED},
             "nsfw_score_histogram": self.histogram,
             "errors": self.most_frequent_errors(),
+            "most_severe": [] if self.most_severe is None else self.most_severe.to_pylist(),
             "truth": {
                 "by_category": dict(self.truths.most_common()),
                 "neutral": self.neutral,

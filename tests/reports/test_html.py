@@ -102,6 +102,24 @@ def summary() -> dict[str, Any]:
         "queue": {"adult": block + review, "ingest": unreadable},
         "format": {"JPEG": 902_114, "PNG": 120_933, "WEBP": 61_020, "HEIF": 11_733, "GIF": 1_203, "TIFF": 12},
         "nsfw_score_histogram": _HISTOGRAM,
+        "most_severe": [
+            {
+                "uri": "s3://media/a b.jpg",
+                "decision": "block",
+                "rule": "explicit",
+                "queue": "adult",
+                "severity": 3,
+                "nsfw_score": 0.9876,
+            },
+            {
+                "uri": "s3://media/known.jpg",
+                "decision": "block",
+                "rule": "known-bad",
+                "queue": "known",
+                "severity": 3,
+                "nsfw_score": None,
+            },
+        ],
         "errors": [{"status": s, "count": n, "example": uri, "message": message} for s, n, uri, message in _ERRORS],
         "truth": {
             "by_category": {"neutral": 20_004, "porn": 801, "sexy": 322},
@@ -420,7 +438,7 @@ def test_hostile_names() -> None:
 @pytest.mark.parametrize("make", [record, nightly_record, replay_record])
 def test_hostile_everywhere(make: Callable[[], dict[str, Any]]) -> None:
     """No string of the record becomes markup, wherever it stands: names, versions, labels, rules, paths, messages."""
-    clean = Elements(page_of(make()))
+    clean = Elements(page_of(record()))
     page = render_summary(poisoned(as_record(make()), "\"'><b onclick=x>\u202e\x07\ud800"))
     dirty = Elements(page)
     added = set(dirty.names) - set(clean.names)
@@ -455,7 +473,7 @@ def test_self_contained() -> None:
 @pytest.mark.parametrize("make", [record, nightly_record, replay_record])
 def test_headings_and_tables(make: Callable[[], dict[str, Any]]) -> None:
     """Headings leave out no level, every table has a caption, every column head a scope, every id is there once."""
-    page = page_of(make())
+    page = page_of(record())
     elements = Elements(page)
     levels = [int(name[1]) for name in elements.names if re.fullmatch(r"h\d", name)]
     assert levels[0] == 1 and levels.count(1) == 1
@@ -806,3 +824,14 @@ def test_models_beside_the_first() -> None:
     beside = {"name": "violence", "uri": "s3://models/violence", "sha256": "ab" * 32}
     text = text_of({**record(), "auxiliary_models": [beside]})
     assert "violence: s3://models/violence" in text and "ab" * 32 in text
+
+
+def test_the_most_severe_objects_are_named() -> None:
+    """Each has its severity, score, rule and queue; where nothing is flagged there is no such section."""
+    page = page_of(record())
+    section = page[page.index('id="severe"') : page.index("</section>", page.index('id="severe"'))]
+    for said in ("The worst 2 of", "s3://media/a b.jpg", "0.988", "explicit", "adult", "s3://media/known.jpg", "–"):
+        assert said in section
+    made = record()
+    made["summary"]["most_severe"] = []
+    assert 'id="severe"' not in page_of(made)

@@ -24,6 +24,25 @@ def counted(*parts: pa.Table) -> dict[str, Any]:
     return total.as_dict()
 
 
+def test_the_worst_are_named() -> None:
+    """Of all flagged objects, over all ranges, the twenty of the highest severity and score are named, the worst first;
+    matches of an illegal bank never are."""
+    scores = [0.2 + i / 50 for i in range(40)]
+    rows = [staged_row(f"/{i:02}.jpg", nsfw_score=score) for i, score in enumerate(scores)]
+    illegal = staged_row("/known.jpg", nsfw_score=None, match_bank="b", match_id="1", match_kind="illegal")
+    found = counted(report(rows[:25]), report([*rows[25:], illegal]), report([staged_row("/calm.jpg", nsfw_score=0.1)]))
+    worst = sorted(zip(scores, rows, strict=True), key=lambda pair: (pair[0] < 0.8, -pair[0]))[:20]
+    assert [one["uri"] for one in found["most_severe"]] == [row["uri"] for _, row in worst]
+    assert found["most_severe"][0] | {"nsfw_score": None} == {
+        "uri": "/39.jpg",
+        "decision": "block",
+        "rule": "explicit",
+        "queue": "adult",
+        "severity": 3,
+        "nsfw_score": None,
+    }
+
+
 def rows_strategy() -> st.SearchStrategy[list[dict[str, Any]]]:
     scored = st.fixed_dictionaries(
         {
