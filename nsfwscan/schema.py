@@ -136,7 +136,7 @@ CONTENT_COLUMNS = [
     _column("width", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
     _column("height", pa.int64(), "pixels, as displayed (after EXIF orientation)"),
     _column("frames", pa.int64(), "frames or pages in the file"),
-    _column("media", pa.string(), "`image`, or `animation` where its frames follow each other in time"),
+    _column("media", pa.string(), "`image`, `animation` where its frames follow each other in time, `video`"),
     _column("duration_s", pa.float64(), "seconds from the first frame to the end of the last one; null for an image"),
     _column("views", pa.int32(), "frames or pages that are looked at: those that look different, up to `views.most`"),
     _column("camera", pa.string(), "EXIF make and model"),
@@ -260,9 +260,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     "match_kind": tuple(str(kind) for kind in BankKind if kind != BankKind.NEGATIVE),
     "match_hash": ("sha256", "md5", "pdq"),
     "filtered_by": ("icon", "flat", "prefilter"),
-    "media": ("image", "animation"),
+    "media": ("image", "animation", "video"),
 }
-"""All texts that a column has, of those that a policy may ask for; the formats are in `images/formats/registry.py`."""
+"""All texts that a column has, of those that a policy may ask for; the formats are in `images/formats/`."""
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("nsfw_score", "confidence", *map(score_column, Category)), (0, 1)),
     "pdq_quality": (0, 100),

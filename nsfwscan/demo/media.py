@@ -566,7 +566,7 @@ def _uploads_duplicates() -> Iterator[Item]:
 _SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="4"/></svg>\n'
 _PDF = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n"
 _HTML = b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not found</body></html>\n"
-_MP4 = struct.pack(">I4s4sI4s4sI4s", 24, b"ftyp", b"isom", 0x200, b"isom", b"avc1", 8, b"mdat")
+_MP4 = struct.pack(">I4s4sI4s4sI4s", 24, b"ftyp", b"M4A ", 0x200, b"M4A ", b"mp42", 8, b"mdat")
 
 
 def _broken_unsupported() -> Iterator[Item]:
@@ -578,7 +578,7 @@ def _broken_unsupported() -> Iterator[Item]:
         ("document.pdf", _PDF, "The beginning of a PDF."),
         ("album.zip", _zip_of_text(), "A zip archive."),
         ("not_found.html", _HTML, "A web page."),
-        ("clip.mp4", _MP4, "A video's ftyp box, of the same family as those of HEIC and AVIF."),
+        ("clip.mp4", _MP4, "A sound's ftyp box, of the same family as those of HEIC and AVIF."),
         ("noise.bin", random.Random(13).randbytes(2048), "Random bytes."),
     )
     for name, data, note in rows:

@@ -63,7 +63,7 @@ def to_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any
     decoded = decode(data, reduced=partial(_reduce, geometries) if fast else None, **how)
     size = decoded.facts["width"], decoded.facts["height"]
     for geometry in geometries:
-        _check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
+        check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
     with as_row_error(decoded.facts):
         return decoded.facts, b"".join(geometry.apply(decoded.image) for geometry in geometries)
 
@@ -191,7 +191,7 @@ def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) ->
         return open_within(data, max_pixels, formats)[1]
 
 
-def _check_resized(size: tuple[int, int], max_pixels: int, facts: Facts) -> None:
+def check_resized(size: tuple[int, int], max_pixels: int, facts: Facts) -> None:
     """Refuse a sliver of a few pixels that becomes enormous when its shortest edge is resized to the model's."""
     if size[0] * size[1] > max_pixels:
         shape, becomes = f"{facts['width']:,} × {facts['height']:,}", f"{size[0]:,} × {size[1]:,}"

@@ -25,14 +25,14 @@ from nsfwscan.images.opening import Facts
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.signals import MOST_SIGNALS
 
-_LOOK = 32
+LOOK = 32
 """Edge of the small pictures by which frames are compared."""
-_ALIKE = 2.0
+ALIKE = 2.0
 """Frames whose small pictures differ by fewer levels of 255 on average look alike: compression alone gives 1."""
 _TENTH_S = 0.1
 _WHOLE = 1000
 """The weight of what is a verdict by itself: a page, which people look at for as long as they like."""
-_LEAST_COST = 2**16
+LEAST_COST = 2**16
 """Pixels that a frame counts as at least: 10⁵ frames of nine pixels take as long as some large ones."""
 
 Looks = NDArray[np.uint8]
@@ -72,7 +72,7 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
     walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
-    looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, _LOOK, _LOOK, 3)
+    looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, LOOK, LOOK, 3)
     animated = facts["format"] in ANIMATED and (facts["frames"] or 0) > 1
     if animated:
         facts |= {"media": "animation", "duration_s": None if walk.cut else sum(walk.shown_s)}
@@ -115,7 +115,7 @@ class _Walk:
         left = self.pixels
         for frame in frames_of(self.data, self.name):
             width, height = frame.image.size
-            left -= max(_LEAST_COST, width * height)
+            left -= max(LEAST_COST, width * height)
             if left < 0 or time.monotonic() > self.until or width * height > self.max_pixels:
                 self.cut = True
                 return
@@ -165,7 +165,7 @@ def weights_of(looks: Looks, chosen: list[int], shown_s: NDArray[np.float64]) ->
 def look_of(image: Image.Image) -> Looks:
     """Return a small picture of a frame on white, uint8 [32, 32, 3]."""
     small = image.convert("RGBA" if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info else "RGB")
-    small = small.resize((_LOOK, _LOOK), Image.Resampling.BOX)
+    small = small.resize((LOOK, LOOK), Image.Resampling.BOX)
     if small.mode == "RGBA":
         small = Image.alpha_composite(Image.new("RGBA", small.size, (255, 255, 255, 255)), small).convert("RGB")
     return np.asarray(small)
@@ -186,7 +186,7 @@ def choose(looks: Looks, most: int, between: str) -> dict[int, str]:
     chosen: dict[int, str] = {}
 
     def take(index: int, reason: str) -> None:
-        if nearest[index] >= _ALIKE and len(chosen) < most:
+        if nearest[index] >= ALIKE and len(chosen) < most:
             chosen[index] = reason
             np.minimum(nearest, np.abs(flat - flat[index]).mean(axis=1), out=nearest)
 
@@ -195,6 +195,6 @@ def choose(looks: Looks, most: int, between: str) -> dict[int, str]:
     spread = (most - 2) // 3
     for part in range(1, spread + 1):
         take(round(part * (len(looks) - 1) / (spread + 1)), between)
-    while len(chosen) < most and nearest.max() >= _ALIKE:
+    while len(chosen) < most and nearest.max() >= ALIKE:
         take(int(nearest.argmax()), "distinct")
     return dict(sorted(chosen.items()))

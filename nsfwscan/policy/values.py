@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from nsfwscan.images.formats.containers import CONTAINERS
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.policy.sql import VISIBLE, without_places
 from nsfwscan.schema import RANGES, WORDS
@@ -50,7 +51,7 @@ class Known:
     def words(self, column: str) -> tuple[str, ...] | None:
         """Return all texts that a column may have; None: any."""
         given = {"label": self.labels, "match_bank": self.banks}.get(column)
-        return given if given is not None else FORMATS if column == "format" else WORDS.get(column)
+        return given if given is not None else (*FORMATS, *CONTAINERS) if column == "format" else WORDS.get(column)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from nsfwscan.errors import NsfwscanError, RowError
 from nsfwscan.execution.layout import Needs
 from nsfwscan.execution.machine import this_machine, usable_cpus
 from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.images.formats.containers import INSTALL, container_of, videos_are_decoded
 from nsfwscan.images.formats.content_names import ContentKind, content_of
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.confinement import LAYERS
@@ -196,16 +197,22 @@ def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
 
 def _are_images(uri: str, listed: list[str], config: ScanConfig) -> Iterator[Finding]:
     """Warn if a scan of objects like these would score hardly any of them, and so end with exit code 5."""
-    kinds = [content_of(head) for head in (_beginning(one, config.storage) for one in listed) if head is not None]
+    heads = [head for head in (_beginning(one, config.storage) for one in listed) if head is not None]
+    videos = [head for head in heads if container_of(head) is not None]
+    if videos and not videos_are_decoded():
+        words = f"{uri}: of the first {len(heads)} objects, {len(videos)} are videos, which need: {INSTALL}"
+        yield Finding("warn", "source", words)
+    scanned = videos if videos_are_decoded() else []
+    kinds = [content_of(head) for head in heads if head not in scanned]
     others = Counter(kind.name for kind in kinds if kind.kind is not ContentKind.IMAGE)
     count, limit = others.total(), config.report.max_unsupported_rate
-    if not count or limit == 1 or count / len(kinds) <= limit:
+    if not count or limit == 1 or count / len(heads) <= limit:
         return
     named = ", ".join(f"{n} × {name}" for name, n in others.most_common(_NAMED))
     yield Finding(
         "warn",
         "source",
-        f"{uri}: of the first {len(kinds)} objects, {count} are no images ({printable(named)}). If all are like "
+        f"{uri}: of the first {len(heads)} objects, {count} are no images ({printable(named)}). If all are like "
         f"them, a scan ends with exit code 5: mend the source, or leave them out with --exclude",
     )
 

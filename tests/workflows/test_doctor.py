@@ -20,6 +20,7 @@ from PIL import Image
 from nsfwscan.cli.main import main
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import NsfwscanError
+from nsfwscan.images.formats.containers import INSTALL
 from nsfwscan.models import registry
 from nsfwscan.workflows import doctor
 from nsfwscan.workflows.doctor import Finding, examine
@@ -81,6 +82,18 @@ def test_a_healthy_set_up(media: Path, tmp_path: Path) -> None:
     assert "ok    ray       a local Ray: 1 nodes, 1 CPUs, 0 GPUs; would use 1 CPU actors, the model in each" in lines
     assert f"ok    source    {media}: can be listed and read ({media}/0000.jpg, 1 bytes)" in lines
     assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("extra", [True, False])
+def test_videos_are_warned_of_without_their_extra(tmp_path: Path, extra: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install; with the extra they are scanned, and nothing is wrong with a source of videos."""
+    monkeypatch.setattr(doctor, "videos_are_decoded", lambda: extra)
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isomavc1" + bytes(600))
+    warned = [f.detail for f in examined(folder, None) if f.subject == "source" and f.verdict == "warn"]
+    assert warned[:1] == ([] if extra else [f"{folder}: of the first 1 objects, 1 are videos, which need: {INSTALL}"])
 
 
 @pytest.mark.usefixtures("without_ray")

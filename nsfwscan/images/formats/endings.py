@@ -48,6 +48,5 @@ _CUT_OFF: dict[str, Callable[[bytes], bool]] = {
     "WEBP": lambda data: int.from_bytes(data[4:8], "little") + 8 > len(data),
     "BMP": lambda data: int.from_bytes(data[2:6], "little") > len(data),
     "TIFF": _tiff,
-    "AVIF": _boxed,
-    "HEIF": _boxed,
+    **dict.fromkeys(("AVIF", "HEIF", "MP4", "MOV"), _boxed),
 }

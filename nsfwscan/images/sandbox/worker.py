@@ -27,6 +27,7 @@ from PIL import AvifImagePlugin, Image
 
 from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.decoder import header
+from nsfwscan.images.formats.containers import Container, container_of, refuse_without_extra, videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS, register_formats
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.sandbox import wire
@@ -48,6 +49,8 @@ def main(fd: int, area_fd: int) -> None:
     os.close(area_fd)
     try:
         formats = (*FORMATS, *_plug_in(settings.plugins))
+        if videos_are_decoded():
+            importlib.import_module("nsfwscan.images.video_views")
     except ImportError as error:
         wire.send(control, {"error": str(error)})
         return
@@ -161,14 +164,30 @@ def _data_bytes() -> int:
 def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ...]) -> tuple[Said, bytes]:
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
     try:
+        if (container := container_of(data)) is not None:
+            return _answer_of_video(container, asked, data, settings)
         if asked.get("only") == "header":
             return {"code": None, "facts": header(data, **limits), "views": []}, b""
         wanted = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
-        looked = ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2)
-        facts, views, pixels = to_views(data, *settings.geometries, limits=looked, **wanted, **limits)
+        facts, views, pixels = to_views(data, *settings.geometries, limits=_view_limits(settings), **wanted, **limits)
     except RowError as error:
         return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""
     return {"code": None, "facts": facts, "views": views}, pixels
+
+
+def _answer_of_video(container: Container, asked: Said, data: bytes, settings: Settings) -> tuple[Said, bytes]:
+    if asked.get("only") == "header":
+        return {"code": None, "facts": {"format": container.name, "media": "video"}, "views": []}, b""
+    refuse_without_extra(container)
+    from nsfwscan.images.video_views import video_views  # loaded before the fork, where the extra is there
+
+    limits: dict[str, Any] = {"limits": _view_limits(settings), "max_pixels": settings.max_pixels}
+    facts, views, pixels = video_views(data, container, *settings.geometries, hashed=settings.hashed, **limits)
+    return {"code": None, "facts": facts, "views": views}, pixels
+
+
+def _view_limits(settings: Settings) -> ViewLimits:
+    return ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+"""Decode the views of a video: of the frames that were looked at, those that look different.
+
+If there is time to decode all of it, frames are looked at in even distances; otherwise at places each of which halves a
+gap between those before, until the time is used up. Never only at keyframes, since whoever makes a video chooses them.
+The signal:
+
+    view.unseen     share of the duration that is further than a second from every frame that was looked at
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from math import ceil
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from nsfwscan.errors import ErrorCode
+from nsfwscan.images.decoder import check_resized
+from nsfwscan.images.formats.containers import Container
+from nsfwscan.images.formats.endings import is_cut_off
+from nsfwscan.images.opening import Facts, as_row_error, check_pixels
+from nsfwscan.images.pdq import pdq_of
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.videos import Video, opened, pictures_of, stream_of
+from nsfwscan.images.views import ALIKE, LEAST_COST, LOOK, Looks, ViewLimits, choose, weights_of
+
+_KEPT_PIXELS = 2**21
+"""Frames of more than 1920 x 1080 are kept at reduced scale."""
+_NEAR_S = 1.0
+"""How far around itself a frame tells what a video shows."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A frame that may become a view."""
+
+    place: int
+    look: Looks
+    frame: VideoFrame
+    rotation: int
+
+
+@dataclass
+class _Walk:
+    """Looks at frames of a video, within the limits, and keeps those that differ most.
+
+    Args:
+        left: frames that may still be looked at.
+        step: frames from one to the next.
+        until: when to end.
+        most_kept: number of frames in memory.
+
+    Attributes:
+        looks: by place.
+        kept: ascending by place.
+    """
+
+    video: Video
+    left: int
+    step: int
+    until: float
+    most_kept: int
+    looks: dict[int, Looks] = field(default_factory=dict)
+    kept: list[_Kept] = field(default_factory=list)
+
+    def walk(self) -> None:
+        """Look at frames in even distances, or, where that takes too long, at fewer."""
+        if self._in_order():
+            return
+        for place in _spread(len(self.video.times), self.step):
+            if not self.left or time.monotonic() > self.until:
+                return
+            if all(abs(place - known) >= self.step for known in self.looks):
+                self._visit(place)
+
+    def _in_order(self) -> bool:
+        """Return False as soon as there is no time to go on so."""
+        begun, due, last = time.monotonic(), 0, len(self.video.times) - 1
+        for place, frame in self.video.frames_from(0, self.until):
+            if place >= due or place == last:
+                self._look(place, frame)
+                due = place + self.step
+            spent, left = time.monotonic() - begun, self.until - time.monotonic()
+            if not self.left:
+                return True
+            if spent > left / 20 and spent / (place + 1) * (last - place) > left:
+                return False
+        return True
+
+    def _visit(self, wanted: int) -> None:
+        """Look at the frame at a place, and on the way there at the keyframe before it and those at each step."""
+        due = 0
+        for place, frame in self.video.frames_from(wanted, self.until):
+            if place >= min(due, wanted):
+                self._look(place, frame)
+                due = place + self.step
+            if place >= wanted or not self.left:
+                return
+
+    def _look(self, place: int, frame: VideoFrame) -> None:
+        if place in self.looks or not self.left:
+            return
+        self.left -= 1
+        look = self.looks[place] = self.video.look_of(frame, LOOK)
+        if _nearest(look, self.kept) < ALIKE and place < len(self.video.times) - 1:
+            return
+        self.kept.append(_Kept(place, look, self.video.within(frame, _KEPT_PIXELS), frame.rotation))
+        self.kept.sort(key=lambda one: one.place)
+        if len(self.kept) > self.most_kept:
+            others = [[other for other in self.kept if other is not one] for one in self.kept]
+            distances = [_nearest(one.look, rest) for one, rest in zip(self.kept, others, strict=True)]
+            del self.kept[1 + int(np.argmin(distances[1:-1]))]
+
+
+def _nearest(look: Looks, kept: list[_Kept]) -> float:
+    if not kept:
+        return float("inf")
+    others = np.stack([one.look for one in kept]).astype(np.int16)
+    return float(np.abs(others - look).mean(axis=(1, 2, 3)).min())
+
+
+def _spread(frames: int, step: int) -> Iterator[int]:
+    """Yield places, each of which halves a gap between those before: the last, the middle, a quarter, three quarters,
+    an eighth … (van der Corput's sequence), until the gaps are no wider than a step."""
+    yield frames - 1
+    for number in count(1):
+        bits = number.bit_length()
+        if frames >> (bits - 1) <= step:
+            return
+        yield frames * int(f"{number:b}"[::-1], 2) >> bits
+
+
+def video_views(
+    data: bytes,
+    container: Container,
+    *geometries: Geometry,
+    limits: ViewLimits,
+    max_pixels: int,
+    hashed: bool = False,
+) -> tuple[Facts, list[Facts], bytes]:
+    """Return what a video is, its views, and the models' pixels of each view: as `to_views` does for an image.
+
+    Raises:
+        RowError: `unsupported`, `too_large` or `decode_error`.
+        MemoryError: the video needs more memory than this process may have.
+    """
+    begun = time.monotonic()
+    facts: Facts = {"format": container.name, "media": "video"}
+    damage = ErrorCode.TRUNCATED if is_cut_off(data, container.name) else ErrorCode.DECODE_ERROR
+    with as_row_error(facts, damage), opened(data, container) as source:
+        video = Video(source, stream_of(source, container), 2 * len(data), max_pixels)
+        facts |= check_pixels(container.name, video.size, max_pixels)
+        video.read(begun + limits.seconds / 4)
+        several = limits.most > 1
+        looks = max(1, limits.pixels // max(LEAST_COST, video.size[0] * video.size[1])) if several else 1
+        until = begun + limits.seconds if several else float("inf")  # then the deadline of the file holds
+        walk = _Walk(video, looks, max(1, ceil(len(video.times) / looks)), until, 4 * limits.most)
+        walk.walk()
+        if not walk.kept:
+            raise ValueError("no frame can be decoded")
+        return _made(walk, facts, geometries, limits.most, max_pixels, hashed)
+
+
+def _made(
+    walk: _Walk, facts: Facts, geometries: tuple[Geometry, ...], most: int, max_pixels: int, hashed: bool
+) -> tuple[Facts, list[Facts], bytes]:
+    video, places = walk.video, sorted(walk.looks)
+    chosen = choose(np.stack([one.look for one in walk.kept]), most, "spread")
+    shown = [walk.kept[index] for index in chosen]
+    weights = _weights(walk, [one.place for one in shown])
+    views: list[Facts] = []
+    pixels: list[bytes] = []
+    for one, reason, weight in zip(shown, chosen.values(), weights, strict=True):
+        stored, image = pictures_of(one.frame, one.rotation)
+        pdq, quality = pdq_of(stored) if hashed else (None, None)
+        if not views:
+            width, height = video.shown_size(one.rotation)
+            facts |= {"width": width, "height": height, "pdq": pdq, "pdq_quality": quality}
+            for geometry in geometries:
+                check_resized(geometry.resized(image.size), max_pixels, facts)
+        at_s = float(video.times[one.place])
+        views.append({"index": one.place, "at_s": at_s, "reason": reason, "weight": weight, "pdq": pdq,
+                      "pdq_quality": quality})  # fmt: skip
+        pixels.append(b"".join(geometry.apply(image) for geometry in geometries))
+    facts |= {"views": len(views), "frames": None if video.cut else len(video.times)}
+    facts["duration_s"] = None if video.cut else video.end_s
+    if unseen := _unseen(video, places):
+        facts["signals"] = {"view.unseen": unseen}
+    return facts, views if len(views) > 1 else [], b"".join(pixels)
+
+
+def _weights(walk: _Walk, chosen: list[int]) -> list[int]:
+    """Return the weights of chosen places: each frame that was looked at stands for the time until the next one."""
+    places = sorted(walk.looks)
+    times = walk.video.times[places]
+    limits = np.append(times, max(walk.video.end_s, times[-1]))
+    looks = np.stack([walk.looks[place] for place in places])
+    return weights_of(looks, [places.index(place) for place in chosen], np.diff(limits))
+
+
+def _unseen(video: Video, places: list[int]) -> float:
+    least = 0.5 if video.cut else 0.0  # of a length that nobody knows
+    if not video.end_s:
+        return least
+    gaps = np.diff(np.concatenate([[-_NEAR_S], video.times[places], [video.end_s + _NEAR_S]])) - 2 * _NEAR_S
+    return float(min(1.0, max(least, gaps.clip(0).sum() / video.end_s)))
