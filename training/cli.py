@@ -48,7 +48,9 @@ def main() -> None:
 
 @main.command()
 @data_options
-@click.option("--out", metavar="FILE", default="explore.html", show_default=True, help="The page to write.")
+@click.option(
+    "--out", metavar="FILE", default="explore.html", show_default=True, help="The page to write, here or in a store."
+)
 @click.option(
     "--model",
     metavar="URI",

@@ -128,6 +128,7 @@ def complain(text: str) -> None:
     click.echo(f"nsfwscan: {printable_lines(redacted(text))}", err=True)
 
 
-def echo(text: object) -> None:
-    """Print to standard output, redacted and printable: strangers' names may hold control characters or secrets."""
-    click.echo(printable_lines(redacted(str(text))))
+def echo(text: object, *, err: bool = False) -> None:
+    """Print to standard output, or with `err` to standard error, redacted and printable: strangers' names may hold
+    control characters or secrets."""
+    click.echo(printable_lines(redacted(str(text))), err=err)

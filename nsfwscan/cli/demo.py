@@ -16,14 +16,28 @@ from nsfwscan.cli.console import echo, exit_codes
 from nsfwscan.cli.terminal import describe_balance, describe_counts, describe_since
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
+from nsfwscan.location import Location
 from nsfwscan.reports.progress import choose_progress
 from nsfwscan.review.queues import describe_queues, write_queues
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import find_run
 
 
+def _folder(_: click.Context, __: click.Parameter, written: str) -> Path:
+    """Return the folder that is meant. Raises BadParameter for what is no place, and for a store."""
+    try:
+        place = Location.given(written)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if not place.is_local:
+        raise click.BadParameter(f"{written!r} is no folder of this machine, and the demo makes its files here")
+    if Path(place.path).is_file():
+        raise click.BadParameter(f"{written!r} is a file")
+    return Path(place.path)
+
+
 @click.command()
-@click.argument("folder", default="demo", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", default="demo", callback=_folder)
 @click.option(
     "--open/--no-open",
     "opens",

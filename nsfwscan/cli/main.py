@@ -13,7 +13,6 @@ import sys
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -60,6 +59,7 @@ from nsfwscan.runs.finding import exit_code_of
 from nsfwscan.runs.garbage import GIVEN_UP, collect
 from nsfwscan.runs.overview import overview
 from nsfwscan.runs.run import find_run
+from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import printable
@@ -471,11 +471,14 @@ def _digest(text: str | None) -> str | None:
     help="The report's own columns (csv, parquet), or the format of another service.",
 )
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE", help="File to write."
+    "--out",
+    required=True,
+    metavar="FILE",
+    help="File to write, here or in a store (s3://bucket/key); - is standard output.",
 )
 @click.option("--for", "reader", type=click.Choice(["excel"]), help="Program that will open the CSV.")
 @storage_options
-def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -> None:
+def export(run: str, kind: str, out: str, reader: str | None, **options: Any) -> None:
     """Write the report of RUN (STORE/runs/ID, or a STORE's newest) as one file.
 
     rekognition: the output manifest of a bulk analysis (JSON lines) and its summary; safesearch, azure: one response
@@ -483,13 +486,16 @@ def export(run: str, kind: str, out: Path, reader: str | None, **options: Any) -
     UTF-8, so that Excel shows names correctly.
     """
     with exit_codes(Console(stderr=True), verbose=False):
-        found = find_run(run, StorageConfig.of(given_options(options)), complain)
+        storage = StorageConfig.of(given_options(options))
+        target = Output.given(out, storage, "--out", stdout=True)
         if reader and kind != "csv":
             raise click.UsageError("--for excel is for --format csv")
-        exported = export_run(found, kind, out, reader)
-        echo(f"{exported.rows:,} rows of run {found.run_id} in {', '.join(map(str, exported.files))}")
+        found = find_run(run, storage, complain)
+        exported = export_run(found, kind, target, reader)
+        files = ", ".join(map(str, exported.files))
+        echo(f"{exported.rows:,} rows of run {found.run_id} in {files}", err=target.is_stdout)
         if delta := describe_delta(found.record()):
-            echo(delta)
+            echo(delta, err=target.is_stdout)
 
 
 @main.command()

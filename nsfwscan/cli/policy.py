@@ -7,7 +7,6 @@ the run that it commits.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -24,6 +23,7 @@ from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, find_run
+from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import redacted_json
 from nsfwscan.workflows.replay import commit_replay, overlaps
@@ -76,7 +76,7 @@ def check(file: str, run: str | None, **options: Any) -> None:
     is_flag=False,
     flag_value="-",
     metavar="[FILE]",
-    help="Write the changes to this file; without a name, or as -, print them as one JSON object.",
+    help="Write the changes to this file, here or in a store; without a name, or as -, print them as one JSON object.",
 )
 @click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
 @click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
@@ -92,13 +92,14 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
         storage = StorageConfig.of(given_options(options))
+        target = None if json_file is None or as_json else Output.given(json_file, storage, "--json")
         decided, by = find_run(run, storage, complain), load_policy(file, storage)
         found = replay_run(decided, by).as_dict()
         changes = {"run_id": decided.run_id, **found}
         if not as_json:
             _say_changes(found, decided, by)
-        if json_file is not None and not as_json:
-            _write(Path(json_file), to_json(redacted_json(changes)))
+        if target is not None:
+            _write(target, to_json(redacted_json(changes)))
         result = commit_replay(decided, by, file, run_id) if commit else None
         if as_json:
             print_json({**changes, "committed": None if result is None else scan_json(result)})
@@ -127,8 +128,9 @@ def _say_bank_notes(policy: Policy, record: RunRecord) -> None:
         echo(f"note: {note}")
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(target: Output, data: bytes) -> None:
     try:
-        path.write_bytes(data)
+        with target.appearing() as path:
+            path.write_bytes(data)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from None

@@ -5,7 +5,6 @@ Exit codes are those of all commands.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,15 +17,15 @@ from nsfwscan.review.context import read_context
 from nsfwscan.review.queues import describe_queues, write_queues
 from nsfwscan.review.ranking import EARLIER_RUNS
 from nsfwscan.runs.run import find_run
+from nsfwscan.storage.output import Output
 
 
 @click.command()
 @click.argument("run")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Folder to write (default: queues/RUN_ID).",
+    help="Folder to write, here or in a store (s3://bucket/prefix); - is standard output (default: queues/RUN_ID).",
 )
 @click.option(
     "--context",
@@ -44,7 +43,7 @@ from nsfwscan.runs.run import find_run
 )
 @storage_options
 def queues(
-    run: str, out: Path | None, context: str | None, names: tuple[str, ...], earlier_runs: int, **options: Any
+    run: str, out: str | None, context: str | None, names: tuple[str, ...], earlier_runs: int, **options: Any
 ) -> None:
     """Write the review queues of RUN (STORE/runs/ID, or a STORE's newest), one file per queue.
 
@@ -53,9 +52,11 @@ def queues(
     """
     with exit_codes(Console(stderr=True), verbose=False):
         storage = StorageConfig.of(given_options(options))
+        target = None if out is None else Output.given(out, storage, "--out", stdout=True)
+        known = () if context is None else read_context(context, storage)
         found = find_run(run, storage, complain)
-        known = read_context(context, storage) if context else ()
-        written = write_queues(found, out or Path("queues", found.run_id), names, known, earlier_runs)
-        echo(describe_queues(written))
+        target = target or Output.given(f"queues/{found.run_id}", storage, "--out")
+        written = write_queues(found, target, names, known, earlier_runs)
+        echo(describe_queues(written), err=target.is_stdout)
         if delta := describe_delta(found.record()):
-            echo(delta)
+            echo(delta, err=target.is_stdout)

@@ -1,16 +1,17 @@
 """Export of a run's report as one file, in its own columns or in another service's format.
 
-A file appears whole or not at all. Its rows keep the order of the report, and memory stays flat. A report that cannot
-be read is a `StoreError`; a file that cannot be written is a `ConfigError`.
+A file appears whole or not at all, here, in a store or on standard output. Its rows keep the order of the report, and
+memory stays flat. A report that cannot be read, and a store that does not take the file, are a `StoreError`; a file
+that cannot be written here is a `ConfigError`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -21,12 +22,10 @@ from nsfwscan.reports import vendor_formats
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Category, in_utc, score_column
-from nsfwscan.storage.atomic import appearing
+from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import write_csv
 
-FILE_MODE = 0o640
-"""Mode of exported files, as of the report itself: not readable for everybody."""
 _ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_column, Category)]
 
 
@@ -35,10 +34,10 @@ class Exported:
     """The result of an export: the number of rows, and the files that hold them."""
 
     rows: int
-    files: tuple[Path, ...]
+    files: tuple[Output, ...]
 
 
-def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exported:
+def export_run(run: Run, kind: str, out: Output, reader: str | None = None) -> Exported:
     """Write a run's report as one file.
 
     Args:
@@ -47,19 +46,24 @@ def export_run(run: Run, kind: str, out: Path, reader: str | None = None) -> Exp
         reader: `excel` marks a CSV as UTF-8, so that Excel reads it correctly; unset: any program.
 
     Raises:
-        StoreError: the report cannot be read.
-        ConfigError: the file cannot be written.
+        StoreError: the report cannot be read, or the store does not take the file.
+        ConfigError: the file cannot be written, or not on standard output: a terminal would act on what rows of CSV and
+            Parquet hold, and `rekognition` is two files.
     """
+    if out.is_stdout and kind == "rekognition":
+        raise ConfigError("rekognition is two files, and standard output is one: name a file with --out")
+    if out.is_stdout and kind in ("csv", "parquet") and sys.stdout.isatty():
+        raise ConfigError(f"{kind} is no text for a terminal: send standard output to a file or a program")
     try:
         return _csv(run, out, marked=True) if reader == "excel" else FORMATS[kind](run, out)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _csv(run: Run, out: Path, *, marked: bool = False) -> Exported:
+def _csv(run: Run, out: Output, *, marked: bool = False) -> Exported:
     """Write all columns as CSV: times in ISO 8601, signals as JSON, null as empty; no text looks like a formula."""
     counted = _Counted(_rows(run, REPORT_SCHEMA.names))
-    with appearing(out, mode=FILE_MODE) as path:
+    with out.appearing() as path:
         write_csv(path, REPORT_SCHEMA.names, (list(map(_cell, row.values())) for row in counted), marked=marked)
     return Exported(counted.rows, (out,))
 
@@ -74,20 +78,20 @@ def _cell(value: Any) -> Any:
     return in_utc(value) if isinstance(value, datetime) else value
 
 
-def _parquet(run: Run, out: Path) -> Exported:
+def _parquet(run: Run, out: Output) -> Exported:
     """Write all columns of all parts as one Parquet file."""
     rows = 0
-    with appearing(out, mode=FILE_MODE) as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
+    with out.appearing() as path, pq.ParquetWriter(path, REPORT_SCHEMA, compression="zstd") as writer:
         for table in read_rows(run, run.record(), REPORT_SCHEMA.names):
             writer.write_table(table.cast(REPORT_SCHEMA))
             rows += table.num_rows
     return Exported(rows, (out,))
 
 
-def _rekognition(run: Run, out: Path) -> Exported:
+def _rekognition(run: Run, out: Output) -> Exported:
     """Write a bulk analysis's output manifest, and beside it the summary, whose errors are the rows without a score."""
     summary, errors, scored = out.with_suffix(".summary.json"), list[dict[str, Any]](), 0
-    with appearing(out, mode=FILE_MODE) as path, appearing(summary, mode=FILE_MODE) as summary_path:
+    with out.appearing() as path, summary.appearing() as summary_path:
         with path.open("w", encoding="utf-8") as file:
             for line, row in enumerate(_rows(run, _ANSWER_COLUMNS), start=1):
                 if row["nsfw_score"] is None:
@@ -101,19 +105,19 @@ def _rekognition(run: Run, out: Path) -> Exported:
     return Exported(scored + len(errors), (out, summary))
 
 
-def _answers(answer: Callable[[vendor_formats.Row], dict[str, Any]]) -> Callable[[Run, Path], Exported]:
+def _answers(answer: Callable[[vendor_formats.Row], dict[str, Any]]) -> Callable[[Run, Output], Exported]:
     """Return a function that writes JSON lines, one line per row."""
 
-    def write(run: Run, out: Path) -> Exported:
+    def write(run: Run, out: Output) -> Exported:
         counted = _Counted(_rows(run, _ANSWER_COLUMNS))
-        with appearing(out, mode=FILE_MODE) as path, path.open("w", encoding="utf-8") as file:
+        with out.appearing() as path, path.open("w", encoding="utf-8") as file:
             file.writelines(json_line(answer(row)) for row in counted)
         return Exported(counted.rows, (out,))
 
     return write
 
 
-FORMATS: dict[str, Callable[[Run, Path], Exported]] = {
+FORMATS: dict[str, Callable[[Run, Output], Exported]] = {
     "csv": _csv,
     "parquet": _parquet,
     "rekognition": _rekognition,

@@ -1,8 +1,8 @@
 """Review queues as files for reviewers' tools: JSON lines, one item per line, the most urgent first.
 
 Each queue becomes a file of its own. Every file is whole, and none appears before all are written. The files hold no
-pixels and nothing that shows any; for an illegal match they hold the hashes, the place, and who must review it. A
-file that cannot be written is a `ConfigError`.
+pixels and nothing that shows any; for an illegal match they hold the hashes, the place, and who must review it. On
+standard output they follow one another; each item names its queue. A file that cannot be written is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import pyarrow as pa
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.reports.export import FILE_MODE, json_line
+from nsfwscan.reports.export import json_line
 from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
 from nsfwscan.runs.record import PolicyRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import BankKind, Category, in_utc, score_column
-from nsfwscan.storage.atomic import appearing
+from nsfwscan.storage.output import Output
 from nsfwscan.text import printable
 
 _NAME_LENGTH = 100
@@ -44,7 +44,8 @@ class Queue:
     """A written queue."""
 
     name: str
-    path: Path
+    place: str
+    """Path or URI of its file, or `standard output`."""
     items: int
     objects: int
     """Rows of the report that the items represent."""
@@ -61,22 +62,24 @@ class Written:
 
 def write_queues(
     run: Run,
-    out: Path,
+    out: Output | Path,
     names: Collection[str] = (),
     context: Iterable[pa.RecordBatch] = (),
     earlier_runs: int = EARLIER_RUNS,
 ) -> Written:
     """Write the queues of a run into a folder, over older files of the same names. Raises StoreError where a report
-    cannot be read; ConfigError where a file cannot be written, or neither the policy nor a row has a queue of a given
-    name.
+    cannot be read, or a store does not take a file; ConfigError where a file cannot be written here, or neither the
+    policy nor a row has a queue of a given name.
 
     Args:
         names: write only these queues; if empty, all queues that the policy names, even empty ones, or that rows name.
         context, earlier_runs: as for `ranked`.
     """
     known = _queues_of(run.record().policy)
+    if isinstance(out, Path):
+        out = Output.given(out, run.store.storage, "out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.make_folder()
         with ranked(run, names, context, earlier_runs) as found:
             queues = _write(found.items, out, sorted(names or known), known)
             return Written(tuple(queues), found.unassigned)
@@ -91,21 +94,22 @@ def _queues_of(policy: PolicyRecord) -> set[str]:
     return {*policy.queues, *(queue for queue in named if queue)} - {NO_QUEUE}
 
 
-def _write(items: Iterator[Item], out: Path, expected: list[str], known: set[str]) -> list[Queue]:
+def _write(items: Iterator[Item], out: Output, expected: list[str], known: set[str]) -> list[Queue]:
     """Write one file after the other; all appear under their names when the last one is written."""
     done: dict[str, Queue] = {}
     taken: set[str] = set()
     with ExitStack() as places:
+        printed = places.enter_context(out.appearing()) if out.is_stdout else None
 
         def write(name: str, queued: Iterable[Item]) -> None:
-            path = out / _file_name(name, taken)
+            place = out.child(_file_name(name, taken))
             count = objects = 0
-            with places.enter_context(appearing(path, mode=FILE_MODE)).open("w", encoding="utf-8") as file:
+            with (printed or places.enter_context(place.appearing())).open("a", encoding="utf-8") as file:
                 for item in queued:
                     file.write(json_line(_shown(item)))
                     count += 1
                     objects += item.row["objects"]
-            done[name] = Queue(name, path, count, objects)
+            done[name] = Queue(name, str(place), count, objects)
 
         for name, queued in groupby(items, key=lambda item: str(item.row["queue"])):
             write(name, queued)
@@ -165,7 +169,7 @@ def describe_queues(written: Written) -> str:
     lines = [f"{'queue':{width}}  {'items':>10}  {'objects':>10}  {'folded':>10}  file"]
     for name, queue in zip(names, written.queues, strict=True):
         counts = (queue.items, queue.objects, queue.objects - queue.items)
-        lines.append("  ".join([f"{name:{width}}", *(f"{n:10,}" for n in counts), printable(str(queue.path))]))
+        lines.append("  ".join([f"{name:{width}}", *(f"{n:10,}" for n in counts), printable(queue.place)]))
     if not written.queues:
         lines = ["the policy names no queue"]
     if written.unassigned:

@@ -152,7 +152,7 @@ def test_queues_of_any_name_are_files_in_the_folder(tmp_path: Path) -> None:
     """No name leads elsewhere, is hidden, too long for a file system, or the same as another's in other letters."""
     run = committed(tmp_path / "store", [row(f"/{i}", queue=name) for i, name in enumerate(HOSTILE)])
     written = write_queues(run, tmp_path / "out")
-    found = {queue.name: queue.path for queue in written.queues}
+    found = {queue.name: Path(queue.place) for queue in written.queues}
     assert set(found) == {*HOSTILE, "empty"}
     assert sorted(os.listdir(tmp_path / "out")) == sorted(path.name for path in found.values())
     assert len({path.name.lower() for path in found.values()}) == len(found)
@@ -207,7 +207,7 @@ def test_the_table_says_what_is_where(tmp_path: Path) -> None:
     written = write_queues(committed(tmp_path, rows), tmp_path / "out")
     text = describe_queues(written)
     assert text.splitlines()[1].split()[:4] == ["adult", "1", "3", "2"]
-    named = describe_queues(Written((Queue("a\n\x1b[31mb", tmp_path, 1, 1),), 0))
+    named = describe_queues(Written((Queue("a\n\x1b[31mb", str(tmp_path), 1, 1),), 0))
     assert named.splitlines()[1].startswith(r"a\n\x1b[31mb  ")
     assert text.splitlines()[-1].startswith("2 objects are to be reviewed")
 
@@ -253,7 +253,7 @@ def test_a_run_of_a_new_bank_has_queues(tmp_path: Path, monkeypatch: pytest.Monk
     match_store(Store.at(str(tmp_path / "out"), StorageConfig()), (bank,), StorageConfig(), run_id="match")
     written = write_queues(find_run(str(tmp_path / "out" / "runs" / "match"), StorageConfig()), tmp_path / "q")
     [queue] = [queue for queue in written.queues if queue.items]
-    [item] = lines(queue.path)
+    [item] = lines(Path(queue.place))
     assert (item["uri"], item["decision"], item["shield"]) == (str(media / "0001.jpg"), "escalate", "hidden")
     assert item["elsewhere"] == {"count": 1, "uris": [str(media / "0002.jpg")]} and queue.objects == 2
     assert [(said["run_id"], said["decision"]) for said in item["prior"]] == [("night", "allow")]

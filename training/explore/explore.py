@@ -6,11 +6,10 @@ cannot be written is a `StoreError`.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nsfwscan.config import StorageConfig
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.storage.failures import in_words
+from nsfwscan.storage.output import Output
 from nsfwscan.text import write_csv
 from training.config import DataConfig
 from training.data.thumbnails import pictures_of
@@ -29,28 +28,30 @@ def explore(
     thumbnails: bool = True,
     progress: ProgressCallback = quiet,
 ) -> list[str]:
-    """Write the page and the CSV. Raises SourceError, NsfwscanError.
+    """Write the page and the CSV. Raises ConfigError for an `out` that is no place, SourceError, NsfwscanError.
 
     Args:
-        out: path of the page; the CSV has the same name with `.csv` at its end.
+        out: path or URI of the page; the CSV has the same name with `.csv` at its end.
         model: checkpoint whose features tell likely label errors; None: the embedded model; `none`: no label errors.
         thumbnails: whether the page holds pictures.
 
     Returns:
         lines for a person: what was found, and where the files are.
     """
+    page = Output.given(out, storage, "--out")
+    if not page.name.endswith((".html", ".htm")):
+        page = page.child("explore.html")
     found = examine(config, storage, model or EMBEDDED, progress)
-    page = Path(out)
-    if page.suffix not in (".html", ".htm"):
-        page = page / "explore.html"
     pictures = None
     if thumbnails:
         pictures = pictures_of(found.catalog.images, shown_rows(found), config.decode, progress)
     ledger = page.with_suffix(".csv")
     with in_words(f"cannot write {page}", errors=(OSError,)):
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(render(context(found, config, ledger.name, pictures)), encoding="utf-8")
-        write_csv(ledger, FINDING_COLUMNS, ([row.get(name, "") for name in FINDING_COLUMNS] for row in findings(found)))
+        page.make_parent()
+        with page.appearing() as file, ledger.appearing() as table:
+            file.write_text(render(context(found, config, ledger.name, pictures)), encoding="utf-8")
+            rows = ([row.get(name, "") for name in FINDING_COLUMNS] for row in findings(found))
+            write_csv(table, FINDING_COLUMNS, rows)
     return [*_summary(found), f"the page: {page}", f"all findings: {ledger}"]
 
 
