@@ -60,7 +60,8 @@ def _run(one: Overview) -> dict[str, Any]:
     at = None if one.at is None else one.at.isoformat()
     head = {"run_id": one.run.run_id, "uri": one.run.folder.uri, "state": one.state, "at": at}
     if one.record is not None:
-        return {**_committed(one.record), **head}
+        pruned = {} if one.pruned is None else {"pruned": one.pruned.model_dump(mode="json")}
+        return {**_committed(one.record), **head, **pruned}
     done = {} if one.begun is None else {"done": one.begun.done, "total": one.begun.total}
     return head | done | ({} if one.problem is None else {"problem": one.problem})
 

@@ -39,6 +39,7 @@ from nsfwscan.cli.demo import demo
 from nsfwscan.cli.json_text import print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
+from nsfwscan.cli.retention import hold, prune
 from nsfwscan.cli.terminal import (
     describe_delta,
     describe_plan,
@@ -552,7 +553,9 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 
 
 main.add_command(demo)
+main.add_command(hold)
 main.add_command(policy)
+main.add_command(prune)
 main.add_command(queues)
 main.add_command(why)
 

@@ -339,7 +339,9 @@ def describe_run(seen: Overview) -> str:
         found = record.summary
         counts = f"{found.rows:>12,} objects  {found.flagged:>8,} flagged  {found.unreadable:>8,} unreadable"
         replay = f"  {record.kind} of {record.parent.run_id}" if record.kind != "scan" and record.parent else ""
-        return f"{head} {record.committed_at}  {counts}  {record.model.identity}{replay}"
+        pruned = "" if seen.pruned is None else f"  {printable(str(seen.pruned))}"
+        pruned += "; it was cut off: prune again to finish it" if seen.left else ""
+        return f"{head} {record.committed_at}  {counts}  {record.model.identity}{replay}{pruned}"
     hint = {
         "failed": "did not balance; see failure.json, then run the same command again",
         "unfinished": f"resume it: the same command with --run-id {seen.run.run_id}",

@@ -81,8 +81,8 @@ def _abandoned(run: Run, older_than: timedelta) -> Abandoned | None:
     if run.is_alive():
         return None
     files = len(run.staging.names(""))
-    if run.is_committed():
-        return Abandoned(run.run_id, "committed", files)
+    if run.is_committed() or run.pruned():
+        return Abandoned(run.run_id, run.state(), files)
     last = run.staging.newest("")
     if last is not None and datetime.now(UTC) - last < older_than:
         return None

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from nsfwscan.errors import BrokenRecord
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record import STAYS, PrunedRecord, RunRecord
 from nsfwscan.runs.run import Begun, Run, State, runs_of
 from nsfwscan.storage.store import Store
 
@@ -26,9 +26,11 @@ class Overview:
 
     Attributes:
         at: when it was committed, or last moved; None where no file says so.
-        record: content of `run.json`; None unless the run is committed.
+        record: content of `run.json`; None unless the run is committed or was pruned.
         begun: progress of a run that has a plan and is not committed.
         problem: what is broken, in words.
+        pruned: when and by whom the run was pruned.
+        left: whether files of a pruned run are left, because the prune was cut off.
     """
 
     run: Run
@@ -37,6 +39,8 @@ class Overview:
     record: RunRecord | None = None
     begun: Begun | None = None
     problem: str | None = None
+    pruned: PrunedRecord | None = None
+    left: bool = False
 
 
 def overview(store: Store) -> list[Overview]:
@@ -52,6 +56,10 @@ def _look(run: Run) -> Overview:
         if state == "committed":
             record = run.record()
             return Overview(run, state, datetime.fromisoformat(record.committed_at), record)
+        if state == "pruned":
+            record, left = run.record(), set(run.folder.names("")) - STAYS
+            at = datetime.fromisoformat(record.committed_at)
+            return Overview(run, state, at, record, pruned=run.pruned(), left=bool(left))
         if state == "unfinished":
             run.planned()  # a broken plan says so
         return Overview(run, state, _moved_at(run), begun=run.begun())

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.config import ScanConfig, SourceConfig
-from nsfwscan.errors import BrokenRecord, Status
+from nsfwscan.errors import BrokenRecord, Status, StoreError
 from nsfwscan.location import Location
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
@@ -279,6 +279,11 @@ def _series(manifest: str) -> str:
     return re.sub(r"\d+", "#", manifest)
 
 
+def series_of(source: str, lists: Collection[str]) -> str:
+    """Return what the sources of two nights have in common: a place itself, or the series of a list."""
+    return _series(source) if is_manifest(source) or source in lists else source
+
+
 def _unfiltered_like(theirs: SourceConfig, ours: SourceConfig) -> bool:
     return theirs.limit is None and theirs.include in ((), ours.include) and theirs.exclude in ((), ours.exclude)
 
@@ -425,7 +430,13 @@ class PreviousReports:
 
     @classmethod
     def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str] | None) -> PreviousReports:
-        """Return the previous reports of the runs that a plan was made from. Raises StoreError where a run is gone."""
+        """Return the previous reports of the runs that a plan was made from. Raises StoreError where a run is gone, or
+        was pruned."""
+        for run_id in run_ids:
+            if pruned := Run(store, run_id).pruned():
+                raise StoreError(
+                    f"run {run_id}, whose rows are to be carried over, was {pruned}; begin anew with a new --run-id"
+                )
         return cls([PreviousRun(run, run.record()) for run in (Run(store, run_id) for run_id in run_ids)], sources)
 
     def _parts(self, base: PreviousRun) -> list[Part]:

@@ -26,6 +26,8 @@ from nsfwscan.text import redacted_json
 RECORD_VERSION = 3
 """Version of `run.json` and `plan.json`; raise it when the meaning of a key changes. Files without one are of
 version 1."""
+STAYS = frozenset({"run.json", "pruned.json"})
+"""Files of a pruned run that stay."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STEP = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 _PATH = re.compile(rf"{_STEP}(?:/{_STEP}){{0,3}}")
@@ -667,6 +669,46 @@ class PlanRecord(_Section):
     """SHA-256 of the settings and the plan as JSON."""
 
 
+class PrunedRecord(_Section):
+    """`pruned.json`: that a run was pruned. Beside it only `run.json` stays."""
+
+    record_version: int
+    run_id: RunId
+    pruned_at: Time
+    by: str
+    """User and machine."""
+    command: str
+    reason: str
+    sha256: Sha256
+    """SHA-256 of `run.json`, which stays."""
+
+    def __str__(self) -> str:
+        return f"pruned on {self.pruned_at[:10]} by {self.by} ({self.command})"
+
+
+class ReleaseRecord(_Section):
+    """The end of a hold."""
+
+    at: Time
+    by: str
+    reason: str | None
+
+
+class HoldRecord(_Section):
+    """`holds/<hold_id>.json`: a run that must not be pruned until the hold is released."""
+
+    record_version: int
+    hold_id: RunId
+    run_id: RunId
+    held_at: Time
+    by: str
+    reason: str
+    released: ReleaseRecord | None
+
+    def __str__(self) -> str:
+        return f"held by {self.by} since {self.held_at[:10]}: {self.reason}"
+
+
 class Lease(_Section):
     """`alive.json`: the process that holds a run, and its last heartbeat in seconds since 1970 by its own clock."""
 
@@ -725,6 +767,16 @@ def read_plan(data: bytes, where: str, way_out: str | None = None) -> PlanRecord
     return found
 
 
+def read_pruned(data: bytes, where: str) -> PrunedRecord:
+    """Return the content of `pruned.json`. Raises BrokenRecord where it is malformed."""
+    return _validated(data, where, PrunedRecord)
+
+
+def read_hold(data: bytes, where: str) -> HoldRecord:
+    """Return the content of a hold. Raises BrokenRecord where it is malformed."""
+    return _validated(data, where, HoldRecord)
+
+
 def write_plan(plan: ListingRecord, settings: Json) -> bytes:
     """Return the content of `plan.json`."""
     made = plan.model_dump(mode="json")
@@ -736,7 +788,7 @@ def _plan_digest(settings: Json, plan: Json) -> str:
     return digest_of({"settings": settings, "plan": plan})
 
 
-_Record = TypeVar("_Record", RunRecord, PlanRecord)
+_Record = TypeVar("_Record", RunRecord, PlanRecord, PrunedRecord, HoldRecord)
 
 
 def _validated(data: bytes, where: str, model: type[_Record], way_out: str | None = None) -> _Record:

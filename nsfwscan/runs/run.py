@@ -33,22 +33,25 @@ from nsfwscan.runs.record import (
     FileRecord,
     Json,
     Lease,
+    PrunedRecord,
     RunRecord,
     read_lease,
     read_plan,
+    read_pruned,
     read_record,
     write_plan,
 )
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import printable, redacted
 
-State = Literal["committed", "running", "failed", "unfinished"]
+State = Literal["committed", "running", "failed", "unfinished", "pruned"]
 
 _HEARTBEAT_S = 20.0
 _LEASE_S = 90.0
 """A lease without a heartbeat for this long is dead: its process died, or its machine did."""
 _SETTLE_S = 1.0
 _AT_ONCE = 16
+_PRUNED = "what it held is in no other run; `nsfwscan runs` lists the runs that are whole"
 _HELD_HERE: set[str] = set()
 """Tokens of the leases that this process holds."""
 
@@ -62,10 +65,17 @@ class Run:
 
     @classmethod
     def named(cls, store: Store, run_id: str | None) -> Run:
-        """Return the run of this id, or a new one named by the time (UTC). Raises ConfigError for an invalid id."""
+        """Return the run of this id, or a new one named by the time (UTC).
+
+        Raises:
+            ConfigError: the id is invalid.
+            RunConflict: the run of this id was pruned.
+        """
         run_id = run_id or _new_id(store)
         if not RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run id {run_id!r}: letters, digits, `.`, `_` and `-` only, at most 100")
+        if pruned := cls(store, run_id).pruned():
+            raise RunConflict(f"run {run_id} was {pruned}; take a new --run-id")
         return cls(store, run_id)
 
     @property
@@ -79,8 +89,16 @@ class Run:
         return self.store.inside(f"staging/{self.run_id}")
 
     def is_committed(self) -> bool:
-        """Return whether the run is committed, so that readers may use it."""
-        return self.folder.exists("_SUCCESS")
+        """Return whether the run is committed, and not pruned, so that readers may use it."""
+        return self.folder.exists("_SUCCESS") and not self.folder.exists("pruned.json")
+
+    def pruned(self) -> PrunedRecord | None:
+        """Return when and by whom the run was pruned; None where it was not. Raises BrokenRecord."""
+        try:
+            data = self.folder.read("pruned.json")
+        except FileNotFoundError:
+            return None
+        return read_pruned(data, self.folder.locate("pruned.json"))
 
     def is_committed_or_broken(self) -> bool:
         """Return whether the run is committed, or too broken to tell."""
@@ -114,6 +132,8 @@ class Run:
         try:
             data = self.folder.read(file.path)
         except FileNotFoundError:
+            if pruned := self.pruned():
+                raise BrokenRecord(self.folder.locate(file.path), f"is gone: its run was {pruned}", _PRUNED) from None
             raise BrokenRecord(self.folder.locate(file.path), "is absent, although run.json names it") from None
         if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
             raise BrokenRecord(self.folder.locate(file.path), "is damaged: it has not the size and SHA-256 of run.json")
@@ -147,6 +167,8 @@ class Run:
             return Plan.from_record(read_plan(self.read(recorded[0]), self.folder.locate("plan.json")).plan)
         found = self.planned()
         if found is None:
+            if pruned := self.pruned():
+                raise BrokenRecord(self.folder.locate("plan.json"), f"is gone: its run was {pruned}", _PRUNED)
             raise BrokenRecord(self.folder.locate("plan.json"), "is absent: the run's listing is not known")
         return found[0]
 
@@ -166,6 +188,8 @@ class Run:
         """Return the run's state, from its files alone."""
         if self.is_committed():
             return "committed"
+        if self.folder.exists("pruned.json"):
+            return "pruned"
         if self.is_alive():
             return "running"
         return "failed" if self.folder.exists("failure.json") else "unfinished"
@@ -208,9 +232,10 @@ class Run:
         return plan
 
     def begun(self) -> Begun | None:
-        """Return the progress of an uncommitted run; None for a committed run, and without a plan that can be read."""
+        """Return the progress of an uncommitted run; None for a committed or pruned run, and without a plan that can be
+        read."""
         try:
-            found = None if self.is_committed() else self.planned()
+            found = None if self.is_committed() or self.pruned() else self.planned()
             staged = set(self.staging.names(""))
         except BrokenRecord:  # resuming the run, and `nsfwscan runs`, report the error
             return None
@@ -298,7 +323,8 @@ def unfinished(store: Store, sources: Sequence[str]) -> list[Begun]:
 
 
 def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
-    """Return the run whose folder is at a URI (`STORE/runs/ID`), or all committed runs of the store at that URI.
+    """Return the run whose folder is at a URI (`STORE/runs/ID`), or all runs of the store at that URI that were
+    committed, pruned ones too.
 
     Raises:
         StoreError: the URI holds neither.
@@ -309,7 +335,7 @@ def committed_runs(uri: str, storage: StorageConfig) -> list[Run]:
         run = Run(Store.at(store, storage), run_id)
         if run.folder.exists("run.json") or run.folder.exists("plan.json"):
             return [run]
-    found = [run for run in runs_of(place) if run.is_committed_or_broken()]
+    found = [run for run in runs_of(place) if run.is_committed_or_broken() or run.folder.exists("pruned.json")]
     if not found:
         raise StoreError(f"{place.uri}: neither a run's folder nor a store with committed runs")
     return found
@@ -327,8 +353,11 @@ def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lam
         StoreError: there is no such run, or every record is broken.
         BrokenRecord: the record of the run is broken.
     """
-    found = [run for run in committed_runs(uri, storage) if run.is_committed_or_broken()]
+    there = committed_runs(uri, storage)
+    found = [run for run in there if run.is_committed_or_broken()]
     if not found:
+        if pruned := there[-1].pruned():
+            raise StoreError(f"run {there[-1].run_id} was {pruned}: its report is gone")
         raise StoreError(f"{uri} is not committed: it has no report yet")
     if len(found) == 1:
         return found[0]

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.runs.balance import Balance
 from nsfwscan.runs.chain import Link, links_of, problem_with
-from nsfwscan.runs.finding import Finding, damaged, tampered
+from nsfwscan.runs.finding import Finding, damaged, note, tampered
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
-from nsfwscan.runs.record import FileRecord, RunRecord, checked_path, read_plan
+from nsfwscan.runs.record import STAYS, FileRecord, PrunedRecord, RunRecord, checked_path, read_plan
 from nsfwscan.runs.redecide import Redecision
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.view_rows import FOLDER as VIEWS
@@ -38,12 +38,16 @@ _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 def verify(run: Run) -> Iterator[Finding]:
     """Yield what is wrong with a run, in words."""
     try:
-        record, is_committed = run.record(), run.is_committed()
+        record, pruned, is_committed = run.record(), run.pruned(), run.is_committed()
     except ForeignRecord as error:
         yield tampered(f"run.json {error.reason}")
         return
     except BrokenRecord as error:
         yield damaged(f"run.json {error.reason}")
+        return
+    if pruned is not None:
+        yield from _pruned(run, pruned)
+        yield from _earlier(run, record)
         return
     if not is_committed:
         yield damaged("_SUCCESS is absent: the commit was cut off at its very end; the same command again completes it")
@@ -59,6 +63,14 @@ def verify(run: Run) -> Iterator[Finding]:
             yield from _balance(run, record, plan)
         except (LookupError, TypeError, ValueError, FileNotFoundError, BrokenRecord) as error:
             yield tampered(f"a file that run.json names is not what a commit writes: {type(error).__name__}: {error}")
+
+
+def _pruned(run: Run, pruned: PrunedRecord) -> Iterator[Finding]:
+    yield note(f"{pruned}: of the run only run.json is left to be checked")
+    if hashlib.sha256(run.folder.read("run.json")).hexdigest() != pruned.sha256:
+        yield tampered("run.json is another one than when the run was pruned")
+    if left := set(run.folder.names("")) - STAYS:
+        yield note(f"the prune was cut off, and left {', '.join(sorted(left))}; prune again to finish it")
 
 
 def _files(run: Run, record: RunRecord) -> Generator[Finding, None, set[str]]:

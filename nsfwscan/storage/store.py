@@ -198,9 +198,23 @@ class Store:
     def leftovers(self, folder: str) -> dict[str, datetime | None]:
         """Return the files under a folder, at any depth, that were never whole, and when they were last written: a
         process that is killed leaves them on local disk. Raises StoreError."""
-        if not self.is_local:
-            return {}
-        found: dict[str, datetime | None] = {}
+        found = self._walk(folder) if self.is_local else {}
+        named = {path: entry for path, entry in found.items() if path.rpartition("/")[2].startswith(TEMPORARY)}
+        return {path: modified_of({"mtime": entry.st_mtime}) for path, entry in named.items()}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each file under a folder, at any depth and whole or not. Raises StoreError."""
+        if self.is_local:
+            return {path: entry.st_size for path, entry in self._walk(folder).items()}
+        with _in_words(f"cannot list {self.locate(folder)}", FileNotFoundError):
+            listed = retry(lambda: self._fs.find(self.locate(folder), detail=True, refresh=True))
+            start = len(self._fs._strip_protocol(self.uri)) + 1  # noqa: SLF001  # as `find` spells this folder
+            return {path[start:]: int(info.get("size") or 0) for path, info in listed.items()}
+        return {}
+
+    def _walk(self, folder: str) -> dict[str, os.stat_result]:
+        """Return the files and links under a folder on local disk, at any depth, links not followed."""
+        found: dict[str, os.stat_result] = {}
         folders = [folder]
         with _in_words(f"cannot list {self.locate(folder)}", *_ABSENT):
             while folders:
@@ -209,8 +223,8 @@ class Store:
                     path = f"{here}/{name}".lstrip("/")
                     if stat.S_ISDIR(entry.st_mode):
                         folders.append(path)
-                    elif name.startswith(TEMPORARY):
-                        found[path] = modified_of({"mtime": entry.st_mtime})
+                    else:
+                        found[path] = entry
         return found
 
     def delete(self, name: str) -> None:
@@ -248,7 +262,8 @@ class Store:
                     raise
         there = set(self.names("")) & set(names)  # s3fs says nothing of those that a bulk request leaves
         for name in sorted(there):
-            self.delete(name)
+            with _in_words(f"cannot delete {self.locate(name)}", FileNotFoundError):
+                self._fs.rm_file(self.locate(name))  # which says why not
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return a JSON file's content; None where the file is absent or not (yet) whole."""

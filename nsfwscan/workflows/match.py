@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from nsfwscan.banks.bank import BankSpec, resolve_banks
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet, Entry
 from nsfwscan.config import BankConfig, ReportConfig, ScanConfig, StorageConfig
-from nsfwscan.errors import StoreError
+from nsfwscan.errors import RunConflict, StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
 from nsfwscan.runs.changes import Behind
@@ -127,6 +127,9 @@ def match_store(
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             complete(run)
             return _result(run, already)
+        for base in previous_runs:  # they were looked up before this run could be seen
+            if pruned := base.run.pruned():
+                raise RunConflict(f"run {base.run.run_id} was {pruned}: the same command begins anew, without it")
         began = run.load_plan(settings)
         _commit(run, previous_runs, specs, storage, decider, source, settings, began, flood, ignored)
     return _result(run, already)

@@ -573,6 +573,67 @@ def test_gc(reports: Store) -> None:
     assert call("gc", f"{reports.uri}/absent").exit_code == 0
 
 
+def test_prune(reports: Store) -> None:
+    """It says what would go and what stays, asks, and removes; a held run stays; on local disk and on S3."""
+    scanned(str(Run(reports, "1").record().config.source.uris[0]), reports.uri, run_id="3")
+    before = everything(reports)
+    done = call("prune", reports.uri, "--keep", "90d")
+    assert (done.exit_code, done.stdout) == (0, f"nothing to remove from {reports.uri}\n")
+    told = call("prune", reports.uri, "--keep", "0d", "--dry-run").stdout.splitlines()
+    sizes = [len(data) for name, data in before.items() if name.startswith("/runs/1/") and "run.json" not in name]
+    assert told[0].startswith(f"1 run, {len(sizes)} files, ") and told[0].endswith(f" to remove from {reports.uri}:")
+    assert told[1].startswith("  1  scan    committed 20")
+    assert told[2] == "2 runs older than 0d to keep:"
+    assert told[3].endswith("  run 3 goes on from it") and told[4].endswith(" the next scan or match goes on from it")
+    done = call("prune", reports.uri, "--keep", "0d")
+    assert done.exit_code == 2 and "nobody is there to ask" in done.stderr
+    assert everything(reports) == before
+    done = call("hold", reports.uri, "1", "--reason", "case 7", "--by", "L. Lawyer")
+    assert done.exit_code == 0 and "run 1  held by L. Lawyer since 20" in done.stdout
+    assert call("prune", reports.uri, "--keep", "0d", "--yes").stdout.startswith("nothing to remove")
+    assert call("hold", reports.uri, "1", "--release", "--by", "L. Lawyer").exit_code == 0
+    assert "case 7; released by L. Lawyer on 20" in call("hold", reports.uri).stdout
+    done = call("prune", reports.uri, "--keep", "0d", "--yes")
+    assert done.exit_code == 0 and done.stdout.endswith("removed  1\n")
+    after = everything(reports)
+    assert [name for name in after if name.startswith("/runs/1/")] == ["/runs/1/pruned.json", "/runs/1/run.json"]
+    assert after["/runs/1/run.json"] == before["/runs/1/run.json"]
+    assert call("runs", reports.uri).stdout.splitlines()[0].endswith(f" (nsfwscan prune {reports.uri} --keep 0d)")
+    assert call("verify", reports.uri).exit_code == 0
+    assert call("queues", f"{reports.uri}/runs/1").exit_code == 1
+    assert json.loads(call("runs", reports.uri, "--json").stdout)["runs"][0]["pruned"]["run_id"] == "1"
+
+
+def test_prune_asks_in_a_terminal(reports: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed but by a yes."""
+    scanned(str(Run(reports, "1").record().config.source.uris[0]), reports.uri, run_id="3")
+    monkeypatch.setattr("nsfwscan.cli.retention._can_ask", lambda: True)
+    for answer, is_there in (("n\n", True), ("y\n", False)):
+        done = CliRunner().invoke(main, ["prune", reports.uri, "--keep", "0d"], input=answer)
+        assert (done.exit_code, "Remove them?" in done.stdout) == (0, True)
+        assert Run(reports, "1").is_committed() is is_there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prune", "OUT", "--keep", "90"], "--keep '90': no age"),
+        (["prune", "OUT", "--keep", "-1d"], "--keep '-1d': no age"),
+        (["hold", "OUT", "--release"], "RUN is missing"),
+        (["hold", "OUT", "r", "--reason", "case 7"], "--by is missing"),
+        (["hold", "OUT", "r", "--by", "L. Lawyer"], "--reason is missing"),
+        (["hold", "OUT", "r", "--by", "L. Lawyer", "--reason", "case 7"], "has no committed run 'r'"),
+        (["hold", "OUT", "../r", "--by", "L. Lawyer", "--reason", "case 7"], "'../r' is no run id"),
+        (["hold", "OUT", "r", "--by", "L. Lawyer", "--release"], "run 'r' has no active hold"),
+    ],
+)
+def test_wrong_usage_of_retention(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """It is exit code 2, is named, and writes nothing."""
+    done = call(*(str(tmp_path / "out") if word == "OUT" else word for word in arguments))
+    assert (done.exit_code, done.stdout) == (2, "") and words in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 # --- classify -------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.pruning import plan_pruning, prune
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult, run_scan
+from tests.runs.rows import scanned
 from tests.s3.servers import FaultyProxy, S3Endpoint
 from tests.s3.test_servers import client
 
@@ -185,6 +188,31 @@ def test_a_report_store_that_fails_shows_no_half_report(
     scan(config)
     assert rows(run) == undisturbed
     assert not list(verify(run))
+
+
+def test_denied_deletions_of_a_prune_are_told(proxy: FaultyProxy, media: str) -> None:
+    """Where no report may be deleted, as with the permissions of a scan, nothing is pruned; where some file may not be, the
+    run is named with the reason, counts as pruned, and goes once it may."""
+    out = f"s3://{REPORTS}/denied"
+    for run_id in ("1", "2", "3"):
+        scanned(media, out, run_id=run_id)
+    store = Store.at(out, settings(media, out, proxy).storage)
+    for place in ("/runs/", "/report/"):
+        proxy.clear()
+        proxy.fail(lambda method, path: "?delete" in path, status=501, code="NotImplemented")  # one by one, then
+        proxy.fail(lambda method, path, p=place: method == "DELETE" and p in path, status=403, code="AccessDenied")
+        if place == "/runs/":
+            with pytest.raises(StoreError, match=r"cannot delete .*: permission denied \(AccessDenied\)"):
+                list(prune(store, plan_pruning(store, timedelta(0)), "prune it"))
+            assert Run(store, "1").is_committed()
+        else:
+            [one] = prune(store, plan_pruning(store, timedelta(0)), "prune it")
+            assert "permission denied (AccessDenied)" in str(one.failed)
+            assert Run(store, "1").state() == "pruned"
+    proxy.clear()
+    [one] = prune(store, plan_pruning(store, timedelta(0)), "prune it")
+    assert one.failed is None
+    assert Run(store, "1").folder.names("") == ["pruned.json", "run.json"]
 
 
 def test_a_failure_between_the_parts_of_a_report(
