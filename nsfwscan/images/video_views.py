@@ -154,7 +154,7 @@ def video_views(
     with as_row_error(facts, damage), opened(data, container) as source:
         video = Video(source, stream_of(source, container), 2 * len(data), max_pixels)
         facts |= check_pixels(container.name, video.size, max_pixels)
-        video.read(begun + limits.seconds / 4)
+        video.read(begun + limits.seconds / 2)
         several = limits.most > 1
         looks = max(1, limits.pixels // max(LEAST_COST, video.size[0] * video.size[1])) if several else 1
         until = begun + limits.seconds if several else float("inf")  # then the deadline of the file holds

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ def test_a_video_is_read_again_once_the_extra_is_there(tmp_path: Path, monkeypat
     media, out, hidden = tmp_path / "media", tmp_path / "out", tmp_path / "hidden"
     save(media / "still.png", frames(6))
     (media / "clip.mp4").write_bytes(video([moving(0)] * 10 + [red()] * 5))
+    os.utime(media / "clip.mp4", (time.time() - 3600,) * 2)  # what has just changed is not carried over
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['av'] = None\n")
     with monkeypatch.context() as without:
