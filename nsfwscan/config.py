@@ -444,15 +444,12 @@ class ScanConfig(Frozen):
 
 
 def banks_of(path: str | None, over: dict[str, Any], read: Reader = read_local) -> tuple[BankConfig, ...]:
-    """Return the banks of a configuration file's section `banks`, with others laid over it. Raises ConfigError where
-    there are none, or one is wrong."""
+    """Return the banks of a configuration file's section `banks`, with others laid over it; there may be
+    none. Raises ConfigError where one is wrong."""
     given = merge(
         {"banks": read_yaml(path, read).get("banks", {}) if path is not None else {}}, {"banks": over} if over else {}
     )
-    banks = _Banks.of(given, path).banks
-    if not banks:
-        raise ConfigError("no bank is given: name one with --bank NAME=URI, or in the section `banks` of --config")
-    return banks
+    return _Banks.of(given, path).banks
 
 
 class _Banks(Frozen):

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.overview import Overview
+from nsfwscan.runs.pins import Pin
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.text import redacted_json
 
@@ -83,7 +85,21 @@ def _committed(record: RunRecord) -> dict[str, Any]:
         "model": record.model.identity,
         "policy": record.policy.identity,
         "banks": [bank.identity for bank in record.banks],
+        "pin": None if record.pin is None else record.pin.model_dump(mode="json"),
     }
+
+
+def pins_json(store: str, history: Sequence[Pin | BrokenRecord]) -> dict[str, Any]:
+    """Return what a store pins, whole, and all its pins, the oldest first."""
+    pins = [_pin(one) for one in history]
+    last = pins[-1] if pins else None
+    return {"exit_code": 1 if last and "error" in last else 0, "store": store, "pin": last, "history": pins}
+
+
+def _pin(one: Pin | BrokenRecord) -> dict[str, Any]:
+    if isinstance(one, BrokenRecord):
+        return {"error": str(one)}
+    return {**one.model_dump(mode="json"), "sha256": one.sha256, "parts": list(one.parts)}
 
 
 def verify_json(checked: Sequence[Verified], exit_code: int) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import bank_notes, lint
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.pins import describe_pin_use
+from nsfwscan.runs.record import PinRecord, RunRecord
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import redacted_json
+from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.replay import commit_replay, overlaps
 from nsfwscan.workflows.replay import replay as replay_run
 
@@ -69,7 +71,9 @@ def check(file: str, run: str | None, **options: Any) -> None:
 
 @policy.command()
 @click.argument("run")
-@click.option("--policy", "file", required=True, metavar="FILE|NAME", help="Policy to decide by.")
+@click.option(
+    "--policy", "file", metavar="FILE|NAME", help="Policy to decide by (default: the one that the store pins)."
+)
 @click.option(
     "--json",
     "json_file",
@@ -81,7 +85,7 @@ def check(file: str, run: str | None, **options: Any) -> None:
 @click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
 @click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
 @storage_options
-def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
+def replay(run: str, file: str | None, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
     """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.
 
     Show how many objects move from one decision to another, the load of each queue before and after, and a few objects
@@ -93,20 +97,34 @@ def replay(run: str, file: str, json_file: str | None, commit: bool, run_id: str
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
         storage = StorageConfig.of(given_options(options))
         target = None if json_file is None or as_json else Output.given(json_file, storage, "--json")
-        decided, by = find_run(run, storage, complain), load_policy(file, storage)
+        decided = find_run(run, storage, complain)
+        file, by, pin = _policy_for(decided, file, storage)
         found = replay_run(decided, by).as_dict()
         changes = {"run_id": decided.run_id, **found}
         if not as_json:
             _say_changes(found, decided, by)
         if target is not None:
             _write(target, to_json(redacted_json(changes)))
-        result = commit_replay(decided, by, file, run_id) if commit else None
+        result = commit_replay(decided, by, file, run_id, pin) if commit else None
         if as_json:
             print_json({**changes, "committed": None if result is None else scan_json(result)})
         elif result is not None:
             echo(f"\n{describe_scan(result)}")
         if result is not None:
             sys.exit(result.exit_code)
+
+
+def _policy_for(decided: Run, file: str | None, storage: StorageConfig) -> tuple[str, Policy, PinRecord | None]:
+    """Return the policy of a replay and where it is from, and say where it is another than the store pins."""
+    pinned = Pinned.of(decided.store, [] if file is not None else ["policy"])
+    source = file if file is not None else pinned.policy_source
+    if source is None:
+        raise ConfigError(f"no policy is given, and {decided.store.uri} pins none: name one with --policy FILE")
+    by = pinned.load_policy(source, storage)
+    pin = pinned.record(by)
+    for line in describe_pin_use(pin):
+        complain(line)
+    return source, by, pin
 
 
 def _say_changes(found: dict[str, Any], decided: Run, by: Policy) -> None:

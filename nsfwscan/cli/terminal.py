@@ -13,6 +13,7 @@ from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.finding import Kind
 from nsfwscan.runs.overview import Overview
+from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.runs.plan import describe_actions
 from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, TruthRecord, WarningRecord
 from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
@@ -40,6 +41,8 @@ def describe_scan(result: ScanResult) -> str:
     head = "already committed" if result.already_committed else "committed"
     lines = [
         f"{head}: run {result.run_id}" + (f" — {record.reason}" if record.reason else ""),
+        *([""] * bool(record.pin)),
+        *map(printable, describe_pin_use(record.pin)),
         *describe_differences(record),
         "",
         f"  {describe_balance(record)}",

@@ -59,7 +59,7 @@ class Settings:
 
 def differences(before: Sections, now: Sections) -> tuple[DifferenceRecord, ...]:
     """Return how the settings differ, the gravest first: policy, thresholds, rules, banks, models, then the rest."""
-    found = [*_policy(before.policy, now.policy), *_banks(before.banks, now.banks), *_models(before, now)]
+    found = [*of_policies(before.policy, now.policy), *of_banks(before.banks, now.banks), *_models(before, now)]
     found += [*_of_config("limit", _LIMITS, before, now), *_pair("nsfwscan", "", before.nsfwscan, now.nsfwscan)]
     return tuple(found)
 
@@ -70,7 +70,7 @@ def _pair(what: str, name: str, before: object, now: object) -> Iterator[Differe
         yield DifferenceRecord(what=what, name=name, before=old, now=new)
 
 
-def _policy(before: PolicyRecord, now: PolicyRecord) -> Iterator[DifferenceRecord]:
+def of_policies(before: PolicyRecord, now: PolicyRecord) -> Iterator[DifferenceRecord]:
     """Yield one entry for the policy, and one for each threshold, rule and list of overrides that differs in it."""
     if before.identity == now.identity:
         return
@@ -108,7 +108,8 @@ def _by_name(what: str, before: Mapping[str, object], now: Mapping[str, object])
         yield from _pair(what, name, before.get(name), now.get(name))
 
 
-def _banks(before: Sequence[BankRecord], now: Sequence[BankRecord]) -> Iterator[DifferenceRecord]:
+def of_banks(before: Sequence[BankRecord], now: Sequence[BankRecord]) -> Iterator[DifferenceRecord]:
+    """Yield one entry for each bank that differs, and one for their order."""
     said = [{bank.name: f"{bank.identity} ({bank.kind})" for bank in banks} for banks in (before, now)]
     yield from _by_name("bank", *said)
     orders = [[bank.name for bank in banks] for banks in (before, now)]
@@ -116,10 +117,15 @@ def _banks(before: Sequence[BankRecord], now: Sequence[BankRecord]) -> Iterator[
         yield from _pair("banks", "order", *(", ".join(order) for order in orders))
 
 
+def of_models(before: ModelRecord, now: ModelRecord) -> Iterator[DifferenceRecord]:
+    """Yield one entry for another model; for the same one, an entry for each label that means another category."""
+    yield from _pair("model", "", before.identity, now.identity)
+    if before.identity == now.identity:
+        yield from _by_name("label", before.labels, now.labels)
+
+
 def _models(before: Sections, now: Sections) -> Iterator[DifferenceRecord]:
-    yield from _pair("model", "", before.model.identity, now.model.identity)
-    if before.model.identity == now.model.identity:
-        yield from _by_name("label", before.model.labels, now.model.labels)
+    yield from of_models(before.model, now.model)
     beside = [{one.name: one.sha256[:16] for one in side.auxiliary_models} for side in (before, now)]
     yield from _by_name("model beside it", *beside)
     keys = [side.reuse_keys for side in (before, now)]

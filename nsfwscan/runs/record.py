@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from nsfwscan.config import ScanConfig, digest_of
 from nsfwscan.errors import BrokenRecord, ForeignRecord
+from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import Outcome, Override, Policy, Rule
 from nsfwscan.schema import BankKind
 from nsfwscan.sources.truth_join import Meeting
@@ -125,6 +126,18 @@ class ModelRecord(_Section):
     temperature: float | None = _OPTIONAL
     """By which its logits were divided; None: it came with none."""
 
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Json:
+        """Return the section of a model."""
+        return {
+            "identity": spec.identity,
+            "name": spec.name,
+            "uri": spec.uri,
+            "sha256": spec.digest,
+            "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
+            "temperature": spec.temperature,
+        }
+
 
 class AuxiliaryModelRecord(_Section):
     """A prefilter or detector beside the model."""
@@ -196,6 +209,20 @@ class DifferenceRecord(_Section):
     """None: there was none."""
     now: str | None
     """None: there is none."""
+
+
+class PinRecord(_Section):
+    """The pin of the store that held when the run began; see `runs/pins.py`."""
+
+    number: Count
+    sha256: Sha256
+    """SHA-256 of the pin's file."""
+    pinned_at: Time
+    pinned_by: str
+    used: tuple[str, ...]
+    """`policy`, `banks`, `model`: what the run took from the pin, since nothing else was given."""
+    others: tuple[DifferenceRecord, ...]
+    """Settings that are others than pinned: `before` is pinned, `now` is the run's."""
 
 
 class ChangesRecord(_Section):
@@ -582,6 +609,8 @@ class RunRecord(_Section):
     differences: tuple[DifferenceRecord, ...] | None = _OPTIONAL
     """Settings that are others than in the newest previous run; absent in records of older versions, in those of a
     match, and where there is no previous run."""
+    pin: PinRecord | None = _OPTIONAL
+    """Absent where nothing was pinned, and in records of older versions."""
     known_illegal: KnownIllegalRecord
     balance: BalanceRecord
     duplicates: DuplicatesRecord

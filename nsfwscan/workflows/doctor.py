@@ -38,12 +38,14 @@ from nsfwscan.models import registry
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import load_policy
+from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.stages.decode import settings_of
 from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.objects import fetch, open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, size
+from nsfwscan.workflows.pin import Pinned
 
 _SAMPLE = 24
 """Number of a source's first objects whose beginnings are read."""
@@ -79,14 +81,16 @@ def examine(config: ScanConfig) -> Iterator[Finding]:
         ("decoder", _decoder),
         ("source", _sources),
         ("store", _store),
+        ("pin", lambda _: _pin(config)),
         ("policy", _policy),
         ("banks", _banks),
         ("model", _models),
         ("ray", _ray),
     ]
+    as_pinned = _as_pinned(config)
     for subject, check in checks:
         try:
-            yield from check(config)
+            yield from check(as_pinned)
         except (NsfwscanError, RowError) as error:
             yield Finding("fail", subject, str(error))
         except Exception as error:  # noqa: BLE001  # an unexpected error becomes a finding, too
@@ -252,6 +256,28 @@ def _refuses_overwriting(store: Store, name: str) -> Finding:
         return Finding("ok", "store", f"{store.uri}: can be written, read, listed and deleted")
     said = "can be written, read, listed and deleted, but does not refuse to overwrite (it has no If-None-Match)"
     return Finding("warn", "store", f"{store.uri}: {said}; let no two scans share a run id")
+
+
+def _as_pinned(config: ScanConfig) -> ScanConfig:
+    """Return the configuration that a scan would have: with what the store pins in place of what is left out."""
+    if config.out:
+        with suppress(NsfwscanError):  # the checks of the store and of the pin say what is wrong
+            return Pinned.for_scan(Store.at(config.out, config.store_options()), config)[1]
+    return config
+
+
+def _pin(config: ScanConfig) -> Iterator[Finding]:
+    """Read what the store pins, and warn where a scan would not be as pinned."""
+    pinned = Pinned()
+    if config.out:
+        pinned, config = Pinned.for_scan(Store.at(config.out, config.store_options()), config)
+    if pinned.pin is None:
+        return
+    spec = pinned.resolve_model(config.model, config.storage)
+    policy = pinned.load_policy(config.policy or spec.policy, config.storage)
+    record = pinned.record(policy, pinned.resolve_banks(config.banks, config.storage), spec)
+    verdict: Literal["ok", "warn"] = "warn" if record is not None and record.others else "ok"
+    yield Finding(verdict, "pin", "\n".join(describe_pin_use(record)) or "all is given as it is pinned")
 
 
 def _policy(config: ScanConfig) -> Iterator[Finding]:

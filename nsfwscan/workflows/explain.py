@@ -34,7 +34,7 @@ from nsfwscan.execution.pipeline import needs_of, reuse_keys
 from nsfwscan.execution.ray_session import check_reachable
 from nsfwscan.location import Location
 from nsfwscan.models.onnx_backend import EMBEDDED
-from nsfwscan.models.registry import hardware_on, resolve, resolve_auxiliary
+from nsfwscan.models.registry import hardware_on, resolve_auxiliary
 from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
 from nsfwscan.runs.plan import PlanAction, shard_count
 from nsfwscan.runs.record import recorded_config
@@ -43,6 +43,7 @@ from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
+from nsfwscan.workflows.pin import Pinned
 
 _LOOKED_AT = 50
 """Number of newest committed runs among which one over the same sources is searched."""
@@ -117,11 +118,12 @@ def explain_scan(config: ScanConfig) -> Explanation:
     prices = Prices.load(config.cost.prices, config.storage)
     sources = tuple(Location.of(uri).absolute().uri for uri in config.source.uris)
     config = config.model_copy(update={"source": config.source.model_copy(update={"uris": sources})})
-    spec, auxiliary_models = resolve(config.model, config.storage), resolve_auxiliary(config)
+    store = Store.at(config.out, config.store_options())
+    pinned, config = Pinned.for_scan(store, config)
+    spec, auxiliary_models = pinned.resolve_model(config.model, config.storage), resolve_auxiliary(config)
     needs = needs_of(config, spec, auxiliary_models)
     cluster = config.engine.cluster
     nodes = _nodes(config, cluster, needs)
-    store = Store.at(config.out, config.store_options())
     objects, objects_from = _count(config, store)
     shards = _MANY_SHARDS if objects is None else shard_count(objects, config.engine.shard_rows)
     layout, places = choose_layout(nodes, shards, needs), choose_places(nodes, needs)

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nsfwscan.banks.bank import BankSpec, resolve_banks
+from nsfwscan.banks.bank import BankSpec
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet, Entry
 from nsfwscan.config import BankConfig, ReportConfig, ScanConfig, StorageConfig
-from nsfwscan.errors import RunConflict, StoreError
+from nsfwscan.errors import ConfigError, RunConflict, StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
 from nsfwscan.runs.changes import Behind
@@ -34,11 +34,12 @@ from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_runs
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record import PinRecord, RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
+from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.scan import ScanResult
 
 FLOOD = 1000
@@ -97,7 +98,8 @@ def match_store(
 
     Args:
         storage: settings for reading the banks.
-        policy: decides the matches; unset: the policy of the newest run.
+        banks: none: those that the store pins.
+        policy: decides the matches; unset: the policy that the store pins, else that of the newest run.
         source: origin of the policy, for the record.
         run_id: id of the new run; unset: the time (UTC). Starts an unfinished run with this id again, and leaves a
             committed one alone.
@@ -107,12 +109,18 @@ def match_store(
     Raises:
         NsfwscanError: a bank or the store cannot be read, or another run has the run id.
     """
+    given = {"policy": policy is not None, "banks": bool(banks)}
+    pinned = Pinned.of(store, [part for part in given if not given[part]])
+    banks = banks or pinned.banks
+    if not banks:
+        raise ConfigError(f"no bank is given, and {store.uri} pins none: name one with --bank NAME=URI, or in --config")
+    if pinned.policy_source is not None:
+        policy, source = pinned.load_policy(pinned.policy_source, storage), pinned.policy_source
     previous_runs = live_runs(store, ignored)
     if not previous_runs:
         raise StoreError(f"{store.uri} has no committed scan: there is nothing to match")
-    newest = previous_runs[0].record
-    decider = Decider(policy or _policy_of(newest))
-    specs = resolve_banks(banks, storage)
+    decider = Decider(policy or _policy_of(previous_runs[0].record))
+    specs = pinned.resolve_banks(banks, storage)
     run = Run.named(store, run_id)
     if already := run.is_committed():
         return _result(run, already)
@@ -131,7 +139,8 @@ def match_store(
             if pruned := base.run.pruned():
                 raise RunConflict(f"run {base.run.run_id} was {pruned}: the same command begins anew, without it")
         began = run.load_plan(settings)
-        _commit(run, previous_runs, specs, storage, decider, source, settings, began, flood, ignored)
+        pin = pinned.record(decider.policy, specs)
+        _commit(run, previous_runs, specs, storage, decider, source, settings, began, flood, ignored, pin)
     return _result(run, already)
 
 
@@ -155,6 +164,7 @@ def _commit(
     began: Plan | None,
     flood: int,
     ignored: Sequence[str],
+    pin: PinRecord | None,
 ) -> None:
     started = time.monotonic()
     # Without their banks, all rows are matched again, so that the report holds exactly the search's matches.
@@ -185,6 +195,7 @@ def _commit(
         **{name: kept[name] for name in ("model", "auxiliary_models", "reuse_keys")},
         banks=[spec.as_json() for spec in specs],
         matching=looked.as_json(),
+        pin=None if pin is None else pin.model_dump(mode="json"),
         ignored_runs=list(ignored),
         timings={"match_s": round(time.monotonic() - started, 3), "resumed_shards": 0},
         images_per_s=None,

@@ -23,6 +23,7 @@ from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
 from nsfwscan.runs.previous import LISTED, PreviousReports
+from nsfwscan.runs.record import PinRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
 from nsfwscan.workflows.scan import ScanResult
@@ -49,13 +50,16 @@ def overlaps(run: Run, policy: Policy) -> Overlaps:
     return found
 
 
-def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) -> ScanResult:
+def commit_replay(
+    parent: Run, policy: Policy, source: str, run_id: str | None, pin: PinRecord | None = None
+) -> ScanResult:
     """Write a run with the parent's rows, decided by the policy.
 
     Args:
         source: origin of the policy, for the record.
         run_id: id of the new run; unset: the time (UTC). Resumes an unfinished replay with this id, and leaves a
             committed one alone.
+        pin: what the store pins, for the record.
 
     Raises:
         ConfigError: the parent's report does not cover a listing: it is a match run.
@@ -73,7 +77,7 @@ def commit_replay(parent: Run, policy: Policy, source: str, run_id: str | None) 
             if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
                 complete(run)
             else:
-                _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source)
+                _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source, pin)
     record = run.record()
     return ScanResult.of(run, record, already_committed=already)
 
@@ -93,7 +97,7 @@ def _listing(parent: Run, plan: Plan) -> Iterator[pa.Table]:
         yield pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)]).sort_by("uri")
 
 
-def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> None:
+def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str, pin: PinRecord | None) -> None:
     began, was = time.monotonic(), parent.record()
     report = was.config.report.model_copy(update={"save_images": False})
     config = ScanConfig(source=was.config.source, duplicates=was.config.duplicates, out=run.store.uri, report=report)
@@ -113,6 +117,7 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str) -> N
         base=previous.runs[0].record,
         config=shown.public(),
         **{name: kept[name] for name in ("model", "auxiliary_models", "banks", "reuse_keys")},
+        pin=None if pin is None else pin.model_dump(mode="json"),
         timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},
         images_per_s=None,
         machine=None,

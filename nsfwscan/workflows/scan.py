@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 import nsfwscan
-from nsfwscan.banks.bank import BankSpec, resolve_banks
+from nsfwscan.banks.bank import BankSpec
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled
@@ -25,8 +25,7 @@ from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
 from nsfwscan.location import Location
-from nsfwscan.models.registry import resolve, resolve_auxiliary
-from nsfwscan.models.spec import ModelSpec
+from nsfwscan.models.registry import resolve_auxiliary
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy, load_policy
@@ -37,12 +36,14 @@ from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.differences import Settings, describe_difference, differences
 from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
+from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, find_previous
 from nsfwscan.runs.record import (
     AuxiliaryModelRecord,
     BankRecord,
     ModelRecord,
+    PinRecord,
     PolicyRecord,
     ReuseKeys,
     RunRecord,
@@ -61,6 +62,7 @@ from nsfwscan.text import plural
 from nsfwscan.warning import Warnings
 from nsfwscan.workflows.cost import Prices, cost_of, requests_for
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
+from nsfwscan.workflows.pin import Pinned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,16 +189,9 @@ def run_scan(
     run = _choose_run(store, config.source.uris, run_id, resume, progress)
     if run.is_committed():
         return _committed_before(run)
-    policy = load_policy(config.policy, config.storage) if config.policy else None
+    pinned, config = Pinned.for_scan(store, config)
     shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
-    progress.say(f"model    {config.model.uri}")
-    spec = resolve(config.model, config.storage)
-    if spec.temperature is not None:
-        progress.say(f"model    its scores are calibrated, by the temperature {spec.temperature:.3f} that came with it")
-    banks = _banks(config, progress)
-    job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
-    for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
-        progress.say(f"policy   {note}")
+    job, pin = _job(config, pinned, run, progress)
     with run.lease(progress.say), _resumable(run):
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             complete(run)
@@ -215,13 +210,30 @@ def run_scan(
         report = _write(job, plan, previous, shadows, known, progress)
         clock.lap("commit_s")
         effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
-        record = commit_record(run, _record(job, plan, previous, report, effort))
+        record = commit_record(run, _record(job, plan, previous, report, pin, effort))
     return ScanResult.of(run, record)
 
 
-def _banks(config: ScanConfig, progress: Progress) -> tuple[BankSpec, ...]:
+def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tuple[Job, PinRecord | None]:
+    """Read policy, model and banks, say what is odd in them, and return them with what the store pins."""
+    policy = pinned.load_policy(config.policy, config.storage) if config.policy else None
+    progress.say(f"model    {config.model.uri}")
+    spec = pinned.resolve_model(config.model, config.storage)
+    if spec.temperature is not None:
+        progress.say(f"model    its scores are calibrated, by the temperature {spec.temperature:.3f} that came with it")
+    banks = _banks(config, pinned, progress)
+    job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
+    for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
+        progress.say(f"policy   {note}")
+    pin = pinned.record(job.policy, banks, spec)
+    for line in describe_pin_use(pin):
+        progress.say(f"pin      {line}")
+    return job, pin
+
+
+def _banks(config: ScanConfig, pinned: Pinned, progress: Progress) -> tuple[BankSpec, ...]:
     """Read the banks. Raise ConfigError if a bank holds hashes that the scan would not make."""
-    found = resolve_banks(config.banks, config.storage)
+    found = pinned.resolve_banks(config.banks, config.storage)
     for spec in found:
         if spec.entries["pdq"] and config.decode.pdq == "off":
             raise ConfigError(f"bank {spec.name} holds PDQ hashes, and decode.pdq is off: let it be exact or reduced")
@@ -333,24 +345,13 @@ def _sections(job: Job) -> Settings:
     keys = reuse_keys(job.config, job.spec, job.auxiliary_models)
     return Settings(
         PolicyRecord.model_validate_json(to_json(PolicyRecord.of(job.policy))),
-        ModelRecord(**_model(job.spec)),
+        ModelRecord(**ModelRecord.of(job.spec)),
         tuple(AuxiliaryModelRecord(**one) for one in _auxiliary(job)),
         ReuseKeys(**keys),
         tuple(BankRecord.model_validate_json(to_json(bank.as_json())) for bank in job.banks),
         recorded_config(job.config),
         nsfwscan.__version__,
     )
-
-
-def _model(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "identity": spec.identity,
-        "name": spec.name,
-        "uri": spec.uri,
-        "sha256": spec.digest,
-        "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
-        "temperature": spec.temperature,
-    }
 
 
 def _auxiliary(job: Job) -> list[dict[str, Any]]:
@@ -453,7 +454,14 @@ def _effort(
     return {**found, "machine": fleet.as_json(), "cost": cost.as_json()}
 
 
-def _record(job: Job, plan: Plan, previous: PreviousReports, report: Report, effort: dict[str, Any]) -> RunRecord:
+def _record(
+    job: Job,
+    plan: Plan,
+    previous: PreviousReports,
+    report: Report,
+    pin: PinRecord | None,
+    effort: dict[str, Any],
+) -> RunRecord:
     config, spec = job.config, job.spec
     return record_of(
         job.run,
@@ -465,10 +473,11 @@ def _record(job: Job, plan: Plan, previous: PreviousReports, report: Report, eff
         config.report,
         previous.runs[0].record if previous.runs else None,
         config=config.public(),
-        model=_model(spec),
+        model=ModelRecord.of(spec),
         auxiliary_models=_auxiliary(job),
         reuse_keys=reuse_keys(config, spec, job.auxiliary_models),
         banks=[bank.as_json() for bank in job.banks],
+        pin=None if pin is None else pin.model_dump(mode="json"),
         **effort,
     )
 
