@@ -36,6 +36,7 @@ from nsfwscan.cli.console import (
     storage_options,
 )
 from nsfwscan.cli.demo import demo
+from nsfwscan.cli.diff import diff
 from nsfwscan.cli.json_text import pins_json, print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.pin_text import describe_pins
 from nsfwscan.cli.policy import policy
@@ -601,6 +602,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 
 main.add_command(demo)
 main.add_command(hold)
+main.add_command(diff)
 main.add_command(policy)
 main.add_command(prune)
 main.add_command(queues)

@@ -13,7 +13,7 @@ that does not name the match finds no score in its row, though a carried row may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -40,7 +40,7 @@ from nsfwscan.policy.sql import (
     lies_in,
     limited,
 )
-from nsfwscan.schema import DECISION_COLUMNS, FLAGGED, SIGNALS, BankKind, Decision, Shield
+from nsfwscan.schema import DECISION_COLUMNS, DUPLICATE_COLUMNS, FLAGGED, SIGNALS, BankKind, Decision, Shield
 
 Indices = npt.NDArray[np.int32]
 UNDETERMINED_OUTCOME = Outcome(decision=Decision.UNDETERMINED)
@@ -133,7 +133,7 @@ class Decider:
 
     def choose(self, table: pa.Table) -> Indices:
         """Return for each row the index of its choice. Raises PolicyError, as calling the decider does."""
-        rows = _for_rules(table.select(self.columns))
+        rows = _for_rules(_asked(table, self.columns))
         chosen = np.zeros(rows.num_rows, np.int32)
         for overrides, here, part in self._places(rows):
             plain, start = self._rules_under(overrides)
@@ -146,7 +146,7 @@ class Decider:
 
     def matches(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """Return for each row (first axis) and rule (second axis) whether the rule is true, whatever precedes it."""
-        rows = _for_rules(table.select(self.columns))
+        rows = _for_rules(_asked(table, self.columns))
         found = np.zeros((rows.num_rows, len(self.policy.rules)), bool)
         for overrides, here, part in self._places(rows):
             for i, rule in enumerate(self._rules_under(overrides)[0].rules):
@@ -155,7 +155,7 @@ class Decider:
 
     def applying(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """Return for each row (first axis) and override (second axis) whether it applies."""
-        rows = table.select(self.columns)
+        rows = _asked(table, self.columns)
         found = np.zeros((rows.num_rows, len(self.policy.overrides)), bool)
         for overrides, here, _ in self._places(rows):
             found[here] = [applies == "1" for applies in overrides]
@@ -268,6 +268,12 @@ def _with_filters(by: pa.Array, allowed: pa.Array, table: pa.Table) -> pa.Array:
         return by
     unscored = pc.and_(pc.is_valid(filters), pc.invert(pc.is_finite(pc.fill_null(table["nsfw_score"], float("nan")))))
     return pc.if_else(pc.and_(unscored, allowed), "filter", by).combine_chunks()
+
+
+def _asked(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return these columns; null where it is not known yet which objects are alike, as before the commit."""
+    late = {field.name: field.type for field in DUPLICATE_COLUMNS if field.name not in table.column_names}
+    return pa.table({name: pa.nulls(table.num_rows, late[name]) if name in late else table[name] for name in columns})
 
 
 def _for_rules(table: pa.Table) -> pa.Table:

@@ -468,13 +468,17 @@ class PreviousReports:
                     yield pa.table([values.get(n, rows[n] if n in columns else None) for n in KNOWN_SCHEMA.names],
                                    schema=KNOWN_SCHEMA)  # fmt: skip
 
+    @property
+    def ends(self) -> set[str]:
+        """Last URIs of the parts."""
+        return {part.last for base in self.runs for part in self._parts(base)}
+
     def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
         """Yield report rows with `after < uri <= upto` (None: no bound), for each URI the newest run's.
 
         Each table is no larger than a few parts.
         """
-        ends = {part.last for base in self.runs for part in self._parts(base)}
-        cuts = sorted(end for end in ends if (after is None or end > after) and (upto is None or end < upto))
+        cuts = sorted(end for end in self.ends if (after is None or end > after) and (upto is None or end < upto))
         for low, high in zip([after, *cuts], [*cuts, upto], strict=True):
             piece = self._piece(low, high)
             if piece is not None and piece.num_rows:

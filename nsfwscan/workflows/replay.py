@@ -88,10 +88,11 @@ def _plan(parent: Run, run: Run) -> Plan:
     was = parent.plan()
     is_delta = parent.record().config.report.mode == "delta"
     previous_runs = (parent.run_id, *(was.previous_runs if is_delta else ()))
-    return carry_all(_listing(parent, was), was.listed_at, previous_runs, run.folder)
+    return carry_all(listing_of(parent, was), was.listed_at, previous_runs, run.folder)
 
 
-def _listing(parent: Run, plan: Plan) -> Iterator[pa.Table]:
+def listing_of(parent: Run, plan: Plan) -> Iterator[pa.Table]:
+    """Yield what a run listed, as `LISTING_SCHEMA`, range by range, sorted by URI."""
     read = ShardReader(parent.folder)
     for part in plan.ranges:
         yield pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)]).sort_by("uri")

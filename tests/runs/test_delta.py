@@ -57,3 +57,19 @@ def test_what_alone_changed_is_in_a_delta(tmp_path: Path, rule: dict[str, Any], 
     assert len(rows) == bool(rule or other)
     changes = [file.path for file in second.record.files_in("changes")]
     assert [r["change"] for path in changes for r in pq.read_table(f"{second.uri}/{path}").to_pylist()] == held
+
+
+def test_a_policy_may_ask_for_copies(tmp_path: Path) -> None:
+    """How many are alike is known at the commit alone: a rule on it stops no shard, and decides there."""
+    (tmp_path / "media").mkdir()
+    for name in "abc":
+        (tmp_path / "media" / f"{name}.jpg").write_bytes(b"a")
+    rule = {"name": "often", "when": "cluster_size > 2 or duplicate_of is not null", "decision": "review"}
+    said = {"name": "made", "version": "1", "rules": [rule], "otherwise": {"decision": "allow"}}
+    (tmp_path / "copies.yaml").write_text(yaml.safe_dump(said))
+
+    def copy(uri: str) -> Row:
+        return staged_row(uri, sha256="0" * 64)
+
+    found = scanned(tmp_path / "media", tmp_path / "out", copy, policy=str(tmp_path / "copies.yaml"))
+    assert found.record.summary.decision == {"allow": 1, "review": 2}
