@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.pdq_index import index_bytes
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
-from nsfwscan.errors import NsfwscanError, RowError
+from nsfwscan.errors import BrokenRecord, NsfwscanError, RowError, StoreError
 from nsfwscan.execution.layout import Needs
 from nsfwscan.execution.machine import this_machine, usable_cpus
 from nsfwscan.execution.ray_session import check_reachable
@@ -268,9 +268,14 @@ def _as_pinned(config: ScanConfig) -> ScanConfig:
 
 def _pin(config: ScanConfig) -> Iterator[Finding]:
     """Read what the store pins, and warn where a scan would not be as pinned."""
-    pinned = Pinned()
-    if config.out:
+    if not config.out:
+        return
+    try:
         pinned, config = Pinned.for_scan(Store.at(config.out, config.store_options()), config)
+    except StoreError as error:
+        if isinstance(error, BrokenRecord):
+            raise
+        return  # the store's own check says what is wrong
     if pinned.pin is None:
         return
     spec = pinned.resolve_model(config.model, config.storage)
