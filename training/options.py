@@ -133,7 +133,7 @@ evaluate_options = _all(
     *options(EvaluateConfig, "model", "against", "out"),
     _labels("--model-label", "model_labels", "a label of --model"),
     _labels("--against-label", "against_labels", "a label of --against"),
-    *options(EvaluateConfig, "dtype", "batch_size", "thumbnails"),
+    *options(EvaluateConfig, "write_policy", "dtype", "batch_size", "thumbnails"),
     *_CLUSTER,
 )
 

@@ -27,6 +27,8 @@ class EvaluateConfig(ClusterConfig):
     """A second checkpoint, compared with the first on the same images."""
     out: Uri
     """Where page, figures, lists and the scan's report go: a directory, or s3://bucket/prefix."""
+    write_policy: Uri | None = None
+    """A policy file to write, with the thresholds of --model and where they come from: a path, or s3://…"""
     thumbnails: bool = True
     """Show pictures of the false positives on the page, blurred until they are opened."""
     dtype: Dtype = "auto"

@@ -24,6 +24,8 @@ from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.schema import Category
+from nsfwscan.storage.failures import in_words
+from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store, to_json
 from training.config import DataConfig
 from training.data.dataset import Prepared, prepare
@@ -34,6 +36,7 @@ from training.evaluate.config import Candidate, EvaluateConfig
 from training.evaluate.evaluation import EvaluatedModel, evaluation, shared_task
 from training.evaluate.held_out import HELD_OUT, Manifest, copies_of_false_positives, read_predictions, write_manifest
 from training.evaluate.page import render
+from training.evaluate.policy_file import policy_text
 from training.evaluate.predictions import false_positive_csv, predictions_csv
 from training.places import absolute, open_out
 from training.progress import ProgressCallback, ScanProgress, quiet
@@ -57,10 +60,11 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A finished evaluation: its folder, and the content of `evaluation.json`."""
+    """A finished evaluation: its folder, the content of `evaluation.json`, and the policy that it wrote."""
 
     uri: str
     record: dict[str, Any]
+    policy: str | None = None
 
     def describe(self) -> list[str]:
         """Return the lines that a person reads at the end."""
@@ -68,7 +72,8 @@ class EvaluationResult:
         lines = [line for model in models for line in _about(model, shared_task(models))]
         if compared := self.record["comparison"]:
             lines.append(_about_difference(compared["classes"] or compared["nsfw"]))
-        return [*lines, *(f"{what}: {self.uri}/{name}" for what, name in _PLACES)]
+        lines += [f"{what}: {self.uri}/{name}" for what, name in _PLACES]
+        return [*lines, f"policy: {self.policy} (nsfwscan scan … --policy {self.policy})"] if self.policy else lines
 
 
 def evaluate(
@@ -84,6 +89,7 @@ def evaluate(
     """
     check_reachable(config.cluster)
     store = open_out(config.out, storage)
+    policy = config.write_policy and Output.given(config.write_policy, store.storage, "--write-policy")
     candidates = [c.model_copy(update={"uri": absolute(c.uri)}) for c in config.candidates]
     specs = [resolve(ModelConfig(uri=c.uri, labels=c.labels), store.storage) for c in candidates]
     if len(specs) == 2 and specs[0].digest == specs[1].digest:
@@ -98,7 +104,11 @@ def evaluate(
     )
     record = evaluation(evaluated, prepared, data)
     _write(record, evaluated, prepared, data, store, config.thumbnails, progress)
-    return EvaluationResult(store.uri, record)
+    if policy:
+        text = policy_text(record)
+        with in_words(f"cannot write {policy}"), policy.appearing() as path:
+            path.write_text(text, encoding="utf-8")
+    return EvaluationResult(store.uri, record, str(policy) if policy else None)
 
 
 def _check_labels(spec: ModelSpec, labels: Sequence[Category]) -> None:
