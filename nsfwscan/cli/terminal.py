@@ -15,7 +15,7 @@ from nsfwscan.runs.finding import Kind
 from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.runs.plan import describe_actions
-from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, TruthRecord, WarningRecord
+from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, Timings, TruthRecord, WarningRecord
 from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
 from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.text import duration, money, printable, size
@@ -57,7 +57,7 @@ def describe_scan(result: ScanResult) -> str:
         *_warnings(record.warnings),
         "",
         f"  {_speed(record)}",
-        *_cost(record.cost, record.timings.resumed_shards),
+        *_cost(record.cost, record.timings),
         f"  report   {printable(result.uri)}",
         f"  summary  {printable(result.uri)}/summary.html",
         *([f"  digest   {result.sha256} (of run.json: keep it for `verify --expect`)"] if result.sha256 else []),
@@ -197,18 +197,20 @@ def _warnings(warnings: Sequence[WarningRecord]) -> list[str]:
 
 def _speed(record: RunRecord) -> str:
     rate = f"; scanning {record.images_per_s:,.1f}/s" if record.images_per_s else ""
-    return f"{record.plan.distinct:,} objects in {record.timings.total_s:.1f} s{rate}"
+    attempts = record.timings.attempts or 1
+    in_all = f" in {attempts:,} attempts together" if attempts > 1 else ""
+    return f"{record.plan.distinct:,} objects in {record.timings.total_s:.1f} s{in_all}{rate}"
 
 
-def _cost(cost: CostRecord | None, resumed: int) -> list[str]:
-    """Return a line on the cost of this attempt; none if the machines are not known."""
+def _cost(cost: CostRecord | None, timings: Timings) -> list[str]:
+    """Return a line on the cost of the run; none if the machines are not known."""
     if cost is None:
         return []
     currency = cost.currency
     few = " (so few that the start counts)" if not cost.steady else ""
     million = f", {money(cost.per_million, currency)} a million objects read{few}" if cost.per_million else ""
     amount = f"{money(cost.amount, currency)}{million}" if cost.missing is None else cost.missing
-    part = "; this attempt only" if resumed else ""
+    part = "; the last attempt only" if timings.attempts is None and timings.resumed_shards else ""
     return [f"  cost     {_hours(cost.core_hours, cost.gpu_hours)}: {amount}; {cost.prices}{part}"]
 
 

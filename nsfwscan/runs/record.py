@@ -317,7 +317,7 @@ class CascadeRecord(_Section):
 
 
 class Timings(_Section):
-    """Seconds of each step that this kind of run has, in the process that committed it."""
+    """Seconds of each step that this kind of run has, summed over all attempts of the run."""
 
     listing_s: Seconds | None = _OPTIONAL
     scan_s: Seconds | None = _OPTIONAL
@@ -325,6 +325,8 @@ class Timings(_Section):
     commit_s: Seconds | None = _OPTIONAL
     resumed_shards: Count
     """Shards that an earlier attempt of this run finished."""
+    attempts: Count | None = _OPTIONAL
+    """Attempts that the seconds and the cost are of; None: of the last one alone, as runs of old were recorded."""
 
     @property
     def steps(self) -> dict[str, float]:

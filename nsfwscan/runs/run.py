@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
-from nsfwscan.runs import poison
+from nsfwscan.runs import attempts, poison
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import (
     RUN_ID,
@@ -275,9 +275,10 @@ class Run:
     def clear_staging(self) -> None:
         """Remove all staged files but the lease, which the caller must hold. Raises StoreError if the store fails."""
         names = self.staging.names("")
-        if poison.FOLDER in names:
-            self.staging.delete(poison.FOLDER)
-        self.staging.delete_files([name for name in names if name not in ("alive.json", poison.FOLDER)])
+        folders = {poison.FOLDER, attempts.FOLDER}
+        for folder in folders.intersection(names):
+            self.staging.delete(folder)
+        self.staging.delete_files([name for name in names if name != "alive.json" and name not in folders])
 
     def _take(self, staging: Store, token: str, tell: Callable[[str], None]) -> None:
         held = _Held.of(staging)

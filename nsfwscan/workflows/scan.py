@@ -6,7 +6,6 @@ before anything starts. A report that does not balance is recorded in `failure.j
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,7 +59,8 @@ from nsfwscan.storage.rate_limit import Pace
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import plural
 from nsfwscan.warning import Warnings
-from nsfwscan.workflows.cost import Prices, cost_of, requests_for
+from nsfwscan.workflows.cost import Prices
+from nsfwscan.workflows.effort import Effort
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
 from nsfwscan.workflows.pin import Pinned
 
@@ -196,21 +196,21 @@ def run_scan(
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             complete(run)
             return _committed_before(run)
-        clock = _Clock()
+        effort = Effort(run.staging, fleets)
         known = _known(job)
         job = replace(job, known=known.contents)
         begun = run.load_plan(_settings(job))
         if begun is not None and begun.previous_runs:
             _tell_differences(job, Run(store, begun.previous_runs[0]).record(), progress)
         plan = begun or _plan(job, progress, deadline)
-        clock.lap("listing_s")
-        worked = _work(job, plan, engine, progress, deadline)
-        clock.lap("scan_s")
-        previous = PreviousReports.of(store, plan.previous_runs, _within(config))
-        report = _write(job, plan, previous, shadows, known, progress)
-        clock.lap("commit_s")
-        effort = _effort(config, plan, clock.laps, worked, fleets[-1] if fleets else None, prices)
-        record = commit_record(run, _record(job, plan, previous, report, pin, effort))
+        with effort.noted():
+            effort.begin("scan_s")
+            worked = _work(job, plan, engine, progress, deadline, effort)
+            effort.begin("commit_s")
+            previous = PreviousReports.of(store, plan.previous_runs, _within(config))
+            report = _write(job, plan, previous, shadows, known, progress)
+            took = effort.as_record(config.source.uris, plan, len(plan.shards) - len(worked), prices)
+            record = commit_record(run, _record(job, plan, previous, report, pin, took))
     return ScanResult.of(run, record)
 
 
@@ -404,7 +404,9 @@ def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]
         yield table
 
 
-def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: Deadline) -> Sequence[Shard]:
+def _work(
+    job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: Deadline, effort: Effort
+) -> Sequence[Shard]:
     """Run the shards that are not staged yet, and return them."""
     done = staged_shards(job.run.staging)
     todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
@@ -412,6 +414,7 @@ def _work(job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: De
     if todo:
         with progress.working(total, total - sum(shard.rows for shard in todo)):
             for result in engine(job, todo, deadline):
+                effort.scanned(result.rows)
                 progress.finished(result)
     return todo
 
@@ -429,29 +432,6 @@ def _write(
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))
         raise
-
-
-def _effort(
-    config: ScanConfig,
-    plan: Plan,
-    laps: dict[str, float],
-    worked: Sequence[Shard],
-    fleet: Fleet | None,
-    prices: Prices,
-) -> dict[str, Any]:
-    """Return the time, rate, machines and cost of this process's part of the run."""
-    scanned, todo = sum(shard.rows for shard in worked), plan.distinct - plan.carried
-    found = {
-        "timings": {**laps, "resumed_shards": len(plan.shards) - len(worked)},
-        "images_per_s": round(scanned / laps["scan_s"], 2) if scanned and laps["scan_s"] else None,
-        "machine": None,
-        "cost": None,
-    }
-    if fleet is None:
-        return found
-    requests = requests_for(config.source.uris, plan.listed, scanned, plan.bytes * scanned // max(1, todo))
-    cost = cost_of(fleet.nodes, sum(laps.values()), scanned, requests, prices)
-    return {**found, "machine": fleet.as_json(), "cost": cost.as_json()}
 
 
 def _record(
@@ -480,15 +460,3 @@ def _record(
         pin=None if pin is None else pin.model_dump(mode="json"),
         **effort,
     )
-
-
-class _Clock:
-    """A clock that records the seconds of each lap."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name], self._last = round(now - self._last, 3), now

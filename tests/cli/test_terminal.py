@@ -116,8 +116,13 @@ def test_the_cost_is_said(result: ScanResult, changes: dict[str, Any], line: str
     assert result.record.cost is None and "cost" not in describe_scan(result)
     record = altered(result.record, cost=cost)
     assert line in describe_scan(replace(result, record=record))
-    record = altered(record, timings={**record.as_json()["timings"], "resumed_shards": 2})
-    assert "(2026-08-26); this attempt only\n" in describe_scan(replace(result, record=record))
+    timings = {**record.as_json()["timings"], "resumed_shards": 2}
+    record = altered(record, timings={**timings, "attempts": 3})
+    assert " s in 3 attempts together" in describe_scan(replace(result, record=record))
+    assert "attempt only" not in describe_scan(replace(result, record=record))
+    del timings["attempts"]  # as runs of old have it
+    record = altered(record, timings=timings)
+    assert "(2026-08-26); the last attempt only\n" in describe_scan(replace(result, record=record))
 
 
 def test_a_run_that_was_committed_before_says_so(result: ScanResult) -> None:

@@ -608,6 +608,9 @@ def test_resumed() -> None:
     made = record()
     made["timings"]["resumed_shards"] = 4_000
     assert "205.6 images/s; 4,000 of 4,338 shards are from an earlier attempt" in text_of(made)
+    made["timings"]["attempts"] = 2
+    assert "205.6 images/s while scanning; all 2 attempts together" in text_of(made)
+    assert "GPU-hours of all 2 attempts: USD 7.17" in text_of(made)
 
 
 @pytest.mark.parametrize(

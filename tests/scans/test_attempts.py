@@ -6,20 +6,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, ModelError, SourceError
 from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.layout import Fleet, Layout, Node
 from nsfwscan.execution.pipeline import Job
-from nsfwscan.runs.plan import Shard
+from nsfwscan.runs.attempts import Attempt
+from nsfwscan.runs.plan import Plan, Shard
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
+from nsfwscan.workflows import effort
+from nsfwscan.workflows.cost import Prices
 from nsfwscan.workflows.scan import Engine
 from tests.runs.rows import engine, files, scanned, staged_row
 
@@ -72,23 +78,68 @@ def test_a_committed_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "staging").exists() or not any((tmp_path / "out" / "staging").rglob("*"))
 
 
-def test_the_rate_is_that_of_this_attempt(tmp_path: Path) -> None:
-    """Objects that an earlier attempt scanned do not make this one look fast."""
+def test_time_and_rate_are_those_of_all_attempts(tmp_path: Path) -> None:
+    """What an earlier attempt scanned counts with its time, and does not make this one look fast."""
     media, out = files(tmp_path / "media", 40), tmp_path / "out"
     with pytest.raises(PowerCut):
         scanned(media, out, run_shards=cut_after(9), **SMALL_SHARDS)
+    [note] = (out / "staging" / "made" / "attempts").iterdir()
+    before = Attempt.model_validate_json(note.read_bytes())
+    assert before.scanned == 36 and before.scan_s > 0
+    note.write_text(before.model_copy(update={"scan_s": 3600.0, "listing_s": 60.0}).model_dump_json())
     record = scanned(media, out, **SMALL_SHARDS).record
     assert record.plan.shards - record.timings.resumed_shards == 1
-    assert record.images_per_s == pytest.approx(4 / record.timings.scan_s, abs=0.01)
+    assert record.timings.attempts == 2 and record.timings.scan_s > 3600 and record.timings.listing_s > 60
+    assert record.images_per_s == pytest.approx(40 / record.timings.scan_s, abs=0.01)
+    assert not (out / "staging").exists() or not any((out / "staging").rglob("*"))
 
 
-def test_an_attempt_that_only_commits_has_no_rate(tmp_path: Path) -> None:
-    """Where every shard was done before, nothing is asked of the engine and no rate is made up."""
+def test_an_attempt_that_is_killed_has_left_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written during the work, so that SIGKILL loses little of it; a note that is none is passed over."""
+    monkeypatch.setattr(effort, "_NOTED_EVERY_S", 0.0)
+    media, out = files(tmp_path / "media", 40), tmp_path / "out"
+    with monkeypatch.context() as killed:
+        killed.setattr(effort.Effort, "noted", lambda self: nullcontext())
+        with pytest.raises(PowerCut):
+            scanned(media, out, run_shards=cut_after(9), **SMALL_SHARDS)
+    notes = out / "staging" / "made" / "attempts"
+    [note] = notes.iterdir()
+    assert Attempt.model_validate_json(note.read_bytes()).scanned >= 32
+    (notes / f"{'0' * 32}.json").write_text('{"scan_s": -1}')
+    assert scanned(media, out, **SMALL_SHARDS).record.timings.attempts == 2
+
+
+def test_the_cost_is_that_of_all_attempts(tmp_path: Path) -> None:
+    """Each on its own machines, for its own time; of different machines there is no rate."""
+    store = Store.at(str(tmp_path), StorageConfig())
+    small, large = (Fleet((Node(cpus=cpus),), Layout("fused", 1)) for cpus in (4.0, 8.0))
+
+    def work(earlier: effort.Effort) -> None:
+        with earlier.noted():
+            earlier.scanned(10)
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        work(effort.Effort(store, [small]))
+    [note] = (tmp_path / "attempts").iterdir()
+    hour = Attempt.model_validate_json(note.read_bytes()).model_copy(update={"listing_s": 0.0, "scan_s": 3600.0})
+    note.write_text(hour.model_dump_json())
+    plan = SimpleNamespace(distinct=20, carried=0, listed=20, bytes=0)
+    found = effort.Effort(store, [large]).as_record(["/media"], cast(Plan, plan), 1, Prices.load())
+    assert found["cost"]["core_hours"] == pytest.approx(4, abs=0.01) and found["cost"]["objects"] == 20
+    assert found["cost"]["amount"] == pytest.approx(4 * Prices.load().vcpu_hour, rel=0.01)
+    assert found["timings"]["attempts"] == 2 and found["images_per_s"] is None
+    assert found["machine"]["nodes"][0]["cpus"] == 8
+
+
+def test_an_attempt_that_only_commits(tmp_path: Path) -> None:
+    """Where every shard was done before, nothing is asked of the engine, and the rate is that of the earlier ones."""
     media, out = files(tmp_path / "media", 8), tmp_path / "out"
     with pytest.raises(PowerCut):
         scanned(media, out, run_shards=cut_after(2), **SMALL_SHARDS)
     record = scanned(media, out, run_shards=refuses, **SMALL_SHARDS).record
-    assert (record.images_per_s, record.timings.resumed_shards) == (None, 2)
+    assert record.images_per_s == pytest.approx(8 / record.timings.scan_s, abs=0.01)
+    assert (record.timings.attempts, record.timings.resumed_shards) == (2, 2)
 
 
 @pytest.mark.parametrize("lost", [["_SUCCESS"], ["_SUCCESS", "run.json"]])
