@@ -87,7 +87,7 @@ def test_hugging_face_datasets(part: Path, tmp_path: Path) -> None:
 
 def test_only_types_that_spark_has(part: Path) -> None:
     """Strings, numbers, booleans, times in microseconds, and lists and structs of them; nothing nested as a map."""
-    known = {pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.bool_(), pa.timestamp("us")}
+    known = {pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.timestamp("us")}
 
     def plain(kind: pa.DataType) -> bool:
         if pa.types.is_list(kind):

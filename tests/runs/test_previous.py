@@ -28,6 +28,7 @@ from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, be
 from nsfwscan.runs.record import BankRecord, FileRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
+from nsfwscan.runs.view_rows import PREVIOUS_SCHEMA
 from nsfwscan.schema import REPORT_SCHEMA, BankKind
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.scan import ScanResult
@@ -315,7 +316,7 @@ def test_the_newest_row_of_each_object(
     found = []
     for after, upto in pairwise(edges):
         for piece in previous.rows(after, upto):
-            assert piece.schema.equals(REPORT_SCHEMA) and piece.num_rows
+            assert piece.schema.equals(PREVIOUS_SCHEMA) and piece.num_rows
             uris = piece["uri"].to_pylist()
             assert all((after is None or uri > after) and (upto is None or uri <= upto) for uri in uris)
             found += piece.select(["uri", "run_id", "nsfw_score"]).to_pylist()
