@@ -138,7 +138,8 @@ class _Side:
 
     def rows(self, after: str | None, upto: str | None) -> pa.Table:
         """Return the rows with `after < uri <= upto`; ranges are asked for in ascending order."""
-        found = pa.concat_tables([REPORT_SCHEMA.empty_table(), *self.reports.rows(after, upto)])
+        pieces = (piece.select(REPORT_SCHEMA.names) for piece in self.reports.rows(after, upto))
+        found = pa.concat_tables([REPORT_SCHEMA.empty_table(), *pieces])
         if self._listed is None:
             return found
         found = found.filter(self._listed.mask(found["uri"], upto))
