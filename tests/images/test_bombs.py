@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from nsfwscan.errors import RowError
-from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
+from nsfwscan.images.views import ViewLimits, to_views
 from tests.bombs import BOMBS, Bomb, picture
 
 _GEOMETRY = Geometry((32, 32), Image.Resampling.BILINEAR)
@@ -46,7 +46,9 @@ def test_a_bomb_harms_nobody(name: str, child_for: Callable[[Bomb], DecodeChild]
     """A bomb ends with the status that is right for it, in time and in bounds, and the picture after it is as ever."""
     bomb = BOMBS[name]
     data, child = bomb.make(), child_for(bomb)
-    good = to_pixels(_good(), _GEOMETRY, hashed=True, examined=True, max_pixels=bomb.max_pixels)
+    how = {"hashed": True, "examined": True, "max_pixels": bomb.max_pixels}
+    facts, _, pixels = to_views(_good(), _GEOMETRY, limits=ViewLimits(), **how)
+    good = facts, pixels
     assert child.decode(_good()) == good
     child.retire()
     child.peak_rss_bytes = 0

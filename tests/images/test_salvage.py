@@ -13,11 +13,12 @@ import pytest
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
 from nsfwscan.errors import RowError
-from nsfwscan.images.decoder import decode, to_pixels
+from nsfwscan.images.decoder import decode
 from nsfwscan.images.formats.png_chunks import Chunk
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
+from nsfwscan.images.views import ViewLimits, to_views
 from tests.images.damage import PHOTO, interlaced_png, large_profile, small_frame_gif, with_chunks
 from tests.images.test_decoder import PLENTY, difference, encode, failure, pixels, rgb
 
@@ -194,7 +195,9 @@ def test_the_child_says_so(examined: bool) -> None:
     child = DecodeChild(Settings((geometry,), True, True, examined, PLENTY, {}, 20.0, 2**28))
     cut = encode(PHOTO, "JPEG", exif=_exif())[:-40]
     facts, found = child.decode(cut)
-    assert (facts, found) == to_pixels(cut, geometry, hashed=True, examined=examined, max_pixels=PLENTY)
+    how = {"hashed": True, "examined": examined, "max_pixels": PLENTY}
+    expected, _, pixels = to_views(cut, geometry, limits=ViewLimits(), **how)
+    assert (facts, found) == (expected, pixels)
     assert (facts["width"], facts["height"], facts["camera"]) == (120, 160, "Demo")
     assert facts["pdq"] is not None and facts["signals"]["decode.salvaged"] == 1
     assert ("software.gimp" in facts["signals"]) is examined

@@ -126,7 +126,9 @@ def test_a_checkpoint_is_scored_as_transformers_scores_it(make: Any, tmp_path: P
     reference = AutoModelForImageClassification.from_pretrained(folder).eval()
     with torch.inference_mode():
         logits = reference(pixel_values=processor(images=images, return_tensors="pt")["pixel_values"]).logits
-    np.testing.assert_allclose(scores, logits.softmax(-1).numpy(), atol=1e-5)
+    # Pixels that are resized bilinearly may be one level from Pillow's: tests/models/test_parity.py.
+    bound = 2e-3 if spec.geometry.resample == Image.Resampling.BILINEAR else 1e-5
+    np.testing.assert_allclose(scores, logits.softmax(-1).numpy(), atol=bound)
 
 
 def test_the_small_checkpoints_say_different_things(made: Path) -> None:
@@ -198,6 +200,7 @@ def test_the_next_night_scores_again_at_another_temperature(model: Path, tmp_pat
     media.mkdir()
     for number, image in enumerate(pictures(3)):
         image.save(media / f"{number}.png")
+        os.utime(media / f"{number}.png", (1e9, 1e9))  # a young file is read again
     nights = []
     for temperature in (None, 2.0, 2.0, 3.0):
         if temperature is not None:
