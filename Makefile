@@ -30,7 +30,7 @@ screenshots: $(VENV)/.ready browser ## after make demo: the pictures in README, 
 	$(BIN)/python -m tests.screenshots demo/reports deploy/pictures
 
 test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of processes
-	@echo "All tests but the long ones, in $(JOBS) processes: about 13 minutes on two cores. Collecting them takes half a minute."
+	@echo "All tests but the long ones, in $(JOBS) processes: about 14 minutes on two cores. Collecting them takes half a minute."
 	$(PYTEST) -m "not long and not full"
 
 test-long: $(VENV)/.ready browser ## what takes long, and needs nothing but time
