@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nsfwscan.config import PASSWORD_IN_URI
 from nsfwscan.errors import ConfigError
+from nsfwscan.text import has_password
 
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8]
 """An image: a path or URI, an encoded file (its bytes, or opened for reading bytes), or pixels."""
@@ -63,8 +65,10 @@ def _is_several(images: Any) -> bool:
 
 def _given(image: Any, index: int, max_bytes: int) -> Given:
     if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        return Given(path if isinstance(path, str) else os.fsdecode(path))
+        path = os.fsdecode(image)
+        if has_password(path):
+            raise ConfigError(f"image {index}: {PASSWORD_IN_URI}")
+        return Given(path)
     if isinstance(image, bytes | bytearray | memoryview):
         return Given(f"bytes[{index}]", bytes(image))
     if isinstance(image, Image.Image):
