@@ -34,6 +34,20 @@ PASSWORD_IN_URI = (
 )
 
 
+def given_place(written: str, what: str) -> Location:
+    """Return the place that a person names. Raises ConfigError where it is no place, or holds a password.
+
+    Args:
+        what: the option or the file in words, for the message: `--out`, `the policy`.
+    """
+    if has_password(written):
+        raise ConfigError(PASSWORD_IN_URI)
+    try:
+        return Location.given(written)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
+
+
 def _one_spelling(uri: str) -> str:
     if has_password(uri):
         raise ValueError(PASSWORD_IN_URI)

@@ -60,8 +60,8 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         data, *geometries, **how: as for `to_pixels`.
 
     Returns:
-        Facts, with `media`, `views` and `duration_s`. The views: `index, at_s, reason, pdq, pdq_quality`; none for a
-        file of one view. Bytes: one view after the other.
+        Facts, with `media`, `views` and `duration_s`. The views: `index, at_s, reason, weight, pdq,
+        pdq_quality`; none for a file of one view. Bytes: one view after the other.
 
     Raises:
         RowError, MemoryError: as `to_pixels`, of the first frame. What is wrong with later ones costs only them.

@@ -14,15 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
-from nsfwscan.errors import ConfigError, SourceError
+from nsfwscan.config import StorageConfig, given_place
+from nsfwscan.errors import SourceError
 from nsfwscan.location import Location
 from nsfwscan.review.ranking import CONTEXT_SCHEMA
 from nsfwscan.sources.manifests import checked, rows_of
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.tables import READING_ERRORS
-from nsfwscan.text import has_password
 
 _NAMES = ("uri", "source-ref")
 _BATCH = 4096
@@ -32,13 +31,7 @@ def read_context(uri: str, storage: StorageConfig) -> Iterator[pa.RecordBatch]:
     """Return the rows of a context file as batches of `CONTEXT_SCHEMA`. CSV holds only text; its values stay text.
     Raises ConfigError for what is no place; SourceError where the file is absent or malformed, or a row names no
     object."""
-    if has_password(uri):
-        raise ConfigError(PASSWORD_IN_URI)
-    try:
-        place = Location.given(uri)
-    except ValueError as error:
-        raise ConfigError(f"the context: {error}") from None
-    return _rows(uri, place, storage)
+    return _rows(uri, given_place(uri, "the context"), storage)
 
 
 def _rows(uri: str, place: Location, storage: StorageConfig) -> Iterator[pa.RecordBatch]:

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
+from nsfwscan.config import StorageConfig, given_place
 from nsfwscan.errors import ConfigError, StoreError
 from nsfwscan.location import STDOUT, Location
 from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.filesystems import filesystem
-from nsfwscan.text import has_password
 
 FILE_MODE = 0o640
 """Mode of the files, as of the report itself: not readable for everybody."""
@@ -50,13 +49,8 @@ class Output:
             return cls(Location.local(str(written)), storage)
         if written == STDOUT and stdout:
             return cls(None, storage)
-        if has_password(written):
-            raise ConfigError(PASSWORD_IN_URI)
-        try:
-            place = Location.given(written)
-        except ValueError as error:
-            raise ConfigError(f"{what}: {error}") from None
-        if place.is_web or "::" in (place.scheme or "") or (not place.is_local and not place.authority):
+        place = given_place(written, what)
+        if place.is_web or (not place.is_local and not place.authority):  # without one: archives, chains
             raise ConfigError(f"{what}: nothing can be written to {written}: name a file here, or one in a store")
         return cls(place, storage)
 

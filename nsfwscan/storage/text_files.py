@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
+from nsfwscan.config import StorageConfig, given_place
 from nsfwscan.errors import ConfigError
-from nsfwscan.location import Location
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import read_file
-from nsfwscan.text import has_password
 
 
 def read_text(uri: str, storage: StorageConfig, what: str) -> str:
@@ -26,12 +24,7 @@ def read_text(uri: str, storage: StorageConfig, what: str) -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     doing = f"cannot read {what} {uri}"
-    if has_password(uri):
-        raise ConfigError(PASSWORD_IN_URI)
-    try:
-        place = Location.given(uri)
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
+    place = given_place(uri, what)
     try:
         return (Path(place.path).read_bytes() if place.is_local else read_file(place, storage)).decode()
     except UnicodeDecodeError:
