@@ -130,6 +130,34 @@ class Override(Frozen):
         return f"region {self.region}" if self.source is None else f"source {self.source}"
 
 
+Word = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _each_once(words: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := next((word for word, count in Counter(words).items() if count > 1), None):
+        raise ValueError(f"{twice!r} stands there twice")
+    return words
+
+
+Words = Annotated[tuple[Word, ...], Field(min_length=1, max_length=50), AfterValidator(_each_once)]
+
+
+class ReviewWords(Frozen):
+    """The words that reviewers decide with."""
+
+    categories: Words = ("porn", "hentai", "sexy", "violence", "other")
+    """What an object may be removed as; the first nine have the keys 1 to 9."""
+    reasons: Words = (
+        "clear case",
+        "art",
+        "medicine or education",
+        "news or satire",
+        "wrong match",
+        "too blurred to tell",
+    )
+    """Why, beside any text of the reviewer's own."""
+
+
 MOST_RULES = 5_000
 
 
@@ -155,12 +183,15 @@ class Policy(Frozen):
     otherwise: Outcome
     overrides: tuple[Override, ...] = ()
     """All that apply to an object are used in order; where two change the same thing, the later one wins."""
+    review: ReviewWords = ReviewWords()
+    """They decide nothing by themselves."""
 
     @cached_property
     def identity(self) -> str:
         """`name@digest`, as in the report. The digest covers everything that decides. It leaves out default values, so
-        a policy keeps its digest when the language grows."""
-        return f"{self.name}@{digest_of(self.model_dump(mode='json', exclude_defaults=True))[:16]}"
+        a policy keeps its digest when the language grows, and the words of reviewers."""
+        deciding = self.model_dump(mode="json", exclude_defaults=True, exclude={"review"})
+        return f"{self.name}@{digest_of(deciding)[:16]}"
 
     def places(self, override: Override) -> tuple[str, ...]:
         """Return where an override applies."""

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from nsfwscan.config import ScanConfig, digest_of
 from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.models.spec import ModelSpec
-from nsfwscan.policy.rules import Outcome, Override, Policy, Rule
+from nsfwscan.policy.rules import Outcome, Override, Policy, ReviewWords, Rule
 from nsfwscan.schema import BankKind
 from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.storage.store import to_json
@@ -172,6 +172,8 @@ class PolicyRecord(_Section):
     rules: tuple[Rule, ...]
     otherwise: Outcome
     overrides: tuple[Override, ...]
+    review: ReviewWords = Field(default=ReviewWords(), exclude_if=lambda value: value == ReviewWords())
+    """Left out where the policy names none, and in records of older versions."""
 
     @classmethod
     def of(cls, policy: Policy) -> Json:

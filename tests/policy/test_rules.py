@@ -14,7 +14,9 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import GUARD, load_policy, parse_policy, preset_names
 from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.policy.thresholds import with_numbers
+from nsfwscan.runs.record import PolicyRecord
 from nsfwscan.schema import Decision
+from nsfwscan.storage.store import to_json
 
 POLICY: dict[str, Any] = {
     "name": "mine",
@@ -171,6 +173,7 @@ FULL: dict[str, Any] = {
         {"region": "eu", "thresholds": {"borderline": 0.3}, "rules": {"low": {"queue": "eu", "severity": 2}}},
         {"source": "s3://media/kids/", "rules": {"otherwise": {"decision": "review"}}},
     ],
+    "review": {"categories": ["gore", "spam"]},
 }
 
 
@@ -209,6 +212,10 @@ def test_a_full_policy_loads_and_survives_its_record() -> None:
         ("overrides.0.rules.low.severity", 5, r"overrides\.0\.rules\.low\.severity: "),
         ("queues", ["adult", "eu"], "rule 'spot': there is no queue 'quality'; there are: adult, eu"),
         ("queues", ["adult", "quality"], r"overrides\.0\.rules\.low: there is no queue 'eu'"),
+        ("review.categories", ["a", "a"], r"review\.categories: 'a' stands there twice"),
+        ("review.reasons", [], r"review\.reasons: "),
+        ("review.reasons", ["two\nlines"], r"review\.reasons\.0: "),
+        ("review.reason", ["x"], r"review\.reason: Extra inputs"),
     ],
 )
 def test_what_a_full_policy_gets_wrong_is_named(place: str, value: Any, said: str) -> None:
@@ -256,6 +263,16 @@ def test_other_parameters_are_refused(when: str) -> None:
 def test_the_digest_covers_all_that_decides(place: str, value: Any) -> None:
     """Thresholds, samples, skills, regions and overrides are part of the policy's identity."""
     assert parse_policy(changed(place, value, FULL)).identity != parse_policy(FULL).identity
+
+
+def test_the_words_of_reviewers_decide_nothing() -> None:
+    """A policy keeps its digest when they change, and its record has them only where it names its own."""
+    loaded, plain = parse_policy(FULL), parse_policy(changed("review", None, FULL))
+    assert loaded.identity == plain.identity
+    assert (loaded.review.categories, loaded.review.reasons) == (("gore", "spam"), plain.review.reasons)
+    kept = PolicyRecord.model_validate_json(to_json(PolicyRecord.of(loaded)))
+    assert parse_policy(kept.content()).review == loaded.review
+    assert "review" not in PolicyRecord.model_validate_json(to_json(PolicyRecord.of(plain))).content()
 
 
 # Binding
