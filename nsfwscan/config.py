@@ -117,7 +117,7 @@ class StorageConfig(Frozen):
     file_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0640"
     """Permissions of a report store's files on local disk, octal; of its folders, with search where it may be read. A
     stricter umask counts. Unset: owner and group read, nobody else."""
-    options: dict[str, Any] = Field(default_factory=dict, repr=False)
+    options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
     """Further keyword arguments for the fsspec filesystem, for stores that are neither local nor S3."""
 
     @property
@@ -327,6 +327,26 @@ class CostConfig(Frozen):
     """The JSON of a benchmark (`jobs/bench.py --json`), in place of what earlier runs took."""
 
 
+class EvidenceConfig(Frozen):
+    """What proves a committed run to those who do not trust whoever may write to the store; it decides nothing."""
+
+    anchor: Uri | None = None
+    """A folder or prefix outside of the store, and for it alone: each commit leaves the digest of its `run.json`."""
+    storage: StorageConfig | None = None
+    """How to reach the anchor; unset: as the report store."""
+    sign_key: Uri | None = None
+    """An Ed25519 private key (PEM or OpenSSH), a file or any fsspec URI."""
+    sign_command: str | None = Field(None, repr=False, exclude=True)
+    """A command that reads the text to sign on standard input and prints its Ed25519 signature, as 64 bytes or in
+    Base64; it is split as a shell would, and run without one."""
+
+    @model_validator(mode="after")
+    def _one_signer(self) -> Self:
+        if self.sign_key and self.sign_command:
+            raise ValueError("sign_key and sign_command: give one of them")
+        return self
+
+
 class ClusterConfig(Frozen):
     """Where Ray is."""
 
@@ -393,6 +413,7 @@ class ScanConfig(Frozen):
     previous: PreviousConfig = PreviousConfig()
     engine: EngineConfig = EngineConfig()
     cost: CostConfig = CostConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
 
     @model_validator(mode="after")
     def _filters_with_another(self) -> Self:
@@ -411,10 +432,7 @@ class ScanConfig(Frozen):
 
     def public(self) -> dict[str, Any]:
         """Return the configuration as it may be written down: JSON types, without anything that could be a secret."""
-        secret = {"options"}
-        shown: dict[str, Any] = redacted_json(
-            self.model_dump(mode="json", exclude={"storage": secret, "out_storage": secret})
-        )
+        shown: dict[str, Any] = redacted_json(self.model_dump(mode="json"))
         return shown
 
     def deciding(self) -> dict[str, Any]:
@@ -457,17 +475,18 @@ class ScanConfig(Frozen):
         return cls.of(merge(merge(under or {}, read_yaml(path, read) if path is not None else {}), over), path)
 
 
-def banks_of(path: str | None, over: dict[str, Any], read: Reader = read_local) -> tuple[BankConfig, ...]:
-    """Return the banks of a configuration file's section `banks`, with others laid over it; there may be
-    none. Raises ConfigError where one is wrong."""
-    given = merge(
-        {"banks": read_yaml(path, read).get("banks", {}) if path is not None else {}}, {"banks": over} if over else {}
-    )
-    return _Banks.of(given, path).banks
+class Parts(Frozen):
+    """The sections of a configuration file that commands beside `scan` read, too."""
 
-
-class _Banks(Frozen):
     banks: Banks = ()
+    evidence: EvidenceConfig = EvidenceConfig()
+
+
+def parts_of(path: str | None, over: dict[str, Any], read: Reader = read_local) -> Parts:
+    """Return the sections `banks` and `evidence` of a configuration file, with others laid over them; there may be
+    none. Raises ConfigError where one is wrong."""
+    written = read_yaml(path, read) if path is not None else {}
+    return Parts.of(merge({name: written[name] for name in Parts.model_fields if name in written}, over), path)
 
 
 def digest_of(value: Any) -> str:

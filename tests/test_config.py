@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from nsfwscan.config import ScanConfig, StorageConfig, banks_of, digest_of, merge
+from nsfwscan.config import ScanConfig, StorageConfig, digest_of, merge, parts_of
 from nsfwscan.errors import ConfigError
 from nsfwscan.images import colours, salvage, views
 from nsfwscan.images.provenance import signals
@@ -306,13 +306,13 @@ def test_banks_of_a_file_and_of_options(tmp_path: Path) -> None:
     """Options lie over the file; there may be none."""
     path = tmp_path / "c.yaml"
     path.write_text("banks: {a: {uri: a.csv, distance: 10}, b: {uri: b.csv}}")
-    found = banks_of(str(path), {"a": {"uri": "other.csv"}, "c": {"uri": "c.csv"}})
+    found = parts_of(str(path), {"banks": {"a": {"uri": "other.csv"}, "c": {"uri": "c.csv"}}}).banks
     assert [(bank.name, bank.uri, bank.distance) for bank in found] == [
         ("a", "other.csv", 10),
         ("b", "b.csv", 31),
         ("c", "c.csv", 31),
     ]
-    assert banks_of(None, {}) == ()
+    assert parts_of(None, {}).banks == ()
 
 
 @pytest.mark.parametrize("name", SIGNAL_GROUPS)

@@ -442,13 +442,15 @@ def test_policy_grants_no_wildcards() -> None:
 
 
 def test_policy_reads_media_writes_reports_and_deletes_staging_only() -> None:
-    """Media are read and never written; reports are written, and only their staging is ever deleted."""
+    """Media are read and never written; anchors are added; reports are written, and only their staging is deleted."""
     allowed: dict[str, set[str]] = {}
     for action, resource in (grant for grant in grants() if grant[0].startswith("s3:")):
         allowed.setdefault(resource.removeprefix("arn:aws:s3:::"), set()).add(action.removeprefix("s3:"))
     assert allowed == {
         **{f"{store}-BUCKET": {"ListBucket"} for store in INPUTS},
         **{f"{store}-BUCKET/{store}-PREFIX/*": {"GetObject"} for store in INPUTS},
+        "ANCHORS-BUCKET": {"ListBucket"},
+        "ANCHORS-BUCKET/ANCHORS-PREFIX/*": {"GetObject", "PutObject"},
         "REPORTS-BUCKET": {"ListBucket"},
         "REPORTS-BUCKET/REPORTS-PREFIX/*": {"GetObject", "PutObject", "AbortMultipartUpload"},
         "REPORTS-BUCKET/REPORTS-PREFIX/staging/*": {"DeleteObject"},
@@ -471,7 +473,7 @@ def test_policy_limits_listing_to_the_prefixes() -> None:
     }
     assert conditions == {
         f"{store}-BUCKET": {"StringLikeIfExists": {"s3:prefix": [f"{store}-PREFIX", f"{store}-PREFIX/*"]}}
-        for store in (*INPUTS, "REPORTS")
+        for store in (*INPUTS, "REPORTS", "ANCHORS")
     }
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.cli.stopping import stop_on_signals
+from nsfwscan.config import EvidenceConfig, StorageConfig
 from nsfwscan.errors import BalanceError, NsfwscanError
 from nsfwscan.text import printable_lines, redacted
 
@@ -54,9 +55,42 @@ def storage_options(command: Command) -> Command:
     return command
 
 
+def evidence_options(command: Command) -> Command:
+    """Add the options that sign and anchor a committed run."""
+    for option in reversed(
+        (
+            click.option(
+                "--anchor",
+                metavar="URI",
+                help="Keep the digest of the run here, too: a folder or prefix outside of STORE, best in a bucket with "
+                "object lock.",
+            ),
+            click.option(
+                "--sign-key", metavar="FILE", help="Sign the run with this Ed25519 private key (PEM or OpenSSH)."
+            ),
+            click.option(
+                "--sign-command",
+                metavar="CMD",
+                help="Sign the run with this command: a line on standard input, its Ed25519 signature (64 bytes, or "
+                "Base64) on standard output.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the user gave, without those left to their default."""
     return {key: value for key, value in options.items() if value not in (None, ())}
+
+
+def storage_and_evidence(options: dict[str, Any]) -> tuple[StorageConfig, dict[str, Any]]:
+    """Return what the options of `storage_options` and `evidence_options` say: how to reach a store, and a section
+    `evidence`, where one was given."""
+    given = given_options(options)
+    evidence = {name: given.pop(name) for name in EvidenceConfig.model_fields if name in given}
+    return StorageConfig.of(given), {"evidence": evidence} if evidence else {}
 
 
 def source_storage_options(command: Command) -> Command:

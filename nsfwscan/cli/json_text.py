@@ -33,8 +33,10 @@ def scan_json(result: ScanResult) -> dict[str, Any]:
     record = result.record
     return {
         **_committed(record),
+        "exit_code": result.exit_code,
         "uri": result.uri,
         "sha256": result.sha256,
+        "unproved": result.unproved,
         "already_committed": result.already_committed,
         "report_files": result.report_files,
         "balance": record.balance.model_dump(mode="json"),

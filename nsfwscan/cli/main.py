@@ -2,7 +2,7 @@
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
 --max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
-committed; 7 and 8 of `verify`, tampered and damaged.
+committed; 7 and 8 of `verify`, tampered and damaged; 9 committed, but not signed or anchored as asked.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from nsfwscan.cli.console import (
     Command,
     complain,
     echo,
+    evidence_options,
     exit_codes,
     given_options,
     hanging,
     json_option,
     source_storage_options,
+    storage_and_evidence,
     storage_options,
 )
 from nsfwscan.cli.demo import demo
@@ -51,13 +53,14 @@ from nsfwscan.cli.terminal import (
     describe_verified,
 )
 from nsfwscan.cli.why import why
-from nsfwscan.config import StorageConfig, banks_of, merge
+from nsfwscan.config import StorageConfig, merge, parts_of
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
 from nsfwscan.models.registry import PRESETS
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.export import FORMATS, export_run
 from nsfwscan.reports.progress import choose_progress
+from nsfwscan.runs.evidence import public_key
 from nsfwscan.runs.finding import exit_code_of
 from nsfwscan.runs.garbage import GIVEN_UP, collect
 from nsfwscan.runs.overview import overview
@@ -274,6 +277,7 @@ def model_options(command: Command) -> Command:
     "(default 0.2, and more than 20 objects); 1: never.",
 )
 @source_storage_options
+@evidence_options
 @click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
 @click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 @click.option(
@@ -386,8 +390,13 @@ def runs(store: str, as_json: bool, **options: Any) -> None:
 )
 @ignore_run_option
 @click.option("--run-id", help="Id of the new run (default: the time, UTC). The id of an unfinished run resumes it.")
-@click.option("--config", metavar="FILE", help="Configuration (YAML, a file or any fsspec URI) with a section `banks`.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="Configuration (YAML, a file or any fsspec URI); of its sections, `banks` and `evidence` count.",
+)
 @storage_options
+@evidence_options
 @json_option
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def match(
@@ -407,25 +416,30 @@ def match(
     The command writes a run. Its report has the objects that match, and its escalations/ has the illegal matches.
     """
     with exit_codes(Console(stderr=True), verbose, again=RESUMED_BY_ID, as_json=as_json):
-        storage = StorageConfig.of(given_options(options))
-        given = banks_of(config, dict(map(_bank, banks)), partial(read_text, storage=storage, what="the configuration"))
+        storage, sections = storage_and_evidence(options)
+        if banks:
+            sections["banks"] = dict(map(_bank, banks))
+        given = parts_of(config, sections, partial(read_text, storage=storage, what="the configuration"))
         loaded = load_policy(policy, storage) if policy is not None else None
         reports = Store.at(store, storage)
         result = match_store(
             reports,
-            given,
+            given.banks,
             storage,
             policy=loaded,
             source=policy,
             run_id=run_id,
             flood=flood,
             ignored=ignore_runs,
+            evidence=given.evidence,
         )
     _show_result(result, as_json)
 
 
 def _show_result(result: ScanResult, as_json: bool) -> NoReturn:
     """Print a committed run, and exit with its code."""
+    if result.unproved is not None:
+        complain(result.unproved)
     if as_json:
         print_json(scan_json(result))
     else:
@@ -481,8 +495,18 @@ def pin(
 @click.argument("run")
 @storage_options
 @click.option("--expect", metavar="SHA256", help="Digest of a run.json, as a commit printed it: a run must have it.")
+@click.option("--anchor", metavar="URI", help="Place of the anchors (scan --anchor): all runs must fit them.")
+@click.option(
+    "--public-key",
+    "public_keys",
+    multiple=True,
+    metavar="FILE",
+    help="Ed25519 public key (PEM or OpenSSH) that must have signed each run, or a later one. Repeatable: one of them.",
+)
 @json_option
-def verify(run: str, expect: str | None, as_json: bool, **options: Any) -> None:
+def verify(
+    run: str, expect: str | None, anchor: str | None, public_keys: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
     """Check that a committed RUN (STORE/runs/ID) is unchanged: every file, every row, every count, every decision.
 
     Given a STORE, check all its committed runs, and the chain that they form. Exit with 7 if something contradicts what
@@ -490,7 +514,10 @@ def verify(run: str, expect: str | None, as_json: bool, **options: Any) -> None:
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         checked: list[Verified] = []
-        for one in verify_all(run, StorageConfig.of(given_options(options)), _digest(expect)):
+        storage = StorageConfig.of(given_options(options))
+        anchors = None if anchor is None else Store.at(anchor, storage)
+        keys = [public_key(uri, storage) for uri in public_keys]
+        for one in verify_all(run, storage, _digest(expect), anchors, keys):
             checked.append(one)
             if not as_json:
                 echo(describe_verified(one))
@@ -628,6 +655,7 @@ _SECTIONS = {
     "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),
     "engine": ("address", "num_cpus", "deadline"),
     "cost": ("prices", "rates"),
+    "evidence": ("anchor", "sign_key", "sign_command"),
 }
 
 

@@ -7,16 +7,26 @@ the run that it commits.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import click
 from rich.console import Console
 
-from nsfwscan.cli.console import RESUMED_BY_ID, complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.console import (
+    RESUMED_BY_ID,
+    complain,
+    echo,
+    evidence_options,
+    exit_codes,
+    given_options,
+    storage_and_evidence,
+    storage_options,
+)
 from nsfwscan.cli.json_text import print_json, scan_json
 from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, describe_policy
 from nsfwscan.cli.terminal import describe_delta, describe_scan
-from nsfwscan.config import StorageConfig
+from nsfwscan.config import StorageConfig, parts_of
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.lint import bank_notes, lint
 from nsfwscan.policy.rules import Policy, load_policy
@@ -26,6 +36,7 @@ from nsfwscan.runs.record import PinRecord, RunRecord
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
+from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import redacted_json
 from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.replay import commit_replay, overlaps
@@ -84,8 +95,20 @@ def check(file: str, run: str | None, **options: Any) -> None:
 )
 @click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
 @click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
+@click.option(
+    "--config", metavar="FILE", help="Configuration (YAML, a file or any fsspec URI); its section `evidence` counts."
+)
 @storage_options
-def replay(run: str, file: str | None, json_file: str | None, commit: bool, run_id: str | None, **options: Any) -> None:
+@evidence_options
+def replay(
+    run: str,
+    file: str | None,
+    json_file: str | None,
+    commit: bool,
+    run_id: str | None,
+    config: str | None,
+    **options: Any,
+) -> None:
     """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.
 
     Show how many objects move from one decision to another, the load of each queue before and after, and a few objects
@@ -95,7 +118,10 @@ def replay(run: str, file: str | None, json_file: str | None, commit: bool, run_
     with exit_codes(Console(stderr=True), verbose=False, again=RESUMED_BY_ID, as_json=as_json):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
-        storage = StorageConfig.of(given_options(options))
+        storage, sections = storage_and_evidence(options)
+        if sections and not commit:
+            raise ConfigError("--anchor and --sign-… are for the run that --commit writes: give --commit, too")
+        evidence = parts_of(config, sections, partial(read_text, storage=storage, what="the configuration")).evidence
         target = None if json_file is None or as_json else Output.given(json_file, storage, "--json")
         decided = find_run(run, storage, complain)
         file, by, pin = _policy_for(decided, file, storage)
@@ -105,12 +131,14 @@ def replay(run: str, file: str | None, json_file: str | None, commit: bool, run_
             _say_changes(found, decided, by)
         if target is not None:
             _write(target, to_json(redacted_json(changes)))
-        result = commit_replay(decided, by, file, run_id, pin) if commit else None
+        result = commit_replay(decided, by, file, run_id, pin, evidence) if commit else None
         if as_json:
             print_json({**changes, "committed": None if result is None else scan_json(result)})
         elif result is not None:
             echo(f"\n{describe_scan(result)}")
         if result is not None:
+            if result.unproved is not None:
+                complain(result.unproved)
             sys.exit(result.exit_code)
 
 

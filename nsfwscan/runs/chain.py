@@ -6,7 +6,7 @@ the chain is whole again, and every run is behind the newest one. The moment of 
 
 `links_of` says which named runs are gone or have another record, and `Chain.forks` which run was not named although it
 had long been committed. Whoever writes the newest runs anew, with all that follows, contradicts nothing within the
-store: keep the digest of the head elsewhere.
+store: an anchor or a signature does (`evidence.py`).
 """
 
 from __future__ import annotations

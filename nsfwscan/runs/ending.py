@@ -18,6 +18,8 @@ COMMITTED = 0
 OVER_ERROR_RATE = 4
 NOT_IMAGES = 5
 """Nothing was scored, or too many objects are not images."""
+UNPROVED = 9
+"""Committed, and evidence that was asked for could not be left: it goes before the others."""
 _KINDS = 3
 """Most kinds of content or errors that a reason names."""
 

@@ -27,7 +27,7 @@ from nsfwscan.text import redacted_json
 RECORD_VERSION = 3
 """Version of `run.json` and `plan.json`; raise it when the meaning of a key changes. Files without one are of
 version 1."""
-STAYS = frozenset({"run.json", "pruned.json"})
+STAYS = frozenset({"run.json", "run.json.sig", "pruned.json"})
 """Files of a pruned run that stay."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STEP = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
@@ -647,8 +647,7 @@ class RunRecord(_Section):
 
     def as_json(self) -> Json:
         """Return the content of `run.json`."""
-        secret = {"options"}
-        return self.model_dump(mode="json", exclude={"config": {"storage": secret, "out_storage": secret}})
+        return self.model_dump(mode="json")
 
     @property
     def age(self) -> tuple[datetime, datetime]:
@@ -703,7 +702,7 @@ class PlanRecord(_Section):
 
 
 class PrunedRecord(_Section):
-    """`pruned.json`: that a run was pruned. Beside it only `run.json` stays."""
+    """`pruned.json`: that a run was pruned. Beside it only `run.json` and its signature stay."""
 
     record_version: int
     run_id: RunId

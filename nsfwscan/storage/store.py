@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.config import PASSWORD_IN_URI, StorageConfig
-from nsfwscan.errors import BrokenRecord, ConfigError, NsfwscanError
+from nsfwscan.errors import BrokenRecord, ConfigError, NsfwscanError, StoreError
 from nsfwscan.location import Location
 from nsfwscan.storage.confined import TEMPORARY, Confined, LinkRefused
 from nsfwscan.storage.failures import STORE_ERRORS, error_code, is_unknown_to_store, retry, setup_error
 from nsfwscan.storage.filesystems import filesystem
-from nsfwscan.storage.objects import modified_of, read_file
+from nsfwscan.storage.objects import modified_of, read_file, submit_s3
 from nsfwscan.text import has_password, redacted
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -168,6 +168,39 @@ class Store:
             found = retry(lambda: self._fs.ls(self.locate(folder), detail=False, refresh=True))
             return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
         return []
+
+    def reach(self) -> None:
+        """Raise StoreError where nothing can be listed here; the folder need not be there, its bucket must."""
+        if not self.location.is_s3:
+            self.names("")
+            return
+        try:
+            submit_s3(self.location, self.storage, "list_objects_v2", Prefix=self.location.path, MaxKeys=1).result()
+        except STORE_ERRORS as error:
+            if error_code(error) in ("NoSuchBucket", "404"):
+                raise StoreError(f"cannot list {self.uri}: the bucket does not exist") from error
+            raise _failure(error, f"cannot list {self.uri}") from error
+
+    def hidden(self) -> list[str] | None:
+        """Return the names directly in this folder that a delete marker hides, in a bucket that keeps versions; None
+        where the store does not say. Raises StoreError."""
+        if not self.location.is_s3:
+            return []
+        prefix, found = self.location.path.strip("/") + "/", list[str]()
+        asked = {"Prefix": prefix.lstrip("/"), "Delimiter": "/"}
+        try:
+            while True:
+                page = submit_s3(self.location, self.storage, "list_object_versions", **asked).result()
+                found += [
+                    one["Key"][len(asked["Prefix"]) :] for one in page.get("DeleteMarkers", []) if one["IsLatest"]
+                ]
+                if not page.get("IsTruncated"):
+                    return found
+                asked |= {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+        except (*STORE_ERRORS, KeyError) as error:
+            if isinstance(error, (PermissionError, KeyError)) or is_unknown_to_store(error):
+                return None
+            raise _failure(error, f"cannot list the versions in {self.uri}") from error
 
     def newest(self, folder: str) -> datetime | None:
         """Return when a file directly under a folder was last written; None where there is none."""

@@ -1,4 +1,4 @@
-"""Build `run.json`, and make the last writes of a commit: `summary.html`, `run.json`, `_SUCCESS`.
+"""Build `run.json`, and make the last writes of a commit: `summary.html`, `run.json`, its evidence, `_SUCCESS`.
 
 Readers rely on this order. `run.json` is created only if it does not exist, so a second committer of the same run
 yields to the first. A commit that was cut off before `_SUCCESS` is completed only if its record and every file that it
@@ -27,6 +27,7 @@ from nsfwscan.runs.chain import read_chain
 from nsfwscan.runs.commit import Report
 from nsfwscan.runs.differences import differences
 from nsfwscan.runs.ending import ending_of
+from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import FileRecord, ParentRecord, PolicyRecord, RunRecord
 from nsfwscan.runs.run import Run
@@ -107,31 +108,34 @@ def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:
     return warnings
 
 
-def commit_record(run: Run, record: RunRecord) -> RunRecord:
-    """Make the last three writes, in the order that readers rely on. A second committer yields to the first.
+def commit_record(run: Run, record: RunRecord, evidence: Evidence) -> tuple[RunRecord, str | None]:
+    """Make the last writes, in the order that readers rely on. A second committer yields to the first.
 
     Returns:
-        the record in the store: the first committer's, which also names the page and the plan.
+        the record in the store, the first committer's, which also names the page and the plan; and which evidence
+        could not be left, in words.
     """
     page = _page(record)
     run.folder.write(_SUMMARY, page)
     last = [_file(_SUMMARY, page), _file("plan.json", run.folder.read("plan.json"))]
     record = record.model_copy(update={"files": (*record.files, *last)})
+    data = to_json(record.as_json())
     try:
-        run.folder.create("run.json", to_json(record.as_json()))
+        run.folder.create("run.json", data)
     except FileExistsError:
-        record = run.record()
+        record, data = run.record(), run.folder.read("run.json")
         run.folder.write(_SUMMARY, _page(record))  # our page replaced the one that the record names
+    unproved = evidence.leave(run, data)
     _seal(run)
-    return record
+    return record, unproved
 
 
 def _file(name: str, data: bytes) -> FileRecord:
     return FileRecord(path=name, rows=None, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def complete(run: Run) -> None:
-    """Complete a commit that was cut off before it wrote `_SUCCESS`.
+def complete(run: Run, evidence: Evidence) -> str | None:
+    """Complete a commit that was cut off before it wrote `_SUCCESS`; return which evidence could not be left.
 
     Raises:
         BrokenRecord: the record, or a file that it names, is not what was written; nothing was changed.
@@ -146,7 +150,9 @@ def complete(run: Run) -> None:
         way_out = f"the commit was cut off there: delete {where}, then the same command writes the report anew"
         raise BrokenRecord(error.where, error.reason, way_out) from None
     run.folder.write(_SUMMARY, _page(record))  # a second committer's page may have replaced the one that it names
+    unproved = evidence.leave(run, run.folder.read("run.json"))
     _seal(run)
+    return unproved
 
 
 def _page(record: RunRecord) -> bytes:

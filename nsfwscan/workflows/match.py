@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 
 from nsfwscan.banks.bank import BankSpec
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet, Entry
-from nsfwscan.config import BankConfig, ReportConfig, ScanConfig, StorageConfig
+from nsfwscan.config import BankConfig, EvidenceConfig, ReportConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ConfigError, RunConflict, StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import write_report
+from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_runs
@@ -93,6 +94,7 @@ def match_store(
     run_id: str | None = None,
     flood: int = FLOOD,
     ignored: Sequence[str] = (),
+    evidence: EvidenceConfig = EvidenceConfig(),  # noqa: B008  # frozen
 ) -> ScanResult:
     """Write a run that holds the banks' matches among all objects of a store.
 
@@ -105,10 +107,12 @@ def match_store(
             committed one alone.
         flood: number of objects that an entry may match.
         ignored: runs with a broken record, which are left out.
+        evidence: how the run is signed and anchored.
 
     Raises:
         NsfwscanError: a bank or the store cannot be read, or another run has the run id.
     """
+    left = Evidence.of(evidence, store, storage)
     given = {"policy": policy is not None, "banks": bool(banks)}
     pinned = Pinned.of(store, [part for part in given if not given[part]])
     banks = banks or pinned.banks
@@ -122,50 +126,63 @@ def match_store(
     decider = Decider(policy or _policy_of(previous_runs[0].record))
     specs = pinned.resolve_banks(banks, storage)
     run = Run.named(store, run_id)
-    if already := run.is_committed():
-        return _result(run, already)
-    settings = {
+    if run.is_committed():
+        return ScanResult.before(run, left)
+    settings = _settings(previous_runs, specs, decider, flood, ignored)
+    with run.lease():
+        if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
+            unproved = complete(run, left)
+            return ScanResult.of(run, run.record(), unproved)
+        for base in previous_runs:  # they were looked up before this run could be seen
+            if pruned := base.run.pruned():
+                raise RunConflict(f"run {base.run.run_id} was {pruned}: the same command begins anew, without it")
+        began = run.load_plan(settings)
+        pin = pinned.record(decider.policy, specs)
+        asked = {"banks": tuple(spec.config for spec in specs), "policy": source, "evidence": evidence}
+        record = _record(run, previous_runs, specs, storage, decider, asked, settings, began, flood, ignored, pin)
+        committed = commit_record(run, record, left)
+    return ScanResult.of(run, *committed)
+
+
+def _settings(
+    previous_runs: Sequence[PreviousRun],
+    specs: Sequence[BankSpec],
+    decider: Decider,
+    flood: int,
+    ignored: Sequence[str],
+) -> dict[str, Any]:
+    """Return the settings that must not change while a match is unfinished."""
+    return {
         "match_of": [base.run.run_id for base in previous_runs],
         "banks": [spec.identity for spec in specs],
         "policy": decider.policy.identity,
         "flood": flood,
         **({"ignored_runs": list(ignored)} if ignored else {}),
     }
-    with run.lease():
-        if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
-            complete(run)
-            return _result(run, already)
-        for base in previous_runs:  # they were looked up before this run could be seen
-            if pruned := base.run.pruned():
-                raise RunConflict(f"run {base.run.run_id} was {pruned}: the same command begins anew, without it")
-        began = run.load_plan(settings)
-        pin = pinned.record(decider.policy, specs)
-        _commit(run, previous_runs, specs, storage, decider, source, settings, began, flood, ignored, pin)
-    return _result(run, already)
-
-
-def _result(run: Run, already: bool) -> ScanResult:
-    record = run.record()
-    return ScanResult.of(run, record, already_committed=already)
 
 
 def _policy_of(record: RunRecord) -> Policy:
     return parse_policy(record.policy.content(), f"the policy of run {record.run_id}")
 
 
-def _commit(
+def _record(
     run: Run,
     previous_runs: list[PreviousRun],
     specs: tuple[BankSpec, ...],
     storage: StorageConfig,
     decider: Decider,
-    source: str | None,
+    asked: dict[str, Any],
     settings: dict[str, Any],
     began: Plan | None,
     flood: int,
     ignored: Sequence[str],
     pin: PinRecord | None,
-) -> None:
+) -> RunRecord:
+    """Match, write the report, and return its record.
+
+    Args:
+        asked: settings of this run, which the record has in place of those of the newest run.
+    """
     started = time.monotonic()
     # Without their banks, all rows are matched again, so that the report holds exactly the search's matches.
     previous = PreviousReports(
@@ -180,10 +197,9 @@ def _commit(
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
     behind = replace(Behind.of(newest), policy=decider.policy.identity, banks=tuple(spec.identity for spec in specs))
     report = write_report(run, plan, previous, decider, config, banks=banks, known=known, behind=behind)
-    asked = {"banks": tuple(spec.config for spec in specs), "policy": source}
     shown = newest.config.model_copy(update={"source": config.source, "report": config.report, **asked})
     kept = newest.as_json()
-    record = record_of(
+    return record_of(
         run,
         "match",
         previous_runs[0].reference,
@@ -202,7 +218,6 @@ def _commit(
         machine=None,
         cost=None,
     )
-    commit_record(run, record)
 
 
 def _search(

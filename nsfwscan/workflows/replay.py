@@ -12,18 +12,19 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import EvidenceConfig, ScanConfig
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import Overlaps
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.commit import write_report
+from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
 from nsfwscan.runs.previous import LISTED, PreviousReports
-from nsfwscan.runs.record import PinRecord
+from nsfwscan.runs.record import PinRecord, RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
 from nsfwscan.workflows.scan import ScanResult
@@ -51,7 +52,12 @@ def overlaps(run: Run, policy: Policy) -> Overlaps:
 
 
 def commit_replay(
-    parent: Run, policy: Policy, source: str, run_id: str | None, pin: PinRecord | None = None
+    parent: Run,
+    policy: Policy,
+    source: str,
+    run_id: str | None,
+    pin: PinRecord | None = None,
+    evidence: EvidenceConfig = EvidenceConfig(),  # noqa: B008  # frozen
 ) -> ScanResult:
     """Write a run with the parent's rows, decided by the policy.
 
@@ -60,6 +66,7 @@ def commit_replay(
         run_id: id of the new run; unset: the time (UTC). Resumes an unfinished replay with this id, and leaves a
             committed one alone.
         pin: what the store pins, for the record.
+        evidence: how the run is signed and anchored.
 
     Raises:
         ConfigError: the parent's report does not cover a listing: it is a match run.
@@ -68,18 +75,19 @@ def commit_replay(
     """
     if parent.record().kind not in LISTED:
         raise ConfigError(f"run {parent.run_id} holds only matches: replay the scan that it was matched over")
+    left = Evidence.of(evidence, parent.store, parent.store.storage)
     run = Run.named(parent.store, run_id)
     settings = {"replay_of": parent.run_id, "policy": policy.identity}
     plan = run.load_plan(settings)
-    already = run.is_committed()
-    if not already:
-        with run.lease():
-            if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
-                complete(run)
-            else:
-                _commit(run, parent, plan or run.save_plan(_plan(parent, run), settings), policy, source, pin)
-    record = run.record()
-    return ScanResult.of(run, record, already_committed=already)
+    if run.is_committed():
+        return ScanResult.before(run, left)
+    with run.lease():
+        if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
+            unproved = complete(run, left)
+            return ScanResult.of(run, run.record(), unproved)
+        plan = plan or run.save_plan(_plan(parent, run), settings)
+        committed = commit_record(run, _record(run, parent, plan, policy, source, pin, evidence), left)
+    return ScanResult.of(run, *committed)
 
 
 def _plan(parent: Run, run: Run) -> Plan:
@@ -98,16 +106,26 @@ def listing_of(parent: Run, plan: Plan) -> Iterator[pa.Table]:
         yield pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)]).sort_by("uri")
 
 
-def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str, pin: PinRecord | None) -> None:
+def _record(
+    run: Run,
+    parent: Run,
+    plan: Plan,
+    policy: Policy,
+    source: str,
+    pin: PinRecord | None,
+    evidence: EvidenceConfig,
+) -> RunRecord:
+    """Write the report, and return its record."""
     began, was = time.monotonic(), parent.record()
     report = was.config.report.model_copy(update={"save_images": False})
     config = ScanConfig(source=was.config.source, duplicates=was.config.duplicates, out=run.store.uri, report=report)
-    shown = was.config.model_copy(update={"policy": source, "shadow_policies": (), "report": report})
+    asked = {"policy": source, "shadow_policies": (), "report": report, "evidence": evidence}
+    shown = was.config.model_copy(update=asked)
     kept = was.as_json()
     previous = PreviousReports.of(run.store, plan.previous_runs, None)
     known = known_illegal(read_records(runs_of(run.store)))
     written = write_report(run, plan, previous, Decider(policy), config, known=known)
-    record = record_of(
+    return record_of(
         run,
         "replay",
         previous.runs[0].reference,
@@ -124,4 +142,3 @@ def _commit(run: Run, parent: Run, plan: Plan, policy: Policy, source: str, pin:
         machine=None,
         cost=None,
     )
-    commit_record(run, record)

@@ -33,6 +33,8 @@ from nsfwscan.reports.reading import query_report, read_report, with_signal_maps
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.differences import Settings, describe_difference, differences
+from nsfwscan.runs.ending import UNPROVED
+from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
 from nsfwscan.runs.pins import describe_pin_use
@@ -81,11 +83,12 @@ class ScanResult:
         run_id: id of the run.
         uri: folder of the run.
         exit_code: 0 committed; 4 committed, but over the error rate; 5 committed, but nothing was scored, or too
-            many of the objects are no images.
+            many of the objects are no images; 9 committed, but not signed or anchored as asked.
         record: content of `run.json`.
         already_committed: True if an earlier process committed the run, and this one did nothing.
         sha256: of `run.json`; `nsfwscan verify STORE --expect` takes it.
         storage: how the report store is reached.
+        unproved: why the run could not be signed or anchored; None where it was, or where that was not asked for.
     """
 
     run_id: str
@@ -95,6 +98,7 @@ class ScanResult:
     already_committed: bool = False
     sha256: str = ""
     storage: StorageConfig = StorageConfig()  # noqa: RUF009  # frozen
+    unproved: str | None = None
 
     @property
     def report_files(self) -> list[str]:
@@ -157,10 +161,19 @@ class ScanResult:
         return Run(Store.at(self.uri.removesuffix(f"/runs/{self.run_id}"), self.storage), self.run_id)
 
     @classmethod
-    def of(cls, run: Run, record: RunRecord, *, already_committed: bool = False) -> ScanResult:
+    def of(
+        cls, run: Run, record: RunRecord, unproved: str | None = None, *, already_committed: bool = False
+    ) -> ScanResult:
         """Return the result of a committed run."""
+        exit_code = record.exit_code if unproved is None else UNPROVED
         storage, uri = run.store.storage, run.folder.uri
-        return cls(run.run_id, uri, record.exit_code, record, already_committed, run.digest(), storage)
+        return cls(run.run_id, uri, exit_code, record, already_committed, run.digest(), storage, unproved)
+
+    @classmethod
+    def before(cls, run: Run, evidence: Evidence) -> ScanResult:
+        """Return the result of a run that was committed before; evidence that it lacks is left now."""
+        unproved = evidence.leave(run, run.folder.read("run.json"))
+        return cls.of(run, run.record(), unproved, already_committed=True)
 
 
 def run_scan(
@@ -186,16 +199,17 @@ def run_scan(
     deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices, config.storage)
     config = _with_absolute_sources(config)
     store = Store.at(config.out, config.store_options())
+    evidence = Evidence.of(config.evidence, store, config.storage)
     run = _choose_run(store, config.source.uris, run_id, resume, progress)
     if run.is_committed():
-        return _committed_before(run)
+        return ScanResult.before(run, evidence)
     pinned, config = Pinned.for_scan(store, config)
     shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
     job, pin = _job(config, pinned, run, progress)
     with run.lease(progress.say), _resumable(run):
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
-            complete(run)
-            return _committed_before(run)
+            unproved = complete(run, evidence)
+            return ScanResult.of(run, run.record(), unproved, already_committed=True)
         effort = Effort(run.staging, fleets)
         known = _known(job)
         job = replace(job, known=known.contents)
@@ -210,8 +224,8 @@ def run_scan(
             previous = PreviousReports.of(store, plan.previous_runs, _within(config))
             report = _write(job, plan, previous, shadows, known, progress)
             took = effort.as_record(config.source.uris, plan, len(plan.shards) - len(worked), prices)
-            record = commit_record(run, _record(job, plan, previous, report, pin, took))
-    return ScanResult.of(run, record)
+            committed = commit_record(run, _record(job, plan, previous, report, pin, took), evidence)
+    return ScanResult.of(run, *committed)
 
 
 def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tuple[Job, PinRecord | None]:
@@ -293,11 +307,6 @@ def _resumable(run: Run) -> Iterator[None]:
             raise type(error)(f"{error}\nit was still listing: the same command begins anew") from error
         far = f"{begun.done:,} of {begun.total:,} objects are done"
         raise type(error)(f"{error}\n{far}; --run-id {run.run_id} or --resume last goes on from there") from error
-
-
-def _committed_before(run: Run) -> ScanResult:
-    record = run.record()
-    return ScanResult.of(run, record, already_committed=True)
 
 
 def _settings(job: Job) -> dict[str, Any]:

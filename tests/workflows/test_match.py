@@ -243,7 +243,7 @@ def test_a_match_is_gone_on_with(
     """Cut off before its commit, the same again completes it, and a committed one is left alone; with another bank it is refused."""
     block = bank("block", f"pdq {PDQ[3]}")
     with monkeypatch.context() as patch:
-        patch.setattr(matching, "commit_record", lambda run, record: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(matching, "commit_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             match(store, block)
     with pytest.raises(RunConflict, match="banks was"):
