@@ -318,6 +318,24 @@ class PreviousConfig(Frozen):
     """Runs whose record is broken, which are left out."""
 
 
+class GoldenConfig(Frozen):
+    """A fixed set of objects that is scored first in every run, see `runs/golden.py`."""
+
+    uri: Uri | None = None
+    """A folder, prefix or list of objects that never change; unset: none."""
+    tolerance: float = Field(0.02, ge=0, le=1)
+    """By how much a score may move before the run stops. Machines, precisions and ways of decoding that count as the
+    same differ by less than this."""
+    accept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """Why scores and decisions may be others than before in this run; what they are now is expected from then on."""
+
+    @model_validator(mode="after")
+    def _of_a_set(self) -> Self:
+        if self.accept is not None and self.uri is None:
+            raise ValueError("there is no golden set whose drift could be accepted: golden.uri (--golden) is not set")
+        return self
+
+
 class CostConfig(Frozen):
     """What hours cost, and where rates come from; they decide nothing."""
 
@@ -411,6 +429,7 @@ class ScanConfig(Frozen):
     report: ReportConfig = ReportConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     previous: PreviousConfig = PreviousConfig()
+    golden: GoldenConfig = GoldenConfig()
     engine: EngineConfig = EngineConfig()
     cost: CostConfig = CostConfig()
     evidence: EvidenceConfig = EvidenceConfig()

@@ -188,6 +188,12 @@ class TooManyDeleted(NsfwscanError):
     exit_code = 6
 
 
+class Drifted(NsfwscanError):
+    """Objects of the golden set are not scored or decided as before; nothing was committed. Exit code 10."""
+
+    exit_code = 10
+
+
 class DeadlineReached(NsfwscanError):
     """The run's time is up; it is unfinished and can be resumed."""
 

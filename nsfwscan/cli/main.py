@@ -2,7 +2,8 @@
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
 --max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
-committed; 7 and 8 of `verify`, tampered and damaged; 9 committed, but not signed or anchored as asked.
+committed; 7 and 8 of `verify`, tampered and damaged; 9 committed, but not signed or anchored as asked; 10 the golden set
+drifted, not committed.
 """
 
 from __future__ import annotations
@@ -275,6 +276,22 @@ def model_options(command: Command) -> Command:
     type=click.FloatRange(0, 1),
     help="Exit with 6, before anything is read, if a larger share of the known objects is missing from the listing "
     "(default 0.2, and more than 20 objects); 1: never.",
+)
+@click.option(
+    "--golden",
+    metavar="URI",
+    help="Score this fixed set of objects first (a folder, prefix or list), and exit with 10, before anything is "
+    "committed, if a score or a decision is another than before.",
+)
+@click.option(
+    "--golden-tolerance",
+    type=click.FloatRange(0, 1),
+    help="By how much the score of a golden object may move (default 0.02).",
+)
+@click.option(
+    "--accept-drift",
+    metavar="REASON",
+    help="Go on although the golden set drifted, and expect its new scores and decisions from now on.",
 )
 @source_storage_options
 @evidence_options
@@ -679,6 +696,8 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["previous"] = {**sections.get("previous", {}), "ignore_runs": given["ignore_runs"]}
     if "banks" in given:
         sections["banks"] = dict(map(_bank, given["banks"]))
+    named = {"golden": "uri", "golden_tolerance": "tolerance", "accept_drift": "accept"}
+    sections["golden"] = {key: given[option] for option, key in named.items() if option in given}
     for name in ("policy", "shadow_policies"):
         if name in given:
             sections[name] = given[name]

@@ -12,6 +12,7 @@ from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.finding import Kind
+from nsfwscan.runs.golden import describe_golden
 from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.runs.plan import describe_actions
@@ -51,6 +52,7 @@ def describe_scan(result: ScanResult) -> str:
         f"  status     {describe_counts(summary.status)}",
         *_banks(record),
         *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
+        *([f"  golden     {printable(describe_golden(record.golden))}"] if record.golden else []),
         *_truth(summary.truth, record.plan.truth),
         *describe_since(record),
         *_errors(summary.errors),

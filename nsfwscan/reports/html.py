@@ -27,6 +27,7 @@ from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.changes import CAUSES
 from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
+from nsfwscan.runs.golden import describe_golden
 from nsfwscan.runs.plan import PlanAction
 from nsfwscan.runs.record import FileRecord, FloodRecord, MatchingRecord, NodeRecord, RunRecord, SummaryRecord
 from nsfwscan.schema import FLAGGED, Accounted, Cause, Change, Decision
@@ -314,6 +315,8 @@ def _steps(record: RunRecord) -> Iterator[Step]:
             "Settle the errors below, then scan again under a new run id."
         )
         yield Step("bad", "Too many images could not be read", text)
+    if record.golden is not None:
+        yield Step("bad" if record.golden.drifted else "info", "Golden set", describe_golden(record.golden))
     yield from _flagged_step(record)
     for status, count in summary.status.items():
         if status in _REMEDIES:

@@ -247,6 +247,25 @@ class ChangesRecord(_Section):
         return self.causes is not None
 
 
+class GoldenRecord(_Section):
+    """How the golden set was scored; see `runs/golden.py`."""
+
+    uri: str
+    objects: Count
+    tolerance: float
+    before: RunId | None
+    """The run before that scored the same set; None: there is none, and what is scored now is expected from now on."""
+    largest: float | None
+    """The largest move of a score from what was expected; None where nothing was."""
+    drifted: dict[str, Count]
+    """Objects that are not as expected, by `Drift`."""
+    examples: tuple[str, ...]
+    """A few of them, in words."""
+    accepted: str | None
+    """Why somebody took the drift; None where nothing drifted."""
+    accepted_by: str | None
+
+
 class KnownIllegalRecord(_Section):
     """Known illegal contents, counted; see `runs/known_illegal.py`."""
 
@@ -615,6 +634,8 @@ class RunRecord(_Section):
     match, and where there is no previous run."""
     pin: PinRecord | None = _OPTIONAL
     """Absent where nothing was pinned, and in records of older versions."""
+    golden: GoldenRecord | None = _OPTIONAL
+    """Absent where the run had no golden set."""
     known_illegal: KnownIllegalRecord
     balance: BalanceRecord
     duplicates: DuplicatesRecord

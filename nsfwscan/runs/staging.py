@@ -60,8 +60,8 @@ def read_part(staging: Store, shard: Shard) -> pa.Table:
     return as_schema(from_parquet(staging.read(shard.name + _SUFFIX)), STAGED_SCHEMA)
 
 
-def to_parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table, row_group_size: int = 65536) -> bytes:
     """Return a table as the bytes of one Parquet file, compressed with zstd."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=65536)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
     return buffer.getvalue()

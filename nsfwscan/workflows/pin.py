@@ -82,11 +82,12 @@ def clear_pin(store: Store) -> bool:
 
 def _write(store: Store, parts: dict[str, Any]) -> Pin:
     number, previous = next_pin(store)
-    by = {"pinned_at": now(), "pinned_by": _somebody(), "nsfwscan": nsfwscan.__version__}
+    by = {"pinned_at": now(), "pinned_by": somebody(), "nsfwscan": nsfwscan.__version__}
     return write_pin(store, Pin(number=number, previous=previous, **by, **parts))
 
 
-def _somebody() -> str:
+def somebody() -> str:
+    """Return user and machine, as `user@host`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user has no name

@@ -64,6 +64,7 @@ from nsfwscan.warning import Warnings
 from nsfwscan.workflows.cost import Prices
 from nsfwscan.workflows.effort import Effort
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
+from nsfwscan.workflows.golden import Golden
 from nsfwscan.workflows.pin import Pinned
 
 if TYPE_CHECKING:
@@ -213,17 +214,20 @@ def run_scan(
         effort = Effort(run.staging, fleets)
         known = _known(job)
         job = replace(job, known=known.contents)
+        golden = Golden.of(job)
         begun = run.load_plan(_settings(job))
         if begun is not None and begun.previous_runs:
             _tell_differences(job, Run(store, begun.previous_runs[0]).record(), progress)
         plan = begun or _plan(job, progress, deadline)
         with effort.noted():
             effort.begin("scan_s")
-            worked = _work(job, plan, engine, progress, deadline, effort)
+            worked = _work(job, plan, golden, engine, progress, deadline, effort)
             effort.begin("commit_s")
             previous = PreviousReports.of(store, plan.previous_runs, _within(config))
             report = _write(job, plan, previous, shadows, known, progress)
+            report.files += golden.files
             took = effort.as_record(config.source.uris, plan, len(plan.shards) - len(worked), prices)
+            took["golden"] = golden.record and golden.record.model_dump(mode="json")
             committed = commit_record(run, _record(job, plan, previous, report, pin, took), evidence)
     return ScanResult.of(run, *committed)
 
@@ -414,17 +418,23 @@ def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]
 
 
 def _work(
-    job: Job, plan: Plan, engine: Engine, progress: Progress, deadline: Deadline, effort: Effort
+    job: Job, plan: Plan, golden: Golden, engine: Engine, progress: Progress, deadline: Deadline, effort: Effort
 ) -> Sequence[Shard]:
-    """Run the shards that are not staged yet, and return them."""
+    """Run the shards that are not staged yet, those of the golden set first, and return those of the plan."""
     done = staged_shards(job.run.staging)
+    golden.check(done, progress.say)
+    first = [shard for shard in golden.shards if shard.name not in done]
     todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
     total = plan.distinct - plan.carried
-    if todo:
+    if first or todo:
         with progress.working(total, total - sum(shard.rows for shard in todo)):
-            for result in engine(job, todo, deadline):
+            for result in engine(job, [*first, *todo], deadline):
                 effort.scanned(result.rows)
-                progress.finished(result)
+                done.add(result.shard)
+                if golden.holds(result.shard):
+                    golden.check(done, progress.say)
+                else:
+                    progress.finished(result)
     return todo
 
 

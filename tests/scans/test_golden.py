@@ -1,0 +1,139 @@
+"""A golden set is scored first every night, and a drift of its scores or decisions stops the run before the commit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError, Drifted, SourceError
+from nsfwscan.runs.golden import read_scored
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.verify import verify
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows import golden as workflow
+from nsfwscan.workflows.scan import ScanResult
+from tests.scans.test_nightly import night, picture
+
+STRICT = """
+name: strict
+version: "1"
+rules: [{name: all, when: "nsfw_score >= 0", decision: review, queue: adult, shield: blur, severity: 2}]
+otherwise: {decision: allow}
+"""
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    for number in range(3):
+        picture(tmp_path / "media" / f"{number}.png", number)
+    return tmp_path / "media"
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    """Forty objects: more than a shard of them."""
+    for number in range(40):
+        picture(tmp_path / "golden" / f"g{number:02}.png", 100 + number, size=(24, 24))
+    return tmp_path / "golden"
+
+
+def scan(
+    media: Path, golden: Path, out: Path, run_id: str, accept: str | None = None, **further: Any
+) -> tuple[ScanResult, set[str]]:
+    return night(media, out, run_id, golden={"uri": str(golden), "accept": accept}, **further)
+
+
+def rows_of(result: ScanResult) -> list[dict[str, Any]]:
+    parts = [f"{result.uri}/{f.path}" for f in result.record.files if f.path.startswith("golden/part-")]
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+def test_it_is_scored_each_night_and_is_no_row_of_the_report(media: Path, golden: Path, tmp_path: Path) -> None:
+    first, _ = scan(media, golden, tmp_path / "reports", "n1")
+    second, looked_at = scan(media, golden, tmp_path / "reports", "n2")
+    assert second.record.balance.listed == 3 and second.record.balance.carried == 3
+    assert looked_at == {path.name for path in golden.iterdir()}
+    assert first.record.golden is not None and first.record.golden.before is None
+    assert second.record.golden is not None and second.record.golden.before == "n1"
+    assert second.record.golden.largest == 0 and second.record.golden.drifted == {}
+    assert len(rows_of(second)) == 40 and {row["expected_by"] for row in rows_of(second)} == {"n1"}
+    assert not list(verify(Run(Store.at(str(tmp_path / "reports"), StorageConfig()), "n2")))
+
+
+def test_another_decision_stops_the_run_until_it_is_accepted(media: Path, golden: Path, tmp_path: Path) -> None:
+    reports, policy = tmp_path / "reports", tmp_path / "policy.yaml"
+    policy.write_text(STRICT)
+    scan(media, golden, reports, "n1")
+    with pytest.raises(Drifted, match=r"40 are not as in run n1 \(40: it is decided otherwise\)") as stopped:
+        scan(media, golden, reports, "n2", policy=str(policy))
+    assert "--run-id n2 --accept-drift REASON" in str(stopped.value)
+    assert not Run(Store.at(str(reports), StorageConfig()), "n2").is_committed()
+    taken, looked_at = scan(media, golden, reports, "n2", accept="a stricter policy", policy=str(policy))
+    assert not looked_at & {path.name for path in golden.iterdir()}, "what was scored is not scored again"
+    assert taken.record.golden is not None
+    assert (taken.record.golden.accepted, taken.record.golden.drifted) == ("a stricter policy", {"flipped": 40})
+    assert "accepted: a stricter policy" in Path(taken.uri, "summary.html").read_text()
+    after, _ = scan(media, golden, reports, "n3", policy=str(policy))
+    assert after.record.golden is not None and after.record.golden.drifted == {}
+    assert {row["expected_by"] for row in rows_of(after)} == {"n2"}
+
+
+def test_scores_cannot_creep_from_night_to_night(
+    media: Path, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each night moves the scores by less than the tolerance; two of them together by more."""
+    for number in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(workflow, "read_scored", lambda *given, up=0.015 * number: raised(read_scored(*given), up))
+            if number < 2:
+                scan(media, golden, tmp_path / "reports", f"n{number}")
+                continue
+            with pytest.raises(Drifted, match=r"as in run n1 \(40: its score moved\)"):
+                scan(media, golden, tmp_path / "reports", f"n{number}")
+
+
+def raised(rows: pa.Table, by: float) -> pa.Table:
+    scores = pc.add(rows["nsfw_score"], pa.scalar(by, rows["nsfw_score"].type))
+    return rows.set_column(rows.schema.get_field_index("nsfw_score"), "nsfw_score", scores)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: picture(folder / "g00.png", 7, size=(24, 24)), "its bytes are others"),
+        (lambda folder: (folder / "g00.png").unlink(), "it is not listed any more"),
+    ],
+)
+def test_the_set_itself_must_not_change(media: Path, golden: Path, tmp_path: Path, harm: Any, said: str) -> None:
+    scan(media, golden, tmp_path / "reports", "n1")
+    harm(golden)
+    with pytest.raises(Drifted, match=rf"1 are not as in run n1 \(1: {said}\)"):
+        scan(media, golden, tmp_path / "reports", "n2")
+
+
+def test_a_new_object_is_expected_from_then_on(media: Path, golden: Path, tmp_path: Path) -> None:
+    scan(media, golden, tmp_path / "reports", "n1")
+    picture(golden / "new.png", 300)
+    second, _ = scan(media, golden, tmp_path / "reports", "n2")
+    assert second.record.golden is not None and second.record.golden.objects == 41
+    third, _ = scan(media, golden, tmp_path / "reports", "n3")
+    assert {Path(row["uri"]).name for row in rows_of(third) if row["expected_by"] == "n2"} == {"new.png"}
+
+
+def test_a_set_that_cannot_be_used_stops_the_run_at_once(media: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        scan(media, tmp_path / "nowhere", tmp_path / "reports", "n1")
+    (tmp_path / "set").mkdir()
+    shutil.copy(media / "0.png", tmp_path / "set")
+    (tmp_path / "set" / "notes.txt").write_text("no picture")
+    with pytest.raises(ConfigError, match=r"notes\.txt is new in the golden set and cannot be scored"):
+        scan(media, tmp_path / "set", tmp_path / "reports", "n2")
+    with pytest.raises(ConfigError, match="no golden set whose drift could be accepted"):
+        night(media, tmp_path / "reports", "n3", golden={"accept": "why not"})
