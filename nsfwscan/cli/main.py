@@ -2,8 +2,8 @@
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
 --max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not
-committed; 7 and 8 of `verify`, tampered and damaged; 9 committed, but not signed or anchored as asked; 10 the golden set
-drifted, not committed.
+committed; 7 and 8 of `verify`, tampered and damaged; 9 committed, but not signed or anchored as asked; 10 the golden
+set drifted, not committed.
 """
 
 from __future__ import annotations
