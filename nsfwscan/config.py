@@ -216,7 +216,7 @@ class ModelConfig(Frozen):
     """Which weights score the images, and how they are run."""
 
     uri: Uri = "embedded:open-nsfw"
-    """`embedded:open-nsfw`, a directory, any fsspec URI of one, or a hub id."""
+    """`embedded:open-nsfw`, `pack:NAME`, a directory, any fsspec URI of one, or a hub id."""
     dtype: Dtype = "auto"
     batch_size: int | None = Field(None, ge=1)
     """Images in a forward pass, padded to exactly this; unset: 8 on a CPU, 128 on a GPU."""

@@ -34,7 +34,7 @@ from nsfwscan.banks.pdq_index import FLAT_UP_TO, Hashes, NearIndex
 from nsfwscan.config import BankConfig, StorageConfig, digest_of
 from nsfwscan.errors import BankError, NsfwscanError
 from nsfwscan.location import Location
-from nsfwscan.models.registry import cache_folder
+from nsfwscan.models.cache import cache_folder
 from nsfwscan.schema import BankKind, as_matrix
 from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import in_words

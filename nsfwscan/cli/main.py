@@ -41,6 +41,7 @@ from nsfwscan.cli.console import (
 from nsfwscan.cli.demo import demo
 from nsfwscan.cli.diff import diff
 from nsfwscan.cli.json_text import pins_json, print_json, runs_json, scan_json, verify_json
+from nsfwscan.cli.models import models
 from nsfwscan.cli.pin_text import describe_pins
 from nsfwscan.cli.policy import policy
 from nsfwscan.cli.queues import queues
@@ -57,6 +58,7 @@ from nsfwscan.cli.why import why
 from nsfwscan.config import StorageConfig, merge, parts_of
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
+from nsfwscan.models.packs.catalogue import SCHEME as PACK
 from nsfwscan.models.registry import PRESETS
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.export import FORMATS, export_run
@@ -96,6 +98,13 @@ bank_option = click.option(
     "illegal; distance=31, quality=50, hash=pdq|sha256|md5, column=NAME, tags=A+B, categories=1+2. Repeatable.",
 )
 
+detector_option = click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    metavar="NAME[=URI]",
+    help="Also ask this model; its scores become signals NAME.LABEL. Without a URI: the pack NAME. Repeatable.",
+)
 
 ignore_run_option = click.option(
     "--ignore-run",
@@ -150,7 +159,7 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--model",
                 metavar="URI",
-                help="embedded:open-nsfw (default), a checkpoint directory, an fsspec URI or a hub id.",
+                help="embedded:open-nsfw (default), pack:NAME, a checkpoint directory, an fsspec URI or a hub id.",
             ),
             click.option(
                 "--label",
@@ -159,6 +168,7 @@ def model_options(command: Command) -> Command:
                 metavar="LABEL=CATEGORY",
                 help="Map a label of the checkpoint to a category. Repeatable.",
             ),
+            detector_option,
             click.option(
                 "--dtype",
                 type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -647,6 +657,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 main.add_command(demo)
 main.add_command(hold)
 main.add_command(diff)
+main.add_command(models)
 main.add_command(policy)
 main.add_command(prune)
 main.add_command(queues)
@@ -694,6 +705,8 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["previous"] = {"reuse": not given["full"]}
     if "ignore_runs" in given:
         sections["previous"] = {**sections.get("previous", {}), "ignore_runs": given["ignore_runs"]}
+    if "detectors" in given:
+        sections["detectors"] = dict(map(_detector, given["detectors"]))
     if "banks" in given:
         sections["banks"] = dict(map(_bank, given["banks"]))
     named = {"golden": "uri", "golden_tolerance": "tolerance", "accept_drift": "accept"}
@@ -709,6 +722,12 @@ def _pair(label: str) -> tuple[str, str]:
     if not separator:
         raise click.BadParameter(f"{label!r} is not LABEL=CATEGORY", param_hint="--label")
     return name, category
+
+
+def _detector(text: str) -> tuple[str, dict[str, str]]:
+    name, separator, uri = text.partition("=")
+    plain = name.removeprefix(PACK)
+    return plain, {"uri": uri if separator else f"{PACK}{plain}"}
 
 
 def _bank(text: str) -> tuple[str, dict[str, Any]]:

@@ -48,10 +48,22 @@ def describe(
     Args:
         checkpoint: the digest of the checkpoint that was exported, for people.
     """
+    return sidecar_content(graph.name, graph_sha256(graph), labels, preprocessor, temperature, checkpoint)
+
+
+def sidecar_content(
+    graph: str,
+    sha256: str,
+    labels: tuple[str, ...],
+    preprocessor: dict[str, Any],
+    temperature: float | None,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Return the content of the sidecar of a graph with this name and SHA-256."""
     return {
         "format": FORMAT,
-        "graph": graph.name,
-        "sha256": _sha256(graph),
+        "graph": graph,
+        "sha256": sha256,
         "labels": list(labels),
         "preprocessor": preprocessor,
         "temperature": temperature,
@@ -72,18 +84,19 @@ def read_exported(graph: Path, uri: str) -> Exported:
     found = read_json(sidecar, uri)
     if found.get("format") != FORMAT:
         raise ModelError(f"{uri}: {sidecar.name} is no sidecar of an exported checkpoint ({FORMAT!r}): {_AGAIN}")
-    if found.get("sha256") != _sha256(graph):
+    if found.get("sha256") != graph_sha256(graph):
         raise ModelError(f"{uri}: {sidecar.name} is that of another graph, by its SHA-256: {_AGAIN}")
     labels, preprocessor = found.get("labels"), found.get("preprocessor")
     if not (isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)):
         raise ModelError(f"{uri}: {sidecar.name} names no labels: {_AGAIN}")
     if not isinstance(preprocessor, dict):
         raise ModelError(f"{uri}: {sidecar.name} does not say how images are prepared (preprocessor): {_AGAIN}")
-    digest = hashlib.sha256(f"{_sha256(graph)}\n{_sha256(sidecar)}\n".encode()).hexdigest()
+    digest = hashlib.sha256(f"{graph_sha256(graph)}\n{graph_sha256(sidecar)}\n".encode()).hexdigest()
     return Exported(tuple(labels), preprocessor, temperature_in(found, f"{uri}: {sidecar.name}"), digest)
 
 
-def _sha256(path: Path) -> str:
+def graph_sha256(path: Path) -> str:
+    """Return the SHA-256 of a graph, computed once for each state of the file."""
     state = path.stat()
     return _sha256_of(path, (state.st_ino, state.st_size, state.st_mtime_ns))
 

@@ -1,4 +1,4 @@
-"""Find a model by its name (embedded, a directory, any fsspec URI, or a hub id), and load it.
+"""Find a model by its name (embedded, a pack, a directory, any fsspec URI, or a hub id), and load it.
 
 The driver resolves a `ModelConfig` to a `ModelSpec`; a worker loads the spec as a `Classifier`. Each node downloads a
 model once, under a file lock. Models that are missing or cannot be trusted raise `ModelError`.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -22,10 +21,13 @@ from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.images.preprocessing import Geometry, Normalisation, read_preprocessor
 from nsfwscan.location import Location
+from nsfwscan.models.cache import cache_folder
 from nsfwscan.models.checkpoint import WANTED, digest_of_folder, read_json, read_temperature
 from nsfwscan.models.exported import GRAPH, read_exported
 from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
+from nsfwscan.models.packs.catalogue import SCHEME as PACK
+from nsfwscan.models.packs.pull import pack_path
 from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
 from nsfwscan.schema import Category
 from nsfwscan.storage.atomic import appearing
@@ -99,6 +101,8 @@ def _name_of(uri: str) -> str:
     """Return the name of a model in reports: a folder's own, a hub id, or that of a graph and the folder it is in."""
     if _is_hub_id(uri):
         return uri
+    if uri.startswith(PACK):
+        return uri.removeprefix(PACK)
     path = Path(uri.rstrip("/"))
     return f"{path.parent.name}.onnx" if path.name == GRAPH and path.parent.name else path.name
 
@@ -116,8 +120,8 @@ def is_embedded(uri: str) -> bool:
 
 
 def backend_of(config: ModelConfig) -> Literal["torch", "onnx"]:
-    """Return what runs a model, by its name alone: ONNX Runtime for the embedded one and for graphs, else torch."""
-    return "onnx" if is_embedded(config.uri) or config.uri.endswith(".onnx") else "torch"
+    """Return what runs a model, by its name alone: ONNX Runtime for the embedded one, packs and graphs, else torch."""
+    return "onnx" if config.uri.startswith(("embedded:", PACK)) or config.uri.endswith(".onnx") else "torch"
 
 
 def load(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Classifier:
@@ -204,7 +208,9 @@ def _embedded(uri: str) -> ModelSpec:
 
 
 def _local(uri: str, storage: StorageConfig) -> Path:
-    """Return a checkpoint on this node: its folder, or the graph of an exported one."""
+    """Return a checkpoint on this node: its folder, or the graph of an exported one or of a pack."""
+    if uri.startswith(PACK):
+        return pack_path(uri)
     place = Location.of(uri)
     if uri.endswith(".onnx") and not (place.is_local and Path(place.path).is_dir()):
         name = uri.rsplit("/", 1)[-1]
@@ -231,12 +237,7 @@ def local_folder(uri: str, storage: StorageConfig) -> Path:
         )
     if _is_hub_id(uri):
         return _from_hub(uri)
-    raise ModelError(f"{uri}: no such model directory (nor is it {EMBEDDED}, a URI or a hub id)")
-
-
-def cache_folder() -> Path:
-    """Return where this node keeps downloaded models, in $NSFWSCAN_CACHE or ~/.cache/nsfwscan."""
-    return Path(os.environ.get("NSFWSCAN_CACHE") or Path.home() / ".cache" / "nsfwscan") / "models"
+    raise ModelError(f"{uri}: no such model directory (nor is it {EMBEDDED}, a pack, a URI or a hub id)")
 
 
 def _is_hub_id(uri: str) -> bool:

@@ -35,6 +35,7 @@ from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.location import Location
 from nsfwscan.models import registry
+from nsfwscan.models.cache import cache_folder
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import load_policy
@@ -136,7 +137,7 @@ def _machine(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _space(config: ScanConfig) -> Iterator[Finding]:
-    places = {"temporary": tempfile.gettempdir(), "models": str(registry.cache_folder())}
+    places = {"temporary": tempfile.gettempdir(), "models": str(cache_folder())}
     if config.out and (out := Location.of(config.out).absolute()).is_local:
         places["reports"] = out.path
     for what, wanted in places.items():

@@ -150,7 +150,9 @@ def test_each_failure_is_said_and_exits_1(media: Path, tmp_path: Path) -> None:
     assert [line.split()[1] for line in failed] == ["source", "store", "model"]
     assert failed[0].endswith(f"{tmp_path / 'absent'}: no such file or directory")
     assert f"cannot write {tmp_path / 'file' / 'out'}" in failed[1]
-    assert failed[2].endswith("/absent: no such model directory (nor is it embedded:open-nsfw, a URI or a hub id)")
+    assert failed[2].endswith(
+        "/absent: no such model directory (nor is it embedded:open-nsfw, a pack, a URI or a hub id)"
+    )
     assert f"ok    source    {media}: can be listed and read" in done.stdout
 
 

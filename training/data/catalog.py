@@ -23,7 +23,7 @@ from filelock import FileLock
 from nsfwscan.config import StorageConfig, digest_of
 from nsfwscan.errors import ConfigError, Status, StoreError
 from nsfwscan.location import Location
-from nsfwscan.models import registry
+from nsfwscan.models.cache import cache_folder as models_folder
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, Category
 from nsfwscan.stages.base import Stage, cut, fresh, run_overlapped
 from nsfwscan.stages.fingerprint import Digest
@@ -67,7 +67,7 @@ def cache_folder(config: DataConfig) -> Path:
         if not Location.of(config.cache).is_local:
             raise ConfigError(f"cache: {config.cache} is not a local folder: images are mapped into memory from there")
         return Path(config.cache).absolute()
-    return registry.cache_folder().with_name("datasets")
+    return models_folder().with_name("datasets")
 
 
 class Catalog:

@@ -1,0 +1,101 @@
+"""Say which packs there are: what each holds, which package carries it, its licence, and what was measured of it.
+
+The catalogue is `catalogue.yaml`; $NSFWSCAN_PACK_CATALOGUE may name a further file, with other packs. A wrong catalogue
+raises `ConfigError`, an unknown pack `ModelError`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from nsfwscan.config import Frozen
+from nsfwscan.documents import load_yaml
+from nsfwscan.errors import ConfigError, ModelError
+
+SCHEME = "pack:"
+_OURS = Path(__file__).with_name("catalogue.yaml")
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Measurement(Frozen):
+    """A figure, and who measured it."""
+
+    what: str
+    by: str
+
+
+class Pack(Frozen):
+    """A model inside a package."""
+
+    title: str
+    registry: Literal["pypi", "npm"]
+    package: Annotated[str, Field(pattern=r"^(@[\w.-]+/)?\w[\w.-]*$")]
+    version: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+    files: Annotated[dict[str, Sha256], Field(min_length=1)]
+    """Paths inside the package, and the SHA-256 of each."""
+    converter: Literal["tfjs"] | None = None
+    """What makes a graph of the files; unset: the one file is a graph."""
+    graph: Sha256
+    """SHA-256 of the ONNX graph."""
+    bytes: Annotated[int, Field(ge=1)]
+    """Size of the graph."""
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    """In the model's order."""
+    preprocessor: dict[str, Any]
+    licence: str
+    """Of the weights."""
+    licence_note: str | None = None
+    accept: bool = False
+    """Whether the licence must be accepted by name: it asks more of its users than to be named."""
+    measured: tuple[Measurement, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> Pack:
+        if self.converter is None and list(self.files.values()) != [self.graph]:
+            raise ValueError("a pack without a converter has one file, and that is the graph")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The package, for people."""
+        return f"{self.package} {self.version} ({self.registry})"
+
+
+def catalogue() -> dict[str, Pack]:
+    """Return all packs by their names."""
+    further = os.environ.get("NSFWSCAN_PACK_CATALOGUE")
+    return {**(_read(Path(further)) if further else {}), **_ours()}
+
+
+def find_pack(name: str) -> Pack:
+    """Return a pack by its name, with or without `pack:`. Raises ModelError for an unknown one."""
+    packs, plain = catalogue(), name.removeprefix(SCHEME)
+    if plain not in packs:
+        raise ModelError(f"there is no pack {plain!r}; there are {', '.join(packs)}")
+    return packs[plain]
+
+
+@lru_cache(maxsize=1)
+def _ours() -> dict[str, Pack]:
+    return _read(_OURS)
+
+
+class _Catalogue(Frozen):
+    packs: dict[Annotated[str, Field(pattern=_NAME)], Pack]
+
+
+def _read(path: Path) -> dict[str, Pack]:
+    try:
+        loaded = load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the packs of {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the packs of {path} are not YAML: {error}") from None
+    return _Catalogue.of({"packs": loaded}, str(path)).packs
