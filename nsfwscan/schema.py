@@ -63,8 +63,19 @@ class Cause(StrEnum):
     FILTER = "filter"
     MODEL = "model"
     COPIES = "copies"
+    VERDICT = "verdict"
     POLICY = "policy"
     OTHER = "other"
+
+
+class StandingVerdict(StrEnum):
+    """What people's verdicts on a content come to; see `verdicts/standing.py`."""
+
+    APPROVE = "approve"
+    REMOVE = "remove"
+    ESCALATE = "escalate"
+    DISPUTED = "disputed"
+    """As many approve as remove it."""
 
 
 FLAGGED = frozenset({Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE})
@@ -224,6 +235,17 @@ DUPLICATE_COLUMNS = [
     _column("cluster_size", pa.int64(), "different contents in the cluster"),
     _column("cluster_places", pa.int64(), "objects that show one of the cluster's contents"),
 ]
+VERDICT_COLUMNS = [
+    _column(
+        "verdict",
+        pa.string(),
+        "what people's verdicts on these bytes come to: "
+        + ", ".join(f"`{v}`" for v in StandingVerdict)
+        + "; null without one",
+    ),
+    _column("verdict_at", TIMESTAMP, "when the latest person said so; UTC"),
+    _column("appeals", pa.int32(), "verdicts on appeals among them; null without a verdict"),
+]
 DECISION_COLUMNS = [
     _column("decision", pa.string(), ", ".join(f"`{d}`" for d in Decision)),
     _column("rule", pa.string(), "the policy rule that decided"),
@@ -239,7 +261,8 @@ DECISION_COLUMNS = [
         "decided_by",
         pa.string(),
         "`policy`; `guard` where a row without a score was kept from `allow`; `filter` where a filter kept it from the "
-        "model; `bank` where the kind of the hash bank left no choice",
+        "model; `bank` where the kind of the hash bank left no choice; `person` where people decided and no rule names "
+        "the verdict",
     ),
     _column("policy", pa.string(), "`name@digest` of the policy"),
 ]
@@ -261,6 +284,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "match_hash": ("sha256", "md5", "pdq"),
     "filtered_by": ("icon", "flat", "prefilter"),
     "media": ("image", "animation", "video"),
+    "verdict": tuple(map(str, StandingVerdict)),
 }
 """All texts that a column has, of those that a policy may ask for; the formats are in `images/formats/`."""
 RANGES: dict[str, tuple[float, float]] = {
@@ -268,7 +292,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "pdq_quality": (0, 100),
     "match_distance": (0, 256),
     "failed_decodes": (1, float("inf")),
-    **dict.fromkeys(("size", "cluster_size", "cluster_places"), (0, float("inf"))),
+    **dict.fromkeys(("size", "cluster_size", "cluster_places", "appeals"), (0, float("inf"))),
     **dict.fromkeys(("width", "height", "frames", "views"), (1, float("inf"))),
     **dict.fromkeys(("duration_s", "worst_view", "worst_at_s"), (0, float("inf"))),
 }
@@ -313,6 +337,7 @@ GROUPS: dict[str, list[pa.Field]] = {
     "outcome": OUTCOME_COLUMNS,
     "model": [*MODEL_COLUMNS, *SIGNAL_COLUMNS],
     "match": [*MATCH_COLUMNS, *DUPLICATE_COLUMNS],
+    "verdict": VERDICT_COLUMNS,
     "decision": DECISION_COLUMNS,
     "audit": AUDIT_COLUMNS,
 }

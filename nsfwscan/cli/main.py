@@ -54,6 +54,7 @@ from nsfwscan.cli.terminal import (
     describe_verdict,
     describe_verified,
 )
+from nsfwscan.cli.verdicts import verdicts
 from nsfwscan.cli.why import why
 from nsfwscan.config import StorageConfig, merge, parts_of
 from nsfwscan.errors import BrokenRecord, ConfigError
@@ -661,6 +662,7 @@ main.add_command(models)
 main.add_command(policy)
 main.add_command(prune)
 main.add_command(queues)
+main.add_command(verdicts)
 main.add_command(why)
 
 

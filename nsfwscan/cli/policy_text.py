@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nsfwscan.policy.lint import Overlaps
-from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, Policy
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, Policy
 from nsfwscan.text import printable
 
 _WIDE = 12
@@ -33,7 +33,7 @@ def describe_overlaps(found: Overlaps, run_id: str) -> str:
     policy = found.decider.policy
     names = [printable(rule.name) for rule in policy.rules]
     matched = [f"{n:,}" for n in found.both.diagonal()]
-    fixed = [OTHERWISE, GUARD, *(name for name in (BLOCKED, ILLEGAL) if found.decided[name])]
+    fixed = [OTHERWISE, GUARD, *(name for name in (BLOCKED, ILLEGAL, *JUDGED.values()) if found.decided[name])]
     decided = [found.decided[name] for name in (*(rule.name for rule in policy.rules), *fixed)]
     rows = [
         [name, count, f"{decides:,}", _percent(decides, found.rows)]

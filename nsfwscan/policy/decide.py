@@ -7,6 +7,10 @@ Three things are fixed here, in code, where no policy can delete them:
   name its queue and skill.
 - A match of a `block` bank is blocked. Only a rule that names the match (`sql.MATCH_NAMES`) may say otherwise.
 
+What people decided holds, too, whatever the scores and the banks say, but for illegal matches: what they removed is
+blocked and what they approved is allowed, both without a queue; what they escalated or disagree on goes to a `lead`.
+Only a rule that names the verdict (`sql.VERDICT_NAMES`) may say otherwise. What a person approved was looked at.
+
 A match of an `allow` bank is decided by all rules, as a scan decides it, in which no model sees a matched image: a rule
 that does not name the match finds no score in its row, though a carried row may have one.
 """
@@ -27,11 +31,12 @@ import pyarrow.compute as pc
 from duckdb import ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
-from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, NO_QUEUE, OTHERWISE, Outcome, Policy, Rule
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, NO_QUEUE, OTHERWISE, Outcome, Policy, Rule
 from nsfwscan.policy.signals import as_maps
 from nsfwscan.policy.sql import (
     MATCH_NAMES,
     SCORE_NAMES,
+    VERDICT_NAMES,
     VISIBLE,
     columns_of,
     condition,
@@ -40,15 +45,32 @@ from nsfwscan.policy.sql import (
     lies_in,
     limited,
 )
-from nsfwscan.schema import DECISION_COLUMNS, DUPLICATE_COLUMNS, FLAGGED, SIGNALS, BankKind, Decision, Shield
+from nsfwscan.schema import (
+    DECISION_COLUMNS,
+    DUPLICATE_COLUMNS,
+    FLAGGED,
+    SIGNALS,
+    VERDICT_COLUMNS,
+    BankKind,
+    Decision,
+    Shield,
+    StandingVerdict,
+)
 
 Indices = npt.NDArray[np.int32]
 UNDETERMINED_OUTCOME = Outcome(decision=Decision.UNDETERMINED)
 BLOCKED_OUTCOME = Outcome(decision=Decision.BLOCK, queue="known", shield=Shield.BLUR, severity=3)
 ILLEGAL_OUTCOME = Outcome(decision=Decision.ESCALATE, queue="legal", shield=Shield.HIDDEN, severity=4)
+_FOR_A_LEAD = Outcome(decision=Decision.ESCALATE, skill="lead", shield=Shield.BLUR, severity=3)
+JUDGED_OUTCOMES = {
+    StandingVerdict.APPROVE: Outcome(decision=Decision.ALLOW),
+    StandingVerdict.REMOVE: Outcome(decision=Decision.BLOCK, queue=NO_QUEUE, shield=Shield.BLUR, severity=3),
+    StandingVerdict.ESCALATE: _FOR_A_LEAD,
+    StandingVerdict.DISPUTED: _FOR_A_LEAD,
+}
 _MOST_S = 600.0
 """Limit for all rules on one table of rows, which takes well under a second: no rule may hold up a commit for ever."""
-_LOOKED_AT = ("nsfw_score", "match_kind", "filtered_by")
+_LOOKED_AT = ("nsfw_score", "match_kind", "filtered_by", "verdict")
 """Columns that this module itself looks at."""
 
 
@@ -61,18 +83,21 @@ class Choice:
     by: str = "policy"
 
 
-_GUARD, _BLOCK, _ESCALATE, _BY_RULE = 1, 2, 3, 4
+_GUARD, _BLOCK, _ESCALATE, _JUDGED = 1, 2, 3, 4
+_BY_RULE = _JUDGED + len(JUDGED)
 """Where these choices stand after those of the rules; see `choices_of`."""
 
 
 def choices_of(plain: Policy) -> list[Choice]:
-    """List all choices of a plain policy: one for each rule, four more, and the rules again for illegal matches."""
+    """List all choices of a plain policy: one for each rule, those that are built in, and the rules again for illegal
+    matches."""
     return [
         *(Choice(rule.name, _queued(rule)) for rule in plain.rules),
         Choice(OTHERWISE, _queued(plain.otherwise)),
         Choice(GUARD, _queued(UNDETERMINED_OUTCOME), "guard"),
         Choice(BLOCKED, BLOCKED_OUTCOME, "bank"),
         Choice(ILLEGAL, ILLEGAL_OUTCOME, "bank"),
+        *(Choice(rule, _queued(JUDGED_OUTCOMES[verdict]), "person") for verdict, rule in JUDGED.items()),
         *(Choice(rule.name, _escalated(rule), "bank") for rule in plain.rules),
     ]
 
@@ -104,6 +129,8 @@ class Decider:
         asked = [columns_of(self._connection, rule.when) for rule in policy.under().rules]
         self.naming = tuple(not MATCH_NAMES.isdisjoint(columns) for columns in asked)
         """For each rule whether it names the match."""
+        self.naming_verdict = tuple(not VERDICT_NAMES.isdisjoint(columns) for columns in asked)
+        """For each rule whether it names the verdict."""
         needed = set(_LOOKED_AT).union(*asked)
         if policy.overrides or any(rule.sample is not None for rule in policy.rules):
             needed.add("uri")
@@ -204,8 +231,8 @@ class Decider:
     def _guarded(self, chosen: Indices, rows: pa.Table, plain: Policy) -> Indices:
         """Return the choice of each row after what is fixed in code; see the top of this module."""
         rules, end = plain.rules, len(plain.rules)
-        scoreless, kinds = _nulls(rows["nsfw_score"]), rows["match_kind"]
-        if not scoreless.any() and kinds.null_count == len(kinds):
+        scoreless, kinds, verdicts = _nulls(rows["nsfw_score"]), rows["match_kind"], rows["verdict"]
+        if not scoreless.any() and kinds.null_count == len(kinds) and verdicts.null_count == len(verdicts):
             return chosen
         allowed, blocked, illegal = (_is(kinds, kind) for kind in (BankKind.ALLOW, BankKind.BLOCK, BankKind.ILLEGAL))
         if allowed.any():
@@ -215,13 +242,26 @@ class Decider:
             may = (i for i, rule in enumerate(rules) if self.naming[i] or rule.decision in strict)
             found = self._first_of(rows.filter(pa.array(blocked)), rules, may)
             chosen[blocked] = np.where(found == end, end + _BLOCK, found)
-        lenient = np.array([*(rule.decision is Decision.ALLOW for rule in rules), True, False, False])
-        unseen = scoreless & _nulls(rows["filtered_by"]) & ~allowed
+        chosen = self._judged(chosen, rows, rules)
+        lenient = np.array([*(rule.decision is Decision.ALLOW for rule in rules), True, *[False] * (_BY_RULE - 1)])
+        unseen = scoreless & _nulls(rows["filtered_by"]) & ~allowed & ~_is(verdicts, StandingVerdict.APPROVE)
         chosen = np.where(unseen & lenient[chosen], np.int32(end + _GUARD), chosen)
         if illegal.any():
             may = (i for i, rule in enumerate(rules) if rule.decision is Decision.ESCALATE)
             found = self._first_of(rows.filter(pa.array(illegal)), rules, may)
             chosen[illegal] = np.where(found == end, end + _ESCALATE, end + _BY_RULE + found)
+        return chosen
+
+    def _judged(self, chosen: Indices, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
+        """Return the choices with those of people, but where a true rule names the verdict."""
+        said = pc.index_in(rows["verdict"], pa.array(map(str, JUDGED), pa.string()))
+        judged = np.asarray(said.is_valid().to_numpy())
+        if not judged.any():
+            return chosen
+        some = rows.filter(pa.array(judged))
+        found = self._first_of(some, rules, (i for i, naming in enumerate(self.naming_verdict) if naming))
+        chosen = chosen.copy()
+        chosen[judged] = np.where(found == len(rules), len(rules) + _JUDGED + said.drop_null().to_numpy(), found)
         return chosen
 
     def _unscored(self, rows: pa.Table, rules: tuple[Rule, ...]) -> Indices:
@@ -267,12 +307,18 @@ def _with_filters(by: pa.Array, allowed: pa.Array, table: pa.Table) -> pa.Array:
     if filters.null_count == len(filters):
         return by
     unscored = pc.and_(pc.is_valid(filters), pc.invert(pc.is_finite(pc.fill_null(table["nsfw_score"], float("nan")))))
-    return pc.if_else(pc.and_(unscored, allowed), "filter", by).combine_chunks()
+    by_policy = pc.equal(by, "policy")
+    return pc.if_else(pc.and_(pc.and_(unscored, allowed), by_policy), "filter", by).combine_chunks()
 
 
 def _asked(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return these columns; null where it is not known yet which objects are alike, as before the commit."""
-    late = {field.name: field.type for field in DUPLICATE_COLUMNS if field.name not in table.column_names}
+    """Return these columns; null where it is not known yet which objects are alike and what people decided, as before
+    the commit."""
+    late = {
+        field.name: field.type
+        for field in (*DUPLICATE_COLUMNS, *VERDICT_COLUMNS)
+        if field.name not in table.column_names
+    }
     return pa.table({name: pa.nulls(table.num_rows, late[name]) if name in late else table[name] for name in columns})
 
 

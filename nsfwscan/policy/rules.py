@@ -24,7 +24,7 @@ from nsfwscan.errors import ConfigError, PolicyError
 from nsfwscan.location import Location
 from nsfwscan.policy.sql import bind, connect
 from nsfwscan.policy.thresholds import THRESHOLD_NAME, thresholds_in, with_numbers
-from nsfwscan.schema import Decision, Shield
+from nsfwscan.schema import Decision, Shield, StandingVerdict
 from nsfwscan.storage.text_files import read_text
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -35,6 +35,8 @@ ILLEGAL = "illegal-match"
 """Rule of an illegal match for which no escalating rule is true; reserved like `GUARD`."""
 BLOCKED = "block-match"
 """Rule of a block bank's match that no other rule decides; reserved like `GUARD`."""
+JUDGED = {verdict: f"verdict-{verdict}" for verdict in StandingVerdict}
+"""Rules of rows that people decided and no rule that names the verdict does; reserved like `GUARD`."""
 OTHERWISE = "otherwise"
 """Rule of a row for which no rule is true."""
 NO_QUEUE = "none"
@@ -275,7 +277,7 @@ def _unknown_names(policy: Policy) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
             yield f"two rules are called {name!r}"
-        if name in (GUARD, ILLEGAL, BLOCKED, OTHERWISE):
+        if name in (GUARD, ILLEGAL, BLOCKED, OTHERWISE, *JUDGED.values()):
             yield f"the rule name {name!r} is reserved"
     for name in policy.thresholds:
         if not re.fullmatch(THRESHOLD_NAME, name):

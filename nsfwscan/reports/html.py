@@ -21,8 +21,8 @@ from markupsafe import Markup, escape
 
 from nsfwscan.config import SourceConfig
 from nsfwscan.errors import Status
-from nsfwscan.policy.decide import BLOCKED_OUTCOME, ILLEGAL_OUTCOME, UNDETERMINED_OUTCOME
-from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, Outcome, Override
+from nsfwscan.policy.decide import BLOCKED_OUTCOME, ILLEGAL_OUTCOME, JUDGED_OUTCOMES, UNDETERMINED_OUTCOME
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, Outcome, Override
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.changes import CAUSES
@@ -352,7 +352,8 @@ def _flagged_queues(record: RunRecord) -> list[str]:
     """Return the queues that flagged objects went to, by the policy's rules and their overrides."""
     policy, summary = record.policy, record.summary
     rules: dict[str, Outcome] = {**{rule.name: rule for rule in policy.rules}, OTHERWISE: policy.otherwise}
-    outcomes = [(ILLEGAL, ILLEGAL_OUTCOME), (BLOCKED, BLOCKED_OUTCOME), *rules.items()]
+    judged = [(rule, JUDGED_OUTCOMES[verdict]) for verdict, rule in JUDGED.items()]
+    outcomes = [(ILLEGAL, ILLEGAL_OUTCOME), (BLOCKED, BLOCKED_OUTCOME), *judged, *rules.items()]
     for override in policy.overrides:
         changes = {name: change.model_dump(exclude_none=True) for name, change in override.rules.items()}
         outcomes += [(name, rules[name].model_copy(update=changes[name])) for name in changes if name in rules]
@@ -449,8 +450,12 @@ def _built_in(summary: SummaryRecord) -> list[tuple[str, str, Outcome]]:
         (ILLEGAL, "in an illegal bank, and no rule escalates it", ILLEGAL_OUTCOME),
         (BLOCKED, "in a block bank, and no rule may decide it", BLOCKED_OUTCOME),
     ]
+    of_people = [
+        (rule, f"people's verdict is {verdict}, and no rule names it", JUDGED_OUTCOMES[verdict])
+        for verdict, rule in JUDGED.items()
+    ]
     guard = (GUARD, "a row without a score would be allowed", UNDETERMINED_OUTCOME)
-    return [guard, *(rule for rule in of_banks if summary.rule.get(rule[0]))]
+    return [guard, *(rule for rule in (*of_banks, *of_people) if summary.rule.get(rule[0]))]
 
 
 def _tables(summary: SummaryRecord) -> list[tuple[str, list[Share]]]:

@@ -145,6 +145,10 @@ def _shown(item: Item) -> dict[str, Any]:
         "objects": row["objects"],
         "elsewhere": {"count": item.others, "uris": item.elsewhere},
         "prior": item.prior,
+        "verdict": row["verdict"],
+        "verdict_at": in_utc(row["verdict_at"]),
+        "appeals": row["appeals"],
+        "near_verdicts": item.near or None,
         "context": json.loads(item.context) if item.context is not None else None,
         "scanned_at": in_utc(row["scanned_at"]),
     }

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.errors import BrokenRecord
+from nsfwscan.runs.knowing import Knowing
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
@@ -48,7 +49,9 @@ _SHOWN = (
     *("label", "nsfw_score", *map(score_column, Category), "signals"),
     *("match_bank", "match_id", "match_kind", "match_hash", "match_distance"),
     *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
+    *("verdict", "verdict_at", "appeals"),
 )
+_SEEN = ("uri", "sha256", "cluster", "verdict")
 _BATCH = 1024
 _THREADS = 4
 """Each thread takes part of the gigabyte."""
@@ -63,7 +66,7 @@ _QUEUED = f"""
 """
 _PLACES = f"""
     CREATE TABLE places AS
-    SELECT asset, uri FROM (SELECT {_ASSET} AS asset, uri FROM incoming) SEMI JOIN queued USING (asset)
+    SELECT asset, uri, sha256, verdict FROM (SELECT {_ASSET} AS asset, * FROM incoming) SEMI JOIN queued USING (asset)
 """
 _ORDER = "coalesce(severity, 0) DESC, reach DESC, uncertainty DESC, uri"
 _ITEMS = f"""
@@ -109,6 +112,10 @@ _ELSEWHERE = f"""
     SELECT item, p.uri FROM items i JOIN places p USING (asset) WHERE p.uri <> i.uri
     QUALIFY row_number() OVER (PARTITION BY item ORDER BY p.uri) <= {PLACES} ORDER BY item, p.uri
 """
+_NEAR = """
+    SELECT item, verdict, count(DISTINCT p.sha256) AS contents FROM items i JOIN places p USING (asset)
+    WHERE verdict IS NOT NULL AND p.sha256 <> i.sha256 GROUP BY item, verdict ORDER BY item, verdict
+"""
 _PRIOR = """
     SELECT item, decision, rule, min(age) AS age, count(*) AS runs, bool_or(same_uri) AS same_uri
     FROM earlier GROUP BY item, decision, rule ORDER BY item, age, decision, rule
@@ -133,6 +140,8 @@ class Item(NamedTuple):
     latest `run_id`, its commit time (`decided_at`), the number of `runs`, and `by`: `uri` or `sha256`."""
     context: str | None
     """JSON."""
+    near: dict[str, int]
+    """Other contents of the asset that people gave a verdict on, by what stands."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +166,13 @@ def ranked(
         earlier_runs: number of runs before this one to search; each takes as long to read as this one.
     """
     record, unassigned = run.record(), _Unassigned(queues)
+    knowing = Knowing(run, record)
     with spilling("queues", threads=_THREADS) as (tables, _):
         tables.execute("SET preserve_insertion_order = false")
-        _fill(tables, _QUEUED, map(unassigned, read_rows(run, record, _SHOWN)), _schema(_SHOWN))
-        seen = ("uri", "sha256", "cluster")
-        _fill(tables, _PLACES, read_rows(run, record, seen), _schema(seen))
+        shown = (knowing.decided(rows, _SHOWN) for rows in read_rows(run, record, knowing.columns(_SHOWN)))
+        _fill(tables, _QUEUED, map(unassigned, shown), _schema(_SHOWN))
+        seen = map(knowing.verdicts.onto, read_rows(run, record, _SEEN))
+        _fill(tables, _PLACES, seen, _schema((*_SEEN, "verdict_at", "appeals")))
         tables.execute(_ITEMS)
         runs = _look_back(tables, run, record, earlier_runs)
         _fill(tables, _CONTEXT, map(pa.Table.from_batches, ([batch] for batch in context)), CONTEXT_SCHEMA)
@@ -239,7 +250,7 @@ class _Unassigned:
 
 
 def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[RunRecord]) -> Iterator[Item]:
-    elsewhere, prior = _Beside(_stream(tables, _ELSEWHERE)), _Beside(_stream(tables, _PRIOR))
+    elsewhere, prior, near = (_Beside(_stream(tables, query)) for query in (_ELSEWHERE, _PRIOR, _NEAR))
     for row in _stream(tables, _RANKED):
         number, others, context = row.pop("item"), row.pop("places") - 1, row.pop("context")
         said = [
@@ -253,7 +264,8 @@ def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[RunRecord]) -> Iter
             }
             for found in prior.of(number)
         ]
-        yield Item(row, [place["uri"] for place in elsewhere.of(number)], others, said, context)
+        decided = {found["verdict"]: found["contents"] for found in near.of(number)}
+        yield Item(row, [place["uri"] for place in elsewhere.of(number)], others, said, context, decided)
 
 
 def _stream(tables: duckdb.DuckDBPyConnection, query: str) -> Iterator[Row]:

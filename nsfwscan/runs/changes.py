@@ -32,14 +32,15 @@ from nsfwscan.schema import DUPLICATE_COLUMNS, FLAGGED, REPORT_SCHEMA, Cause, Ch
 Mask = npt.NDArray[np.bool_]
 
 _FLAGGED = pa.array(sorted(FLAGGED))
-_KEPT = ("uri", "object_id", "sha256", "label", "nsfw_score", "model", "match_bank", "rule", *COMPARED)
-_THEN = ("sha256", "nsfw_score", "model", "match_bank", "rule", *COMPARED)
+_KEPT = ("uri", "object_id", "sha256", "label", "nsfw_score", "model", "match_bank", "verdict", "rule", *COMPARED)
+_THEN = ("sha256", "nsfw_score", "model", "match_bank", "verdict", "rule", *COMPARED)
 """Columns of the previous row that a change repeats, as `previous_…`."""
 _COPIES = [field.name for field in DUPLICATE_COLUMNS]
-EARLIER = ["run_id", *_THEN, *_COPIES]
+EARLIER = ["run_id", *_THEN, *_COPIES, "appeals"]
 """Columns of an object's previous row that `compared` needs."""
 _MATCH = ("match_bank", "match_id", "match_kind")
-FACTS = ["run_id", "sha256", "etag", "size", "status", "filtered_by", "model", *_MATCH]
+_VERDICT = ("verdict", "appeals")
+FACTS = ["run_id", "sha256", "etag", "size", "status", "filtered_by", "model", *_MATCH, *_VERDICT]
 """Columns of both rows of an object that `Facts` needs."""
 _WORDS = {
     Change.DELETED: "not listed any more",
@@ -58,6 +59,7 @@ CAUSES = {
     Cause.FILTER: "another filter settled it, or none any more",
     Cause.MODEL: "another model, preprocessing or precision scored it",
     Cause.COPIES: "its copies or near-duplicates are others, and the policy asks for them",
+    Cause.VERDICT: "people have decided these bytes since, or otherwise than then, or there was an appeal",
     Cause.POLICY: "the policy of then would decide the row of now otherwise",
     Cause.OTHER: "none of these: such as a rule on `modified_at`, or another version of nsfwscan",
 }
@@ -181,6 +183,7 @@ class Facts:
             Cause.BANK: bank,
             Cause.FILTER: by_filter,
             Cause.MODEL: scored & other_model,
+            Cause.VERDICT: reduce(np.logical_or, (_differs(rows, before, name) for name in _VERDICT)) & ~new & ~content,
         }
         return reduce(np.bitwise_or, (mask * _BITS[cause] for cause, mask in found.items()))
 

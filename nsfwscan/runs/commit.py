@@ -57,16 +57,18 @@ from nsfwscan.schema import (
     LISTING_SCHEMA,
     REPORT_SCHEMA,
     STAGED_SCHEMA,
+    VERDICT_COLUMNS,
     Accounted,
     as_schema,
 )
 from nsfwscan.storage.objects import fetch
 from nsfwscan.text import redacted
+from nsfwscan.verdicts.standing import Standing, standing
 
 _PARTS_AT_ONCE = 16
 _LONGEST = 1024
 """Characters of a URI that `run.json` repeats; a part whose first or last URI is longer is opened to read them."""
-ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS])
+ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS, *VERDICT_COLUMNS])
 """A row before the policy decides it, staged or carried over."""
 
 
@@ -88,6 +90,8 @@ class Report:
     """Decoded files by the layers of the sandbox."""
     known: dict[str, Any] | None = None
     """Known illegal contents, counted, and the runs that they come from (`KnownIllegal.as_json`)."""
+    verdicts: Standing = field(default_factory=Standing)
+    """People's verdicts that the rows were joined with."""
     shadows: tuple[Comparison, ...] = ()
     """Comparisons with the decisions of shadow policies."""
     files: list[FileRecord] = field(default_factory=list)
@@ -128,7 +132,8 @@ def write_report(
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         facts = _facts(previous, behind, decider)
-        commit = _Commit(run, plan, previous, decider, config, banks, known or KnownIllegal(), threads, report, facts)
+        verdicts, known = standing(run.store), known or KnownIllegal()
+        commit = _Commit(run, plan, previous, decider, config, banks, known, threads, report, facts, verdicts)
         ranges = map(commit.gather, plan.ranges)
         with find_duplicates(ranges, config.duplicates, compared=_compared(previous, config)) as duplicates:
             for part in plan.ranges:
@@ -137,6 +142,7 @@ def write_report(
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
     report.files.sort(key=lambda file: not file.path.startswith("report/"))
     report.balance.settle()
+    report.verdicts = verdicts
     return report
 
 
@@ -175,6 +181,7 @@ class _Commit:
     threads: ThreadPoolExecutor
     report: Report
     facts: Facts
+    verdicts: Standing
     reused: int = 0
     _gathered_upto: str | None = None
     """The last URI of the ranges gathered so far."""
@@ -199,6 +206,7 @@ class _Commit:
         rows = pa.concat_tables(
             [_with_failures(as_schema(staged, ROW_SCHEMA), looked_at), self._carried_over(unchanged, carried)]
         )
+        rows = self.verdicts.onto(rows)
         rows = _with_matches(rows, BankSet((), self.config.storage, known=self.known.contents).remembered(rows, rows))
         before = pa.concat_tables([looked_at, carried.select(_OF_EARLIER)])
         facts = pa.array(self.facts.causes(rows, before))
@@ -285,9 +293,7 @@ class _Commit:
         chosen: Indices = gathered["chosen"].to_numpy().copy()
         changed = pc.is_valid(rows["duplicate_of"])  # its scores may be those of its original
         for name in {column.name for column in DUPLICATE_COLUMNS} & set(self.decider.columns):
-            before, now = gathered[name], rows[name]
-            same = pc.if_else(pc.is_null(before), pc.is_null(now), pc.fill_null(pc.equal(before, now), False))
-            changed = pc.or_(changed, pc.invert(same))
+            changed = pc.or_(changed, pc.invert(_same(rows[name], gathered[name])))
         if pc.any(changed).as_py():
             again = rows.select(self.decider.columns).filter(changed)
             chosen[changed.to_numpy()] = self.decider.choose(again)
@@ -484,9 +490,14 @@ def _error_codes(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """Return the rows of a delta report: read in this run, or with another outcome, rule, bank, original or cluster."""
+    """Return the rows of a delta report: read in this run, or with another outcome, rule, bank, original, cluster or
+    verdict."""
     same = pc.and_(pc.is_valid(rows["carried_from"]), pa.array(~outcome_differs(rows, earlier)))
-    for name in ("rule", "match_bank", "duplicate_of", "cluster"):
-        now, before = (pc.fill_null(column, "") for column in (rows[name], earlier[name]))
-        same = pc.and_(same, pc.equal(now, before))
+    for name in ("rule", "match_bank", "duplicate_of", "cluster", "verdict", "appeals"):
+        same = pc.and_(same, _same(rows[name], earlier[name]))
     return rows.filter(pc.invert(same))
+
+
+def _same(now: pa.ChunkedArray, before: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return where two columns are equal; a null equals a null alone."""
+    return pc.if_else(pc.is_null(before), pc.is_null(now), pc.fill_null(pc.equal(now, before), False))

@@ -276,6 +276,19 @@ class KnownIllegalRecord(_Section):
     """Contents that were known, and that this run's banks no longer hold."""
 
 
+class VerdictsRecord(_Section):
+    """People's verdicts that a run knew; see `nsfwscan/verdicts`."""
+
+    contents: Count
+    """Contents with a verdict that stands, in the whole store."""
+    parts: Count
+    """Files of verdicts."""
+    sha256: Sha256
+    """Digest of their names, sorted, one a line; a name is the SHA-256 of the file."""
+    new: tuple[Sha256, ...]
+    """Files that no run names that was committed before this one."""
+
+
 class BalanceRecord(_Section):
     """`listed = scored + matched + duplicate + filtered + carried + errored`."""
 
@@ -637,6 +650,8 @@ class RunRecord(_Section):
     golden: GoldenRecord | None = _OPTIONAL
     """Absent where the run had no golden set."""
     known_illegal: KnownIllegalRecord
+    verdicts: VerdictsRecord | None = _OPTIONAL
+    """Absent where the store had none, and in records of older versions."""
     balance: BalanceRecord
     duplicates: DuplicatesRecord
     model_times: dict[str, ModelTime]

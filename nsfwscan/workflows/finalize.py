@@ -31,6 +31,7 @@ from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record import FileRecord, ParentRecord, PolicyRecord, RunRecord
 from nsfwscan.runs.run import Run
+from nsfwscan.runs.verdict_parts import verdicts_record
 from nsfwscan.schema import Cause, Change
 from nsfwscan.storage.store import to_json
 from nsfwscan.warning import WarningKind, Warnings
@@ -78,6 +79,7 @@ def record_of(
         "previous_runs": plan.previous_runs,
         "changes": {**_counted(report.changes, Change), "causes": _counted(report.causes, Cause, some=True)},
         "known_illegal": report.known,
+        "verdicts": verdicts_record(run.store, report.verdicts),
         "balance": report.balance.as_dict(),
         "duplicates": report.duplicates,
         "model_times": report.costs.as_dict(),

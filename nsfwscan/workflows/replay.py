@@ -26,20 +26,23 @@ from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
 from nsfwscan.runs.previous import LISTED, PreviousReports
 from nsfwscan.runs.record import PinRecord, RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.verdicts.standing import standing
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
 from nsfwscan.workflows.scan import ScanResult
 
 
 def replay(run: Run, policy: Policy) -> Comparison:
-    """Return the policy's decisions on the rows of a run's report, compared with the recorded ones.
+    """Return the policy's decisions on the rows of a run's report, compared with the recorded ones. The policy knows
+    the verdicts that people gave since.
 
     Raises:
         PolicyError: a rule cannot be evaluated on a row.
         StoreError: the report cannot be read.
     """
-    comparison = Comparison(Decider(policy))
-    for rows in read_rows(run, run.record(), comparison.columns):
-        comparison.add(rows)
+    comparison, verdicts = Comparison(Decider(policy)), standing(run.store)
+    further = ["sha256"] if verdicts.parts else []
+    for rows in read_rows(run, run.record(), [*comparison.columns, *further]):
+        comparison.add(verdicts.onto(rows) if verdicts.parts else rows)
     return comparison
 
 

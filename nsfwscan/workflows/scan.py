@@ -60,6 +60,7 @@ from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.rate_limit import Pace
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import plural
+from nsfwscan.verdicts.kept import check_verdicts
 from nsfwscan.warning import Warnings
 from nsfwscan.workflows.cost import Prices
 from nsfwscan.workflows.effort import Effort
@@ -213,6 +214,7 @@ def run_scan(
             return ScanResult.of(run, run.record(), unproved, already_committed=True)
         effort = Effort(run.staging, fleets)
         known = _known(job)
+        check_verdicts(store)
         job = replace(job, known=known.contents)
         golden = Golden.of(job)
         begun = run.load_plan(_settings(job))

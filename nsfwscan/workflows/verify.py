@@ -12,6 +12,7 @@ from nsfwscan.runs.chain import Chain, Link, read_chain
 from nsfwscan.runs.evidence import Anchors, Proofs, read_anchors
 from nsfwscan.runs.finding import Finding, Kind, tampered
 from nsfwscan.runs.run import Run, committed_runs
+from nsfwscan.runs.verdict_parts import verify_verdicts
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
 
@@ -24,7 +25,8 @@ class Verified:
     """What was found.
 
     Attributes:
-        name: id of the run; `store` for findings that are no single run's.
+        name: id of the run; `verdicts` for findings in what people decided; `store` for other findings that are no
+            single run's.
         is_head: whether the run is a head of the chain, which vouches for all runs behind it.
         sha256: of the run's `run.json`; None where it is absent.
     """
@@ -77,6 +79,8 @@ def verify_all(
         forks = chain.forks(link) if link.error is None else ()
         yield Verified(run_id, (*verify(link.run), *forks, *proofs.findings(link)), run_id in heads, link.sha256)
     of_store = (*_unexpected(expected, {link.sha256 for link in chain.links.values()}), *proofs.of_store(anchored))
+    if wrong := tuple(verify_verdicts(place)):
+        yield Verified("verdicts", wrong)
     if of_store:
         yield Verified("store", of_store)
 

@@ -19,7 +19,7 @@ from nsfwscan.errors import BrokenRecord, PolicyError, StoreError
 from nsfwscan.location import Location
 from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, OTHERWISE, parse_policy
+from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, parse_policy
 from nsfwscan.policy.sql import columns_of, connect
 from nsfwscan.runs.previous import LISTED, PreviousRun
 from nsfwscan.runs.run import read_records, runs_of
@@ -33,6 +33,7 @@ _BUILT_IN = {
     GUARD: "built in: a row without a score is never allowed",
     ILLEGAL: "built in: in an illegal bank, and no rule escalates it",
     BLOCKED: "built in: in a block bank, and no rule may decide it",
+    **{rule: f"built in: people's verdict is {verdict}, and no true rule names it" for verdict, rule in JUDGED.items()},
     OTHERWISE: "no rule is true",
 }
 _SHOWN = (
@@ -44,6 +45,8 @@ _SHOWN = (
     "filtered_by",
     "sha256",
     "duplicate_of",
+    "verdict",
+    "appeals",
 )
 _MATCH = ("match_bank", "match_kind", "match_id", "match_hash", "match_distance")
 

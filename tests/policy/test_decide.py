@@ -759,12 +759,12 @@ def test_only_the_columns_that_are_asked_for_are_needed() -> None:
     """A replay reads no others; the same decisions come of them."""
     rows = scored(0.95, 0.5, None)
     for rules, columns in (
-        ([BLOCK], ["filtered_by", "nsfw_score", "match_kind"]),
+        ([BLOCK], ["filtered_by", "nsfw_score", "match_kind", "verdict"]),
         (
             [{**BLOCK, "when": "SCORE_PORN > 0.5 or \"label\" = 'x'"}],
-            ["filtered_by", "label", "nsfw_score", "score_porn", "match_kind"],
+            ["filtered_by", "label", "nsfw_score", "score_porn", "match_kind", "verdict"],
         ),
-        ([{**BLOCK, "sample": 0.5}], ["uri", "filtered_by", "nsfw_score", "match_kind"]),
+        ([{**BLOCK, "sample": 0.5}], ["uri", "filtered_by", "nsfw_score", "match_kind", "verdict"]),
         ([{**BLOCK, "when": "COLUMNS('nsfw_score') > 0.5"}], VISIBLE.names),
     ):
         decide = decider(*rules)
@@ -778,3 +778,48 @@ def test_what_rules_match_is_seen_whatever_stands_before_them() -> None:
         scored(0.95, 0.5, None)
     )
     assert found.tolist() == [[True, True, True], [False, True, True], [False, False, True]]
+
+
+# What people decided
+
+ANY = {"name": "any", "when": "nsfw_score >= 0", "decision": "review", "queue": "adult"}
+NAMING = {"name": "named", "when": "verdict = 'remove' and appeals > 0", "decision": "review", "queue": "appeals"}
+
+
+def test_what_people_decided_holds() -> None:
+    """Whatever the rules, the score and the banks say; but for an illegal match, and where a true rule names the verdict."""
+    decide = decider(ANY, NAMING)
+    found = decide(
+        table(
+            {"nsfw_score": 0.9, "verdict": "approve"},
+            {"verdict": "approve"},  # a person looked at it, though no model did
+            {"status": "decode_error", "verdict": "approve"},
+            {"nsfw_score": 0.9, "verdict": "approve", "match_kind": "block"},
+            {"nsfw_score": 0.9, "verdict": "approve", "filtered_by": "icon"},
+            {"nsfw_score": 0.1, "verdict": "remove"},
+            {"match_kind": "allow", "verdict": "remove"},
+            {"nsfw_score": 0.1, "verdict": "escalate"},
+            {"nsfw_score": 0.1, "verdict": "disputed"},
+        )
+    ).to_pylist()
+    said = [(row["decision"], row["rule"], row["queue"], row["skill"], row["decided_by"]) for row in found]
+    approved, removed = (
+        ("allow", "verdict-approve", None, None, "person"),
+        ("block", "verdict-remove", None, None, "person"),
+    )
+    lead = [("escalate", f"verdict-{word}", "escalate", "lead", "person") for word in ("escalate", "disputed")]
+    assert said == [approved] * 5 + [removed] * 2 + lead
+    others = table(
+        {"nsfw_score": 0.1, "verdict": "remove", "appeals": 1},
+        {"nsfw_score": 0.1, "verdict": "approve", "match_kind": "illegal"},
+        {"nsfw_score": 0.1},
+        {"nsfw_score": 0.1, "verdict": "no such word"},
+    )
+    assert [rule for _, rule, _ in decided(decide, others)] == ["named", ILLEGAL, "any", "any"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_let_people_decide(name: str) -> None:
+    """No preset names the verdict, so that what people decided holds under each."""
+    rows = table({"nsfw_score": 0.99, "verdict": "approve"}, {"nsfw_score": 0.0, "verdict": "remove"})
+    assert [d for d, *_ in decided(Decider(load_policy(name)), rows)] == ["allow", "block"]

@@ -100,6 +100,10 @@ def test_an_item_has_what_a_reviewer_needs(tmp_path: Path) -> None:
                 "by": "uri",
             }
         ],
+        "verdict": None,
+        "verdict_at": None,
+        "appeals": None,
+        "near_verdicts": None,
         "context": {"age": 3},
         "scanned_at": None,
     }

@@ -350,7 +350,7 @@ def test_memory_does_not_grow_with_the_report(tmp_path: Path, old: str, new: str
     assert {rows.num_rows for rows in seen} == {10, 5} and sum(rows.num_rows for rows in seen) == 60
     assert set(seen[0].column_names) == {
         *("uri", "decision", "queue", "skill", "shield", "severity"),
-        *("nsfw_score", "status", "filtered_by", "match_kind"),
+        *("nsfw_score", "status", "filtered_by", "match_kind", "verdict"),
     }
 
 

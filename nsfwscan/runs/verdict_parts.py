@@ -1,0 +1,62 @@
+"""Say in `run.json` which files of verdicts a run knew, and check that those which runs named are there, unchanged.
+
+Each run names the files that no run before it names, so that all runs together name all files that were there at a
+commit, and a file that was removed is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from nsfwscan.errors import BrokenRecord
+from nsfwscan.runs.finding import Finding, damaged, tampered
+from nsfwscan.runs.record import Json, RunRecord, VerdictsRecord
+from nsfwscan.runs.run import Run, runs_of
+from nsfwscan.storage.store import Store
+from nsfwscan.verdicts.kept import FOLDER, part_names, read_part
+from nsfwscan.verdicts.standing import Standing
+
+_AT_ONCE = 16
+
+
+def verdicts_record(store: Store, verdicts: Standing) -> Json | None:
+    """Return the section of `run.json`; None where the store has no verdicts."""
+    if not verdicts.parts:
+        return None
+    named = set(_named(store))
+    new = tuple(part for part in verdicts.parts if part not in named)
+    record = VerdictsRecord(
+        contents=verdicts.contents.num_rows, parts=len(verdicts.parts), sha256=verdicts.digest, new=new
+    )
+    return record.model_dump(mode="json")
+
+
+def verify_verdicts(store: Store) -> Iterator[Finding]:
+    """Yield what is wrong with the files of verdicts of a store."""
+    there, named = part_names(store), _named(store)
+    for part in there:
+        try:
+            read_part(store, part, ["id"])
+        except BrokenRecord as error:
+            yield tampered(f"{FOLDER}/{part}.parquet {error.reason}")
+    for part in sorted(named.keys() - set(there)):
+        yield damaged(f"{FOLDER}/{part}.parquet: absent, although run {named[part]} knew it; it held verdicts")
+    for name in sorted(store.names(FOLDER)):
+        if name.removesuffix(".parquet") not in there:
+            yield damaged(f"{FOLDER}/{name}: no file of verdicts; readers pass over it")
+
+
+def _named(store: Store) -> dict[str, str]:
+    """Return the files that runs name, pruned ones too, each with the run."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        records = [record for record in threads.map(_record, runs_of(store)) if record is not None and record.verdicts]
+    return {part: record.run_id for record in records for part in (record.verdicts.new if record.verdicts else ())}
+
+
+def _record(run: Run) -> RunRecord | None:
+    """Return the record of a run; None where it was not committed, or is broken, which is told where it is verified."""
+    try:
+        return run.record()
+    except BrokenRecord:
+        return None
