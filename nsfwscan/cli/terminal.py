@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.differences import describe_difference
+from nsfwscan.runs.drift import describe_drift
 from nsfwscan.runs.finding import Kind
 from nsfwscan.runs.golden import describe_golden
 from nsfwscan.runs.overview import Overview
@@ -53,6 +54,7 @@ def describe_scan(result: ScanResult) -> str:
         *_banks(record),
         *(f"  {subject:<10} {sentence}" for subject, sentence in describe_effects(record)),
         *([f"  golden     {printable(describe_golden(record.golden))}"] if record.golden else []),
+        *(f"  stands out {printable(said)}" for said in describe_drift(record.drift)),
         *_truth(summary.truth, record.plan.truth),
         *describe_since(record),
         *_errors(summary.errors),

@@ -26,6 +26,7 @@ from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, Ou
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.changes import CAUSES
+from nsfwscan.runs.drift import LEAST_NIGHTS, LEAST_ROWS, NIGHTS, describe_drift
 from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
 from nsfwscan.runs.golden import describe_golden
 from nsfwscan.runs.plan import PlanAction
@@ -182,6 +183,7 @@ def render_summary(record: RunRecord) -> str:
         counts=_tables(summary),
         bars=_bars(summary.nsfw_score_histogram),
         ticks=_ticks(max(summary.nsfw_score_histogram, default=0)),
+        drift_limits=(LEAST_NIGHTS, LEAST_ROWS, NIGHTS),
         errors_open=_ERRORS_OPEN,
         files_open=_LISTED_OPEN,
     )
@@ -317,6 +319,8 @@ def _steps(record: RunRecord) -> Iterator[Step]:
         yield Step("bad", "Too many images could not be read", text)
     if record.golden is not None:
         yield Step("bad" if record.golden.drifted else "info", "Golden set", describe_golden(record.golden))
+    for said in describe_drift(record.drift):
+        yield Step("warn", "This night stands out", f"{said[0].upper()}{said[1:]}. Other uploads, or other software?")
     yield from _flagged_step(record)
     for status, count in summary.status.items():
         if status in _REMEDIES:

@@ -39,6 +39,8 @@ from nsfwscan.runs.changes import (
     deleted_among,
     outcome_differs,
 )
+from nsfwscan.runs.drift import FOLDER as DRIFT
+from nsfwscan.runs.drift import Night, compare, earlier_nights
 from nsfwscan.runs.duplicates import Duplicates, find_duplicates
 from nsfwscan.runs.effects import Cascade, Costs
 from nsfwscan.runs.escalations import select_escalations
@@ -46,7 +48,7 @@ from nsfwscan.runs.false_positives import is_false_positive, select_false_positi
 from nsfwscan.runs.known_illegal import FOLDER, KnownIllegal, contents_of, once
 from nsfwscan.runs.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.runs.previous import PreviousReports
-from nsfwscan.runs.record import FileRecord
+from nsfwscan.runs.record import DriftRecord, FileRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary
@@ -86,6 +88,8 @@ class Report:
     """`duplicates.Found` as JSON types, and `reused`: copies that the model did not see again."""
     costs: Costs = field(default_factory=Costs)
     cascade: Cascade = field(default_factory=Cascade)
+    night: Night = field(default_factory=Night)
+    drift: tuple[DriftRecord, ...] = ()
     sandbox: Counter[str] = field(default_factory=Counter)
     """Decoded files by the layers of the sandbox."""
     known: dict[str, Any] | None = None
@@ -128,7 +132,7 @@ def write_report(
         BalanceError: a listed object lacks its row, or has two.
         StoreError: the store fails.
     """
-    report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows))
+    report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows), night=Night(config.source.uris))
     report.balance.repeated = plan.repeated
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         facts = _facts(previous, behind, decider)
@@ -139,6 +143,7 @@ def write_report(
             for part in plan.ranges:
                 commit.write(part, duplicates.rows(part.number), duplicates)
         commit.write_known()
+        commit.write_drift()
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
     report.files.sort(key=lambda file: not file.path.startswith("report/"))
     report.balance.settle()
@@ -285,6 +290,7 @@ class _Commit:
         self._write_false_positives(part, shown)
         self.report.summary.add(rows, false_positives)
         self.report.cascade.add(rows)
+        self.report.night.add(rows)
         for shadow in self.report.shadows:
             shadow.add(rows)
 
@@ -345,6 +351,13 @@ class _Commit:
         if known.num_rows:
             self._write(FOLDER, Range(0, (), None), known)
         self.report.known = self.known.as_json(known.num_rows)
+
+    def write_drift(self) -> None:
+        """Write what the run looked at by source, and compare it with earlier nights."""
+        found = self.report.night.as_table()
+        if found.num_rows:
+            self._write(DRIFT, Range(0, (), None), found)
+            self.report.drift = tuple(compare(self.report.night.counts, earlier_nights(self.run.store)))
 
     def _write_changes(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:

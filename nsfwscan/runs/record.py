@@ -266,6 +266,26 @@ class GoldenRecord(_Section):
     accepted_by: str | None
 
 
+class DriftRecord(_Section):
+    """How far the rows that a run looked at are from those of the nights before it; see `runs/drift.py`."""
+
+    source: str
+    measure: str
+    """`score`, `decision`, `format`, `size` or `error`."""
+    rows: Count
+    nights: Count
+    """Earlier nights that it was compared with."""
+    psi: float | None = _OPTIONAL
+    """Population stability index against all of them together, in nats."""
+    distance: float | None = _OPTIONAL
+    """Jensen-Shannon divergence from all of them together, in bits."""
+    usual: float | None = _OPTIONAL
+    """The largest such distance of one of these nights from all others; None: there are too few."""
+    stands_out: bool = False
+    most_changed: str | None = _OPTIONAL
+    """The value whose share changed most."""
+
+
 class KnownIllegalRecord(_Section):
     """Known illegal contents, counted; see `runs/known_illegal.py`."""
 
@@ -649,6 +669,8 @@ class RunRecord(_Section):
     """Absent where nothing was pinned, and in records of older versions."""
     golden: GoldenRecord | None = _OPTIONAL
     """Absent where the run had no golden set."""
+    drift: tuple[DriftRecord, ...] = ()
+    """By source and measure; empty where the run looked at nothing."""
     known_illegal: KnownIllegalRecord
     verdicts: VerdictsRecord | None = _OPTIONAL
     """Absent where the store had none, and in records of older versions."""

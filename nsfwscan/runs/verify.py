@@ -30,7 +30,7 @@ from nsfwscan.runs.view_rows import miscounted
 from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, Accounted, BankKind, as_schema
 from nsfwscan.storage.store import from_parquet
 
-_FOLDERS = ("report", VIEWS, "false_positives", "escalations", "changes", "known_illegal")
+_FOLDERS = ("report", VIEWS, "false_positives", "escalations", "changes", "known_illegal", "drift")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 """Columns that the summary counts, and that `verify` counts again in a snapshot."""
 

@@ -78,6 +78,7 @@ def record_of(
         "plan": plan.counts,
         "previous_runs": plan.previous_runs,
         "changes": {**_counted(report.changes, Change), "causes": _counted(report.causes, Cause, some=True)},
+        "drift": [one.model_dump(mode="json") for one in report.drift],
         "known_illegal": report.known,
         "verdicts": verdicts_record(run.store, report.verdicts),
         "balance": report.balance.as_dict(),

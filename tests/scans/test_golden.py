@@ -137,3 +137,22 @@ def test_a_set_that_cannot_be_used_stops_the_run_at_once(media: Path, tmp_path: 
         scan(media, tmp_path / "set", tmp_path / "reports", "n2")
     with pytest.raises(ConfigError, match="no golden set whose drift could be accepted"):
         night(media, tmp_path / "reports", "n3", golden={"accept": "why not"})
+
+
+def test_each_night_counts_what_it_looked_at(media: Path, tmp_path: Path) -> None:
+    first, _ = night(media, tmp_path / "reports", "n1")
+    picture(media / "new.png", 9)
+    second, _ = night(media, tmp_path / "reports", "n2")
+    counted = [
+        sum(row["rows"] for row in pq.read_table(f"{one.uri}/{file.path}").to_pylist() if row["measure"] == "format")
+        for one in (first, second)
+        for file in one.record.files_in("drift")
+    ]
+    assert counted == [3, 1]
+    assert {(one.measure, one.nights, one.stands_out) for one in second.record.drift} == {
+        (measure, 0, False) for measure in ("score", "decision", "format", "size", "error")
+    }
+    assert "Beside earlier nights" in Path(second.uri, "summary.html").read_text()
+    (tmp_path / "reports/runs/n1" / first.record.files_in("drift")[0].path).write_bytes(b"damaged")
+    third, _ = night(media, tmp_path / "reports", "n3")
+    assert third.record.drift == (), "it looked at nothing"
