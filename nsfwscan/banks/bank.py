@@ -27,6 +27,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nsfwscan.banks import entries, formats, hashes
+from nsfwscan.banks.confirmed import MARK
 from nsfwscan.banks.entries import refused
 from nsfwscan.banks.formats import Lines, lines_of
 from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, plain_hex
@@ -231,6 +232,7 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
         with reading, tempfile.TemporaryDirectory(dir=home, prefix=".reading-") as scratch:
             copy = Path(scratch, "file")
             content = _copied(config.uri, storage, copy)
+            _check_kind(config, copy)
             spec = BankSpec(config, content, {})
             with FileLock(f"{spec.folder}.lock"):
                 if not _is_whole(spec.folder):
@@ -253,6 +255,17 @@ def _copied(uri: str, storage: StorageConfig, to: Path) -> str:
             digest.update(block)
             copy.write(block)
     return digest.hexdigest()
+
+
+def _check_kind(config: BankConfig, copy: Path) -> None:
+    """Raise BankError for a bank that people made from their verdicts, where it is given as one of another kind: above
+    all as `illegal`, which is never one person's word."""
+    with copy.open("rb") as file:
+        line = file.readline(_COPIED)
+    if line.startswith(MARK) and (kind := json.loads(line)["confirmed_as"]) != config.kind:
+        raise BankError(
+            f"{config.uri} was confirmed as a bank of kind {kind} (`nsfwscan banks`): it cannot be {config.kind}"
+        )
 
 
 def _check_usable(spec: BankSpec) -> None:

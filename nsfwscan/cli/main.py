@@ -42,8 +42,10 @@ from nsfwscan.cli.demo import demo
 from nsfwscan.cli.diff import diff
 from nsfwscan.cli.json_text import pins_json, print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.models import models
+from nsfwscan.cli.own_banks import banks
 from nsfwscan.cli.pin_text import describe_pins
 from nsfwscan.cli.policy import policy
+from nsfwscan.cli.quarantine import quarantine
 from nsfwscan.cli.queues import queues
 from nsfwscan.cli.retention import hold, prune
 from nsfwscan.cli.terminal import (
@@ -655,12 +657,14 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
         sys.exit(0 if healthy else 1)
 
 
+main.add_command(banks)
 main.add_command(demo)
 main.add_command(hold)
 main.add_command(diff)
 main.add_command(models)
 main.add_command(policy)
 main.add_command(prune)
+main.add_command(quarantine)
 main.add_command(queues)
 main.add_command(verdicts)
 main.add_command(why)

@@ -1,8 +1,10 @@
 """Select false positives from decided report rows: safe images labelled NSFW, confirmed or only suspected.
 
-`confirmed`: the ground truth is neutral and the label is an NSFW category. `suspected`: no truth is known, and the row
-contradicts itself: it is flagged, not by a hash bank, although its label is safe. Suspected rows never count as
-confirmed. An illegal match is never selected. The commit copies the images, on request.
+`confirmed`: the ground truth is neutral and the label is an NSFW category; or people approved what the label calls
+NSFW, and no other truth is known. `suspected`: no truth is known, and the row contradicts itself: it is flagged, not by
+a hash bank or by people, although its label is safe. Suspected rows never count as confirmed. What people said counts
+in no rate: they saw what queues sent them, not a sample. An illegal match is never selected. The commit copies the
+images, on request.
 """
 
 from __future__ import annotations
@@ -11,7 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, REPORT_SCHEMA, BankKind, Category, score_column
+from nsfwscan.schema import (
+    FLAGGED,
+    NSFW_CATEGORIES,
+    REPORT_SCHEMA,
+    BankKind,
+    Category,
+    StandingVerdict,
+    score_column,
+)
 
 _SAFE_LABELS = sorted(set(Category) - NSFW_CATEGORIES)
 _KEPT = (
@@ -19,6 +29,7 @@ _KEPT = (
     "object_id",
     "sha256",
     "truth",
+    "verdict",
     "label",
     "confidence",
     "nsfw_score",
@@ -36,7 +47,7 @@ _RANKED = pa.list_(pa.struct([("category", pa.string()), ("score", pa.float32())
 
 FALSE_POSITIVE_SCHEMA = pa.schema(
     [
-        pa.field("kind", pa.string(), metadata={"doc": "`confirmed` by truth, or only `suspected`"}),
+        pa.field("kind", pa.string(), metadata={"doc": "`confirmed` by truth or people, or only `suspected`"}),
         pa.field("reason", pa.string(), metadata={"doc": "why the row is here, for a person"}),
         *(REPORT_SCHEMA.field(name) for name in _KEPT),
         pa.field(
@@ -67,10 +78,12 @@ def select_false_positives(report: pa.Table) -> pa.Table:
 
     The table has `FALSE_POSITIVE_SCHEMA`; its `image` is null.
     """
-    confirmed = pc.fill_null(report["false_positive"], False)
+    approved = pc.and_(pc.is_null(report["truth"]), pc.equal(report["verdict"], str(StandingVerdict.APPROVE)))
+    nsfw = pc.is_in(report["label"], pa.array(sorted(NSFW_CATEGORIES)))
+    confirmed = pc.or_(pc.fill_null(report["false_positive"], False), pc.fill_null(pc.and_(approved, nsfw), False))
     flagged = pc.is_in(report["decision"], pa.array(sorted(FLAGGED)))
     contradicts = pc.and_(flagged, pc.is_in(report["label"], pa.array(_SAFE_LABELS)))
-    by_model = pc.is_null(report["match_kind"])
+    by_model = pc.and_(pc.is_null(report["match_kind"]), pc.is_null(report["verdict"]))
     suspected = pc.and_(pc.and_(pc.is_null(report["truth"]), contradicts), by_model)
     shown = pc.fill_null(pc.not_equal(report["match_kind"], str(BankKind.ILLEGAL)), True)
     wanted = pc.and_(shown, pc.or_(confirmed, suspected))
@@ -79,7 +92,7 @@ def select_false_positives(report: pa.Table) -> pa.Table:
     columns = {
         "kind": pa.array(["confirmed" if c else "suspected" for c in rows["confirmed"].to_pylist()], pa.string()),
         "reason": pa.array(
-            [_reason(row) for row in rows.select(["confirmed", "label", "decision"]).to_pylist()], pa.string()
+            [_reason(row) for row in rows.select(["confirmed", "truth", "label", "decision"]).to_pylist()], pa.string()
         ),
         "ranked": _ranked(rows),
         "image": pa.nulls(rows.num_rows, pa.string()),
@@ -89,6 +102,8 @@ def select_false_positives(report: pa.Table) -> pa.Table:
 
 
 def _reason(row: dict[str, str]) -> str:
+    if row["confirmed"] and row["truth"] is None:
+        return f"people approved it, the label is {row['label']}"
     if row["confirmed"]:
         return f"truth is neutral, the label {row['label']}"
     return f"decided {row['decision']} although the label is {row['label']}; no truth is known"
