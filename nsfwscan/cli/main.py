@@ -40,6 +40,7 @@ from nsfwscan.cli.console import (
 )
 from nsfwscan.cli.demo import demo
 from nsfwscan.cli.diff import diff
+from nsfwscan.cli.history import history
 from nsfwscan.cli.json_text import pins_json, print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.models import models
 from nsfwscan.cli.own_banks import banks
@@ -661,6 +662,7 @@ main.add_command(banks)
 main.add_command(demo)
 main.add_command(hold)
 main.add_command(diff)
+main.add_command(history)
 main.add_command(models)
 main.add_command(policy)
 main.add_command(prune)

@@ -1,0 +1,50 @@
+"""`nsfwscan history`: the page over all nights of a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import BrokenRecord
+from nsfwscan.reports.history import render_history
+from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.run import Run, runs_of
+from nsfwscan.storage.output import Output
+from nsfwscan.storage.store import Store
+from nsfwscan.text import plural
+
+
+@click.command()
+@click.argument("store")
+@click.option(
+    "--out", required=True, metavar="PAGE", help="The page (HTML): a file, one in a store, or - for standard output."
+)
+@storage_options
+def history(store: str, out: str, **options: Any) -> None:
+    """Write one page over all nights of a report STORE.
+
+    Volumes, the share that is flagged, what reached people, time and cost, the policies with their thresholds, the
+    models, what was changed when, and which nights stood out.
+    """
+    with exit_codes(Console(stderr=True), verbose=False):
+        storage = StorageConfig.of(given_options(options))
+        page = Output.given(out, storage, "--out", stdout=True)
+        place = Store.at(store, storage)
+        records = list(filter(None, map(_record, runs_of(place))))
+        scans = sum(record.kind == "scan" for record in records)
+        with page.appearing() as file:
+            file.write_text(render_history(place.uri, records), encoding="utf-8")
+        echo(f"{plural(scans, 'scan')}: {page}", err=page.is_stdout)
+
+
+def _record(run: Run) -> RunRecord | None:
+    """Return the record of a run that was committed, pruned ones included."""
+    try:
+        return run.record() if run.is_committed() or run.pruned() else None
+    except BrokenRecord as error:
+        complain(f"run {run.run_id} is left out: {error}")
+        return None

@@ -1,0 +1,70 @@
+"""The page over all nights: each scan once, what changed between them, and nothing that a name could do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nsfwscan.cli.main import main
+from tests.scans.test_nightly import night, picture
+
+STRICT = """
+name: strict
+version: "1"
+thresholds: {explicit: 0.25}
+rules: [{name: all, when: "nsfw_score >= 0 AND nsfw_score < 2", decision: review, queue: adult, shield: blur, severity: 2}]
+otherwise: {decision: allow}
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three nights over a folder with a hostile name: the second with another policy, the third pruned of its files."""
+    root = tmp_path_factory.mktemp("history")
+    media = root / "<b onclick='x'>media"
+    for number in range(3):
+        picture(media / f"{number}.png", number, size=(16, 16))
+    (root / "policy.yaml").write_text(STRICT)
+    night(media, root / "reports", "n1")
+    night(media, root / "reports", "n2", policy=str(root / "policy.yaml"))
+    night(media, root / "reports", "n3")
+    return root / "reports"
+
+
+def test_it_has_each_night_with_what_changed(store: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["history", str(store), "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "page.html").read_text()
+    assert re.findall(r'<th scope="row">(n\d)</th><td>\d', page) == ["n3", "n2", "n1"], "the newest first"
+    assert "n2: 3</title>" in page and "n1: 0</title>" in page, "three objects for people in the second night"
+    assert "strict@" in page and "explicit 0.25" in page
+    assert "<b onclick" not in page and "<script" not in page
+
+
+def test_to_standard_output_it_is_the_page_alone(store: Path) -> None:
+    done = CliRunner().invoke(main, ["history", str(store), "--out", "-"])
+    assert done.stdout.startswith("<!DOCTYPE html>") and done.stdout.rstrip().endswith("</html>")
+    assert done.stderr == "3 scans: standard output\n"
+
+
+def test_a_broken_record_is_left_out_aloud(store: Path, tmp_path: Path) -> None:
+    broken = store / "runs" / "n9"
+    broken.mkdir()
+    (broken / "_SUCCESS").touch()
+    (broken / "run.json").write_text("{")
+    try:
+        done = CliRunner().invoke(main, ["history", str(store), "--out", str(tmp_path / "page.html")])
+    finally:
+        for file in broken.iterdir():
+            file.unlink()
+        broken.rmdir()
+    assert done.exit_code == 0 and "run n9 is left out" in done.stderr and "3 scans" in done.stdout
+
+
+def test_a_store_without_a_scan_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(main, ["history", str(tmp_path / "empty"), "--out", "-"])
+    assert "No scan is committed in this store." in done.stdout
