@@ -356,7 +356,7 @@ def _drawings() -> Iterator[Item]:
 
 
 def _uploads_formats() -> Iterator[Item]:
-    """Yield one small photograph in each readable format."""
+    """Yield one small photograph in each readable format, and a vector drawing."""
     image = _photo("chelsea.png", (225, 150))
     rows: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         ("cat.jpg", "JPEG", {"quality": 85}, "Plain baseline JPEG."),
@@ -370,9 +370,18 @@ def _uploads_formats() -> Iterator[Item]:
         ("cat.tiff", "TIFF", {"compression": "tiff_lzw"}, "TIFF with LZW compression."),
     )
     yield from _pictures(f"{UPLOADS}/formats", ((name, image, fmt, options, note) for name, fmt, options, note in rows))
+    yield _good(f"{UPLOADS}/formats/icon.svg", _SVG, "SVG", (1024, 768), "A vector drawing.")
     heic = _encode_heic(image)
     if heic is not None:
         yield _good(f"{UPLOADS}/formats/cat.heic", heic, "HEIF", image.size, "HEIC as phones write it.")
+
+
+_SVG = b"""<?xml version="1.0"?>
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 24">
+  <rect width="32" height="24" fill="#9cf"/><path d="M2 22 12 6l6 9 4-5 8 12z" fill="#593"/>
+  <circle cx="25" cy="6" r="3" fill="#fd3"/>
+</svg>
+"""
 
 
 def _encode_heic(image: Image.Image) -> bytes | None:
@@ -563,7 +572,6 @@ def _uploads_duplicates() -> Iterator[Item]:
 
 # --- broken: damaged or no pictures at all --------------------------------------------------------------------------
 
-_SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="4"/></svg>\n'
 _PDF = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n"
 _HTML = b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not found</body></html>\n"
 _MP4 = struct.pack(">I4s4sI4s4sI4s", 24, b"ftyp", b"M4A ", 0x200, b"M4A ", b"mp42", 8, b"mdat")
@@ -574,7 +582,6 @@ def _broken_unsupported() -> Iterator[Item]:
     rows: tuple[tuple[str, bytes, str], ...] = (
         ("empty.jpg", b"", "No bytes at all."),
         ("notes.jpg", b"This is a note, not a picture.\n", "Text under the extension of a JPEG."),
-        ("icon.svg", _SVG, "A vector drawing."),
         ("document.pdf", _PDF, "The beginning of a PDF."),
         ("album.zip", _zip_of_text(), "A zip archive."),
         ("not_found.html", _HTML, "A web page."),

@@ -25,6 +25,7 @@ from nsfwscan.execution.deadline import NEVER, Deadline
 from nsfwscan.execution.layout import Needs
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.images.formats.containers import videos_are_decoded
+from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.registry import weights_bytes
 from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_columns
@@ -127,7 +128,9 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     filtering: list[Any] = [rules.threshold, rules.icon_pixels, rules.audit_sample, rules.seed, pixels]
     return {
         "scoring": digest_of(scoring),
-        "decoding": digest_of([PIXELS_VERSION, config.decode.plugins, *(["video"] if videos_are_decoded() else [])]),
+        "decoding": digest_of(
+            [PIXELS_VERSION, FORMATS, config.decode.plugins, *(["video"] if videos_are_decoded() else [])]
+        ),
         "filtering": digest_of(None if light is None else [*filtering, _behind(light, rules.prefilter)]),
     }
 

@@ -10,11 +10,14 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from PIL import Image
 
 from nsfwscan.images.formats.registry import plugin_of, register_formats
+from nsfwscan.images.formats.svg import SvgFile
+from nsfwscan.images.srgb import to_srgb
 
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 """Formats whose frames have times; those of the others are pages."""
@@ -50,7 +53,7 @@ def frames_of(data: bytes, name: str) -> Iterator[Frame]:
         name: its format, as the registry names it, or MPO.
     """
     at_s = 0.0
-    walked = _gif_frames(data) if name == "GIF" else _pillow_frames(data, name)
+    walked = _FRAMES[name](data) if name in _FRAMES else _pillow_frames(data, name)
     for index, (image, shown_s) in enumerate(_until_damage(walked)):
         timed = name in ANIMATED
         yield Frame(index, at_s if timed else None, shown_s if timed else None, image)
@@ -83,6 +86,16 @@ def _pillow_frames(data: bytes, name: str) -> Iterator[tuple[Image.Image, float]
         yield image, max(0.0, float(image.info.get("duration") or 0)) / 1000
 
 
+def _svg_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
+    """Yield the drawing, then each picture within it: the drawing may cover it, or show it small."""
+    drawing = SvgFile(io.BytesIO(data), "")
+    drawing.load()
+    yield drawing, 0.0
+    for picture in drawing.pictures():
+        with suppress(OSError, SyntaxError, ValueError):  # one that is damaged says nothing of the next
+            yield to_srgb(picture), 0.0
+
+
 def _gif_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
     """Yield the frames of a GIF on a transparent canvas. Pillow fills what no frame covers with the background colour,
     which browsers ignore."""
@@ -97,6 +110,9 @@ def _gif_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
             canvas = before
         elif found.disposal == _CLEAR:
             canvas.paste((0, 0, 0, 0), (found.left, found.top, found.left + image.width, found.top + image.height))
+
+
+_FRAMES = {"GIF": _gif_frames, "SVG": _svg_frames}
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ def test_building_twice_in_one_place_rewrites_only_what_changed(tmp_path: Path) 
 def test_pillow_agrees_with_each_good_object(store: Store) -> None:
     """Pillow's own reading of each 'ok' object has the declared format, frames, displayed size and EXIF texts."""
     for demo, path in store.with_status("ok"):
+        if demo.format == "SVG":  # which Pillow does not read
+            continue
         with Image.open(path) as image:
             assert (image.format, getattr(image, "n_frames", 1)) == (demo.format, demo.frames), demo.path
             exif = image.getexif()
@@ -122,7 +124,7 @@ def test_the_bomb_has_a_valid_header_and_is_refused(store: Store, monkeypatch: p
 
 def test_each_kind_is_there(store: Store) -> None:
     """The store holds each format, each status, both classes, large pictures, and stays small as a whole."""
-    formats = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"} | ({"HEIF"} if HAS_HEIF else set())
+    formats = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "SVG"} | ({"HEIF"} if HAS_HEIF else set())
     assert {demo.format for demo in store.objects if demo.status == "ok"} == formats
     assert {demo.status for demo in store.objects} == {"ok", "unsupported", "decode_error", "too_large"}
     many = {demo.format for demo in store.objects if (demo.frames or 0) > 1}
@@ -140,6 +142,8 @@ def test_each_pixel_mode_is_there(store: Store) -> None:
     """The good objects cover colour, grey, CMYK, palette, one-bit, 16-bit and transparent pixels."""
     modes = set()
     for demo, path in store.with_status("ok"):
+        if demo.format == "SVG":  # which Pillow does not read
+            continue
         with Image.open(path) as image:
             modes.add((demo.format, image.mode))
     assert modes >= {

@@ -15,7 +15,7 @@ from typing import Any
 import pi_heif
 from PIL import Image
 
-from nsfwscan.images.formats import bmp, ico, jpeg, repair, tiff
+from nsfwscan.images.formats import bmp, ico, jpeg, repair, svg, tiff
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Format:
         repair: yields repaired versions of a damaged file, the best one first.
         keeps_partial: whether a picture keeps what was decoded before an error.
         decoder: a decoder of our own and how its files begin; unset, Pillow's plugin decodes them.
+        claims: tells by a whole file whether it is of this format, where its beginning alone does not.
         load: loads an opened image from its whole file, faster than Pillow; returns False where it leaves it to Pillow.
     """
 
@@ -34,6 +35,7 @@ class Format:
     repair: repair.Repair
     keeps_partial: bool = False
     decoder: tuple[Callable[..., Any], Callable[[bytes], bool]] | None = None
+    claims: Callable[[bytes], bool] | None = None
     load: Callable[[Image.Image, bytes], bool] | None = None
 
     @property
@@ -54,6 +56,7 @@ READ = {
         Format("TIFF", repair.as_it_is, keeps_partial=True, decoder=(tiff.TiffFile, tiff.accepts)),
         Format("AVIF", repair.boxed),
         Format("HEIF", repair.boxed),
+        Format("SVG", repair.nothing, decoder=(svg.SvgFile, svg.accepts), claims=svg.claims),
     )
 }
 """By their names. PSD, EPS, FITS, JPEG 2000 and the like are left out for their security history."""
@@ -87,6 +90,7 @@ def claimed_format(data: bytes, formats: Sequence[str]) -> str | None:
     """Return the first of the formats whose signature a file begins with."""
     for name in formats:
         _, accepts = Image.OPEN.get(plugin_of(name), (None, None))
-        if accepts is not None and accepts(data[:16]) is True:
+        claims = READ[name].claims if name in READ else None
+        if accepts is not None and accepts(data[:16]) is True and (claims is None or claims(data)):
             return name
     return None

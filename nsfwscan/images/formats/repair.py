@@ -50,6 +50,11 @@ def as_it_is(data: bytes) -> Iterator[Repaired]:
     yield Repaired(data, data)
 
 
+def nothing(_: bytes) -> Iterator[Repaired]:
+    """Yield nothing: browsers show nothing of it either."""
+    yield from ()
+
+
 def bmp(data: bytes) -> Iterator[Repaired]:
     """Fill up a BMP; the decoder takes zeros for what is missing. Rows go upwards unless the height is negative."""
     upwards = data[25:26] < b"\x80" or data[14:15] == b"\x0c"
