@@ -228,6 +228,20 @@ MATCH_COLUMNS = [
     ),
     _column("match_hash", pa.string(), "which hash was found there: `sha256`, `md5` or `pdq`"),
     _column("match_distance", pa.int32(), "bits in which the hashes differ; 0 for `sha256` and `md5`"),
+    _column("match_view", pa.int32(), "of several views, the frame or page that is in the bank, from 0; else null"),
+    _column("match_at_s", pa.float64(), "seconds from the beginning until that frame; null where it has no time"),
+    _column("match_pdq", pa.string(), "PDQ hash of that frame, hex"),
+    _column(
+        "match_share",
+        pa.float32(),
+        "share of the object's views that look like hashes of this entry (`match_id`); null for one view",
+    ),
+    _column(
+        "match_entry_share",
+        pa.float32(),
+        "share of the hashes with this `match_id`, as those of a video, that views of the object look like; null for "
+        "one view",
+    ),
 ]
 DUPLICATE_COLUMNS = [
     _column("duplicate_of", pa.string(), "the URI of the object with the same bytes whose scores these are"),
@@ -291,6 +305,8 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("nsfw_score", "confidence", *map(score_column, Category)), (0, 1)),
     "pdq_quality": (0, 100),
     "match_distance": (0, 256),
+    **dict.fromkeys(("match_share", "match_entry_share"), (0, 1)),
+    **dict.fromkeys(("match_view", "match_at_s"), (0, float("inf"))),
     "failed_decodes": (1, float("inf")),
     **dict.fromkeys(("size", "cluster_size", "cluster_places", "appeals"), (0, float("inf"))),
     **dict.fromkeys(("width", "height", "frames", "views"), (1, float("inf"))),

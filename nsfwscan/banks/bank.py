@@ -131,6 +131,17 @@ class Entries:
         places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         return np.where(self._keys[places] == wanted, places, -1)
 
+    @cached_property
+    def _shared(self) -> dict[str, int]:
+        """Ids that several hashes have, with their numbers."""
+        counts = self._ids.value_counts()
+        several = counts.filter(pc.greater(counts.field("counts"), 1))
+        return {str(one["values"]): one["counts"] for one in several.to_pylist() if one["values"]}
+
+    def number_of(self, name: str) -> int:
+        """Return how many hashes have an id: those of a video have the same one."""
+        return self._shared.get(name, 1)
+
     def id_of(self, entry: int) -> str:
         """Return the id of an entry; the hash itself where the bank gives none."""
         return str(self._ids[entry].as_py() or self.hashes[entry].tobytes().hex())

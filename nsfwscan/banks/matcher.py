@@ -1,4 +1,4 @@
-"""Match rows with banks by their stored hashes (`sha256`, `md5`, `pdq`, `pdq_quality`) alone.
+"""Match rows with banks by their stored hashes (`sha256`, `md5`, `pdq`, `pdq_quality`, those of their views) alone.
 
 Of all entries that a row matches, one counts. In this order:
 
@@ -10,12 +10,16 @@ Of all entries that a row matches, one counts. In this order:
 A `negative` bank lists known false matches. A row in one, by any hash, has no `pdq` match in `block` and `allow` banks;
 matches of its bytes and of `illegal` banks stand. A PDQ hash of lower quality than a bank asks for is not looked up
 there.
+
+Of an object with several views (`each_view`) every view is looked up, and the match says which one is in the bank. Two
+shares say how much of the object that is, as vPDQ does for videos: of its views, and of the entry's hashes. An `allow`
+bank holds only where all views are in it: one harmless frame says nothing of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,15 +29,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.banks.bank import Bank, BankSpec, open_bank
-from nsfwscan.banks.pdq_index import Found, Hashes, NearIndex
+from nsfwscan.banks.pdq_index import HASH_BYTES, Found, Hashes, NearIndex
 from nsfwscan.config import StorageConfig
-from nsfwscan.schema import MATCH_COLUMNS, BankKind
+from nsfwscan.schema import EACH_VIEW, MATCH_COLUMNS, BankKind
 
 MATCH = pa.schema(MATCH_COLUMNS)
 """Match columns; all null in a row without a match."""
 HASH_COLUMNS = ("sha256", "md5", "pdq", "pdq_quality")
 """Columns that rows are matched by."""
 _EXACT = ("sha256", "md5")
+_KNOWN_QUALITY = 100
+"""Of a hash that matched before."""
 
 Search = Callable[[int, Hashes], Found]
 """From the number of a bank and hashes to all entries within the bank's distance of each."""
@@ -53,6 +59,50 @@ class Hit:
     entry: int
     distance: int
     id: str
+    look: int = -1
+    """Number of the hash that was found by its looks (`_Looks`)."""
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """PDQ hashes of rows: those of all views, where there are several.
+
+    Attributes:
+        rows: int64 [n], ascending.
+        hashes: uint8 [n, 32].
+        qualities: int64 [n].
+        views: of each hash `index, at_s, pdq`; None where its row has no other.
+    """
+
+    rows: NDArray[np.int64]
+    hashes: Hashes
+    qualities: NDArray[np.int64]
+    views: list[dict[str, Any] | None]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _Looks:
+        """Return the hashes of a table's rows. Where only the frame is known that matched before, it is one of them."""
+        pdq, quality = table["pdq"].to_pylist(), table["pdq_quality"].to_pylist()
+        names = table.column_names
+        each = table[EACH_VIEW.name].to_pylist() if EACH_VIEW.name in names else [None] * len(pdq)
+        before = [table[name].to_pylist() for name in ("match_pdq", "match_view", "match_at_s") if name in names]
+        found: list[tuple[int, str, int, dict[str, Any] | None]] = []
+        for row, views in enumerate(each):
+            if views:
+                found += [(row, view["pdq"], view["pdq_quality"] or 0, view) for view in views if view["pdq"]]
+                continue
+            if pdq[row] is not None:
+                found.append((row, pdq[row], -1 if quality[row] is None else quality[row], None))
+            if before and before[0][row] is not None:
+                named = dict(zip(("pdq", "index", "at_s"), (column[row] for column in before), strict=True))
+                found.append((row, named["pdq"], _KNOWN_QUALITY, named))
+        rows, texts, qualities, held = zip(*found, strict=True) if found else ((), (), (), ())
+        hashes = np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, HASH_BYTES)
+        return cls(np.array(rows, np.int64), hashes, np.array(qualities, np.int64), list(held))
+
+    def of_row(self, row: int) -> range:
+        """Return the numbers of a row's hashes."""
+        return range(*np.searchsorted(self.rows, [row, row + 1]).tolist())
 
 
 class BankSet:
@@ -94,9 +144,9 @@ class BankSet:
         `near`."""
         best: dict[int, Hit] = {}
         spared = self._by_bytes(table, best)
-        if near:
-            self._by_looks(table, best, spared)
-        return self.remembered(table, self._columns(best, table.num_rows))
+        looks = _Looks.of(table) if near else None
+        said = self._by_looks(looks, best, spared) if looks is not None else {}
+        return self.remembered(table, self._columns(best, said, table.num_rows))
 
     def remembered(self, table: pa.Table, found: pa.Table) -> pa.Table:
         """Return match columns in which contents known to be illegal have the match that made them known."""
@@ -159,33 +209,59 @@ class BankSet:
                         self._take(int(rows[i]), hit, best, spared)
         return spared
 
-    def _by_looks(self, table: pa.Table, best: dict[int, Hit], spared: set[int]) -> None:
-        """Add matches by PDQ, except in `block` and `allow` banks for rows that are known false matches."""
-        rows, hashes = _hashes_in(table["pdq"])
-        qualities = np.asarray(pc.fill_null(table["pdq_quality"], -1).to_numpy())[rows]
-        found: list[tuple[int, Hit]] = []
-        for number, spec in enumerate(self.specs):
-            asked = np.flatnonzero(qualities >= spec.config.quality)
-            if not spec.entries.get("pdq") or not len(asked):
-                continue
-            distinct, which = np.unique(hashes[asked], axis=0, return_inverse=True)
-            nearest = self._nearest(number, distinct)
-            for i, place in zip(asked.tolist(), which.reshape(-1).tolist(), strict=True):
-                if (hit := nearest[place]) is not None:
-                    found.append((int(rows[i]), hit))
-        for row, hit in found:  # all false matches must be known before any match is taken
-            if self._kind(hit) == BankKind.NEGATIVE:
-                spared.add(row)
-        for row, hit in found:
-            if row not in spared or self._kind(hit) == BankKind.ILLEGAL:
-                self._take(row, hit, best, spared)
+    def _by_looks(self, looks: _Looks, best: dict[int, Hit], spared: set[int]) -> dict[int, dict[str, Any]]:
+        """Add matches by PDQ, except in `block` and `allow` banks for rows or views that are known false matches.
 
-    def _nearest(self, number: int, hashes: Hashes) -> list[Hit | None]:
-        """Return for each hash the nearest entry of a bank, of several the one with the smallest id; None where none is
-        within the bank's distance."""
+        Returns:
+            What more is to be said of the rows whose best match is one of several views.
+        """
+        found = [self._found_in(number, looks) for number in range(len(self.specs))]
+        hits = [(look, hit) for bank in found for look, hit, _ in bank]
+        false = {look for look, hit in hits if self._kind(hit) == BankKind.NEGATIVE}  # before any match is taken
+        held = [{look for look, *_ in bank} for bank in found]
+        for look, hit in hits:
+            row, kind = int(looks.rows[look]), self._kind(hit)
+            is_false = look in false or row in spared
+            if kind == BankKind.NEGATIVE or (is_false and kind != BankKind.ILLEGAL):
+                continue
+            if kind != BankKind.ALLOW or held[hit.bank].issuperset(looks.of_row(row)):
+                self._take(row, hit, best, spared)
+        of_views = {row: hit for row, hit in best.items() if hit.look >= 0 and looks.views[hit.look] is not None}
+        return {row: self._said(hit, looks, looks.of_row(row), found[hit.bank]) for row, hit in of_views.items()}
+
+    def _found_in(self, number: int, looks: _Looks) -> list[tuple[int, Hit, NDArray[np.int64]]]:
+        """Return the hashes that a bank holds: their numbers, the nearest entry of each, and all that are near it."""
+        spec = self.specs[number]
+        asked = np.flatnonzero(looks.qualities >= spec.config.quality)
+        if not spec.entries.get("pdq") or not len(asked):
+            return []
+        distinct, which = np.unique(looks.hashes[asked], axis=0, return_inverse=True)
+        nearest = self._nearest(number, distinct)
+        return [
+            (look, replace(found[0], look=look), found[1])
+            for look, place in zip(asked.tolist(), which.reshape(-1).tolist(), strict=True)
+            if (found := nearest[place]) is not None
+        ]
+
+    def _said(
+        self, hit: Hit, looks: _Looks, of_row: range, found: list[tuple[int, Hit, NDArray[np.int64]]]
+    ) -> dict[str, Any]:
+        """Return which view matches, and the shares of views and of the entry's hashes that are alike."""
+        view, entries = looks.views[hit.look] or {}, self._banks[hit.bank].entries["pdq"]
+        said = {"match_view": view["index"], "match_at_s": view["at_s"], "match_pdq": view["pdq"]}
+        if len(of_row) > 1 and all(looks.views[look] for look in of_row):
+            alike = [{place for place in near.tolist() if entries.id_of(place) == hit.id}
+                     for look, _, near in found if look in of_row]  # fmt: skip
+            said["match_share"] = sum(map(bool, alike)) / len(of_row)
+            said["match_entry_share"] = min(1.0, len(set().union(*alike)) / entries.number_of(hit.id))
+        return said
+
+    def _nearest(self, number: int, hashes: Hashes) -> list[tuple[Hit, NDArray[np.int64]] | None]:
+        """Return for each hash the nearest entry of a bank, of several the one with the smallest id, and all entries
+        within the bank's distance; None where none is."""
         ask = self._elsewhere if self._elsewhere is not None and self.specs[number].is_large else self.search
         found, entries = ask(number, hashes), self._banks[number].entries["pdq"]
-        nearest: list[Hit | None] = []
+        nearest: list[tuple[Hit, NDArray[np.int64]] | None] = []
         for start, end in zip(found.limits[:-1].tolist(), found.limits[1:].tolist(), strict=True):
             distances, places = found.distances[start:end], found.entries[start:end]
             if self.without and len(places):
@@ -197,7 +273,7 @@ class BankSet:
                 continue
             least = int(distances.min())
             name, entry = min((entries.id_of(entry), entry) for entry in places[distances == least].tolist())
-            nearest.append(Hit(number, "pdq", entry, least, name))
+            nearest.append((Hit(number, "pdq", entry, least, name), places))
         return nearest
 
     def _entry(self, hit: Hit) -> Entry:
@@ -218,12 +294,13 @@ class BankSet:
         by_looks, harmless = hit.hash == "pdq", kind == BankKind.ALLOW
         return kind != BankKind.ILLEGAL, by_looks, harmless, hit.distance, hit.bank, hit.id
 
-    def _columns(self, best: dict[int, Hit], rows: int) -> pa.Table:
+    def _columns(self, best: dict[int, Hit], said: dict[int, dict[str, Any]], rows: int) -> pa.Table:
         values: dict[str, list[Any]] = {name: [None] * rows for name in MATCH.names}
         for row, hit in best.items():
             bank, kind = self.specs[hit.bank], str(self._kind(hit))
             found = (bank.name, bank.version[:16], hit.id, kind, hit.hash, hit.distance)
-            for name, value in zip(MATCH.names, found, strict=True):
+            named = dict(zip(MATCH.names, found, strict=False)) | (said.get(row, {}) if hit.hash == "pdq" else {})
+            for name, value in named.items():
                 values[name][row] = value
         return pa.table([pa.array(values[field.name], field.type) for field in MATCH], schema=MATCH)
 

@@ -36,7 +36,16 @@ _ALWAYS = (
     "sha256",
 )
 _SEEN = ("status", "format", "width", "height", "frames", "label", "nsfw_score")
-_MATCH = ("match_bank", "match_id", "match_kind", "match_hash", "match_distance")
+_MATCH = (
+    "match_bank",
+    "match_id",
+    "match_kind",
+    "match_hash",
+    "match_distance",
+    "match_view",
+    "match_at_s",
+    "match_share",
+)
 
 
 @dataclass(frozen=True)

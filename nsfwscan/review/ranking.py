@@ -47,7 +47,16 @@ _SHOWN = (
     *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status"),
     *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by"),
     *("label", "nsfw_score", *map(score_column, Category), "signals"),
-    *("match_bank", "match_id", "match_kind", "match_hash", "match_distance"),
+    *(
+        "match_bank",
+        "match_id",
+        "match_kind",
+        "match_hash",
+        "match_distance",
+        "match_view",
+        "match_at_s",
+        "match_share",
+    ),
     *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
     *("verdict", "verdict_at", "appeals"),
 )

@@ -335,7 +335,7 @@ class ReusePolicy:
     @property
     def columns(self) -> list[str]:
         """Report columns that decide reusability, beside the object's version."""
-        asked = HASH_COLUMNS if self.banks is not None and self.banks.specs else ()
+        asked = (*HASH_COLUMNS, "match_pdq") if self.banks is not None and self.banks.specs else ()
         return [*_JUDGED, *asked]
 
     def standing(self, rows: pa.Table, record: RunRecord) -> pa.Array:

@@ -1,7 +1,8 @@
 """Look contents up in the hash banks: by digest before decoding, by PDQ before any pixel leaves the worker.
 
 An object whose digest is in an `illegal` bank loses its bytes here and is never decoded. A matched object loses its
-pixels, so that no model sees it and no object store holds it. A bank that a worker cannot get raises `BankError`.
+pixels, so that no model sees it and no object store holds it; but not one of which only some views are in a `block`
+bank: a policy may want to know of the others. A bank that a worker cannot get raises `BankError`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.models.views import is_pixels, without
-from nsfwscan.schema import BYTES, REPORT_SCHEMA, BankKind
+from nsfwscan.schema import BYTES, EACH_VIEW, REPORT_SCHEMA, BankKind
 from nsfwscan.stages.base import Stage, put
 
 
@@ -44,15 +45,16 @@ class MatchDigests(_Match):
 
 
 class MatchHashes(_Match):
-    """Looks up the PDQ hash of every object, and its digests again: both together decide."""
+    """Looks up the PDQ hashes of every object and its views, and its digests again: all together decide."""
 
     name = "match-hashes"
     needs: tuple[str, ...] = ("uri",)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the table with the match columns; matched rows have no pixels."""
+        """Return the table with the match columns; rows that are matched as a whole have no pixels."""
         found = self._banks.match(_with_hashes(table))
-        matched = pc.is_valid(found["match_kind"]).to_numpy()
+        in_part = pc.and_(pc.equal(found["match_kind"], str(BankKind.BLOCK)), pc.less(found["match_share"], 1))
+        matched = pc.and_not(pc.is_valid(found["match_kind"]), pc.fill_null(in_part, False)).to_numpy()
         for field in table.schema if matched.any() else ():
             if is_pixels(field.type):
                 table = put(table, field, without(table[field.name].combine_chunks(), matched))
@@ -62,7 +64,9 @@ class MatchHashes(_Match):
 def _with_hashes(table: pa.Table) -> pa.Table:
     """Return the hash columns; those that the pipeline does not fill are null."""
     absent = {name: pa.nulls(table.num_rows, REPORT_SCHEMA.field(name).type) for name in HASH_COLUMNS}
-    return pa.table({name: table[name] if name in table.column_names else absent[name] for name in HASH_COLUMNS})
+    hashes = {name: table[name] if name in table.column_names else absent[name] for name in HASH_COLUMNS}
+    views = {name: table[name] for name in (EACH_VIEW.name,) if name in table.column_names}
+    return pa.table(hashes | views)
 
 
 def _with_matches(table: pa.Table, found: pa.Table) -> pa.Table:

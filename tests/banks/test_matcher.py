@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.config import BankConfig, StorageConfig
-from nsfwscan.schema import REPORT_SCHEMA
+from nsfwscan.schema import EACH_VIEW, REPORT_SCHEMA
 
 Row = dict[str, Any]
 _ROW_SCHEMA = pa.schema([REPORT_SCHEMA.field(name) for name in HASH_COLUMNS])
+OF_ENTRY = ("match_bank", "match_id", "match_kind", "match_hash", "match_distance")
 SHA, MD5 = "a" * 64, "b" * 32
 
 
@@ -53,10 +54,7 @@ def rows(*given: Row) -> pa.Table:
 def matched(banks: BankSet, *given: Row, near: bool = True) -> list[tuple[Any, ...] | None]:
     found = banks.match(rows(*given), near=near)
     assert found.schema == MATCH
-    return [
-        None if row["match_bank"] is None else tuple(v for n, v in row.items() if n != "match_bank_version")
-        for row in found.to_pylist()
-    ]
+    return [None if row["match_bank"] is None else tuple(row[name] for name in OF_ENTRY) for row in found.to_pylist()]
 
 
 NOTHING = ("pdq", "f" * 64, "")
@@ -252,3 +250,59 @@ def test_any_rows_and_any_banks(banks: Callable[..., BankSet], given_banks: list
     )
     found = [m and (m[0], m[1], m[2], m[4]) for m in matched(some, *given_rows)]
     assert found == [by_hand(row, given_banks) for row in given_rows]
+
+
+OF_VIEWS = ("match_id", "match_view", "match_at_s", "match_pdq", "match_share", "match_entry_share")
+A, B, C, D, OTHER = (pdq(*range(40 * i, 40 * i + 40)) for i in range(5))
+
+
+def of_views(banks: BankSet, *objects: list[str | tuple[str, int]]) -> list[tuple[Any, ...] | None]:
+    """What matches of objects with several views say, each view a hash, or a hash and its quality."""
+    each = [
+        [{"index": 10 * i, "at_s": i / 2, "reason": "spread", "weight": 1, "pdq": h, "pdq_quality": q}
+         for i, (h, q) in enumerate((view, 90) if isinstance(view, str) else view for view in views)]
+        for views in objects
+    ]  # fmt: skip
+    table = rows(*({"pdq": views[0]["pdq"]} for views in each))
+    found = banks.match(table.append_column(EACH_VIEW, pa.array(each, EACH_VIEW.type)))
+    return [row["match_kind"] and tuple(row[name] for name in OF_VIEWS) for row in found.to_pylist()]
+
+
+def test_any_view_may_be_in_a_bank(banks: Callable[..., BankSet]) -> None:
+    """The row says which view it is, when it is shown, and how much of the object and of the entry is alike: an entry
+    has as many hashes as have its id, as those of a video do."""
+    video = [("pdq", A, "film"), ("pdq", B, "film"), ("pdq", C, "film"), ("pdq", D, "film"), ("pdq", pdq(), "dot")]
+    some = banks(b={"entries": video})
+    assert of_views(some, [OTHER, OTHER, A, B], [A, B, C, D], [OTHER, pdq(1)], [OTHER, OTHER], [A, (B, 49)]) == [
+        ("film", 20, 1.0, A, 0.5, 0.5),
+        ("film", 0, 0.0, A, 1.0, 1.0),
+        ("dot", 10, 0.5, pdq(1), 0.5, 1.0),
+        None,
+        ("film", 0, 0.0, A, 0.5, 0.25),
+    ]
+
+
+def test_one_harmless_view_says_nothing_of_the_others(banks: Callable[..., BankSet]) -> None:
+    """An allow bank holds only where it has all views, and a known false match takes back only its own view."""
+    some = banks(
+        allow={"kind": "allow", "entries": [("pdq", A, "a"), ("pdq", B, "b")]},
+        block={"kind": "block", "entries": [("pdq", pdq(255), "c"), ("pdq", D, "d")]},
+        negative={"kind": "negative", "entries": [("pdq", pdq(255), "n")]},
+    )
+    found = of_views(some, [A, OTHER], [A, B], [A, (B, 10)], [pdq(255), OTHER], [pdq(255), D], [A, D])
+    assert [one and one[0] for one in found] == [None, "a", None, None, "d", "d"]
+
+
+def test_a_view_that_matched_before_is_matched_again_without_the_others(banks: Callable[..., BankSet]) -> None:
+    """Where only a row's own columns are known, as of contents that a store remembers, its `match_pdq` is looked up."""
+    some = banks(b={"kind": "illegal", "entries": [("pdq", A, "a")]})
+    fields = [MATCH.field(name) for name in ("match_pdq", "match_view", "match_at_s")]
+    table = rows({"pdq": OTHER}, {"pdq": OTHER}, {"sha256": SHA})
+    for field, values in zip(fields, ([A, B, A], [7, 7, 7], [0.7, 0.7, 0.7]), strict=True):
+        table = table.append_column(field, pa.array(values, field.type))
+    found = some.match(table).to_pylist()
+    assert [(row["match_id"], row["match_pdq"], row["match_view"], row["match_at_s"]) for row in found] == [
+        ("a", A, 7, 0.7),
+        (None,) * 4,
+        ("a", A, 7, 0.7),
+    ]

@@ -177,3 +177,48 @@ def test_a_flat_beginning_settles_nothing(tmp_path: Path) -> None:
     night(tmp_path / "media", tmp_path / "out", "1", **sections)
     rows, _ = read(tmp_path / "out", "1")
     assert {name: row["filtered_by"] for name, row in rows.items()} == {"hidden.gif": None, "flat.png": "flat"}
+
+
+def test_a_known_frame_is_found_wherever_it_is(media: Path, tmp_path: Path) -> None:
+    """An illegal frame within an animation or a page: the row says which one it is and when it is shown, no model sees
+    the object, and the store remembers it, also without the bank. A blocked frame leaves the others to the model."""
+    out, banks = tmp_path / "out", {}
+    night(media, out, "1")
+    rows, views = read(out, "1")
+    for name, of in {"csam": views["moving.gif"][1], "ads": views["pages.tiff"][1]}.items():
+        path = tmp_path / f"{name}.txt"
+        path.write_text(f"pdq {of['pdq']}\n")
+        banks[name] = {"uri": str(path), "kind": "illegal" if name == "csam" else "block"}
+    shown = ("match_bank", "match_view", "match_at_s", "match_share", "match_entry_share", "decision")
+    expected = {
+        "moving.gif": ("csam", 1, 0.1, pytest.approx(1 / 3), 1.0, "escalate"),
+        "copy.gif": ("csam", 1, 0.1, pytest.approx(1 / 3), 1.0, "escalate"),
+        "pages.tiff": ("ads", 1, None, 0.5, 1.0, "block"),
+        "still.png": (None, None, None, None, None, rows["still.png"]["decision"]),
+    }
+    night(media, out, "2", banks=banks)  # carried over, and matched by the hashes of views that the first night kept
+    night(media, tmp_path / "other", "2", banks=banks)  # read and looked at
+    for place in (out, tmp_path / "other"):
+        rows, _ = read(place, "2")
+        assert {name: tuple(row[one] for one in shown) for name, row in rows.items()} == expected
+    assert {name: row["nsfw_score"] is None for name, row in rows.items()} == {
+        "moving.gif": True,
+        "copy.gif": True,
+        "pages.tiff": False,
+        "still.png": False,
+    }
+    [escalated] = (tmp_path / "other" / "runs" / "2").glob("escalations/*.parquet")
+    assert pq.read_table(escalated)["match_view"].to_pylist() == [1, 1]
+    for run_id, sections in {
+        "3": {"banks": banks},
+        "4": {},
+        "5": {"banks": banks, "previous": {"reuse": False}},
+    }.items():
+        record = night(media, tmp_path / "other", run_id, **sections).record
+        rows, _ = read(tmp_path / "other", run_id)
+        assert rows["moving.gif"]["match_view"] == 1 and rows["moving.gif"]["decision"] == "escalate", run_id
+        assert rows["moving.gif"]["nsfw_score"] is None and record.known_illegal.released == 0
+    Path(banks["csam"]["uri"]).write_text("pdq " + "0f" * 32 + "\n")
+    night(media, tmp_path / "other", "6", banks=banks)
+    rows, _ = read(tmp_path / "other", "6")
+    assert rows["moving.gif"]["match_kind"] is None and rows["moving.gif"]["nsfw_score"] is not None
