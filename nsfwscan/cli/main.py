@@ -643,6 +643,7 @@ def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
 @click.option("--out", metavar="STORE", help="Report store to check for writing.")
 @model_options
 @source_storage_options
+@evidence_options
 @click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
 @click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset: str | None, **options: Any) -> None:

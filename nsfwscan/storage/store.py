@@ -202,6 +202,19 @@ class Store:
                 return None
             raise _failure(error, f"cannot list the versions in {self.uri}") from error
 
+    def retention(self) -> str | None:
+        """Return for how long the bucket keeps each new object by itself (S3 Object Lock), in words; None where it does
+        not, or does not say."""
+        if not self.location.is_s3:
+            return None
+        try:
+            answer = submit_s3(self.location, self.storage, "get_object_lock_configuration").result()
+            rule = answer["ObjectLockConfiguration"]["Rule"]["DefaultRetention"]
+        except (*STORE_ERRORS, KeyError):
+            return None
+        unit = "Years" if rule.get("Years") else "Days"
+        return f"{rule[unit]:,} {unit.lower()} ({rule['Mode'].lower()} mode)"
+
     def newest(self, folder: str) -> datetime | None:
         """Return when a file directly under a folder was last written; None where there is none."""
         with _in_words(f"cannot list {self.locate(folder)}", FileNotFoundError):

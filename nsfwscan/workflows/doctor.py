@@ -39,6 +39,7 @@ from nsfwscan.models.cache import cache_folder
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import load_policy
+from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.stages.decode import settings_of
@@ -82,6 +83,7 @@ def examine(config: ScanConfig) -> Iterator[Finding]:
         ("decoder", _decoder),
         ("source", _sources),
         ("store", _store),
+        ("evidence", _evidence),
         ("pin", lambda _: _pin(config)),
         ("policy", _policy),
         ("banks", _banks),
@@ -257,6 +259,22 @@ def _refuses_overwriting(store: Store, name: str) -> Finding:
         return Finding("ok", "store", f"{store.uri}: can be written, read, listed and deleted")
     said = "can be written, read, listed and deleted, but does not refuse to overwrite (it has no If-None-Match)"
     return Finding("warn", "store", f"{store.uri}: {said}; let no two scans share a run id")
+
+
+def _evidence(config: ScanConfig) -> Iterator[Finding]:
+    """Read the signing key, look for the signing command, and list the anchors; write nothing, since it might stay."""
+    if not config.out:
+        return
+    found = Evidence.of(config.evidence, Store.at(config.out, config.store_options()), config.storage)
+    if found.sign is not None:
+        yield Finding(
+            "ok", "evidence", "runs are signed by a key" if config.evidence.sign_key else "runs are signed by a command"
+        )
+    if found.anchors is not None:
+        kept = found.anchors.retention()
+        verdict: Literal["ok", "warn"] = "ok" if kept else "warn"
+        lock = f"its bucket keeps new objects for {kept}" if kept else "nothing says that they are kept: no object lock"
+        yield Finding(verdict, "evidence", f"{found.anchors.uri}: anchors can be listed; {lock}")
 
 
 def _as_pinned(config: ScanConfig) -> ScanConfig:

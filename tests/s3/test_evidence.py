@@ -7,10 +7,11 @@ from pathlib import Path
 import botocore.exceptions
 import pytest
 
-from nsfwscan.config import StorageConfig
+from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.runs.finding import DAMAGED, TAMPERED, exit_code_of
 from nsfwscan.storage.store import Store
+from nsfwscan.workflows.doctor import _evidence
 from nsfwscan.workflows.verify import verify_all
 from tests.runs.rows import files, scanned
 from tests.s3.servers import S3Endpoint
@@ -38,6 +39,10 @@ def test_an_anchor_under_object_lock(moto: S3Endpoint, tmp_path: Path, compatibi
         return exit_code_of(findings), list(map(str, findings))
 
     assert found() == (0, [])
+    config = ScanConfig.of({"source": {"uris": []}, "out": out, "evidence": {"anchor": anchors}})
+    assert [str(one) for one in _evidence(config)] == [
+        f"ok    evidence  {anchors}: anchors can be listed; its bucket keeps new objects for 400 days (compliance mode)"
+    ]
     [version] = s3.list_object_versions(Bucket=bucket)["Versions"]
     assert version["Key"] == f"nightly/1-{result.sha256}.json"
     with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
