@@ -49,6 +49,7 @@ from nsfwscan.cli.policy import policy
 from nsfwscan.cli.quarantine import quarantine
 from nsfwscan.cli.queues import queues
 from nsfwscan.cli.retention import hold, prune
+from nsfwscan.cli.sql import sql
 from nsfwscan.cli.terminal import (
     describe_delta,
     describe_plan,
@@ -669,6 +670,7 @@ main.add_command(policy)
 main.add_command(prune)
 main.add_command(quarantine)
 main.add_command(queues)
+main.add_command(sql)
 main.add_command(verdicts)
 main.add_command(why)
 

@@ -5,6 +5,7 @@ They never use a glob: a part that no record names is not part of a report.
 
 from __future__ import annotations
 
+from nsfwscan.config import StorageConfig
 from nsfwscan.location import Location
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.text import redacted
@@ -29,14 +30,15 @@ def committed_query(record: RunRecord, folder: str, select: str, rest: str, at: 
     paths = [file.path for file in record.files_in(folder)]
     if not paths or not is_shown(here):
         return ()
-    lines = _secret(record) if Location.of(here).is_s3 else []
-    source = f"[{', '.join(_quoted(f'{here}/{path}') for path in paths)}]"
+    storage = record.config.out_storage or record.config.storage
+    lines = secret_of(storage, record.store_endpoint) if Location.of(here).is_s3 else []
+    source = f"[{', '.join(quoted(f'{here}/{path}') for path in paths)}]"
     if len(paths) > _NAMED_FILES:
         lines += [
             "SET VARIABLE parts = (",
-            f"  SELECT list({_quoted(here + '/')} || path)",
+            f"  SELECT list({quoted(here + '/')} || path)",
             "  FROM (SELECT unnest(files, recursive := true)",
-            f"        FROM read_json({_quoted(here + '/run.json')}, columns = {{files: 'STRUCT(path VARCHAR)[]'}}))",
+            f"        FROM read_json({quoted(here + '/run.json')}, columns = {{files: 'STRUCT(path VARCHAR)[]'}}))",
             f"  WHERE regexp_full_match(path, '{folder}/[A-Za-z0-9_][A-Za-z0-9._-]*')",
             ");",
         ]
@@ -49,20 +51,21 @@ def is_shown(place: str) -> bool:
     return redacted(place) == place and "***" not in place
 
 
-def _secret(record: RunRecord) -> list[str]:
-    storage, endpoint = record.config.out_storage or record.config.storage, record.store_endpoint
+def secret_of(storage: StorageConfig, endpoint: str | None) -> list[str]:
+    """Return the statement by which DuckDB reaches an S3 store, with the environment's credentials."""
     options = ["TYPE s3", "PROVIDER credential_chain"]
     if storage.region:
-        options.append(f"REGION {_quoted(storage.region)}")
+        options.append(f"REGION {quoted(storage.region)}")
     if endpoint:  # DuckDB reads the environment's credentials, but not its endpoint
         scheme, _, host = endpoint.rpartition("://")
         options += [
-            f"ENDPOINT {_quoted(host.rstrip('/'))}",
+            f"ENDPOINT {quoted(host.rstrip('/'))}",
             "URL_STYLE 'path'",
             f"USE_SSL {str(scheme != 'http').lower()}",
         ]
     return [f"CREATE SECRET ({', '.join(options)});"]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as SQL's literal."""
     return "'" + text.replace("'", "''") + "'"

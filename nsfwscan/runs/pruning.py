@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from nsfwscan.errors import BrokenRecord, RunConflict, StoreError
+from nsfwscan.runs.catalogue import write_catalogue
 from nsfwscan.runs.holds import holds
 from nsfwscan.runs.previous import live_runs, series_of
 from nsfwscan.runs.record import RECORD_VERSION, STAYS, PrunedRecord, RunRecord
@@ -241,6 +242,8 @@ def prune(store: Store, pruning: Pruning, command: str, ignored: Collection[str]
                     yield Pruned(run_id)
             except StoreError as error:
                 yield Pruned(run_id, failed=str(error))
+        if pruning.removals:
+            write_catalogue(store, anew=True)
 
 
 def _try_to_delete(folder: Store) -> None:

@@ -23,6 +23,7 @@ from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.policy.lint import bank_notes
 from nsfwscan.policy.rules import Policy
 from nsfwscan.reports.html import render_summary
+from nsfwscan.runs.catalogue import write_catalogue
 from nsfwscan.runs.chain import read_chain
 from nsfwscan.runs.commit import Report
 from nsfwscan.runs.differences import differences
@@ -165,12 +166,14 @@ def _page(record: RunRecord) -> bytes:
 
 
 def _seal(run: Run) -> None:
-    """Open the report to readers, and delete staging and the failure of an earlier attempt."""
+    """Open the report to readers, delete staging and the failure of an earlier attempt, and list the run."""
     run.folder.write("_SUCCESS", b"")
     with suppress(StoreError):  # the run is committed all the same
         run.folder.delete("failure.json")  # of an earlier attempt
     with suppress(StoreError):  # `gc` removes the rest
         run.clear_staging()
+    with suppress(StoreError):  # the next commit adds what it lacks
+        write_catalogue(run.store)
 
 
 def _versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import StoreError
+from nsfwscan.runs.catalogue import check_catalogue
 from nsfwscan.runs.chain import Chain, Link, read_chain
 from nsfwscan.runs.evidence import Anchors, Proofs, read_anchors
 from nsfwscan.runs.finding import Finding, Kind, tampered
@@ -78,9 +79,17 @@ def verify_all(
     for run_id, link in chain.links.items():
         forks = chain.forks(link) if link.error is None else ()
         yield Verified(run_id, (*verify(link.run), *forks, *proofs.findings(link)), run_id in heads, link.sha256)
+<<<<<<< HEAD
     of_store = (*_unexpected(expected, {link.sha256 for link in chain.links.values()}), *proofs.of_store(anchored))
     if wrong := tuple(verify_verdicts(place)):
         yield Verified("verdicts", wrong)
+=======
+    of_store = (
+        *_unexpected(expected, {link.sha256 for link in chain.links.values()}),
+        *check_catalogue(place, chain.links),
+        *proofs.of_store(anchored),
+    )
+>>>>>>> 815cca3 (List a store's runs in runs.parquet, and ask all of them in SQL: nsfwscan sql)
     if of_store:
         yield Verified("store", of_store)
 

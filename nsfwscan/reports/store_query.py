@@ -1,0 +1,100 @@
+"""Ask a whole report store in SQL: its committed runs, and the rows of all of them, as tables of DuckDB.
+
+`store_sql` is the SQL that opens a store, for DuckDB's own shell; `query_store` runs a statement over the same tables
+in this process, which reaches S3 as nsfwscan does. Only files that a committed run names are read. Their digests are
+not checked: `nsfwscan verify` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+import pyarrow as pa
+
+from nsfwscan.errors import ConfigError
+from nsfwscan.reports.query import quoted, secret_of
+from nsfwscan.runs.catalogue import CATALOGUE, catalogue
+from nsfwscan.runs.changes import CHANGES_SCHEMA
+from nsfwscan.runs.escalations import ESCALATION_SCHEMA
+from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
+from nsfwscan.schema import REPORT_SCHEMA, TIMESTAMP, VIEW_SCHEMA
+from nsfwscan.storage.duckdb_temp import spilling
+from nsfwscan.storage.filesystems import filesystem
+from nsfwscan.storage.store import Store
+
+TABLES = {
+    "rows": ("report", REPORT_SCHEMA),
+    "changes": ("changes", CHANGES_SCHEMA),
+    "views": ("views", VIEW_SCHEMA),
+    "escalations": ("escalations", ESCALATION_SCHEMA),
+    "false_positives": ("false_positives", FALSE_POSITIVE_SCHEMA),
+}
+"""Tables beside `runs` and `files`, each with the folder of a run that it is made of, and the columns of a new one."""
+_WITH_RUN_ID = {"rows", "escalations"}
+"""Tables whose rows name their run themselves: DuckDB passes over the parts of other runs."""
+
+
+def store_sql(store: Store) -> str:
+    """Return the SQL that opens a store. It holds as long as the store has `runs.parquet`, for later runs, too."""
+    table = catalogue(store)
+    lines = [
+        f"-- The report store {store.uri}: save this, then `duckdb -init FILE`.",
+        *(secret_of(store.storage, store.endpoint_url) if store.location.is_s3 else []),
+        f"CREATE OR REPLACE TEMP VIEW runs AS FROM read_parquet({quoted(store.locate(CATALOGUE))});",
+        *_views(store, table),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _views(store: Store, table: pa.Table) -> Iterator[str]:
+    """Yield the statements that make the tables, but for those that no run has a part of."""
+    yield "CREATE OR REPLACE TEMP VIEW files AS"
+    path = f"{quoted(store.uri + '/')} || file.path"
+    yield f"SELECT run_id, kind, committed_at, file.folder, {path} AS filename, file.rows"
+    yield "FROM (SELECT *, unnest(files) AS file FROM runs);"
+    there = {file["folder"] for files in table["files"].to_pylist() for file in files}
+    for name, (folder, _) in TABLES.items():
+        if folder not in there:
+            yield f"-- {name}: no run has any"
+            continue
+        named = name in _WITH_RUN_ID
+        parts = f"SELECT list(filename) FROM files WHERE folder = {quoted(folder)}"
+        yield f"SET VARIABLE {name}_files = ({parts});"
+        yield f"CREATE OR REPLACE TEMP VIEW {name} AS"
+        own = "part.* EXCLUDE (filename, run_id)" if named else "part.* EXCLUDE (filename)"
+        yield f"SELECT run.run_id, run.kind AS run_kind, run.committed_at, {own}"
+        yield f"FROM read_parquet(getvariable('{name}_files'), union_by_name = true, filename = true) AS part"
+        yield f"JOIN {'runs' if named else 'files'} AS run USING ({'run_id' if named else 'filename'});"
+
+
+def query_store(store: Store, statement: str) -> pa.Table:
+    """Return the result of an SQL statement over the tables of a store, all in memory.
+
+    Raises:
+        ConfigError: DuckDB cannot run the statement.
+        StoreError: the store fails.
+    """
+    table = catalogue(store)
+    with spilling("store") as (connection, folder):
+        if not store.is_local:
+            connection.register_filesystem(filesystem(store.location, store.storage))
+        connection.register("runs", table)
+        for name, (_, schema) in TABLES.items():
+            connection.register(name, _without_rows(schema))  # a view of parts goes before it
+        connection.execute("\n".join(_views(store, table)))
+        allowed = ", ".join(map(quoted, (str(folder), store.uri)))
+        connection.execute(f"SET allowed_directories = [{allowed}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET lock_configuration = true")
+        try:
+            found = connection.sql(statement)
+            return pa.table({}) if found is None else found.to_arrow_table()
+        except duckdb.Error as error:
+            raise ConfigError(f"the statement cannot be run: {error}") from None
+
+
+def _without_rows(schema: pa.Schema) -> pa.Table:
+    own = pa.schema([("run_id", pa.string()), ("run_kind", pa.string()), ("committed_at", TIMESTAMP)])
+    return pa.schema([*own, *(field for field in schema if field.name not in own.names)]).empty_table()
