@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError
@@ -365,6 +374,16 @@ class EvidenceConfig(Frozen):
         return self
 
 
+class NotifyConfig(Frozen):
+    """Who is told what becomes of a run; it decides nothing, and never fails one."""
+
+    url: SecretStr | None = Field(None, exclude=True)
+    """A webhook (http or https), which may hold credentials."""
+    timeout_s: float = Field(5.0, gt=0, le=60)
+    """For each attempt."""
+    attempts: int = Field(3, ge=1, le=10)
+
+
 class ClusterConfig(Frozen):
     """Where Ray is."""
 
@@ -433,6 +452,7 @@ class ScanConfig(Frozen):
     engine: EngineConfig = EngineConfig()
     cost: CostConfig = CostConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @model_validator(mode="after")
     def _filters_with_another(self) -> Self:
@@ -499,11 +519,12 @@ class Parts(Frozen):
 
     banks: Banks = ()
     evidence: EvidenceConfig = EvidenceConfig()
+    notify: NotifyConfig = NotifyConfig()
 
 
 def parts_of(path: str | None, over: dict[str, Any], read: Reader = read_local) -> Parts:
-    """Return the sections `banks` and `evidence` of a configuration file, with others laid over them; there may be
-    none. Raises ConfigError where one is wrong."""
+    """Return these sections of a configuration file, with others laid over them; there may be none. Raises ConfigError
+    where one is wrong."""
     written = read_yaml(path, read) if path is not None else {}
     return Parts.of(merge({name: written[name] for name in Parts.model_fields if name in written}, over), path)
 

@@ -8,10 +8,12 @@ which is the object's identity.
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def printable(text: str) -> str:
@@ -43,6 +45,19 @@ def _is_formula(cell: Any) -> bool:
 def printable_lines(text: str) -> str:
     """Escape as `printable` does, but keep the lines, for a text of our own."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+LogFormat = Literal["text", "json"]
+Level = Literal["info", "warning", "error"]
+
+
+def log_line(form: LogFormat, level: Level, message: str) -> str:
+    """Return a message as a log has it, with the time (UTC, ISO 8601) and the level: `text`, on each of its lines;
+    `json`, one object with `time`, `level` and `message`."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if form == "json":
+        return json.dumps({"time": now, "level": level, "message": message})
+    return "\n".join(f"{now} {level.upper():<7} {line}" for line in message.split("\n"))
 
 
 def size(count: int | None) -> str:

@@ -18,7 +18,7 @@ from nsfwscan.cli.json_text import print_json
 from nsfwscan.cli.stopping import stop_on_signals
 from nsfwscan.config import EvidenceConfig, StorageConfig
 from nsfwscan.errors import BalanceError, NsfwscanError
-from nsfwscan.text import printable_lines, redacted
+from nsfwscan.text import LogFormat, log_line, printable_lines, redacted
 
 Command = Callable[..., Any]
 RESUMED_BY_ID = "the same command goes on where it stopped if both have the same --run-id"
@@ -55,8 +55,8 @@ def storage_options(command: Command) -> Command:
     return command
 
 
-def evidence_options(command: Command) -> Command:
-    """Add the options that sign and anchor a committed run."""
+def commit_options(command: Command) -> Command:
+    """Add the options of what is done about a run: it is signed, anchored, and told."""
     for option in reversed(
         (
             click.option(
@@ -74,6 +74,13 @@ def evidence_options(command: Command) -> Command:
                 help="Sign the run with this command: a line on standard input, its Ed25519 signature (64 bytes, or "
                 "Base64) on standard output.",
             ),
+            click.option(
+                "--notify",
+                metavar="URL",
+                envvar="NSFWSCAN_NOTIFY",
+                help="Tell this webhook the start, the commit or the failure of the run, and its escalations. Give a "
+                "URL that is a secret by the variable NSFWSCAN_NOTIFY.",
+            ),
         )
     ):
         command = option(command)
@@ -85,12 +92,21 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value not in (None, ())}
 
 
-def storage_and_evidence(options: dict[str, Any]) -> tuple[StorageConfig, dict[str, Any]]:
-    """Return what the options of `storage_options` and `evidence_options` say: how to reach a store, and a section
-    `evidence`, where one was given."""
+def storage_and_sections(options: dict[str, Any]) -> tuple[StorageConfig, dict[str, Any]]:
+    """Return what the options of `storage_options` and `commit_options` say: how to reach a store, and sections of the
+    configuration."""
     given = given_options(options)
-    evidence = {name: given.pop(name) for name in EvidenceConfig.model_fields if name in given}
-    return StorageConfig.of(given), {"evidence": evidence} if evidence else {}
+    sections = commit_sections(given)
+    return StorageConfig.of(
+        {name: value for name, value in given.items() if name in StorageConfig.model_fields}
+    ), sections
+
+
+def commit_sections(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections `evidence` and `notify`, where options of `commit_options` were given."""
+    evidence = {name: given[name] for name in EvidenceConfig.model_fields if name in given}
+    notify = {"url": given["notify"]} if "notify" in given else {}
+    return {name: found for name, found in (("evidence", evidence), ("notify", notify)) if found}
 
 
 def source_storage_options(command: Command) -> Command:
@@ -115,6 +131,7 @@ def exit_codes(
     program: str = "nsfwscan",
     again: str = "the same command begins anew",
     as_json: bool = False,
+    form: LogFormat | None = None,
 ) -> Iterator[None]:
     """Turn an error or a signal into one message and an exit code, and exit.
 
@@ -124,32 +141,34 @@ def exit_codes(
         program: name that begins the message.
         again: what the message says after Ctrl-C or SIGTERM of the way to go on.
         as_json: also print an object with `exit_code` and `error`, the message, on standard output.
+        form: of the messages, where they go to a log.
     """
 
     def fail(message: str, code: int) -> NoReturn:
         if as_json:
             print_json({"exit_code": code, "error": message})
-        _show(console, f"{program}: {message}", style="red")
+        show(f"{program}: {message}", style="red")
         sys.exit(code)
+
+    def show(text: str, style: str | None = None) -> None:
+        said = printable_lines(hanging(redacted(text)))
+        said = said if form is None else log_line(form, "error", said)
+        console.print(said, style=style, markup=False, highlight=False, soft_wrap=True)
 
     stop_on_signals()
     try:
         yield
     except (NsfwscanError, BalanceError) as error:
         if verbose:
-            _show(console, "".join(traceback.format_exception(error)).rstrip())
+            show("".join(traceback.format_exception(error)).rstrip())
         fail(str(error), error.exit_code)
     except KeyboardInterrupt as interrupt:
         fail(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}; {again}", 1)
     except click.ClickException:
         raise
     except Exception as error:  # noqa: BLE001  # Python would print it with any secret in it
-        _show(console, "".join(traceback.format_exception(error)).rstrip())
+        show("".join(traceback.format_exception(error)).rstrip())
         fail("this should not have happened: please report the lines above", 1)
-
-
-def _show(console: Console, text: str, style: str | None = None) -> None:
-    console.print(printable_lines(hanging(redacted(text))), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def hanging(message: str) -> str:
@@ -157,9 +176,11 @@ def hanging(message: str) -> str:
     return "\n".join(f"  {line}" if i and line[:1] != " " else line for i, line in enumerate(message.split("\n")))
 
 
-def complain(text: str) -> None:
-    """Print a warning to standard error, made safe as in `echo`; the command goes on."""
-    click.echo(f"nsfwscan: {printable_lines(redacted(text))}", err=True)
+def complain(text: str, form: LogFormat | None = None) -> None:
+    """Print a warning to standard error, made safe as in `echo`, in the form of a log where one is given; the command
+    goes on."""
+    said = f"nsfwscan: {printable_lines(redacted(text))}"
+    click.echo(said if form is None else log_line(form, "warning", said), err=True)
 
 
 def echo(text: object, *, err: bool = False) -> None:

@@ -27,15 +27,16 @@ from nsfwscan.api import scan as run_scan
 from nsfwscan.cli.console import (
     RESUMED_BY_ID,
     Command,
+    commit_options,
+    commit_sections,
     complain,
     echo,
-    evidence_options,
     exit_codes,
     given_options,
     hanging,
     json_option,
     source_storage_options,
-    storage_and_evidence,
+    storage_and_sections,
     storage_options,
 )
 from nsfwscan.cli.demo import demo
@@ -77,8 +78,9 @@ from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.storage.text_files import read_text
-from nsfwscan.text import printable
+from nsfwscan.text import LogFormat, printable
 from nsfwscan.workflows.match import FLOOD, match_store
+from nsfwscan.workflows.notices import noticed
 from nsfwscan.workflows.pin import clear_pin, pin_settings
 from nsfwscan.workflows.verify import Verified, verify_all
 
@@ -309,7 +311,7 @@ def model_options(command: Command) -> Command:
     help="Go on although the golden set drifted, and expect its new scores and decisions from now on.",
 )
 @source_storage_options
-@evidence_options
+@commit_options
 @click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
 @click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 @click.option(
@@ -328,6 +330,13 @@ def model_options(command: Command) -> Command:
     help="Estimate from a benchmark's JSON, a file or any fsspec URI (default: from earlier runs of the store).",
 )
 @json_option
+@click.option(
+    "--log-format",
+    "log_format",
+    type=click.Choice(["text", "json"]),
+    help="Give each line on standard error its time (UTC) and level; json: as an object, and so the result (default: "
+    "on a terminal neither, elsewhere text).",
+)
 @click.option("--verbose", is_flag=True, help="Show Ray's messages, and tracebacks.")
 def scan(
     sources: tuple[str, ...],
@@ -338,6 +347,7 @@ def scan(
     preset: str | None,
     explain: bool,
     as_json: bool,
+    log_format: LogFormat | None,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -349,9 +359,10 @@ def scan(
     """
     if not verbose:
         mute_at_exit()
-    with without_native_chatter(verbose=verbose) as stream:
+    form: LogFormat | None = log_format or (None if sys.stderr.isatty() else "text")
+    with without_native_chatter(verbose=verbose, form=form) as stream:
         console = Console(file=stream)
-        with exit_codes(console, verbose, again=_RESUMED, as_json=as_json):
+        with exit_codes(console, verbose, again=_RESUMED, as_json=as_json, form=form):
             if explain and as_json:
                 raise ConfigError("--explain prints a table, and no JSON: leave --json out")
             if explain:
@@ -365,11 +376,11 @@ def scan(
                 resume=resume == "last",
                 preset=preset,
                 config=config,
-                progress=choose_progress(console),
+                progress=choose_progress(console, form),
                 verbose=verbose,
                 **_sections(options),
             )
-    _show_result(result, as_json)
+    _show_result(result, as_json or log_format == "json", form)
 
 
 @main.command()
@@ -425,10 +436,10 @@ def runs(store: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "--config",
     metavar="FILE",
-    help="Configuration (YAML, a file or any fsspec URI); of its sections, `banks` and `evidence` count.",
+    help="Configuration (YAML, a file or any fsspec URI); of its sections, `banks`, `evidence` and `notify` count.",
 )
 @storage_options
-@evidence_options
+@commit_options
 @json_option
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")
 def match(
@@ -448,30 +459,32 @@ def match(
     The command writes a run. Its report has the objects that match, and its escalations/ has the illegal matches.
     """
     with exit_codes(Console(stderr=True), verbose, again=RESUMED_BY_ID, as_json=as_json):
-        storage, sections = storage_and_evidence(options)
+        storage, sections = storage_and_sections(options)
         if banks:
             sections["banks"] = dict(map(_bank, banks))
         given = parts_of(config, sections, partial(read_text, storage=storage, what="the configuration"))
         loaded = load_policy(policy, storage) if policy is not None else None
         reports = Store.at(store, storage)
-        result = match_store(
-            reports,
-            given.banks,
-            storage,
-            policy=loaded,
-            source=policy,
-            run_id=run_id,
-            flood=flood,
-            ignored=ignore_runs,
-            evidence=given.evidence,
-        )
+        with noticed(given.notify, "match", reports.uri, complain) as notices:
+            result = match_store(
+                reports,
+                given.banks,
+                storage,
+                policy=loaded,
+                source=policy,
+                run_id=run_id,
+                flood=flood,
+                ignored=ignore_runs,
+                evidence=given.evidence,
+            )
+            notices.committed(result)
     _show_result(result, as_json)
 
 
-def _show_result(result: ScanResult, as_json: bool) -> NoReturn:
+def _show_result(result: ScanResult, as_json: bool, form: LogFormat | None = None) -> NoReturn:
     """Print a committed run, and exit with its code."""
     if result.unproved is not None:
-        complain(result.unproved)
+        complain(result.unproved, form)
     if as_json:
         print_json(scan_json(result))
     else:
@@ -644,7 +657,7 @@ def gc(store: str, older_than: float, dry_run: bool, **options: Any) -> None:
 @click.option("--out", metavar="STORE", help="Report store to check for writing.")
 @model_options
 @source_storage_options
-@evidence_options
+@commit_options
 @click.option("--address", help="Address of a Ray cluster (default: RAY_ADDRESS, or a local Ray).")
 @click.option("--num-cpus", type=click.IntRange(1), help="CPUs of a local Ray (default: all).")
 def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset: str | None, **options: Any) -> None:
@@ -694,7 +707,6 @@ _SECTIONS = {
     "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),
     "engine": ("address", "num_cpus", "deadline"),
     "cost": ("prices", "rates"),
-    "evidence": ("anchor", "sign_key", "sign_command"),
 }
 
 
@@ -702,6 +714,7 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
     """Return the given options as sections of the configuration."""
     given = given_options(options)
     sections: dict[str, Any] = {s: {k: given[k] for k in keys if k in given} for s, keys in _SECTIONS.items()}
+    sections |= commit_sections(given)
     if "model" in given:
         sections["model"]["uri"] = given["model"]
     if "labels" in given:

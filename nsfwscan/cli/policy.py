@@ -15,12 +15,12 @@ from rich.console import Console
 
 from nsfwscan.cli.console import (
     RESUMED_BY_ID,
+    commit_options,
     complain,
     echo,
-    evidence_options,
     exit_codes,
     given_options,
-    storage_and_evidence,
+    storage_and_sections,
     storage_options,
 )
 from nsfwscan.cli.json_text import print_json, scan_json
@@ -38,6 +38,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
 from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import redacted_json
+from nsfwscan.workflows.notices import noticed
 from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.replay import commit_replay, overlaps
 from nsfwscan.workflows.replay import replay as replay_run
@@ -96,10 +97,12 @@ def check(file: str, run: str | None, **options: Any) -> None:
 @click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
 @click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
 @click.option(
-    "--config", metavar="FILE", help="Configuration (YAML, a file or any fsspec URI); its section `evidence` counts."
+    "--config",
+    metavar="FILE",
+    help="Configuration (YAML, a file or any fsspec URI); its sections `evidence` and `notify` count.",
 )
 @storage_options
-@evidence_options
+@commit_options
 def replay(
     run: str,
     file: str | None,
@@ -118,10 +121,10 @@ def replay(
     with exit_codes(Console(stderr=True), verbose=False, again=RESUMED_BY_ID, as_json=as_json):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
-        storage, sections = storage_and_evidence(options)
-        if sections and not commit:
+        storage, sections = storage_and_sections(options)
+        if "evidence" in sections and not commit:
             raise ConfigError("--anchor and --sign-… are for the run that --commit writes: give --commit, too")
-        evidence = parts_of(config, sections, partial(read_text, storage=storage, what="the configuration")).evidence
+        parts = parts_of(config, sections, partial(read_text, storage=storage, what="the configuration"))
         target = None if json_file is None or as_json else Output.given(json_file, storage, "--json")
         decided = find_run(run, storage, complain)
         file, by, pin = _policy_for(decided, file, storage)
@@ -131,7 +134,10 @@ def replay(
             _say_changes(found, decided, by)
         if target is not None:
             _write(target, to_json(redacted_json(changes)))
-        result = commit_replay(decided, by, file, run_id, pin, evidence) if commit else None
+        result = None
+        if commit:
+            with noticed(parts.notify, "replay", decided.store.uri, complain) as notices:
+                result = notices.committed(commit_replay(decided, by, file, run_id, pin, parts.evidence))
         if as_json:
             print_json({**changes, "committed": None if result is None else scan_json(result)})
         elif result is not None:

@@ -2,7 +2,8 @@
 
 Ray's C++ libraries write log lines straight to file descriptor 2, past Python's logging and Ray's own settings. A
 thread drops these lines from this process's standard error, and repetitions of a line that it has passed on; others
-lose their colours.
+lose their colours. Notices of Ray that differ only in numbers and ids are repetitions. What a dying raylet says of its
+state goes to a file, which is named.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import ExitStack, contextmanager
+from tempfile import NamedTemporaryFile
+from typing import IO, TextIO
+
+from nsfwscan.text import LogFormat, log_line, printable, redacted
 
 _NATIVE = re.compile(rb"^\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] .*\.(?:cc|h):\d+:")
 """Matches the lines of Ray's logging.cc: `[2026-11-22 03:16:37,460 E 15147 15147] core_worker.cc:2465: …`."""
+_DUMPED = re.compile(rb"\[state-dump\]|^\s+\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] ")
+"""Matches the lines of a state that Ray repeats from the log of a dead raylet."""
+_OF_RAY = re.compile(rb"^\((?:raylet|autoscaler|pid=|\w+ pid=)")
+_VARYING = re.compile(rb"\b(?=[0-9a-f]*\d)[0-9a-f]+\b|\d+")
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
 _REMEMBERED = 100
 """Lines that are not repeated."""
 
 
 @contextmanager
-def without_native_chatter(*, verbose: bool) -> Iterator[TextIO]:
+def without_native_chatter(*, verbose: bool, form: LogFormat | None = None) -> Iterator[TextIO]:
     """Filter standard error inside the `with` block, and yield a stream to the terminal for our own lines; with
-    `verbose`, yield standard error unfiltered."""
+    `verbose`, yield standard error unfiltered.
+
+    Args:
+        form: of the lines that are passed on; unset: as they came.
+    """
     if verbose:
         yield sys.stderr
         return
@@ -36,7 +48,7 @@ def without_native_chatter(*, verbose: bool) -> Iterator[TextIO]:
     incoming, outgoing = os.pipe()
     os.dup2(outgoing, 2)
     os.close(outgoing)
-    filtering = threading.Thread(target=_pass_on, args=(incoming, terminal), daemon=True, name="chatter")
+    filtering = threading.Thread(target=_pass_on, args=(incoming, terminal, form), daemon=True, name="chatter")
     filtering.start()
     try:
         with os.fdopen(os.dup(terminal), "w", encoding=sys.stderr.encoding, buffering=1) as stream:
@@ -53,11 +65,30 @@ def mute_at_exit() -> None:
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
-def _pass_on(incoming: int, terminal: int) -> None:
+def _pass_on(incoming: int, terminal: int, form: LogFormat | None) -> None:
     seen: deque[bytes] = deque(maxlen=_REMEMBERED)
-    with os.fdopen(incoming, "rb") as lines, os.fdopen(terminal, "wb", buffering=0) as out:
+    with ExitStack() as opened:
+        lines = opened.enter_context(os.fdopen(incoming, "rb"))
+        out = opened.enter_context(os.fdopen(terminal, "wb", buffering=0))
+        dump: IO[bytes] | None = None
         for line in lines:
             plain = _COLOURS.sub(b"", line)
-            if not _NATIVE.match(plain) and plain not in seen:
-                seen.append(plain)
-                out.write(plain)
+            if _DUMPED.search(plain):
+                if dump is None:
+                    dump = opened.enter_context(NamedTemporaryFile(prefix="nsfwscan-ray-", suffix=".log", delete=False))
+                    out.write(_formed(f"Ray's state is in {dump.name}\n".encode(), form))
+                dump.write(plain)
+                dump.flush()
+                continue
+            key = _VARYING.sub(b"#", plain) if _OF_RAY.match(plain) else plain
+            if not _NATIVE.match(plain) and key not in seen:
+                seen.append(key)
+                out.write(_formed(plain, form))
+
+
+def _formed(line: bytes, form: LogFormat | None) -> bytes:
+    """Return a line of somebody else's as the log has it."""
+    if form is None:
+        return line
+    text = line.decode(errors="backslashreplace").rstrip("\r\n")
+    return f"{log_line(form, 'warning', printable(redacted(text)))}\n".encode() if text.strip() else b""

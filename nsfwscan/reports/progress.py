@@ -1,7 +1,7 @@
 """The progress of a scan: objects done of total, rate, ETA, flagged, errors.
 
-`Live` shows a bar on a terminal; `Lines` prints a plain line every few seconds elsewhere (a job's log, a pipe);
-`Silent` prints nothing. None of them can fail a run.
+`Live` shows a bar on a terminal; `Lines` prints a plain line every few seconds elsewhere, `Log` with its time and
+level; `Silent` prints nothing. None of them can fail a run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from nsfwscan.runs.staging import ShardResult
-from nsfwscan.text import printable, redacted
+from nsfwscan.text import Level, LogFormat, log_line, printable, redacted
 
 _LINE_EVERY_S = 10.0
+_WARN = {"differs", "notify", "pin", "policy"}
+"""First words of lines that say that something is not as one might think."""
 
 
 class Progress(Protocol):
@@ -128,6 +130,20 @@ class Lines:
             self.say(line)
 
 
+class Log(Lines):
+    """Lines with a time and a level, for what collects logs."""
+
+    def __init__(self, console: Console, form: LogFormat) -> None:
+        super().__init__(console)
+        self._form = form
+
+    def say(self, line: str) -> None:
+        """Print one line, redacted and made printable, with its time and level."""
+        level: Level = "warning" if line.partition(" ")[0] in _WARN else "info"
+        said = log_line(self._form, level, printable(redacted(line)))
+        self._console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
 class Live(Lines):
     """A progress that keeps one line on a terminal up to date."""
 
@@ -155,6 +171,8 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def choose_progress(console: Console) -> Progress:
-    """Return `Live` on a terminal, `Lines` elsewhere."""
+def choose_progress(console: Console, form: LogFormat | None = None) -> Progress:
+    """Return `Log` where a format is given, else `Live` on a terminal, `Lines` elsewhere."""
+    if form is not None:
+        return Log(console, form)
     return Live(console) if console.is_terminal else Lines(console)

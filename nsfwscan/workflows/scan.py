@@ -18,7 +18,7 @@ import pyarrow as pa
 import nsfwscan
 from nsfwscan.banks.bank import BankSpec
 from nsfwscan.banks.matcher import BankSet
-from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
+from nsfwscan.config import NotifyConfig, ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled
 from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.layout import Fleet
@@ -66,6 +66,7 @@ from nsfwscan.workflows.cost import Prices
 from nsfwscan.workflows.effort import Effort
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
 from nsfwscan.workflows.golden import Golden
+from nsfwscan.workflows.notices import Notices, noticed
 from nsfwscan.workflows.pin import Pinned
 
 if TYPE_CHECKING:
@@ -198,6 +199,20 @@ def run_scan(
         NsfwscanError: the run cannot start or go on; what was staged is kept, and the same run id resumes it.
         BalanceError: the report does not account for every object; nothing was committed.
     """
+    with noticed(config.notify, "scan", Location.of(config.out).absolute().uri, progress.say) as notices:
+        config = config.model_copy(update={"notify": NotifyConfig()})  # workers must not know the webhook
+        return _run_scan(config, run_id, engine, progress, resume, fleets, notices)
+
+
+def _run_scan(
+    config: ScanConfig,
+    run_id: str | None,
+    engine: Engine,
+    progress: Progress,
+    resume: bool,
+    fleets: Sequence[Fleet],
+    notices: Notices,
+) -> ScanResult:
     deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices, config.storage)
     config = _with_absolute_sources(config)
     store = Store.at(config.out, config.store_options())
@@ -211,7 +226,8 @@ def run_scan(
     with run.lease(progress.say), _resumable(run):
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             unproved = complete(run, evidence)
-            return ScanResult.of(run, run.record(), unproved, already_committed=True)
+            return notices.committed(ScanResult.of(run, run.record(), unproved, already_committed=True))
+        notices.started(run)
         effort = Effort(run.staging, fleets)
         known = _known(job)
         check_verdicts(store)
@@ -231,7 +247,7 @@ def run_scan(
             took = effort.as_record(config.source.uris, plan, len(plan.shards) - len(worked), prices)
             took["golden"] = golden.record and golden.record.model_dump(mode="json")
             committed = commit_record(run, _record(job, plan, previous, report, pin, took), evidence)
-    return ScanResult.of(run, *committed)
+    return notices.committed(ScanResult.of(run, *committed))
 
 
 def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tuple[Job, PinRecord | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,28 @@ def test_notices_lose_their_colours_and_are_said_once() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stderr == "(raylet) a task was lost\n"
+
+
+def test_states_go_to_a_file_and_notices_that_differ_in_numbers_are_said_once(tmp_path: Path) -> None:
+    """What Ray repeats from the log of a dead raylet is kept in a file that is named once; each line that is passed on
+    has its time and level."""
+    script = (
+        "import os\nfrom nsfwscan.execution.native_logs import without_native_chatter\n"
+        "with without_native_chatter(verbose=False, form='text'):\n"
+        "  for i in range(3):\n"
+        "    os.write(2, b'\\x1b[33m(raylet, ip=10.0.0.%d)\\x1b[0m node 5f0c%d4ab died\\n' % (i, i))\n"
+        "    os.write(2, b'    [state-dump] NodeManager %d\\n' % i)\n"
+        "    os.write(2, b'    [2026-11-22 03:16:37,460 I 1 1] raylet.cc:1: %d\\n' % i)\n"
+    )
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    [file] = tmp_path.glob("nsfwscan-ray-*.log")
+    assert [line.split(maxsplit=2)[1:] for line in shown.stderr.splitlines()] == [
+        ["WARNING", "(raylet, ip=10.0.0.0) node 5f0c04ab died"],
+        ["WARNING", f"Ray's state is in {file}"],
+    ]
+    assert len(file.read_text().splitlines()) == 6
 
 
 def test_the_end_is_silent() -> None:
