@@ -79,17 +79,13 @@ def verify_all(
     for run_id, link in chain.links.items():
         forks = chain.forks(link) if link.error is None else ()
         yield Verified(run_id, (*verify(link.run), *forks, *proofs.findings(link)), run_id in heads, link.sha256)
-<<<<<<< HEAD
-    of_store = (*_unexpected(expected, {link.sha256 for link in chain.links.values()}), *proofs.of_store(anchored))
     if wrong := tuple(verify_verdicts(place)):
         yield Verified("verdicts", wrong)
-=======
     of_store = (
         *_unexpected(expected, {link.sha256 for link in chain.links.values()}),
         *check_catalogue(place, chain.links),
         *proofs.of_store(anchored),
     )
->>>>>>> 815cca3 (List a store's runs in runs.parquet, and ask all of them in SQL: nsfwscan sql)
     if of_store:
         yield Verified("store", of_store)
 

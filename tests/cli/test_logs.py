@@ -42,7 +42,7 @@ def test_json(media: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     result = CliRunner().invoke(main, ["scan", str(media), *words])
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert {one["level"] for one in logged} == {"info"} and json.loads(result.stdout)["state"] == "committed"
-    failed = CliRunner().invoke(main, ["scan", str(media / "none"), *words])
+    CliRunner().invoke(main, ["scan", str(media / "none"), *words])
     assert [json.loads(line)["level"] for line in capfd.readouterr().err.splitlines()] == ["info", "error"]
 
 

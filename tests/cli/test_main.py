@@ -268,8 +268,13 @@ def test_a_bad_run_id_is_wrong_usage(media: Path, tmp_path: Path, capfd: pytest.
 # --- could not run: exit code 1 -------------------------------------------------------------------------------------
 
 
+def unstamped(logged: str) -> list[str]:
+    """The lines that a scan logged, without their times and levels."""
+    return [re.sub(r"^\d{4}-\S+Z (?:INFO|WARNING|ERROR) +", "", line, count=1) for line in logged.splitlines()]
+
+
 def assert_one_clear_line(said: str, words: str) -> None:
-    [line] = said.splitlines()
+    [line] = unstamped(said)
     assert line.startswith("nsfwscan: ") and words in line, said
 
 
@@ -300,7 +305,7 @@ def test_a_broken_set_up_is_one_clear_line(
     (tmp_path / "file").touch()
     places = {"MEDIA": media, "OUT": tmp_path / "out", "FILE/out": tmp_path / "file" / "out"}
     done = call("scan", *(places.get(word, word) for word in arguments))
-    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("model ", "listed "))]
+    said = [line for line in unstamped(capfd.readouterr().err) if not line.startswith(("model ", "listed "))]
     assert (done.exit_code, done.stdout) == (1, "")
     assert_one_clear_line("\n".join(said), str(places.get(words, words)))
     assert not list(tmp_path.rglob("_SUCCESS"))
@@ -310,7 +315,7 @@ def test_in_a_real_shell(tmp_path: Path) -> None:
     """Standard output stays empty, standard error has the line, and the exit status is 1; Ray is not started for it."""
     done = in_a_shell("scan", "/absent", "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "nsfwscan: /absent: no such file or directory"
+    assert unstamped(done.stderr)[-1] == "nsfwscan: /absent: no such file or directory"
     assert "Traceback" not in done.stderr
 
 
@@ -319,7 +324,7 @@ def test_verbose_shows_the_traceback(tmp_path: Path) -> None:
     done = call("scan", "/absent", "--out", tmp_path / "out", "--verbose")
     assert done.exit_code == 1
     assert "SourceError" in done.stderr
-    assert done.stderr.splitlines()[-1] == "nsfwscan: /absent: no such file or directory"
+    assert unstamped(done.stderr)[-1] == "nsfwscan: /absent: no such file or directory"
 
 
 def test_an_interrupted_scan_says_how_to_go_on(
@@ -354,7 +359,7 @@ def test_a_scan_is_described(
     assert done.exit_code == 0
     assert done.stdout.startswith("committed: run r\n\n  4 listed = 4 scored")
     assert "Open it in DuckDB:" in done.stdout
-    assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == [
+    assert [line.split()[0] for line in unstamped(capfd.readouterr().err)] == [
         "model",
         "listed",
         "scanned",
@@ -444,7 +449,7 @@ def test_out_of_time_is_exit_1_and_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(nsfwscan.execution.choose, "choose_executor", slow)
         done = call("scan", media, "--out", tmp_path / "out", "--run-id", "r", "--deadline", "1h")
-    said = capfd.readouterr().err.splitlines()
+    said = unstamped(capfd.readouterr().err)
     assert (done.exit_code, done.stdout) == (1, "")
     assert said[-2].startswith("nsfwscan: the deadline (") and said[-2].endswith(") has come")
     assert said[-1].strip() == "0 of 4 objects are done; --run-id r or --resume last goes on from there"
@@ -462,7 +467,7 @@ def test_an_unfinished_run_is_told_of(
     with pytest.raises(BalanceError):
         scanned(media, tmp_path / "out", run_id="left", run_shards=lambda job, shards, deadline: ())
     assert call("scan", media, "--out", tmp_path / "out", "--run-id", "new").exit_code == 0
-    assert capfd.readouterr().err.splitlines()[0] == (
+    assert unstamped(capfd.readouterr().err)[0] == (
         "run left over the same sources is failed: 0 of 4 objects done; "
         "--run-id left (the newest: --resume last) goes on with it"
     )
