@@ -235,7 +235,7 @@ def test_a_wrong_configuration(
     """A key or value that is wrong in the file is exit code 2, with the file's and the key's name."""
     (tmp_path / "c.yaml").write_text(text)
     done = call("scan", media, "--out", tmp_path / "out", "--config", tmp_path / "c.yaml")
-    said = capfd.readouterr().err
+    said = "\n".join(unstamped(capfd.readouterr().err))
     assert (done.exit_code, done.stdout) == (2, "")
     assert said.startswith("nsfwscan: ") and str(tmp_path / "c.yaml") in said and words in said
     assert "Traceback" not in said
