@@ -15,6 +15,7 @@ from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job
 from nsfwscan.runs import pruning
+from nsfwscan.runs.catalogue import catalogue
 from nsfwscan.runs.finding import Kind, exit_code_of
 from nsfwscan.runs.garbage import collect
 from nsfwscan.runs.holds import hold, holds, release
@@ -69,7 +70,7 @@ def tree(store: Store) -> dict[str, bytes]:
 
 def test_old_runs_go_whole(store: Store) -> None:
     """All goes but the newest night and the one that it goes on from. Of what goes `run.json` stays as it was, and
-    `pruned.json` says when, by whom and why; nothing else in the store is touched."""
+    `pruned.json` says when, by whom and why, as `runs.parquet` does; nothing else in the store is touched."""
     before = tree(store)
     plan = plan_pruning(store, NOW)
     assert [one.run.run_id for one in plan.removals] == ["1", "2"]
@@ -84,7 +85,8 @@ def test_old_runs_go_whole(store: Store) -> None:
     gone = {name: data for name, data in before.items() if name.startswith(("runs/1/", "runs/2/"))}
     stays = {name: data for name, data in before.items() if name not in gone or name.endswith("run.json")}
     new = {name: after.pop(name) for name in ("runs/1/pruned.json", "runs/2/pruned.json")}
-    assert after == stays
+    assert after.pop("runs.parquet") != stays.pop("runs.parquet") and after == stays
+    assert catalogue(store)["status"].to_pylist() == ["pruned", "pruned", "committed", "committed"]
     record = Run(store, "1").pruned()
     assert record is not None and b'"prune it"' in new["runs/1/pruned.json"]
     assert record.sha256 == Run(store, "1").digest() and "@" in record.by and "no run that stays" in record.reason
