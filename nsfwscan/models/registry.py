@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,7 +197,7 @@ def _embedded(uri: str) -> ModelSpec:
     return ModelSpec(
         name="open-nsfw",
         uri=uri,
-        digest=hashlib.sha256(open_nsfw_path().read_bytes()).hexdigest(),
+        digest=_digest_of_file(open_nsfw_path()),
         backend="onnx",
         labels=("sfw", "nsfw"),
         categories=(Category.NEUTRAL, Category.NSFW),
@@ -205,6 +205,11 @@ def _embedded(uri: str) -> ModelSpec:
         normalisation=Normalisation(1.0, (123.0, 117.0, 104.0), (1.0, 1.0, 1.0), bgr=True),
         policy="open-nsfw",
     )
+
+
+@cache
+def _digest_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _local(uri: str, storage: StorageConfig) -> Path:

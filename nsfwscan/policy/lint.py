@@ -26,7 +26,6 @@ from nsfwscan.schema import BankKind, Decision
 
 _COMPARISON = re.compile(r"\s*(\w+)\s*(>=|>|<=|<)\s*\(?\s*(-?\d+(?:\.\d+)?)\s*\)?\s*")
 _IMPLIES = {">=": operator.ge, ">": operator.ge, "<=": operator.le, "<": operator.le}
-_ONE_ROW = pa.table({"uri": [""]})
 _MEANS = {
     BankKind.BLOCK: (Decision.BLOCK, Decision.ESCALATE),
     BankKind.ALLOW: (Decision.ALLOW,),
@@ -158,7 +157,7 @@ class _Read:
         understood = read(parsed(connection, rule.when), known)
         constant = understood.always
         if constant is None and not columns_of(connection, rule.when):
-            [(constant,)] = connection.from_arrow(_ONE_ROW).select(condition(rule.when)).fetchall()
+            [(constant,)] = connection.from_arrow(pa.table({"uri": [""]})).select(condition(rule.when)).fetchall()
         found = _COMPARISON.fullmatch(rule.when)
         comparison = (found[1].lower(), found[2], float(found[3])) if found else None
         return cls(rule, shape_of(connection, rule.when), constant, comparison, understood.findings)

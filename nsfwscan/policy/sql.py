@@ -7,6 +7,7 @@ the rule.
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,8 +41,9 @@ VERDICT_NAMES = frozenset(field.name for field in VERDICT_COLUMNS)
 SCORE_NAMES = frozenset(field.name for field in MODEL_COLUMNS)
 """Columns that the model fills; a scan does not ask it about a matched image."""
 
-_NO_ROW = VISIBLE.empty_table()
-_ONE_ROW = pa.Table.from_pylist([{}], schema=pa.schema([field.with_nullable(True) for field in VISIBLE]))
+_NO_ROW, _ONE_ROW = (
+    pa.table({field.name: pa.nulls(rows, field.type) for field in VISIBLE}) for rows in (0, 1)
+)  # pyarrow imports pandas, which takes a third of a second, for whatever is made of Python's own values
 
 MEMORY_LIMIT = "2GB"
 MOST_CHARACTERS = 16_384
@@ -53,8 +55,20 @@ SAMPLE_DIGITS = 12
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """Return an in-memory DuckDB that reaches no file and no network, whatever a condition says, with one thread and
-    bounded memory. Raises NsfwscanError where this process cannot open one."""
+    """Return a connection to the in-memory DuckDB of this process, which reaches no file and no network, whatever a
+    condition says, with one thread and bounded memory. Raises NsfwscanError where this process cannot open one."""
+    try:
+        connection = _database(os.getpid()).cursor()
+        connection.execute("SELECT 1").fetchall()
+        return connection
+    except duckdb.Error:  # an internal error ends a DuckDB, not those after it
+        _database.cache_clear()
+        return _database(os.getpid()).cursor()
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """Open the database of a process, once: it takes 25 ms, and a fork must not use its parent's."""
     return open_database(
         ":memory:",
         {

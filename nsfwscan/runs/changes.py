@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,6 @@ from nsfwscan.schema import DUPLICATE_COLUMNS, FLAGGED, REPORT_SCHEMA, Cause, Ch
 
 Mask = npt.NDArray[np.bool_]
 
-_FLAGGED = pa.array(sorted(FLAGGED))
 _KEPT = ("uri", "object_id", "sha256", "label", "nsfw_score", "model", "match_bank", "verdict", "rule", *COMPARED)
 _THEN = ("sha256", "nsfw_score", "model", "match_bank", "verdict", "rule", *COMPARED)
 """Columns of the previous row that a change repeats, as `previous_…`."""
@@ -97,7 +96,7 @@ CHANGES_SCHEMA = pa.schema(
 
 def is_flagged(decisions: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a mask of the decisions that send an object to a reviewer, or block it; never null."""
-    return pc.is_in(decisions, _FLAGGED)
+    return pc.is_in(decisions, pa.array(sorted(FLAGGED)))
 
 
 def deleted_among(earlier: pa.Table, listed: pa.Array, source: SourceConfig) -> pa.Table:
@@ -257,18 +256,18 @@ def _changes(change: pa.Array, causes: Bits, rows: pa.Table, before: pa.Table) -
         **{name: rows[name] for name in _KEPT},
         **{f"previous_{name}": before[name] for name in _THEN},
         "change": change,
-        "causes": _NAMED.take(pa.array(causes)),
+        "causes": _names().take(pa.array(causes)),
         "previous_run": before["run_id"],
     }
     table = pa.table([columns[f.name] for f in CHANGES_SCHEMA], schema=CHANGES_SCHEMA)
     return table.sort_by("uri")
 
 
-_NAMED = pa.array(
-    [[str(cause) for cause in _ALL_CAUSES if bits & _BITS[cause]] for bits in range(1 << len(_ALL_CAUSES))],
-    pa.list_(pa.string()),
-)
-"""The names of the causes, by `Bits`."""
+@cache
+def _names() -> pa.Array:
+    """Return the names of the causes, by `Bits`."""
+    every = range(1 << len(_ALL_CAUSES))
+    return pa.array([[str(c) for c in _ALL_CAUSES if bits & _BITS[c]] for bits in every], pa.list_(pa.string()))
 
 
 def _has(bits: Bits, cause: Cause) -> Mask:

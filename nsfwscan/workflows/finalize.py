@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -176,6 +177,7 @@ def _seal(run: Run) -> None:
         write_catalogue(run.store)
 
 
+@cache
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in _LIBRARIES:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from functools import cache
 
+import duckdb
 import pytest
+
+from nsfwscan.policy import sql
 
 _WHERE = {
     "no working directory": "folder = tempfile.mkdtemp(); os.chdir(folder); os.rmdir(folder)",
@@ -38,3 +43,15 @@ def test_a_database_that_cannot_be_opened_is_an_error(where: str, opened: str) -
     done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("cannot open a DuckDB in this process: IO Error: ") and "ulimit -n" in done.stdout
+
+
+def test_policies_share_a_database_and_see_nothing_of_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one connection has made for itself is not there for the next, and a database that broke is opened again."""
+    monkeypatch.setattr(sql, "_database", cache(sql._database.__wrapped__))  # not that of the other tests
+    with sql.connect() as one, sql.connect() as other:
+        one.execute("CREATE TEMP TABLE mine AS SELECT 1")
+        with pytest.raises(duckdb.CatalogException, match="mine"):
+            other.execute("FROM mine")
+        sql._database(os.getpid()).close()
+        with sql.connect() as again:
+            assert again.execute("SELECT 2").fetchall() == [(2,)]
