@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
@@ -21,8 +22,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.demo.media import DemoObject, build
+from nsfwscan.images.sandbox import child
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec, Score
+from tests.decode_children import LentZygote
 from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 if TYPE_CHECKING:
@@ -39,27 +42,34 @@ LONGEST_FIRST = ("scans", "training", "cli", "workflows", "images", "s3", "stora
 """Rooms whose files take longest: begun first, so that no process is left with one of them at the end."""
 
 
-@cache
-def _needs_ray(file: str) -> bool:
-    return "mark.ray" in (ROOT / file).read_text(encoding="utf-8")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs Ray first, then the rooms that take longest; files stay whole."""
 
     def turn(item: pytest.Item) -> tuple[bool, int]:
-        file = item.path.relative_to(ROOT)
-        return not _needs_ray(str(file)), (*LONGEST_FIRST, file.parts[1]).index(file.parts[1])
+        room = item.path.relative_to(ROOT).parts[1]
+        return item.get_closest_marker("ray") is None, (*LONGEST_FIRST, room).index(room)
 
     items.sort(key=turn)
 
 
 class _OneRay(LoadScopeScheduling):
-    """Hands out whole files, for the fixtures that their tests share; all files that need Ray to one process."""
+    """Hands out whole files, for the fixtures that their tests share; all tests that need Ray to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "ray" if _needs_ray(file) else file
+        file, _, test = nodeid.partition("::")
+        return "ray" if test.partition("[")[0] in _tests_on_ray(file) else file
+
+
+@cache
+def _tests_on_ray(file: str) -> set[str]:
+    """The names of a file's tests that are marked `ray`, each by itself or all of them."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if "mark.ray" not in text:
+        return set()
+    body = ast.parse(text).body
+    whole = any(isinstance(node, ast.Assign) and "mark.ray" in ast.unparse(node) for node in body)
+    tests = [node for node in body if isinstance(node, ast.FunctionDef)]
+    return {test.name for test in tests if whole or "mark.ray" in " ".join(map(ast.unparse, test.decorator_list))}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -107,6 +117,13 @@ def each_batch_is_scored_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load_onnx", _load_once(registry.load_onnx))
         yield
+
+
+@pytest.fixture(autouse=True)
+def decode_children_are_kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan in this process decodes in a child that an earlier one has started, but for the tests of that child."""
+    if "sandbox" not in request.path.parts:
+        monkeypatch.setattr(child, "Zygote", LentZygote)
 
 
 def _load_once(load: Load) -> Load:

@@ -29,8 +29,6 @@ from nsfwscan.workflows.scan import ScanResult, run_scan
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
 from tests.s3.test_servers import client
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
-
 VANISHING = "neutral/rocket.jpg"
 MOTO_KEY = "testing"
 
@@ -80,6 +78,8 @@ def vanish(server: S3Endpoint, job: Job, shards: Sequence[Shard], deadline: Dead
     yield from run_shards(job, shards, deadline)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
 def test_scan_of_a_failing_store(
     server: S3Endpoint, media: str, demo: tuple[Path, list[DemoObject]], tmp_path: Path
 ) -> None:
@@ -113,6 +113,8 @@ def test_scan_of_a_failing_store(
     assert result.record.balance.listed == len(uploaded(server, demo[1]))
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
 def test_the_second_night_asks_only_for_what_changed(
     server: S3Endpoint, media: str, demo: tuple[Path, list[DemoObject]]
 ) -> None:
@@ -147,9 +149,13 @@ def test_the_second_night_asks_only_for_what_changed(
     assert [row["uri"][-1] for row in rows(result, config) if row["carried_from"] == "1"] == list("0124689")
 
 
-@pytest.mark.parametrize("workers", ["inline", pytest.param("ray", marks=pytest.mark.full)])
-def test_the_store_is_asked_no_faster_than_allowed(server: S3Endpoint, media: str, workers: str) -> None:
+@pytest.mark.parametrize("workers", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.full])])
+def test_the_store_is_asked_no_faster_than_allowed(
+    server: S3Endpoint, media: str, workers: str, request: pytest.FixtureRequest
+) -> None:
     """With --max-requests-per-s, listing and reading together keep under the rate, however many workers there are."""
+    if workers == "ray":
+        request.getfixturevalue("ray_local")
     times: list[float] = []
 
     def note(method: str, path: str) -> bool:

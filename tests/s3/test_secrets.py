@@ -9,7 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -42,11 +44,28 @@ def proxy(moto: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> Iterator[Fau
         yield faulty
 
 
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with canaries for credentials; its output is searched at once."""
+_COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from nsfwscan.cli.main import main
+done = [CliRunner().invoke(main, command) for command in json.load(sys.stdin)]
+print(json.dumps([[one.exit_code, one.stdout, one.stderr] for one in done]))
+"""
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*commands: Sequence[str | Path], **environment: str) -> list[Done]:
+    """Commands in a process of their own, with canaries for credentials; their output is searched at once."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
-        [sys.executable, "-m", "nsfwscan", *map(str, arguments)],
+        [sys.executable, "-c", _COMMANDS],
+        input=json.dumps([list(map(str, command)) for command in commands]),
         capture_output=True,
         text=True,
         check=False,
@@ -54,7 +73,8 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
     )
     assert_clean(done.stdout)
     assert_clean(done.stderr)
-    return done
+    assert done.returncode == 0, done.stderr
+    return [Done(*one) for one in json.loads(done.stdout)]
 
 
 def assert_clean(text: str) -> None:
@@ -75,16 +95,6 @@ def assert_clean_below(folder: Path) -> int:
     return len(files)
 
 
-def configured(folder: Path, **storage: object) -> Path:
-    """A configuration whose storage options hold canaries; two attempts a request, so that failing is quick."""
-    path = folder / "scan.yaml"
-    options: dict[str, object] = {"key": KEY_ID, "secret": f"{CANARY}-option", "token": f"{CANARY}-option"}
-    options |= {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}}}
-    path.write_text(json.dumps({"storage": {"options": options, **storage}}))
-    return path
-
-
-@pytest.mark.ray
 def test_a_scan_that_succeeds_writes_no_secret(proxy: FaultyProxy, tmp_path: Path) -> None:
     """Signed URLs in a manifest, of a web server of this machine that is allowed to it, and keys in the environment: none in
     the report, the page or the output, though some of the URLs fail and are examples in the summary."""
@@ -98,53 +108,73 @@ def test_a_scan_that_succeeds_writes_no_secret(proxy: FaultyProxy, tmp_path: Pat
     config.write_text(json.dumps({"storage": {"endpoint_url": url}, "read": {"attempts": 2}}))
     arguments = ["--out", out, "--run-id", "r", "--num-cpus", "1", "--max-error-rate", "1", "--verbose"]
     arguments += ["--allow-source", f"{url}/"]
-    done = run("scan", manifest, *arguments, "--config", config)
-    assert done.returncode == 0, done.stderr
+    scan = ["scan", manifest, *arguments, "--config", config]
+    for done in run(scan, ["runs", out], ["verify", out]):
+        assert done.returncode == 0, done.stderr
     assert_clean_below(out)
     record = json.loads((out / "runs" / "r" / "run.json").read_text())
     assert record["summary"]["status"] == {"ok": 2, "not_found": 1, "fetch_error": 1}
     assert "absent.png?X-Amz-Credential=***" in json.dumps(record["summary"])
-    assert run("runs", out).returncode == run("verify", out).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [pytest.param("expired", r"ExpiredToken", marks=pytest.mark.full), ("denied", "permission denied"), ("away", "credentials encoded in URL"), ("reset", "Connection")],
-)  # fmt: skip
-def test_a_scan_that_fails_tells_no_secret(proxy: FaultyProxy, tmp_path: Path, fault: str, said: str) -> None:
+SAID = {
+    "expired": "ExpiredToken",
+    "denied": "permission denied",
+    "away": "credentials encoded in URL",
+    "reset": "Connection",
+}
+"""What a scan says of each fault."""
+AWAY = f"http://{KEY_ID}:{CANARY}-url@127.0.0.1:9"
+"""An endpoint of the environment is not the configuration's to refuse."""
+
+
+@contextmanager
+def configured(fault: str, moto: S3Endpoint, folder: Path) -> Iterator[Path]:
+    """A configuration whose storage options hold canaries, for a store with a fault; two attempts a request, so that
+    failing is quick."""
+    options: dict[str, object] = {"key": KEY_ID, "secret": f"{CANARY}-option", "token": f"{CANARY}-option"}
+    options |= {"config_kwargs": {"retries": {"total_max_attempts": 2, "mode": "standard"}}}
+    with FaultyProxy(moto) as proxy:
+        if fault == "reset":
+            proxy.reset(lambda method, path: True)
+        else:
+            status, code = (400, "ExpiredToken") if fault == "expired" else (403, "AccessDenied")
+            proxy.fail(lambda method, path: True, status=status, code=code)
+        there = {} if fault == "away" else {"endpoint_url": proxy.endpoint.endpoint_url}
+        path = folder / f"{fault}.yaml"
+        path.write_text(json.dumps({"storage": {"options": options, **there}}))
+        yield path
+
+
+@pytest.mark.parametrize("faults", [("denied", "away", "reset"), pytest.param(("expired",), marks=pytest.mark.full)])
+def test_a_scan_that_fails_tells_no_secret(moto: S3Endpoint, tmp_path: Path, faults: tuple[str, ...]) -> None:
     """Refused, absent and broken stores, with tracebacks of all that led to it, and `doctor` about the same."""
-    url = proxy.endpoint.endpoint_url
-    config = configured(tmp_path, **({"endpoint_url": url} if fault != "away" else {}))
-    everything = {"expired": (400, "ExpiredToken"), "denied": (403, "AccessDenied")}
-    if fault in everything:
-        status, code = everything[fault]
-        proxy.fail(lambda method, path: True, status=status, code=code)
-    elif fault == "reset":
-        proxy.reset(lambda method, path: True)
-    # An endpoint of the environment is not the configuration's to refuse.
-    away = f"http://{KEY_ID}:{CANARY}-url@127.0.0.1:9"
-    out = tmp_path / "reports" if fault in ("denied", "away") else f"s3://{BUCKET}/reports"
-    arguments = [f"s3://{BUCKET}/media/", "--out", out, "--config", config]
-    done = run("scan", *arguments, "--run-id", "r", "--verbose", AWS_ENDPOINT_URL=away)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" in done.stderr, done.stderr
-    assert_clean_below(tmp_path / "reports")
-    if fault == "expired":
-        assert said in run("doctor", *arguments, "--num-cpus", "1", AWS_ENDPOINT_URL=away).stdout
+    commands: list[list[str | Path]] = []
+    with ExitStack() as stack:
+        for fault in faults:
+            config = stack.enter_context(configured(fault, moto, tmp_path))
+            out = tmp_path / "reports" if fault in ("denied", "away") else f"s3://{BUCKET}/reports"
+            commands.append([f"s3://{BUCKET}/media/", "--out", out, "--config", config])
+        found = run(*(["scan", *one, "--run-id", "r", "--verbose"] for one in commands), AWS_ENDPOINT_URL=AWAY)
+        for fault, done in zip(faults, found, strict=True):
+            assert done.returncode == 1 and "Traceback" in done.stderr, done.stderr
+            assert SAID[fault] in done.stderr, done.stderr
+        assert_clean_below(tmp_path / "reports")
+        if "expired" in faults:
+            [done] = run(["doctor", *commands[0], "--num-cpus", "1"], AWS_ENDPOINT_URL=AWAY)
+            assert SAID["expired"] in done.stdout
 
 
-_LONG = [pytest.param(command, marks=pytest.mark.long) for command in ("doctor", "classify", "runs")]
-
-
-@pytest.mark.parametrize("command", ["scan", *_LONG])
-def test_a_password_on_the_command_line_is_not_repeated(tmp_path: Path, command: str) -> None:
+def test_a_password_on_the_command_line_is_not_repeated(tmp_path: Path) -> None:
     """A URI with a password is wrong usage of every command, and so is a file that cannot be parsed."""
-    uri = f"ftp://user:{CANARY}@host/media"
-    out = ["--out", str(tmp_path)] if command in ("scan", "doctor") else []
-    calls = [[uri, *out], [tmp_path, *out, "--endpoint-url", f"http://user:{CANARY}@minio:9000"]]
-    if command != "runs":
-        broken = tmp_path / "broken.yaml"
-        broken.write_text(f"storage: {{options: {{secret: {CANARY}")
-        calls.append([tmp_path, *out, "--config", broken])
-    for arguments in calls:
-        done = run(command, *arguments)
-        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(f"storage: {{options: {{secret: {CANARY}")
+    commands: list[list[str | Path]] = []
+    for command in ("scan", "doctor", "classify", "runs"):
+        out = ["--out", str(tmp_path)] if command in ("scan", "doctor") else []
+        commands.append([command, f"ftp://user:{CANARY}@host/media", *out])
+        commands.append([command, tmp_path, *out, "--endpoint-url", f"http://user:{CANARY}@minio:9000"])
+        if command != "runs":
+            commands.append([command, tmp_path, *out, "--config", broken])
+    for command, done in zip(commands, run(*commands), strict=True):
+        assert done.returncode == 2 and "Traceback" not in done.stderr, (command, done.stderr)
