@@ -172,7 +172,7 @@ def test_of_too_many_only_the_flagged_are_compared() -> None:
 _OBJECTS = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=25)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     _OBJECTS, st.lists(st.tuples(st.integers(0, 2), st.sets(st.integers(0, 60), max_size=12)), min_size=9, max_size=9)
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,12 @@ NAMES = [f"{i:02}.jpg" for i in range(20)]
 BROKEN, NEW, GONE = "05.jpg", "99.jpg", "07.jpg"
 
 
-@pytest.fixture(autouse=True)
-def _several_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "RANGE_ROWS", 6)
+@pytest.fixture(scope="module", autouse=True)
+def _several_ranges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "RANGE_ROWS", 6)
+        patch.setenv("NSFWSCAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def digest(name: str) -> str:
@@ -76,29 +81,29 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four nights: the first; a delta, in which one object came, one went and one could be read; the same with another
     policy, as a delta; and a snapshot with a bank. Then a match with another bank, and a replay of the first night."""
-    monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "media").mkdir()
+    folder = tmp_path_factory.mktemp("nights")
+    (folder / "media").mkdir()
     for name in NAMES:
-        add(tmp_path, name)
-    out, media, delta = tmp_path / "out", tmp_path / "media", {"mode": "delta"}
-    scanned(media, out, row, run_id="1", policy=policy(tmp_path, 0.8))
-    add(tmp_path, NEW)
+        add(folder, name)
+    out, media, delta = folder / "out", folder / "media", {"mode": "delta"}
+    scanned(media, out, row, run_id="1", policy=policy(folder, 0.8))
+    add(folder, NEW)
     (media / GONE).unlink()
-    add(tmp_path, BROKEN, size=1001)
-    scanned(media, out, mended, run_id="2", policy=policy(tmp_path, 0.8), report=delta)
-    scanned(media, out, mended, run_id="3", policy=policy(tmp_path, 0.7), report=delta)
-    scanned(media, out, mended, run_id="4", policy=policy(tmp_path, 0.7), banks=bank(tmp_path, "01.jpg"))
-    found = bank(tmp_path, "02.jpg")["known"]
+    add(folder, BROKEN, size=1001)
+    scanned(media, out, mended, run_id="2", policy=policy(folder, 0.8), report=delta)
+    scanned(media, out, mended, run_id="3", policy=policy(folder, 0.7), report=delta)
+    scanned(media, out, mended, run_id="4", policy=policy(folder, 0.7), banks=bank(folder, "01.jpg"))
+    found = bank(folder, "02.jpg")["known"]
     assert call("match", out, "--bank", f"fresh={found['uri']},hash=sha256", "--run-id", "m").exit_code == 0
     replayed = call(
-        "policy", "replay", out / "runs" / "1", "--policy", policy(tmp_path, 0.5), "--commit", "--run-id", "r"
+        "policy", "replay", out / "runs" / "1", "--policy", policy(folder, 0.5), "--commit", "--run-id", "r"
     )
     assert replayed.exit_code == 0
-    return tmp_path
+    return folder
 
 
 def diff(folder: Path, before: str, now: str, out: str | None = None) -> Diff:
@@ -159,27 +164,23 @@ def test_a_match_and_a_replay(folder: Path) -> None:
     assert {why for causes, _ in moves(diff(folder, "r", "m")).values() for why in causes} >= {"policy", "bank"}
 
 
-def test_the_file_has_every_change(folder: Path) -> None:
+def test_the_file_has_every_change(folder: Path, tmp_path: Path) -> None:
     """As the rows of changes/, in the order of their URIs; one that cannot be written is a clear error."""
-    out = folder / "moved.parquet"
+    out = tmp_path / "moved.parquet"
     found = diff(folder, "1", "4", str(out))
     table = pq.read_table(out)
     assert is_of_schema(table, CHANGES_SCHEMA) and table.num_rows == found.changed == 6
     assert table["uri"].to_pylist() == sorted(table["uri"].to_pylist())
     assert set(table["previous_run"].to_pylist()) == {"1", None} and oct(out.stat().st_mode)[-3:] == "640"
-    assert pq.read_table(found_nothing(folder)).num_rows == 0
+    diff(folder, "1", "1", str(tmp_path / "none.parquet"))
+    assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
     with pytest.raises(ConfigError, match="cannot write"):
-        diff(folder, "1", "4", str(folder / "no" / "such.parquet"))
+        diff(folder, "1", "4", str(tmp_path / "no" / "such.parquet"))
     with pytest.raises(ConfigError, match="a file of this machine"):
         diff(folder, "1", "4", "s3://bucket/moved.parquet")
 
 
-def found_nothing(folder: Path) -> Path:
-    diff(folder, "1", "1", str(folder / "none.parquet"))
-    return folder / "none.parquet"
-
-
-def test_the_command(folder: Path) -> None:
+def test_the_command(folder: Path, tmp_path: Path) -> None:
     """Names runs by STORE/runs/ID, or by ids after a STORE; as text and as one JSON object; a lost run stops it."""
     out = folder / "out"
     shown = call("diff", out, "1", "4")
@@ -198,8 +199,9 @@ def test_the_command(folder: Path) -> None:
     assert {move["objects"] for move in found["moves"]} == {1, 3} and found["settings"][0]["what"] == "policy"
     assert "nothing changed" in call("diff", out, "1", "1").stdout
     assert call("diff", out).exit_code == 2 and call("diff", out, "1", "nine").exit_code == 1
-    for path in (out / "runs" / "1" / "report").iterdir():
+    shutil.copytree(out, tmp_path / "out")
+    for path in (tmp_path / "out" / "runs" / "1" / "report").iterdir():
         path.unlink()
     with pytest.raises(StoreError):
-        diff(folder, "2", "3")
-    assert call("diff", out, "2", "3").exit_code == 1
+        diff(tmp_path, "2", "3")
+    assert call("diff", tmp_path / "out", "2", "3").exit_code == 1

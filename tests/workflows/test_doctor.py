@@ -56,31 +56,33 @@ def left_in(store: Path) -> list[Path]:
 # --- healthy --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
+SUBJECTS = "versions machine space space space decoder source source store policy model".split()
+
+
+def is_healthy(exit_code: int, said: str, complained: str, subjects: list[str]) -> None:
+    lines = said.splitlines()
+    assert (exit_code, complained) == (0, "")
+    assert all(line.split()[0] in ("ok", "warn") for line in lines), said
+    assert [line.split()[1] for line in lines] == subjects
+
+
+@pytest.mark.usefixtures("without_ray")
 def test_a_healthy_set_up(media: Path, tmp_path: Path) -> None:
     """Every check is a line that says what was found, the exit code is 0, and the store is as it was."""
+    done = run(str(media), "--out", str(tmp_path / "out"))
+    is_healthy(done.exit_code, done.stdout, done.stderr, SUBJECTS)
+    assert f"ok    source    {media}: can be listed and read ({media}/0000.jpg, 1 bytes)" in done.stdout.splitlines()
+    assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_healthy_set_up_with_ray(media: Path, tmp_path: Path) -> None:
+    """The command in a process of its own starts a Ray, says what runs there, and ends it."""
     command = [sys.executable, "-m", "nsfwscan", "doctor", str(media), "--out", str(tmp_path / "out")]
     done = subprocess.run([*command, "--num-cpus", "1"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert all(line.split()[0] in ("ok", "warn") for line in lines), done.stdout
-    subjects = [
-        "versions",
-        "machine",
-        "space",
-        "space",
-        "space",
-        "decoder",
-        "source",
-        "source",
-        "store",
-        "policy",
-        "model",
-        "ray",
-    ]
-    assert [line.split()[1] for line in lines] == subjects
-    assert "ok    ray       a local Ray: 1 nodes, 1 CPUs, 0 GPUs; would use 1 CPU actors, the model in each" in lines
-    assert f"ok    source    {media}: can be listed and read ({media}/0000.jpg, 1 bytes)" in lines
+    is_healthy(done.returncode, done.stdout, done.stderr, [*SUBJECTS, "ray"])
+    assert "a local Ray: 1 nodes, 1 CPUs, 0 GPUs; would use 1 CPU actors, the model in each" in done.stdout
     assert left_in(tmp_path / "out") == []
 
 
@@ -221,6 +223,7 @@ def test_banks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_a_model_that_returns_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that overflows in its precision is found with one grey image, and the message says what to try."""
     monkeypatch.setattr(registry, "load", lambda *_: lambda batch: np.full((len(batch), 2), np.nan, np.float32))

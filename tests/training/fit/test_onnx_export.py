@@ -49,7 +49,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.mark.parametrize(
-    "make", [None, make_dinov2, pytest.param(make_swin, marks=pytest.mark.full)], ids=["vit", "dinov2", "swin"]
+    "make",
+    [None, pytest.param(make_dinov2, marks=pytest.mark.long), pytest.param(make_swin, marks=pytest.mark.full)],
+    ids=["vit", "dinov2", "swin"],
 )
 def test_the_graph_gives_the_scan_s_scores(
     exported: Exported, tmp_path: Path, make: Callable[[Path], Path] | None

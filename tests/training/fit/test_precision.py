@@ -51,7 +51,7 @@ class Made:
         return self.outcome.uri
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=[pytest.param("float32", marks=pytest.mark.long), "bfloat16"])
 def made(request: pytest.FixtureRequest, small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = tmp_path_factory.mktemp(request.param) / "checkpoint"
     return Made(request.param, small_bench.train(out, precision=request.param, checkpoint_steps=3))
