@@ -56,7 +56,7 @@ def left_in(store: Path) -> list[Path]:
 # --- healthy --------------------------------------------------------------------------------------------------------
 
 
-SUBJECTS = "versions machine space space space decoder source source store policy model".split()
+SUBJECTS = ["versions", "machine", "space", "space", "space", "decoder", "source", "source", "store", "policy", "model"]
 
 
 def is_healthy(exit_code: int, said: str, complained: str, subjects: list[str]) -> None:
