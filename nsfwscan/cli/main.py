@@ -50,6 +50,7 @@ from nsfwscan.cli.policy import policy
 from nsfwscan.cli.quarantine import quarantine
 from nsfwscan.cli.queues import queues
 from nsfwscan.cli.retention import hold, prune
+from nsfwscan.cli.review import review
 from nsfwscan.cli.sql import sql
 from nsfwscan.cli.terminal import (
     describe_delta,
@@ -684,6 +685,7 @@ main.add_command(prune)
 main.add_command(quarantine)
 main.add_command(queues)
 main.add_command(sql)
+main.add_command(review)
 main.add_command(verdicts)
 main.add_command(why)
 

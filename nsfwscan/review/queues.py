@@ -24,7 +24,7 @@ from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.export import json_line
 from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
-from nsfwscan.runs.record import PolicyRecord
+from nsfwscan.runs.record import PolicyRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import BankKind, Category, in_utc, score_column
 from nsfwscan.storage.output import Output
@@ -96,6 +96,19 @@ def write_queues(
         raise ConfigError(f"cannot write queues to {out}: {error.strerror or error}") from error
 
 
+def check_queues(record: RunRecord, names: Collection[str]) -> None:
+    """Raise ConfigError for a queue that neither the policy nor a row of the run has."""
+    known = {*_queues_of(record.policy), *record.summary.queue}
+    for name in names:
+        if name not in known:
+            raise ConfigError(_unknown(name, known))
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    there = ", ".join(sorted(known)) or "none"
+    return f"nothing goes to a queue {name!r}, and the policy names none; it names: {there}"
+
+
 def _queues_of(policy: PolicyRecord) -> set[str]:
     """Return every queue that the policy of a record names."""
     named = [outcome.queue for outcome in (*policy.rules, policy.otherwise)]
@@ -124,8 +137,7 @@ def _write(items: Iterator[Item], out: Output, expected: list[str], known: set[s
             write(name, queued)
         for name in expected:
             if name not in done and name not in known:
-                there = ", ".join(sorted(known)) or "none"
-                raise ConfigError(f"nothing goes to a queue {name!r}, and the policy names none; it names: {there}")
+                raise ConfigError(_unknown(name, known))
             if name not in done:
                 write(name, ())
     return sorted(done.values(), key=lambda queue: queue.name)

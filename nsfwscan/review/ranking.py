@@ -12,12 +12,15 @@ per asset, made from the first of its objects in that queue. The order is by
     uncertainty     1 less the margin between the two most probable categories (margin sampling: Scheffer et al. 2001,
                     Active Hidden Markov Models for Information Extraction), the highest first; 1 without two scores
     uri             so that the order is the same every time
+
+An audit of false positives is ordered by confidence. An item has the other contents of its asset (`members`), and says
+whether any object of the asset is an illegal match: then the item is treated as one.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -33,18 +36,21 @@ from nsfwscan.runs.knowing import Knowing
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
-from nsfwscan.schema import REPORT_SCHEMA, Category, Decision, score_column
+from nsfwscan.schema import REPORT_SCHEMA, BankKind, Category, Decision, score_column
 from nsfwscan.storage.duckdb_temp import spilling
 
 PLACES = 20
 """Largest number of an asset's other places that an item names; the rest are counted."""
 EARLIER_RUNS = 30
 """Default number of runs before this one that are searched for decisions on the same asset."""
+MEMBERS = 24
+"""Largest number of an asset's other contents that an item names."""
 CONTEXT_SCHEMA = pa.schema([("uri", pa.string()), ("number", pa.int64()), ("context", pa.string())])
 """Context of objects: URI, number of the row in the file, and JSON."""
 
 _SHOWN = (
-    *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status"),
+    *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status", "error"),
+    *("media", "duration_s", "views", "model", "policy", "confidence", "truth", "false_positive"),
     *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by"),
     *("label", "nsfw_score", *map(score_column, Category), "signals"),
     *(
@@ -60,7 +66,7 @@ _SHOWN = (
     *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
     *("verdict", "verdict_at", "appeals"),
 )
-_SEEN = ("uri", "sha256", "cluster", "verdict")
+_SEEN = ("uri", "sha256", "cluster", "match_kind", "verdict")
 _BATCH = 1024
 _THREADS = 4
 """Each thread takes part of the gigabyte."""
@@ -75,24 +81,28 @@ _QUEUED = f"""
 """
 _PLACES = f"""
     CREATE TABLE places AS
-    SELECT asset, uri, sha256, verdict FROM (SELECT {_ASSET} AS asset, * FROM incoming) SEMI JOIN queued USING (asset)
+    SELECT asset, uri, sha256, verdict, coalesce(match_kind = '{BankKind.ILLEGAL}', false) AS illegal
+    FROM (SELECT *, {_ASSET} AS asset FROM incoming) SEMI JOIN queued USING (asset)
 """
-_ORDER = "coalesce(severity, 0) DESC, reach DESC, uncertainty DESC, uri"
-_ITEMS = f"""
+BY_URGENCY = "coalesce(severity, 0) DESC, reach DESC, uncertainty DESC, uri"
+BY_CONFIDENCE = "confidence DESC NULLS LAST, uri"
+_ITEMS = """
     CREATE TABLE items AS
     WITH counted AS (
-        SELECT asset, count(*) AS places FROM places GROUP BY asset
+        SELECT asset, count(*) AS places, count(DISTINCT sha256) AS contents, bool_or(illegal) AS illegal
+        FROM places GROUP BY asset
     ), weighed AS (
-        SELECT uri, sha256, queue, asset, severity, uncertainty, places,
+        SELECT uri, sha256, queue, asset, severity, uncertainty, confidence, places, contents, illegal,
                greatest(coalesce(cluster_places, 0), places) AS reach
         FROM queued JOIN counted USING (asset)
     ), turns AS (
-        SELECT *, row_number() OVER (PARTITION BY queue, asset ORDER BY {_ORDER}) AS turn,
+        SELECT *, row_number() OVER (PARTITION BY queue, asset ORDER BY {order}) AS turn,
                count(*) OVER (PARTITION BY queue, asset) AS objects
         FROM weighed
     )
-    SELECT uri, sha256, asset, reach, places, objects, row_number() OVER (PARTITION BY queue ORDER BY {_ORDER}) AS rank,
-           row_number() OVER (ORDER BY queue, {_ORDER}) AS item
+    SELECT uri, sha256, asset, reach, places, contents, illegal, objects,
+           row_number() OVER (PARTITION BY queue ORDER BY {order}) AS rank,
+           row_number() OVER (ORDER BY queue, {order}) AS item
     FROM turns WHERE turn = 1
 """
 _EARLIER = """
@@ -125,6 +135,11 @@ _NEAR = """
     SELECT item, verdict, count(DISTINCT p.sha256) AS contents FROM items i JOIN places p USING (asset)
     WHERE verdict IS NOT NULL AND p.sha256 <> i.sha256 GROUP BY item, verdict ORDER BY item, verdict
 """
+_MEMBERS = f"""
+    SELECT item, p.sha256, min(p.uri) AS uri
+    FROM items i JOIN places p USING (asset) WHERE p.sha256 <> i.sha256 GROUP BY item, p.sha256
+    QUALIFY row_number() OVER (PARTITION BY item ORDER BY min(p.uri)) <= {MEMBERS} ORDER BY item, min(p.uri)
+"""
 _PRIOR = """
     SELECT item, decision, rule, min(age) AS age, count(*) AS runs, bool_or(same_uri) AS same_uri
     FROM earlier GROUP BY item, decision, rule ORDER BY item, age, decision, rule
@@ -139,7 +154,8 @@ class Item(NamedTuple):
 
     row: Row
     """Columns of the report, and `rank` (from 1), `reach`, `uncertainty` (0 to 1), `objects` (number of the asset's
-    objects in this queue)."""
+    objects in this queue), `contents` (number of its contents in the report), `illegal` (one of them is an illegal
+    match)."""
     elsewhere: list[str]
     """Up to `PLACES` other URIs of the asset in the report."""
     others: int
@@ -151,6 +167,8 @@ class Item(NamedTuple):
     """JSON."""
     near: dict[str, int]
     """Other contents of the asset that people gave a verdict on, by what stands."""
+    members: list[Row]
+    """Up to `MEMBERS` other contents of the asset in the report: the `sha256`, and the `uri` of one object each."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +180,19 @@ class Ranked:
     """Objects that rules without a queue send to review or escalation."""
 
 
+Choice = Callable[[pa.Table], pa.Table]
+"""A function that returns the rows of a table that become items, with their `queue`."""
+
+
 @contextmanager
 def ranked(
-    run: Run, queues: Collection[str] = (), context: Iterable[pa.RecordBatch] = (), earlier_runs: int = EARLIER_RUNS
+    run: Run,
+    queues: Collection[str] = (),
+    context: Iterable[pa.RecordBatch] = (),
+    earlier_runs: int = EARLIER_RUNS,
+    *,
+    choice: Choice | None = None,
+    order: str = BY_URGENCY,
 ) -> Iterator[Ranked]:
     """Open the items of a run, by queue and rank; they can be read within the block. Raises StoreError where the report
     of this run or of an earlier one cannot be read.
@@ -173,16 +201,20 @@ def ranked(
         queues: only these queues; if empty, all.
         context: batches of `CONTEXT_SCHEMA`; of several rows for a URI, the last one counts.
         earlier_runs: number of runs before this one to search; each takes as long to read as this one.
+        choice: takes tables with all columns of the report, and chooses the items in place of `queues`.
+        order: within a queue, `BY_URGENCY` or `BY_CONFIDENCE`.
     """
     record, unassigned = run.record(), _Unassigned(queues)
     knowing = Knowing(run, record)
+    asked = _SHOWN if choice is None else REPORT_SCHEMA.names
     with spilling("queues", threads=_THREADS) as (tables, _):
         tables.execute("SET preserve_insertion_order = false")
-        shown = (knowing.decided(rows, _SHOWN) for rows in read_rows(run, record, knowing.columns(_SHOWN)))
-        _fill(tables, _QUEUED, map(unassigned, shown), _schema(_SHOWN))
+        shown = (knowing.decided(rows, asked) for rows in read_rows(run, record, knowing.columns(asked)))
+        chosen = (rows.select(_SHOWN) for rows in map(choice or unassigned, shown))
+        _fill(tables, _QUEUED, chosen, _schema(_SHOWN))
         seen = map(knowing.verdicts.onto, read_rows(run, record, _SEEN))
         _fill(tables, _PLACES, seen, _schema((*_SEEN, "verdict_at", "appeals")))
-        tables.execute(_ITEMS)
+        tables.execute(_ITEMS.format(order=order))
         runs = _look_back(tables, run, record, earlier_runs)
         _fill(tables, _CONTEXT, map(pa.Table.from_batches, ([batch] for batch in context)), CONTEXT_SCHEMA)
         yield Ranked(_items(tables, runs), unassigned.count)
@@ -259,7 +291,8 @@ class _Unassigned:
 
 
 def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[RunRecord]) -> Iterator[Item]:
-    elsewhere, prior, near = (_Beside(_stream(tables, query)) for query in (_ELSEWHERE, _PRIOR, _NEAR))
+    queries = (_ELSEWHERE, _PRIOR, _NEAR, _MEMBERS)
+    elsewhere, prior, near, members = (_Beside(_stream(tables, query)) for query in queries)
     for row in _stream(tables, _RANKED):
         number, others, context = row.pop("item"), row.pop("places") - 1, row.pop("context")
         said = [
@@ -274,7 +307,8 @@ def _items(tables: duckdb.DuckDBPyConnection, runs: Sequence[RunRecord]) -> Iter
             for found in prior.of(number)
         ]
         decided = {found["verdict"]: found["contents"] for found in near.of(number)}
-        yield Item(row, [place["uri"] for place in elsewhere.of(number)], others, said, context, decided)
+        places = [place["uri"] for place in elsewhere.of(number)]
+        yield Item(row, places, others, said, context, decided, members.of(number))
 
 
 def _stream(tables: duckdb.DuckDBPyConnection, query: str) -> Iterator[Row]:

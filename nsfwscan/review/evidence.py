@@ -1,0 +1,45 @@
+"""Choose what a person needs to see of an animation, a video or a document: as little as settles it.
+
+The views are those that a scan scores (`images/views.py`). A file of views that is absent or damaged is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.review.covers import View
+from nsfwscan.runs.run import Run
+from nsfwscan.runs.view_rows import FOLDER
+
+MOST = 6
+"""Views that are shown of an object at most."""
+_NEAR = 0.5
+"""A view below this share of the worst one's score settles nothing."""
+
+Scores = Mapping[str, Mapping[int, float]]
+"""By URI and frame, the `nsfw_score` of a view."""
+
+
+def minimal(views: Sequence[View], scores: Mapping[int, float]) -> list[View]:
+    """Return the worst views, in the order of the file: those within half of the worst score, and six at most. Without
+    scores, as of a file that the run did not score, the first six."""
+    known = [view for view in views if view.index in scores]
+    if not known:
+        return list(views[:MOST])
+    worst = sorted(known, key=lambda view: -scores[view.index])[:MOST]
+    peak = scores[worst[0].index]
+    return sorted((view for view in worst if scores[view.index] >= _NEAR * peak), key=lambda view: view.index)
+
+
+def scores_of_views(run: Run, uris: Collection[str]) -> Scores:
+    """Return the scores of the views of some objects that have several."""
+    wanted, found = pa.array(sorted(uris), pa.string()), dict[str, dict[int, float]]()
+    for file in run.record().files_in(FOLDER):
+        rows = run.parquet(file).read(columns=["uri", "index", "nsfw_score"])
+        for row in rows.filter(pc.is_in(rows["uri"], wanted)).to_pylist():
+            if row["nsfw_score"] is not None:
+                found.setdefault(row["uri"], {})[row["index"]] = row["nsfw_score"]
+    return found

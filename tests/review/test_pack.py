@@ -1,0 +1,205 @@
+"""What is in a pack: which rows, which covers, which links; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import CliRunner
+
+from nsfwscan.cli.main import main
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError, NsfwscanError
+from nsfwscan.review.covers import View
+from nsfwscan.review.evidence import minimal
+from nsfwscan.review.originals import NoOriginals, Presigned, Template, origin_of
+from nsfwscan.review.ranking import ranked
+from nsfwscan.review.selection import rows_where
+from nsfwscan.review.words import line_of
+from tests.review.pages import of_file, packed, picture, store
+from tests.review.stores import committed, row
+from tests.s3.servers import S3Endpoint
+
+
+def told(page: Path) -> dict[str, Any]:
+    """What a page knows."""
+    text = page.read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text.partition('id="pack">')[2].partition("</script>")[0])
+    return found
+
+
+def test_a_pack_says_what_it_has(tmp_path: Path) -> None:
+    """Items, contents, covers, why others have none, and what is left out; objects that are gone, or have other bytes than
+    the scan saw, have no cover."""
+    made = store(tmp_path)
+    (made.media / "moving.gif").write_bytes((made.media / "one.png").read_bytes())
+    done = packed(made, tmp_path / "out", NoOriginals(), most=6)
+    assert (done.items, done.contents, done.left) == (6, 9, 1)
+    assert done.problems == {"it has changed since the scan": 1, "not_found": 1}
+    items = told(tmp_path / "out" / "index.html")["items"]
+    why = {Path(item["members"][0]["uri"]).name: item["no_cover"] for item in items}
+    assert why["moving.gif"] == "it has changed since the scan" and why["gone.png"].startswith("not_found: ")
+    assert [item["contents"] for item in items][:2] == [2, 3]
+    assert all(member["original"] is None for item in items for member in item["members"])
+    again = packed(made, tmp_path / "again", NoOriginals(), most=6)
+    assert told(Path(again.place))["pack"] == told(tmp_path / "out" / "index.html")["pack"]
+    other = packed(made, tmp_path / "other", NoOriginals(), covers=False, reviewer="Ben")
+    assert told(Path(other.place))["pack"] != told(Path(again.place))["pack"] and other.covers == 0
+
+
+def test_the_page_allows_its_own_script_and_the_hosts_of_its_links(tmp_path: Path) -> None:
+    """No `unsafe-inline`, no host that is not linked to."""
+    made = store(tmp_path)
+    policy = {}
+    for name, originals in (("none", NoOriginals()), ("linked", Template("https://m.example:8443/{sha256}?x={uri}"))):
+        packed(made, tmp_path / name, originals, covers=False)
+        text = (tmp_path / name / "index.html").read_text(encoding="utf-8")
+        policy[name] = text.partition('Policy" content="')[2].partition('"')[0].replace("&#39;", "'")
+    assert "unsafe" not in "".join(policy.values()) and "default-src 'none'" in policy["none"]
+    assert "img-src data:;" in policy["none"] and "media-src 'none'" in policy["none"]
+    assert "img-src data: https://m.example:8443;" in policy["linked"]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("media.example/{key}", "must begin with http"),
+        ("javascript:alert(1)//{key}", "must begin with http"),
+        ("https://{bucket}.example/x", "a host without a field"),
+        ("https://m.example;script-src *{key}", "a host without a field"),
+        ("https://m.example/{name}", "there is no field {name}"),
+        ("https://m.example/x", "name one of"),
+        ("https://u:p@m.example/{key}", "password"),
+    ],
+)
+def test_templates_that_are_none(template: str, said: str) -> None:
+    """Nothing but a web address of one host with a field in it can stand in the page's policy."""
+    with pytest.raises(ConfigError, match=said):
+        Template(template)
+
+
+def test_links_of_a_template() -> None:
+    """Values are encoded; a key that leads a browser upwards has no link."""
+    link = Template("https://m.example/{bucket}/{key}?u={uri}").link
+    found = link({"uri": "s3://b/a b/ü?#%2e.png"})
+    assert found == "https://m.example/b/a%20b/%C3%BC%3F%23%252e.png?u=s3%3A%2F%2Fb%2Fa%20b%2F%C3%BC%3F%23%252e.png"
+    for key in ("../x.png", "a/../../x.png", "a/./x.png", ".."):
+        assert link({"uri": f"s3://b/{key}"}) is None
+    assert Template("https://m.example/{sha256}").link({"uri": "/a", "sha256": None}) is None
+    assert origin_of("https://[::1]:8443/x") == "https://[::1]:8443" and origin_of("//m.example/x") is None
+
+
+def test_minimal_evidence() -> None:
+    """The worst views, within half of the worst one, six at most, in their order; without scores, the first six."""
+    views = [View(index, index / 10, "data:") for index in range(9)]
+    assert [v.index for v in minimal(views, {0: 0.1, 3: 0.9, 5: 0.5, 8: 0.44})] == [3, 5]
+    assert [v.index for v in minimal(views, dict.fromkeys(range(9), 0.9))] == [0, 1, 2, 3, 4, 5]
+    assert [v.index for v in minimal(views, {})] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_line_on_an_item(tmp_path: Path) -> None:
+    """Rule, strongest detector or match, what became of it before, places: and no more."""
+    committed(tmp_path, [row("/a", sha256="1", decision="block", rule="x")], "mon", day=1)
+    scores = {"score_porn": 0.9, "score_sexy": 0.05, "nsfw_score": 0.95}
+    rows = [
+        row("/a", sha256="1", rule="explicit", cluster="c", cluster_size=2, cluster_places=14, **scores),
+        row(
+            "/b",
+            rule="gore",
+            signals=[{"name": "gore.blood", "value": 0.99}, {"name": "view.max", "value": 1}],
+            **scores,
+        ),
+        row("/c", rule="known", match_bank="memes", match_kind="block", match_distance=3),
+        row("/d", rule="unreadable", status="decode_error"),
+        row("/e", match_bank="known", match_kind="illegal"),
+    ]
+    with ranked(committed(tmp_path, rows)) as found:
+        assert {item.row["uri"]: line_of(item) for item in found.items} == {
+            "/a": "explicit · porn 90% · blocked in 1 earlier run · in 14 places",
+            "/b": "gore · gore.blood 99%",
+            "/c": "known · matches memes, 3 bits off",
+            "/d": "unreadable · decode_error",
+            "/e": "known illegal content · not shown",
+        }
+
+
+def test_rows_for_which_a_condition_is_true(tmp_path: Path) -> None:
+    """Over all columns, decisions and signals too; what is no condition is refused before anything is read."""
+    rows = [
+        row("/a", nsfw_score=0.9),
+        row("/b", nsfw_score=0.2, queue=None, decision="allow", signals=[{"name": "ai.made", "value": 0.8}]),
+        row("/c"),
+    ]
+    run = committed(tmp_path, rows)
+    for when, uris in (
+        ("decision = 'allow' AND signals['ai.made'] > 0.5", ["/b"]),
+        ("nsfw_score < 1 -- all that are scored", ["/a", "/b"]),
+        ("false", []),
+    ):
+        with ranked(run, choice=rows_where(when)) as found:
+            assert sorted(item.row["uri"] for item in found.items) == uris
+    for wrong in (
+        "nsfw_scor > 1",
+        "nsfw_score",
+        "(SELECT true FROM read_csv('/etc/passwd'))",
+        "count(*) > 1",
+    ):
+        with pytest.raises(ConfigError, match="--where"):
+            rows_where(wrong)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """A page of a queue, of a condition, of what is wrong; messages, and nothing written, for what cannot be meant."""
+    made = store(tmp_path)
+    reports, out = str(tmp_path / "reports"), str(tmp_path / "out")
+    done = CliRunner().invoke(main, ["review", reports, "--queue", "adult", "--out", out, "--limit", "2"])
+    assert done.exit_code == 0 and "left    5 less urgent items" in done.output
+    assert told(tmp_path / "out" / "index.html")["items"][0]["line"] == "known illegal content · not shown"
+    where = ["review", reports, "--where", "shield = 'hidden'", "--no-covers", "--out", str(tmp_path / "w")]
+    assert CliRunner().invoke(main, where).exit_code == 0
+    assert len(told(tmp_path / "w" / "index.html")["items"]) == 2
+    for wrong in (
+        ["--queue", "adlut"],
+        ["--queue", "adult", "--false-positives"],
+        ["--originals", "--no-covers"],
+        ["--originals", "--presign", "8h"],
+        ["--presign", "8 days"],
+        ["--presign", "200h"],
+        ["--url-template", "x"],
+        ["--where", "nonsense"],
+        ["--out", "https://example.org/x"],
+    ):
+        done = CliRunner().invoke(main, ["review", reports, "--out", str(tmp_path / "none"), *wrong])
+        assert done.exit_code == 2 and "Traceback" not in done.output, (wrong, done.output)
+    assert not (tmp_path / "none").exists() and made
+
+
+def test_a_pack_on_s3(moto: S3Endpoint, tmp_path: Path) -> None:
+    """Originals and page on S3, with links that open the object for a time, or with pictures beside the page."""
+    client, storage = boto3.client("s3"), StorageConfig(endpoint_url=moto.endpoint_url)
+    client.create_bucket(Bucket="packs")
+    file = picture(tmp_path / "a.png", 1)
+    client.upload_file(str(file), "packs", "media/a.png")
+    committed("s3://packs/reports", [{**of_file(file), "uri": "s3://packs/media/a.png"}], storage=storage)
+    for how, out in ((["--presign", "1h"], "s3://packs/one"), (["--originals"], "s3://packs/two/")):
+        done = CliRunner().invoke(main, ["review", "s3://packs/reports", "--out", out, *how])
+        assert done.exit_code == 0 and "covers  1" in done.output, done.output
+    names = {
+        found["Key"] for found in client.list_objects_v2(Bucket="packs")["Contents"] if "reports" not in found["Key"]
+    }
+    picture_name = next(name for name in names if name.startswith("two/originals/"))
+    assert names == {"media/a.png", "one/index.html", "two/index.html", picture_name}
+    client.download_file("packs", "one/index.html", str(tmp_path / "one.html"))
+    [item] = told(tmp_path / "one.html")["items"]
+    link = item["members"][0]["original"]
+    assert (
+        link.startswith(moto.endpoint_url)
+        and "Expires" in link
+        and f"img-src data: {moto.endpoint_url};" in (tmp_path / "one.html").read_text()
+    )
+    assert Presigned(storage, 60).link({"uri": "/a.png"}) is None
+    with pytest.raises(NsfwscanError, match="seven days"):
+        Presigned(storage, 8 * 86_400)
