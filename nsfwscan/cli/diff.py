@@ -18,6 +18,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.run import find_run
 from nsfwscan.schema import Change
+from nsfwscan.storage.output import Output
 from nsfwscan.text import printable
 from nsfwscan.workflows.diff import Diff, diff_runs
 
@@ -28,7 +29,9 @@ _MOVES = 30
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="[STORE] RUN RUN")
 @click.option(
-    "--out", metavar="FILE", help="Also write every object that changed to this Parquet file, as in changes/."
+    "--out",
+    metavar="FILE",
+    help="Also write every object that changed to this Parquet file, here or in a store, as in changes/.",
 )
 @json_option
 @storage_options
@@ -40,14 +43,15 @@ def diff(runs: tuple[str, ...], out: str | None, as_json: bool, **options: Any) 
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command", as_json=as_json):
         storage = StorageConfig.of(given_options(options))
+        target = None if out is None else Output.given(out, storage, "--out")
         before, now = (find_run(uri, storage, complain) for uri in _places(runs))
-        found = diff_runs(before, now, out)
+        found = diff_runs(before, now, target)
         if as_json:
             print_json(found.as_json())
         else:
             echo("\n".join(_described(found)))
-            if out is not None:
-                echo(f"\nall {found.changed:,} are in {printable(out)}")
+            if target is not None:
+                echo(f"\nall {found.changed:,} are in {printable(str(target))}")
 
 
 def _places(runs: tuple[str, ...]) -> tuple[str, str]:

@@ -107,10 +107,10 @@ def describe_since(record: RunRecord) -> list[str]:
 
 def describe_differences(record: RunRecord) -> list[str]:
     """Return lines on settings that are others than in the newest previous run; none where all are the same."""
-    if not record.differences or not record.previous_runs:
+    if not record.differences_to_tell or not record.previous_runs:
         return []
     head = f"settings are others than in run {record.previous_runs[0]}:"
-    return ["", head, *(f"  {printable(describe_difference(one))}" for one in record.differences)]
+    return ["", head, *(f"  {printable(describe_difference(one))}" for one in record.differences_to_tell)]
 
 
 def describe_balance(record: RunRecord) -> str:

@@ -713,6 +713,12 @@ class RunRecord(_Section):
         return datetime.fromisoformat(self.plan.listed_at), datetime.fromisoformat(self.committed_at)
 
     @property
+    def differences_to_tell(self) -> tuple[DifferenceRecord, ...]:
+        """`differences` without those in which the run is just so not as the store pins it, which is told first."""
+        told = self.pin.others if self.pin is not None else ()
+        return tuple(one for one in self.differences or () if one not in told)
+
+    @property
     def is_delta(self) -> bool:
         """Whether the report leaves rows to the reports of previous runs."""
         return self.config.report.mode == "delta" and bool(self.previous_runs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,18 +17,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import ConfigError
-from nsfwscan.location import Location
 from nsfwscan.runs.changes import CHANGES_SCHEMA, EARLIER, FACTS, Behind, Facts, compared, gone_as_changes
 from nsfwscan.runs.differences import differences
 from nsfwscan.runs.previous import LISTED, PreviousReports
 from nsfwscan.runs.record import DifferenceRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Change
-from nsfwscan.storage.atomic import appearing
+from nsfwscan.storage.output import Output
 from nsfwscan.workflows.replay import listing_of
 
 _SAMPLES = 3
-_FILE_MODE = 0o640
 _SOURCE = ("uris", "include", "exclude", "limit")
 _BEFORE = list(dict.fromkeys([*EARLIER, *FACTS]))
 
@@ -167,14 +164,14 @@ class _Listed:
         return mask
 
 
-def diff_runs(before: Run, now: Run, out: str | None = None) -> Diff:
+def diff_runs(before: Run, now: Run, out: Output | None = None) -> Diff:
     """Compare two committed runs.
 
     Args:
         out: a Parquet file to write with a row of `CHANGES_SCHEMA` for each object that changed; unset: none.
 
     Raises:
-        StoreError: a run cannot be read, or one that it rests on.
+        StoreError: a run cannot be read, or one that it rests on; or the file's store fails.
         ConfigError: the file cannot be written.
     """
     sides = _Side(before), _Side(now)
@@ -183,10 +180,8 @@ def diff_runs(before: Run, now: Run, out: str | None = None) -> Diff:
         for changes in _changes(*sides, found):
             found.add(changes)
         return found
-    if not Location.of(out).is_local:
-        raise ConfigError(f"{out}: the changes are written to a file of this machine; copy it from there")
     try:
-        with appearing(Path(out), mode=_FILE_MODE) as path, pq.ParquetWriter(path, CHANGES_SCHEMA) as writer:
+        with out.appearing() as path, pq.ParquetWriter(path, CHANGES_SCHEMA) as writer:
             for changes in _changes(*sides, found):
                 found.add(changes)
                 writer.write_table(changes)

@@ -97,6 +97,10 @@ def test_another_is_said_loudly(folder: Path) -> None:
     assert replayed.exit_code == 0 and "NOT AS THE STORE PINS IT" in replayed.stderr
     same = night(folder, "2", policy=str(folder / "strict.yaml"))
     assert same.record.pin is not None and (same.record.pin.used, same.record.pin.others) == (("banks",), ())
+    again = night(folder, "3", policy=str(folder / "lax.yaml"), banks=other)  # run 2 was as pinned: one list says both
+    assert again.record.pin is not None and again.record.differences == again.record.pin.others
+    assert "settings are others than in run" not in describe_scan(again)
+    assert 'id="differences"' not in Path(again.uri, "summary.html").read_text()
 
 
 @pytest.mark.parametrize("how", ["changed", "gone"])
