@@ -15,6 +15,7 @@ from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
 from nsfwscan.execution.deadline import deadline_of
+from nsfwscan.review.audit import describe_audit, write_audit
 from nsfwscan.review.context import read_context
 from nsfwscan.review.covers import Artist
 from nsfwscan.review.originals import NoOriginals, Originals, Presigned, Template
@@ -30,6 +31,11 @@ from nsfwscan.storage.output import Output
 @click.argument("run")
 @click.option("--queue", "names", multiple=True, metavar="NAME", help="Items of this queue. Repeatable (default: all).")
 @click.option("--false-positives", "audits", is_flag=True, help="The run's false positives, by confidence.")
+@click.option(
+    "--class-folders",
+    is_flag=True,
+    help="With --false-positives: copy originals into classes/, by their true class.",
+)
 @click.option("--where", metavar="SQL", help="Rows for which a condition over the report's columns is true.")
 @click.option("--out", metavar="DIR", help="Folder to write, here or in a store (default: review/RUN_ID).")
 @click.option("--limit", type=click.IntRange(1), default=MOST_ITEMS, show_default=True, help="Most items on the page.")
@@ -58,6 +64,7 @@ def review(
     run: str,
     names: tuple[str, ...],
     audits: bool,
+    class_folders: bool,
     where: str | None,
     out: str | None,
     limit: int,
@@ -78,6 +85,8 @@ def review(
     with exit_codes(Console(stderr=True), verbose=False):
         if sum((bool(names), audits, where is not None)) > 1:
             raise ConfigError("--queue, --false-positives and --where exclude one another: name one")
+        if class_folders and not audits:
+            raise ConfigError("--class-folders is for --false-positives, whose true class is known")
         storage = StorageConfig.of(given_options(options))
         target = None if out is None else Output.given(out, storage, "--out")
         offered = _originals(url_template, presign, originals, storage)
@@ -96,6 +105,8 @@ def review(
         with ranked(found, names, known, earlier_runs, choice=choice, order=order) as rows:
             written = write_pack(found, rows.items, target, asked, artist)
         echo(describe_pack(written))
+        if audits:
+            echo(describe_audit(write_audit(found, target, storage if class_folders else None)))
         if delta := describe_delta(found.record()):
             echo(delta)
 

@@ -36,7 +36,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
 from nsfwscan.text import plural
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 PAGE, PICTURES = "index.html", "originals"
 MOST_ITEMS = 10_000
 """Default number of items in a pack; a page of so many is about 15 MB."""
@@ -215,7 +215,7 @@ def _page(run: Run, asked: Asked, items: list[dict[str, Any]]) -> str:
     """Return the page. Its policy allows this very script and style, and nothing from elsewhere but images of the hosts
     that its links name."""
     record: RunRecord = run.record()
-    environment = page_environment(_TEMPLATES)
+    environment = page_environment(TEMPLATES)
     style, script = (_source(environment, *names) for names in (("style.css", "review.css"), ("review.js",)))
     words = record.policy.review
     told = {
