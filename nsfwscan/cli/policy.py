@@ -24,6 +24,7 @@ from nsfwscan.cli.console import (
     storage_options,
 )
 from nsfwscan.cli.json_text import print_json, scan_json
+from nsfwscan.cli.policy_solve import solve
 from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, describe_policy
 from nsfwscan.cli.terminal import describe_delta, describe_scan
 from nsfwscan.config import StorageConfig, parts_of
@@ -47,6 +48,9 @@ from nsfwscan.workflows.replay import replay as replay_run
 @click.group()
 def policy() -> None:
     """Check a policy, and see what it would change before you use it."""
+
+
+policy.add_command(solve)
 
 
 @policy.command()

@@ -1,0 +1,201 @@
+"""Choose a policy's threshold by what people said of drawn objects, and say what it costs in views.
+
+The scores are those of a committed run; no image is read. What people said of an object is taken out of its row before
+the policy decides it: the policy must find the next one like it by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nsfwscan.errors import NsfwscanError
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy
+from nsfwscan.policy.solve import Drawn, Solution, at, highest_within, lowest_within, moved, named, needed
+from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import VERDICT_COLUMNS, Decision
+from nsfwscan.verdicts.kept import all_verdicts
+from nsfwscan.verdicts.standing import counting
+from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
+
+_FOR_PEOPLE = (str(Decision.REVIEW), str(Decision.ESCALATE))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What people's decisions took, as their verdicts say.
+
+    Attributes:
+        opened: share of the items whose original was opened; 1 where nobody decided yet.
+        seconds: mean time for an item; None where not known.
+        items: items that this rests on.
+    """
+
+    opened: float
+    seconds: float | None
+    items: int
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A policy with its threshold chosen, and what can be expected of it.
+
+    Attributes:
+        within_budget: whether the budget of views decided, since the bound alone asks for more.
+        drawn, positives: contents drawn and looked at; those that were removed.
+        looked_at: objects that the run looked at: a night.
+        views, views_before: of these, those that wait for a person; the same by the policy as it was given.
+    """
+
+    policy: Policy
+    threshold: str
+    solution: Solution
+    within_budget: bool
+    drawn: int
+    positives: int
+    looked_at: int
+    views: int
+    views_before: int
+    effort: Effort
+
+
+def solve(
+    run: Run,
+    policy: Policy,
+    threshold: str | None,
+    *,
+    miss: float,
+    confidence: float,
+    opens: float | None = None,
+    hours: float | None = None,
+) -> Solved:
+    """Return a policy that misses at most a share of what people would remove, and asks as little of them as it can.
+
+    Args:
+        run: whose scores are used.
+        threshold: which one to choose; unset: the lowest.
+        opens: originals that people can open a night; unset: as many as it takes.
+        hours: that people have a night.
+
+    Raises:
+        NsfwscanError: too few drawn objects were removed by people; or no threshold keeps within what was asked for.
+        PolicyError: the policy has no such threshold.
+    """
+    policy, name = named(policy, threshold)
+    record = run.record()
+    verdicts = counting(all_verdicts(run.store), run.store)
+    if record.is_delta:
+        raise NsfwscanError(f"run {run.run_id} is a delta, which has few of the drawn objects: name a whole report")
+    rows, drawn = _drawn(run, record, verdicts, Decider(policy).columns)
+    least = needed(miss, confidence)
+    if drawn.positives < least:
+        raise NsfwscanError(_too_few(run, drawn, least, miss, confidence))
+
+    def missed_at(value: float) -> NDArray[np.bool_]:
+        decided = Decider(moved(policy, name, value))(rows)["decision"]
+        allowed: NDArray[np.bool_] = pc.equal(decided, str(Decision.ALLOW)).to_numpy()
+        return drawn.removed & allowed
+
+    found, effort = highest_within(drawn, missed_at, miss, confidence), _effort(verdicts)
+    most = _most_views(effort, opens, hours)
+    night = _Night(run, record)
+    over = most is not None and (found is None or night.views(moved(policy, name, found.threshold)) > most)
+    if over and most is not None:
+        lowest = lowest_within(lambda value: night.views(moved(policy, name, value)), most)
+        if lowest is None:
+            raise NsfwscanError(f"no value of ${name} leaves only {most:,.0f} views a night: other rules send more")
+        found = at(lowest, drawn, missed_at, miss, confidence)
+    if found is None:
+        tried = at(0.01, drawn, missed_at, miss, confidence)
+        raise NsfwscanError(
+            f"no value of ${name} misses at most {miss:.1%} with a confidence of {confidence:.0%}: at 0.01 the policy "
+            f"allows {tried.missed:,} of {drawn.positives:,} removed contents, so it may miss {tried.bound:.1%}. Draw "
+            "and label more (`nsfwscan audit draw`), or let other rules find them"
+        )
+    chosen = moved(policy, name, found.threshold)
+    before = night.views(policy)
+    counts = (len(drawn.removed), drawn.positives, night.rows, night.views(chosen), before)
+    return Solved(chosen, name, found, over, *counts, effort)
+
+
+def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[str]) -> tuple[pa.Table, Drawn]:
+    """Return the report rows of drawn contents, one each and without what people said; and what people said."""
+    of_audits = pc.and_(pc.equal(verdicts["kind"], str(Kind.AUDIT)), pc.is_valid(verdicts["probability"]))
+    decided = pc.is_in(verdicts["verdict"], pa.array([str(Word.APPROVE), str(Word.REMOVE)]))
+    audits = verdicts.filter(pc.and_(of_audits, decided))
+    said = {row["sha256"]: row for row in audits.to_pylist()}  # the oldest first, so the latest stays
+    names, wanted = list(dict.fromkeys(["sha256", *columns])), pa.array(sorted(said), pa.string())
+    parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_rows(run, record, names)]
+    rows = pa.concat_tables(parts).combine_chunks()
+    rows = rows.take(pc.index_in(pc.unique(rows["sha256"]), rows["sha256"]))
+    hashes = rows["sha256"].to_pylist()
+    return _unjudged(rows), Drawn(
+        np.array([said[one]["probability"] for one in hashes], np.float64),
+        np.array([said[one]["verdict"] == Word.REMOVE for one in hashes], np.bool_),
+    )
+
+
+def _unjudged(rows: pa.Table) -> pa.Table:
+    """Return the rows as if nobody had decided them."""
+    for column in VERDICT_COLUMNS:
+        place = rows.schema.get_field_index(column.name)
+        if place >= 0:
+            rows = rows.set_column(place, column.name, pa.nulls(rows.num_rows, column.type))
+    return rows
+
+
+class _Night:
+    """What a run looked at, as it lies in its report."""
+
+    def __init__(self, run: Run, record: RunRecord) -> None:
+        self._run, self._record = run, record
+        self.rows = record.summary.rows - record.balance.carried
+
+    def views(self, policy: Policy) -> int:
+        """Return how many of the objects looked at a policy sends to people."""
+        decider, views = Decider(policy), 0
+        for rows in read_rows(self._run, self._record, list(dict.fromkeys(["carried_from", *decider.columns]))):
+            fresh = _unjudged(rows.filter(pc.is_null(rows["carried_from"])))
+            found = decider(fresh)["decision"] if fresh.num_rows else pa.array([], pa.string())
+            views += pc.sum(pc.is_in(found, pa.array(_FOR_PEOPLE))).as_py() or 0
+        return views
+
+
+def _effort(verdicts: pa.Table) -> Effort:
+    """Return what items took that people decided, norming and golden ones left out."""
+    asked = verdicts.filter(pc.is_in(verdicts["kind"], pa.array(list(map(str, DECIDING)))))
+    opened = pc.mean(asked["opened"].cast(pa.int8())).as_py()
+    return Effort(1.0 if opened is None else opened, pc.mean(asked["seconds"]).as_py(), asked.num_rows)
+
+
+def _most_views(effort: Effort, opens: float | None, hours: float | None) -> float | None:
+    """Return how many views a night fit into the budgets; None: any number."""
+    if hours is not None and not effort.seconds:
+        raise NsfwscanError("--hours needs to know how long an item takes, and no verdict says: give --opens-per-day")
+    bounds = [opens / effort.opened] if opens is not None and effort.opened else []
+    bounds += [hours * 3600 / effort.seconds] if hours is not None and effort.seconds else []
+    return min(bounds, default=None)
+
+
+def _too_few(run: Run, drawn: Drawn, least: int, miss: float, confidence: float) -> str:
+    """Return what is lacking, and what to label."""
+    have, draws = drawn.positives, len(drawn.removed)
+    said = (
+        f"a miss rate of {miss:.1%} with a confidence of {confidence:.0%} takes at least {least:,} drawn contents that "
+        f"people removed, none of them missed; there are {have:,} among {draws:,} drawn ones"
+    )
+    more = least - have
+    rate = max(have, 1) / max(draws, 1)
+    about = f", about {round(more / rate):,} more draws at this rate" if have else ""
+    return (
+        f"{said}. {more:,} more are needed{about}: `nsfwscan audit draw {run.store.uri} --n N` draws them, and what "
+        "people say of them counts once it is imported (`nsfwscan verdicts import`)"
+    )

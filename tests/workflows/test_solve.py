@@ -1,0 +1,109 @@
+"""`policy solve`: from audits in the store to a policy that scans take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nsfwscan.cli.main import main
+from nsfwscan.policy.rules import load_policy
+from tests.runs.rows import Row, scanned, staged_row
+from tests.verdicts.lines import file, line
+
+OBJECTS = 400
+
+
+def score(number: int) -> float:
+    return round(number / OBJECTS, 4)
+
+
+def sha256(number: int) -> str:
+    return hashlib.sha256(f"{number:04}".encode()).hexdigest()
+
+
+def row(uri: str) -> Row:
+    number = int(Path(uri).stem)
+    return staged_row(uri, nsfw_score=score(number), sha256=sha256(number))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A night over 400 objects, whose scores are evenly spread."""
+    folder = tmp_path_factory.mktemp("solve")
+    (folder / "media").mkdir()
+    for number in range(OBJECTS):
+        (folder / "media" / f"{number:04}.jpg").write_bytes(f"{number:04}".encode())
+    scanned(folder / "media", folder / "out", row, run_id="1")
+    return folder
+
+
+def audited(scored: Path, folder: Path, removed_from: float) -> Path:
+    """A copy of the store in which people decided every object of a draw: remove from a score on."""
+    shutil.copytree(scored / "out", folder / "out")
+    lines = [
+        line(
+            f"audit {number}",
+            f"{number:04}",
+            "remove" if score(number) >= removed_from else "approve",
+            sha256=sha256(number),
+            kind="audit",
+            probability=0.5,
+            seconds=4.0,
+            opened=number % 2 == 0,
+        )
+        for number in range(OBJECTS)
+    ]
+    taken = run("verdicts", "import", folder / "out", file(folder / "v.jsonl", lines))
+    assert taken.exit_code == 0, taken.output
+    return folder / "out"
+
+
+def test_the_policy_that_it_writes_keeps_to_the_bound(scored: Path, tmp_path: Path) -> None:
+    """160 contents from 0.6 on are to be removed; with 0.05 at 95 %, three of them may be missed and not four."""
+    store = audited(scored, tmp_path, removed_from=0.6)
+    done = run("policy", "solve", store, "--miss", 0.05, "--out", tmp_path / "solved.yaml", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["threshold"], found["value"], found["missed"], found["holds"]) == ("borderline", 0.6, 0, True)
+    assert found["bound"] < 0.05 and found["positives"] == 160
+    assert found["views"] == 80, "from 0.6 to 0.8; what is above is blocked without a person"
+    assert (found["views_before"], found["opens"], found["seconds"]) == (240, 40, 320)
+    written = load_policy(str(tmp_path / "solved.yaml"))
+    assert written.thresholds == {"borderline": 0.6}
+    assert "# misses at most 1.9% of what people would remove" in (tmp_path / "solved.yaml").read_text()
+    assert run("policy", "replay", store, "--policy", tmp_path / "solved.yaml").exit_code == 0
+
+
+def test_a_budget_that_is_too_small_says_what_may_be_missed(scored: Path, tmp_path: Path) -> None:
+    store = audited(scored, tmp_path, removed_from=0.3)
+    budget = ["--opens-per-day", 20, "--out", tmp_path / "solved.yaml"]
+    done = run("policy", "solve", store, "--miss", 0.05, *budget)
+    assert done.exit_code == 0, done.output
+    assert "$borderline = 0.7\na lower one would keep to 5.0%, and asks for more than people have" in done.stdout
+    assert "people see 40 of the 400 objects" in done.stdout
+    assert "they open 20 of them, and take 2 min 40 s, as in 400 verdicts" in done.stdout
+
+
+def test_too_few_are_refused_and_it_says_how_many_are_needed(scored: Path, tmp_path: Path) -> None:
+    store = audited(scored, tmp_path, removed_from=0.9)
+    done = run("policy", "solve", store, "--miss", 0.01, "--out", tmp_path / "solved.yaml")
+    assert done.exit_code == 1 and not (tmp_path / "solved.yaml").exists()
+    assert "takes at least 299 drawn contents that people removed" in done.stderr
+    assert "there are 40 among 400 drawn ones. 259 more are needed, about 2,590 more draws" in done.stderr
+
+
+def test_what_queues_showed_does_not_count(scored: Path, tmp_path: Path) -> None:
+    shutil.copytree(scored / "out", tmp_path / "out")
+    lines = [line(f"r{n}", f"{n:04}", "remove", sha256=sha256(n), kind="review") for n in range(300, 400)]
+    assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+    done = run("policy", "solve", tmp_path / "out", "--miss", 0.05, "--out", "-")
+    assert done.exit_code == 1 and "there are 0 among 0 drawn ones" in done.stderr
