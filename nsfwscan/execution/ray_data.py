@@ -16,7 +16,6 @@ import queue
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -38,6 +37,7 @@ from nsfwscan.execution.deadline import NEVER, Deadline
 from nsfwscan.execution.layout import SIDE_CPUS, Fleet, Layout, Needs, Node, choose_layout, local_store_bytes
 from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
+from nsfwscan.execution.pulse import Pulse
 from nsfwscan.execution.ray_session import ray_session
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
@@ -47,35 +47,6 @@ _LOOK_S = 2.0
 _START_S = 300.0
 """Extra patience until a worker begins the first shard: nodes start, container images are pulled, libraries load."""
 _NAMED_SHARDS = 10
-
-
-class _Pulse:
-    """Progress actor read by the watchdog; workers report fire-and-forget."""
-
-    def __init__(self) -> None:
-        self._moved_at = time.monotonic()
-        self._is_under_way = False
-        self._begun: dict[str, int] = {}
-        self._workers: dict[str, str] = {}
-
-    def begin(self, shard: str, worker: str) -> None:
-        self._begun[shard] = self._begun.get(shard, 0) + 1
-        self._workers[shard] = worker
-        self._is_under_way = True
-        self._moved_at = time.monotonic()
-
-    def move(self) -> None:
-        self._moved_at = time.monotonic()
-
-    def finish(self, shard: str) -> None:
-        self._begun.pop(shard, None)
-        self._workers.pop(shard, None)
-        self._moved_at = time.monotonic()
-
-    def look(self) -> tuple[float, bool, dict[str, int], dict[str, str]]:
-        """Return the seconds since the last report; whether any shard was begun; how often each unfinished shard was
-        begun; and the worker that last began it."""
-        return time.monotonic() - self._moved_at, self._is_under_way, self._begun, self._workers
 
 
 class _Actor:
@@ -215,7 +186,7 @@ def run_shards(
         nodes = _nodes()
         layout = layout or choose_layout(nodes, len(shards), needs)
         began(Fleet(nodes, layout))
-        pulse: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Pulse).remote()
+        pulse: Any = ray.remote(num_cpus=0, max_restarts=-1)(Pulse).remote()
         named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
         names = ray.data.from_items(named, override_num_blocks=len(named))
         indexes = _indexes(job)

@@ -21,9 +21,9 @@ from tests.chaos.cluster import TwoNodes
 from tests.chaos.faults import StoreFaults, Strike
 from tests.chaos.stores import RUN_ID, Stores
 
-_TITLES = {"cpu": ("(_Fused)", "(_Cpu)"), "model": ("(_Model)",), "stage": ("(_Stage)",), "pulse": ("_Pulse",)}
+_TITLES = {"cpu": ("(_Fused)", "(_Cpu)"), "model": ("(_Model)",), "stage": ("(_Stage)",), "pulse": ("ray::Pulse",)}
 """What Ray calls the processes of our actors."""
-_OURS = ("MapBatches(", "_Pulse", "nsfwscan.images")
+_OURS = ("MapBatches(", "ray::Pulse", "nsfwscan.images")
 """Actors and their decode children."""
 _LOOK_S = 0.1
 _GONE_S = 60.0
