@@ -1,1 +1,1 @@
-"""From a folder of labelled images to a checkpoint that the scan trusts."""
+"""Make a checkpoint that the scan trusts, from a folder of labelled images."""

@@ -37,7 +37,7 @@ verbose_option = click.option("--verbose", is_flag=True, help="Show tracebacks, 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(nsfwscan.__version__, prog_name="nsfwscan-train")
 def main() -> None:
-    """From a folder of labelled images to a checkpoint that the scan trusts.
+    """Make a checkpoint that the scan trusts, from a folder of labelled images.
 
     \b
     nsfwscan-train explore DATA

@@ -1,4 +1,4 @@
-"""Where a command reads and writes, as seen from other machines too: absolute paths, and an OUT that can be written."""
+"""Make the places of a command absolute, for other machines too, and open an OUT that can be written."""
 
 from __future__ import annotations
 

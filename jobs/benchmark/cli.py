@@ -1,4 +1,4 @@
-"""The benchmark's command: parse, measure, print.
+"""Command of the benchmark: parse, measure, print.
 
 It prints the table on the terminal, and on request writes it as JSON and into a page. Exit code 1 if it cannot run.
 """

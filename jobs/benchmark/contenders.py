@@ -105,7 +105,7 @@ def _batches(paths: list[str]) -> list[list[str]]:
 
 
 class ImageClassifier:
-    """The actor of Ray's example: it classifies decoded images with a pipeline."""
+    """Actor of Ray's example: it classifies decoded images with a pipeline."""
 
     def __init__(self, model: str, device: str) -> None:
         from transformers import pipeline

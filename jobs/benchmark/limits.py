@@ -1,4 +1,4 @@
-"""The arithmetic of the limit: the rate of the hardware if only decoding and the model took time.
+"""Arithmetic of the limit: the rate of the hardware if only decoding and the model took time.
 
 From the rates of decoding alone and of the model alone follow the images a second that no scan on this machine can
 exceed. A rate of zero or less is a `ValueError`.

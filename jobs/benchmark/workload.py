@@ -1,4 +1,4 @@
-"""The input of every part of the benchmark: pictures, models, cores, and the time to measure.
+"""Input of every part of the benchmark: pictures, models, cores, and the time to measure.
 
 A `Workload` is small, because it travels to the process that runs a part.
 """
@@ -16,7 +16,7 @@ _LEAST_IMAGES = 160
 
 @dataclass(frozen=True)
 class Workload:
-    """The pictures, models and cores to measure with, and for how long."""
+    """Pictures, models and cores to measure with, and for how long."""
 
     work: Path
     """A folder for pictures, stores and models, which are made once."""

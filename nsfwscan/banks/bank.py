@@ -75,7 +75,7 @@ class BankSpec:
 
     @property
     def name(self) -> str:
-        """Its name in the configuration."""
+        """Return its name in the configuration."""
         return self.config.name
 
     @property
@@ -95,7 +95,7 @@ class BankSpec:
 
     @property
     def folder(self) -> Path:
-        """Where this node keeps its entries. Equal files with equal settings share a folder."""
+        """Return where this node keeps its entries. Equal files with equal settings share a folder."""
         return _folder(digest_of([_reading(), self.content, *_read_by(self.config)]))
 
     def describe(self) -> str:

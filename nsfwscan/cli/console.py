@@ -1,4 +1,4 @@
-"""The parts that all commands share: storage options, exit codes for errors, and safe printing.
+"""Parts that all commands share: storage options, exit codes for errors, and safe printing.
 
 All printed text is redacted, and its control characters are shown, so that it cannot act on the terminal.
 """

@@ -1,4 +1,4 @@
-"""The objects that `--json` prints, one a command, on one line of standard output.
+"""Objects that `--json` prints, one a command, on one line of standard output.
 
 [The README](README.md#--json) lists their keys. They are for programs: URIs stand as the report has them, and all text
 is redacted. Keys are only ever added.

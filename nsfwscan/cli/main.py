@@ -1,4 +1,4 @@
-"""The command line `nsfwscan`: parse options, call the workflow, print the result; no logic.
+"""Command line `nsfwscan`: parse options, call the workflow, print the result; no logic.
 
 Exit codes: 0 committed; 1 could not run; 2 wrong usage; 3 does not balance, not committed; 4 committed, but over
 --max-error-rate; 5 committed, but nothing was scored, or over --max-unsupported-rate; 6 over --max-deleted-rate, not

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 class Stopped(KeyboardInterrupt):
-    """The command was stopped by a signal, which it names."""
+    """Raised where a signal stops the command; it names the signal."""
 
 
 def stop_on_signals() -> None:

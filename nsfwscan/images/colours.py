@@ -50,7 +50,7 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Encoding:
-    """The relation of samples to light.
+    """Relation of samples to light.
 
     Args:
         transfer: a code point of H.273, or
@@ -63,12 +63,12 @@ class Encoding:
 
     @property
     def is_hdr(self) -> bool:
-        """Whether it holds light brighter than a white page."""
+        """Return whether it holds light brighter than a white page."""
         return self.gamma is None and self.transfer in (_PQ, _HLG)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is sRGB, as near as browsers care."""
+        """Return whether it is sRGB, as near as browsers care."""
         near = np.allclose(self.primaries, _SRGB, atol=_PRIMARIES_TOLERANCE)
         power = _GAMMAS.get(self.transfer) if self.gamma is None else self.gamma
         return near and not self.is_hdr and (power is None or abs(power / 2.2 - 1) < _GAMMA_TOLERANCE)

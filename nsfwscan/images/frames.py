@@ -1,4 +1,4 @@
-"""Which frame of an animation is decoded, and how many there are.
+"""Choose the frame of an animation that is decoded, and count the frames.
 
 The frame is the first one that people see: an animated PNG may hide its default image, and the first frame of a GIF may
 cover only a part of its screen.

@@ -53,7 +53,7 @@ _GIF_LACE = ((2, 1), (4, 1), (8, 1))
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What there is of a damaged file.
+    """Rest of a damaged file.
 
     Args:
         image: loaded.
@@ -65,7 +65,7 @@ class Salvaged:
 
     @property
     def signals(self) -> dict[str, float]:
-        """The signals of the row."""
+        """Return the signals of the row."""
         return {"decode.salvaged": 1.0, "decode.complete": self.complete}
 
 

@@ -40,7 +40,7 @@ Looks = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ViewLimits:
-    """How much of an animation is looked at.
+    """Limits of how much of an animation is looked at.
 
     Args:
         most: number of views; 1: the first frame alone.

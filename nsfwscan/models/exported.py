@@ -24,7 +24,7 @@ _AGAIN = "export it again with `nsfwscan-train export CHECKPOINT`, which writes 
 
 @dataclass(frozen=True)
 class Exported:
-    """The content of a sidecar."""
+    """Content of a sidecar."""
 
     labels: tuple[str, ...]
     preprocessor: dict[str, Any]

@@ -60,7 +60,7 @@ class ModelSpec:
 
     @property
     def known(self) -> tuple[Category, ...]:
-        """Its categories, each once."""
+        """Return its categories, each once."""
         return tuple(dict.fromkeys(self.categories))
 
     def by_category(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -81,7 +81,7 @@ class AuxiliaryModels:
 
     @property
     def all(self) -> tuple[ModelSpec, ...]:
-        """Every one of them."""
+        """Return every one of them."""
         return (*((self.prefilter,) if self.prefilter else ()), *self.detectors)
 
 

@@ -1,4 +1,4 @@
-"""The views of an object: columns of their pixels, and the scores of a row from those of its views.
+"""Views of an object: columns of their pixels, and the scores of a row from those of its views.
 
 A photograph has one view, an animation several. A column of pixels holds for each row the list of its views, each
 H*W*3 bytes, null where there are none: a table of photographs is as large as one with a picture a row.

@@ -178,7 +178,7 @@ class _Read:
 
 
 class Overlaps:
-    """Which rules are true of which rows, and which of them decide, counted over real rows.
+    """Counts, over real rows, of which rules are true of them, and which decide them.
 
     Attributes:
         rows: how many were counted.

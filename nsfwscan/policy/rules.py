@@ -128,7 +128,7 @@ class Override(Frozen):
 
     @property
     def title(self) -> str:
-        """Its source or region, in words."""
+        """Return its source or region, in words."""
         return f"region {self.region}" if self.source is None else f"source {self.source}"
 
 
@@ -145,7 +145,7 @@ Words = Annotated[tuple[Word, ...], Field(min_length=1, max_length=50), AfterVal
 
 
 class ReviewWords(Frozen):
-    """The words that reviewers decide with."""
+    """Words that reviewers decide with."""
 
     categories: Words = ("porn", "hentai", "sexy", "violence", "other")
     """What an object may be removed as; the first nine have the keys 1 to 9."""

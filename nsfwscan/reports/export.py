@@ -31,7 +31,7 @@ _ANSWER_COLUMNS = ["uri", "status", "error", "model", "nsfw_score", *map(score_c
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export: the number of rows, and the files that hold them."""
+    """Result of an export: the number of rows, and the files that hold them."""
 
     rows: int
     files: tuple[Output, ...]

@@ -1,4 +1,4 @@
-"""The page over all nights of a store: volumes, prevalence, thresholds, models, cost, and what reaches people.
+"""Page over all nights of a store: volumes, prevalence, thresholds, models, cost, and what reaches people.
 
 Made from the records alone, by `nsfwscan history STORE --out PAGE`; like `summary.html` it is one file without scripts,
 requests or pixels of scanned images.
@@ -33,7 +33,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Series:
-    """The nights over the same sources, the oldest first."""
+    """Nights over the same sources, the oldest first."""
 
     sources: tuple[str, ...]
     nights: tuple[RunRecord, ...]

@@ -135,7 +135,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Since:
-    """The changes of the store since the previous run."""
+    """Changes of the store since the previous run."""
 
     previous_runs: tuple[str, ...]
     """The runs whose rows are carried over, newest first."""

@@ -1,4 +1,4 @@
-"""The progress of a scan: objects done of total, rate, ETA, flagged, errors.
+"""Progress of a scan: objects done of total, rate, ETA, flagged, errors.
 
 `Live` shows a bar on a terminal; `Lines` prints a plain line every few seconds elsewhere, `Log` with its time and
 level; `Silent` prints nothing. None of them can fail a run.
@@ -26,7 +26,7 @@ _WARN = {"differs", "notify", "pin", "policy"}
 
 
 class Progress(Protocol):
-    """The interface through which a scan reports its progress as it happens."""
+    """Interface through which a scan reports its progress as it happens."""
 
     def say(self, line: str) -> None:
         """Print one line now."""

@@ -62,7 +62,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Written:
-    """All queues of a run, in the order of their names."""
+    """Queues of a run, in the order of their names."""
 
     queues: tuple[Queue, ...]
     unassigned: int

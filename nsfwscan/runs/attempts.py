@@ -21,7 +21,7 @@ _NAME = re.compile(r"[0-9a-f]{32}\.json")
 
 
 class Attempt(BaseModel):
-    """What one attempt did."""
+    """Work of one attempt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -40,7 +40,7 @@ class Attempt(BaseModel):
 
 
 class Attempts:
-    """The notes of a run's attempts; this process's is one of them."""
+    """Notes of a run's attempts; this process's is one of them."""
 
     def __init__(self, staging: Store) -> None:
         self._notes = staging.inside(FOLDER)

@@ -35,7 +35,7 @@ _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Link:
-    """What the chain needs of a run's `run.json`.
+    """Part of a run's `run.json` that the chain needs.
 
     Attributes:
         sha256: of the file's bytes; None where the file is absent.
@@ -73,13 +73,13 @@ class Link:
 
     @property
     def reference(self) -> ParentRecord:
-        """The section by which a later run names this one."""
+        """Return the section by which a later run names this one."""
         return ParentRecord(run_id=self.run_id, sha256=self.sha256 or "")
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The links of all committed runs of a store, by run id."""
+    """Links of all committed runs of a store, by run id."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
 

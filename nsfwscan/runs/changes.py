@@ -116,7 +116,7 @@ def gone_as_changes(gone: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Behind:
-    """The settings behind a run's rows, as far as they are a cause.
+    """Settings behind a run's rows, as far as they are a cause.
 
     Attributes:
         banks: `name@version` of the banks that its rows were matched with.
@@ -138,7 +138,7 @@ class Behind:
 
     @cached_property
     def decider(self) -> Decider | None:
-        """The run's policy; None where this version of nsfwscan does not take it any more."""
+        """Return the run's policy; None where this version of nsfwscan does not take it any more."""
         if self.record is None:
             return None
         try:

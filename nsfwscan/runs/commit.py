@@ -76,7 +76,7 @@ ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DU
 
 @dataclass
 class Report:
-    """The files written, and their counts."""
+    """Files written, and their counts."""
 
     balance: Balance = field(default_factory=Balance)
     summary: Summary = field(default_factory=Summary)

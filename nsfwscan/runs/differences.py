@@ -26,7 +26,7 @@ _PREPARED = ("decode.mode", "decode.pdq", "model.dtype")
 
 
 class Sections(Protocol):
-    """What two runs are compared by; a `RunRecord` has it."""
+    """Sections by which two runs are compared; a `RunRecord` has them."""
 
     @property
     def policy(self) -> PolicyRecord: ...  # noqa: D102
@@ -46,7 +46,7 @@ class Sections(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run that is not committed yet."""
+    """Settings of a run that is not committed yet."""
 
     policy: PolicyRecord
     model: ModelRecord

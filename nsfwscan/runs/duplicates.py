@@ -143,7 +143,7 @@ class Duplicates:
 
 
 class _Spool:
-    """The ranges of a run on local disk, one file each.
+    """Ranges of a run on local disk, one file each.
 
     The format is Arrow with LZ4: 0.3 KiB a row, and ten times as fast to write as Parquet.
     """

@@ -49,7 +49,7 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Anchors:
-    """What was anchored.
+    """Digests that were anchored.
 
     Attributes:
         digests: of each run, by its id.
@@ -77,7 +77,7 @@ def signed_text(run_id: str, sha256: str) -> bytes:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a commit leaves beside the record; nothing where nothing is asked.
+    """Evidence that a commit leaves beside the record; none where none is asked.
 
     Attributes:
         anchors: the folder of the anchors.
@@ -268,7 +268,7 @@ def read_anchors(anchors: Store) -> Anchors:
 
 @dataclass(frozen=True)
 class Proofs:
-    """What the runs of a chain are checked against.
+    """Proofs that the runs of a chain are checked against.
 
     Attributes:
         anchored: the anchors; None: none are given.

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a finding means."""
+    """Kind of a finding."""
 
     TAMPERED = "tampered"
     """Something is there, and contradicts what was committed, anchored or signed."""

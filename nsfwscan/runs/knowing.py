@@ -24,7 +24,7 @@ _VERDICT = [field.name for field in VERDICT_COLUMNS]
 
 
 class Knowing:
-    """The verdicts of now, over the rows of a run.
+    """Verdicts of now, over the rows of a run.
 
     Attributes:
         verdicts: what stands in the store now.

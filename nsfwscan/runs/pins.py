@@ -53,7 +53,7 @@ class PinnedModel(Frozen):
 
 
 class Pin(Frozen):
-    """What a store pins. All parts are None where somebody cleared it."""
+    """Settings that a store pins. All parts are None where somebody cleared it."""
 
     pin_version: int = _VERSION
     number: int
@@ -72,7 +72,7 @@ class Pin(Frozen):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that are pinned."""
+        """Return the parts that are pinned."""
         return tuple(part for part in PARTS if getattr(self, part) is not None)
 
 

@@ -150,7 +150,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """The objects that a run scans or carries over, in ranges."""
+    """Objects that a run scans or carries over, in ranges."""
 
     listed: int
     """Entries of the listing, repeats included."""
@@ -187,7 +187,7 @@ class Plan:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """All shards, ordered by URI."""
+        """Return all shards, ordered by URI."""
         return tuple(shard for part in self.ranges for shard in part.shards)
 
     @property

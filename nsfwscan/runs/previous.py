@@ -68,7 +68,7 @@ class PreviousRun:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The report's parts, with spans from the record, else from the parts' footers."""
+        """Return the report's parts, with spans from the record, else from the parts' footers."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return tuple(threads.map(self._part, self.record.files_in("report")))
 
@@ -99,7 +99,7 @@ class PreviousRun:
 
     @property
     def reference(self) -> ParentRecord:
-        """The section by which a later run names this one as its parent."""
+        """Return the section by which a later run names this one as its parent."""
         data = self.run.folder.read("run.json")
         return ParentRecord(run_id=self.run.run_id, sha256=hashlib.sha256(data).hexdigest())
 
@@ -120,7 +120,7 @@ class PreviousRun:
 
     @property
     def is_snapshot(self) -> bool:
-        """Whether the report holds a row for every listed object."""
+        """Return whether the report holds a row for every listed object."""
         return self.record.config.report.mode == "snapshot"
 
     def read(self, part: Part) -> pa.Table:

@@ -58,7 +58,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a prune would do, the oldest run first."""
+    """Plan of a prune, the oldest run first."""
 
     removals: tuple[Removal, ...]
     kept: tuple[Kept, ...]
@@ -68,7 +68,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of a run that was to go."""
+    """Outcome of a run that was to go."""
 
     run_id: str
     kept: str | None = None

@@ -103,7 +103,7 @@ class ParentRecord(_Section):
 
 
 class ChainRecord(_Section):
-    """The place of a run in the chain of its store; see `runs/chain.py`."""
+    """Place of a run in the chain of its store; see `runs/chain.py`."""
 
     after: tuple[ParentRecord, ...]
     """The head of the chain at the commit, which nothing else named yet: one run, or several that were committed at the
@@ -113,7 +113,7 @@ class ChainRecord(_Section):
 
 
 class ModelRecord(_Section):
-    """The model that scored the images."""
+    """Model that scored the images."""
 
     identity: str
     """`name@digest`, as in the rows."""
@@ -159,7 +159,7 @@ class ReuseKeys(_Section):
 
 
 class PolicyRecord(_Section):
-    """The whole policy that decided the rows; see `policy/rules.py` for its fields."""
+    """Policy that decided the rows, in full; see `policy/rules.py` for its fields."""
 
     identity: str
     """`name@digest`, as in the rows."""
@@ -214,7 +214,7 @@ class DifferenceRecord(_Section):
 
 
 class PinRecord(_Section):
-    """The pin of the store that held when the run began; see `runs/pins.py`."""
+    """Pin of the store that held when the run began; see `runs/pins.py`."""
 
     number: Count
     sha256: Sha256
@@ -243,12 +243,12 @@ class ChangesRecord(_Section):
 
     @property
     def is_whole(self) -> bool:
-        """Whether `changes/` has every object that changed."""
+        """Return whether `changes/` has every object that changed."""
         return self.causes is not None
 
 
 class GoldenRecord(_Section):
-    """How the golden set was scored; see `runs/golden.py`."""
+    """Scores of the golden set; see `runs/golden.py`."""
 
     uri: str
     objects: Count
@@ -267,7 +267,7 @@ class GoldenRecord(_Section):
 
 
 class DriftRecord(_Section):
-    """How far the rows that a run looked at are from those of the nights before it; see `runs/drift.py`."""
+    """Distances of the rows that a run looked at from those of the nights before it; see `runs/drift.py`."""
 
     source: str
     measure: str
@@ -413,7 +413,7 @@ class NodeRecord(_Section):
 
 
 class LayoutRecord(_Section):
-    """The actors that ran; see `execution/layout.py`."""
+    """Actors that ran; see `execution/layout.py`."""
 
     kind: Literal["fused", "split", "inline"]
     cpu_actors: Count
@@ -720,7 +720,7 @@ class RunRecord(_Section):
 
     @property
     def is_delta(self) -> bool:
-        """Whether the report leaves rows to the reports of previous runs."""
+        """Return whether the report leaves rows to the reports of previous runs."""
         return self.config.report.mode == "delta" and bool(self.previous_runs)
 
     def rows_in(self, folder: str) -> int:
@@ -742,7 +742,7 @@ class RangeRecord(_Section):
 
 
 class ListingRecord(_Section):
-    """The plan of a run; see `runs/plan.py`."""
+    """Plan of a run; see `runs/plan.py`."""
 
     listed: Count
     bytes: Count
@@ -783,7 +783,7 @@ class PrunedRecord(_Section):
 
 
 class ReleaseRecord(_Section):
-    """The end of a hold."""
+    """End of a hold."""
 
     at: Time
     by: str

@@ -31,7 +31,7 @@ _BESIDE = ["uri", "truth", "label"]
 
 
 class Redecision:
-    """The recorded policy of a run, ready to decide its rows again.
+    """Recorded policy of a run, ready to decide its rows again.
 
     Attributes:
         columns: what `findings` needs of the rows, in the order of the report.

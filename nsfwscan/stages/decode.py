@@ -131,7 +131,7 @@ class Decode(Stage):
 
 
 class _Pixels:
-    """The pixels of the views of a table's rows, in their order: an array for each geometry.
+    """Pixels of the views of a table's rows, in their order: an array for each geometry.
 
     Args:
         widths: bytes of a view, of each geometry.

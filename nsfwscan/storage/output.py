@@ -61,7 +61,7 @@ class Output:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Return the last part of the path."""
         return "" if self.place is None else PurePosixPath(self.place.path).name
 
     def __str__(self) -> str:

@@ -36,7 +36,7 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Match:
-    """The entry of a hash bank that an image matches."""
+    """Entry of a hash bank that an image matches."""
 
     bank: str
     id: str
@@ -45,7 +45,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of the model and the policy for one image.
+    """Result of the model and the policy for one image.
 
     Attributes:
         uri: as given; `bytes[3]`, `file[3]`, `image[3]` or `array[3]`, by its index, for what has none.

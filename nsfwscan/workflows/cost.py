@@ -88,7 +88,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Cost:
-    """The machine time and the money for a number of objects."""
+    """Machine time and money for a number of objects."""
 
     objects: int
     """Objects that were read and scored, or are to be."""
@@ -106,7 +106,7 @@ class Cost:
 
     @property
     def per_million(self) -> float | None:
-        """The amount for a million objects; None without an amount or without objects."""
+        """Return the amount for a million objects; None without an amount or without objects."""
         return self.amount / self.objects * 1e6 if self.amount is not None and self.objects else None
 
     def as_json(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class _Figure(BaseModel):
 
 
 class _Bench(BaseModel):
-    """The fields that are read from a benchmark's JSON."""
+    """Fields that are read from a benchmark's JSON."""
 
     class Machine(BaseModel):
         cpu: str
@@ -266,7 +266,7 @@ def benchmarked(path: str, *, embedded: bool, storage: StorageConfig | None = No
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of a future scan, and the measurement that it is based on."""
+    """Cost of a future scan, and the measurement that it is based on."""
 
     cost: Cost
     basis: str

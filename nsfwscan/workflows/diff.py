@@ -33,7 +33,7 @@ _BEFORE = list(dict.fromkeys([*EARLIER, *FACTS]))
 
 @dataclass
 class Move:
-    """The objects with one `change`, and one decision in each run.
+    """Objects with one `change`, and one decision in each run.
 
     Attributes:
         causes: objects by their causes, such as `content, policy`.
@@ -47,7 +47,7 @@ class Move:
 
 @dataclass
 class Diff:
-    """What moved between two runs.
+    """Differences between two runs.
 
     Attributes:
         settings: how the second run's settings differ from the first one's.
@@ -122,7 +122,7 @@ class Diff:
 
 
 class _Side:
-    """All rows of a run, and of the runs that it rests on."""
+    """Rows of a run, and of the runs that it rests on."""
 
     def __init__(self, run: Run) -> None:
         self.record = run.record()

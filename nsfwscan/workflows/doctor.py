@@ -59,7 +59,7 @@ _FREE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check, as one line."""
+    """Result of one check, as one line."""
 
     verdict: Literal["ok", "warn", "fail"]
     subject: str

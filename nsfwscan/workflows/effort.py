@@ -20,7 +20,7 @@ _NOTED_EVERY_S = 20.0
 
 
 class Effort:
-    """The clock of this attempt, which also remembers earlier ones.
+    """Clock of this attempt, which also remembers earlier ones.
 
     Args:
         staging: the run's staging folder, where notes of all attempts lie.

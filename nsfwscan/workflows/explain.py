@@ -53,7 +53,7 @@ _MANY_SHARDS = 1_000_000
 
 @dataclass(frozen=True)
 class Expected:
-    """The actors and the memory expected on a group of alike nodes."""
+    """Actors and memory expected on a group of alike nodes."""
 
     place: NodeAllocation
     count: int

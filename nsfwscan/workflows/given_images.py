@@ -1,4 +1,4 @@
-"""What a program may give to `classify`: paths, URIs, bytes, open files, Pillow images and NumPy arrays.
+"""Take what a program may give to `classify`: paths, URIs, bytes, open files, Pillow images and NumPy arrays.
 
 Each becomes a `Given`: what its verdict is called, and its bytes where they need not be read. Pixels are encoded as
 PNG, without loss, so that they pass the same decoder as files do. What is none of these is a `ConfigError` that says

@@ -42,7 +42,7 @@ _EXAMPLES = 5
 
 @dataclass
 class Golden:
-    """The golden set of a run.
+    """Golden set of a run.
 
     Attributes:
         shards: what to run before all else; empty where there is no set.

@@ -54,7 +54,7 @@ _FOUND = pa.schema([*LISTING_SCHEMA, *(REPORT_SCHEMA.field(name) for name in HAS
 
 @dataclass
 class Looked:
-    """The counts of a search through the reports.
+    """Counts of a search through the reports.
 
     Attributes:
         objects: number of objects searched, each counted once.

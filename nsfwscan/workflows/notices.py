@@ -50,7 +50,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Notices:
-    """The notices of a run, sent one after the other."""
+    """Notices of a run, sent one after the other."""
 
     def __init__(self, config: NotifyConfig, kind: str, store: str, tell: Callable[[str], None]) -> None:
         self._config, self._kind, self._store, self._tell = config, kind, store, tell

@@ -38,7 +38,7 @@ _TRUSTED = 50
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What became of a bank."""
+    """Outcome of a bank."""
 
     uri: str
     added: int

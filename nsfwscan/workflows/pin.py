@@ -168,7 +168,7 @@ class Pinned:
 
     @property
     def banks(self) -> tuple[BankConfig, ...]:
-        """The pinned banks; none where they are not used."""
+        """Return the pinned banks; none where they are not used."""
         return tuple(bank.config for bank in self.pin.banks or ()) if self.pin and "banks" in self.used else ()
 
     def load_policy(self, source: str, storage: StorageConfig) -> Policy:

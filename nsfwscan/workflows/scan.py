@@ -80,7 +80,7 @@ _NO_TRUTH = {"path", "none"}
 
 @dataclass(frozen=True, repr=False)
 class ScanResult:
-    """The result of a scan, a match or a committed replay.
+    """Result of a scan, a match or a committed replay.
 
     Attributes:
         run_id: id of the run.

@@ -35,7 +35,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """Outcome of an import."""
 
     added: Added
     strange_runs: int
@@ -59,7 +59,7 @@ def import_verdicts(store: Store, files: Sequence[str], storage: StorageConfig) 
 
 @dataclass
 class Counts:
-    """What is in a store."""
+    """Counts of a store."""
 
     verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Verdicts by kind and word."""

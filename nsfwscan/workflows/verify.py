@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found.
+    """Findings of a verification.
 
     Attributes:
         name: id of the run; `verdicts` for findings in what people decided; `store` for other findings that are no
@@ -39,7 +39,7 @@ class Verified:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing but notes was found."""
+        """Return whether nothing but notes was found."""
         return all(finding.kind is Kind.NOTE for finding in self.findings)
 
 

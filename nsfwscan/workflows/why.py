@@ -53,7 +53,7 @@ _MATCH = ("match_bank", "match_kind", "match_id", "match_hash", "match_distance"
 
 @dataclass(frozen=True)
 class Why:
-    """The explanation of one object's decision in one run; all values are JSON types."""
+    """Explanation of one object's decision in one run; all values are JSON types."""
 
     uri: str
     run: dict[str, Any]

@@ -44,7 +44,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Groups:
-    """Which images belong together.
+    """Groups of images that belong together.
 
     Attributes:
         same: for each image, the number of its content (equal bytes or equal pixels).

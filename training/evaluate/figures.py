@@ -1,4 +1,4 @@
-"""Every figure of one checkpoint, as JSON values.
+"""Compute every figure of one checkpoint, as JSON values.
 
 There are two tasks: `classes`, the category of an image, and `nsfw`, its side, whatever its category. The second
 applies to every checkpoint, the first to one that knows all categories of the data. Images without a score are in no

@@ -34,7 +34,7 @@ _BAND_BYTES = 2**22
 
 @dataclass(frozen=True)
 class Header:
-    """The headers of a BMP.
+    """Headers of a BMP.
 
     Args:
         start: of the header in the data; `length` is its own.

@@ -46,7 +46,7 @@ class ContentKind(StrEnum):
 
     @property
     def code(self) -> ErrorCode:
-        """The code of a row whose file is of this kind."""
+        """Return the code of a row whose file is of this kind."""
         return _CODES.get(self) or ErrorCode(self)
 
 
@@ -61,7 +61,7 @@ _CODES = {
 
 @dataclass(frozen=True)
 class Content:
-    """The kind of a file, and its name with an article, which goes on from "looks like"."""
+    """Kind of a file, and its name with an article, which goes on from "looks like"."""
 
     kind: ContentKind
     name: str

@@ -1,4 +1,4 @@
-"""The formats that are read, and what opens each of them: a new format is one more line of `READ`.
+"""Formats that are read, and what opens each of them: a new format is one more line of `READ`.
 
 A decoder is a plugin of Pillow: a class whose `_open` reads the header (size and mode) and whose `load` decodes the
 pixels, and a function that tells by a file's first 16 bytes whether it may be of that format. Pillow tries the formats
@@ -40,7 +40,7 @@ class Format:
 
     @property
     def plugin(self) -> str:
-        """The name of Pillow's plugin that opens it. Ours stand beside Pillow's, which others may use."""
+        """Return the name of Pillow's plugin that opens it. Ours stand beside Pillow's, which others may use."""
         return f"NSFWSCAN {self.name}" if self.decoder else self.name
 
 

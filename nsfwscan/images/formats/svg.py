@@ -130,7 +130,7 @@ def _too_large(what: str) -> RowError:
 
 @dataclass
 class _Document:
-    """What a document holds, and those within it.
+    """Content of a document, and of those within it.
 
     Attributes:
         pictures: encoded, each once, in their order.

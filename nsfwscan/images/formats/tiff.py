@@ -60,7 +60,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a page's samples in the file.
+    """Layout of a page's samples in the file.
 
     Args:
         kinds: the SampleFormat of each sample.
@@ -399,7 +399,7 @@ def _coloured(samples: Samples, layout: Layout, used: list[int], ranges: list[Ra
 
 
 class _Bands:
-    """The samples of a page from top to bottom, a few rows of chunks at a time: the number of a band's first row, and
+    """Samples of a page from top to bottom, a few rows of chunks at a time: the number of a band's first row, and
     its samples [rows, width, samples]. A single band is kept."""
 
     def __init__(self, data: bytes, layout: Layout) -> None:

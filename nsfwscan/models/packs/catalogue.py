@@ -64,7 +64,7 @@ class Pack(Frozen):
 
     @property
     def source(self) -> str:
-        """The package, for people."""
+        """Return the package, for people."""
         return f"{self.package} {self.version} ({self.registry})"
 
 
