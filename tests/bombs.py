@@ -153,7 +153,7 @@ def real_jpeg() -> bytes:
 
 
 def real_progressive_jpeg() -> bytes:
-    """All coefficients have to be kept until the last scan."""
+    """Return all coefficients have to be kept until the last scan."""
     return _encode(Image.new("RGB", (4_000, 4_000)), "JPEG", progressive=True)
 
 
@@ -263,7 +263,7 @@ def _with_next_page(data: bytes, where: int) -> bytes:
 
 
 def looping_tiff() -> bytes:
-    """The page after the first is the first."""
+    """Return the page after the first is the first."""
     data = _encode(picture(), "TIFF")
     return _with_next_page(data, struct.unpack("<I", data[4:8])[0])
 
@@ -373,7 +373,7 @@ def cut_webp() -> bytes:
 
 
 def cut_avif() -> bytes:
-    """The same in a box of pixels."""
+    """Return the same in a box of pixels."""
     data = bytearray(_encode(picture((640, 480)), "AVIF", speed=10))
     at = data.index(b"mdat")
     data[at - 4 : at] = b"\xff\xff\xff\xf0"

@@ -67,7 +67,7 @@ _LOOK = """async ([url, edge]) => {
 
 @dataclass(frozen=True)
 class Seen:
-    """What a browser shows of a file.
+    """Looks of a file in a browser.
 
     Args:
         size: width and height, in its pixels.
@@ -140,7 +140,7 @@ def served(files: Sequence[bytes | Path]) -> Iterator[str]:
 
 
 def seen_by(browser: BrowserContext, files: Sequence[bytes | Path]) -> Iterator[Seen | None]:
-    """What the browser shows of each file, None where it shows nothing. A page that a file takes down is opened anew."""
+    """Yield what the browser shows of each file, None where it shows nothing. A page that a file takes down is opened anew."""
     with served(files) as url:
         page = _page(browser, url)
         for number in range(len(files)):
@@ -203,7 +203,7 @@ def _reduced(image: Image.Image, size: tuple[int, int]) -> NDArray[np.int16]:
 def survey(
     browser: BrowserContext, files: Sequence[tuple[str, bytes | Path]], *, max_pixels: int = 100_000_000
 ) -> list[Compared]:
-    """All files that have a size in the browser."""
+    """Return all files that have a size in the browser."""
     found = []
     for (name, file), seen in zip(files, seen_by(browser, [file for _, file in files]), strict=True):
         if seen is not None:

@@ -131,7 +131,7 @@ def _save(model: Any, processor: Any, folder: Path, seed: int, spread: float) ->
 
 
 def _features(model: Any, processor: Any) -> NDArray[np.float64]:
-    """What the head gets for each of the pictures: [pictures, features]."""
+    """Return what the head gets for each of the pictures: [pictures, features]."""
     caught: list[torch.Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
     model(pixel_values=processor(images=pictures(), return_tensors="pt")["pixel_values"])

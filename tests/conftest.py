@@ -62,7 +62,7 @@ class _OneRay(LoadScopeScheduling):
 
 @cache
 def _tests_on_ray(file: str) -> set[str]:
-    """The names of a file's tests that are marked `ray`, each by itself or all of them."""
+    """Return the names of a file's tests that are marked `ray`, each by itself or all of them."""
     text = (ROOT / file).read_text(encoding="utf-8")
     if "mark.ray" not in text:
         return set()
@@ -80,7 +80,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _OneRay |
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """What tests start can be interrupted. A suite in the background (`&`, `nohup`, most CI systems) inherits an ignored
+    """Let what tests start be interrupted. A suite in the background (`&`, `nohup`, most CI systems) inherits an ignored
     SIGINT, and would pass it on; Python leaves one alone that it finds ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -111,7 +111,7 @@ def one_thread_a_model() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def each_batch_is_scored_once() -> Iterator[None]:
-    """The embedded model is loaded once in this process, and a batch of the very same pixels is scored once: hundreds of
+    """Load the embedded model once in this process, and score a batch of the very same pixels once: hundreds of
     tests scan the same pictures, and without this half of the suite's time goes into it. What Ray's workers and
     commands in processes of their own do is as ever."""
     with pytest.MonkeyPatch.context() as patch:
@@ -152,7 +152,7 @@ def _score_once(score: Score) -> Score:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoObject]]:
-    """The demo media store: its folder, and what is in it."""
+    """Demo media store: its folder, and what is in it."""
     root = tmp_path_factory.mktemp("demo")
     return root, build(root)
 
@@ -172,7 +172,7 @@ def moto() -> Iterator[S3Endpoint]:
 
 @pytest.fixture
 def proxy(moto: S3Endpoint) -> Iterator[FaultyProxy]:
-    """What stands between a client and the S3 server, and fails as it is told to."""
+    """Yield what stands between a client and the S3 server, and fails as it is told to."""
     with FaultyProxy(moto) as faulty:
         yield faulty
 

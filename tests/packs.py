@@ -70,7 +70,7 @@ def tarball(files: dict[str, bytes]) -> bytes:
 
 
 def pack_of(graph: bytes, /, **changes: Any) -> dict[str, Any]:
-    """The catalogue's entry of a pack whose package has the graph as `tiny/model.onnx`."""
+    """Return the catalogue's entry of a pack whose package has the graph as `tiny/model.onnx`."""
     entry = {
         "title": "a tiny graph",
         "registry": "pypi",

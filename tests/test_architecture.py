@@ -33,7 +33,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def roots(path: Path) -> set[str]:
-    """The packages that a file imports from: `ray`, `nsfwscan`."""
+    """Return the packages that a file imports from: `ray`, `nsfwscan`."""
     return {module.split(".")[0] for module in imports(path)}
 
 

@@ -92,7 +92,7 @@ def job_spec(kind: str) -> dict[str, Any]:
 
 
 def pod_specs(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pods of a job by role: submitter, head, and each worker group by its name."""
+    """Return the pods of a job by role: submitter, head, and each worker group by its name."""
     cluster = spec["rayClusterSpec"]
     return {
         "submitter": spec["submitterPodTemplate"]["spec"],
@@ -102,14 +102,14 @@ def pod_specs(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def all_pods() -> dict[str, dict[str, Any]]:
-    """Every pod of every way to deploy, by a name for messages."""
+    """Return every pod of every way to deploy, by a name for messages."""
     nightly: dict[str, Any] = document("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     of_ray = {f"{kind} {role}": pod for kind in KINDS for role, pod in pod_specs(job_spec(kind)).items()}
     return {**of_ray, "CronJob scan": nightly}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions: the word in capitals and the rest, comments out and lines joined."""
+    """Return the Dockerfile's instructions: the word in capitals and the rest, comments out and lines joined."""
     lines = [line for line in DOCKERFILE.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     pairs = (line.split(maxsplit=1) for line in joined.splitlines() if line.strip())
@@ -121,7 +121,7 @@ def values(word: str) -> list[str]:
 
 
 def copied() -> list[str]:
-    """What the Dockerfile copies from the repository, as paths without a trailing slash."""
+    """Return what the Dockerfile copies from the repository, as paths without a trailing slash."""
     paths: list[str] = []
     for rest in values("COPY") + values("ADD"):
         *sources, _target = [word for word in shlex.split(rest) if not word.startswith("--")]
@@ -130,7 +130,7 @@ def copied() -> list[str]:
 
 
 def pinned(package: str) -> str:
-    """The version that constraints.txt pins a package to."""
+    """Return the version that constraints.txt pins a package to."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     found: list[str] = re.findall(rf"^{package}(?:\[[^\]]*\])?==([^\s;#]+)", text, re.MULTILINE | re.IGNORECASE)
     assert len(found) == 1, f"constraints.txt pins {package} {len(found)} times"
@@ -175,7 +175,7 @@ def test_quantities_are_numbers_or_strings(quantity: int | str) -> None:
 
 
 def scan_options(kind: str) -> dict[str, Any]:
-    """The entrypoint of a job, as `nsfwscan scan` understands it."""
+    """Return the entrypoint of a job, as `nsfwscan scan` understands it."""
     if kind == "CronJob":
         (container,) = all_pods()["CronJob scan"]["containers"]
         words = container["command"] + container["args"]
@@ -419,7 +419,7 @@ def as_list(value: str | list[str]) -> list[str]:
 
 
 def grants() -> Iterator[tuple[str, str]]:
-    """Each allowed (action, resource)."""
+    """Yield each allowed (action, resource)."""
     for statement in statements():
         for action in as_list(statement["Action"]):
             for resource in as_list(statement["Resource"]):
@@ -504,7 +504,7 @@ def test_submission_carries_code_and_no_media(tmp_path: Path) -> None:
 
 
 def messages() -> list[str]:
-    """Every text in the source, with `…` for what it fills in."""
+    """Return every text in the source, with `…` for what it fills in."""
     found: list[str] = []
     for path in (ROOT / "nsfwscan").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -516,7 +516,7 @@ def messages() -> list[str]:
 
 
 def quoted() -> list[str]:
-    """What the runbook says that nsfwscan says: the code in the first cells of its tables of symptoms and findings."""
+    """Return what the runbook says that nsfwscan says: the code in the first cells of its tables of symptoms and findings."""
     chapters = re.findall(r"^## (?:By symptom|What `verify` finds)\n(.*?)(?=^## )", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert len(chapters) == 2
     cells = re.findall(r"^\| (?!it says|`error` says|---)(.*?) \|", "".join(chapters), re.MULTILINE)

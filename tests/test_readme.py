@@ -37,7 +37,7 @@ SUFFIXES = "py|md|yaml|json|html|css|toml|csv|txt|png|webp"
 
 
 def table(name: str) -> str:
-    """The rows of one of the page's tables, as the schema has them."""
+    """Return the rows of one of the page's tables, as the schema has them."""
     columns = [
         f"| {group if i == 0 else ''} | `{field.name}` | {column_doc(field)} |\n"
         for group, fields in GROUPS.items()
@@ -48,26 +48,26 @@ def table(name: str) -> str:
 
 
 def around(name: str) -> tuple[str, str, str]:
-    """The page before one of its tables, the table's rows, and the page after it."""
+    """Return the page before one of its tables, the table's rows, and the page after it."""
     head, begin, rest = TEXTS[COLUMNS].partition(f"<!-- {name}: begin -->\n")
     rows, end, tail = rest.partition(f"<!-- {name}: end -->")
     return head + begin, rows, end + tail
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language, also those inside a list."""
+    """Return the fenced blocks of a language, also those inside a list."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
     return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
 def console_lines(text: str) -> list[str]:
-    """Every command that a page shows at a prompt, without its comment."""
+    """Return every command that a page shows at a prompt, without its comment."""
     lines = [line[2:] for block in blocks(text, "console") for line in block.splitlines() if line.startswith("$ ")]
     return [re.sub(r"\s+#.*", "", line) for line in lines]
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every command of ours that a page shows at a prompt, on its own or submitted as a job: the page, and the command."""
+    """Return every command of ours that a page shows at a prompt, on its own or submitted as a job: the page, and the command."""
     found = []
     for page, text in TEXTS.items():
         for line in console_lines(text):
@@ -80,12 +80,12 @@ def commands() -> list[tuple[str, str]]:
 
 
 def examples(language: str) -> list[tuple[str, str]]:
-    """Every fenced block of a language: the page, and its text."""
+    """Return every fenced block of a language: the page, and its text."""
     return [(page, block) for page, text in TEXTS.items() for block in blocks(text, language)]
 
 
 def program(name: str) -> click.Command:
-    """What a command line begins with."""
+    """Return what a command line begins with."""
     from training.cli import main as train
 
     jobs = {f"jobs/{job}.py": train.commands[command] for job, command in (("train", "fit"), ("evaluate", "evaluate"))}
@@ -93,12 +93,12 @@ def program(name: str) -> click.Command:
 
 
 def code(text: str) -> list[str]:
-    """What a page writes in backticks, outside fenced blocks."""
+    """Return what a page writes in backticks, outside fenced blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
 def anchor(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

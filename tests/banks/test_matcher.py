@@ -24,7 +24,7 @@ SHA, MD5 = "a" * 64, "b" * 32
 
 
 def pdq(*flipped: int) -> str:
-    """The hash of all zeros but for some bits."""
+    """Return the hash of all zeros but for some bits."""
     bits = np.zeros(256, np.uint8)
     bits[list(flipped)] = 1
     return np.packbits(bits).tobytes().hex()
@@ -204,7 +204,7 @@ _ANY_ROW = st.fixed_dictionaries(
 
 
 def by_hand(row: Row, given: list[Row]) -> tuple[Any, ...] | None:
-    """The rule at the top of the module, word by word."""
+    """Return the rule at the top of the module, word by word."""
     hits = []
     for place, bank in enumerate(given):
         for (kind, hash_), name in bank["found"]:
@@ -257,7 +257,7 @@ A, B, C, D, OTHER = (pdq(*range(40 * i, 40 * i + 40)) for i in range(5))
 
 
 def of_views(banks: BankSet, *objects: list[str | tuple[str, int]]) -> list[tuple[Any, ...] | None]:
-    """What matches of objects with several views say, each view a hash, or a hash and its quality."""
+    """Return what matches of objects with several views say, each view a hash, or a hash and its quality."""
     each = [
         [{"index": 10 * i, "at_s": i / 2, "reason": "spread", "weight": 1, "pdq": h, "pdq_quality": q}
          for i, (h, q) in enumerate((view, 90) if isinstance(view, str) else view for view in views)]

@@ -75,7 +75,7 @@ SHORT = Form({"num_cpus": 1}, {"num_cpus": 1}, {"driver": 1, "cpu": 2}, shard_ro
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a disturbed scan came to."""
+    """Outcome of a disturbed scan."""
 
     objects: int
     attempts: int
@@ -137,7 +137,7 @@ def chaos(form: Form, objects: int, seed: int, say: Say = print) -> Outcome:
 
 
 def _undisturbed(form: Form, stores: Stores, model: str) -> pa.Table:
-    """The report of a scan in this process, without Ray, and with as many threads as an actor has: in the last bits,
+    """Return the report of a scan in this process, without Ray, and with as many threads as an actor has: in the last bits,
     torch's scores depend on that."""
 
     def engine(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
@@ -182,7 +182,7 @@ def _check(stores: Stores, expected: pa.Table, *, killed_at_commit: bool) -> Non
 
 
 def _nsfwscan(stores: Stores, *words: str) -> str:
-    """What the command says, errors and a bad exit code included."""
+    """Return what the command says, errors and a bad exit code included."""
     environment = {**os.environ, **stores.server.environment()}
     done = subprocess.run([*_NSFWSCAN, *words], env=environment, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr + (f"exit code {done.returncode}\n" if done.returncode else "")

@@ -37,7 +37,7 @@ Resources = Mapping[str, int]
 
 
 def descendants(root: int) -> dict[int, str]:
-    """The living processes below one, and their command lines."""
+    """Return the living processes below one, and their command lines."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -56,7 +56,7 @@ def descendants(root: int) -> dict[int, str]:
 
 
 class TwoNodes:
-    """The cluster, seen from outside. It takes its time to start: `ready` waits for it.
+    """Cluster, seen from outside. It takes its time to start: `ready` waits for it.
 
     Attributes:
         environment: that of its workers; a driver needs it to talk to them.
@@ -106,7 +106,7 @@ class TwoNodes:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def ready(self) -> str:
-        """The address of the head, once both nodes are there."""
+        """Return the address of the head, once both nodes are there."""
         address: str = self._answer()["address"]
         self._raylet = self._answer()["raylet"]
         return address

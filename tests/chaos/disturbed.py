@@ -31,7 +31,7 @@ _GONE_S = 60.0
 
 
 class ChaosError(AssertionError):
-    """What must hold did not."""
+    """Raised where something does not hold that must."""
 
 
 class _Driver:
@@ -59,19 +59,19 @@ class _Driver:
         return self._process.poll()
 
     def kill(self) -> int:
-        """Its pid."""
+        """Return its pid."""
         self._process.kill()
         self._process.wait()
         self.killed = self._process.returncode == -signal.SIGKILL
         return self._process.pid
 
     def said(self) -> str:
-        """The end of its output."""
+        """Return the end of its output."""
         return self._log.read_text(errors="replace")[-3000:]
 
 
 class Disturbed:
-    """The scan, attempt by attempt.
+    """Scan, attempt by attempt.
 
     Attributes:
         struck: kills while there was something to do, by target.
@@ -131,7 +131,7 @@ class Disturbed:
             due.remove(struck)
 
     def _strike(self, strike: Strike, driver: _Driver) -> bool:
-        """Whether it was the time, and there was something to strike."""
+        """Return whether it was the time, and there was something to strike."""
         if not self._is_time(strike, driver):
             return False
         if strike.target == "start":

@@ -55,7 +55,7 @@ class StoreFaults:
         proxy.cut_body(partial(self._is, "cut"))
 
     def objects_read(self, prefix: str = "media/2026/") -> int:
-        """How many objects were asked for."""
+        """Return how many objects were asked for."""
         return sum(name.startswith(prefix) for name in list(self.gets))
 
     def _see(self, method: str, path: str) -> bool:

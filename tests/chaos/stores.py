@@ -30,7 +30,7 @@ _OF_THE_RUN = ["run_id", "scanned_at"]
 
 
 class Stores:
-    """Where a scan reads and writes, seen past the proxy.
+    """Stores that a scan reads and writes, seen past the proxy.
 
     Attributes:
         out: of the disturbed scan.
@@ -68,7 +68,7 @@ class Stores:
 
     @property
     def run(self) -> Run:
-        """The disturbed run."""
+        """Return the disturbed run."""
         return self._run(self.out)
 
     def _run(self, out: str) -> Run:
@@ -81,7 +81,7 @@ class Stores:
         return self._shards
 
     def staged(self) -> list[Shard]:
-        """The shards that are done."""
+        """Return the shards that are done."""
         names = staged_shards(self.run.staging)
         return [shard for shard in self.shards() if shard.name in names]
 
@@ -99,7 +99,7 @@ class Stores:
 
 
 def differences(expected: pa.Table, found: pa.Table, most: int = 10) -> list[str]:
-    """What another report says of the same objects, bit by bit, in words; nothing where it says the same."""
+    """Return what another report says of the same objects, bit by bit, in words; nothing where it says the same."""
     if found.equals(expected):
         return []
     rows = [table.to_pylist() for table in (expected, found)]

@@ -269,7 +269,7 @@ def test_a_bad_run_id_is_wrong_usage(media: Path, tmp_path: Path, capfd: pytest.
 
 
 def unstamped(logged: str) -> list[str]:
-    """The lines that a scan logged, without their times and levels."""
+    """Return the lines that a scan logged, without their times and levels."""
     return [re.sub(r"^\d{4}-\S+Z (?:INFO|WARNING|ERROR) +", "", line, count=1) for line in logged.splitlines()]
 
 
@@ -493,7 +493,7 @@ def reports(request: pytest.FixtureRequest, media: Path, tmp_path: Path) -> Stor
 
 
 def everything(store: Store) -> dict[str, bytes]:
-    """All files of a store, with their content."""
+    """Return all files of a store, with their content."""
     fs = filesystem(store.location, store.storage)
     fs.invalidate_cache()
     return {str(path).partition(store.uri.split("/")[-1])[2]: fs.cat_file(path) for path in fs.find(store.uri)}
@@ -752,7 +752,7 @@ _HOSTILE = [
 
 
 def is_harmless(shown: str) -> bool:
-    """Whether a terminal would do no more with it than start lines of ours."""
+    """Return whether a terminal would do no more with it than start lines of ours."""
     return all(line.isprintable() and not line.startswith("nsfwscan: all is well") for line in shown.split("\n"))
 
 

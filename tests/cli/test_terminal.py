@@ -212,7 +212,7 @@ def test_hostile_names_are_shown_and_not_obeyed(result: ScanResult) -> None:
 
 
 def query_of(text: str) -> str:
-    """The SQL as printed, ready to paste."""
+    """Return the SQL as printed, ready to paste."""
     return text.split("Open it in DuckDB:\n", 1)[1]
 
 

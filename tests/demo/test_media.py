@@ -25,7 +25,7 @@ class Store:
     objects: list[DemoObject]
 
     def with_status(self, status: str, *, cut: bool = False) -> list[tuple[DemoObject, Path]]:
-        """The objects of one status, with their files; only those, or none, that are cut off and yet 'ok'."""
+        """Return the objects of one status, with their files; only those, or none, that are cut off and yet 'ok'."""
         chosen = [
             (demo, self.root / demo.path)
             for demo in self.objects
@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """The hash of each file under `root`, by relative path."""
+    """Return the hash of each file under `root`, by relative path."""
     files = [path for path in root.rglob("*") if path.is_file()]
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

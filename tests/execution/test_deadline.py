@@ -26,7 +26,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def at(patch: pytest.MonkeyPatch, now: str, text: str) -> str:
-    """What a text means at a moment, in this machine's time."""
+    """Return what a text means at a moment, in this machine's time."""
     moment = datetime.fromisoformat(now).astimezone()
 
     class Clock(datetime):

@@ -65,7 +65,7 @@ def _scan(media: Path, out: Path, run: Engine, **sections: object) -> ScanResult
 
 
 def _report(result: ScanResult) -> pa.Table:
-    """The report's rows by URI, without what differs between any two runs."""
+    """Return the report's rows by URI, without what differs between any two runs."""
     parts = [pq.read_table(io.BytesIO(Path(uri).read_bytes())) for uri in result.report_files]
     table = pa.concat_tables(parts)
     assert table.schema == REPORT_SCHEMA

@@ -101,7 +101,7 @@ def _in_turn(damaged: Iterator[bytes], made_up: Iterator[bytes]) -> Iterator[byt
 
 
 def _made_up(seed: int) -> Iterator[bytes]:
-    """What hypothesis makes up, without end."""
+    """Yield what hypothesis makes up, without end."""
     for batch in count_from(seed):
         yield from _batch(batch)
 

@@ -67,7 +67,7 @@ def _as_json(data: bytes) -> Any:
 
 
 def _changed_tree(said: Any, random_: random.Random) -> bytes:
-    """The document with a few of its values replaced, taken out or doubled."""
+    """Return the document with a few of its values replaced, taken out or doubled."""
     said = json.loads(json.dumps(said))
     for _ in range(random_.choice((1, 1, 2, 3))):
         places = list(_places(said))

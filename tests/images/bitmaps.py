@@ -248,7 +248,7 @@ def _with_profile() -> list[Case]:
 
 
 def bitmaps() -> list[Case]:
-    """Every kind of BMP."""
+    """Return every kind of BMP."""
     return [*_with_palette(), *_with_colours(), *_with_runs(), *_with_profile()]
 
 

@@ -34,7 +34,7 @@ _SHOW = """async files => {
 
 
 def shown(browser: BrowserContext, files: Sequence[bytes]) -> list[NDArray[Any] | None]:
-    """Each file as an `<img>` shows it on white, int [height, width, 3]; None where it shows nothing."""
+    """Return each file as an `<img>` shows it on white, int [height, width, 3]; None where it shows nothing."""
     page = browser.new_page()
     urls = page.evaluate(_SHOW, [base64.b64encode(data).decode() for data in files])
     page.close()
@@ -67,7 +67,7 @@ _FRAMES = """async ([file, type]) => {
 
 
 def frames_shown(browser: BrowserContext, folder: Path, data: bytes, kind: str) -> list[tuple[float, NDArray[Any]]]:
-    """The frames of an animation as the browser composes them on white, with their times in seconds.
+    """Return the frames of an animation as the browser composes them on white, with their times in seconds.
 
     Args:
         folder: for a page to be opened from, since only such a page may ask the decoder.

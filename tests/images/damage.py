@@ -40,7 +40,7 @@ def with_chunks(png: bytes, *added: Chunk, spoiled: bytes = b"") -> bytes:
 
 
 def interlaced_png() -> bytes:
-    """The photograph in seven passes, which Pillow does not write."""
+    """Return the photograph in seven passes, which Pillow does not write."""
     pixels, rows = np.asarray(PHOTO), []
     for top, left, down, across in _ADAM7:
         rows += [b"\0" + row.tobytes() for row in pixels[top::down, left::across]]
@@ -172,5 +172,5 @@ MAKERS: tuple[Callable[[], Iterator[tuple[str, bytes]]], ...] = (_jpegs, _pngs, 
 
 
 def corpus() -> list[tuple[str, bytes]]:
-    """All of them, with names that say what is wrong."""
+    """Return all of them, with names that say what is wrong."""
     return [made for make in MAKERS for made in make()]

@@ -67,7 +67,7 @@ def saved(fmt: str, images: Sequence[Image.Image], **how: Any) -> bytes:
 
 
 def drawn(data: bytes, name: str) -> list[tuple[Frame, Any]]:
-    """The frames with their pixels on white."""
+    """Return the frames with their pixels on white."""
     return [(frame, np.asarray(to_srgb(frame.image)).astype(int)) for frame in frames_of(data, name)]
 
 

@@ -22,7 +22,7 @@ PHOTOS = {name: Image.fromarray(getattr(data, name)()).convert("RGB") for name i
 
 
 def reference(image: Image.Image) -> tuple[str, int]:
-    """The hash as hex, and its quality, by the reference's own package."""
+    """Return the hash as hex, and its quality, by the reference's own package."""
     bits, quality = pdqhash.compute(np.asarray(image))
     return np.packbits(bits.astype(np.uint8)).tobytes().hex(), int(quality)
 
@@ -119,7 +119,7 @@ def test_the_reference_is_not_asked_of_the_enormous(monkeypatch: pytest.MonkeyPa
 
 
 def weighted_error(image: Image.Image) -> float:
-    """How far the reference's coefficients are from ours, as a multiple of what is allowed for."""
+    """Return how far the reference's coefficients are from ours, as a multiple of what is allowed for."""
     ours = (pdq._TRANSFORM @ pdq._samples(image) @ pdq._TRANSFORM.T).ravel()
     theirs = pdqhash.compute_float(np.asarray(image))[0][::-1]
     return float((np.abs(ours - theirs) / pdq._OFF).max())

@@ -35,7 +35,7 @@ def applied(geometry: Geometry, image: Image.Image) -> NDArray[np.uint8]:
 
 
 def normalised(pixels: NDArray[np.uint8], how: Normalisation) -> NDArray[np.float32]:
-    """What `Normalisation` says, channels first."""
+    """Return what `Normalisation` says, channels first."""
     values = (pixels.astype(np.float32) * how.scale - np.float32(how.mean)) / np.float32(how.std)
     return np.moveaxis(values[..., ::-1] if how.bgr else values, -1, 0)
 

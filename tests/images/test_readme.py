@@ -23,7 +23,7 @@ FARBFELD = b"farbfeld" + struct.pack(">II", 40, 30) + struct.pack(">4H", 0x3300,
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The example's names, its format registered until the end of the test."""
+    """Example's names, its format registered until the end of the test."""
     found: dict[str, Any] = {"__name__": "example"}
     exec(compile("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), "README.md", "exec"), found)
     monkeypatch.setitem(registry.READ, "FARBFELD", found["line"])

@@ -61,7 +61,7 @@ def photographs() -> list[bytes]:
 
 
 def versions(folder: Path) -> list[bytes]:
-    """The photographs in a folder as they are, and as stores have them: smaller, and compressed once more."""
+    """Return the photographs in a folder as they are, and as stores have them: smaller, and compressed once more."""
     found: list[bytes] = []
     for path in sorted(folder.rglob("*.jpg")):
         found.append(path.read_bytes())
@@ -79,7 +79,7 @@ def pixels(data: bytes, geometry: Geometry, *, fast: bool) -> NDArray[np.uint8]:
 
 
 def open_nsfw() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]:
-    """The embedded weights."""
+    """Return the embedded weights."""
     config, storage = ModelConfig(), StorageConfig()
     spec = resolve(config, storage)
     hardware = choose_hardware(spec, config, threads=1)

@@ -39,7 +39,7 @@ def moving(place: int) -> Picture:
 
 
 def red(_: int = 0) -> Picture:
-    """What must be found."""
+    """Return what must be found."""
     return np.broadcast_to(RED, (SIZE[1], SIZE[0], 3)).copy()
 
 
@@ -78,7 +78,7 @@ def views_of(data: bytes, limits: ViewLimits = LIMITS, **how: Any) -> tuple[dict
 
 
 def seen_red(pixels: Any) -> list[bool]:
-    """Which views are red."""
+    """Return which views are red."""
     return [bool(np.abs(one.mean((0, 1)) - RED).max() < 40) for one in pixels]
 
 

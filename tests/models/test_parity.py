@@ -32,7 +32,7 @@ Demo = tuple[Path, list[DemoObject]]
 
 @pytest.fixture(scope="module")
 def images(demo: Demo) -> dict[str, Image.Image]:
-    """The readable images of the demo store as upright RGB, by their path: two of each size, by which they are resized."""
+    """Readable images of the demo store as upright RGB, by their path: two of each size, by which they are resized."""
     root, objects = demo
     found = {o.path: decode((root / o.path).read_bytes(), max_pixels=10**8).image for o in objects if o.status == "ok"}
     sizes: Counter[tuple[int, int]] = Counter()
@@ -72,12 +72,12 @@ def reference(checkpoint: Path) -> Callable[[Image.Image | str], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def expected(reference: Callable[[Image.Image | str], np.ndarray], images: dict[str, Image.Image]) -> Scores:
-    """What the pipeline says of each image."""
+    """Return what the pipeline says of each image."""
     return {k: reference(image) for k, image in images.items()}
 
 
 def ours(spec: ModelSpec, images: dict[str, Image.Image]) -> Scores:
-    """The scan's own path: geometry to bytes, bytes to a padded batch, fp32."""
+    """Return the scan's own path: geometry to bytes, bytes to a padded batch, fp32."""
     classify = registry.load(spec, STORAGE, Hardware("cpu", "float32", 1, 1))
     batches = {
         k: np.frombuffer(spec.geometry.apply(i), np.uint8).reshape(1, *spec.geometry.shape) for k, i in images.items()
@@ -90,7 +90,7 @@ def furthest(found: Scores, expected: Scores) -> float:
 
 
 def tolerance(spec: ModelSpec) -> float:
-    """The most that a score may differ: where Pillow resizes, no more than by the order of additions."""
+    """Return the most that a score may differ: where Pillow resizes, no more than by the order of additions."""
     geometry = spec.geometry
     return TOLERANCE if geometry.resample == Image.Resampling.BILINEAR and not geometry.reencode_jpeg else 1e-4
 

@@ -548,7 +548,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def memory(made: Path) -> Iterator[Any]:
-    """The ViT in memory://registry-tests/small-vit, among other files."""
+    """ViT in memory://registry-tests/small-vit, among other files."""
     fs = fsspec.filesystem("memory")
     upload(fs, made, "/registry-tests/small-vit")
     yield fs

@@ -46,7 +46,7 @@ def test_no_byte_is_copied() -> None:
 
 
 def rows(scores: list[list[float]], weights: list[list[int]], most: int = 2) -> list[float]:
-    """The scores of rows with such scores of views."""
+    """Return the scores of rows with such scores of views."""
     flat = np.array([score for row in scores for score in row], np.float32)
     limits = np.cumsum([0, *map(len, scores)])
     found = of_rows(flat[:, None], flat, np.array([w for row in weights for w in row], np.int64), limits, most)

@@ -474,7 +474,7 @@ _ROWS = st.lists(st.fixed_dictionaries({**dict.fromkeys(_COLUMNS, _SCORES), **_K
 
 
 def expected_of(row: Row, rules: list[tuple[str, str, float, Decision]], otherwise: Decision) -> tuple[str, str, str]:
-    """What DESIGN says, in plain Python: a float32 score against the threshold as float32."""
+    """Return what DESIGN says, in plain Python: a float32 score against the threshold as float32."""
 
     def known(column: str) -> bool:
         return row[column] is not None and math.isfinite(row[column])
@@ -673,7 +673,7 @@ _OVERRIDES = st.lists(
 
 
 def outcome_by_hand(uri: str, score: float | None, overrides: list[tuple[str, Row, Row]]) -> Row:
-    """What the documentation says of overrides, in plain Python."""
+    """Return what the documentation says of overrides, in plain Python."""
     numbers = {"high": 0.8, "low": 0.4}
     outcomes: dict[str, Row] = {
         "block": {"decision": "block", "queue": "adult"},

@@ -11,7 +11,7 @@ NOTHING = {"copies": 0, "contents": 0, "clusters": 0, "clustered": 0, "looked_fo
 
 
 def said(**changed: Any) -> dict[str, str]:
-    """What is said of a record, by subject."""
+    """Return what is said of a record, by subject."""
     return dict(describe_effects(as_record(record_of("made", **changed))))
 
 

@@ -174,7 +174,7 @@ def config() -> dict[str, Any]:
 
 
 def cost(**changes: Any) -> dict[str, Any]:
-    """The cost of a run, as `Cost.as_json` gives it."""
+    """Return the cost of a run, as `Cost.as_json` gives it."""
     return {
         "objects": 1_110_457,
         "hours": 1.529,
@@ -192,7 +192,7 @@ def cost(**changes: Any) -> dict[str, Any]:
 
 
 def record() -> dict[str, Any]:
-    """The content of a `run.json`, in the shape that `record_of` gives it."""
+    """Return the content of a `run.json`, in the shape that `record_of` gives it."""
     counted = summary()
     errored = counted["rows"] - counted["status"]["ok"]
     digest = "9b1f0c6f2f7f4d5e8a3b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b"
@@ -311,7 +311,7 @@ def replay_record() -> dict[str, Any]:
 
 
 def delta_record() -> dict[str, Any]:
-    """The same, of which only what was looked at or decided differently is written."""
+    """Return the same, of which only what was looked at or decided differently is written."""
     made = nightly_record()
     made["config"]["report"]["mode"] = "delta"
     made["files"] = [*files("report", 2, 6_000), *files("changes", 1, 20_528)]
@@ -369,7 +369,7 @@ _BLOCKS = {"p", "h1", "h2", "h3", "dt", "dd", "li", "th", "td", "caption", "b"}
 
 
 class Elements(HTMLParser):
-    """The elements of a page, its attributes, and the text that a person reads."""
+    """Elements of a page, its attributes, and the text that a person reads."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -417,7 +417,7 @@ def poisoned(value: Any, poison: str) -> Any:
 
 
 def queries(made: dict[str, Any]) -> list[str]:
-    """The SQL that the page tells a person to run."""
+    """Return the SQL that the page tells a person to run."""
     blocks = re.findall(r"<pre><code>(.*?)</code></pre>", page_of(made), re.DOTALL)
     return [html.unescape(re.sub(r"<[^>]+>", "", block)) for block in blocks]
 

@@ -167,7 +167,7 @@ def asset_of(one: dict[str, Any]) -> tuple[str, str]:
 
 
 def reference(rows: list[dict[str, Any]]) -> list[tuple[str, int, str, int]]:
-    """The items as plain Python finds them: queue, rank, URI, objects."""
+    """Return the items as plain Python finds them: queue, rank, URI, objects."""
 
     def key(one: dict[str, Any]) -> tuple[Any, ...]:
         places = sum(asset_of(other) == asset_of(one) for other in rows)

@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 
 @cache
 def decider() -> Decider:
-    """The policy of the embedded model: block at 0.8, review at 0.2; one for all tests, since it takes time to bind."""
+    """Return the policy of the embedded model: block at 0.8, review at 0.2; one for all tests, since it takes time to bind."""
     return Decider(load_policy("open-nsfw"))
 
 
@@ -99,7 +99,7 @@ def finished(run: Run, shards: Iterable[Shard], row: Callable[[str], Row] = stag
 def reported(
     run: Run, plan: Plan, *, save_images: bool = False, previous: PreviousReports | None = None, **sections: Any
 ) -> Report:
-    """The report of a run whose shards are staged."""
+    """Return the report of a run whose shards are staged."""
     given = {"source": {"uris": ["/media"]}, "out": run.store.uri, "report": {"save_images": save_images}, **sections}
     config = ScanConfig.load(None, given)
     return write_report(run, plan, previous or PreviousReports((), ()), decider(), config)
@@ -132,7 +132,7 @@ def scanned(
 
 
 def record_of(run_id: str, **over: Any) -> dict[str, Any]:
-    """The content of a `run.json` of a run over nothing."""
+    """Return the content of a `run.json` of a run over nothing."""
     at = "2026-11-20T02:00:00.000+00:00"
     nothing = {"listed": 0, "distinct": 0, "repeated": 0, "shards": 0, "actions": {}, "truth": None}
     same = {"copies": 0, "contents": 0, "clusters": 0, "clustered": 0, "looked_for_all": True, "reused": 0}
@@ -184,7 +184,7 @@ def policy_of(**over: Any) -> dict[str, Any]:
 
 
 def as_record(content: Mapping[str, Any]) -> RunRecord:
-    """The content of a `run.json`, read."""
+    """Return the content of a `run.json`, read."""
     return read_record(to_json(content), "run.json", content["run_id"])
 
 
@@ -194,7 +194,7 @@ def altered(record: RunRecord, **over: Any) -> RunRecord:
 
 
 def is_of_schema(table: pa.Table, schema: pa.Schema) -> bool:
-    """Whether the table has the schema's columns, documentation and all; Arrow names the inside of a map differently
+    """Return whether the table has the schema's columns, documentation and all; Arrow names the inside of a map differently
     once it was in Parquet."""
     same = table.schema == schema and table.schema.metadata == schema.metadata
     return same and [field.metadata for field in table.schema] == [field.metadata for field in schema]

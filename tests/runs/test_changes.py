@@ -79,7 +79,7 @@ ROW = {**BEFORE, "etag": "e", "size": 9, "status": "ok", "model": "made@0", "dec
 def changed(
     now: list[dict[str, Any]], then: list[dict[str, Any] | None], behind: Behind = THEN, asked: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """What `compared` says of rows then and now; None: not known then."""
+    """Return what `compared` says of rows then and now; None: not known then."""
     new = rows(*now, run_id="2")
     before = pa.Table.from_pylist(
         [{"uri": ""} if row is None else {"run_id": "1", **row} for row in then], schema=REPORT_SCHEMA

@@ -29,7 +29,7 @@ URIS = [f"/media/{i:03}.jpg" for i in range(35)]
 
 
 def mixed(uri: str) -> dict[str, object]:
-    """Every fifth object flagged, every seventh unreadable."""
+    """Return every fifth object flagged, every seventh unreadable."""
     number = int(uri[-7:-4])
     if number % 7 == 0:
         return staged_row(uri, status="decode_error")
@@ -37,7 +37,7 @@ def mixed(uri: str) -> dict[str, object]:
 
 
 def tables(run: Run, report: Report, folder: str) -> list[pa.Table]:
-    """The files of a folder as the report names them, each checked against its record."""
+    """Return the files of a folder as the report names them, each checked against its record."""
     found = []
     for file in report.files:
         if file.path.startswith(folder):
@@ -68,7 +68,7 @@ def test_every_error_has_a_code(tmp_path: Path) -> None:
 
 
 def written(folder: Path) -> set[str]:
-    """Every file below a folder."""
+    """Return every file below a folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -200,7 +200,7 @@ def wrongly_flagged(contents: dict[str, bytes]) -> Callable[[str], dict[str, obj
 
 
 def copied(run: Run, report: Report) -> dict[str, bytes | None]:
-    """What the report's false positives say of each URI: the content of its copy, or None."""
+    """Return what the report's false positives say of each URI: the content of its copy, or None."""
     [table] = tables(run, report, "false_positives/")
     assert table.schema == FALSE_POSITIVE_SCHEMA
     return {

@@ -45,7 +45,7 @@ def row(uri: str, content: str, hash_: str | None = None, **values: Any) -> dict
 def settled(
     rows: list[dict[str, Any]], config: DuplicatesConfig = CONFIG, ranges: int = 1, *, compared: bool = True
 ) -> list[dict[str, Any]]:
-    """The rows, in the order of their URIs, as they are settled in so many ranges."""
+    """Return the rows, in the order of their URIs, as they are settled in so many ranges."""
     ordered = sorted(rows, key=lambda one: str(one["uri"]))
     table = as_schema(pa.Table.from_pylist(ordered, schema=pa.schema(ROW_SCHEMA)), ROW_SCHEMA)
     step = -(-len(rows) // ranges)

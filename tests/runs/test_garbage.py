@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def tree(store: Store) -> dict[str, bytes]:
-    """Every file of a store, with its content."""
+    """Return every file of a store, with its content."""
     root = Path(store.uri)
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 

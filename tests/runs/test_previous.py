@@ -41,7 +41,7 @@ _LIMITS = {"max_bytes": 1000, "max_pixels": 10_000}
 
 
 def made_with(scoring: str = "s", decoding: str = "d", *, timeout_s: float = 20.0, **limits: int) -> RunRecord:
-    """The record of a run of such a model and such limits."""
+    """Return the record of a run of such a model and such limits."""
     limits = _LIMITS | limits
     decode = {"max_pixels": limits["max_pixels"], "timeout_s": timeout_s, "max_memory_bytes": 2**31}
     sections = {"read": {"max_bytes": limits["max_bytes"]}, "decode": decode}

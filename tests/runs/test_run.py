@@ -46,7 +46,7 @@ def holder(run: Run) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def dead_pid() -> int:
-    """The id of a process that has ended."""
+    """Id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid

@@ -65,7 +65,7 @@ def rows_strategy() -> st.SearchStrategy[list[dict[str, Any]]]:
 
 
 def by_hand(rows: list[Row]) -> dict[str, Any]:
-    """The counts, row by row, without Arrow."""
+    """Return the counts, row by row, without Arrow."""
     decided = [
         "undetermined"
         if row["status"] != "ok"

@@ -73,7 +73,7 @@ def folder_of(out: Path, run_id: str = "second") -> Path:
 
 
 def one(out: Path, pattern: str) -> Path:
-    """The first file of the second run that matches."""
+    """Return the first file of the second run that matches."""
     return sorted(folder_of(out).glob(pattern))[0]
 
 

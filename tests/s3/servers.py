@@ -43,7 +43,7 @@ HOP_BY_HOP = {
 
 @dataclasses.dataclass(frozen=True)
 class S3Endpoint:
-    """Where an S3 server listens, and the keys it takes."""
+    """Address of an S3 server, and the keys it takes."""
 
     endpoint_url: str
     access_key: str
@@ -51,7 +51,7 @@ class S3Endpoint:
     region: str = "us-east-1"
 
     def environment(self) -> dict[str, str]:
-        """The variables that make boto, s3fs and the AWS command line use this server."""
+        """Return the variables that make boto, s3fs and the AWS command line use this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -61,7 +61,7 @@ class S3Endpoint:
 
 
 def free_port(span: int = 1) -> int:
-    """The first of ``span`` consecutive TCP ports that are free on 127.0.0.1 now; another process may be quicker."""
+    """Return the first of ``span`` consecutive TCP ports that are free on 127.0.0.1 now; another process may be quicker."""
     for _ in range(100):
         with contextlib.ExitStack() as stack:
             first = stack.enter_context(socket.socket())
@@ -152,7 +152,7 @@ Match = Callable[[str, str], bool]
 
 
 class When(TypedDict, total=False):
-    """Which of the matching requests a rule strikes; all of them, unless it says otherwise."""
+    """Choice of the matching requests that a rule strikes; all of them, unless it says otherwise."""
 
     times: int
     """The first so many."""
@@ -176,7 +176,7 @@ class _Rule:
     done: int = 0
 
     def takes(self, method: str, path: str, chance: random.Random) -> bool:
-        """Whether this rule strikes now; counts the request. Called under the proxy's lock."""
+        """Return whether this rule strikes now; counts the request. Called under the proxy's lock."""
         if not self.match(method, path) or self.done >= self.when.get("times", self.done + 1):
             return False
         self.matched += 1
@@ -266,13 +266,13 @@ class FaultyProxy:
 
     @property
     def injected(self) -> Counter[str]:
-        """How many faults were injected so far, by kind: ``fail``, ``cut_body``, ``delay``, …"""
+        """Return how many faults were injected so far, by kind: ``fail``, ``cut_body``, ``delay``, …"""
         with self._lock:
             return self._injected.copy()
 
     @property
     def requests(self) -> Counter[str]:
-        """How many requests came so far, by method, failed ones included."""
+        """Return how many requests came so far, by method, failed ones included."""
         with self._lock:
             return self._requests.copy()
 

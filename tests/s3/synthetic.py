@@ -76,7 +76,7 @@ class ListingServer:
         self.requests: list[dict[str, str]] = []
 
     def answer(self, query: dict[str, str]) -> str | None:
-        """The XML of a page; None for AccessDenied."""
+        """Return the XML of a page; None for AccessDenied."""
         prefix = query.get("prefix", "")
         with self._changed:
             self.requests.append(query)
@@ -135,7 +135,7 @@ def _is_folder(entry: str, prefix: str, delimiter: str | None) -> bool:
 
 
 def _after(folder: str) -> str:
-    """The first string behind everything that begins with `folder`."""
+    """Return the first string behind everything that begins with `folder`."""
     return folder[:-1] + chr(ord(folder[-1]) + 1)
 
 

@@ -76,12 +76,12 @@ def scan(config: ScanConfig, engine: Any = run_inline) -> ScanResult:
 
 
 def run_of(config: ScanConfig) -> Run:
-    """The run, reached past the proxy."""
+    """Return the run, reached past the proxy."""
     return Run(Store.at(config.out, config.storage.model_copy(update={"endpoint_url": None})), "r")
 
 
 def rows(run: Run) -> Rows:
-    """The committed report's rows by URI, but for what is another in each run."""
+    """Return the committed report's rows by URI, but for what is another in each run."""
     files = [file.path for file in run.record().files if file.path.startswith("report/")]
     table = pa.concat_tables([pq.read_table(io.BytesIO(run.folder.read(file))) for file in files])
     return [{k: v for k, v in row.items() if k not in _OF_ONE_RUN} for row in table.sort_by("uri").to_pylist()]
@@ -89,7 +89,7 @@ def rows(run: Run) -> Rows:
 
 @pytest.fixture(scope="module")
 def undisturbed(media: str) -> Rows:
-    """The rows of a scan in which nothing went wrong."""
+    """Rows of a scan in which nothing went wrong."""
     config = settings(media, f"s3://{REPORTS}/undisturbed", None)
     scan(config)
     return rows(run_of(config))
@@ -112,7 +112,7 @@ def reading_reports(method: str, path: str) -> bool:
 
 
 def is_unseen(run: Run) -> bool:
-    """Whether a reader that follows `_SUCCESS` and `run.json` sees nothing of the run."""
+    """Return whether a reader that follows `_SUCCESS` and `run.json` sees nothing of the run."""
     return run.state() != "committed" and not run.folder.exists("_SUCCESS")
 
 

@@ -44,7 +44,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def media(server: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> str:
-    """The demo store in a bucket, and a bucket for reports."""
+    """Demo store in a bucket, and a bucket for reports."""
     s3 = client(server)
     s3.create_bucket(Bucket="media")
     s3.create_bucket(Bucket="reports")
@@ -54,18 +54,18 @@ def media(server: S3Endpoint, demo: tuple[Path, list[DemoObject]]) -> str:
 
 
 def uploaded(server: S3Endpoint, objects: list[DemoObject]) -> list[DemoObject]:
-    """All objects; moto has no route for a key with a newline, Ceph has."""
+    """Return all objects; moto has no route for a key with a newline, Ceph has."""
     return [o for o in objects if "\n" not in o.path or server.access_key != MOTO_KEY]
 
 
 def storage(server: S3Endpoint, proxy: FaultyProxy | None = None) -> dict[str, Any]:
-    """The server's keys as options, so that a Ray of any environment reaches it."""
+    """Return the server's keys as options, so that a Ray of any environment reaches it."""
     url = proxy.endpoint.endpoint_url if proxy else server.endpoint_url
     return {"endpoint_url": url, "options": {"key": server.access_key, "secret": server.secret_key}}
 
 
 def rows(result: ScanResult, config: ScanConfig) -> list[dict[str, Any]]:
-    """The report's rows by URI, read as `run.json` names them."""
+    """Return the report's rows by URI, read as `run.json` names them."""
     folder = Store.at(result.uri, config.store_options())
     parts = [f.path for f in result.record.files if f.path.startswith("report/")]
     table = pa.concat_tables([pq.read_table(io.BytesIO(folder.read(part))) for part in parts])

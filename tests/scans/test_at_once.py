@@ -38,7 +38,7 @@ def store(out: Path) -> Store:
 
 
 def rows_of(folder: Path) -> list[str]:
-    """The URIs of a committed report."""
+    """Return the URIs of a committed report."""
     record = json.loads((folder / "run.json").read_text())
     parts = [file["path"] for file in record["files"] if file["path"].startswith("report/")]
     return sorted(uri for part in parts for uri in pq.read_table(folder / part)["uri"].to_pylist())
@@ -56,7 +56,7 @@ def assert_whole(out: Path, run_ids: set[str], listed: int) -> None:
 
 
 def at_once(*scans: Any) -> list[Any]:
-    """What each of several calls gave or raised, begun at the same moment."""
+    """Return what each of several calls gave or raised, begun at the same moment."""
     together, outcomes = threading.Barrier(len(scans)), [None] * len(scans)
 
     def call(number: int) -> None:

@@ -57,7 +57,7 @@ def scan(media: Path, out: Path, **sections: Any) -> tuple[ScanResult, dict[str,
 
 @pytest.fixture(scope="module")
 def plain(models: Path, media: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The rows of a scan without filters."""
+    """Rows of a scan without filters."""
     return scan(media, tmp_path_factory.mktemp("out"), model={"uri": str(models / "vit")})[1]
 
 

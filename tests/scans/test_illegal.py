@@ -90,7 +90,7 @@ class Case:
         self.folder = folder
 
     def scan(self, run: Engine, *, banks: bool = True) -> tuple[ScanResult, set[str]]:
-        """The result, and where the pictures were found while it ran."""
+        """Return the result, and where the pictures were found while it ran."""
         sections = {
             "source": {"uris": [str(self.media)]},
             "out": str(self.out),

@@ -85,7 +85,7 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture
 def working_tree(tmp_path: Path) -> Path:
-    """What git has of the project, with a version of its own, and media and reports that must stay behind."""
+    """Return what git has of the project, with a version of its own, and media and reports that must stay behind."""
     tree = tmp_path / "tree"
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True

@@ -69,7 +69,7 @@ class Bodies:
 
 @pytest.fixture(scope="module")
 def bodies(moto: S3Endpoint) -> Iterator[Bodies]:
-    """The server; moto only for the credentials in the environment."""
+    """Server; moto only for the credentials in the environment."""
     server = Bodies()
     yield server
     server.server.shutdown()

@@ -82,7 +82,7 @@ def night(media: Path | list[Path], out: Path, run_id: str, **sections: Any) -> 
 
 
 def report(result: ScanResult, kind: str = "report") -> dict[str, dict[str, Any]]:
-    """The committed rows by name."""
+    """Return the committed rows by name."""
     files = [f.path for f in result.record.files if f.path.startswith(kind + "/")]
     rows = [row for path in files for row in pq.read_table(f"{result.uri}/{path}").to_pylist()]
     assert len({row["uri"] for row in rows}) == len(rows)
@@ -90,7 +90,7 @@ def report(result: ScanResult, kind: str = "report") -> dict[str, dict[str, Any]
 
 
 def _timeless(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The rows without what two scans of the same store tell differently."""
+    """Return the rows without what two scans of the same store tell differently."""
     return {name: {k: v for k, v in row.items() if k != "scanned_at"} for name, row in rows.items()}
 
 

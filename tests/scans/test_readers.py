@@ -97,13 +97,13 @@ def media(evening: Path) -> Path:
 
 @pytest.fixture
 def out(evening: Path, tmp_path: Path) -> Path:
-    """The store, to be written to."""
+    """Store, to be written to."""
     copytree(evening / "out", tmp_path / "out")
     return tmp_path / "out"
 
 
 def read_as_told(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every committed run, as a reader finds them: `_SUCCESS`, then `scan.json`, then the files it names,
+    """Return the rows of every committed run, as a reader finds them: `_SUCCESS`, then `scan.json`, then the files it names,
     each with the digest that it has there."""
     found = {}
     for folder in (out / "runs").iterdir():
@@ -172,7 +172,7 @@ def test_a_reader_sees_whole_reports_at_every_moment(media: Path, out: Path, mon
 
 
 def facts(record: RunRecord) -> list[Any]:
-    """What a record says of the objects, whenever they were listed."""
+    """Return what a record says of the objects, whenever they were listed."""
     plan = record.plan.model_copy(update={"listed_at": ""})
     return [record.balance, plan, record.previous_runs, record.changes, record.parent]
 

@@ -271,7 +271,7 @@ class Illegal:
 
 
 def matching(job: Any, shards: Any, deadline: Any) -> Iterator[Any]:
-    """The made-up rows, matched by their bytes as the stages do it."""
+    """Return the made-up rows, matched by their bytes as the stages do it."""
     from nsfwscan.banks.matcher import BankSet
     from nsfwscan.schema import STAGED_SCHEMA, as_schema
     from nsfwscan.stages.match import _with_hashes

@@ -67,7 +67,7 @@ def store(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(out: Path, run_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """The report's rows, and the rows of views, by the names of their objects."""
+    """Return the report's rows, and the rows of views, by the names of their objects."""
     folder = out / "runs" / run_id
     rows = [row for path in folder.glob("report/*.parquet") for row in pq.read_table(path).to_pylist()]
     views: dict[str, list[dict[str, Any]]] = {}

@@ -21,7 +21,7 @@ BUCKET = "s3://media/lists/night.jsonl"
 
 
 def refusal(manifest: str, uri: str, *allowed: str, bucket: str | None = None) -> str | None:
-    """Why a list must not name an object, or None."""
+    """Return why a list must not name an object, or None."""
     return Reach(Location.of(manifest), allowed, bucket).refusal(Location.of(uri))
 
 

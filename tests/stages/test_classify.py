@@ -36,14 +36,14 @@ _FACTS = ("label", "confidence", "nsfw_score", "score_neutral", "score_nsfw")
 
 @pytest.fixture(scope="module")
 def images(demo: tuple[Path, list[DemoObject]]) -> list[bytes]:
-    """The embedded model's pixels of five photographs."""
+    """Embedded model's pixels of five photographs."""
     files = [(demo[0] / "neutral" / name).read_bytes() for name in _PICTURES]
     return [SPEC.geometry.apply(decode(data, max_pixels=10**8).image) for data in files]
 
 
 @pytest.fixture(scope="module")
 def embedded() -> Classify:
-    """The embedded model, three images at a time."""
+    """Embedded model, three images at a time."""
     return opened(SPEC, ModelConfig(batch_size=3))
 
 
@@ -82,7 +82,7 @@ def test_scores_are_probabilities(embedded: Classify, images: list[bytes]) -> No
 
 @pytest.fixture(scope="module")
 def alone(embedded: Classify, images: list[bytes]) -> list[tuple[object, ...]]:
-    """What each photograph is scored when it is the only one."""
+    """Return what each photograph is scored when it is the only one."""
     return [facts(embedded(table([image])).to_pylist()[0]) for image in images]
 
 

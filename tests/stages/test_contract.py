@@ -31,7 +31,7 @@ _NAMES = ("read", "digest", "match-digests", "decode", "match-hashes", "classify
 
 @dataclass(frozen=True)
 class Line:
-    """The pipeline's stages, opened, with the table that each of them is given."""
+    """Pipeline's stages, opened, with the table that each of them is given."""
 
     stages: list[Stage]
     listing: pa.Table
@@ -78,7 +78,7 @@ def _listing(uris: list[str]) -> pa.Table:
 
 
 def _with_failed_rows(table: pa.Table) -> pa.Table:
-    """The table in three chunks, with two rows of another status and nothing in the stages' columns."""
+    """Return the table in three chunks, with two rows of another status and nothing in the stages' columns."""
     rows = [
         {"uri": "/failed/a", "status": Status.TIMEOUT, "error": "too slow", "size": 7},
         {"uri": "/failed/b", "status": Status.CRASHED, "error": "gone", "truth": "neutral"},

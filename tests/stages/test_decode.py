@@ -46,7 +46,7 @@ def table(files: list[bytes]) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def hardened() -> Iterator[Decode]:
-    """The stage with little time and memory for a file, and a format that needs them."""
+    """Stage with little time and memory for a file, and a format that needs them."""
     stage = Decode(DecodeConfig(timeout_s=2.0, max_memory_bytes=2**27, plugins=PLUGINS), {GEOMETRY: "pixels"})
     stage.open()
     return stage

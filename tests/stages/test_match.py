@@ -29,7 +29,7 @@ def sha(data: bytes) -> str:
 
 @pytest.fixture
 def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BankSet:
-    """The first three files by their digests, and PDQ hashes that the first two rows of pixels have."""
+    """First three files by their digests, and PDQ hashes that the first two rows of pixels have."""
     monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
     configs = []
     for kind, data, looks in zip((BankKind.ILLEGAL, BankKind.BLOCK, BankKind.ALLOW), FILES, PDQS, strict=False):

@@ -31,7 +31,7 @@ OBJECTS = {f"{BUCKET}/{i:02}.jpg": f"object {i}".encode() for i in range(12)}
 
 
 def read(rows: list[Row], storage: StorageConfig | None = None, **limits: object) -> list[Row]:
-    """The rows (`uri`, and what else was listed) after reading."""
+    """Return the rows (`uri`, and what else was listed) after reading."""
     stage = Read(ReadConfig.model_validate(limits), storage or StorageConfig())
     stage.open()
     found: list[Row] = stage(fresh(pa.Table.from_pylist(rows, schema=LISTING_SCHEMA))).to_pylist()
@@ -174,7 +174,7 @@ class Hanging(fsspec.AbstractFileSystem):  # type: ignore[misc]
         return {"name": path, "type": "file", "size": 4}
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """Its bytes, some day."""
+        """Return its bytes, some day."""
         if "hangs" in path:
             self.back.wait()
         return b"four"
@@ -182,7 +182,7 @@ class Hanging(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
 @pytest.fixture
 def hanging() -> Iterator[None]:
-    """The filesystem `hanging://`, whose threads go when the test is over."""
+    """Filesystem `hanging://`, whose threads go when the test is over."""
     fsspec.register_implementation("hanging", Hanging, clobber=True)
     Hanging.back.clear()
     yield

@@ -29,7 +29,7 @@ FILES = {"0.png": b"zero", "a b#c.png": b"odd", "sub/1.png": b"one", "sub/deep/2
 
 
 def listed(uri: object, **options: Any) -> dict[str, bytes]:
-    """What a source lists, and the bytes behind each of its URIs, by URI."""
+    """Return what a source lists, and the bytes behind each of its URIs, by URI."""
     tables = list_sources(SourceConfig(uris=(str(uri),), **options), StorageConfig())
     uris = [u for table in tables for u in table["uri"].to_pylist()]
     assert len(uris) == len(set(uris))
@@ -38,7 +38,7 @@ def listed(uri: object, **options: Any) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files, and archives of them: zip, tar, packed tar, a zip in a zip."""
+    """Files, and archives of them: zip, tar, packed tar, a zip in a zip."""
     root = tmp_path_factory.mktemp("archives")
     for name, data in FILES.items():
         (root / "media" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def test_an_archive_beside_us_is_named_in_full(folder: Path, monkeypatch: pytest
 
 @pytest.fixture(scope="module")
 def web(folder: Path) -> Iterator[str]:
-    """The files behind a web server that makes index pages; its URL."""
+    """Files behind a web server that makes index pages; its URL."""
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *args: None})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         server.daemon_threads = True

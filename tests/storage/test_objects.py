@@ -174,7 +174,7 @@ def test_a_local_file_is_taken_as_it_is_now(tmp_path: Path) -> None:
 
 @pytest.fixture
 def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What somebody else does to the file `written`, one after each of our looks at its size."""
+    """Return what somebody else does to the file `written`, one after each of our looks at its size."""
     path, changes = tmp_path / "written", list[Callable[[], object]]()
     fstat = os.fstat
 
@@ -238,11 +238,11 @@ class Odd(fsspec.AbstractFileSystem):  # type: ignore[misc]
     shown_sizes: ClassVar[list[int | None]] = []
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """The object with the next of the sizes."""
+        """Return the object with the next of the sizes."""
         return {"name": path, "type": "file", "size": self.shown_sizes.pop(0), "etag": "v1"}
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """The bytes."""
+        """Return the bytes."""
         return self.content[start:end]
 
 

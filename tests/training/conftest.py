@@ -53,7 +53,7 @@ def _inline(heard: Heard, job: TrainJob, _: Say) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """The stand-in's images and a small untrained model, and how to train it on them, in this process."""
+    """Stand-in's images and a small untrained model, and how to train it on them, in this process."""
 
     images: Path
     backbone: Path

@@ -41,14 +41,14 @@ def blobs(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
 
 
 def encoded(image: Image.Image, fmt: str = "JPEG", **options: Any) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     out = io.BytesIO()
     image.save(out, fmt, **({"quality": 85} | options if fmt in ("JPEG", "WEBP") else options))
     return out.getvalue()
 
 
 def variants(image: Image.Image) -> Iterator[tuple[str, bytes]]:
-    """What becomes of a photograph that is passed on: (name, file)."""
+    """Yield what becomes of a photograph that is passed on: (name, file)."""
     width, height = image.size
 
     def cut(left: float, top: float, right: float, bottom: float) -> Image.Image:

@@ -73,7 +73,7 @@ def test_both_doors_are_one() -> None:
 
 
 def parsed(command: str, *arguments: str) -> dict[str, Any]:
-    """The parameters of a command as it gets them."""
+    """Return the parameters of a command as it gets them."""
     found = main.commands[command]
     with click.Context(found) as context:
         found.parse_args(context, list(arguments))

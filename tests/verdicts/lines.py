@@ -18,7 +18,7 @@ def id_of(name: str) -> str:
 
 
 def sha256_of(content: str) -> str:
-    """The digest of a content, which a test calls by a name."""
+    """Return the digest of a content, which a test calls by a name."""
     return hashlib.sha256(content.encode()).hexdigest()
 
 

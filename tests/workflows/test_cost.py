@@ -247,7 +247,7 @@ def test_more_machines_take_less_time(store: Store) -> None:
 
 
 def bench(path: Path, *, gpus: Sequence[str] = (), value: float | None = 30.0, key: str = "scan.steady") -> str:
-    """What jobs/bench.py writes, as far as it is read."""
+    """Return what jobs/bench.py writes, as far as it is read."""
     machine = {"cpu": "Xeon", "cores": 2, "gpus": list(gpus), "measured_at": "2026-11-01"}
     figures = [{"key": "model", "value": 40.0, "unit": "images/s"}, {"key": key, "value": value, "label": "a scan"}]
     settings = {"model": "vit-b-16"}

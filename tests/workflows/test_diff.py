@@ -54,7 +54,7 @@ def row(uri: str) -> Row:
 
 
 def mended(uri: str) -> Row:
-    """The same, with the broken object read well."""
+    """Return the same, with the broken object read well."""
     return row(uri) if Path(uri).name != BROKEN else {**staged_row(uri, nsfw_score=0.9), "sha256": digest("mended")}
 
 

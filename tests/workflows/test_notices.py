@@ -21,7 +21,7 @@ LOGIN = f"Basic {base64.b64encode(b'nightly:p/w').decode()}"
 
 
 class Told(Silent):
-    """What a scan says."""
+    """Lines that a scan says."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

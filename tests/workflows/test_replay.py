@@ -114,14 +114,14 @@ def run_of(folder: Path, run_id: str) -> Run:
 
 
 def table(result: ScanResult, kind: str = "report") -> list[dict[str, Any]]:
-    """The rows that a run's record names, by URI."""
+    """Return the rows that a run's record names, by URI."""
     paths = [f.path for f in result.record.files if f.path.startswith(f"{kind}/")]
     rows = [row for path in paths for row in pq.read_table(f"{result.uri}/{path}").to_pylist()]
     return sorted(rows, key=lambda row: (row["uri"], row.get("change", "")))
 
 
 def decisions(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """All that was decided of each object, and all that follows from it."""
+    """Return all that was decided of each object, and all that follows from it."""
     columns = [field.name for field in DECISION_COLUMNS] + ["false_positive", "truth", "nsfw_score", "status"]
     return {row["uri"]: {name: row[name] for name in columns} for row in rows}
 

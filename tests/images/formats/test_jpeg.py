@@ -48,7 +48,7 @@ def _refuse(*given: object, **how: object) -> None:
 
 
 def verdict(data: bytes) -> object:
-    """What becomes of a file: its facts, and its pixels or its error."""
+    """Return what becomes of a file: its facts, and its pixels or its error."""
     try:
         found = decode(data, max_pixels=PLENTY, hashed=True, examined=True)
     except RowError as error:
@@ -57,7 +57,7 @@ def verdict(data: bytes) -> object:
 
 
 def both(data: bytes) -> object:
-    """The verdict; it is the same with Pillow alone."""
+    """Return the verdict; it is the same with Pillow alone."""
     found = verdict(data)
     with pillow_alone():
         assert found == verdict(data)
@@ -65,7 +65,7 @@ def both(data: bytes) -> object:
 
 
 def taken(data: bytes, edge: int | None = None) -> bool:
-    """Whether the fast way decodes a file, and to what Pillow decodes it to."""
+    """Return whether the fast way decodes a file, and to what Pillow decodes it to."""
     image, other = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(data))
     if edge:
         image.draft(None, (edge, edge)), other.draft(None, (edge, edge))

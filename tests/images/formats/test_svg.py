@@ -39,7 +39,7 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (20, 10)) -> bytes
 
 
 def views_of(document: str | bytes, **how: Any) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
-    """The facts, and the mean colour of each view."""
+    """Return the facts, and the mean colour of each view."""
     data = document.encode() if isinstance(document, str) else document
     given: dict[str, Any] = {"limits": ViewLimits(8, 300_000_000, 60.0), "max_pixels": 10**8, "hashed": True, **how}
     facts, _, pixels = to_views(data, GEOMETRY, **given)

@@ -43,7 +43,7 @@ def retagged(data: bytes, tag: int, value: int) -> bytes:
 
 
 def off_by(data: bytes, picture: NDArray[np.uint8]) -> int:
-    """The largest difference from what the file is to show."""
+    """Return the largest difference from what the file is to show."""
     found = truth(decode(data, max_pixels=PLENTY).image)
     shown = np.repeat(picture[..., None], 3, -1) if picture.ndim == 2 else picture
     assert found.shape == shown.shape
@@ -303,7 +303,7 @@ def _raws() -> Iterator[tuple[str, bytes, str]]:
 
 
 def _shifted(data: bytes) -> bytes:
-    """The first page alone, moved to the file's sixteenth byte: its offsets point nowhere, which nobody gets to see."""
+    """Return the first page alone, moved to the file's sixteenth byte: its offsets point nowhere, which nobody gets to see."""
     (at,) = struct.unpack_from("<I", data, 4)
     return data[at:]
 

@@ -57,7 +57,7 @@ def failure(child: DecodeChild, data: bytes) -> RowError:
 
 
 def worker_of(child: DecodeChild) -> int:
-    """The worker's process id, by what the kernel says of the zygote."""
+    """Return the worker's process id, by what the kernel says of the zygote."""
     assert child._zygote is not None
     zygote = child._zygote._process.pid
     return int(Path(f"/proc/{zygote}/task/{zygote}/children").read_text())
@@ -79,7 +79,7 @@ def hasty() -> Iterator[DecodeChild]:
 
 
 def in_this_process(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The facts and the pixels of a file, decoded here."""
+    """Return the facts and the pixels of a file, decoded here."""
     facts, _, pixels = to_views(data, GEOMETRY, limits=ViewLimits(), max_pixels=10**8)
     return facts, pixels
 

@@ -37,7 +37,7 @@ child.decode(hostile(sys.argv[1]))
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended (one that nobody has waited for yet counts as ended)."""
+    """Return whether a process has ended (one that nobody has waited for yet counts as ended)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:

@@ -80,7 +80,7 @@ def pulled(once: Path, packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(tmp_path: Path) -> list[str]:
-    """What the folder of packs has, without locks."""
+    """Return what the folder of packs has, without locks."""
     return sorted(path.name for path in (tmp_path / "packs").glob("*") if path.suffix != ".lock")
 
 

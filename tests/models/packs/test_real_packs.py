@@ -57,7 +57,7 @@ const artifacts = {
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the packs of this module lie."""
+    """Return where the packs of this module lie."""
     return tmp_path_factory.mktemp("packs")
 
 
@@ -68,7 +68,7 @@ def own_cache(packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pulled(name: str, *accepted: str) -> Path:
-    """The graph of a pack; the test is skipped where its registry is not reached."""
+    """Return the graph of a pack; the test is skipped where its registry is not reached."""
     try:
         return pull(name, frozenset(accepted)).graph
     except ModelError as error:

@@ -56,7 +56,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def reference(worth: dict[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """The same network in torch, with TensorFlow's meaning of `same` and its order of channels."""
+    """Return the same network in torch, with TensorFlow's meaning of `same` and its order of channels."""
     w = {name: torch.tensor(value) for name, value in worth.items()}
 
     def normalised(x: torch.Tensor, name: str) -> torch.Tensor:

@@ -36,7 +36,7 @@ def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP
 
 
 def read_all(path: Path, max_bytes: int = 1000) -> dict[str, bytes | str]:
-    """Each member's bytes, or the status that it has instead."""
+    """Return each member's bytes, or the status that it has instead."""
     found: dict[str, bytes | str] = {}
     with Archive(str(path), LOCAL) as archive:
         for member in archive.members():

@@ -35,7 +35,7 @@ def prepared(cache: Path, *uris: Path | str, storage: StorageConfig = LOCAL, **s
 
 
 def places(found: Prepared) -> dict[str, str]:
-    """The side of each URI."""
+    """Return the side of each URI."""
     return {uri: side for side in SIDES for uri in found.splits[side]["uri"]}
 
 

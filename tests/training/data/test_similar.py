@@ -24,7 +24,7 @@ from training.data.similar import conflicts, exactly_contradicted, find_groups
 
 
 def examined(files: Mapping[str, bytes], labels: Mapping[str, str] | None = None) -> pa.Table:
-    """The facts of files."""
+    """Return the facts of files."""
     import hashlib
 
     listed = pa.table(

@@ -27,7 +27,7 @@ def opened(uri: str) -> Image.Image:
 
 
 def detail(image: Image.Image) -> float:
-    """How much changes from one pixel to the next."""
+    """Return how much changes from one pixel to the next."""
     return float(np.abs(np.diff(np.asarray(image.convert("L"), np.float32), axis=1)).mean())
 
 

@@ -14,7 +14,7 @@ NOTHING = curves(np.array([True]), np.array([0.5]))
 
 
 def places(points: str) -> list[tuple[float, float]]:
-    """The values behind an SVG polyline."""
+    """Return the values behind an SVG polyline."""
     pairs = [tuple(map(float, pair.split(","))) for pair in points.split()]
     return [(round((x - LEFT) / WIDTH, 2), round(1 - (y - TOP) / HEIGHT, 2)) for x, y in pairs]
 

@@ -90,7 +90,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture(scope="module")
 def good(bench: Bench, trained: Training, tmp_path_factory: pytest.TempPathFactory) -> EvaluationResult:
-    """The trained checkpoint, on the data that it was trained with; OUT lies in a folder called like a class."""
+    """Trained checkpoint, on the data that it was trained with; OUT lies in a folder called like a class."""
     return evaluated(bench.data, trained.uri, tmp_path_factory.mktemp("good") / "porn" / "evaluation")
 
 

@@ -26,7 +26,7 @@ LOCAL = StorageConfig()
 
 
 def explored(root: Path, out: Path, cache: Path, **options: Any) -> tuple[str, list[dict[str, str]], list[str]]:
-    """The page, the rows of its CSV, and what the command says."""
+    """Return the page, the rows of its CSV, and what the command says."""
     lines = explore(DataConfig(uris=(str(root),), cache=str(cache)), LOCAL, str(out), **options)
     with out.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
         return out.read_text(encoding="utf-8"), list(csv.DictReader(file)), lines
