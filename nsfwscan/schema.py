@@ -324,7 +324,9 @@ BYTES = pa.field("bytes", pa.large_binary())
 REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
 AUDIT_SAMPLE = _column("audit_sample", pa.bool_(), "settled by a filter, and scored all the same")
 SANDBOX = _column("sandbox", pa.string(), "which layers of the sandbox held where the file was decoded")
-COST = _column("cost", SIGNALS, "seconds that each model took for it")
+COST = _column("cost", SIGNALS, "seconds that decoding and each model took for it")
+DECODING, LOOKED = "decode", "frames"
+"""Among the costs: seconds that decoding took, and, which is no time, the number of frames that were looked at."""
 FULL_BATCH = "classify, full batches"
 """Among the costs: seconds that the model would have taken for it in a batch without room to spare."""
 """Known while a run is worked on; the report has what they add up to."""

@@ -9,6 +9,7 @@ Pictures lie in a folder named by a digest of their recipe, so a changed recipe 
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -108,6 +109,63 @@ def make_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
         path.write_bytes(pictures[number % len(pictures)].read_bytes() + number.to_bytes(8))
     unfinished.rename(store)
     return store
+
+
+def make_mixed_store(work: Path, pictures: Sequence[Path], images: int) -> Path:
+    """Return a media store of `images` objects, 5 % animations and 2 % videos among them, spread evenly; the first call
+    makes it. Needs PyAV.
+
+    An animation has 24 frames of 320 x 240 (GIF), a video ten seconds of 640 x 360 (MP4, H.264): a picture that moves
+    on, and another one for a moment in the middle.
+    """
+    photographs = make_store(work, pictures, images)
+    store = work / f"mixed-{photographs.name}"
+    if store.exists():
+        return store
+    unfinished = store.with_suffix(".partial")
+    moving = [
+        (_animation(one, other), _video(one, other)) for one, other in zip(pictures[:4], pictures[4:8], strict=True)
+    ]
+    for number, path in enumerate(sorted(photographs.rglob("*.jpg"))):
+        gif, mp4 = moving[number % len(moving)]
+        to = unfinished / path.relative_to(photographs)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if number % 20 == 10:
+            to.with_suffix(".gif").write_bytes(gif + number.to_bytes(8))
+        elif number % 50 == 25:
+            to.with_suffix(".mp4").write_bytes(mp4 + struct.pack(">I4sQ", 16, b"free", number))
+        else:
+            to.hardlink_to(path)
+    unfinished.rename(store)
+    return store
+
+
+def _frames(one: Path, other: Path, count: int, size: tuple[int, int]) -> list[Image.Image]:
+    wide, odd = Image.open(one).resize((2 * size[0], size[1])), Image.open(other).resize(size)
+    shifts = [size[0] * number // count for number in range(count)]
+    moving = [wide.crop((shift, 0, shift + size[0], size[1])) for shift in shifts]
+    moving[count // 2] = odd
+    return moving
+
+
+def _animation(one: Path, other: Path) -> bytes:
+    first, *others = _frames(one, other, 24, (320, 240))
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=100)
+    return buffer.getvalue()
+
+
+def _video(one: Path, other: Path) -> bytes:
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for image in _frames(one, other, 250, (640, 360)):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
 
 
 def bytes_per_pixel(paths: Sequence[Path]) -> float:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from jobs.benchmark import cascading, contenders, decoding, formats, limits, replaying, scans, scoring
 from jobs.benchmark.figures import Figure, figure, missing, value_of
+from jobs.benchmark.media import make_mixed_store
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
 from nsfwscan.config import ModelConfig, StorageConfig
@@ -114,6 +116,16 @@ def _scan(suite: Suite) -> list[Figure]:
     return scans.measure_scan(workload, str(workload.model), "scan", "nsfwscan scan", suite.expected("limit"))
 
 
+def _views(suite: Suite) -> list[Figure]:
+    workload, label = suite.workload, "nsfwscan scan, 5 % animations and 2 % videos"
+    if find_spec("av") is None:
+        return [missing("views.steady", label, "needs the extra nsfwscan[video]")]
+    expected = suite.expected("scan.steady", "limit")
+    _, images = workload.store_for(expected / 2)
+    store = make_mixed_store(workload.work, workload.pictures, images), images
+    return scans.measure_scan(workload, str(workload.model), "views", label, expected, store=store)
+
+
 def _free_scan(suite: Suite) -> list[Figure]:
     workload, label = suite.workload, "nsfwscan scan, a model that costs nothing"
     model = str(workload.free)
@@ -145,6 +157,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "limit": _limits,
     "scan": _scan,
     "cold": lambda suite: scans.measure_cold_start(suite.workload),
+    "views": _views,
     "cascade": _cascade,
     "free": _free_scan,
     "replay": lambda suite: replaying.measure_replay(suite.workload),
@@ -157,6 +170,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
 NEEDS = {
     "limit": ("decode", "model"),
     "scan": ("decode", "model", "limit"),
+    "views": ("decode", "model", "limit", "scan"),
     "cascade": ("decode", "model", "limit", "scan"),
     "free": ("decode",),
 }
@@ -194,6 +208,7 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "scan.steady": (("limit", "the limit"), ("pipeline.one", "the pipeline loop"), ("ray.steady", "Ray Data")),
     "scan.overall": (("limit", "the limit"),),
+    "views.steady": (("scan.steady", "photographs alone"),),
     "cascade.steady": (("scan.steady", "without filters"),),
     "free.steady": (
         _RAW_ALL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nsfwscan.reports.effects_text import describe_effects
+from nsfwscan.reports.effects_text import describe_effects, describe_media
 from nsfwscan.reports.query import committed_query, is_shown
 from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.drift import describe_drift
@@ -239,6 +239,7 @@ def describe_plan(plan: Explanation) -> str:
         ("decoders", f"one an actor, up to {size(plan.decode_bytes)} more for an image (decode.max_memory_bytes)"),
         ("shards", f"of {plan.shard_rows:,} objects, {size(plan.shard_bytes)} of pixels"),
         ("objects", f"{'not known' if plan.objects is None else f'{plan.objects:,}'}: {plan.objects_from}"),
+        *describe_media(plan.media),
         *_estimate(plan),
     ]
     return "\n".join([f"  {name:<10}{printable(text)}" for name, text in rows] + ["", "Nothing was listed or written."])

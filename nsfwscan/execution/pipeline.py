@@ -36,7 +36,7 @@ from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, describe_part, read_part, stage_part
 from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
-from nsfwscan.stages.base import Stage, fresh, run, run_overlapped
+from nsfwscan.stages.base import Stage, fresh, overlapped, run
 from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode, Poison
 from nsfwscan.stages.filters import Heuristics, Prefilter
@@ -46,6 +46,8 @@ from nsfwscan.stages.read import Read
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 
 _CHUNK_BYTES = 32 * 2**20
+_ROW_BYTES = 8192
+"""Of a row beside its pixels, at most."""
 PIXELS_VERSION = 3
 """Increase this whenever the same file yields other pixels than before: scores of the old pixels are then stale."""
 
@@ -193,13 +195,19 @@ class CpuChain:
 
     def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
         """Return the shard's rows with pixels; call `moved` now and then, as long as there is progress."""
-        return run_overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
+        return pa.concat_tables(self.chunks(shard, moved))
+
+    def chunks(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> Iterator[pa.Table]:
+        """Yield the same piece by piece."""
+        return overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
 
 
 class ModelChain:
     """Model stages."""
 
     def __init__(self, job: Job, *, threads: int) -> None:
+        pixels = sum(geometry.nbytes for geometry in pixel_columns(job.spec, job.auxiliary_models))
+        self._most_bytes = job.config.engine.shard_rows * (pixels + _ROW_BYTES)
         self._stages = opened(
             model_stages(job.config, job.spec, threads=threads, auxiliary_models=job.auxiliary_models)
         )
@@ -207,6 +215,18 @@ class ModelChain:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the rows with scores, in the columns of `STAGED_SCHEMA`."""
         return finish(run(self._stages, table))
+
+    def together(self, chunks: Iterable[pa.Table]) -> pa.Table:
+        """Return the rows of a shard with scores. Its pixels are scored at once, but no more of them than a shard of
+        photographs has: animations have several times as many."""
+        done: list[pa.Table] = []
+        held: list[pa.Table] = []
+        for chunk in chunks:
+            held.append(chunk)
+            if sum(one.nbytes for one in held) > self._most_bytes:
+                done.append(self(pa.concat_tables(held)))
+                held = []
+        return pa.concat_tables([*done, self(pa.concat_tables(held))] if held else done)
 
 
 class Stager:
@@ -242,4 +262,4 @@ def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) ->
     read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
     for shard in shards:
         deadline.check()
-        yield stage(shard, score(read(shard)))
+        yield stage(shard, score.together(read.chunks(shard)))

@@ -94,7 +94,9 @@ class _Fused(_Actor):
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, _ = _without_shard(block)
         self._begin(shard)
-        result = self._stage.found(shard) or self._stage(shard, self._score(self._read(shard, self._moved)))
+        result = self._stage.found(shard) or self._stage(
+            shard, self._score.together(self._read.chunks(shard, self._moved))
+        )
         return self._finish(shard, result)
 
 

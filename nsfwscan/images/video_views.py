@@ -186,7 +186,7 @@ def _made(
         views.append({"index": one.place, "at_s": at_s, "reason": reason, "weight": weight, "pdq": pdq,
                       "pdq_quality": quality})  # fmt: skip
         pixels.append(b"".join(geometry.apply(image) for geometry in geometries))
-    facts |= {"views": len(views), "frames": None if video.cut else len(video.times)}
+    facts |= {"looked": len(places), "views": len(views), "frames": None if video.cut else len(video.times)}
     facts["duration_s"] = None if video.cut else video.end_s
     if unseen := _unseen(video, places):
         facts["signals"] = {"view.unseen": unseen}

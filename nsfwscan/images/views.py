@@ -60,19 +60,21 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         data, *geometries, **how: as for `to_pixels`.
 
     Returns:
-        Facts, with `media`, `views` and `duration_s`. The views: `index, at_s, reason, weight, pdq,
-        pdq_quality`; none for a file of one view. Bytes: one view after the other.
+        Facts, with `media`, `views`, `duration_s` and `looked`, the number of frames that were looked at.
+        The views: `index, at_s, reason, weight, pdq, pdq_quality`; none for a file of one view.
+        Bytes: one view after the other.
 
     Raises:
         RowError, MemoryError: as `to_pixels`, of the first frame. What is wrong with later ones costs only them.
     """
     until = time.monotonic() + limits.seconds
     facts, pixels = to_pixels(data, *geometries, **how)
-    facts |= {"media": "image", "views": 1, "duration_s": None}
+    facts |= {"media": "image", "views": 1, "duration_s": None, "looked": 1}
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
     walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
     looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, LOOK, LOOK, 3)
+    facts["looked"] = max(1, len(looks))
     animated = facts["format"] in ANIMATED and (facts["frames"] or 0) > 1
     if animated:
         facts |= {"media": "animation", "duration_s": None if walk.cut else sum(walk.shown_s)}

@@ -5,9 +5,9 @@ The terminal and the summary page show them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from nsfwscan.runs.record import CascadeRecord, DuplicatesRecord, ModelTime, RunRecord
+from nsfwscan.runs.record import CascadeRecord, DuplicatesRecord, MediaRecord, ModelTime, RunRecord
 from nsfwscan.text import duration
 
 
@@ -17,8 +17,23 @@ def describe_effects(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield from _same(record.duplicates)
     if record.config.cascade.enabled:
         yield from _filters(record.cascade, times.get("prefilter"))
+    yield from describe_media(record.media or {})
     if len(times) > 1:
         yield "models", "; ".join(f"{name} {_each(time)} an image" for name, time in times.items())
+
+
+def describe_media(media: Mapping[str, MediaRecord]) -> Iterator[tuple[str, str]]:
+    """Yield a sentence on what is looked at of animations and videos, and what that costs, where there are any."""
+    for name, (subject, one, several) in _SEVERAL.items():
+        if (found := media.get(name)) is None:
+            continue
+        rate = found.duration_s / found.decode_s if found.decode_s else 0.0
+        seen = f"{_counted(found.views, 'view', 'views')} of {_counted(found.frames, 'frame', 'frames')} looked at"
+        cost = f"{duration(found.decode_s)} of a core, {rate:,.1f} s of {name} a second"
+        yield subject, f"{_counted(found.objects, one, several)}: {seen}, {cost}"
+
+
+_SEVERAL = {"animation": ("animated", "animation", "animations"), "video": ("videos", "video", "videos")}
 
 
 def _same(found: DuplicatesRecord) -> Iterator[tuple[str, str]]:

@@ -42,7 +42,7 @@ from nsfwscan.runs.changes import (
 from nsfwscan.runs.drift import FOLDER as DRIFT
 from nsfwscan.runs.drift import Night, compare, earlier_nights
 from nsfwscan.runs.duplicates import Duplicates, find_duplicates
-from nsfwscan.runs.effects import Cascade, Costs
+from nsfwscan.runs.effects import Cascade, Costs, Media
 from nsfwscan.runs.escalations import select_escalations
 from nsfwscan.runs.false_positives import is_false_positive, select_false_positives
 from nsfwscan.runs.known_illegal import FOLDER, KnownIllegal, contents_of, once
@@ -87,6 +87,7 @@ class Report:
     duplicates: dict[str, Any] = field(default_factory=dict)
     """`duplicates.Found` as JSON types, and `reused`: copies that the model did not see again."""
     costs: Costs = field(default_factory=Costs)
+    media: Media = field(default_factory=Media)
     cascade: Cascade = field(default_factory=Cascade)
     night: Night = field(default_factory=Night)
     drift: tuple[DriftRecord, ...] = ()
@@ -223,6 +224,7 @@ class _Commit:
     def _count_work(self, staged: pa.Table) -> None:
         self.reused += pc.sum(staged["reused"]).as_py() or 0
         self.report.costs.add(staged)
+        self.report.media.add(staged)
         self.report.sandbox.update(staged["sandbox"].drop_null().to_pylist())
 
     def _earlier(self, part: Range, listed: pa.Array) -> tuple[pa.Table, pa.Array]:

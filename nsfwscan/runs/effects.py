@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.schema import FLAGGED, FULL_BATCH
+from nsfwscan.schema import DECODING, FLAGGED, FULL_BATCH, LOOKED
 
 CONFIDENCE = 0.95
 
@@ -30,6 +30,7 @@ class Costs:
         cost = pa.chunked_array([*staged["cost"].chunks], staged["cost"].type).combine_chunks()
         names, values = pc.list_flatten(cost).flatten()
         parts = pa.table({"model": names, "seconds": values})
+        parts = parts.filter(pc.invert(pc.is_in(parts["model"], pa.array([DECODING, LOOKED]))))
         for row in parts.group_by("model").aggregate([("seconds", "sum"), ("seconds", "count")]).to_pylist():
             self.seconds[row["model"]] += row["seconds_sum"]
             self.images[row["model"]] += row["seconds_count"]
@@ -44,6 +45,35 @@ class Costs:
             name: {"images": self.images[name], "seconds": round(seconds, 3), "seconds_each": self.each(name)}
             for name, seconds in self.seconds.most_common()
             if name != FULL_BATCH
+        }
+
+
+@dataclass
+class Media:
+    """What was looked at in this run, and what decoding it cost, by `media`."""
+
+    counts: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, staged: pa.Table) -> None:
+        """Count staged rows of this run by their `media`, `views`, `duration_s` and `cost`."""
+        for row in staged.select(["media", "views", "duration_s", "cost"]).to_pylist():
+            if row["media"] is None:
+                continue
+            cost = {one["name"]: one["value"] for one in row["cost"] or ()}
+            found = {
+                "objects": 1,
+                "views": row["views"] or 0,
+                "frames": int(cost.get(LOOKED, 0)),
+                "duration_s": row["duration_s"] or 0.0,
+                "decode_s": cost.get(DECODING, 0.0),
+            }
+            before = self.counts.get(row["media"], dict.fromkeys(found, 0))
+            self.counts[row["media"]] = {name: before[name] + n for name, n in found.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON types by media."""
+        return {
+            media: {name: round(n, 3) for name, n in counts.items()} for media, counts in sorted(self.counts.items())
         }
 
 

@@ -347,6 +347,19 @@ class ModelTime(_Section):
     """Seconds per image; None without images."""
 
 
+class MediaRecord(_Section):
+    """What a run looked at of one kind of media, and what decoding it cost."""
+
+    objects: Count
+    views: Count
+    frames: Count
+    """Frames that were looked at, in small at least."""
+    duration_s: float
+    """Seconds that they are shown, together, where that is known."""
+    decode_s: float
+    """Seconds of decoding, each of one core."""
+
+
 class CascadeRecord(_Section):
     """Contents that the filters settled before the model, and how often the filters were wrong."""
 
@@ -678,6 +691,8 @@ class RunRecord(_Section):
     duplicates: DuplicatesRecord
     model_times: dict[str, ModelTime]
     """Times by the model's task in the run (`classify`, `prefilter`, …)."""
+    media: dict[str, MediaRecord] | None = _OPTIONAL
+    """By `media`, of the files that this run decoded; absent in records of older versions."""
     cascade: CascadeRecord
     banks: tuple[BankRecord, ...]
     matching: MatchingRecord | None = _OPTIONAL

@@ -138,7 +138,15 @@ def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:
 def run_overlapped(
     stages: Sequence[Stage], table: pa.Table, chunk_bytes: int, moved: Callable[[], None] = lambda: None
 ) -> pa.Table:
-    """Do as `run` in chunks: while one chunk passes the later stages, the first stage already reads the next one.
+    """Do as `run` in chunks, all of which are in memory in the end: see `overlapped`."""
+    return pa.concat_tables(overlapped(stages, table, chunk_bytes, moved))
+
+
+def overlapped(
+    stages: Sequence[Stage], table: pa.Table, chunk_bytes: int, moved: Callable[[], None] = lambda: None
+) -> Iterator[pa.Table]:
+    """Yield the table after all stages, in chunks: while one chunk passes the later stages, the first stage already
+    reads the next one.
 
     Args:
         chunk_bytes: listed bytes in a chunk; no more than two chunks are in memory.
@@ -149,14 +157,13 @@ def run_overlapped(
         cuts = cut(table["size"].to_pylist(), _CHUNK_ROWS, chunk_bytes)
         chunks = (table.slice(rows.start, rows.stop - rows.start) for rows in cuts)
         pending = ahead.submit(first, next(chunks))
-        done: list[pa.Table] = []
         for chunk in chunks:
             current, pending = pending.result(), ahead.submit(first, chunk)
-            done.append(run(rest, current))
+            current = run(rest, current)
             moved()
+            yield current
             del current
-        done.append(run(rest, pending.result()))
-    return pa.concat_tables(done)
+        yield run(rest, pending.result())
 
 
 _CHUNK_ROWS = 64

@@ -8,6 +8,7 @@ are not tried. A child that cannot be started stops the run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -21,8 +22,8 @@ from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
 from nsfwscan.models.views import pixels_column, pixels_type
-from nsfwscan.schema import EACH_VIEW, REPORT_SCHEMA, SANDBOX
-from nsfwscan.stages.base import Row, Stage, map_rows
+from nsfwscan.schema import COST, DECODING, EACH_VIEW, LOOKED, REPORT_SCHEMA, SANDBOX
+from nsfwscan.stages.base import Row, Stage, map_rows, with_signals
 
 _CONTENT = (
     "format", "width", "height", "frames", "media", "duration_s", "views", "camera", "software", "pdq", "pdq_quality",
@@ -90,7 +91,7 @@ class Decode(Stage):
         self._pixels = {name: geometry.nbytes for geometry, name in columns.items()}
         self._content = pa.schema([*(REPORT_SCHEMA.field(name) for name in _CONTENT), EACH_VIEW])
         fields = [pa.field(name, pixels_type(nbytes)) for name, nbytes in self._pixels.items()]
-        self.adds = pa.schema([*self._content, SANDBOX, *fields])
+        self.adds = pa.schema([*self._content, SANDBOX, COST, *fields])
 
     def open(self) -> None:
         """Start the child; later stages load their models while it gets ready."""
@@ -100,6 +101,7 @@ class Decode(Stage):
         """Return the table with pixels and the content columns, without `bytes`."""
         pixels = _Pixels(list(self._pixels.values()), table.num_rows)
         held: list[str | None] = [None] * table.num_rows
+        costs: list[dict[str, float] | None] = [None] * table.num_rows
 
         self._poison.look()
         contents = table["sha256"].to_pylist() if "sha256" in table.column_names else held
@@ -107,18 +109,22 @@ class Decode(Stage):
         def decode(row: Row) -> Row:
             content = contents[row["index"]]
             self._refuse_poison(content)
+            began, looked = time.perf_counter(), 0
             try:
                 facts, views, found = self._child.decode_views(row["bytes"])
+                looked = facts.pop("looked", None) or 1
             except RowError as error:
                 if content:
                     self._poison.add(content, error)
                 raise
             finally:
                 held[row["index"]] = ", ".join(self._child.sandbox) or "none"
+                costs[row["index"]] = {DECODING: time.perf_counter() - began, LOOKED: looked}
             pixels.put(row["index"], found)
             return {**facts, EACH_VIEW.name: views or None}
 
         table = map_rows(self, table, decode, adds=self._content).append_column(SANDBOX, pa.array(held, SANDBOX.type))
+        table = with_signals(table, costs, COST)
         for name, images in zip(self._pixels, pixels.images(), strict=True):
             table = table.append_column(name, pixels_column(images, pixels.counts))
         return table

@@ -37,7 +37,7 @@ from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve_auxiliary
 from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
 from nsfwscan.runs.plan import PlanAction, shard_count
-from nsfwscan.runs.record import recorded_config
+from nsfwscan.runs.record import MediaRecord, RunRecord, recorded_config
 from nsfwscan.runs.run import runs_of
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
@@ -81,6 +81,7 @@ class Explanation:
         decode_bytes: limit on the memory of an actor's decode process.
         objects: number of objects to scan; None if only listing would tell.
         objects_from: source of that number, or the reason why there is none.
+        media: what the newest run over the same sources looked at, by kind of media; empty if unknown.
         estimate: cost of these objects; None without a measured rate that fits or without a number of objects.
         why_no_estimate: the reason why `estimate` is None.
         per_million: cost of a million objects; None without a rate that fits, or if too few objects were measured.
@@ -99,6 +100,7 @@ class Explanation:
     decode_bytes: int
     objects: int | None
     objects_from: str
+    media: dict[str, MediaRecord]
     estimate: Estimate | None
     why_no_estimate: str | None
     per_million: Estimate | None
@@ -125,6 +127,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
     cluster = config.engine.cluster
     nodes = _nodes(config, cluster, needs)
     objects, objects_from = _count(config, store)
+    last = _last_over(config, store)
     shards = _MANY_SHARDS if objects is None else shard_count(objects, config.engine.shard_rows)
     layout, places = choose_layout(nodes, shards, needs), choose_places(nodes, needs)
     expected = _expected(places, needs)
@@ -153,6 +156,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
         decode_bytes=config.decode.max_memory_bytes,
         objects=objects,
         objects_from=objects_from,
+        media=(last.media or {}) if last else {},
         estimate=found,
         why_no_estimate=why,
         per_million=million,
@@ -221,18 +225,27 @@ def _in_manifests(config: ScanConfig) -> int | None:
 
 def _listed_last(config: ScanConfig, store: Store) -> tuple[int | None, str]:
     """Return the number of objects that the newest committed run over the same sources with the same filters listed."""
+    record = _last_over(config, store)
+    if record is None:
+        return None, ""
+    plan = record.plan
+    read = plan.distinct - plan.actions.get(PlanAction.CARRIED, 0)
+    return plan.distinct, f"listed by run {record.run_id}, which read {read:,} of them"
+
+
+def _last_over(config: ScanConfig, store: Store) -> RunRecord | None:
+    """Return the record of the newest committed run over the same sources with the same filters."""
     ours = recorded_config(config).source
     for run in reversed([run for run in runs_of(store) if run.is_committed_or_broken()][-_LOOKED_AT:]):
         try:
             record = run.record()
         except StoreError:  # an older run may tell
             continue
-        theirs, plan = record.config.source, record.plan
+        theirs = record.config.source
         filters = (theirs.uris, theirs.include, theirs.exclude)
         if filters == (ours.uris, ours.include, ours.exclude) and theirs.limit is None:
-            read = plan.distinct - plan.actions.get(PlanAction.CARRIED, 0)
-            return plan.distinct, f"listed by run {run.run_id}, which read {read:,} of them"
-    return None, ""
+            return record
+    return None
 
 
 def _rate(

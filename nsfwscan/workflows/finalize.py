@@ -86,6 +86,7 @@ def record_of(
         "balance": report.balance.as_dict(),
         "duplicates": report.duplicates,
         "model_times": report.costs.as_dict(),
+        "media": report.media.as_dict(),
         "cascade": report.cascade.as_dict(report.costs),
         "summary": report.summary.as_dict(),
         "sandbox": report.sandbox,

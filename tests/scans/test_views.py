@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from nsfwscan.config import ScanConfig, StorageConfig
+from nsfwscan.execution import pipeline
 from nsfwscan.execution.pipeline import run_inline
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
@@ -141,6 +143,37 @@ def test_a_delta_has_the_views_of_its_rows(media: Path, tmp_path: Path) -> None:
     assert read(out, "3")[1] == first[1]
 
 
+def test_what_views_cost_is_said(store: Path) -> None:
+    """The record has objects, views, frames, seconds shown and seconds of decoding by media, and the summary says so."""
+    record = run_of(store, "1").record()
+    assert record.media is not None and set(record.media) == {"animation", "image"}
+    found = record.media["animation"]
+    assert (found.objects, found.views, found.frames, found.duration_s) == (2, 6, 6, pytest.approx(1.0))
+    assert found.decode_s > 0 and record.media["image"].frames == 3
+    said = dict(describe_effects(record))["animated"]
+    assert said.startswith("2 animations: 6 views of 6 frames looked at, ") and "s of animation a second" in said
+    assert set(record.model_times) == {"classify"}
+
+
+def test_many_views_are_scored_in_parts(
+    media: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard with more pixels than one of photographs is scored piece by piece, and its rows are the same."""
+    scored: list[int] = []
+    whole = pipeline.ModelChain.__call__
+    monkeypatch.setattr(pipeline, "_ROW_BYTES", -(2**17))
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(
+        pipeline.ModelChain, "__call__", lambda chain, rows: scored.append(len(rows)) or whole(chain, rows)
+    )
+    night(media, tmp_path, "1", engine={"shard_rows": 4})
+    assert len(scored) > 1 and sum(scored) == 4
+    others = ("run_id", "scanned_at")
+    parts, together = ({name: {k: v for k, v in row.items() if k not in others} for name, row in read(place, "1")[0].items()}
+                       for place in (tmp_path, store))  # fmt: skip
+    assert parts == together
+
+
 def test_other_settings_of_views_make_scores_stale(media: Path, tmp_path: Path) -> None:
     """With `views.most: 1` the first frame alone counts, and a night with another setting reads again."""
     night(media, tmp_path / "out", "1", views={"most": 1})
@@ -209,16 +242,12 @@ def test_a_known_frame_is_found_wherever_it_is(media: Path, tmp_path: Path) -> N
     }
     [escalated] = (tmp_path / "other" / "runs" / "2").glob("escalations/*.parquet")
     assert pq.read_table(escalated)["match_view"].to_pylist() == [1, 1]
-    for run_id, sections in {
-        "3": {"banks": banks},
-        "4": {},
-        "5": {"banks": banks, "previous": {"reuse": False}},
-    }.items():
+    for run_id, sections in {"3": {}, "4": {"banks": banks, "previous": {"reuse": False}}}.items():
         record = night(media, tmp_path / "other", run_id, **sections).record
         rows, _ = read(tmp_path / "other", run_id)
         assert rows["moving.gif"]["match_view"] == 1 and rows["moving.gif"]["decision"] == "escalate", run_id
         assert rows["moving.gif"]["nsfw_score"] is None and record.known_illegal.released == 0
     Path(banks["csam"]["uri"]).write_text("pdq " + "0f" * 32 + "\n")
-    night(media, tmp_path / "other", "6", banks=banks)
-    rows, _ = read(tmp_path / "other", "6")
+    night(media, tmp_path / "other", "5", banks=banks)
+    rows, _ = read(tmp_path / "other", "5")
     assert rows["moving.gif"]["match_kind"] is None and rows["moving.gif"]["nsfw_score"] is not None

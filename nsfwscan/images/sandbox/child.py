@@ -32,6 +32,7 @@ _TYPES: dict[str, type] = {
     "signals": dict,
     "media": str,
     "views": int,
+    "looked": int,
     "duration_s": float,
 }
 _OF_VIEW = {"index": int, "at_s": float, "reason": str, "weight": int, "pdq": str, "pdq_quality": int}
