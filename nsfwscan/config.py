@@ -170,6 +170,9 @@ class ReadConfig(Frozen):
     """How objects are fetched."""
 
     max_bytes: int = Field(64 * 2**20, ge=1)
+    max_video_bytes: int = Field(320 * 2**20, ge=1)
+    """For videos, where it is more than `max_bytes`: an object over that is begun, and read on where it is a video. The
+    worker and its decoding process have it in memory four times for a moment."""
     concurrency: int = Field(16, ge=1, le=512)
     """Objects that each CPU actor reads at once."""
     timeout_s: float = Field(60.0, gt=0)
@@ -479,7 +482,7 @@ class ScanConfig(Frozen):
         as JSON values: `{"source.uris": […], …}`. A run can only be resumed with the same."""
         wanted: Any = {
             "source": True,
-            "read": {"max_bytes"},
+            "read": {"max_bytes", "max_video_bytes"},
             "decode": {"mode", "pdq", "provenance", "max_pixels", "plugins"},
             "views": True,
             "model": True,

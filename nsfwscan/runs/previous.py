@@ -323,6 +323,7 @@ class ReusePolicy:
     """Fingerprint of the filters that run before the model."""
     max_bytes: int
     max_pixels: int
+    max_video_bytes: int = 320 * 2**20
     timeout_s: float = 20.0
     max_memory_bytes: int = 2**31
     most_failures: int = 3
@@ -343,12 +344,17 @@ class ReusePolicy:
         if not self.reuse:
             return pa.array([str(Reusability.UNUSED)] * rows.num_rows, pa.string())
         made_with, limits = record.reuse_keys, record.config
-        same_limits = (limits.read.max_bytes, limits.decode.max_pixels) == (self.max_bytes, self.max_pixels)
+        then = limits.read.max_bytes, limits.read.max_video_bytes, limits.decode.max_pixels
+        same_limits = then == (self.max_bytes, self.max_video_bytes, self.max_pixels)
         same_decoding, same_scoring = made_with.decoding == self.decoding, made_with.scoring == self.scoring
         scored = pc.is_valid(rows["nsfw_score"])
         pixels = pc.multiply(pc.cast(rows["width"], pa.float64()), pc.cast(rows["height"], pa.float64()))
+        is_video, for_videos = (
+            pc.fill_null(pc.equal(rows["media"], "video"), False),
+            max(self.max_bytes, self.max_video_bytes),
+        )
         over = pc.or_(
-            pc.fill_null(pc.greater(rows["size"], self.max_bytes), False),
+            pc.fill_null(pc.greater(rows["size"], pc.if_else(is_video, for_videos, self.max_bytes)), False),
             pc.fill_null(pc.greater(pixels, self.max_pixels), False),
         )
         lasting = pc.or_(pc.is_in(rows["status"], pa.array([str(s) for s in _LASTING])), self._poison(rows, limits))
@@ -375,7 +381,8 @@ class ReusePolicy:
 
 
 _JUDGED = (
-    "size", "status", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by", "failed_decodes",
+    "size", "status", "media", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by",
+    "failed_decodes",
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Read objects concurrently: `bytes` (null where the read failed), and `size` and `etag` as the read returned them.
 
-A failed read becomes the row's `status` and `error`. An object over the size limit is not read, nor is one that the
-listing refuses (`refused`), which becomes `denied`. Refused credentials stop the run.
+A failed read becomes the row's `status` and `error`. An object over the size limit is not read, unless it begins as a
+video and is within the limit of those; nor is one that the listing refuses (`refused`), which becomes `denied`. Refused
+credentials stop the run.
 
 Every read ends. Reads from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
 filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.
@@ -17,14 +18,17 @@ import pyarrow as pa
 
 from nsfwscan.config import ReadConfig, StorageConfig
 from nsfwscan.errors import ErrorCode, NsfwscanError, RowError
+from nsfwscan.images.formats.containers import container_of, videos_are_decoded
 from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, Stage, map_rows
-from nsfwscan.storage.objects import fetch, too_large
+from nsfwscan.storage.objects import fetch, read_head, too_large
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 from nsfwscan.storage.threads import Call, Hung, Threads
 
 _LISTED = ("uri", "size", "etag", "refused")
+_HEAD_BYTES = 65_536
+"""Of an object that is too large for an image: they tell whether it is a video."""
 _GRACE_S = 1.0
 """A read is given up so much later than its time-out: one that ends by itself says why."""
 _MAX_HUNG = 64
@@ -75,8 +79,12 @@ class Read(Stage):
 
         if row.get("refused") is not None:
             raise RowError(ErrorCode.OUT_OF_REACH, row["refused"])
-        if row["size"] is not None and row["size"] > limits.max_bytes:
-            raise too_large(row["size"], limits.max_bytes)
+        most = limits.max_bytes
+        if row["size"] is not None and row["size"] > most:
+            wait()
+            if row["uri"] in self._held or not self._is_video(row):
+                raise too_large(row["size"], most)
+            most = limits.max_video_bytes
         if row["uri"] in self._held:
             data = self._held[row["uri"]]
             if len(data) > limits.max_bytes:
@@ -85,7 +93,7 @@ class Read(Stage):
         found = fetch(
             Location.of(row["uri"]),
             self._storage,
-            max_bytes=limits.max_bytes,
+            max_bytes=most,
             timeout_s=limits.timeout_s,
             attempts=limits.attempts,
             size=row["size"],
@@ -94,6 +102,12 @@ class Read(Stage):
         )
         known = {} if found.etag is None else {"etag": found.etag}
         return {"bytes": found.data, "size": len(found.data), **known}
+
+    def _is_video(self, row: Row) -> bool:
+        """Return whether an object over the limit is a video, which may be larger, and is decoded here."""
+        if row["size"] > self._config.max_video_bytes or not videos_are_decoded():
+            return False
+        return container_of(read_head(Location.of(row["uri"]), self._storage, _HEAD_BYTES)) is not None
 
     def _result(self, uri: str, read: Call[Row]) -> Row:
         try:

@@ -23,6 +23,7 @@ import os
 import stat
 import zlib
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,7 +34,7 @@ from fsspec.asyn import sync
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.location import Location
-from nsfwscan.storage.failures import NotWhole, Wait, is_transient, retry, row_error
+from nsfwscan.storage.failures import STORE_ERRORS, NotWhole, Wait, is_transient, retry, row_error
 from nsfwscan.storage.filesystems import coroutine, filesystem, get_url, taking_turns
 from nsfwscan.storage.rate_limit import UNPACED
 
@@ -165,6 +166,16 @@ class RemoteFile(io.RawIOBase):
         buffer[: end - start] = retry(attempt)
         self._position = end
         return end - start
+
+
+def read_head(place: Location, storage: StorageConfig, size: int) -> bytes:
+    """Return the first bytes of an object, of so many at most; nothing where they cannot be read."""
+    with suppress(*STORE_ERRORS):
+        if place.is_local:
+            with open(os.open(place.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                return file.read(size)
+        return RemoteFile(place.absolute(), storage).read(size) or b""
+    return b""
 
 
 def _check_whole(read: int, expected: int | None) -> None:

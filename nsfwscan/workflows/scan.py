@@ -420,6 +420,7 @@ def _reuse_policy(job: Job) -> ReusePolicy:
     return ReusePolicy(
         **reuse_keys(job.config, job.spec, job.auxiliary_models),
         max_bytes=job.config.read.max_bytes,
+        max_video_bytes=job.config.read.max_video_bytes,
         max_pixels=decode.max_pixels,
         timeout_s=decode.timeout_s,
         max_memory_bytes=decode.max_memory_bytes,

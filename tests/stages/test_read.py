@@ -279,3 +279,17 @@ def test_refused_credentials_stop_the_run(proxy: FaultyProxy) -> None:
     proxy.fail(lambda method, path: True, status=403, code="InvalidAccessKeyId")
     with pytest.raises(NsfwscanError, match="AWS_ACCESS_KEY_ID"):
         read([{"uri": f"s3://{name}"} for name in OBJECTS], through(proxy))
+
+
+def test_of_a_large_object_the_beginning_is_read(media: S3Endpoint) -> None:
+    """On S3, by a range: where it begins as a video all of it follows, else it is `too_large`."""
+    pytest.importorskip("av")
+    files = s3fs.S3FileSystem(endpoint_url=media.endpoint_url, key="testing", secret="testing")
+    brand = b"\0\0\0\x18ftypisom\0\0\2\0isommp42"
+    objects = {"clip": brand + bytes(200_000), "photo": b"\xff\xd8\xff\xe0" + bytes(200_000)}
+    files.makedirs(f"{BUCKET}-large")
+    for name, data in objects.items():
+        files.pipe_file(f"{BUCKET}-large/{name}", data)
+    listed = [{"uri": f"s3://{BUCKET}-large/{name}", "size": len(data)} for name, data in objects.items()]
+    found = read(listed, StorageConfig(endpoint_url=media.endpoint_url), max_bytes=1000)
+    assert [(row["status"], row["bytes"]) for row in found] == [("ok", objects["clip"]), ("too_large", None)]
