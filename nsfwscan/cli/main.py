@@ -24,6 +24,7 @@ from nsfwscan.api import classify as classify_images
 from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
+from nsfwscan.cli.audit import audit
 from nsfwscan.cli.console import (
     RESUMED_BY_ID,
     Command,
@@ -60,6 +61,7 @@ from nsfwscan.cli.terminal import (
     describe_verdict,
     describe_verified,
 )
+from nsfwscan.cli.transparency import transparency
 from nsfwscan.cli.verdicts import verdicts
 from nsfwscan.cli.why import why
 from nsfwscan.config import StorageConfig, merge, parts_of
@@ -674,6 +676,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
         sys.exit(0 if healthy else 1)
 
 
+main.add_command(audit)
 main.add_command(banks)
 main.add_command(demo)
 main.add_command(hold)
@@ -686,6 +689,7 @@ main.add_command(quarantine)
 main.add_command(queues)
 main.add_command(sql)
 main.add_command(review)
+main.add_command(transparency)
 main.add_command(verdicts)
 main.add_command(why)
 

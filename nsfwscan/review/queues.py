@@ -128,7 +128,7 @@ def _write(items: Iterator[Item], out: Output, expected: list[str], known: set[s
             count = objects = 0
             with (printed or places.enter_context(place.appearing())).open("a", encoding="utf-8") as file:
                 for item in queued:
-                    file.write(json_line(_shown(item)))
+                    file.write(json_line(shown_item(item)))
                     count += 1
                     objects += item.row["objects"]
             done[name] = Queue(name, str(place), count, objects)
@@ -152,7 +152,8 @@ def _file_name(queue: str, taken: set[str]) -> str:
     return f"{name}.jsonl"
 
 
-def _shown(item: Item) -> dict[str, Any]:
+def shown_item(item: Item) -> dict[str, Any]:
+    """Return an item as a line of a queue's file."""
     row = item.row
     match = {name.removeprefix("match_"): row[name] for name in _MATCH if row[name] is not None}
     cluster = {name: row[f"cluster_{name}"] for name in ("size", "places")} | {"id": row["cluster"]}

@@ -48,7 +48,7 @@ MEMBERS = 24
 CONTEXT_SCHEMA = pa.schema([("uri", pa.string()), ("number", pa.int64()), ("context", pa.string())])
 """Context of objects: URI, number of the row in the file, and JSON."""
 
-_SHOWN = (
+SHOWN = (
     *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status", "error"),
     *("media", "duration_s", "views", "model", "policy", "confidence", "truth", "false_positive"),
     *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by"),
@@ -206,12 +206,12 @@ def ranked(
     """
     record, unassigned = run.record(), _Unassigned(queues)
     knowing = Knowing(run, record)
-    asked = _SHOWN if choice is None else REPORT_SCHEMA.names
+    asked = SHOWN if choice is None else REPORT_SCHEMA.names
     with spilling("queues", threads=_THREADS) as (tables, _):
         tables.execute("SET preserve_insertion_order = false")
         shown = (knowing.decided(rows, asked) for rows in read_rows(run, record, knowing.columns(asked)))
-        chosen = (rows.select(_SHOWN) for rows in map(choice or unassigned, shown))
-        _fill(tables, _QUEUED, chosen, _schema(_SHOWN))
+        chosen = (rows.select(SHOWN) for rows in map(choice or unassigned, shown))
+        _fill(tables, _QUEUED, chosen, _schema(SHOWN))
         seen = map(knowing.verdicts.onto, read_rows(run, record, _SEEN))
         _fill(tables, _PLACES, seen, _schema((*_SEEN, "verdict_at", "appeals")))
         tables.execute(_ITEMS.format(order=order))

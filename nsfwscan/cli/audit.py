@@ -1,0 +1,106 @@
+"""`nsfwscan audit …`: draw a random sample of what a run decided, and estimate from what people say of it.
+
+Exit codes are those of all commands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.json_text import print_json
+from nsfwscan.config import StorageConfig
+from nsfwscan.review.audit_sample import FLOOR
+from nsfwscan.review.audits import Audited, draw_audit, estimate_audit
+from nsfwscan.review.estimates import Estimate
+from nsfwscan.runs.run import find_run
+from nsfwscan.storage.output import Output
+from nsfwscan.storage.store import Store
+from nsfwscan.text import plural, printable
+
+
+@click.group()
+def audit() -> None:
+    """Know what is out there: draw a random sample of all objects, and estimate from people's verdicts on it."""
+
+
+@audit.command("draw")
+@click.argument("run")
+@click.option("--n", type=click.IntRange(1), default=500, show_default=True, help="Objects to draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other objects.")
+@click.option(
+    "--floor", type=click.IntRange(1), default=FLOOR, show_default=True, help="Least number of objects of a stratum."
+)
+@click.option(
+    "--out", required=True, metavar="FILE", help="File for the items, here or in a store; - is standard output."
+)
+@storage_options
+def draw_command(run: str, n: int, seed: int, floor: int, out: str, **options: Any) -> None:
+    """Draw objects of RUN (STORE/runs/ID, or a STORE's newest) at random, the allowed ones too, as items for reviewers.
+
+    Strata are decision, score and source. The items are those of `nsfwscan queues`, of kind audit, each with the
+    probability of being drawn; the store keeps the draw. Items that people have decided already are left out.
+    """
+    with exit_codes(Console(stderr=True), verbose=False, again="the same command"):
+        storage = StorageConfig.of(given_options(options))
+        target = Output.given(out, storage, "--out", stdout=True)
+        found = find_run(run, storage, complain)
+        draw, items = draw_audit(found, n, seed, floor, target)
+        strata = len(set(draw.rows["stratum"].to_pylist()))
+        drawn = f"{plural(draw.rows.num_rows, 'object')} of {draw.objects:,} drawn"
+        lines = [
+            f"audit {draw.audit_id}: {drawn}, from {plural(strata, 'stratum', 'strata')}",
+            f"{plural(items, 'item')} to look at in {printable(str(target))}; the rest is decided already",
+        ]
+        if draw.illegal or draw.unread:
+            lines.append(f"not drawn: {draw.illegal:,} known illegal, {draw.unread:,} whose bytes were never read")
+        echo("\n".join(lines), err=target.is_stdout)
+
+
+@audit.command("estimate")
+@click.argument("store")
+@click.argument("audit_id", metavar="AUDIT")
+@click.option("--so-far", is_flag=True, help="Estimate although not all drawn objects are decided yet.")
+@storage_options
+@json_option
+def estimate_command(store: str, audit_id: str, so_far: bool, as_json: bool, **options: Any) -> None:
+    """Estimate from the drawn sample AUDIT of a report STORE how much is harmful, and what the policy misses.
+
+    Prevalence, recall and false positive rate have 95 % intervals. What matches an illegal bank was not drawn, and is
+    in no figure.
+    """
+    with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
+        place = Store.at(store, StorageConfig.of(given_options(options)))
+        found = estimate_audit(place, audit_id, so_far=so_far)
+        if as_json:
+            print_json({"exit_code": 0, **found.as_json()})
+        else:
+            echo(_described(found))
+
+
+def _described(found: Audited) -> str:
+    """Render the estimates."""
+    estimates, draw = found.estimates, found.draw
+    open_ = f"; {found.undecided:,} not decided yet" if found.undecided else ""
+    plain = (
+        f"a plain random sample would take {estimates.plain_views:,} for intervals as narrow"
+        if estimates.plain_views is not None
+        else "nothing harmful was found: what a plain random sample would take is unknown"
+    )
+    rows = [
+        ("harmful objects", _line(estimates.harmful, "{:,.0f}")),
+        ("prevalence", _line(estimates.prevalence, "{:.4%}")),
+        ("recall of the policy", _line(estimates.recall, "{:.2%}")),
+        ("false positive rate", _line(estimates.false_positive_rate, "{:.4%}")),
+    ]
+    seen = f"{found.decided:,} looked at{open_}"
+    head = f"audit {draw.audit_id} of {draw.objects:,} objects of run {draw.run_id}: {seen}"
+    return "\n".join([head, *(f"  {name:<22}{text}" for name, text in rows), f"  {plain}"])
+
+
+def _line(one: Estimate, form: str) -> str:
+    value = "unknown" if one.value is None else form.format(one.value)
+    return f"{value}  ({form.format(one.low)} to {form.format(one.high)})"

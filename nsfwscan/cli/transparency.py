@@ -1,0 +1,75 @@
+"""`nsfwscan transparency STORE --since DAY --until DAY`: count what was decided over a period.
+
+Exit codes are those of all commands.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.json_text import print_json
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError
+from nsfwscan.storage.output import Output
+from nsfwscan.storage.store import Store
+from nsfwscan.text import printable, write_csv
+from nsfwscan.workflows.transparency import Transparency
+from nsfwscan.workflows.transparency import transparency as count
+
+_COLUMNS = ("section", "indicator", "of", "value")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--since", required=True, metavar="DAY", help="First day, or a time, in UTC: 2026-01-01.")
+@click.option("--until", required=True, metavar="DAY", help="The day after the last one, in UTC: 2026-07-01.")
+@click.option(
+    "--out", metavar="FILE", help="Write the figures as CSV to a file, here or in a store; - is standard output."
+)
+@storage_options
+@json_option
+def transparency(store: str, since: str, until: str, out: str | None, as_json: bool, **options: Any) -> None:
+    """Count decisions, reasons, automation, appeals and overturned verdicts of a report STORE over a period.
+
+    The sections are those of the templates of the EU's Digital Services Act for transparency reports (Implementing
+    Regulation 2024/2835): own-initiative moderation, complaints, automated means.
+    """
+    with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
+        storage = StorageConfig.of(given_options(options))
+        if out is not None and as_json:
+            raise ConfigError("--json prints the figures, --out writes them as CSV: give one of them")
+        target = None if out is None else Output.given(out, storage, "--out", stdout=True)
+        start, end = _time(since, "--since"), _time(until, "--until")
+        if start >= end:
+            raise ConfigError(f"--until {until} is not after --since {since}: the period is empty")
+        found = count(Store.at(store, storage), start, end)
+        for run_id in found.not_counted:
+            complain(f"run {run_id} was pruned, or its record is broken: what it decided is not counted")
+        if as_json:
+            print_json({"exit_code": 0, **found.as_json()})
+        elif target is not None:
+            _write(found, target)
+            echo(f"written to {printable(str(target))}", err=target.is_stdout)
+        else:
+            echo("\n".join(f"{' '.join(filter(None, line[:3])):<70}{line[3]:>12}" for line in found.lines()))
+
+
+def _time(text: str, option: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: no day or time of ISO 8601, as 2026-01-01") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
+def _write(found: Transparency, target: Output) -> None:
+    try:
+        with target.appearing() as path:
+            write_csv(path, _COLUMNS, found.lines())
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror or error}") from error

@@ -1,0 +1,233 @@
+"""Draw a stratified random sample of a run's objects, the safe side too, that people look at to know what is out there.
+
+Every object whose bytes are known is in the population: allowed, filtered, carried and copied ones too. What matches
+an illegal bank is not drawn, since it is known, and nobody needs to see it; the draw counts it, and the objects whose
+bytes were never read. Strata are formed by decision, score and source. Each gets a number of objects by Neyman's
+allocation, in proportion to its size and to the standard deviation that its mean score suggests, and at least a floor.
+Within a stratum, objects are drawn at random by the seed: the probability of each is the share of its stratum that is
+drawn.
+
+A draw is kept in the store, `audits/<id>.parquet`, created only if it is not there, so that an estimate knows what was
+drawn with which probability. A report that cannot be read is a `StoreError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nsfwscan.errors import BrokenRecord, ConfigError
+from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import FLAGGED, BankKind, StandingVerdict
+from nsfwscan.storage.duckdb_temp import spilling
+from nsfwscan.storage.store import Store, from_parquet
+from nsfwscan.verdicts.standing import standing
+
+FOLDER = "audits"
+FLOOR = 10
+"""Default least number of objects of a stratum."""
+_EDGES = (0.05, 0.2, 0.5, 0.8)
+"""Scores between which strata are cut: the safe side is by far the largest, and is cut finely."""
+_SOURCES = 8
+"""Most sources that are told apart."""
+_LEAST = 0.005
+"""A mean score is taken for at least this probability, and at most for one less this: a model is never that sure."""
+_UNKNOWN = 0.5
+"""What is taken where a stratum has no score."""
+
+DRAW_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("stratum", pa.string()),
+        pa.field("flagged", pa.bool_()),
+        pa.field("size", pa.int64()),
+        pa.field("drawn", pa.int64()),
+        pa.field("probability", pa.float64()),
+    ]
+)
+"""One row for each drawn object: its stratum, the objects and the drawn ones of that, the probability to be drawn."""
+_COLUMNS = ("uri", "sha256", "decision", "nsfw_score", "match_kind")
+_ORDERED = """
+    CREATE TABLE ordered AS
+    SELECT *, row_number() OVER (PARTITION BY stratum ORDER BY md5(concat($seed::VARCHAR, ':', uri)), uri) AS turn
+    FROM population
+"""
+_STRATA = """
+    SELECT stratum, count(*) AS size, avg(nsfw_score) FILTER (isfinite(nsfw_score)) AS score
+    FROM population GROUP BY stratum ORDER BY stratum
+"""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample that was drawn.
+
+    Attributes:
+        rows: `DRAW_SCHEMA`, by URI.
+        objects: the population.
+        illegal: objects that match an illegal bank: known, and not drawn.
+        unread: objects whose bytes are not known: not drawn.
+    """
+
+    audit_id: str
+    run_id: str
+    seed: int
+    rows: pa.Table
+    objects: int
+    illegal: int
+    unread: int
+
+    @classmethod
+    def read(cls, store: Store, audit_id: str) -> Draw:
+        """Return a draw. Raises ConfigError where there is none of that id, BrokenRecord for another content."""
+        name = f"{FOLDER}/{audit_id}.parquet"
+        try:
+            data = store.read(name)
+        except FileNotFoundError:
+            there = ", ".join(n.removesuffix(".parquet") for n in store.names(FOLDER)) or "none"
+            raise ConfigError(f"{store.uri} has no audit {audit_id!r}; there are: {there}") from None
+        if not hashlib.sha256(data).hexdigest().startswith(audit_id.rpartition("-")[2]):
+            raise BrokenRecord(store.locate(name), "was changed: its content is not the one that its name says")
+        rows = from_parquet(data)
+        told = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
+        counts = (int(told[name]) for name in ("objects", "illegal", "unread"))
+        return cls(audit_id, told["run_id"], int(told["seed"]), rows.cast(DRAW_SCHEMA), *counts)
+
+
+def draw_sample(run: Run, n: int, seed: int = 0, floor: int = FLOOR) -> Draw:
+    """Draw objects of a run, and keep the draw in the store. The same run, number, floor and seed make the same draw.
+
+    Raises:
+        ConfigError: there is nothing to draw, or fewer objects are asked for than there are strata.
+    """
+    record = run.record()
+    with spilling("audit", threads=2) as (tables, _):
+        total = _fill(tables, run, record)
+        strata = tables.sql(_STRATA).to_arrow_table()
+        if not strata.num_rows:
+            raise ConfigError(f"run {run.run_id} has no object whose bytes are known: there is nothing to draw")
+        sizes = strata["size"].to_numpy()
+        if n < len(sizes):
+            raise ConfigError(f"--n {n}: there are {len(sizes)} strata, and each needs an object: draw more")
+        drawn = allocate(sizes, _deviations(strata), min(n, int(sizes.sum())), floor)
+        allocation = pa.table({"stratum": strata["stratum"], "size": sizes, "drawn": drawn})
+        tables.register("allocation", allocation)
+        tables.execute(_ORDERED, {"seed": seed})
+        rows = tables.sql(
+            "SELECT uri, sha256, stratum, flagged, size, drawn, drawn / size AS probability FROM ordered "
+            "JOIN allocation USING (stratum) WHERE turn <= drawn ORDER BY uri"
+        ).to_arrow_table()
+    told = {"run_id": run.run_id, "seed": str(seed), **{name: str(count) for name, count in total.items()}}
+    rows = rows.cast(DRAW_SCHEMA).replace_schema_metadata(told)
+    return Draw(_kept(run.store, run.run_id, rows), run.run_id, seed, rows, **total)
+
+
+def _fill(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord) -> dict[str, int]:
+    """Fill the table `population` with the objects that may be drawn, and return the counts of all."""
+    sources = record.config.source.uris[:_SOURCES]
+    place = " ".join(f"WHEN starts_with(uri, {_quoted(uri)}) THEN {i}" for i, uri in enumerate(sources, start=1))
+    source = f"CASE {place} ELSE 0 END" if place else "0"
+    score = " ".join(f"WHEN nsfw_score < {edge} THEN '<{edge}'" for edge in _EDGES)
+    score = f"CASE WHEN nsfw_score IS NULL OR NOT isfinite(nsfw_score) THEN 'none' {score} ELSE '>={_EDGES[-1]}' END"
+    flagged = ", ".join(f"'{decision}'" for decision in sorted(FLAGGED))
+    tables.execute(
+        "CREATE TABLE population (uri VARCHAR, sha256 VARCHAR, stratum VARCHAR, flagged BOOLEAN, nsfw_score FLOAT)"
+    )
+    statement = (
+        f"INSERT INTO population SELECT uri, sha256, concat_ws(' ', decision, {score}, {source}), "
+        f"decision IN ({flagged}), nsfw_score FROM part "
+        f"WHERE sha256 IS NOT NULL AND match_kind IS DISTINCT FROM '{BankKind.ILLEGAL}'"
+    )
+    total = {"objects": 0, "illegal": 0, "unread": 0}
+    for rows in read_rows(run, record, _COLUMNS):
+        tables.register("part", rows)
+        tables.execute(statement)
+        illegal, unread = tables.execute(
+            f"SELECT count(*) FILTER (match_kind = '{BankKind.ILLEGAL}'), "
+            f"count(*) FILTER (sha256 IS NULL AND match_kind IS DISTINCT FROM '{BankKind.ILLEGAL}') FROM part"
+        ).fetchall()[0]
+        total["illegal"] += illegal
+        total["unread"] += unread
+    total["objects"] = tables.execute("SELECT count(*) FROM population").fetchall()[0][0]
+    return total
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _deviations(strata: pa.Table) -> npt.NDArray[np.float64]:
+    """Return the standard deviation of harm in each stratum, as its mean score suggests it."""
+    scores = [_UNKNOWN if score is None else score for score in strata["score"].to_pylist()]
+    p = np.clip(np.array(scores, np.float64), _LEAST, 1 - _LEAST)
+    return np.asarray(np.sqrt(p * (1 - p)))
+
+
+def allocate(
+    sizes: npt.NDArray[np.int64], deviations: npt.NDArray[np.float64], n: int, floor: int
+) -> npt.NDArray[np.int64]:
+    """Return how many objects of each stratum to draw: `n` in all, in proportion to size times deviation (Neyman 1934),
+    at least `floor` where there are so many, and never more than there are.
+
+    Args:
+        sizes: objects of each stratum.
+        deviations: expected standard deviation in each.
+        n: at least the number of strata, and at most the sum of the sizes.
+        floor: lowered where `n` does not reach for it.
+    """
+    drawn = np.minimum(sizes, max(1, min(floor, n // len(sizes))))
+    weights = sizes * deviations
+    while (left := n - int(drawn.sum())) > 0:
+        room = sizes - drawn
+        share = np.where(room > 0, weights, 0)
+        ideal = np.maximum(n * weights / weights.sum() - drawn, 0) * (room > 0)
+        share = ideal if ideal.sum() > 0 else share
+        more = np.minimum(np.floor(left * share / share.sum()).astype(np.int64), room)
+        if not more.sum():
+            more = np.zeros_like(drawn)
+            more[np.argsort(-share, kind="stable")[: min(left, int((room > 0).sum()))]] = 1
+            more = np.minimum(more, room)
+        drawn = drawn + more
+    return drawn
+
+
+def _kept(store: Store, run_id: str, rows: pa.Table) -> str:
+    """Write a draw, and return its id: that of the run, and the beginning of the digest of the file."""
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, compression="zstd")
+    audit_id = f"{run_id}-{hashlib.sha256(sink.getvalue()).hexdigest()[:16]}"
+    with suppress(FileExistsError):  # drawn before, by the same seed
+        store.create(f"{FOLDER}/{audit_id}.parquet", sink.getvalue())
+    return audit_id
+
+
+def items_of(run: Run, draw: Draw, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the report's rows of the drawn objects that people have not decided yet, in an order that tells nothing.
+
+    Args:
+        columns: of the report.
+    """
+    verdicts = standing(run.store)
+    with spilling("items", threads=2) as (tables, _):
+        tables.register("drawn", draw.rows.select(["uri", "probability"]))
+        found: list[dict[str, Any]] = []
+        for rows in read_rows(run, run.record(), columns):
+            tables.register("part", verdicts.onto(rows))
+            rows_here = tables.sql("SELECT part.*, probability FROM part JOIN drawn USING (uri)").to_arrow_table()
+            found += rows_here.to_pylist()
+    settled = (StandingVerdict.APPROVE, StandingVerdict.REMOVE)
+    open_ = [row for row in found if row["verdict"] not in settled]
+    yield from sorted(open_, key=lambda row: hashlib.md5(f"{draw.seed}:{row['uri']}".encode()).digest())

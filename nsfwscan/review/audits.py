@@ -1,0 +1,102 @@
+"""Write a drawn sample as items for reviewers, and estimate from what people said of it.
+
+A content's standing verdict counts, whoever gave it and why: that an object is in the sample was decided by chance
+alone. Escalated and disputed contents are not decided. A draw or a verdict that was changed is a `BrokenRecord`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.errors import ConfigError
+from nsfwscan.reports.export import json_line
+from nsfwscan.review.audit_sample import Draw, draw_sample, items_of
+from nsfwscan.review.estimates import Estimates, Stratum, estimate
+from nsfwscan.review.queues import shown_item
+from nsfwscan.review.ranking import SHOWN, Item
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import StandingVerdict
+from nsfwscan.storage.output import Output
+from nsfwscan.storage.store import Store
+from nsfwscan.verdicts.standing import is_decided, standing
+from nsfwscan.verdicts.verdict import Kind
+
+QUEUE = "audit"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit and what it says."""
+
+    draw: Draw
+    decided: int
+    undecided: int
+    estimates: Estimates
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON types."""
+        names = ("audit_id", "run_id", "seed", "objects", "illegal", "unread")
+        about = {name: getattr(self.draw, name) for name in names}
+        counts = {"drawn": self.draw.rows.num_rows, "decided": self.decided, "undecided": self.undecided}
+        return {**about, **counts, **asdict(self.estimates)}
+
+
+def draw_audit(run: Run, n: int, seed: int, floor: int, out: Output) -> tuple[Draw, int]:
+    """Draw a sample, write its items as JSON lines, and return the draw and the number of items.
+
+    Raises:
+        ConfigError: as in `draw_sample`, or the file cannot be written here.
+    """
+    draw, written = draw_sample(run, n, seed, floor), 0
+    try:
+        with out.appearing() as path, path.open("w", encoding="utf-8") as file:
+            for row in items_of(run, draw, SHOWN):
+                written += 1
+                file.write(json_line(_item(row, written, draw)))
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+    return draw, written
+
+
+def _item(row: dict[str, Any], rank: int, draw: Draw) -> dict[str, Any]:
+    """Return the item of an object: that of a queue, without its copies, since each object was drawn for itself."""
+    probability = row.pop("probability")
+    row |= {"queue": QUEUE, "rank": rank, "reach": 1, "objects": 1, "uncertainty": None}
+    item = shown_item(Item(row, [], 0, [], None, {}, []))
+    return {**item, "kind": str(Kind.AUDIT), "probability": probability, "audit": draw.audit_id}
+
+
+def estimate_audit(store: Store, audit_id: str, *, so_far: bool = False) -> Audited:
+    """Return what a drawn sample says.
+
+    Args:
+        so_far: also where objects are not decided yet: as if these were like the others of their stratum.
+
+    Raises:
+        ConfigError: there is no such audit; objects are not decided yet; or of a stratum none is.
+    """
+    draw = Draw.read(store, audit_id)
+    rows = standing(store).onto(draw.rows)
+    decided = rows.filter(is_decided(rows))
+    undecided = rows.num_rows - decided.num_rows
+    if undecided and not so_far:
+        raise ConfigError(
+            f"{undecided:,} of {rows.num_rows:,} drawn objects are not decided yet; --so-far estimates without them, "
+            "as if they were like the others of their strata"
+        )
+    return Audited(draw, decided.num_rows, undecided, estimate(_strata(draw, decided)))
+
+
+def _strata(draw: Draw, decided: pa.Table) -> list[Stratum]:
+    looked_at = Counter(decided["stratum"].to_pylist())
+    removed = decided.filter(pc.equal(decided["verdict"], str(StandingVerdict.REMOVE)))
+    harmful = Counter(removed["stratum"].to_pylist())
+    sizes = {row["stratum"]: row for row in draw.rows.select(["stratum", "size", "flagged"]).to_pylist()}
+    if blank := sorted(sizes.keys() - looked_at.keys()):
+        raise ConfigError(f"of the stratum {blank[0]!r} no object is decided yet: nothing can be estimated without it")
+    return [Stratum(row["size"], looked_at[name], harmful[name], row["flagged"]) for name, row in sizes.items()]

@@ -1,0 +1,165 @@
+"""A drawn sample says what is out there, with intervals that hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsfwscan.cli.main import main
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import BrokenRecord, ConfigError
+from nsfwscan.review.audit_sample import Draw, allocate, draw_sample
+from nsfwscan.review.estimates import Stratum, estimate
+from nsfwscan.storage.store import Store
+from tests.review.stores import committed, row
+from tests.verdicts.lines import file, line
+
+
+def sha256(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def objects(count: int) -> list[dict[str, Any]]:
+    """Allowed and reviewed objects, of which every fourth is harmful; one illegal, one that was never read."""
+    found = []
+    for i in range(count):
+        safe = i % 5 > 0
+        outcome = {"decision": "allow", "queue": None} if safe else {"decision": "review"}
+        found.append(row(f"/media/{i:04}", sha256=sha256(str(i)), nsfw_score=0.01 if safe else 0.6, **outcome))
+    found.append(row("/media/illegal", sha256=sha256("x"), match_kind="illegal", nsfw_score=None))
+    return [*found, row("/media/gone", sha256=None, status="not_found", decision="undetermined")]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_an_audit_from_draw_to_estimate(tmp_path: Path) -> None:
+    """Drawn, looked at, taken in, estimated: items of kind audit with their probabilities, the safe side too; what people
+    decided already is not asked again; nothing illegal or unread is drawn."""
+    night = committed(tmp_path / "out", objects(200), part_rows=60)
+    drawn = run("audit", "draw", tmp_path / "out", "--n", 60, "--floor", 20, "--out", tmp_path / "items.jsonl")
+    assert drawn.exit_code == 0 and "not drawn: 1 known illegal, 1 whose bytes were never read" in drawn.output, (
+        drawn.output
+    )
+    audit_id = drawn.output.split()[1].rstrip(":")
+    items = [json.loads(one) for one in (tmp_path / "items.jsonl").read_text().splitlines()]
+    assert len(items) == 60 and {item["kind"] for item in items} == {"audit"}
+    of = {decision: [item for item in items if item["decision"] == decision] for decision in ("allow", "review")}
+    assert {item["probability"] for item in of["allow"]} == {len(of["allow"]) / 160} and len(of["review"]) >= 20
+    draw = Draw.read(night.store, audit_id)
+    assert (draw.objects, draw.illegal, draw.unread) == (200, 1, 1)
+    assert sum(1 / p for p in draw.rows["probability"].to_pylist()) == pytest.approx(200)
+    early = run("audit", "estimate", tmp_path / "out", audit_id)
+    assert early.exit_code == 2 and "60 of 60 drawn objects are not decided yet" in early.output
+    lines = [
+        line(item["uri"], item["uri"], "remove" if item["decision"] == "review" else "approve", sha256=item["sha256"],
+             kind="audit", probability=item["probability"])
+        for item in items
+    ]  # fmt: skip
+    taken = run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines))
+    assert taken.exit_code == 0, taken.output
+    found = json.loads(run("audit", "estimate", tmp_path / "out", audit_id, "--json").stdout)
+    assert found["harmful"]["value"] == pytest.approx(40) and found["recall"]["value"] == 1
+    assert found["prevalence"]["low"] < 0.2 < found["prevalence"]["high"] and found["recall"]["low"] < 1
+    assert found["undecided"] == 0 and found["views"] == 60 and found["plain_views"] > 0
+    shown = run("audit", "estimate", tmp_path / "out", audit_id).output
+    assert "prevalence" in shown and "a plain random sample would take" in shown
+    again = run(
+        "audit", "draw", tmp_path / "out", "--n", 60, "--floor", 20, "--seed", 1, "--out", tmp_path / "again.jsonl"
+    )
+    asked = {json.loads(one)["uri"] for one in (tmp_path / "again.jsonl").read_text().splitlines()}
+    assert again.exit_code == 0 and not asked & {item["uri"] for item in items}
+
+
+def test_a_draw_is_the_same_again_and_kept(tmp_path: Path) -> None:
+    """The same seed draws the same; another one others; a changed or unknown draw is told; too few are refused."""
+    night = committed(tmp_path / "out", objects(100), part_rows=200)
+    first, second = draw_sample(night, 30), draw_sample(night, 30)
+    assert first.audit_id == second.audit_id and first.rows.equals(second.rows)
+    other = draw_sample(night, 30, seed=5)
+    assert other.rows["uri"].to_pylist() != first.rows["uri"].to_pylist()
+    assert draw_sample(night, 10_000).rows.num_rows == 100
+    with pytest.raises(ConfigError, match="there are 2 strata"):
+        draw_sample(night, 1)
+    with pytest.raises(ConfigError, match="has no audit 'x'; there are: "):
+        Draw.read(night.store, "x")
+    [path] = (tmp_path / "out" / "audits").glob(f"{first.audit_id}.parquet")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(BrokenRecord, match="was changed"):
+        Draw.read(night.store, first.audit_id)
+    empty = committed(tmp_path / "empty", [row("/a", sha256=None)])
+    with pytest.raises(ConfigError, match="there is nothing to draw"):
+        draw_sample(empty, 5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5000), st.floats(0.05, 0.5)), min_size=1, max_size=12),
+    st.integers(1, 600),
+    st.integers(1, 40),
+)
+def test_an_allocation_adds_up(strata: list[tuple[int, float]], n: int, floor: int) -> None:
+    """Exactly as many as were asked for, at least one of each stratum and never more than it has; the floor is kept."""
+    sizes, deviations = np.array([size for size, _ in strata]), np.array([d for _, d in strata])
+    n = min(max(n, len(sizes)), int(sizes.sum()))
+    drawn = allocate(sizes, deviations, n, floor)
+    assert drawn.sum() == n and (drawn >= 1).all() and (drawn <= sizes).all()
+    assert (drawn >= np.minimum(sizes, min(floor, n // len(sizes)))).all()
+
+
+def test_estimates_of_plain_cases() -> None:
+    """One stratum without a hit has the exact interval; all looked at has none; nothing flagged has no recall."""
+    none = estimate([Stratum(1_000_000, 299, 0)])
+    assert none.prevalence.value == 0 and none.prevalence.high == pytest.approx(0.0123, abs=2e-4)
+    assert none.plain_views is None and none.recall.value is None
+    whole = estimate([Stratum(50, 50, 5, flagged=True), Stratum(10, 10, 0)])
+    assert (whole.prevalence.low, whole.prevalence.high) == (pytest.approx(5 / 60), pytest.approx(5 / 60))
+    assert whole.recall.value == 1 and whole.false_positive_rate.value == pytest.approx(45 / 55)
+    missed = estimate([Stratum(50, 50, 0, flagged=True), Stratum(1000, 100, 10)])
+    assert missed.recall.value == 0 and missed.recall.low == 0
+
+
+POPULATIONS: list[tuple[list[int], list[float], list[int], list[bool]]] = [
+    ([50_000, 5_000, 1_000], [0.002, 0.05, 0.6], [200, 150, 150], [False, False, True]),
+    ([10_000, 2_000, 500], [0.05, 0.3, 0.8], [200, 150, 100], [False, True, True]),
+    ([900, 300, 100], [0.01, 0.2, 0.7], [100, 100, 50], [False, True, True]),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("sizes", "shares", "drawn", "flagged"), POPULATIONS)
+def test_intervals_cover(sizes: list[int], shares: list[float], drawn: list[int], flagged: list[bool]) -> None:
+    """Of a thousand draws from a known population, 93 to 97 % of the intervals of the prevalence hold the truth; those
+    of recall and false positives hold it as often or more often."""
+    random, harmful = np.random.default_rng(0), [round(n * p) for n, p in zip(sizes, shares, strict=True)]
+    total, size = sum(harmful), sum(sizes)
+    caught = sum(h for h, f in zip(harmful, flagged, strict=True) if f)
+    wrong = sum(n - h for n, h, f in zip(sizes, harmful, flagged, strict=True) if f)
+    truth = {"prevalence": total / size, "recall": caught / total, "false_positive_rate": wrong / (size - total)}
+    held = dict.fromkeys(truth, 0)
+    for _ in range(1000):
+        strata = [
+            Stratum(n, m, int(random.hypergeometric(h, n - h, m)), f)
+            for n, h, m, f in zip(sizes, harmful, drawn, flagged, strict=True)
+        ]
+        found = estimate(strata)
+        for name, value in truth.items():
+            held[name] += getattr(found, name).low <= value <= getattr(found, name).high
+    assert 930 <= held["prevalence"] <= 970, held
+    assert min(held.values()) >= 930, held
+
+
+def test_stores_of_old_have_no_audits(tmp_path: Path) -> None:
+    """An estimate of a store without any says so."""
+    store = Store.at(str(tmp_path), StorageConfig())
+    with pytest.raises(ConfigError, match="there are: none"):
+        Draw.read(store, "a-b")

@@ -1,0 +1,89 @@
+"""What was decided over a period is counted by who and what decided it, and what became of it on appeal."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nsfwscan.cli.main import main
+from tests.runs.rows import Row, scanned, staged_row
+from tests.verdicts.lines import file, id_of, line, sha256_of
+
+SCORES = {"a": 0.9, "b": 0.95, "c": 0.1, "d": 0.5, "e": 0.1}
+
+
+def row(uri: str) -> Row:
+    name = Path(uri).stem
+    return staged_row(uri, nsfw_score=SCORES[name], sha256=sha256_of(name))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A night that blocks two objects; verdicts on four, with two appeals, of which one reverses; and a second night."""
+    folder = tmp_path_factory.mktemp("told")
+    (folder / "media").mkdir()
+    for name in SCORES:
+        (folder / "media" / f"{name}.jpg").write_bytes(name.encode())
+    scanned(folder / "media", folder / "out", row, run_id="1")
+    day = "2026-11-{}T00:00:00Z".format
+    lines = [
+        line("1", "c", "remove", category="gore", reason="clear case", decided_at=day("01")),
+        line("2", "d", "remove", category="porn", decided_at=day("02")),
+        line("3", "a", "approve", decided_at=day("03"), kind="audit", probability=0.5),
+        line("4", "c", "approve", kind="appeal", reviewer="lee", decided_at="2026-11-01T12:00:00Z"),
+        line("5", "d", "remove", kind="appeal", reviewer="lee", category="porn", decided_at=day("04")),
+        line("6", "e", "remove", decided_at=day("05")),
+        line("7", "e", "undo", supersedes=id_of("6"), decided_at=day("06")),
+        line("8", "b", "remove", kind="golden", decided_at=day("06")),
+        line("9", "b", "remove", decided_at="2026-12-01T00:00:00Z") | {"decided_at": "2025-12-01T00:00:00Z"},
+    ]
+    assert run("verdicts", "import", folder / "out", file(folder / "v.jsonl", lines)).exit_code == 0
+    scanned(folder / "media", folder / "out", row, run_id="2")
+    return folder / "out"
+
+
+def counted(store: Path, since: str, until: str) -> dict[str, Any]:
+    done = run("transparency", store, "--since", since, "--until", until, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_period_is_counted(store: Path) -> None:
+    """Blocks of machines once, in the night that made them; removals by category and reason; appeals with their time; what
+    was undone, and golden items, are no decisions; before and after the period nothing is counted."""
+    found = counted(store, "2026-11-01", "2027-01-01")
+    own = found["1.4_own_initiative"]
+    assert found["runs"] == 2 and own["detected_and_decided_by_automated_means_alone"] == 2
+    assert (own["by_category_automated"], own["by_category_person"]) == ({"nsfw": 2}, {"porn": 1})
+    complaints = found["1.5_complaints"]
+    assert (complaints["decided"], complaints["upheld"], complaints["reversed"]) == (2, 1, 1)
+    assert complaints["median_hours"] == 30.0  # 12 hours, and two days
+    assert found["overturned"] == 1
+    assert found["1.6_automated_means"]["decided_by_people"] == {"approve": 2, "remove": 1}
+    assert found["1.6_automated_means"]["audited"] == 1
+    before = counted(store, "2026-01-01", "2026-10-01")
+    assert before["runs"] == 0 and before["1.4_own_initiative"]["measures"] == 0
+    first = counted(store, "2026-11-01", "2026-11-02")
+    assert first["1.5_complaints"]["reversed"] == 1 and first["1.4_own_initiative"]["decided_by_a_person"] == 0
+
+
+def test_the_figures_as_a_table(store: Path, tmp_path: Path) -> None:
+    """As CSV with section, indicator and value, and as lines for a person; wrong days are refused."""
+    given = ["transparency", store, "--since", "2026-11-01", "--until", "2027-01-01"]
+    assert run(*given, "--out", tmp_path / "t.csv").exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert {"section": "1.5_complaints", "indicator": "reversed", "of": "", "value": "1"} in rows
+    assert {"section": "1.4_own_initiative", "indicator": "by_category_person", "of": "porn", "value": "1"} in rows
+    assert "1.5_complaints reversed" in run(*given).output
+    assert "is not after" in run("transparency", store, "--since", "2026-11-02", "--until", "2026-11-02").output
+    assert "no day or time" in run("transparency", store, "--since", "May", "--until", "2026-11-02").output
