@@ -12,9 +12,11 @@ from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
 from nsfwscan.cli.json_text import print_json
+from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.audit_sample import FLOOR
 from nsfwscan.review.audits import Audited, draw_audit, estimate_audit
+from nsfwscan.review.context import read_context
 from nsfwscan.review.estimates import Estimate
 from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
@@ -57,24 +59,34 @@ def draw_command(run: str, n: int, seed: int, floor: int, out: str, **options: A
         ]
         if draw.illegal or draw.unread:
             lines.append(f"not drawn: {draw.illegal:,} known illegal, {draw.unread:,} whose bytes were never read")
+        if delta := describe_delta(found.record()):
+            lines.append(delta)
         echo("\n".join(lines), err=target.is_stdout)
 
 
 @audit.command("estimate")
 @click.argument("store")
 @click.argument("audit_id", metavar="AUDIT")
+@click.option(
+    "--context",
+    metavar="FILE",
+    help="CSV, JSON lines or Parquet with columns uri and views: estimate by views, too. Objects without are not seen.",
+)
 @click.option("--so-far", is_flag=True, help="Estimate although not all drawn objects are decided yet.")
 @storage_options
 @json_option
-def estimate_command(store: str, audit_id: str, so_far: bool, as_json: bool, **options: Any) -> None:
+def estimate_command(
+    store: str, audit_id: str, context: str | None, so_far: bool, as_json: bool, **options: Any
+) -> None:
     """Estimate from the drawn sample AUDIT of a report STORE how much is harmful, and what the policy misses.
 
     Prevalence, recall and false positive rate have 95 % intervals. What matches an illegal bank was not drawn, and is
     in no figure.
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
-        place = Store.at(store, StorageConfig.of(given_options(options)))
-        found = estimate_audit(place, audit_id, so_far=so_far)
+        storage = StorageConfig.of(given_options(options))
+        known = None if context is None else read_context(context, storage)
+        found = estimate_audit(Store.at(store, storage), audit_id, so_far=so_far, context=known)
         if as_json:
             print_json({"exit_code": 0, **found.as_json()})
         else:
@@ -98,6 +110,12 @@ def _described(found: Audited) -> str:
     ]
     seen = f"{found.decided:,} looked at{open_}"
     head = f"audit {draw.audit_id} of {draw.objects:,} objects of run {draw.run_id}: {seen}"
+    if found.by_views is not None:
+        rows += [
+            ("prevalence in views", _line(found.by_views.prevalence, "{:.4%}")),
+            ("recall in views", _line(found.by_views.recall, "{:.2%}")),
+            ("false pos. in views", _line(found.by_views.false_positive_rate, "{:.4%}")),
+        ]
     return "\n".join([head, *(f"  {name:<22}{text}" for name, text in rows), f"  {plain}"])
 
 

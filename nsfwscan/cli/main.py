@@ -42,6 +42,7 @@ from nsfwscan.cli.console import (
 )
 from nsfwscan.cli.demo import demo
 from nsfwscan.cli.diff import diff
+from nsfwscan.cli.forget import forget
 from nsfwscan.cli.history import history
 from nsfwscan.cli.json_text import pins_json, print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.models import models
@@ -679,6 +680,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 main.add_command(audit)
 main.add_command(banks)
 main.add_command(demo)
+main.add_command(forget)
 main.add_command(hold)
 main.add_command(diff)
 main.add_command(history)

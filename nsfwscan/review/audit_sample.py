@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import BrokenRecord, ConfigError
+from nsfwscan.review.ranking import CONTEXT_SCHEMA
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import FLAGGED, BankKind, StandingVerdict
 from nsfwscan.storage.duckdb_temp import spilling
+from nsfwscan.storage.forgotten import is_known
 from nsfwscan.storage.store import Store, from_parquet
 from nsfwscan.verdicts.standing import standing
 
@@ -99,7 +101,8 @@ class Draw:
         except FileNotFoundError:
             there = ", ".join(n.removesuffix(".parquet") for n in store.names(FOLDER)) or "none"
             raise ConfigError(f"{store.uri} has no audit {audit_id!r}; there are: {there}") from None
-        if not hashlib.sha256(data).hexdigest().startswith(audit_id.rpartition("-")[2]):
+        named = hashlib.sha256(data).hexdigest().startswith(audit_id.rpartition("-")[2])
+        if not named and not is_known(store, name, data):
             raise BrokenRecord(store.locate(name), "was changed: its content is not the one that its name says")
         rows = from_parquet(data)
         told = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
@@ -163,6 +166,40 @@ def _fill(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord) -> dic
         total["unread"] += unread
     total["objects"] = tables.execute("SELECT count(*) FROM population").fetchall()[0][0]
     return total
+
+
+_SEEN = """
+    CREATE TABLE seen AS
+    SELECT uri, arg_max(try_cast(context ->> '$.views' AS DOUBLE), number) AS views FROM context GROUP BY uri
+"""
+_ALL_VIEWS = """
+    SELECT stratum, sum(coalesce(views, 0)) FROM population LEFT JOIN seen USING (uri) GROUP BY stratum
+"""
+_DRAWN_VIEWS = "SELECT uri, coalesce(views, 0) FROM drawn LEFT JOIN seen USING (uri)"
+
+
+def views_of(run: Run, draw: Draw, context: Iterable[pa.RecordBatch]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the views of all objects of each stratum, and those of each drawn object by URI.
+
+    Args:
+        run: the one that was drawn from.
+        context: batches of `CONTEXT_SCHEMA` with the key `views`; an object without it was not seen.
+
+    Raises:
+        ConfigError: no row has `views`, or one has fewer than none.
+    """
+    with spilling("views", threads=2) as (tables, _):
+        tables.register("context", pa.RecordBatchReader.from_batches(CONTEXT_SCHEMA, context))
+        tables.execute(_SEEN)
+        least, number = tables.execute("SELECT min(views), count(views) FROM seen").fetchall()[0]
+        if not number or least < 0:
+            raise ConfigError("the context has no column `views` with numbers of views from 0 on")
+        _fill(tables, run, run.record())
+        of_strata = dict(tables.execute(_ALL_VIEWS).fetchall())
+        tables.register("drawn", draw.rows.select(["uri"]))
+        return of_strata, dict(
+            tables.execute("SELECT uri, coalesce(views, 0) FROM drawn LEFT JOIN seen USING (uri)").fetchall()
+        )
 
 
 def _quoted(text: str) -> str:

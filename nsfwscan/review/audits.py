@@ -7,7 +7,8 @@ alone. Escalated and disputed contents are not decided. A draw or a verdict that
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,8 +16,8 @@ import pyarrow.compute as pc
 
 from nsfwscan.errors import ConfigError
 from nsfwscan.reports.export import json_line
-from nsfwscan.review.audit_sample import Draw, draw_sample, items_of
-from nsfwscan.review.estimates import Estimates, Stratum, estimate
+from nsfwscan.review.audit_sample import Draw, draw_sample, items_of, views_of
+from nsfwscan.review.estimates import Estimates, Stratum, ViewEstimates, estimate, estimate_views
 from nsfwscan.review.queues import shown_item
 from nsfwscan.review.ranking import SHOWN, Item
 from nsfwscan.runs.run import Run
@@ -37,13 +38,15 @@ class Audited:
     decided: int
     undecided: int
     estimates: Estimates
+    by_views: ViewEstimates | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON types."""
         names = ("audit_id", "run_id", "seed", "objects", "illegal", "unread")
         about = {name: getattr(self.draw, name) for name in names}
         counts = {"drawn": self.draw.rows.num_rows, "decided": self.decided, "undecided": self.undecided}
-        return {**about, **counts, **asdict(self.estimates)}
+        by_views = None if self.by_views is None else asdict(self.by_views)
+        return {**about, **counts, **asdict(self.estimates), "by_views": by_views}
 
 
 def draw_audit(run: Run, n: int, seed: int, floor: int, out: Output) -> tuple[Draw, int]:
@@ -71,10 +74,13 @@ def _item(row: dict[str, Any], rank: int, draw: Draw) -> dict[str, Any]:
     return {**item, "kind": str(Kind.AUDIT), "probability": probability, "audit": draw.audit_id}
 
 
-def estimate_audit(store: Store, audit_id: str, *, so_far: bool = False) -> Audited:
+def estimate_audit(
+    store: Store, audit_id: str, *, so_far: bool = False, context: Iterable[pa.RecordBatch] | None = None
+) -> Audited:
     """Return what a drawn sample says.
 
     Args:
+        context: of objects, with their `views`: estimate by views, too.
         so_far: also where objects are not decided yet: as if these were like the others of their stratum.
 
     Raises:
@@ -89,14 +95,29 @@ def estimate_audit(store: Store, audit_id: str, *, so_far: bool = False) -> Audi
             f"{undecided:,} of {rows.num_rows:,} drawn objects are not decided yet; --so-far estimates without them, "
             "as if they were like the others of their strata"
         )
-    return Audited(draw, decided.num_rows, undecided, estimate(_strata(draw, decided)))
+    strata = _strata(draw, decided)
+    by_views = None
+    if context is not None:
+        of_strata, of_drawn = views_of(Run(store, draw.run_id), draw, context)
+        strata = {name: _viewed(one, name, of_strata, of_drawn, decided) for name, one in strata.items()}
+        by_views = estimate_views(list(strata.values()))
+    return Audited(draw, decided.num_rows, undecided, estimate(list(strata.values())), by_views)
 
 
-def _strata(draw: Draw, decided: pa.Table) -> list[Stratum]:
+def _viewed(
+    one: Stratum, name: str, of_strata: Mapping[str, float], of_drawn: Mapping[str, float], decided: pa.Table
+) -> Stratum:
+    """Return a stratum with its views."""
+    rows = decided.filter(pc.equal(decided["stratum"], name)).select(["uri", "verdict"]).to_pylist()
+    views = tuple((of_drawn[row["uri"]], row["verdict"] == StandingVerdict.REMOVE) for row in rows)
+    return replace(one, all_views=of_strata.get(name, 0.0), views=views)
+
+
+def _strata(draw: Draw, decided: pa.Table) -> dict[str, Stratum]:
     looked_at = Counter(decided["stratum"].to_pylist())
     removed = decided.filter(pc.equal(decided["verdict"], str(StandingVerdict.REMOVE)))
     harmful = Counter(removed["stratum"].to_pylist())
     sizes = {row["stratum"]: row for row in draw.rows.select(["stratum", "size", "flagged"]).to_pylist()}
     if blank := sorted(sizes.keys() - looked_at.keys()):
         raise ConfigError(f"of the stratum {blank[0]!r} no object is decided yet: nothing can be estimated without it")
-    return [Stratum(row["size"], looked_at[name], harmful[name], row["flagged"]) for name, row in sizes.items()]
+    return {name: Stratum(row["size"], looked_at[name], harmful[name], row["flagged"]) for name, row in sizes.items()}

@@ -39,6 +39,10 @@ class Stratum:
     looked_at: int
     harmful: int
     flagged: bool = False
+    all_views: float = 0.0
+    """Views of all of its objects."""
+    views: tuple[tuple[float, bool], ...] = ()
+    """Of each object that was looked at its views, and whether it is harmful."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,79 @@ def estimate(strata: Sequence[Stratum], confidence: float = CONFIDENCE) -> Estim
     return Estimates(harmful, prevalence, _share(caught, missed), _share(wrong, right), views, plain)
 
 
+@dataclass(frozen=True)
+class ViewEstimates:
+    """What a sample says of the views of its population: how often people saw what."""
+
+    all_views: float
+    prevalence: Estimate
+    recall: Estimate
+    false_positive_rate: Estimate
+
+
+def estimate_views(strata: Sequence[Stratum], confidence: float = CONFIDENCE) -> ViewEstimates:
+    """Return the estimates by views, each object weighed by how often it was seen. Some views are needed."""
+    seen = sum(one.all_views for one in strata)
+    harmful = _total_views(strata, confidence)
+    caught = _total_views([one for one in strata if one.flagged], confidence)
+    missed = _total_views([one for one in strata if not one.flagged], confidence)
+    flagged = sum(one.all_views for one in strata if one.flagged)
+    prevalence = Estimate((harmful.value or 0) / seen, harmful.low / seen, harmful.high / seen)
+    wrong, right = _rest(flagged, caught), _rest(seen - flagged, missed)
+    return ViewEstimates(seen, prevalence, _share(caught, missed), _share(wrong, right))
+
+
 def _total(strata: Sequence[Stratum], confidence: float) -> Estimate:
     """Return the number of harmful objects of some strata."""
-    value, below, above = 0.0, 0.0, 0.0
-    for one in strata:
-        share = one.harmful / one.looked_at
-        low, high = _interval(one, confidence)
-        value += one.size * share
-        below += (one.size * (share - low)) ** 2
-        above += (one.size * (high - share)) ** 2
     found = sum(one.harmful for one in strata)
     most = sum(one.size - (one.looked_at - one.harmful) for one in strata)
-    return Estimate(value, max(found, value - math.sqrt(below)), min(most, value + math.sqrt(above)))
+    parts = [(one.size, one.harmful / one.looked_at, *_interval(one, confidence)) for one in strata]
+    return _summed(parts, found, most)
+
+
+def _total_views(strata: Sequence[Stratum], confidence: float) -> Estimate:
+    """Return the views of harmful objects of some strata.
+
+    The share of a stratum is that of the views of its objects that were looked at (a ratio estimate; Cochran, Sampling
+    Techniques, 1977, section 6.3); with no hit, or nothing but hits, its interval is the one by objects.
+    """
+    parts = []
+    for one in strata:
+        looked_at, harmful = sum(v for v, _ in one.views), sum(v for v, is_harmful in one.views if is_harmful)
+        share = harmful / looked_at if looked_at else one.harmful / one.looked_at
+        low, high = _interval(one, confidence)
+        if 0 < one.harmful < one.looked_at and looked_at:
+            spread = sum((v * is_harmful - share * v) ** 2 for v, is_harmful in one.views) / (one.looked_at - 1)
+            variance = spread / one.looked_at / (looked_at / one.looked_at) ** 2
+            low, high = _of_weighted(share, variance, confidence)
+            left = math.sqrt(1 - one.looked_at / one.size)
+            low, high = share - (share - low) * left, share + (high - share) * left
+        parts.append((one.all_views, share, min(low, share), max(high, share)))
+    return _summed(parts, 0.0, sum(one.all_views for one in strata))
+
+
+def _of_weighted(share: float, variance: float, confidence: float) -> tuple[float, float]:
+    """Return the exact interval of a share for as many objects as would give it this variance if they weighed the same
+    (Korn and Graubard 1998, Survey Methodology 24: 193)."""
+    if not 0 < share < 1 or not variance:
+        return share, share
+    objects, tail = share * (1 - share) / variance, (1 - confidence) / 2
+    hits = share * objects
+    low = stats.beta.ppf(tail, hits, objects - hits + 1)
+    return float(low), float(stats.beta.ppf(1 - tail, hits + 1, objects - hits))
+
+
+def _summed(parts: Sequence[tuple[float, float, float, float]], least: float, most: float) -> Estimate:
+    """Return the sum of some sizes times their shares, with the interval that those of the shares make.
+
+    Args:
+        parts: size, share, and the interval of the share.
+        least, most: what the sum is known to lie between.
+    """
+    value = sum(size * share for size, share, _, _ in parts)
+    below = math.sqrt(sum((size * (share - low)) ** 2 for size, share, low, _ in parts))
+    above = math.sqrt(sum((size * (high - share)) ** 2 for size, share, _, high in parts))
+    return Estimate(value, max(least, value - below), min(most, value + above))
 
 
 def _interval(one: Stratum, confidence: float) -> tuple[float, float]:
@@ -109,7 +174,7 @@ def _of_share(hits: int, of: int, confidence: float) -> Any:
     return stats.binomtest(hits, of).proportion_ci(confidence, method)
 
 
-def _rest(size: int, part: Estimate) -> Estimate:
+def _rest(size: float, part: Estimate) -> Estimate:
     return Estimate(size - (part.value or 0), size - part.high, size - part.low)
 
 

@@ -38,6 +38,7 @@ from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Category, Decision, score_column
 from nsfwscan.storage.duckdb_temp import spilling
+from nsfwscan.storage.forgotten import TOMBSTONE
 
 PLACES = 20
 """Largest number of an asset's other places that an item names; the rest are counted."""
@@ -285,6 +286,7 @@ class _Unassigned:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         rows = rows.cast(_schema(rows.column_names))
+        rows = rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
         for_people = pc.is_in(rows["decision"], pa.array([str(Decision.REVIEW), str(Decision.ESCALATE)]))
         self.count += pc.sum(pc.and_(for_people, pc.is_null(rows["queue"]))).as_py() or 0
         return rows.filter(pc.is_in(rows["queue"], self._queues) if len(self._queues) else pc.is_valid(rows["queue"]))

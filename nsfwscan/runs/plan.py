@@ -30,6 +30,7 @@ from nsfwscan.schema import LISTING_SCHEMA, as_schema
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.sources.truth_join import Meeting, TruthBound, meet
 from nsfwscan.storage.duckdb_temp import spilling
+from nsfwscan.storage.forgotten import is_known_in
 from nsfwscan.storage.store import Store, from_parquet
 from nsfwscan.warning import Warnings
 
@@ -436,6 +437,7 @@ def _read_listing(run: Store, path: str) -> bytes:
     except FileNotFoundError:
         raise BrokenRecord(run.locate(path), "is absent, although the plan names it", _LOST) from None
     named = _SHA256.search(path)
-    if named is not None and hashlib.sha256(data).hexdigest() != named[1]:
+    differs = named is not None and hashlib.sha256(data).hexdigest() != named[1]
+    if differs and not is_known_in(run, path, data):
         raise BrokenRecord(run.locate(path), "is damaged: it has not the SHA-256 of its name", _LOST)
     return data

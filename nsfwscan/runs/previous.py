@@ -35,6 +35,7 @@ from nsfwscan.runs.view_rows import FOLDER as VIEWS
 from nsfwscan.runs.view_rows import with_views
 from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
+from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.storage.store import Store
 
 _AT_ONCE = 4
@@ -127,6 +128,7 @@ class PreviousRun:
         """Return a part's rows, as `PREVIOUS_SCHEMA`. Raises StoreError where a file differs from the record."""
         rows = self.parquet(part.file).read(use_threads=False)
         found = as_schema(rows, REPORT_SCHEMA)
+        found = found.filter(pc.invert(pc.starts_with(found["uri"], TOMBSTONE)))
         found = found if _BANK_VERSION in rows.column_names else self._with_bank_versions(found)
         number = _number_of(part.file)
         files = [file for file in self.record.files_in(VIEWS) if _number_of(file) == number]

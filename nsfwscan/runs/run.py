@@ -41,6 +41,7 @@ from nsfwscan.runs.record import (
     read_record,
     write_plan,
 )
+from nsfwscan.storage.forgotten import is_known_in
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import printable, redacted
 
@@ -135,7 +136,8 @@ class Run:
             if pruned := self.pruned():
                 raise BrokenRecord(self.folder.locate(file.path), f"is gone: its run was {pruned}", _PRUNED) from None
             raise BrokenRecord(self.folder.locate(file.path), "is absent, although run.json names it") from None
-        if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+        differs = len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256
+        if differs and not is_known_in(self.folder, file.path, data):
             raise BrokenRecord(self.folder.locate(file.path), "is damaged: it has not the size and SHA-256 of run.json")
         return data
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.runs.balance import Balance
 from nsfwscan.runs.chain import Link, links_of, problem_with
-from nsfwscan.runs.finding import Finding, damaged, note, tampered
+from nsfwscan.runs.finding import Finding, Kind, damaged, note, tampered
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.runs.record import STAYS, FileRecord, PrunedRecord, RunRecord, checked_path, read_plan
 from nsfwscan.runs.redecide import Redecision
@@ -28,6 +28,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.runs.view_rows import FOLDER as VIEWS
 from nsfwscan.runs.view_rows import miscounted
 from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, Accounted, BankKind, as_schema
+from nsfwscan.storage.forgotten import TOMBSTONE, is_known_in
 from nsfwscan.storage.store import from_parquet
 
 _FOLDERS = ("report", VIEWS, "false_positives", "escalations", "changes", "known_illegal", "drift")
@@ -78,8 +79,9 @@ def _files(run: Run, record: RunRecord) -> Generator[Finding, None, set[str]]:
     wrong: set[str] = set()
     for file in record.files:
         problem = _problem(run, file)
-        if problem is not None:
+        if problem is not None and problem.kind is not Kind.NOTE:
             wrong.add(file.path)
+        if problem is not None:
             yield problem
     return wrong
 
@@ -92,6 +94,8 @@ def _problem(run: Run, file: FileRecord) -> Finding | None:
     except BrokenRecord as error:
         return tampered(f"{file.path}: {error.reason}")
     problem = _difference(data, file)
+    if problem is not None and is_known_in(run.folder, file.path, data):
+        return note(f"{file.path}: written anew since, to forget objects")
     return None if problem is None else tampered(f"{file.path}: {problem}")
 
 
@@ -112,7 +116,10 @@ def _spans(run: Run, record: RunRecord) -> Iterator[Finding]:
     """Check the first and last URI of each part: a later scan opens parts by them."""
     for file in record.files:
         if file.first is not None:
-            span = pc.min_max(from_parquet(run.read(file), ["uri"])["uri"]).as_py()
+            uris = from_parquet(run.read(file), ["uri"])["uri"]
+            if pc.any(pc.starts_with(uris, TOMBSTONE)).as_py():
+                continue  # a later scan passes over tombstones
+            span = pc.min_max(uris).as_py()
             if (span["min"], span["max"]) != (file.first, file.last):
                 yield tampered(f"{file.path}: its first and last URI are others than run.json says")
 
@@ -210,7 +217,8 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
         balance.listed += found.total()
         balance.accounted += Counter(rows["accounted_as"].to_pylist())
         yield from _escalations(run, record, part, rows)
-        yield from again.findings(rows, f"range {part.number}")
+        known = rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
+        yield from again.findings(known, f"range {part.number}")
         for wrong in miscounted(rows, _viewed(run, record, part)):
             yield tampered(f"range {part.number}: {wrong}")
         for name in _COUNTED:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nsfwscan.config import EvidenceConfig, ScanConfig
 from nsfwscan.errors import ConfigError
@@ -26,6 +27,7 @@ from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
 from nsfwscan.runs.previous import LISTED, PreviousReports
 from nsfwscan.runs.record import PinRecord, RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.verdicts.standing import standing
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
 from nsfwscan.workflows.scan import ScanResult
@@ -106,7 +108,8 @@ def listing_of(parent: Run, plan: Plan) -> Iterator[pa.Table]:
     """Yield what a run listed, as `LISTING_SCHEMA`, range by range, sorted by URI."""
     read = ShardReader(parent.folder)
     for part in plan.ranges:
-        yield pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)]).sort_by("uri")
+        listed = pa.concat_tables([*map(read, part.shards), read_carried(parent.folder, part)])
+        yield listed.filter(pc.invert(pc.starts_with(listed["uri"], TOMBSTONE))).sort_by("uri")
 
 
 def _record(

@@ -17,7 +17,7 @@ from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.review.audit_sample import Draw, allocate, draw_sample
-from nsfwscan.review.estimates import Stratum, estimate
+from nsfwscan.review.estimates import Stratum, estimate, estimate_views
 from nsfwscan.storage.store import Store
 from tests.review.stores import committed, row
 from tests.verdicts.lines import file, line
@@ -73,6 +73,16 @@ def test_an_audit_from_draw_to_estimate(tmp_path: Path) -> None:
     assert found["undecided"] == 0 and found["views"] == 60 and found["plain_views"] > 0
     shown = run("audit", "estimate", tmp_path / "out", audit_id).output
     assert "prevalence" in shown and "a plain random sample would take" in shown
+    seen = tmp_path / "views.csv"
+    seen.write_text("uri,views\n" + "".join(f"/media/{i:04},{10 if i % 5 else 100}\n" for i in range(200)))
+    by_views = run("audit", "estimate", tmp_path / "out", audit_id, "--context", seen, "--json")
+    viewed = json.loads(by_views.stdout)["by_views"]
+    assert viewed["all_views"] == 40 * 100 + 160 * 10
+    assert viewed["prevalence"]["value"] == pytest.approx(4000 / 5600) and viewed["recall"]["value"] == 1
+    assert "prevalence in views" in run("audit", "estimate", tmp_path / "out", audit_id, "--context", seen).output
+    seen.write_text("uri,likes\n/media/0001,3\n")
+    wrong = run("audit", "estimate", tmp_path / "out", audit_id, "--context", seen)
+    assert wrong.exit_code == 2 and "no column `views`" in wrong.output
     again = run(
         "audit", "draw", tmp_path / "out", "--n", 60, "--floor", 20, "--seed", 1, "--out", tmp_path / "again.jsonl"
     )
@@ -156,6 +166,28 @@ def test_intervals_cover(sizes: list[int], shares: list[float], drawn: list[int]
             held[name] += getattr(found, name).low <= value <= getattr(found, name).high
     assert 930 <= held["prevalence"] <= 970, held
     assert min(held.values()) >= 930, held
+
+
+@pytest.mark.long
+def test_intervals_by_views_cover() -> None:
+    """Where a few objects have most of the views, 93 to 98 % of a thousand intervals hold the truth."""
+    random = np.random.default_rng(1)
+    population = []
+    for size, share, drawn, flagged in ((20_000, 0.03, 400, False), (1_000, 0.5, 200, True)):
+        views = random.lognormal(2, 0.8, size)
+        population.append((views, random.random(size) < share, drawn, flagged))
+    seen = sum(views.sum() for views, *_ in population)
+    truth = sum(views[harmful].sum() for views, harmful, *_ in population) / seen
+    held = 0
+    for _ in range(1000):
+        strata = []
+        for views, harmful, drawn, flagged in population:
+            some = random.choice(len(views), drawn, replace=False)
+            pairs = tuple(zip(views[some].tolist(), harmful[some].tolist(), strict=True))
+            strata.append(Stratum(len(views), drawn, int(harmful[some].sum()), flagged, float(views.sum()), pairs))
+        found = estimate_views(strata).prevalence
+        held += found.low <= truth <= found.high
+    assert 930 <= held <= 980, held
 
 
 def test_stores_of_old_have_no_audits(tmp_path: Path) -> None:

@@ -1,0 +1,229 @@
+"""Erase objects from the reports and verdicts of a store, where the law asks for it.
+
+In every Parquet file of every run the row of a forgotten object stays, so that all counts still balance, but names
+nothing any more: its URI is a tombstone, and every column that describes the object or its content is null; how it was
+counted and decided stays. Verdicts on it keep their kind and word, for the counts, and lose the object and the words
+of the reviewer. Copies of its image are deleted. `run.json` cannot change, since the chain stands on it; where it
+names the object, as an example or as the first or last of a file, the caller is told, and nothing is claimed.
+
+A match of an illegal bank is not forgotten here: the law asks to keep it. A run that is not finished is in the way.
+Each file is replaced whole, after the record (`runs/forgotten.py`) names its new digest; a command that was cut off is
+finished by the same command again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nsfwscan.errors import ConfigError, RunConflict
+from nsfwscan.location import Location
+from nsfwscan.review.audit_sample import FOLDER as AUDITS
+from nsfwscan.runs.run import Run, runs_of
+from nsfwscan.schema import BankKind
+from nsfwscan.storage.forgotten import TOMBSTONE, ForgottenRecord, begun, forgotten, write_forgotten
+from nsfwscan.storage.store import Store
+from nsfwscan.verdicts.kept import FOLDER as VERDICTS
+from nsfwscan.workflows.finalize import now
+
+_LEASE = ".forget"
+"""Id under which a command holds the store against another one; no run can have it."""
+_IMAGES = "false_positives/images"
+_STAYS = frozenset(
+    {
+        *(
+            "status",
+            "error_code",
+            "accounted_as",
+            "filtered_by",
+            "format",
+            "media",
+            "label",
+            "views",
+            "frames",
+            "model",
+        ),
+        *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by", "policy"),
+        *("verdict", "verdict_at", "appeals", "run_id", "carried_from", "scanned_at"),
+        *("change", "causes", "previous_run", "previous_rule", "previous_verdict"),
+        *(f"previous_{name}" for name in ("decision", "queue", "skill", "shield", "severity")),
+        *("index", "weight", "kind", "stratum", "flagged", "drawn", "probability"),
+        *("id", "decided_at", "supersedes", "category", "reviewer", "opened", "zoomed", "seconds"),
+    }
+)
+"""Columns of a forgotten row that stay: how it was counted and decided. `size` of an audit is that of a stratum."""
+_REFERENCES = ("uri", "duplicate_of")
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was erased."""
+
+    forget_id: str
+    objects: int
+    files: int
+    rows: int
+    left: tuple[str, ...]
+    """Files that still name an object, and cannot be changed."""
+
+
+def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: str | None = None) -> Forgotten:
+    """Erase the object at a URI, or all objects with some bytes.
+
+    Raises:
+        ConfigError: the store does not know it, or it matches an illegal bank.
+        RunConflict: a run is not finished, or another command is at work.
+        BrokenRecord: a file is not what was recorded; what was done until then stands.
+    """
+    with Run(store, _LEASE).lease():
+        _check_finished(store)
+        paths = list(_parquet_files(store))
+        uris = _objects(store, paths, uri, sha256)
+        record = _record(store, uris, by, reason)
+        rows = 0
+        for path in paths:
+            data, changed = _without(store, path, record, uris)
+            if changed:
+                rows += changed
+                record = _replace(store, path, data, record)
+        for path in _pages(store):
+            text = store.read(path)
+            blank = text
+            for one in uris:
+                tombstone = record.tombstones[record.key(one)]
+                for spelling in (escape(one), one):
+                    blank = blank.replace(spelling.encode("utf-8", "surrogatepass"), tombstone.encode())
+            if blank != text:
+                record = _replace(store, path, blank, record)
+        _delete_images(store, uris)
+        record = record.model_copy(update={"done": True})
+        write_forgotten(store, record)
+        return Forgotten(record.forget_id, len(uris), len(record.files), rows, tuple(_still_naming(store, uris)))
+
+
+def _check_finished(store: Store) -> None:
+    for run in (*runs_of(store), *runs_of(store, "staging")):
+        if not run.is_committed_or_broken() and run.pruned() is None:
+            raise RunConflict(f"run {run.run_id} is not finished: finish it, or remove it (`nsfwscan gc`), then forget")
+
+
+def _parquet_files(store: Store) -> Iterator[str]:
+    """Yield the paths of all Parquet files that may name an object."""
+    for run in runs_of(store):
+        if run.is_committed():
+            yield from (f"runs/{run.run_id}/{path}" for path in run.folder.sizes("") if path.endswith(".parquet"))
+    for folder in (VERDICTS, AUDITS):
+        yield from (f"{folder}/{name}" for name in store.names(folder) if name.endswith(".parquet"))
+
+
+def _pages(store: Store) -> Iterator[str]:
+    for run in runs_of(store):
+        if run.is_committed() and run.folder.exists("summary.html"):
+            yield f"runs/{run.run_id}/summary.html"
+
+
+def _objects(store: Store, paths: Sequence[str], uri: str | None, sha256: str | None) -> list[str]:
+    """Return the URIs to forget, as the reports spell them."""
+    spelled = [] if uri is None else list(dict.fromkeys([Location.of(uri).absolute().uri, Location.of(uri).uri, uri]))
+    name, values = ("uri", spelled) if sha256 is None else ("sha256", [sha256.lower()])
+    found: set[str] = set()
+    for path in paths:
+        parquet = pq.ParquetFile(io.BytesIO(store.read(path)))
+        columns = [one for one in ("uri", "sha256", "match_kind") if one in parquet.schema_arrow.names]
+        if "uri" not in columns or name not in columns:
+            continue
+        rows = parquet.read(columns, use_threads=False)
+        rows = rows.filter(pc.is_in(rows[name], pa.array(values, pa.string())))
+        if "match_kind" in columns and str(BankKind.ILLEGAL) in rows["match_kind"].to_pylist():
+            raise ConfigError(
+                "it matches an illegal bank, and the law asks to keep what is known of it: write it down with "
+                "`nsfwscan quarantine --hold`, and ask a lawyer"
+            )
+        found.update(rows["uri"].to_pylist())
+    cut_off = [record for record in forgotten(store) if not record.done]
+    found |= {one for one in spelled if any(record.key(one) in record.tombstones for record in cut_off)}
+    named = {one for one in found if not one.startswith(TOMBSTONE)}
+    if not named:
+        raise ConfigError(f"nothing in {store.uri} names {uri or sha256}: there is nothing to forget")
+    return sorted(named)
+
+
+def _record(store: Store, uris: list[str], by: str, reason: str) -> ForgottenRecord:
+    """Return the record of an act that was cut off, or of a new one."""
+    for record in forgotten(store):
+        if not record.done and all(record.key(uri) in record.tombstones for uri in uris):
+            return record
+    record = begun(uris, now(), by, reason)
+    write_forgotten(store, record)
+    return record
+
+
+def _replace(store: Store, path: str, data: bytes, record: ForgottenRecord) -> ForgottenRecord:
+    """Write a file anew, after the record names its digest."""
+    record = record.model_copy(update={"files": {**record.files, path: hashlib.sha256(data).hexdigest()}})
+    write_forgotten(store, record)
+    store.write(path, data)
+    return record
+
+
+def _without(store: Store, path: str, record: ForgottenRecord, uris: Sequence[str]) -> tuple[bytes, int]:
+    """Return a Parquet file without what its rows say of the objects, in the same row groups; and how many rows."""
+    data = store.read(path)
+    parquet, sink, changed = pq.ParquetFile(io.BytesIO(data)), io.BytesIO(), 0
+    if "uri" not in parquet.schema_arrow.names:
+        return data, 0
+    with pq.ParquetWriter(sink, parquet.schema_arrow, compression="zstd") as writer:
+        for group in range(parquet.num_row_groups):
+            rows, count = _blanked(parquet.read_row_group(group, use_threads=False), path, record, uris)
+            changed += count
+            writer.write_table(rows, row_group_size=max(1, rows.num_rows))
+    return (sink.getvalue(), changed) if changed else (data, 0)
+
+
+def _blanked(rows: pa.Table, path: str, record: ForgottenRecord, uris: Sequence[str]) -> tuple[pa.Table, int]:
+    """Return rows that say nothing of the objects any more, and how many these are."""
+    names = pa.array(list(uris), pa.string())
+    stones = pa.array([record.tombstones[record.key(uri)] for uri in uris], pa.string())
+    at = pc.index_in(rows["uri"], names).combine_chunks()
+    here = pc.is_valid(at)
+    kept = pc.if_else(here, pa.scalar(None, pa.int64()), pa.array(range(rows.num_rows), pa.int64()))
+    stays = _STAYS | ({"size"} if path.startswith(AUDITS) else set())
+    count = int(pc.sum(here).as_py() or 0)
+    for i, column in enumerate(rows.schema):
+        if column.name in _REFERENCES:
+            place = pc.index_in(rows[column.name], names, skip_nulls=True).combine_chunks()
+            rows = rows.set_column(i, column, pc.coalesce(stones.take(place), rows[column.name].combine_chunks()))
+            count += int(pc.sum(pc.and_(pc.is_valid(place), pc.invert(here))).as_py() or 0)
+        elif column.name == "sha256" and path.startswith(VERDICTS):
+            blank = pa.array([hashlib.sha256(stone.encode()).hexdigest() for stone in stones.to_pylist()], pa.string())
+            rows = rows.set_column(i, column, pc.coalesce(blank.take(at), rows[column.name].combine_chunks()))
+        elif column.name not in stays:
+            rows = rows.set_column(i, column, rows[column.name].take(kept))
+    return rows, count
+
+
+def _delete_images(store: Store, uris: Sequence[str]) -> None:
+    """Delete the copies of images that runs keep for the audit of false positives."""
+    ids = {hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:32] for uri in uris}
+    for run in runs_of(store):
+        for name in run.folder.names(_IMAGES):
+            if name.partition(".")[0] in ids:
+                run.folder.delete(f"{_IMAGES}/{name}")
+
+
+def _still_naming(store: Store, uris: Sequence[str]) -> Iterator[str]:
+    """Yield the JSON files that name an object: they cannot be changed."""
+    for run in runs_of(store):
+        for name in ("run.json", "plan.json"):
+            if run.folder.exists(name):
+                text = run.folder.read(name)
+                if any(json.dumps(uri, ensure_ascii=False).encode("utf-8", "surrogatepass") in text for uri in uris):
+                    yield f"runs/{run.run_id}/{name}"

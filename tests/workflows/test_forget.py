@@ -1,0 +1,154 @@
+"""An object is erased from everything that a store says, and the store still balances and verifies."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from nsfwscan.cli.main import main
+from nsfwscan.config import StorageConfig
+from nsfwscan.policy.rules import load_policy
+from nsfwscan.runs.run import Run
+from nsfwscan.storage import store as storing
+from nsfwscan.storage.store import Store
+from nsfwscan.workflows.replay import commit_replay
+from tests.runs.rows import Row, begun, scanned, staged_row
+from tests.verdicts.lines import file, line
+
+NAMES = [f"{i:02}" for i in range(30)]  # more flagged ones than run.json names
+
+
+def sha256(name: str) -> str:
+    return hashlib.sha256(("07" if name == "08" else name).encode()).hexdigest()
+
+
+def row(uri: str) -> Row:
+    name = Path(uri).stem
+    score = 0.3 if name in ("07", "08") else 0.9
+    return staged_row(uri, nsfw_score=score, sha256=sha256(name), md5="0" * 32, camera=f"camera of {name}")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a verdict, an audit, two nights and a delta, in which 07 has a copy, 08."""
+    folder = tmp_path_factory.mktemp("forget")
+    (folder / "media").mkdir()
+    for name in NAMES:
+        (folder / "media" / f"{name}.jpg").write_bytes(name.encode())
+    scanned(folder / "media", folder / "out", row, run_id="1")
+    lines = [line("1", "07", "approve", sha256=sha256("07"), uri=str(folder / "media" / "07.jpg"), reason="his face")]
+    lines += [line(name, name, "approve", sha256=sha256(name)) for name in ("03", "20")]
+    assert run("verdicts", "import", folder / "out", file(folder / "v.jsonl", lines)).exit_code == 0
+    scanned(folder / "media", folder / "out", row, run_id="2")
+    assert run("audit", "draw", folder / "out", "--n", 30, "--out", folder / "items.jsonl").exit_code == 0
+    scanned(folder / "media", folder / "out", row, run_id="3", report={"mode": "delta"})
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made / "out", tmp_path / "out")
+    return tmp_path
+
+
+def forget(folder: Path, *options: object) -> Result:
+    return run("forget", folder / "out", "--by", "Data protection", "--reason", "request 7", "--yes", *options)
+
+
+def texts(folder: Path) -> str:
+    """Everything that the store's files say."""
+    found = []
+    for path in (folder / "out").rglob("*"):
+        if path.suffix == ".parquet":
+            found.append(str(pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()))
+        elif path.is_file():
+            found.append(path.read_text())
+    return "\n".join(found)
+
+
+def test_an_object_is_erased_and_the_store_verifies(made: Path, folder: Path) -> None:
+    """No file names it, its bytes, its camera or what was said of it; every count is as before; the next night, a replay
+    and an estimate go on, and the object is new to a scan that finds it again."""
+    uri = str(made / "media" / "07.jpg")
+    before = json.loads(run("runs", folder / "out", "--json").stdout)
+    done = forget(folder, "--uri", uri)
+    assert done.exit_code == 0 and "1 object forgotten" in done.output, done.output
+    said = texts(folder)
+    for secret in (uri, hashlib.sha256(uri.encode()).hexdigest()[:32], "camera of 07", "his face"):
+        assert secret not in said, secret
+    assert "forgotten:" in said and "request 7" in said
+    checked = run("verify", folder / "out")
+    assert checked.exit_code == 0 and "written anew since, to forget objects" in checked.output, checked.output
+    assert json.loads(run("runs", folder / "out", "--json").stdout) == before
+    store = Store.at(str(folder / "out"), StorageConfig())
+    commit_replay(Run(store, "2"), load_policy("open-nsfw"), "open-nsfw", "r")
+    night = scanned(made / "media", folder / "out", row, run_id="4")
+    rows = {found["uri"]: found for found in night.to_arrow().to_pylist()}
+    assert len(rows) == len(NAMES) and rows[uri]["verdict"] is None and uri not in str(night.record.previous_runs)
+    assert run("verify", folder / "out").exit_code == 0
+    assert run("queues", folder / "out", "--out", folder / "q").exit_code == 0
+    assert "no reports" not in run("why", folder / "out", uri).output
+    assert run("verdicts", "list", folder / "out").exit_code == 0
+
+
+def test_all_with_the_same_bytes(made: Path, folder: Path) -> None:
+    """By its digest, the copy is erased too; a second time there is nothing."""
+    done = forget(folder, "--sha256", sha256("07").upper())
+    assert done.exit_code == 0 and "2 objects forgotten" in done.output, done.output
+    said = texts(folder)
+    assert sha256("07") not in said and "08.jpg" not in said and "07.jpg" not in said
+    assert run("verify", folder / "out").exit_code == 0
+    assert "nothing to forget" in forget(folder, "--sha256", sha256("07")).output
+
+
+def test_what_was_cut_off_is_finished(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after any file: no file is taken for damaged, and the same command finishes with the same tombstone."""
+    uri, write, writes = str(made / "media" / "07.jpg"), storing.Store.write, []
+
+    def killed(self: Store, name: str, data: bytes) -> None:
+        writes.append(name)
+        if len(writes) == 7:
+            raise KeyboardInterrupt
+        write(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storing.Store, "write", killed)
+        assert forget(folder, "--uri", uri).exit_code == 1
+    assert forget(folder, "--uri", uri).exit_code == 0
+    assert uri not in texts(folder) and run("verify", folder / "out").exit_code == 0
+    assert len(list((folder / "out" / "forgotten").iterdir())) == 1
+
+
+def test_what_is_not_forgotten(made: Path, folder: Path, tmp_path: Path) -> None:
+    """Unknown objects; a store with an unfinished run; what a run names as an example is told; what is illegal is kept."""
+    assert "nothing to forget" in forget(folder, "--uri", "s3://no/such").output
+    assert "give --uri or --sha256" in forget(folder).output
+    named = forget(folder, "--uri", made / "media" / "00.jpg")
+    assert named.exit_code == 1 and "run.json still names it" in named.output
+    assert run("verify", folder / "out").exit_code == 0
+    begun(folder / "out", ["/media/x"], run_id="open")
+    assert "run open is not finished" in forget(folder, "--uri", made / "media" / "07.jpg").output
+
+    def illegal(uri: str) -> Row:
+        match = {
+            "match_bank": "b",
+            "match_id": "1",
+            "match_kind": "illegal",
+            "match_hash": "sha256",
+            "match_distance": 0,
+        }
+        return {**row(uri), **match}
+
+    scanned(made / "media", tmp_path / "legal" / "out", illegal, run_id="1")
+    assert "the law asks to keep" in forget(tmp_path / "legal", "--uri", made / "media" / "07.jpg").output
