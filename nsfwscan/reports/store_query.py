@@ -1,4 +1,4 @@
-"""Ask a whole report store in SQL: its committed runs, and the rows of all of them, as tables of DuckDB.
+"""Ask a whole report store in SQL: its committed runs, the rows of all of them, and verdicts, as tables of DuckDB.
 
 `store_sql` is the SQL that opens a store, for DuckDB's own shell; `query_store` runs a statement over the same tables
 in this process, which reaches S3 as nsfwscan does. Only files that a committed run names are read. Their digests are
@@ -22,6 +22,8 @@ from nsfwscan.schema import REPORT_SCHEMA, TIMESTAMP, VIEW_SCHEMA
 from nsfwscan.storage.duckdb_temp import spilling
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.store import Store
+from nsfwscan.verdicts.kept import FOLDER as VERDICTS
+from nsfwscan.verdicts.kept import all_verdicts, part_names
 
 TABLES = {
     "rows": ("report", REPORT_SCHEMA),
@@ -37,12 +39,13 @@ _WITH_RUN_ID = {"rows", "escalations"}
 
 def store_sql(store: Store) -> str:
     """Return the SQL that opens a store. It holds as long as the store has `runs.parquet`, for later runs, too."""
-    table = catalogue(store)
+    table, parts = catalogue(store), quoted(store.locate(f"{VERDICTS}/*.parquet"))
     lines = [
         f"-- The report store {store.uri}: save this, then `duckdb -init FILE`.",
         *(secret_of(store.storage, store.endpoint_url) if store.location.is_s3 else []),
         f"CREATE OR REPLACE TEMP VIEW runs AS FROM read_parquet({quoted(store.locate(CATALOGUE))});",
         *_views(store, table),
+        *([f"CREATE OR REPLACE TEMP VIEW verdicts AS FROM read_parquet({parts});"] if part_names(store) else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -73,13 +76,14 @@ def query_store(store: Store, statement: str) -> pa.Table:
 
     Raises:
         ConfigError: DuckDB cannot run the statement.
-        StoreError: the store fails.
+        StoreError: the store fails, or a file of verdicts is broken.
     """
     table = catalogue(store)
     with spilling("store") as (connection, folder):
         if not store.is_local:
             connection.register_filesystem(filesystem(store.location, store.storage))
         connection.register("runs", table)
+        connection.register("verdicts", all_verdicts(store))
         for name, (_, schema) in TABLES.items():
             connection.register(name, _without_rows(schema))  # a view of parts goes before it
         connection.execute("\n".join(_views(store, table)))

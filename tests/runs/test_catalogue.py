@@ -159,6 +159,7 @@ def test_a_question_is_a_sentence(made: Path) -> None:
     ]
     for table in ("views", "escalations"):
         assert query_store(store(made), f"SELECT run_id, run_kind, uri FROM {table}").num_rows == 0
+    assert query_store(store(made), "SELECT uri, verdict FROM verdicts").num_rows == 0
     with duckdb.connect() as shell:  # the same SQL in a DuckDB of its own
         shell.execute(store_sql(store(made)))
         assert shell.execute(QUESTION).fetchall() == want
