@@ -164,7 +164,7 @@ def exit_codes(
         fail(str(error), error.exit_code)
     except KeyboardInterrupt as interrupt:
         fail(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}; {again}", 1)
-    except click.ClickException:
+    except (click.ClickException, BrokenPipeError):  # click ends quietly where the reader is gone, as `head` is
         raise
     except Exception as error:  # noqa: BLE001  # Python would print it with any secret in it
         show("".join(traceback.format_exception(error)).rstrip())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from nsfwscan.cli.main import main
 from nsfwscan.text import log_line
+from tests.runs.rows import files, scanned
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,13 @@ def test_several_lines_of_one_message() -> None:
     """Each has its time as text; as JSON they stay one object."""
     assert [line[25:] for line in log_line("text", "error", "a\nb").split("\n")] == ["ERROR   a", "ERROR   b"]
     assert json.loads(log_line("json", "error", "a\nb"))["message"] == "a\nb"
+
+
+def test_a_reader_that_is_gone(tmp_path: Path) -> None:
+    """`nsfwscan … | head` ends with code 1 and no traceback, whatever the command is."""
+    scanned(files(tmp_path / "media", 1), tmp_path / "out")
+    command = [sys.executable, "-c", "from nsfwscan.cli.main import main; main()", "runs", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == ("", 1)
