@@ -14,8 +14,11 @@ from nsfwscan.cli.console import complain, echo, exit_codes, given_options, stor
 from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.context import read_context
-from nsfwscan.review.queues import describe_queues, write_queues
+from nsfwscan.review.dealing import describe_hands
+from nsfwscan.review.hands import write_hands
+from nsfwscan.review.queues import check_queues, describe_queues, write_queues
 from nsfwscan.review.ranking import EARLIER_RUNS
+from nsfwscan.review.roster import read_roster
 from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
 
@@ -33,6 +36,7 @@ from nsfwscan.storage.output import Output
     help="CSV, JSON lines or Parquet with a column uri; its other columns are added to the items.",
 )
 @click.option("--queue", "names", multiple=True, metavar="NAME", help="Write only this queue. Repeatable.")
+@click.option("--reviewers", metavar="FILE", help="Deal the items to the people of a roster (YAML), one file a person.")
 @click.option(
     "--earlier-runs",
     type=click.IntRange(0),
@@ -43,7 +47,13 @@ from nsfwscan.storage.output import Output
 )
 @storage_options
 def queues(
-    run: str, out: str | None, context: str | None, names: tuple[str, ...], earlier_runs: int, **options: Any
+    run: str,
+    out: str | None,
+    context: str | None,
+    names: tuple[str, ...],
+    reviewers: str | None,
+    earlier_runs: int,
+    **options: Any,
 ) -> None:
     """Write the review queues of RUN (STORE/runs/ID, or a STORE's newest), one file per queue.
 
@@ -52,11 +62,16 @@ def queues(
     """
     with exit_codes(Console(stderr=True), verbose=False):
         storage = StorageConfig.of(given_options(options))
-        target = None if out is None else Output.given(out, storage, "--out", stdout=True)
+        target = None if out is None else Output.given(out, storage, "--out", stdout=reviewers is None)
+        roster = None if reviewers is None else read_roster(reviewers, storage)
         known = () if context is None else read_context(context, storage)
         found = find_run(run, storage, complain)
         target = target or Output.given(f"queues/{found.run_id}", storage, "--out")
-        written = write_queues(found, target, names, known, earlier_runs)
-        echo(describe_queues(written), err=target.is_stdout)
+        if roster is not None:
+            check_queues(found.record(), names)
+            echo(describe_hands(write_hands(found, target, roster, storage, names, known, earlier_runs)))
+        else:
+            written = write_queues(found, target, names, known, earlier_runs)
+            echo(describe_queues(written), err=target.is_stdout)
         if delta := describe_delta(found.record()):
             echo(delta, err=target.is_stdout)

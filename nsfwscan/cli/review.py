@@ -18,11 +18,12 @@ from nsfwscan.execution.deadline import deadline_of
 from nsfwscan.review.audit import describe_audit, write_audit
 from nsfwscan.review.context import read_context
 from nsfwscan.review.covers import Artist
+from nsfwscan.review.hands import in_order, read_items
 from nsfwscan.review.originals import NoOriginals, Originals, Presigned, Template
 from nsfwscan.review.pack import MOST_ITEMS, Asked, describe_pack, picture_saver, write_pack
 from nsfwscan.review.queues import check_queues
 from nsfwscan.review.ranking import BY_CONFIDENCE, BY_URGENCY, EARLIER_RUNS, Choice, ranked
-from nsfwscan.review.selection import FALSE_POSITIVES, false_positives, rows_where
+from nsfwscan.review.selection import FALSE_POSITIVES, false_positives, rows_named, rows_where
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.output import Output
 
@@ -37,6 +38,7 @@ from nsfwscan.storage.output import Output
     help="With --false-positives: copy originals into classes/, by their true class.",
 )
 @click.option("--where", metavar="SQL", help="Rows for which a condition over the report's columns is true.")
+@click.option("--items", metavar="FILE", help="Items of a file: of `queues --reviewers`, or of a drawn audit.")
 @click.option("--out", metavar="DIR", help="Folder to write, here or in a store (default: review/RUN_ID).")
 @click.option("--limit", type=click.IntRange(1), default=MOST_ITEMS, show_default=True, help="Most items on the page.")
 @click.option(
@@ -66,6 +68,7 @@ def review(
     audits: bool,
     class_folders: bool,
     where: str | None,
+    items: str | None,
     out: str | None,
     limit: int,
     url_template: str | None,
@@ -83,8 +86,8 @@ def review(
     content has none. Decisions are downloaded from the page as a verdict file.
     """
     with exit_codes(Console(stderr=True), verbose=False):
-        if sum((bool(names), audits, where is not None)) > 1:
-            raise ConfigError("--queue, --false-positives and --where exclude one another: name one")
+        if sum((bool(names), audits, where is not None, items is not None)) > 1:
+            raise ConfigError("--queue, --false-positives, --where and --items exclude one another: name one")
         if class_folders and not audits:
             raise ConfigError("--class-folders is for --false-positives, whose true class is known")
         storage = StorageConfig.of(given_options(options))
@@ -96,15 +99,20 @@ def review(
         found = find_run(run, storage, complain)
         target = target or Output.given(f"review/{found.run_id}", storage, "--out")
         check_queues(found.record(), names)
-        choice = _choice(found, audits, where)
-        asked = Asked(_title(names, audits, where), "audit" if audits else "review", limit, offered, reviewer)
+        named = read_items(items, storage) if items is not None else {}
+        choice = _choice(found, audits, where) if items is None else rows_named(named)
+        reviewer = reviewer or next((one.reviewer for one in named.values()), "")
+        asked = Asked(_title(names, audits, where), "audit" if audits else "review", limit, offered, reviewer, named)
         artist = (
             Artist(found.record().config, storage, picture_saver(target) if originals else None) if covers else None
         )
         order = BY_CONFIDENCE if audits else BY_URGENCY
         with ranked(found, names, known, earlier_runs, choice=choice, order=order) as rows:
-            written = write_pack(found, rows.items, target, asked, artist)
+            chosen = rows.items if items is None else in_order(rows.items, named)
+            written = write_pack(found, chosen, target, asked, artist)
         echo(describe_pack(written))
+        if gone := len(named) - written.items - written.left if items is not None else 0:
+            echo(f"gone    {gone:,} items of {items} are not in this run's report")
         if audits:
             echo(describe_audit(write_audit(found, target, storage if class_folders else None)))
         if delta := describe_delta(found.record()):

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from nsfwscan.errors import ConfigError, Status
 from nsfwscan.reports.html import page_environment
 from nsfwscan.review.covers import Artist, Content, Drawn, Save, View
 from nsfwscan.review.evidence import Scores, minimal, scores_of_views
+from nsfwscan.review.hands import Named
 from nsfwscan.review.originals import NoOriginals, Originals, origin_of
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.words import facts_of, line_of, summary_of
@@ -74,6 +75,7 @@ class Asked:
         most: number of items.
         originals: where they are; None: pictures of them lie in a folder beside the page, which can be left out.
         reviewer: name of the person that it is for; empty: the page asks.
+        named: by URI, what a file says of the items, where one names them.
     """
 
     title: str
@@ -81,6 +83,7 @@ class Asked:
     most: int = MOST_ITEMS
     originals: Originals | None = NoOriginals()  # noqa: RUF009  # it has no state
     reviewer: str = ""
+    named: Mapping[str, Named] = field(default_factory=dict)
 
 
 def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw: Artist | None) -> Pack:
@@ -143,16 +146,16 @@ class _Maker:
     def item(self, item: Item) -> dict[str, Any]:
         """Return an item as the page's script knows it."""
         row = item.row
-        views = self._views(item)
+        views, named = self._views(item), self.asked.named.get(row["uri"])
         return {
             "line": line_of(item),
             "summary": summary_of(item),
-            "kind": self.asked.kind,
+            "kind": self.asked.kind if named is None else str(named.kind),
             "shield": str(row["shield"] or Shield.NONE),
             "media": row["media"],
             "model": _digest(row["model"]),
             "policy": _digest(row["policy"]),
-            "probability": None,
+            "probability": None if named is None else named.probability,
             "no_cover": self._no_cover(item, _contents(item)[0]),
             "views": views,
             "members": [self._member(item, content) for content in _contents(item)],

@@ -124,7 +124,7 @@ def _write(items: Iterator[Item], out: Output, expected: list[str], known: set[s
         printed = places.enter_context(out.appearing()) if out.is_stdout else None
 
         def write(name: str, queued: Iterable[Item]) -> None:
-            place = out.child(_file_name(name, taken))
+            place = out.child(file_name(name, taken))
             count = objects = 0
             with (printed or places.enter_context(place.appearing())).open("a", encoding="utf-8") as file:
                 for item in queued:
@@ -143,7 +143,7 @@ def _write(items: Iterator[Item], out: Output, expected: list[str], known: set[s
     return sorted(done.values(), key=lambda queue: queue.name)
 
 
-def _file_name(queue: str, taken: set[str]) -> str:
+def file_name(queue: str, taken: set[str]) -> str:
     """Return a file name of letters, digits, `_`, `-`, `.`, `~` and `%XX`, unique on any file system."""
     name = quote(queue, safe="")
     if name.startswith(".") or not name or len(name) > _NAME_LENGTH or name.lower() in taken:

@@ -6,20 +6,23 @@ evaluated is a `ConfigError`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.errors import ConfigError
-from nsfwscan.policy.sql import condition, connect
+from nsfwscan.policy.sql import condition, connect, in_sample
 from nsfwscan.reports.reading import with_signal_maps
 from nsfwscan.review.ranking import Choice
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA
 
-WHERE, FALSE_POSITIVES = "where", "false positives"
+WHERE, FALSE_POSITIVES, GOLDEN, HARMLESS = "where", "false positives", "golden", "harmless"
 """Names of the queues that these choices make."""
+_HARMLESS = "decision = 'allow' AND status = 'ok' AND nsfw_score < 0.1 AND media = 'image' AND match_kind IS NULL"
 
 
 def rows_where(when: str) -> Choice:
@@ -49,6 +52,38 @@ def false_positives(run: Run, record: RunRecord) -> Choice:
 
     def choose(rows: pa.Table) -> pa.Table:
         return _queued(rows.filter(pc.is_in(rows["uri"], known)), FALSE_POSITIVES)
+
+    return choose
+
+
+def rows_named(uris: Collection[str]) -> Choice:
+    """Return the choice of objects by their URIs; each is an item of its own, in a queue named by its URI."""
+    known = pa.array(sorted(uris), pa.string())
+
+    def choose(rows: pa.Table) -> pa.Table:
+        found = rows.filter(pc.is_in(rows["uri"], known))
+        return found.set_column(found.schema.get_field_index("queue"), "queue", found["uri"])
+
+    return choose
+
+
+def golden_and_harmless(golden: Collection[str], share: float, seed: int) -> Choice:
+    """Return the choice of what is mixed among items: those named, and a sample of clearly harmless images.
+
+    Args:
+        share: of the harmless images, below 1.
+    """
+    known, connection = pa.array(sorted(golden), pa.string()), connect()
+    sample = condition(_HARMLESS) & in_sample(share, seed, HARMLESS)
+
+    def choose(rows: pa.Table) -> pa.Table:
+        plain = rows.cast(pa.schema([REPORT_SCHEMA.field(name) for name in rows.column_names]))
+        is_golden = pc.is_in(plain["uri"], known)
+        drawn = connection.from_arrow(with_signal_maps(plain)).select(sample).to_arrow_table().column(0)
+        is_harmless = pc.and_(drawn, pc.invert(is_golden))
+        return pa.concat_tables(
+            [_queued(plain.filter(is_golden), GOLDEN), _queued(plain.filter(is_harmless), HARMLESS)]
+        )
 
     return choose
 

@@ -169,9 +169,7 @@ def test_queues_of_any_name_are_files_in_the_folder(tmp_path: Path) -> None:
 def test_no_two_queues_share_a_file(names: list[str]) -> None:
     """Whatever they are called."""
     taken: set[str] = set()
-    found = [
-        queues._file_name(name.encode("utf-8", "replace").decode() + str(i), taken) for i, name in enumerate(names)
-    ]
+    found = [queues.file_name(name.encode("utf-8", "replace").decode() + str(i), taken) for i, name in enumerate(names)]
     assert len({name.lower() for name in found}) == len(names)
     assert all("/" not in name and not name.startswith(".") for name in found)
 

@@ -1,0 +1,146 @@
+"""Write what each reviewer is dealt: a file of JSON lines for each person, in the order in which to look at it.
+
+`nsfwscan review --items FILE` makes a page of such a file, or of an audit's drawn items. Every file is whole, and none
+appears before all are written. A file that is none raises `SourceError`, a place that cannot be written `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nsfwscan.config import StorageConfig
+from nsfwscan.errors import ConfigError, SourceError
+from nsfwscan.reports.export import json_line
+from nsfwscan.review.context import read_context
+from nsfwscan.review.dealing import Dealt, Hands, Past, deal
+from nsfwscan.review.queues import file_name, shown_item
+from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
+from nsfwscan.review.roster import Roster
+from nsfwscan.review.selection import GOLDEN, golden_and_harmless
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import Decision
+from nsfwscan.storage.output import Output
+from nsfwscan.verdicts.kept import all_verdicts
+from nsfwscan.verdicts.verdict import Kind, Word
+
+_MOST_HARMLESS = 2_000
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a file says of an item.
+
+    Attributes:
+        place: in the file, from 0.
+        probability: that it was drawn; None where it was not.
+    """
+
+    place: int
+    queue: str
+    kind: Kind
+    reviewer: str
+    probability: float | None
+
+
+def write_hands(
+    run: Run,
+    out: Output,
+    roster: Roster,
+    storage: StorageConfig,
+    names: Collection[str] = (),
+    context: Iterable[pa.RecordBatch] = (),
+    earlier_runs: int = EARLIER_RUNS,
+) -> Hands:
+    """Deal the items of a run's queues to the people of a roster, and write each one's file. Raises StoreError,
+    SourceError, ConfigError.
+
+    Args:
+        names, context, earlier_runs: as for `ranked`.
+    """
+    verdicts = all_verdicts(run.store)
+    past = Past.of(verdicts.filter(pc.not_equal(verdicts["verdict"], str(Word.UNDO))), roster, datetime.now(UTC))
+    golden, harmless = _beside(run, roster, storage)
+    with ranked(run, names, context, earlier_runs) as found:
+        hands = deal(sorted(found.items, key=_urgency), roster, past, golden, harmless)
+    try:
+        out.make_folder()
+        taken: set[str] = set()
+        with ExitStack() as files:
+            for hand in hands.hands:
+                path = files.enter_context(out.child(file_name(hand.reviewer.name, taken)).appearing())
+                path.write_text("".join(_lines(hand.reviewer.name, hand.dealt)), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
+    return hands
+
+
+def _urgency(item: Item) -> tuple[float, float, float, str]:
+    """Return the key by which items of several queues are sorted, as within one queue."""
+    row = item.row
+    return -(row["severity"] or 0), -row["reach"], -row["uncertainty"], row["uri"]
+
+
+def _beside(run: Run, roster: Roster, storage: StorageConfig) -> tuple[list[Item], list[Item]]:
+    """Return the golden items and the harmless ones."""
+    golden = answers(roster.golden, storage) if roster.golden else {}
+    allowed = run.record().summary.decision.get(Decision.ALLOW, 0)
+    share = min(1 - 1e-9, _MOST_HARMLESS / max(1, allowed))
+    with ranked(run, earlier_runs=0, choice=golden_and_harmless(golden, share, roster.seed)) as found:
+        items = list(found.items)
+    return [one for one in items if one.row["queue"] == GOLDEN], [one for one in items if one.row["queue"] != GOLDEN]
+
+
+def answers(uri: str, storage: StorageConfig) -> dict[str, str]:
+    """Return the known verdicts of golden objects, by URI. Raises SourceError where the table has others."""
+    found: dict[str, str] = {}
+    for batch in read_context(uri, storage):
+        for row in batch.to_pylist():
+            verdict = json.loads(row["context"]).get("verdict")
+            if verdict not in (Word.APPROVE, Word.REMOVE):
+                raise SourceError(f"{uri}, row {row['number']}: the verdict of a golden item is approve or remove, "
+                                  f"not {verdict!r}")  # fmt: skip
+            found[row["uri"]] = verdict
+    return found
+
+
+def _lines(reviewer: str, dealt: list[Dealt]) -> Iterable[str]:
+    """Yield the lines of a hand. Golden and harmless items are said to be of the queue that most others are of."""
+    queues = Counter(one.item.row["queue"] for one in dealt if one.kind is Kind.REVIEW)
+    usual = max(queues, key=lambda queue: queues[queue], default=None)
+    for one in dealt:
+        queue = one.item.row["queue"] if one.kind is Kind.REVIEW else usual
+        yield json_line({**shown_item(one.item), "queue": queue, "kind": str(one.kind), "reviewer": reviewer})
+
+
+def read_items(uri: str, storage: StorageConfig) -> Mapping[str, Named]:
+    """Return the items that a file names, by their URIs, in its order; of an item that is there twice, the first."""
+    found: dict[str, Named] = {}
+    for batch in read_context(uri, storage):
+        for row in batch.to_pylist():
+            said = json.loads(row["context"])
+            where, probability = f"{uri}, row {row['number']}", said.get("probability")
+            if (kind := said.get("kind") or Kind.REVIEW) not in set(Kind):
+                raise SourceError(f"{where}: kind is {kind!r}; it may be {', '.join(Kind)}")
+            if probability is not None and not (isinstance(probability, int | float) and 0 < probability <= 1):
+                raise SourceError(
+                    f"{where}: the probability of being drawn is {probability!r}, not above 0 and up to 1"
+                )
+            named = Named(
+                len(found), str(said.get("queue") or ""), Kind(kind), str(said.get("reviewer") or ""), probability
+            )
+            found.setdefault(row["uri"], named)
+    return found
+
+
+def in_order(items: Iterable[Item], named: Mapping[str, Named]) -> list[Item]:
+    """Return items in the order of their file, with its queues."""
+    found = sorted(items, key=lambda item: named[item.row["uri"]].place)
+    return [item._replace(row={**item.row, "queue": named[item.row["uri"]].queue or "items"}) for item in found]
