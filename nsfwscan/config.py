@@ -238,6 +238,15 @@ class ModelConfig(Frozen):
     """Checkpoint label to category, beside the alias table."""
 
 
+class DetectorConfig(ModelConfig):
+    """A further model over the same decoding. `labels` are new names for the checkpoint's own."""
+
+    when: Annotated[str, Field(min_length=1)] | None = None
+    """Which rows it wants: an SQL condition over what is known by then, as in a policy. Unset: all that have pixels."""
+    shadow: float = Field(0.01, ge=0, le=1)
+    """Share of the contents that `when` holds back that are looked at all the same, to measure what it misses."""
+
+
 class BankConfig(Frozen):
     """A list of known hashes, and what it means to be in it."""
 
@@ -441,9 +450,8 @@ class ScanConfig(Frozen):
     model: ModelConfig = ModelConfig()
     banks: Banks = ()
     cascade: CascadeConfig = CascadeConfig()
-    detectors: dict[DetectorName, ModelConfig] = Field(default_factory=dict)
-    """Further models over the same decoding; their scores go to `signals`, as `<name>.<label>`. `labels` are new names
-    for the checkpoint's own."""
+    detectors: dict[DetectorName, DetectorConfig] = Field(default_factory=dict)
+    """Further models over the same decoding, asked in this order; their scores go to `signals`, as `<name>.<label>`."""
     policy: Uri | None = None
     """A policy file, or a preset's name; unset: the one that comes with the model."""
     shadow_policies: tuple[Uri, ...] = ()

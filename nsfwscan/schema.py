@@ -196,7 +196,10 @@ SIGNAL_COLUMNS = [
         "a list of `{name, value}`; in a policy's rules a map, `signals['name']`",
     )
 ]
-SIGNAL_GROUPS = ("c2pa", "decode", "exif", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail", "view")
+SIGNAL_GROUPS = (
+    "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail",
+    "view",
+)  # fmt: skip
 """What signals begin with that are not a detector's; a dot follows."""
 VIEW_COLUMNS = [
     _column("index", pa.int32(), "the frame or page, from 0"),
@@ -212,12 +215,28 @@ VIEW_COLUMNS = [
         "how often it counts among the worst views: once for each tenth of a second that it and the frames that look "
         "like it are shown, and for each such frame at least; a page counts in full",
     ),
+    _column("width", pa.int64(), "pixels of the frame or page; null where all are as large as the object"),
+    _column("height", pa.int64(), "pixels, likewise"),
     *CONTENT_COLUMNS[2:4],
     *(field for field in MODEL_COLUMNS if field.name not in ("model", "worst_view", "worst_at_s")),
 ]
 VIEW_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *VIEW_COLUMNS])
 """One row for each view of an object that has several: `views/` in a run."""
 EACH_VIEW = _column("each_view", pa.list_(pa.struct(VIEW_COLUMNS)), "the views, where there are several")
+"""In a row that is not written yet."""
+DETECTION_COLUMNS = [
+    _column("view", pa.int32(), "the frame or page that it is in, from 0"),
+    _column("detector", pa.string(), "the name of the detector"),
+    _column("label", pa.string(), "what it found, in the detector's words"),
+    _column("score", pa.float32(), "how sure it is, 0 to 1"),
+    _column("x", pa.float32(), "left edge, in shares of the view's width"),
+    _column("y", pa.float32(), "upper edge, in shares of the view's height"),
+    _column("w", pa.float32(), "width, in shares of the view's width"),
+    _column("h", pa.float32(), "height, in shares of the view's height"),
+]
+DETECTION_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *DETECTION_COLUMNS])
+"""One row for each box that a detector found: `detections/` in a run."""
+EACH_DETECTION = _column("each_detection", pa.list_(pa.struct(DETECTION_COLUMNS)), "what detectors found, as boxes")
 """In a row that is not written yet."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),
@@ -339,6 +358,7 @@ STAGED_SCHEMA = pa.schema(
         *MODEL_COLUMNS,
         *SIGNAL_COLUMNS,
         EACH_VIEW,
+        EACH_DETECTION,
         *MATCH_COLUMNS,
         AUDIT_COLUMNS[0],
         AUDIT_COLUMNS[-1],

@@ -123,7 +123,12 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     scoring = {**_behind(spec, config.model), "pixels": pixels, "views": config.views.model_dump()}
     if auxiliary_models.detectors:
         scoring["detectors"] = [
-            {"name": one.name, "labels": one.labels, **_behind(one, config.detectors[one.name])}
+            {
+                "name": one.name,
+                "labels": one.labels,
+                "gate": config.detectors[one.name].model_dump(include={"when", "shadow"}),
+                **_behind(one, config.detectors[one.name]),
+            }
             for one in auxiliary_models.detectors
         ]
     light, rules = auxiliary_models.prefilter, config.cascade

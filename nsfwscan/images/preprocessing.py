@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
@@ -34,12 +34,15 @@ class Geometry:
         resample: a `PIL.Image.Resampling` value.
         crop: (height, width) in pixels, from the centre; None: nothing is cut.
         reencode_jpeg: a round trip through JPEG at Pillow's default quality, as open_nsfw's reference does.
+        letterbox: `start`: the aspect is kept, the picture lies at the top left of (height, width), and the rest is
+            black; None: the aspect is not kept.
     """
 
     resize: tuple[int, int] | int
     resample: int
     crop: tuple[int, int] | None = None
     reencode_jpeg: bool = False
+    letterbox: Literal["start"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,6 +69,9 @@ class Geometry:
     def apply(self, image: Image.Image) -> bytes:
         """Return the model's pixels of an RGB image: H*W*3 bytes, row by row."""
         image = self._resize(image)
+        if self.letterbox:
+            height, width, _ = self.shape
+            image = image.crop((0, 0, width, height))  # beyond the picture's edges Pillow gives black
         if self.crop:
             height, width = self.crop
             left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -89,9 +95,12 @@ class Geometry:
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (width, height) after resizing, before cropping; a sliver becomes enormous by its shortest edge.
         The long edge is rounded down, as in transformers."""
-        if not isinstance(self.resize, int):
-            return self.resize[1], self.resize[0]
         width, height = size
+        if not isinstance(self.resize, int):
+            if not self.letterbox:
+                return self.resize[1], self.resize[0]
+            scale = min(self.resize[1] / width, self.resize[0] / height)
+            return max(1, round(width * scale)), max(1, round(height * scale))
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
@@ -157,7 +166,10 @@ def read_preprocessor(settings: dict[str, Any], model: str) -> tuple[Geometry, N
 
 def _geometry(merged: dict[str, Any], family: str, model: str) -> Geometry:
     resize, crop = _resize_and_crop(merged, family, model)
-    return Geometry(resize, Image.Resampling(merged["resample"]), crop)
+    letterbox = merged.get("letterbox")
+    if letterbox not in (None, "start"):
+        raise ValueError(f"a letterbox {letterbox!r}")
+    return Geometry(resize, Image.Resampling(merged["resample"]), crop, letterbox=letterbox)
 
 
 def _normalisation(merged: dict[str, Any]) -> Normalisation:

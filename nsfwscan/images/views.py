@@ -89,7 +89,7 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         {"index": index, "at_s": None, "reason": reason, "weight": weight}
         for (index, reason), weight in zip(chosen.items(), weights, strict=True)
     ]
-    views[0] |= {"pdq": facts.get("pdq"), "pdq_quality": facts.get("pdq_quality")}
+    views[0] |= {name: facts.get(name) for name in ("width", "height", "pdq", "pdq_quality")}
     made = [pixels, *_made(walk, views, geometries, hashed=how.get("hashed", False))]
     facts["views"] = len(made)
     return facts, views[: len(made)], b"".join(made)
@@ -145,7 +145,7 @@ def _made(walk: _Walk, views: list[Facts], geometries: tuple[Geometry, ...], *, 
         view["at_s"] = frame.at_s
         if frame.index:
             image, hashes = frame_of(frame.image, walk.data, hashed=hashed)
-            view |= hashes
+            view |= {**hashes, "width": image.width, "height": image.height}
             yield b"".join(geometry.apply(image) for geometry in geometries)
         if not left:
             return

@@ -12,10 +12,11 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nsfwscan.errors import ModelError
 from nsfwscan.models.checkpoint import read_json, temperature_in
+from nsfwscan.models.spec import Gives
 
 GRAPH = "model.onnx"
 FORMAT = "nsfwscan ONNX checkpoint 1"
@@ -33,6 +34,7 @@ class Exported:
     """Which the graph has applied; None: none."""
     digest: str
     """Hex SHA-256 over the graph and the sidecar."""
+    gives: Gives = "probabilities"
 
 
 def sidecar_of(graph: Path) -> Path:
@@ -58,9 +60,11 @@ def sidecar_content(
     preprocessor: dict[str, Any],
     temperature: float | None,
     checkpoint: str,
+    gives: Gives = "probabilities",
 ) -> dict[str, Any]:
     """Return the content of the sidecar of a graph with this name and SHA-256."""
     return {
+        **({} if gives == "probabilities" else {"gives": gives}),
         "format": FORMAT,
         "graph": graph,
         "sha256": sha256,
@@ -91,8 +95,11 @@ def read_exported(graph: Path, uri: str) -> Exported:
         raise ModelError(f"{uri}: {sidecar.name} names no labels: {_AGAIN}")
     if not isinstance(preprocessor, dict):
         raise ModelError(f"{uri}: {sidecar.name} does not say how images are prepared (preprocessor): {_AGAIN}")
+    gives = found.get("gives", "probabilities")
+    if gives not in get_args(Gives):
+        raise ModelError(f"{uri}: {sidecar.name} says that it gives {gives!r}; known are {', '.join(get_args(Gives))}")
     digest = hashlib.sha256(f"{graph_sha256(graph)}\n{graph_sha256(sidecar)}\n".encode()).hexdigest()
-    return Exported(tuple(labels), preprocessor, temperature_in(found, f"{uri}: {sidecar.name}"), digest)
+    return Exported(tuple(labels), preprocessor, temperature_in(found, f"{uri}: {sidecar.name}"), digest, gives)
 
 
 def graph_sha256(path: Path) -> str:

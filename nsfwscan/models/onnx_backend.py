@@ -22,6 +22,21 @@ def open_nsfw_path() -> Path:
     return Path(found.submodule_search_locations[0], "open-nsfw.onnx")
 
 
+_LAYOUTS = ((0, 1, 2, 3), (0, 3, 1, 2))
+"""Orders of the axes of NHWC that a graph takes."""
+
+
+def _axes(given: list[int | str | None], shape: tuple[int, int, int]) -> tuple[int, ...] | None:
+    """Return the order of axes in which a graph takes images of a shape (height, width, channels); None where it does
+    not. It may leave edges open, but not the channels."""
+    for axes in _LAYOUTS:
+        pairs = list(zip(given[1:], (shape[axis - 1] for axis in axes[1:]), strict=False))
+        alike = len(given) == 4 and all(one == wanted or not isinstance(one, int) for one, wanted in pairs)
+        if alike and given[axes.index(3)] == shape[2]:
+            return axes
+    return None
+
+
 def load_onnx(spec: ModelSpec, graph: Path, hardware: Hardware) -> Classifier:
     """Open the graph with the given threads. Raises ModelError where it does not load, or is not as its spec says."""
     import onnxruntime
@@ -35,10 +50,10 @@ def load_onnx(spec: ModelSpec, graph: Path, hardware: Hardware) -> Classifier:
     except Exception as error:
         raise ModelError(f"{spec.uri}: ONNX Runtime cannot open it: {str(error).splitlines()[0]}") from error
     (given,), (wanted,) = session.get_inputs(), session.get_outputs()
-    height, width, channels = spec.geometry.shape
-    layouts = {(height, width, channels): (0, 1, 2, 3), (channels, height, width): (0, 3, 1, 2)}
-    axes = layouts.get(tuple(given.shape[1:]))
-    if axes is None or wanted.shape[-1] != len(spec.labels):
+    height, width, _ = spec.geometry.shape
+    axes = _axes(given.shape, spec.geometry.shape)
+    fits = wanted.shape[1] == 4 + len(spec.labels) if spec.gives == "boxes" else wanted.shape[-1] == len(spec.labels)
+    if axes is None or not fits:
         raise ModelError(
             f"{spec.uri}: the graph takes {given.shape} and gives {wanted.shape}, which does not fit images of "
             f"{width} x {height} pixels and {len(spec.labels)} labels: export it again"

@@ -28,7 +28,8 @@ from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.packs.catalogue import SCHEME as PACK
 from nsfwscan.models.packs.pull import pack_path
-from nsfwscan.models.spec import AuxiliaryModels, Classifier, Hardware, ModelSpec
+from nsfwscan.models.spec import AuxiliaryModels, Classifier, Gives, Hardware, ModelSpec
+from nsfwscan.policy.gate import check_gates
 from nsfwscan.schema import Category
 from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import in_words, retry
@@ -69,6 +70,11 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     spec = _read(config.uri, storage)
     if is_embedded(config.uri):
         return spec
+    if spec.gives != "probabilities":
+        raise ModelError(
+            f"{config.uri} gives {spec.gives}, and no probabilities of categories: name it as a detector (--detector "
+            f"NAME={config.uri}), beside a model"
+        )
     categories = categories_of(spec.labels, config.labels, config.uri)
     return replace(spec, categories=categories, policy="binary" if Category.NSFW in categories else "five-class")
 
@@ -86,15 +92,17 @@ def _read(uri: str, storage: StorageConfig) -> ModelSpec:
         return _embedded(uri)
     place = _local(uri, storage)
     backend: Literal["torch", "onnx"] = "torch" if place.is_dir() else "onnx"
+    gives: Gives
     if backend == "onnx":
         exported = read_exported(place, uri)
         labels, preprocessor, digest = exported.labels, exported.preprocessor, exported.digest
-        temperature = exported.temperature
+        temperature, gives = exported.temperature, exported.gives
     else:
         labels, preprocessor = _labels(model_settings(place, uri), uri), preprocessor_settings(place, uri)
         digest, temperature = digest_of_folder(place), read_temperature(place, uri)
+        gives = "probabilities"
     geometry, normalisation = read_preprocessor(preprocessor, uri)
-    return ModelSpec(_name_of(uri), uri, digest, backend, labels, (), geometry, normalisation, "", temperature)
+    return ModelSpec(_name_of(uri), uri, digest, backend, labels, (), geometry, normalisation, "", temperature, gives)
 
 
 def _name_of(uri: str) -> str:
@@ -108,7 +116,9 @@ def _name_of(uri: str) -> str:
 
 
 def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
-    """Find the models beside the primary one that the configuration asks for. Raises ModelError."""
+    """Find the models beside the primary one that the configuration asks for, and bind their conditions. Raises
+    ModelError, and PolicyError for a condition."""
+    check_gates(config.detectors)
     prefilter = resolve(config.cascade.prefilter, config.storage) if config.cascade.enabled else None
     detectors = (resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
     return AuxiliaryModels(prefilter, tuple(detectors))

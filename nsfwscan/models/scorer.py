@@ -8,8 +8,9 @@ image raises `ModelError`: the set-up is broken.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models import registry
-from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.models.boxes import read_boxes
+from nsfwscan.models.spec import Boxes, Classifier, Findings, Hardware, ModelSpec
 from nsfwscan.models.views import Limits, images_of
 
 _REMEMBERED = 50_000
@@ -35,6 +37,7 @@ class Scored:
     """Scores of a table.
 
     Attributes:
+        boxes: of each view; None where the model gives none, and empty in a view that was not wanted.
         views: float32 probabilities [views, labels]; NaN in a view of a row that was not wanted, and where the model
             returned no number.
         limits: of each row's views.
@@ -52,6 +55,7 @@ class Scored:
     reused: Mask
     seconds: float
     filled: float
+    boxes: Sequence[Boxes] | None = None
 
     @property
     def asked(self) -> Mask:
@@ -62,6 +66,14 @@ class Scored:
     def lost(self) -> NDArray[np.intp]:
         """Rows for which the model returned no number."""
         return np.flatnonzero(self.wanted & ~self.finite)
+
+
+NO_BOXES: Boxes = np.empty((0, 6), np.float32)
+
+
+def reader_of(spec: ModelSpec) -> Callable[[NDArray[np.float32]], Findings]:
+    """Return what reads the output of a model: float32 [batch, …] to findings of each view of the batch."""
+    return partial(read_boxes, geometry=spec.geometry) if spec.gives == "boxes" else Findings
 
 
 class Scorer:
@@ -75,7 +87,8 @@ class Scorer:
         self._storage = storage
         self._threads = threads
         self._column = column
-        self._remembered: dict[Content, NDArray[np.float32]] = {}
+        self._remembered: dict[Content, tuple[NDArray[np.float32], list[Boxes]]] = {}
+        self._read = reader_of(spec)
 
     def open(self) -> None:
         """Load the weights."""
@@ -103,35 +116,43 @@ class Scorer:
         is_new = np.array([first[contents[row]] == row and contents[row] not in known for row in rows], np.bool_)
         scores = np.full((len(images), len(self.spec.labels)), np.nan, np.float32)
         new = np.concatenate([np.arange(limits[row], limits[row + 1]) for row in rows[is_new]] or [rows[:0]])
-        self._score(images.reshape(-1, *self.spec.geometry.shape), new, scores)
-        found = {row: scores[limits[row] : limits[row + 1]] for row in rows}
+        boxes: list[Boxes] = [NO_BOXES] * len(images)
+        self._score(images.reshape(-1, *self.spec.geometry.shape), new, scores, boxes)
+        views = {row: slice(limits[row], limits[row + 1]) for row in rows}
         for row in rows[~is_new]:
-            found[row][:] = known.get(contents[row], found[first[contents[row]]])
+            original = views[first[contents[row]]]
+            scores[views[row]], boxes[views[row]] = known.get(contents[row], (scores[original], boxes[original]))
         finite = np.zeros(table.num_rows, np.bool_)
-        finite[rows] = [np.isfinite(found[row]).all() for row in rows]
+        finite[rows] = [np.isfinite(scores[views[row]]).all() for row in rows]
         if len(rows) and not finite.any():
             raise ModelError(
                 f"{self.spec.identity} returned no finite score for any of {len(rows)} images: try --dtype float32"
             )
-        self._remember({contents[row]: found[row].copy() for row in rows if finite[row]})
+        self._remember({contents[row]: (scores[views[row]].copy(), boxes[views[row]]) for row in rows if finite[row]})
         reused = np.zeros(table.num_rows, np.bool_)
         reused[rows[~is_new]] = True
         size = self.hardware.batch_size
         filled = len(new) / max(1, -(-len(new) // size) * size)
-        return Scored(scores, limits, wanted, finite, reused, time.perf_counter() - began, filled)
+        given = boxes if self.spec.gives == "boxes" else None
+        return Scored(scores, limits, wanted, finite, reused, time.perf_counter() - began, filled, given)
 
-    def _remember(self, scores: dict[Content, NDArray[np.float32]]) -> None:
-        self._remembered |= scores
+    def _remember(self, found: dict[Content, tuple[NDArray[np.float32], list[Boxes]]]) -> None:
+        self._remembered |= found
         for oldest in list(islice(self._remembered, max(0, len(self._remembered) - _REMEMBERED))):
             del self._remembered[oldest]
 
-    def _score(self, images: NDArray[np.uint8], views: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
-        """Fill in the scores of some views, batch by batch."""
+    def _score(
+        self, images: NDArray[np.uint8], views: NDArray[np.intp], scores: NDArray[np.float32], boxes: list[Boxes]
+    ) -> None:
+        """Fill in what the model says of some views, batch by batch."""
         size = self.hardware.batch_size
         batches = [views[start : start + size] for start in range(0, len(views), size)]
         found = self._classifier.stream(self._padded(images[batch]) for batch in batches)
-        for batch, probabilities in zip(batches, found, strict=True):
-            scores[batch] = probabilities[: len(batch)]
+        for batch, raw in zip(batches, found, strict=True):
+            findings = self._read(raw[: len(batch)])
+            scores[batch] = findings.numbers
+            for view, one in zip(batch, findings.boxes or (), strict=findings.boxes is not None):
+                boxes[view] = one
 
     def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return at most one batch of images, padded with black ones to the fixed shape."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,10 +13,28 @@ from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.schema import Category
 
 Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Boxes = NDArray[np.float32]
+"""[boxes, 6]: number of the label, score, and left, top, width and height in shares of a picture."""
+Gives = Literal["probabilities", "boxes"]
+"""What a model gives: a probability for each label; or boxes, by the head of YOLOv8."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a model found in a batch of views.
+
+    Attributes:
+        numbers: float32 [batch, labels]: probabilities; of boxes, the highest score of each label.
+        boxes: of each view; None where the model gives none.
+    """
+
+    numbers: NDArray[np.float32]
+    boxes: Sequence[Boxes] | None = None
 
 
 class Classifier:
-    """A loaded model: from uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], as `ModelSpec.labels`.
+    """A loaded model: from uint8 [batch, H, W, 3] to float32 probabilities [batch, labels], as `ModelSpec.labels`, or,
+    where it gives boxes, to what `boxes.read_boxes` takes.
 
     A batch has exactly `Hardware.batch_size` images: a fixed shape makes a score independent of its neighbours.
     """
@@ -52,6 +70,7 @@ class ModelSpec:
     """Policy preset that comes with it."""
     temperature: float | None = None
     """Its logits are divided by this before the softmax (Guo et al. 2017, 4.2); None: it comes with none."""
+    gives: Gives = "probabilities"
 
     @property
     def identity(self) -> str:

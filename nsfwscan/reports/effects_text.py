@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nsfwscan.runs.record import CascadeRecord, DuplicatesRecord, MediaRecord, ModelTime, RunRecord
+from nsfwscan.runs.record import (
+    CascadeRecord,
+    DetectorRecord,
+    DuplicatesRecord,
+    GateRecord,
+    MediaRecord,
+    ModelTime,
+    RunRecord,
+)
 from nsfwscan.text import duration
 
 
@@ -18,6 +26,8 @@ def describe_effects(record: RunRecord) -> Iterator[tuple[str, str]]:
     if record.config.cascade.enabled:
         yield from _filters(record.cascade, times.get("prefilter"))
     yield from describe_media(record.media or {})
+    for detector in record.detectors or ():
+        yield from _detector(detector)
     if len(times) > 1:
         yield "models", "; ".join(f"{name} {_each(time)} an image" for name, time in times.items())
 
@@ -67,6 +77,42 @@ def _filters(found: CascadeRecord, light: ModelTime | None) -> Iterator[tuple[st
         f"{found.misses:,} of {found.audit_sample:,} settled images that the model saw all the same are flagged: "
         f"{low:.2%} to {high:.2%} of what was settled ({found.confidence:.0%} confidence), so {missed[0]} to "
         f"{missed[1]} of the others",
+    )
+
+
+_NOT_LOOKED_AT = {
+    "matched": "known to a bank",
+    "unreadable": "unreadable",
+    "gate": "held back by its gate",
+    "no_score": "without a number",
+}
+
+
+def _detector(found: DetectorRecord) -> Iterator[tuple[str, str]]:
+    others = ", ".join(f"{count:,} {_NOT_LOOKED_AT.get(why, why)}" for why, count in found.not_looked_at.items())
+    rows = found.looked_at + sum(found.not_looked_at.values())
+    boxes = f"; {_counted(found.boxes, 'box', 'boxes')}, in detections/" if found.boxes else ""
+    yield (
+        "detector",
+        f"{found.name} looked at {found.looked_at:,} of {rows:,}{f', not at {others}' if others else ''}{boxes}",
+    )
+    if found.gate is not None:
+        yield "gate", _gate(found.name, found.gate)
+
+
+def _gate(name: str, gate: GateRecord) -> str:
+    saved = "" if not gate.seconds_saved else f", which saved {duration(gate.seconds_saved)}"
+    contents = _counted(gate.let_through + gate.held_back, "content", "contents")
+    head = f"{name} wants {gate.let_through:,} of {contents} ({gate.when}){saved}; "
+    if gate.miss_rate_interval is None or gate.missed is None:
+        return head + (
+            "what it missed is unknown: its shadow sample is empty" if gate.held_back else "it held none back"
+        )
+    low, high = gate.miss_rate_interval
+    missed = f"{gate.missed[0]:,.0f} to {gate.missed[1]:,.0f}"
+    return head + (
+        f"of {gate.shadow_sample:,} others that it looked at all the same, {gate.misses:,} are decided otherwise by "
+        f"its word: {low:.2%} to {high:.2%} ({gate.confidence:.0%} confidence), so {missed} of the rest"
     )
 
 

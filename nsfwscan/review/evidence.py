@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.review.covers import View
 from nsfwscan.runs.run import Run
-from nsfwscan.runs.view_rows import FOLDER
+from nsfwscan.runs.beside import VIEWS
 
 MOST = 6
 """Views that are shown of an object at most."""
@@ -37,7 +37,7 @@ def minimal(views: Sequence[View], scores: Mapping[int, float]) -> list[View]:
 def scores_of_views(run: Run, uris: Collection[str]) -> Scores:
     """Return the scores of the views of some objects that have several."""
     wanted, found = pa.array(sorted(uris), pa.string()), dict[str, dict[int, float]]()
-    for file in run.record().files_in(FOLDER):
+    for file in run.record().files_in(VIEWS.folder):
         rows = run.parquet(file).read(columns=["uri", "index", "nsfw_score"])
         for row in rows.filter(pc.is_in(rows["uri"], wanted)).to_pylist():
             if row["nsfw_score"] is not None:

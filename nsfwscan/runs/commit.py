@@ -1,10 +1,10 @@
 """Turn staged shards and carried rows into a report.
 
 `write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
-`report/`, `views/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`, range by range, so memory
-never holds all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A shard without a
-part, a part that does not hold exactly its listed objects, or a carried row that is gone is a `BalanceError`: nothing
-is committed.
+`report/`, `views/`, `detections/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`, range by range,
+so memory never holds all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A shard
+without a part, a part that does not hold exactly its listed objects, or a carried row that is gone is a `BalanceError`:
+nothing is committed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.balance import Balance, check_uris
+from nsfwscan.runs.beside import ALL, PREVIOUS_SCHEMA, miscounted
 from nsfwscan.runs.changes import (
     CHANGES_SCHEMA,
     EARLIER,
@@ -42,7 +43,7 @@ from nsfwscan.runs.changes import (
 from nsfwscan.runs.drift import FOLDER as DRIFT
 from nsfwscan.runs.drift import Night, compare, earlier_nights
 from nsfwscan.runs.duplicates import Duplicates, find_duplicates
-from nsfwscan.runs.effects import Cascade, Costs, Media
+from nsfwscan.runs.effects import Cascade, Costs, Detections, Media
 from nsfwscan.runs.escalations import select_escalations
 from nsfwscan.runs.false_positives import is_false_positive, select_false_positives
 from nsfwscan.runs.known_illegal import FOLDER, KnownIllegal, contents_of, once
@@ -52,8 +53,6 @@ from nsfwscan.runs.record import DriftRecord, FileRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary
-from nsfwscan.runs.view_rows import FOLDER as VIEWS
-from nsfwscan.runs.view_rows import PREVIOUS_SCHEMA, miscounted, rows_of_views
 from nsfwscan.schema import (
     DUPLICATE_COLUMNS,
     LISTING_SCHEMA,
@@ -91,6 +90,8 @@ class Report:
     cascade: Cascade = field(default_factory=Cascade)
     night: Night = field(default_factory=Night)
     drift: tuple[DriftRecord, ...] = ()
+    detections: Detections | None = None
+    """What detectors looked at; None before anything is counted."""
     sandbox: Counter[str] = field(default_factory=Counter)
     """Decoded files by the layers of the sandbox."""
     known: dict[str, Any] | None = None
@@ -135,6 +136,7 @@ def write_report(
     """
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows), night=Night(config.source.uris))
     report.balance.repeated = plan.repeated
+    report.detections = Detections(config.detectors, decider)
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         facts = _facts(previous, behind, decider)
         verdicts, known = standing(run.store), known or KnownIllegal()
@@ -273,7 +275,7 @@ class _Commit:
     def write(self, part: Range, gathered: pa.Table, duplicates: Duplicates) -> None:
         """Write a range's files."""
         rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
-        views = rows_of_views(rows)
+        beside = {one.folder: one.rows_of(rows) for one in ALL}
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
         earlier = gathered.select([f"earlier_{name}" for name in EARLIER]).rename_columns(EARLIER)
         facts = gathered["facts"].to_numpy()
@@ -285,14 +287,16 @@ class _Commit:
         false_positives = shown = select_false_positives(rows)
         if written is not rows:
             shown = shown.filter(pc.is_in(shown["uri"], written["uri"]))
-            views = views.filter(pc.is_in(views["uri"], written["uri"]))
+            beside = {name: some.filter(pc.is_in(some["uri"], written["uri"])) for name, some in beside.items()}
         self._write_report(part, written, left=rows.num_rows - written.num_rows)
-        self._write_views(part, written, views)
+        self._write_beside(part, written, beside)
         self._write_escalations(part, select_escalations(written))
         self._write_false_positives(part, shown)
         self.report.summary.add(rows, false_positives)
         self.report.cascade.add(rows)
         self.report.night.add(rows)
+        if self.report.detections is not None:
+            self.report.detections.add(rows)
         for shadow in self.report.shadows:
             shadow.add(rows)
 
@@ -332,11 +336,12 @@ class _Commit:
             path, sha256 = self._write("report", part, ordered)
             self.report.balance.add(ordered["uri"], self.run.folder.read(path), sha256)
 
-    def _write_views(self, part: Range, rows: pa.Table, views: pa.Table) -> None:
-        for wrong in miscounted(rows, views):
+    def _write_beside(self, part: Range, rows: pa.Table, beside: dict[str, pa.Table]) -> None:
+        for wrong in miscounted(rows, beside):
             raise BalanceError(f"range {part.number}: {wrong}")
-        if views.num_rows:
-            self._write(VIEWS, part, views)
+        for folder, some in beside.items():
+            if some.num_rows:
+                self._write(folder, part, some)
 
     def _write_false_positives(self, part: Range, rows: pa.Table) -> None:
         if rows.num_rows:

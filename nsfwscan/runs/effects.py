@@ -1,18 +1,25 @@
-"""Count what models and filters cost, and what filters save and miss.
+"""Count what models and filters cost, what detectors looked at, and what filters and gates save and miss.
 
-`Costs` takes staged rows, `Cascade` decided rows, both range by range; each is a few numbers. A figure is None where no
-sample supports it.
+`Costs` takes staged rows, `Cascade` and `Detections` decided rows, all range by range; each is a few numbers. A figure
+is None where no sample supports it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from nsfwscan.config import DetectorConfig
+from nsfwscan.errors import Status
+from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.signals import signals_array, signals_of_row
 from nsfwscan.schema import DECODING, FLAGGED, FULL_BATCH, LOOKED
 
 CONFIDENCE = 0.95
@@ -143,3 +150,110 @@ def miss_rate(misses: int, audit_sample: int) -> tuple[float | None, float | Non
 
     interval = binomtest(misses, audit_sample).proportion_ci(CONFIDENCE, method="exact")
     return misses / audit_sample, float(interval.low), float(interval.high)
+
+
+@dataclass
+class Detections:
+    """Rows that each detector looked at, why not at the others, and what its gate held back.
+
+    Args:
+        detectors: of the run, by name.
+        decider: says what a row would be without a detector's word.
+    """
+
+    detectors: Mapping[str, DetectorConfig]
+    decider: Decider
+    rows: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Rows of each detector by `looked_at` or the reason why not."""
+    boxes: Counter[str] = field(default_factory=Counter)
+    gates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Contents of each gate: `let_through`, `held_back`, `shadow_sample`, `misses`. Copies count once."""
+
+    def add(self, rows: pa.Table) -> None:
+        """Count decided rows."""
+        if not self.detectors:
+            return
+        said = _Signals(rows["signals"])
+        alone = pc.and_(pc.is_null(rows["duplicate_of"]), pc.is_null(rows["match_kind"])).to_numpy()
+        for name in self.detectors:
+            looked_at, gate = said.begin_with(f"{name}."), said.values(f"gate.{name}")
+            reasons = np.where(gate == 0, "gate", "no_score")
+            reasons = np.where(pc.not_equal(rows["status"], str(Status.OK)).to_numpy(), "unreadable", reasons)
+            reasons = np.where(rows["match_kind"].is_valid().to_numpy(), "matched", reasons)
+            self.rows[name].update(np.where(looked_at, "looked_at", reasons).tolist())
+            self.boxes[name] += int(np.nansum(said.values(f"boxes.{name}")))
+            held, shadow = alone & (gate == 0), alone & (gate == 0) & looked_at
+            counts = {"let_through": alone & (gate == 1), "held_back": held, "shadow_sample": shadow}
+            self.gates[name].update({what: int(mask.sum()) for what, mask in counts.items()})
+            self.gates[name]["misses"] += self._misses(name, rows.filter(pa.array(shadow)))
+
+    def _misses(self, name: str, rows: pa.Table) -> int:
+        """Return how many rows would be decided otherwise without a detector's word."""
+        if not rows.num_rows:
+            return 0
+        without = [
+            {signal: value for signal, value in signals_of_row(row).items() if not _is_of(name, signal)}
+            for row in rows["signals"].to_pylist()
+        ]
+        place = rows.schema.get_field_index("signals")
+        decided = self.decider(rows.set_column(place, rows.schema.field(place), signals_array(without)))
+        return int(pc.sum(pc.not_equal(decided["decision"], rows["decision"])).as_py() or 0)
+
+    def as_dict(self, costs: Costs) -> list[dict[str, Any]]:
+        """Return JSON types, one for each detector."""
+        return [
+            {
+                "name": name,
+                "looked_at": self.rows[name]["looked_at"],
+                "not_looked_at": {why: n for why, n in self.rows[name].most_common() if why != "looked_at"},
+                "boxes": self.boxes[name],
+                "gate": None if config.when is None else self._gate(name, config, costs),
+            }
+            for name, config in self.detectors.items()
+        ]
+
+    def _gate(self, name: str, config: DetectorConfig, costs: Costs) -> dict[str, Any]:
+        counts, each = self.gates[name], costs.each(f"detect-{name}")
+        rate, low, high = miss_rate(counts["misses"], counts["shadow_sample"])
+        spared = counts["held_back"] - counts["shadow_sample"]
+        return {
+            "when": config.when,
+            **{what: counts[what] for what in ("let_through", "held_back", "shadow_sample", "misses")},
+            "miss_rate": rate,
+            "miss_rate_interval": None if rate is None else [low, high],
+            "confidence": CONFIDENCE,
+            "missed": None if low is None or high is None else [low * spared, high * spared],
+            "seconds_saved": None if each is None else round(each * spared, 3),
+        }
+
+
+def _is_of(detector: str, signal: str) -> bool:
+    return signal.startswith(f"{detector}.") or signal == f"boxes.{detector}"
+
+
+class _Signals:
+    """The signals of many rows, asked by name."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        lists = column.combine_chunks()
+        names, values = pc.list_flatten(lists).flatten()
+        encoded = names.dictionary_encode()
+        self._count, self._names = len(lists), encoded.dictionary.to_pylist()
+        self._codes, self._values = encoded.indices.to_numpy(), values.to_numpy()
+        self._rows = pc.list_parent_indices(lists).to_numpy()
+
+    def begin_with(self, start: str) -> NDArray[np.bool_]:
+        """Return which rows have a signal whose name begins so."""
+        found = np.zeros(self._count, np.bool_)
+        found[self._rows[self._are([name.startswith(start) for name in self._names])]] = True
+        return found
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """Return the signal of each row; NaN where it has none."""
+        found, mine = np.full(self._count, np.nan), self._are([one == name for one in self._names])
+        found[self._rows[mine]] = self._values[mine]
+        return found
+
+    def _are(self, wanted: list[bool]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = np.array([*wanted, False], np.bool_)[self._codes]
+        return found

@@ -26,14 +26,13 @@ from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.config import ScanConfig, SourceConfig
 from nsfwscan.errors import BrokenRecord, Status, StoreError
 from nsfwscan.location import Location
+from nsfwscan.runs.beside import ALL as BESIDE
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.plan import KNOWN_SCHEMA, Known, Reusability
 from nsfwscan.runs.record import FileRecord, ParentRecord, RunRecord, recorded_config
 from nsfwscan.runs.run import Run, read_records, runs_of
-from nsfwscan.runs.view_rows import FOLDER as VIEWS
-from nsfwscan.runs.view_rows import with_views
-from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, BankKind, Change, as_schema
+from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest
 from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.storage.store import Store
@@ -94,9 +93,11 @@ class PreviousRun:
             ) from None
 
     def check(self) -> None:
-        """Raise BrokenRecord where a file of `report/`, `views/`, `changes/` is absent, or differs from the record."""
-        for file in (*self.record.files_in("report"), *self.record.files_in(VIEWS), *self.record.files_in("changes")):
-            self.parquet(file)
+        """Raise BrokenRecord where a file of `report/`, beside it or of `changes/` is absent, or differs from the
+        record."""
+        for folder in ("report", *(one.folder for one in BESIDE), "changes"):
+            for file in self.record.files_in(folder):
+                self.parquet(file)
 
     @property
     def reference(self) -> ParentRecord:
@@ -131,9 +132,11 @@ class PreviousRun:
         found = found.filter(pc.invert(pc.starts_with(found["uri"], TOMBSTONE)))
         found = found if _BANK_VERSION in rows.column_names else self._with_bank_versions(found)
         number = _number_of(part.file)
-        files = [file for file in self.record.files_in(VIEWS) if _number_of(file) == number]
-        views = [as_schema(self.parquet(file).read(use_threads=False), VIEW_SCHEMA) for file in files]
-        return with_views(found, pa.concat_tables([VIEW_SCHEMA.empty_table(), *views]))
+        for one in BESIDE:
+            files = [file for file in self.record.files_in(one.folder) if _number_of(file) == number]
+            there = [as_schema(self.parquet(file).read(use_threads=False), one.schema) for file in files]
+            found = one.into(found, pa.concat_tables([one.schema.empty_table(), *there]))
+        return found
 
     def _with_bank_versions(self, rows: pa.Table) -> pa.Table:
         """Return rows of an older nsfwscan with the versions of their banks, which only the record has."""

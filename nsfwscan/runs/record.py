@@ -360,6 +360,35 @@ class MediaRecord(_Section):
     """Seconds of decoding, each of one core."""
 
 
+class GateRecord(_Section):
+    """Contents that a detector's `when` held back, and what that missed."""
+
+    when: str
+    let_through: Count
+    held_back: Count
+    shadow_sample: Count
+    """Contents held back that the detector looked at nevertheless."""
+    misses: Count
+    """Contents of the shadow sample that are decided otherwise by the detector's word."""
+    miss_rate: float | None
+    miss_rate_interval: tuple[float, float] | None
+    confidence: float
+    missed: tuple[float, float] | None
+    """The interval times the contents that were not looked at."""
+    seconds_saved: Seconds | None
+
+
+class DetectorRecord(_Section):
+    """Rows that a detector looked at. What it did not look at is unknown, and no zero."""
+
+    name: str
+    looked_at: Count
+    not_looked_at: dict[str, Count]
+    """By reason: `matched` (a bank knows it), `unreadable`, `gate` (its `when`), `no_score`."""
+    boxes: Count
+    gate: GateRecord | None
+
+
 class CascadeRecord(_Section):
     """Contents that the filters settled before the model, and how often the filters were wrong."""
 
@@ -694,6 +723,8 @@ class RunRecord(_Section):
     media: dict[str, MediaRecord] | None = _OPTIONAL
     """By `media`, of the files that this run decoded; absent in records of older versions."""
     cascade: CascadeRecord
+    detectors: tuple[DetectorRecord, ...] | None = _OPTIONAL
+    """Absent in records of older versions."""
     banks: tuple[BankRecord, ...]
     matching: MatchingRecord | None = _OPTIONAL
     """Only in the record of a match."""

@@ -19,19 +19,27 @@ import pyarrow.parquet as pq
 
 from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.runs.balance import Balance
+from nsfwscan.runs.beside import ALL as BESIDE
+from nsfwscan.runs.beside import miscounted
 from nsfwscan.runs.chain import Link, links_of, problem_with
 from nsfwscan.runs.finding import Finding, Kind, damaged, note, tampered
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.runs.record import STAYS, FileRecord, PrunedRecord, RunRecord, checked_path, read_plan
 from nsfwscan.runs.redecide import Redecision
 from nsfwscan.runs.run import Run
-from nsfwscan.runs.view_rows import FOLDER as VIEWS
-from nsfwscan.runs.view_rows import miscounted
-from nsfwscan.schema import REPORT_SCHEMA, VIEW_SCHEMA, Accounted, BankKind, as_schema
+from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, as_schema
 from nsfwscan.storage.forgotten import TOMBSTONE, is_known_in
 from nsfwscan.storage.store import from_parquet
 
-_FOLDERS = ("report", VIEWS, "false_positives", "escalations", "changes", "known_illegal", "drift")
+_FOLDERS = (
+    "report",
+    *(one.folder for one in BESIDE),
+    "false_positives",
+    "escalations",
+    "changes",
+    "known_illegal",
+    "drift",
+)
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format")
 """Columns that the summary counts, and that `verify` counts again in a snapshot."""
 
@@ -219,7 +227,7 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
         yield from _escalations(run, record, part, rows)
         known = rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
         yield from again.findings(known, f"range {part.number}")
-        for wrong in miscounted(rows, _viewed(run, record, part)):
+        for wrong in miscounted(rows, {one.folder: _uris(run, record, part, one.folder) for one in BESIDE}):
             yield tampered(f"range {part.number}: {wrong}")
         for name in _COUNTED:
             counted[name].update(value for value in rows[name].to_pylist() if value is not None)
@@ -243,15 +251,12 @@ def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> It
         yield tampered(f"range {part.number}: {found.total():,} escalations for {illegal.total():,} illegal matches")
 
 
-def _viewed(run: Run, record: RunRecord, part: Range) -> pa.Table:
-    schema = pa.schema([VIEW_SCHEMA.field("uri"), VIEW_SCHEMA.field("index")])
-    paths = _paths(record, f"{VIEWS}/part-{part.number:05d}-")
-    return pa.concat_tables(
-        [
-            schema.empty_table(),
-            *(as_schema(from_parquet(run.folder.read(path), schema.names), schema) for path in paths),
-        ]
-    )
+def _uris(run: Run, record: RunRecord, part: Range, folder: str) -> pa.Table:
+    """Return the `uri` of each row of a range's files beside the report."""
+    schema = pa.schema([REPORT_SCHEMA.field("uri")])
+    paths = _paths(record, f"{folder}/part-{part.number:05d}-")
+    found = (from_parquet(run.folder.read(path), ["uri"]) for path in paths)
+    return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])
 
 
 def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
@@ -262,7 +267,7 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
 
 def _reported(run: Run, record: RunRecord, part: Range, further: Sequence[str]) -> pa.Table:
     """Return the columns of a range's report that `_balance` counts, and further ones."""
-    names = dict.fromkeys(["uri", "accounted_as", "match_kind", "views", *_COUNTED, *further])
+    names = dict.fromkeys(["uri", "accounted_as", "match_kind", "views", "signals", *_COUNTED, *further])
     schema = pa.schema([REPORT_SCHEMA.field(name) for name in names])
     found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
     return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])

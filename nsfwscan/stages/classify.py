@@ -2,14 +2,18 @@
 
 The model fills `model, label, confidence, nsfw_score` and a score for each category; a detector's probabilities go to
 the `signals`. All are means over the worst views of an object (`models/views.py`), and `each_view` has each view's own.
+What a detector finds as boxes goes to `each_detection`, and their number to the signals.
 Contents are known by `sha256`, so that copies are scored once. A model that returns no number for an
 image leaves that row without a score; one that returns none for any image raises `ModelError`. The signal:
 
-    view.max        of several views, the highest `nsfw_score`
+    view.max            of several views, the highest `nsfw_score`
+    boxes.<detector>    boxes that a detector found, in all views
+    gate.<detector>     of a detector with a `when`: 1 where it wants the row, 0 where it does not
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nsfwscan.config import ModelConfig, StorageConfig
+from nsfwscan.config import DetectorConfig, ModelConfig, StorageConfig
 from nsfwscan.errors import ErrorCode
+from nsfwscan.models.boxes import within_view
 from nsfwscan.models.scorer import Mask, Scored, Scorer
-from nsfwscan.models.spec import ModelSpec
+from nsfwscan.models.spec import Boxes, ModelSpec
 from nsfwscan.models.views import of_rows, weights_of
+from nsfwscan.policy.gate import Gate
 from nsfwscan.schema import (
     AUDIT_SAMPLE,
     COST,
+    EACH_DETECTION,
     EACH_VIEW,
     FULL_BATCH,
     MODEL_COLUMNS,
@@ -118,27 +125,29 @@ class Classify(ScoringStage):
 
 
 class Detect(ScoringStage):
-    """Asks a further model about every row that has pixels, those that a filter settled included: it looks for
-    something else.
+    """Asks a further model about the rows that have pixels and that it wants, those that a filter settled included: it
+    looks for something else.
 
     Args:
         spec: its `name` and `labels` name the signals.
         column: of its pixels.
     """
 
-    adds = pa.schema([*SIGNAL_COLUMNS, COST])
-
     def __init__(
         self,
         spec: ModelSpec,
-        config: ModelConfig,
+        config: DetectorConfig,
         storage: StorageConfig,
         *,
         threads: int,
         column: str,
         worst: int = 2,
     ) -> None:
+        self._gate = Gate(spec.name, config) if config.when is not None else None
+        self._column = column
         self.name = f"detect-{spec.name}"
+        self.adds = pa.schema([*SIGNAL_COLUMNS, COST, *([EACH_DETECTION] if spec.gives == "boxes" else [])])
+        self._spec = spec
         self._worst = worst
         self.needs: tuple[str, ...] = (column, "sha256")
         self._labels = [f"{spec.name}.{label}" for label in spec.labels]
@@ -146,7 +155,8 @@ class Detect(ScoringStage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the detector's probabilities among its `signals`."""
-        scored = self._scorer(table)
+        wanted, table = self._gated(table)
+        scored = self._scorer(table, wanted)
         weights = weights_of(table, scored.limits)
         of_labels = [
             of_rows(one[:, None], one, weights, scored.limits, self._worst)[:, 0].tolist() for one in scored.views.T
@@ -155,7 +165,57 @@ class Detect(ScoringStage):
             dict(zip(self._labels, row, strict=True)) if there else None
             for *row, there in zip(*of_labels, scored.finite, strict=True)
         ]
-        return with_cost(with_signals(table, found), self.name, scored.asked, scored.seconds)
+        table = with_cost(with_signals(table, found), self.name, scored.asked, scored.seconds)
+        return table if scored.boxes is None else self._with_boxes(table, scored, scored.boxes)
+
+    def _gated(self, table: pa.Table) -> tuple[Mask | None, pa.Table]:
+        """Return which rows the model is asked about, None for all, and the table with what the gate says of each."""
+        if self._gate is None:
+            return None, table
+        wanted, there = self._gate(table), table[self._column].is_valid().to_numpy()
+        said = [
+            {f"gate.{self._spec.name}": float(one)} if here else None for one, here in zip(wanted, there, strict=True)
+        ]
+        return wanted | self._gate.in_shadow(table["sha256"].to_pylist()), with_signals(table, said)
+
+    def _with_boxes(self, table: pa.Table, scored: Scored, boxes: Sequence[Boxes]) -> pa.Table:
+        """Return the table with the boxes of all views, after those of other detectors, and their number."""
+        there = EACH_DETECTION.name in table.column_names
+        each = table[EACH_DETECTION.name].to_pylist() if there else [None] * table.num_rows
+        counts: list[dict[str, float] | None] = [None] * table.num_rows
+        rows = table.select([name for name in _OF_VIEWS if name in table.column_names])
+        for row in np.flatnonzero(scored.finite):
+            views = views_of_row(rows.slice(row, 1).to_pylist()[0])
+            named = [
+                self._named(index, within_view(boxes[scored.limits[row] + place], self._spec.geometry, size))
+                for place, (index, size) in enumerate(views)
+            ]
+            found = [box for of_view in named for box in of_view]
+            counts[row] = {f"boxes.{self._spec.name}": float(len(found))}
+            each[row] = [*(each[row] or []), *found] or None
+        return with_signals(put(table, EACH_DETECTION, pa.array(each, EACH_DETECTION.type)), counts)
+
+    def _named(self, view: int, boxes: Boxes) -> list[dict[str, Any]]:
+        """Return the boxes of a view as `each_detection` has them."""
+        return [
+            {
+                "view": view,
+                "detector": self._spec.name,
+                "label": self._spec.labels[int(label)],
+                **dict(zip(("score", "x", "y", "w", "h"), map(float, rest), strict=True)),
+            }
+            for label, *rest in boxes
+        ]
+
+
+_OF_VIEWS = ("width", "height", EACH_VIEW.name)
+
+
+def views_of_row(row: Mapping[str, Any]) -> list[tuple[int, tuple[int, int]]]:
+    """Return the index and the (width, height) in pixels of each view of a row."""
+    whole = row["width"], row["height"]
+    views = row.get(EACH_VIEW.name) or [{"index": 0}]
+    return [(one["index"], (one.get("width") or whole[0] or 1, one.get("height") or whole[1] or 1)) for one in views]
 
 
 def unsettled(table: pa.Table) -> Mask:

@@ -22,7 +22,7 @@ from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.schema import LISTING_SCHEMA, Category, Decision, score_column
+from nsfwscan.schema import EACH_DETECTION, LISTING_SCHEMA, Category, Decision, score_column
 from nsfwscan.stages.base import fresh, run
 from nsfwscan.stages.read import Read
 from nsfwscan.workflows.given_images import Picture, given_images
@@ -61,6 +61,8 @@ class Verdict:
         match: `bank`, the `id` of its entry, and the `distance` in bits; None without a match.
         filtered_by: the filter that settled the image before the model; None if no filter did.
         signals: values of further detectors, the prefilter and the file itself, by name.
+        detections: boxes that detectors found: `view`, `detector`, `label`, `score`, `x`, `y`, `w`, `h`, as in a run's
+            `detections/`.
     """
 
     uri: str
@@ -76,6 +78,7 @@ class Verdict:
     match: Match | None = None
     filtered_by: str | None = None
     signals: dict[str, float] = field(default_factory=dict)
+    detections: list[dict[str, Any]] = field(default_factory=list)
 
 
 def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> list[Verdict]:
@@ -128,4 +131,5 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         match=row["match_kind"] and Match(row["match_bank"], row["match_id"], row["match_distance"]),
         filtered_by=row["filtered_by"],
         signals=signals_of_row(row["signals"]),
+        detections=row[EACH_DETECTION.name] or [],
     )

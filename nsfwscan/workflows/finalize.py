@@ -88,6 +88,7 @@ def record_of(
         "model_times": report.costs.as_dict(),
         "media": report.media.as_dict(),
         "cascade": report.cascade.as_dict(report.costs),
+        "detectors": report.detections and report.detections.as_dict(report.costs),
         "summary": report.summary.as_dict(),
         "sandbox": report.sandbox,
         "warnings": _warnings(plan, report, bank_notes(policy, banks)).as_json(),

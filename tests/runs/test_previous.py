@@ -22,13 +22,13 @@ from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import BankConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import StoreError
+from nsfwscan.runs.beside import PREVIOUS_SCHEMA
 from nsfwscan.runs.changes import CHANGES_SCHEMA
 from nsfwscan.runs.plan import KNOWN_SCHEMA
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_previous
 from nsfwscan.runs.record import BankRecord, FileRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
-from nsfwscan.runs.view_rows import PREVIOUS_SCHEMA
 from nsfwscan.schema import REPORT_SCHEMA, BankKind
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.scan import ScanResult

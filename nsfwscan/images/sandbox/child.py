@@ -35,7 +35,10 @@ _TYPES: dict[str, type] = {
     "looked": int,
     "duration_s": float,
 }
-_OF_VIEW = {"index": int, "at_s": float, "reason": str, "weight": int, "pdq": str, "pdq_quality": int}
+_OF_VIEW = {
+    **dict.fromkeys(("index", "weight", "width", "height", "pdq_quality"), int),
+    **{"at_s": float, "reason": str, "pdq": str},
+}
 _MOST = {"pdq_quality": 100, "index": 2**31 - 1, "weight": 2**31 - 1}
 _PDQ_DIGITS = re.compile("[0-9a-f]{64}")
 _VERDICTS = (Status.UNSUPPORTED, Status.TOO_LARGE, Status.DECODE_ERROR)

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from nsfwscan.config import Frozen
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError, ModelError
+from nsfwscan.models.spec import Gives
 
 SCHEME = "pack:"
 _OURS = Path(__file__).with_name("catalogue.yaml")
@@ -49,6 +50,7 @@ class Pack(Frozen):
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
     """In the model's order."""
     preprocessor: dict[str, Any]
+    gives: Gives = "probabilities"
     licence: str
     """Of the weights."""
     licence_note: str | None = None

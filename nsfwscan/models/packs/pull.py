@@ -125,5 +125,5 @@ def _is_whole(graph: Path, pack: Pack) -> bool:
 
 def _sidecar(pack: Pack) -> bytes:
     preprocessor = json.loads(json.dumps(pack.preprocessor))
-    content = sidecar_content(GRAPH, pack.graph, pack.labels, preprocessor, None, pack.source)
+    content = sidecar_content(GRAPH, pack.graph, pack.labels, preprocessor, None, pack.source, pack.gives)
     return json.dumps(content, indent=2, sort_keys=True).encode()

@@ -208,7 +208,7 @@ def test_a_wrong_catalogue_is_refused(packs: Path, tmp_path: Path, entry: Any, s
 
 def test_our_packs_are_well_formed() -> None:
     """Every pack of ours says its licence, and what was measured by whom; its preprocessing is understood."""
-    for name in ("five-class", "five-class-large", "gore"):
+    for name in ("five-class", "five-class-large", "gore", "nudity"):
         pack = find_pack(name)
         assert pack.licence and pack.measured and pack.title
 

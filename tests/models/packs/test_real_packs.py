@@ -12,8 +12,10 @@ from PIL import Image
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
+from nsfwscan.models.boxes import within_view
 from nsfwscan.models.packs.pull import pull
 from nsfwscan.models.registry import load, resolve, resolve_detector
+from nsfwscan.models.scorer import reader_of
 from nsfwscan.models.spec import Hardware, ModelSpec
 
 skimage_data = pytest.importorskip("skimage.data")
@@ -104,6 +106,19 @@ def test_harmless_pictures_are_no_gore() -> None:
     pulled("gore")
     spec = resolve_detector("gore", ModelConfig(uri="pack:gore"), StorageConfig())
     assert spec.labels[0] == "NSFL" and scores(spec, pictures(spec))[:, 0].max() < 0.09
+
+
+def test_faces_are_found_where_they_are() -> None:
+    """The boxes of `nudity`: one face on the photograph of the astronaut, where it is; none on a page of text."""
+    pulled("nudity", "AGPL-3.0")
+    spec = resolve_detector("nudity", ModelConfig(uri="pack:nudity"), StorageConfig())
+    images = [Image.fromarray(getattr(skimage_data, name)()).convert("RGB") for name in ("astronaut", "page")]
+    pixels = np.stack([np.frombuffer(spec.geometry.apply(image), np.uint8) for image in images])
+    astronaut, page = reader_of(spec)(scores(spec, pixels.reshape(-1, *spec.geometry.shape))).boxes or ()
+    assert len(page) == 0
+    [(label, score, *place)] = within_view(astronaut, spec.geometry, images[0].size)
+    assert spec.labels[int(label)] == "FACE_FEMALE" and score > 0.7
+    np.testing.assert_allclose(place, [0.34, 0.16, 0.2, 0.19], atol=0.03)
 
 
 def test_parity_with_tensorflow_js(tmp_path: Path) -> None:
