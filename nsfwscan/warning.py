@@ -98,6 +98,12 @@ class WarningKind(StrEnum):
         "These count in no figure that rests on truth. Write their URIs as the report has them; "
         "`--max-unmatched-truth` stops a run of which too many are missing.",
     )
+    OTHER_WEIGHTS = (
+        "other_weights",
+        "thresholds of the policy that were made for other weights than this run's",
+        "A threshold means nothing for other weights: measure them on your images (nsfwscan-train evaluate "
+        "--write-policy), or take the policy that belongs to the model. `made_for` of the policy names the weights.",
+    )
     BANK_OVERRULED = (
         "bank_overruled",
         "ways in which the policy decides matches of a hash bank otherwise than its kind says",

@@ -25,8 +25,10 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def tiny_graph() -> bytes:
-    """A graph over [batch, 3, 8, 8], 0 to 1: the probability of `loud` grows with the brightness."""
+def tiny_graph(weights: list[list[float]] | None = None) -> bytes:
+    """A graph over [batch, 3, 8, 8], 0 to 1: the probability of `loud` grows with the brightness. Other weights, of red,
+    green and blue for each label, make other labels."""
+    factors = np.array([[-2, 2]] * 3 if weights is None else weights, np.float32)
     nodes = [
         helper.make_node("GlobalAveragePool", ["pixel_values"], ["means"]),
         helper.make_node("Flatten", ["means"], ["flat"]),
@@ -37,8 +39,8 @@ def tiny_graph() -> bytes:
         nodes,
         "tiny",
         [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 2])],
-        [numpy_helper.from_array(np.array([[-2, 2]] * 3, np.float32), "weights")],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", factors.shape[1]])],
+        [numpy_helper.from_array(factors, "weights")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8

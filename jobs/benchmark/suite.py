@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from jobs.benchmark import cascading, contenders, decoding, formats, limits, replaying, scans, scoring
+from jobs.benchmark import cascading, contenders, decoding, formats, limits, packs, replaying, scans, scoring
 from jobs.benchmark.figures import Figure, figure, missing, value_of
 from jobs.benchmark.media import make_mixed_store
 from jobs.benchmark.timing import apart
@@ -159,6 +159,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "cold": lambda suite: scans.measure_cold_start(suite.workload),
     "views": _views,
     "cascade": _cascade,
+    "packs": lambda suite: packs.measure_packs(suite.workload),
     "free": _free_scan,
     "replay": lambda suite: replaying.measure_replay(suite.workload),
     "pipeline": lambda suite: contenders.measure_pipeline(suite.workload),
@@ -210,6 +211,8 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "scan.overall": (("limit", "the limit"),),
     "views.steady": (("scan.steady", "photographs alone"),),
     "cascade.steady": (("scan.steady", "without filters"),),
+    "packs.factory": (("packs.model", "the model alone"),),
+    "packs.factory.gated": (("packs.model", "the model alone"), ("packs.factory", "without a gate")),
     "free.steady": (
         _RAW_ALL,
         ("decode.hashed.all", "raw decoding and hashing"),

@@ -29,7 +29,7 @@ from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, des
 from nsfwscan.cli.terminal import describe_delta, describe_scan
 from nsfwscan.config import StorageConfig, parts_of
 from nsfwscan.errors import ConfigError
-from nsfwscan.policy.lint import bank_notes, lint
+from nsfwscan.policy.lint import bank_notes, lint, model_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
 from nsfwscan.runs.pins import describe_pin_use
@@ -78,7 +78,7 @@ def check(file: str, run: str | None, **options: Any) -> None:
             if delta := describe_delta(committed.record()):
                 echo(delta)
             findings += [finding for finding in counted.findings() if finding not in findings]
-            _say_bank_notes(found, committed.record())
+            _say_notes(found, committed.record())
         for finding in findings:
             echo(f"wrong: {finding}")
         echo(f"findings: {len(findings):,}" if findings else "nothing is wrong")
@@ -170,7 +170,7 @@ def _say_changes(found: dict[str, Any], decided: Run, by: Policy) -> None:
     echo(describe_comparison(found, decided.run_id, record.policy.identity))
     if delta := describe_delta(record):
         echo(delta)
-    _say_bank_notes(by, record)
+    _say_notes(by, record)
 
 
 def _known_of(record: RunRecord) -> Known:
@@ -178,9 +178,13 @@ def _known_of(record: RunRecord) -> Known:
     return Known(banks=tuple(bank.name for bank in record.banks) or None)
 
 
-def _say_bank_notes(policy: Policy, record: RunRecord) -> None:
-    """Print a note where a policy decides differently from the kind of a run's hash bank; that is no fault."""
+def _say_notes(policy: Policy, record: RunRecord) -> None:
+    """Print a note where a policy decides differently from the kind of a run's hash bank, which is no fault, and where
+    its thresholds were made for other weights."""
     for note in bank_notes(policy, [(bank.name, bank.kind) for bank in record.banks]):
+        echo(f"note: {note}")
+    beside = {one.name: one.sha256 for one in record.auxiliary_models}
+    for note in model_notes(policy, {**beside, "model": record.model.sha256}):
         echo(f"note: {note}")
 
 

@@ -43,14 +43,16 @@ def category_of(label: str, extra: Mapping[str, str] | None = None) -> Category 
 
 
 def renamed(labels: Sequence[str], names: Mapping[str, str], model: str) -> tuple[str, ...]:
-    """Return the labels under their given names, in the checkpoint's order. Raises ModelError where a name is given for
-    an unknown label, or two labels have one name."""
+    """Return the labels under their given names, in the checkpoint's order. Several labels may be given one name, which
+    then stands for any of them. Raises ModelError where a name is given for an unknown label, or is that of a label
+    that keeps its own."""
     given = {plain(label): name for label, name in names.items()}
     if unmatched := given.keys() - {plain(label) for label in labels}:
         there = ", ".join(labels)
         raise ModelError(f"{model}: a name is given for {sorted(unmatched)[0]!r}, but its labels are {there}")
     found = tuple(given.get(plain(label), label) for label in labels)
-    if len(set(found)) < len(found):
+    kept = [label for label in labels if plain(label) not in given]
+    if len({*kept, *given.values()}) < len(kept) + len(set(given.values())):
         raise ModelError(f"{model}: two of its labels have one name: {', '.join(found)}")
     return found
 

@@ -107,6 +107,11 @@ class AuxiliaryModels:
 ALONE = AuxiliaryModels()
 
 
+def digests_of(spec: ModelSpec, auxiliary_models: AuxiliaryModels) -> dict[str, str]:
+    """Return the digests of the `model`, and of the detectors by their names."""
+    return {**{one.name: one.digest for one in auxiliary_models.detectors}, "model": spec.digest}
+
+
 def pixel_columns(spec: ModelSpec, auxiliary_models: AuxiliaryModels) -> dict[Geometry, str]:
     """Return the columns of pixels that the models need, one per geometry; `pixels` is the primary model's."""
     geometries = dict.fromkeys(model.geometry for model in (spec, *auxiliary_models.all))

@@ -1,6 +1,6 @@
 """Find what is wrong with a policy that binds: rules that never decide, unused names, banks it decides otherwise.
 
-Findings are sentences. `lint` and `bank_notes` read the policy's text; `Overlaps` counts real rows.
+Findings are sentences. `lint`, `bank_notes` and `model_notes` read the policy's text; `Overlaps` counts real rows.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,6 +54,22 @@ def bank_notes(policy: Policy, banks: Iterable[tuple[str, str]]) -> Iterator[str
         if kind in _MEANS:
             for note in _under_each_override(policy, partial(_contrary, name=name, kind=kind)):
                 yield f"bank {name!r} ({kind}): {note}"
+
+
+def model_notes(policy: Policy, models: Mapping[str, str]) -> Iterator[str]:
+    """Yield where a policy's thresholds were made for other weights than a run has.
+
+    Args:
+        models: SHA-256 of the `model`, and of the detectors by their names.
+    """
+    for name, digests in policy.made_for.items():
+        found = models.get(name)
+        if found is not None and not found.startswith(digests):
+            what = "the model" if name == "model" else f"the detector {name}"
+            yield (
+                f"the thresholds of {policy.identity} were made for other weights of {what} ({', '.join(digests)}, not "
+                f"{found[:16]}): measure them again (nsfwscan-train evaluate --write-policy), or name its policy"
+            )
 
 
 def _contrary(connection: duckdb.DuckDBPyConnection, plain: Policy, name: str, kind: BankKind) -> Iterator[str]:

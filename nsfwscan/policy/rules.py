@@ -57,6 +57,7 @@ def _as_place(text: str) -> str:
 Name = Annotated[str, Field(min_length=1)]
 Severity = Annotated[int, Field(ge=0, le=4)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 UriPattern = Annotated[str, AfterValidator(_as_place)]
 """Beginning of a URI, or a glob over the whole URI in which `*` crosses `/`."""
 
@@ -175,6 +176,9 @@ class Policy(Frozen):
     name: str
     version: Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float | datetime.date) else v)]
     description: str = ""
+    made_for: dict[str, Annotated[tuple[Digest, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """The weights that the thresholds were made for: digests, or how they begin, of the `model` and of detectors by
+    name. Decides nothing; where a run has others, it warns."""
     thresholds: dict[str, Number] = Field(default_factory=dict)
     """Named numbers, used as `nsfw_score >= $explicit`."""
     regions: dict[str, Annotated[tuple[UriPattern, ...], Field(min_length=1)]] = Field(default_factory=dict)
@@ -295,6 +299,20 @@ def _unknown_names(policy: Policy) -> Iterator[str]:
         for name in override.rules.keys() - {*names, OTHERWISE}:
             yield f"{where}: there is no rule {name!r}; {_there_are([*names, OTHERWISE])}"
     yield from _unknown_queues(policy)
+    yield from _lenient_about_age(policy)
+
+
+AGE = "age"
+"""Name of the detector of apparent age; what it says only ever escalates."""
+
+
+def _lenient_about_age(policy: Policy) -> Iterator[str]:
+    """Say which rules ask for the apparent age and do not escalate: no model tells an age well enough to
+    allow by it."""
+    for rule in policy.rules:
+        decisions = {rule.decision, *(o.rules[rule.name].decision for o in policy.overrides if rule.name in o.rules)}
+        if f"'{AGE}." in rule.when and decisions - {None, Decision.ESCALATE}:
+            yield f"rule {rule.name!r} asks for signals['{AGE}.…']: apparent age only ever escalates"
 
 
 def _unqueued(plain: Policy) -> Iterator[str]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.review.covers import View
-from nsfwscan.runs.run import Run
 from nsfwscan.runs.beside import VIEWS
+from nsfwscan.runs.run import Run
 
 MOST = 6
 """Views that are shown of an object at most."""

@@ -174,6 +174,8 @@ class PolicyRecord(_Section):
     overrides: tuple[Override, ...]
     review: ReviewWords = Field(default=ReviewWords(), exclude_if=lambda value: value == ReviewWords())
     """Left out where the policy names none, and in records of older versions."""
+    made_for: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Likewise."""
 
     @classmethod
     def of(cls, policy: Policy) -> Json:

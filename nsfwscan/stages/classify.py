@@ -150,7 +150,7 @@ class Detect(ScoringStage):
         self._spec = spec
         self._worst = worst
         self.needs: tuple[str, ...] = (column, "sha256")
-        self._labels = [f"{spec.name}.{label}" for label in spec.labels]
+        self._labels = [f"{spec.name}.{label}" for label in dict.fromkeys(spec.labels)]
         self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -159,7 +159,8 @@ class Detect(ScoringStage):
         scored = self._scorer(table, wanted)
         weights = weights_of(table, scored.limits)
         of_labels = [
-            of_rows(one[:, None], one, weights, scored.limits, self._worst)[:, 0].tolist() for one in scored.views.T
+            of_rows(one[:, None], one, weights, scored.limits, self._worst)[:, 0].tolist()
+            for one in self._by_name(scored.views).T
         ]
         found = [
             dict(zip(self._labels, row, strict=True)) if there else None
@@ -167,6 +168,14 @@ class Detect(ScoringStage):
         ]
         table = with_cost(with_signals(table, found), self.name, scored.asked, scored.seconds)
         return table if scored.boxes is None else self._with_boxes(table, scored, scored.boxes)
+
+    def _by_name(self, views: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the numbers of each name: of several labels, their sum, or the highest score of a box."""
+        labels = np.array(self._spec.labels)
+        if len(self._labels) == len(labels):
+            return views
+        joined = np.max if self._spec.gives == "boxes" else np.sum
+        return np.stack([joined(views[:, labels == name], axis=1) for name in dict.fromkeys(labels)], axis=1)
 
     def _gated(self, table: pa.Table) -> tuple[Mask | None, pa.Table]:
         """Return which rows the model is asked about, None for all, and the table with what the gate says of each."""

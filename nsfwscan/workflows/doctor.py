@@ -36,8 +36,8 @@ from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.location import Location
 from nsfwscan.models import registry
 from nsfwscan.models.cache import cache_folder
-from nsfwscan.models.spec import ModelSpec
-from nsfwscan.policy.lint import bank_notes
+from nsfwscan.models.spec import ModelSpec, digests_of
+from nsfwscan.policy.lint import bank_notes, model_notes
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.pins import describe_pin_use
@@ -330,9 +330,12 @@ def _banks(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _models(config: ScanConfig) -> Iterator[Finding]:
-    """Load the models here, and let each score one batch of grey images."""
-    yield _model("model", registry.resolve(config.model, config.storage), config.model, config.storage)
-    beside = registry.resolve_auxiliary(config)
+    """Load the models here, and let each score one batch of grey images; warn of thresholds for other weights."""
+    spec, beside = registry.resolve(config.model, config.storage), registry.resolve_auxiliary(config)
+    yield _model("model", spec, config.model, config.storage)
+    policy = load_policy(config.policy or spec.policy, config.storage)
+    for note in model_notes(policy, digests_of(spec, beside)):
+        yield Finding("warn", "policy", note)
     if beside.prefilter is not None:
         yield _model("prefilter", beside.prefilter, config.cascade.prefilter, config.storage)
     for detector in beside.detectors:

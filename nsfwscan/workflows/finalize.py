@@ -21,7 +21,7 @@ import nsfwscan
 from nsfwscan.config import ReportConfig
 from nsfwscan.errors import BrokenRecord, StoreError
 from nsfwscan.images.sandbox.confinement import LAYERS
-from nsfwscan.policy.lint import bank_notes
+from nsfwscan.policy.lint import bank_notes, model_notes
 from nsfwscan.policy.rules import Policy
 from nsfwscan.reports.html import render_summary
 from nsfwscan.runs.catalogue import write_catalogue
@@ -64,6 +64,8 @@ def record_of(
         **further: the other sections, as JSON values.
     """
     banks = [(bank["name"], bank["kind"]) for bank in further["banks"]]
+    beside = {one["name"]: one["sha256"] for one in further["auxiliary_models"]}
+    models = {**beside, "model": further["model"]["sha256"]}
     content = {
         "run_id": run.run_id,
         "kind": kind,
@@ -91,7 +93,7 @@ def record_of(
         "detectors": report.detections and report.detections.as_dict(report.costs),
         "summary": report.summary.as_dict(),
         "sandbox": report.sandbox,
-        "warnings": _warnings(plan, report, bank_notes(policy, banks)).as_json(),
+        "warnings": _warnings(plan, report, bank_notes(policy, banks), model_notes(policy, models)).as_json(),
         "shadow_policies": [shadow.as_dict() for shadow in report.shadows],
         "files": [file.model_dump() for file in (*report.files, *plan.files)],
     }
@@ -104,11 +106,14 @@ def _counted(counts: Counter[str], words: Iterable[str], *, some: bool = False) 
     return {str(word): counts[word] for word in words if counts[word] or not some}
 
 
-def _warnings(plan: Plan, report: Report, overruled: Iterable[str]) -> Warnings:
-    """Return the warnings of the listing, of banks that the policy overrules, and of an unconfined decoder."""
+def _warnings(plan: Plan, report: Report, overruled: Iterable[str], other_weights: Iterable[str]) -> Warnings:
+    """Return the warnings of the listing, of banks that the policy overrules, of thresholds for other weights, and
+    of an unconfined decoder."""
     warnings = Warnings.from_json(plan.warnings.as_json())
     for note in overruled:
         warnings.add(WarningKind.BANK_OVERRULED, note)
+    for note in other_weights:
+        warnings.add(WarningKind.OTHER_WEIGHTS, note)
     for held, files in report.sandbox.items():
         if held != ", ".join(LAYERS):
             warnings.add(WarningKind.UNCONFINED, f"only {held}" if held != "none" else "no layer of it", count=files)

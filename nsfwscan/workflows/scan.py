@@ -25,8 +25,9 @@ from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
 from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve_auxiliary
+from nsfwscan.models.spec import digests_of
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.lint import bank_notes
+from nsfwscan.policy.lint import bank_notes, model_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
 from nsfwscan.reports.reading import query_report, read_report, with_signal_maps
@@ -260,6 +261,8 @@ def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tu
     banks = _banks(config, pinned, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
     for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
+        progress.say(f"policy   {note}")
+    for note in model_notes(job.policy, digests_of(spec, job.auxiliary_models)):
         progress.say(f"policy   {note}")
     pin = pinned.record(job.policy, banks, spec)
     for line in describe_pin_use(pin):

