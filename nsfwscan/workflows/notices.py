@@ -40,6 +40,8 @@ _MEANING = {
 }
 """Exit codes in words that quote nothing of a run."""
 _AGAIN_S = 1.0
+_STOPPED_S = 5.0
+"""Longest wait after a signal: Kubernetes kills a pod 30 s after it."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -90,13 +92,16 @@ class Notices:
         why = _MEANING.get(code, stopped)
         self._send("failure", f"{self._kind} {self._run_id or ''} ended with exit code {code}: {why}", exit_code=code)
 
-    def close(self) -> None:
-        """Wait until all notices are delivered or given up."""
+    def close(self, wait_s: float) -> None:
+        """Wait until all notices are delivered or given up, so long at most."""
         if self._url is not None:
             self._waiting.put(None)
-            self._thread.join(
-                (self._config.timeout_s + _AGAIN_S * 2**self._config.attempts) * self._config.attempts * 2
-            )
+            self._thread.join(wait_s)
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds in which a few notices are delivered or given up."""
+        return 3 * self._config.attempts * (self._config.timeout_s + _AGAIN_S * 2.0 ** (self._config.attempts - 1))
 
     def _send(self, event: Event, text: str, **facts: Any) -> None:
         head = {"event": event, "text": f"nsfwscan: {text}", "at": now(), "run_id": self._run_id, "kind": self._kind}
@@ -160,10 +165,12 @@ def noticed(config: NotifyConfig, kind: str, store: str, tell: Callable[[str], N
         ConfigError: the webhook's URL is none.
     """
     notices = Notices(config, kind, store, tell)
+    wait_s = notices.longest_s
     try:
         yield notices
     except BaseException as error:
         notices.failed(error)
+        wait_s = _STOPPED_S if isinstance(error, KeyboardInterrupt) else wait_s
         raise
     finally:
-        notices.close()
+        notices.close(wait_s)
