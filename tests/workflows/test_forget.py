@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import boto3
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from nsfwscan.storage import store as storing
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.replay import commit_replay
 from tests.runs.rows import Row, begun, scanned, staged_row
+from tests.s3.servers import S3Endpoint
 from tests.verdicts.lines import file, line
 
 NAMES = [f"{i:02}" for i in range(30)]  # more flagged ones than run.json names
@@ -128,6 +130,18 @@ def test_what_was_cut_off_is_finished(made: Path, folder: Path, monkeypatch: pyt
     assert forget(folder, "--uri", uri).exit_code == 0
     assert uri not in texts(folder) and run("verify", folder / "out").exit_code == 0
     assert len(list((folder / "out" / "forgotten").iterdir())) == 1
+
+
+def test_forgotten_on_s3(made: Path, moto: S3Endpoint) -> None:
+    """The same in a bucket: erased, verified, and passed over by the next night."""
+    boto3.client("s3").create_bucket(Bucket="forget")
+    scanned(made / "media", "s3://forget/out", row, run_id="1")
+    uri = str(made / "media" / "07.jpg")
+    done = run("forget", "s3://forget/out", "--uri", uri, "--by", "L", "--reason", "request 7", "--yes")
+    assert done.exit_code == 0, done.output
+    checked = run("verify", "s3://forget/out")
+    assert checked.exit_code == 0 and "to forget objects" in checked.output, checked.output
+    assert scanned(made / "media", "s3://forget/out", row, run_id="2").record.plan.actions["new"] == 1
 
 
 def test_what_is_not_forgotten(made: Path, folder: Path, tmp_path: Path) -> None:
