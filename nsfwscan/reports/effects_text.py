@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from nsfwscan.runs.effects import share_with_interval
 from nsfwscan.runs.record import (
     CascadeRecord,
     DetectorRecord,
@@ -28,6 +29,7 @@ def describe_effects(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield from describe_media(record.media or {})
     for detector in record.detectors or ():
         yield from _detector(detector)
+    yield from _people(record)
     if len(times) > 1:
         yield "models", "; ".join(f"{name} {_each(time)} an image" for name, time in times.items())
 
@@ -44,6 +46,25 @@ def describe_media(media: Mapping[str, MediaRecord]) -> Iterator[tuple[str, str]
 
 
 _SEVERAL = {"animation": ("animated", "animation", "animations"), "video": ("videos", "video", "videos")}
+
+
+def _people(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Say what people are spared, and what they are expected to open, once they gave verdicts."""
+    verdicts, rows = record.verdicts, record.summary.rows
+    if verdicts is None or not rows:
+        return
+    queued = sum(record.summary.queue.values())
+    yield (
+        "people",
+        f"{rows - queued:,} of {_counted(rows, 'object', 'objects')} settled without one, {queued:,} in queues",
+    )
+    opened, low, high = share_with_interval(verdicts.opened or 0, verdicts.given or 0)
+    if opened is None or low is None or high is None:
+        return
+    unopened = f"{1 - opened:.0%} ({1 - high:.0%} to {1 - low:.0%}) unopened"
+    each = [1000 * queued / rows * share for share in (opened, low, high)]
+    expected = f"at most {each[0]:,.1f} ({each[1]:,.1f} to {each[2]:,.1f}) opens expected of a thousand objects"
+    yield "opens", f"{_counted(verdicts.given or 0, 'verdict', 'verdicts')}, {unopened}; {expected}"
 
 
 def _same(found: DuplicatesRecord) -> Iterator[tuple[str, str]]:

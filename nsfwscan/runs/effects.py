@@ -123,7 +123,7 @@ class Cascade:
         run.
         """
         each, settled = costs.each(FULL_BATCH), self.settled_by.total()
-        rate, low, high = miss_rate(self.misses, self.audit_sample)
+        rate, low, high = share_with_interval(self.misses, self.audit_sample)
         return {
             "settled": settled,
             "settled_by": dict(self.settled_by.most_common()),
@@ -138,18 +138,18 @@ class Cascade:
         }
 
 
-def miss_rate(misses: int, audit_sample: int) -> tuple[float | None, float | None, float | None]:
-    """Return the miss rate and the bounds of its exact interval (Clopper and Pearson 1934).
+def share_with_interval(hits: int, trials: int) -> tuple[float | None, float | None, float | None]:
+    """Return a share and the bounds of its exact interval (Clopper and Pearson 1934).
 
     The interval covers the true rate with at least the stated confidence, however small the sample is. All three are
-    None without a sample.
+    None without trials.
     """
-    if not audit_sample:
+    if not trials:
         return None, None, None
     from scipy.stats import binomtest
 
-    interval = binomtest(misses, audit_sample).proportion_ci(CONFIDENCE, method="exact")
-    return misses / audit_sample, float(interval.low), float(interval.high)
+    interval = binomtest(hits, trials).proportion_ci(CONFIDENCE, method="exact")
+    return hits / trials, float(interval.low), float(interval.high)
 
 
 @dataclass
@@ -214,7 +214,7 @@ class Detections:
 
     def _gate(self, name: str, config: DetectorConfig, costs: Costs) -> dict[str, Any]:
         counts, each = self.gates[name], costs.each(f"detect-{name}")
-        rate, low, high = miss_rate(counts["misses"], counts["shadow_sample"])
+        rate, low, high = share_with_interval(counts["misses"], counts["shadow_sample"])
         spared = counts["held_back"] - counts["shadow_sample"]
         return {
             "when": config.when,

@@ -309,6 +309,10 @@ class VerdictsRecord(_Section):
     """Digest of their names, sorted, one a line; a name is the SHA-256 of the file."""
     new: tuple[Sha256, ...]
     """Files that no run names that was committed before this one."""
+    given: Count | None = _OPTIONAL
+    """Verdicts that people gave, without those that only take one back; absent in records of older versions."""
+    opened: Count | None = _OPTIONAL
+    """Those of them before which the original was opened."""
 
 
 class BalanceRecord(_Section):

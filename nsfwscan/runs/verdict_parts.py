@@ -6,8 +6,10 @@ commit, and a file that was removed is missed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.compute as pc
 
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.finding import Finding, damaged, tampered
@@ -16,6 +18,7 @@ from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import FOLDER, part_names, read_part
 from nsfwscan.verdicts.standing import Standing
+from nsfwscan.verdicts.verdict import Word
 
 _AT_ONCE = 16
 
@@ -26,10 +29,26 @@ def verdicts_record(store: Store, verdicts: Standing) -> Json | None:
         return None
     named = set(_named(store))
     new = tuple(part for part in verdicts.parts if part not in named)
+    given, opened = _looks(store, verdicts.parts)
     record = VerdictsRecord(
-        contents=verdicts.contents.num_rows, parts=len(verdicts.parts), sha256=verdicts.digest, new=new
+        contents=verdicts.contents.num_rows,
+        parts=len(verdicts.parts),
+        sha256=verdicts.digest,
+        new=new,
+        given=given,
+        opened=opened,
     )
     return record.model_dump(mode="json")
+
+
+def _looks(store: Store, parts: Sequence[str]) -> tuple[int, int]:
+    """Return the number of verdicts that people gave, and of those before which they opened the original."""
+    opened: dict[str, bool] = {}
+    for part in parts:
+        rows = read_part(store, part, ["id", "verdict", "opened"])
+        rows = rows.filter(pc.not_equal(rows["verdict"], str(Word.UNDO)))
+        opened |= dict(zip(rows["id"].to_pylist(), rows["opened"].to_pylist(), strict=True))
+    return len(opened), sum(map(bool, opened.values()))
 
 
 def verify_verdicts(store: Store) -> Iterator[Finding]:

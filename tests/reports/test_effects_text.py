@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nsfwscan.reports.effects_text import describe_effects
+from nsfwscan.runs.summary import Summary
 from tests.runs.rows import as_record, record_of
 
 NOTHING = {"copies": 0, "contents": 0, "clusters": 0, "clustered": 0, "looked_for_all": True, "reused": 0}
@@ -18,6 +19,17 @@ def said(**changed: Any) -> dict[str, str]:
 def test_nothing_to_say() -> None:
     """Without copies, filters and further models there is nothing."""
     assert said() == {}
+
+
+def test_people_and_opens() -> None:
+    """Once there are verdicts: what is settled without a person, what was decided unopened, and what will be opened."""
+    known = {"contents": 9, "parts": 1, "sha256": "0" * 64, "new": []}
+    summary = {**Summary(rows=1000).as_dict(), "queue": {"adult": 30, "legal": 10}}
+    assert said(verdicts={**known, "given": 100, "opened": 20}, summary=summary) == {
+        "people": "960 of 1,000 objects settled without one, 40 in queues",
+        "opens": "100 verdicts, 80% (71% to 87%) unopened; at most 8.0 (5.1 to 11.7) opens expected of a thousand objects",
+    }
+    assert set(said(verdicts=known, summary=summary)) == {"people"}
 
 
 def test_copies_and_clusters() -> None:

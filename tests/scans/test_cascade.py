@@ -16,7 +16,7 @@ import nsfwscan
 from nsfwscan.config import CascadeConfig
 from nsfwscan.errors import ConfigError, ModelError
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.runs.effects import miss_rate
+from nsfwscan.runs.effects import share_with_interval
 from nsfwscan.stages.filters import in_audit_sample
 from nsfwscan.workflows.scan import ScanResult
 from tests.checkpoints import make_dinov2, make_vit
@@ -134,12 +134,12 @@ def test_the_interval_covers_the_truth(audit_sample: int, truth: float) -> None:
     found = np.arange(audit_sample + 1)
     weights = binom.pmf(found, audit_sample, truth)
     intervals = [
-        miss_rate(int(misses), audit_sample) if weight > 1e-9 else (0, 1, 0)
+        share_with_interval(int(misses), audit_sample) if weight > 1e-9 else (0, 1, 0)
         for misses, weight in zip(found, weights, strict=True)
     ]
     covered = sum(weight for weight, (_, low, high) in zip(weights, intervals, strict=True) if low <= truth <= high)
     assert covered >= 0.95
-    assert miss_rate(0, 0) == (None, None, None)
+    assert share_with_interval(0, 0) == (None, None, None)
 
 
 def test_one_decoding_for_all_detectors(
