@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections import OrderedDict
 
 from nsfwscan.images.sandbox.wire import Area, Settings
 from nsfwscan.images.sandbox.zygote import Zygote
 
-_MOST = 4
+_MOST = 6
 """Kept at a time; each is a process of 50 MB."""
-_kept: OrderedDict[str, Zygote] = OrderedDict()
+_kept: list[tuple[str, Zygote]] = []
 
 
 class LentZygote:
@@ -21,7 +20,7 @@ class LentZygote:
 
     def __init__(self, settings: Settings) -> None:
         key = repr((settings, sys.path))
-        self._zygote = _kept.pop(key, None) or Zygote(settings)
+        self._zygote = _taken(key) or Zygote(settings)
         self._used: list[str] = []
         self._end = weakref.finalize(self, _keep, key, self._zygote, self._used)
 
@@ -45,6 +44,13 @@ class LentZygote:
         return str(self._end() or "")
 
 
+def _taken(key: str) -> Zygote | None:
+    for number, (kept, _) in enumerate(_kept):
+        if kept == key:
+            return _kept.pop(number)[1]
+    return None
+
+
 def _keep(key: str, zygote: Zygote, used: list[str]) -> str:
     """Keep a process that is well and has no worker; return the last words of one that is not."""
     try:
@@ -54,9 +60,9 @@ def _keep(key: str, zygote: Zygote, used: list[str]) -> str:
             return zygote.close()
     except (EOFError, OSError, ValueError):
         return zygote.close()
-    if key in _kept or zygote._process.poll() is not None:
+    if zygote._process.poll() is not None:
         return zygote.close()
-    _kept[key] = zygote
+    _kept.append((key, zygote))
     if len(_kept) > _MOST:
-        _kept.popitem(last=False)[1].close()
+        _kept.pop(0)[1].close()
     return ""
