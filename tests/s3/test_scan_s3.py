@@ -196,6 +196,7 @@ def test_committed_on_s3(server: S3Endpoint, media: str) -> None:
     assert server.secret_key.encode() not in store.read("runs/once/run.json")
     assert sorted(store.names("runs/once")) == [
         "_SUCCESS",
+        "drift",
         "listing",
         "plan.json",
         "report",

@@ -19,7 +19,7 @@ from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.views import pixels_type
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA
+from nsfwscan.schema import COST, LISTING_SCHEMA, REPORT_SCHEMA
 from nsfwscan.stages.base import fresh
 from nsfwscan.stages.decode import Decode
 from tests.hostile_format import PLUGINS, hostile
@@ -116,7 +116,8 @@ def test_files_that_kill_their_decoder_are_rows(hardened: Decode) -> None:
     alone = hardened(table(pictures)).to_pylist()
     files = [data for deed, picture in zip(deeds, pictures, strict=True) for data in (hostile(deed), picture)]
     rows = hardened(table(files)).to_pylist()
-    assert [{**row, "uri": None} for row in rows[1::2]] == [{**row, "uri": None} for row in alone]
+    own = {"uri": None, COST.name: None}
+    assert [{**row, **own} for row in rows[1::2]] == [{**row, **own} for row in alone]
     assert [row["status"] for row in rows[::2]] == [
         "crashed", "timeout", "crashed", "crashed", "timeout", "crashed", "crashed", "ok",
     ]  # fmt: skip
