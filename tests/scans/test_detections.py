@@ -23,6 +23,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.schema import DETECTION_SCHEMA
 from nsfwscan.storage.store import Store
+from nsfwscan.workflows.forget import forget
 from nsfwscan.workflows.scan import ScanResult
 from nsfwscan.workflows.why import explain_object
 from tests.boxes_graph import BOX_LABELS, SIDE, boxes_graph
@@ -196,6 +197,22 @@ def test_why_says_what_detectors_said(media: Path, store: Path) -> None:
     place = Store.at(str(store), StorageConfig())
     assert explain_object(place, str(media / "red.png")).detectors == {"box": "red 1, green 0; 1 boxes, in detections/"}
     assert explain_object(place, str(media / "notes.txt")).detectors == {"box": "did not look"}
+
+
+def test_a_forgotten_object_has_no_boxes(store: Path, tmp_path: Path) -> None:
+    """Its boxes stay as tombstones, without a score or a place, and the store is sound."""
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
+    [uri] = [path for path in _uris(tmp_path) if path.endswith("/red.png")]
+    forget(Store.at(str(tmp_path), StorageConfig()), "me", "asked", uri=uri)
+    assert all("written anew since" in text for text in findings(tmp_path, "1"))
+    _, boxes = read(tmp_path, "1")
+    [gone] = [boxes[name][0] for name in boxes if not name.endswith((".png", ".tiff"))]
+    assert not any(gone[name] for name in ("detector", "score", "x", "w"))
+
+
+def _uris(out: Path) -> set[str]:
+    found = (pq.read_table(path)["uri"].to_pylist() for path in (out / "runs" / "1").glob("detections/*.parquet"))
+    return {uri for uris in found for uri in uris}
 
 
 def test_a_model_must_give_probabilities(media: Path, detector: Path, tmp_path: Path) -> None:
