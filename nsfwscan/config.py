@@ -172,7 +172,7 @@ class ReadConfig(Frozen):
     max_bytes: int = Field(64 * 2**20, ge=1)
     max_video_bytes: int = Field(320 * 2**20, ge=1)
     """For videos, where it is more than `max_bytes`: an object over that is begun, and read on where it is a video. The
-    worker and its decoding process have it in memory four times for a moment."""
+    worker and its decoding process have it in memory five times for a moment."""
     concurrency: int = Field(16, ge=1, le=512)
     """Objects that each CPU actor reads at once."""
     timeout_s: float = Field(60.0, gt=0)
@@ -220,6 +220,8 @@ class ViewsConfig(Frozen):
     """Frames or pages that are scored at most, of those that look different; 1: the first one alone."""
     worst: int = Field(2, ge=1)
     """How many of them, the worst ones, make the scores of the object: their mean. 1: a single frame is a verdict."""
+    tiles: bool = False
+    """Whether pictures of more than a megapixel, and strips, are cut into tiles, which are scored, too."""
     max_pixels: int = Field(300_000_000, ge=0)
     """Pixels of all frames of a file that are looked at in small; `signals['view.unseen']` says what was left."""
 

@@ -202,12 +202,13 @@ SIGNAL_GROUPS = (
 )  # fmt: skip
 """What signals begin with that are not a detector's; a dot follows."""
 VIEW_COLUMNS = [
-    _column("index", pa.int32(), "the frame or page, from 0"),
+    _column("index", pa.int32(), "the frame or page, from 0; of a picture in tiles, the tile, from 1"),
     _column("at_s", pa.float64(), "seconds from the beginning until it is shown; null for a page"),
     _column(
         "reason",
         pa.string(),
-        "why it was looked at: `first`, `last`, `spread` or `page` (in even distances), `distinct` (unlike the others)",
+        "why it was looked at: `first`, `last`, `spread` or `page` (in even distances), `distinct` (unlike all), "
+        "`tile` (a part of a picture, with `--tiles`)",
     ),
     _column(
         "weight",
@@ -217,6 +218,7 @@ VIEW_COLUMNS = [
     ),
     _column("width", pa.int64(), "pixels of the frame or page; null where all are as large as the object"),
     _column("height", pa.int64(), "pixels, likewise"),
+    _column("place", pa.string(), "where a tile is: left, top, right, bottom in pixels as displayed; null for others"),
     *CONTENT_COLUMNS[2:4],
     *(field for field in MODEL_COLUMNS if field.name not in ("model", "worst_view", "worst_at_s")),
 ]

@@ -100,9 +100,10 @@ class _Looks:
         hashes = np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, HASH_BYTES)
         return cls(np.array(rows, np.int64), hashes, np.array(qualities, np.int64), list(held))
 
-    def of_row(self, row: int) -> range:
-        """Return the numbers of a row's hashes."""
-        return range(*np.searchsorted(self.rows, [row, row + 1]).tolist())
+    def parts_of(self, row: int) -> list[int]:
+        """Return the numbers of the hashes that together are all of a row: tiles show what the whole picture does."""
+        of_row = range(*np.searchsorted(self.rows, [row, row + 1]).tolist())
+        return [look for look in of_row if (self.views[look] or {}).get("reason") != "tile"]
 
 
 class BankSet:
@@ -224,10 +225,10 @@ class BankSet:
             is_false = look in false or row in spared
             if kind == BankKind.NEGATIVE or (is_false and kind != BankKind.ILLEGAL):
                 continue
-            if kind != BankKind.ALLOW or held[hit.bank].issuperset(looks.of_row(row)):
+            if kind != BankKind.ALLOW or held[hit.bank].issuperset(looks.parts_of(row)):
                 self._take(row, hit, best, spared)
         of_views = {row: hit for row, hit in best.items() if hit.look >= 0 and looks.views[hit.look] is not None}
-        return {row: self._said(hit, looks, looks.of_row(row), found[hit.bank]) for row, hit in of_views.items()}
+        return {row: self._said(hit, looks, looks.parts_of(row), found[hit.bank]) for row, hit in of_views.items()}
 
     def _found_in(self, number: int, looks: _Looks) -> list[tuple[int, Hit, NDArray[np.int64]]]:
         """Return the hashes that a bank holds: their numbers, the nearest entry of each, and all that are near it."""
@@ -244,15 +245,15 @@ class BankSet:
         ]
 
     def _said(
-        self, hit: Hit, looks: _Looks, of_row: range, found: list[tuple[int, Hit, NDArray[np.int64]]]
+        self, hit: Hit, looks: _Looks, parts: list[int], found: list[tuple[int, Hit, NDArray[np.int64]]]
     ) -> dict[str, Any]:
         """Return which view matches, and the shares of views and of the entry's hashes that are alike."""
         view, entries = looks.views[hit.look] or {}, self._banks[hit.bank].entries["pdq"]
         said = {"match_view": view["index"], "match_at_s": view["at_s"], "match_pdq": view["pdq"]}
-        if len(of_row) > 1 and all(looks.views[look] for look in of_row):
+        if len(parts) > 1 and all(looks.views[look] for look in parts):
             alike = [{place for place in near.tolist() if entries.id_of(place) == hit.id}
-                     for look, _, near in found if look in of_row]  # fmt: skip
-            said["match_share"] = sum(map(bool, alike)) / len(of_row)
+                     for look, _, near in found if look in parts]  # fmt: skip
+            said["match_share"] = sum(map(bool, alike)) / len(parts)
             said["match_entry_share"] = min(1.0, len(set().union(*alike)) / entries.number_of(hit.id))
         return said
 

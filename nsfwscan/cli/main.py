@@ -274,6 +274,11 @@ def model_options(command: Command) -> Command:
     help="Let cheap filters and a light model remove clearly benign images before the model.",
 )
 @click.option(
+    "--tiles/--no-tiles",
+    default=None,
+    help="Also score overlapping parts of large pictures, which finds small things in them.",
+)
+@click.option(
     "--shadow-policy",
     "shadow_policies",
     multiple=True,
@@ -713,6 +718,7 @@ _SECTIONS = {
     ),
     "read": ("max_bytes", "max_requests_per_s"),
     "decode": ("max_pixels", "pdq"),
+    "views": ("tiles",),
     "model": ("dtype", "batch_size", "compile"),
     "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),
     "engine": ("address", "num_cpus", "deadline"),

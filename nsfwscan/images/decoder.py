@@ -50,8 +50,14 @@ class Decoded:
 
 
 def to_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any) -> tuple[Facts, bytes]:
-    """Return what a file says about itself, and the models' pixels of its first frame: `geometry.nbytes` bytes for each
-    geometry, one after the other.
+    """Return what a file says about itself, and the models' pixels of its first frame, as `decoded_pixels`."""
+    decoded, pixels = decoded_pixels(data, *geometries, fast=fast, **how)
+    return decoded.facts, pixels
+
+
+def decoded_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any) -> tuple[Decoded, bytes]:
+    """Return the first frame of a file, and the models' pixels of it: `geometry.nbytes` bytes for each geometry, one
+    after the other.
 
     Args:
         fast: decode a large JPEG at a half, a quarter or an eighth of its scale, and resize it from there.
@@ -65,7 +71,7 @@ def to_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any
     for geometry in geometries:
         check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
     with as_row_error(decoded.facts):
-        return decoded.facts, b"".join(geometry.apply(decoded.image) for geometry in geometries)
+        return decoded, b"".join(geometry.apply(decoded.image) for geometry in geometries)
 
 
 def decode(

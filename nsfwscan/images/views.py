@@ -1,8 +1,9 @@
 """Decode the views of a file: what a model looks at, and what a reviewer is shown of it.
 
-A photograph is one view. Of an animation, or of a file of several pages, the views are the first frame, the last one,
-some in even distances, and those that look most different from them; frames that look alike are one view. All frames
-are looked at in small before any is chosen, so that a single one in a thousand is found. The signal:
+A photograph is one view; where that is asked for, a large one is cut into tiles, too (`tiles.py`). Of an animation, or
+of a file of several pages, the views are the first frame, the last one, some in even distances, and those that look
+most different from them; frames that look alike are one view. All frames are looked at in small before any is chosen,
+so that a single one in a thousand is found. The signal:
 
     view.unseen     share of the frames that were not looked at: too many, too large, damaged, or no time left
 """
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nsfwscan.images.animations import ANIMATED, Frame, frames_of
-from nsfwscan.images.decoder import frame_of, to_pixels
+from nsfwscan.images.decoder import Decoded, decoded_pixels, frame_of
 from nsfwscan.images.opening import Facts
+from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.signals import MOST_SIGNALS
+from nsfwscan.images.tiles import tiles_of
 
 LOOK = 32
 """Edge of the small pictures by which frames are compared."""
@@ -46,11 +49,13 @@ class ViewLimits:
         most: number of views; 1: the first frame alone.
         pixels: of all frames together.
         seconds: for looking; half of a file's time at most.
+        tiles: cut large pictures, too.
     """
 
     most: int = 1
     pixels: int = 0
     seconds: float = 0.0
+    tiles: bool = False
 
 
 def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any) -> tuple[Facts, list[Facts], bytes]:
@@ -68,8 +73,12 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         RowError, MemoryError: as `to_pixels`, of the first frame. What is wrong with later ones costs only them.
     """
     until = time.monotonic() + limits.seconds
-    facts, pixels = to_pixels(data, *geometries, **how)
+    decoded, pixels = decoded_pixels(data, *geometries, **how)
+    facts = decoded.facts
     facts |= {"media": "image", "views": 1, "duration_s": None, "looked": 1}
+    if limits.tiles and facts["frames"] == 1:
+        return _with_tiles(decoded, pixels, geometries, limits.most - 1, hashed=how.get("hashed", False))
+    del decoded
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
     walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
@@ -93,6 +102,27 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     made = [pixels, *_made(walk, views, geometries, hashed=how.get("hashed", False))]
     facts["views"] = len(made)
     return facts, views[: len(made)], b"".join(made)
+
+
+def _with_tiles(
+    decoded: Decoded, pixels: bytes, geometries: tuple[Geometry, ...], most: int, *, hashed: bool
+) -> tuple[Facts, list[Facts], bytes]:
+    """Return a picture and its tiles as views. The picture counts in full, a tile once: a single one is no verdict."""
+    facts, image = decoded.facts, decoded.image
+    known = {name: facts.get(name) for name in ("width", "height", "pdq", "pdq_quality")}
+    views = [{"index": 0, "at_s": None, "reason": "first", "weight": _WHOLE, "place": None, **known}]
+    made = [pixels]
+    across, down = image.size[0] / facts["width"], image.size[1] / facts["height"]  # it may have been reduced
+    for left, top, right, bottom in tiles_of((facts["width"], facts["height"]), most):
+        tile = image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
+        pdq, quality = pdq_of(tile) if hashed else (None, None)
+        place = f"{left},{top},{right},{bottom}"
+        view = {"index": len(views), "at_s": None, "reason": "tile", "weight": 1, "place": place}
+        size = {"width": right - left, "height": bottom - top}
+        views.append({**view, **size, "pdq": pdq, "pdq_quality": quality})
+        made.append(b"".join(geometry.apply(tile) for geometry in geometries))
+    facts["views"] = len(views)
+    return facts, views if len(views) > 1 else [], b"".join(made)
 
 
 @dataclass

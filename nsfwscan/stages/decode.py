@@ -171,4 +171,4 @@ def settings_of(config: DecodeConfig, *geometries: Geometry, views: ViewsConfig 
     limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes", "sandbox"})
     hashed, examined = config.pdq != "off", config.provenance
     how: dict[str, Any] = {"fast": config.reduces, "hashed": hashed, "examined": examined, **limits}
-    return Settings(geometries=geometries, views=views.most, view_pixels=views.max_pixels, **how)
+    return Settings(geometries=geometries, views=views.most, view_pixels=views.max_pixels, tiles=views.tiles, **how)

@@ -306,3 +306,19 @@ def test_a_view_that_matched_before_is_matched_again_without_the_others(banks: C
         (None,) * 4,
         ("a", A, 7, 0.7),
     ]
+
+
+def test_tiles_are_no_parts_of_their_own(banks: Callable[..., BankSet]) -> None:
+    """A picture in tiles is harmless where all of it is in an allow bank; a tile alone makes nothing harmless."""
+    some = banks(allow={"kind": "allow", "entries": [("pdq", A, "a")]}, b={"entries": [("pdq", D, "d")]})
+
+    def tiled(*hashes: str) -> Any:
+        views = [{"index": i, "reason": "tile" if i else "first", "weight": 1, "pdq": h, "pdq_quality": 90}
+                 for i, h in enumerate(hashes)]  # fmt: skip
+        table = rows({"pdq": hashes[0]}).append_column(EACH_VIEW, pa.array([views], EACH_VIEW.type))
+        [row] = some.match(table).to_pylist()
+        return row["match_id"], row["match_view"], row["match_share"]
+
+    assert tiled(A, OTHER, B) == ("a", 0, None)
+    assert tiled(OTHER, A, A) == (None, None, None)
+    assert tiled(OTHER, B, D) == ("d", 2, None)

@@ -37,7 +37,7 @@ _TYPES: dict[str, type] = {
 }
 _OF_VIEW = {
     **dict.fromkeys(("index", "weight", "width", "height", "pdq_quality"), int),
-    **{"at_s": float, "reason": str, "pdq": str},
+    **{"at_s": float, "reason": str, "place": str, "pdq": str},
 }
 _MOST = {"pdq_quality": 100, "index": 2**31 - 1, "weight": 2**31 - 1}
 _PDQ_DIGITS = re.compile("[0-9a-f]{64}")

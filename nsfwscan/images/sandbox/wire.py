@@ -49,6 +49,7 @@ class Settings:
         timeout_s: for one file.
         views: number of views of a file at most.
         view_pixels: pixels of all frames of a file that are looked at for its views.
+        tiles: cut large pictures into further views.
         max_memory_bytes: for a worker, beyond what it has when it is forked.
         sandbox: `auto`: confine a worker as far as the kernel can; `required`: refuse a kernel that cannot confine it
             wholly; `off`: do not confine it, for plugins that need files.
@@ -65,6 +66,7 @@ class Settings:
     sandbox: Literal["auto", "required", "off"] = "auto"
     views: int = 1
     view_pixels: int = 0
+    tiles: bool = False
 
     @property
     def sandboxed(self) -> bool:

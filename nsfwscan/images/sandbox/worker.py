@@ -187,7 +187,7 @@ def _answer_of_video(container: Container, asked: Said, data: bytes, settings: S
 
 
 def _view_limits(settings: Settings) -> ViewLimits:
-    return ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2)
+    return ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2, settings.tiles)
 
 
 if __name__ == "__main__":
