@@ -84,7 +84,7 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
     looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, LOOK, LOOK, 3)
     facts["looked"] = max(1, len(looks))
-    animated = facts["format"] in ANIMATED and (facts["frames"] or 0) > 1
+    animated = facts["format"] in ANIMATED and (facts["frames"] or len(looks)) > 1  # or too many to count
     if animated:
         facts |= {"media": "animation", "duration_s": None if walk.cut else sum(walk.shown_s)}
     if unseen := walk.unseen(facts["frames"]):

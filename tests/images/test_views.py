@@ -131,6 +131,20 @@ def test_frames_that_are_too_large_are_not_decoded() -> None:
     assert caught.value.status == Status.TOO_LARGE
 
 
+def test_more_frames_than_can_be_counted_are_an_animation() -> None:
+    """A hundred thousand frames of 3 x 3 pixels: within the limits, and frames count for the time that they are shown."""
+    data = animation([Image.new("L", (3, 3), level) for level in (0, 255, 0)], duration=50)
+    first, _, third = (match.start() for match in re.finditer(b"\x21\xf9\x04", data))
+    facts, views, _ = views_of(data[:first] + data[first:third] * 50_000 + b";", ViewLimits(8, 40 * 2**16, 60.0))
+    assert (facts["frames"], facts["media"], facts["looked"], facts["signals"]) == (
+        None,
+        "animation",
+        40,
+        {"view.unseen": 0.5},
+    )
+    assert [(view["at_s"], view["weight"]) for view in views] == [(0.0, 20), (pytest.approx(1.95), 20)]
+
+
 def test_a_damaged_frame_costs_what_follows_it() -> None:
     """A GIF that is cut off in its third frame has the first two."""
     data = animation([photo(), *moving(3)], duration=100)
