@@ -107,7 +107,15 @@ def test_it_answers_as_this_process_would(child: DecodeChild, demo: tuple[Path, 
 def test_a_further_format_is_read() -> None:
     """A format that the configuration names is decoded, and unsupported where it is not named."""
     facts, pixels = DecodeChild(settings(plugins={"hostile": PLUGINS["HOSTILE"]})).decode(hostile("grey"))
-    said = {"frames": 1, "camera": None, "software": None, "media": "image", "views": 1, "duration_s": None}
+    said = {
+        "frames": 1,
+        "camera": None,
+        "software": None,
+        "media": "image",
+        "views": 1,
+        "duration_s": None,
+        "looked": 1,
+    }
     assert (facts, pixels) == ({**HEADER, **said}, GREY)
     assert failure(DecodeChild(settings(plugins={})), hostile("grey")).status == "unsupported"
 
