@@ -16,8 +16,6 @@ from functools import cache
 from statistics import NormalDist
 from typing import Any
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 _FEW = 4
 """Hits, or misses, below which the exact interval is taken: Wilson's is too narrow for rare ones (Brown, Cai and
@@ -140,6 +138,8 @@ def _of_weighted(share: float, variance: float, confidence: float) -> tuple[floa
     (Korn and Graubard 1998, Survey Methodology 24: 193)."""
     if not 0 < share < 1 or not variance:
         return share, share
+    from scipy import stats
+
     objects, tail = share * (1 - share) / variance, (1 - confidence) / 2
     hits = share * objects
     low = stats.beta.ppf(tail, hits, objects - hits + 1)
@@ -170,6 +170,8 @@ def _interval(one: Stratum, confidence: float) -> tuple[float, float]:
 
 @cache
 def _of_share(hits: int, of: int, confidence: float) -> Any:
+    from scipy import stats  # dear to load, and every command would
+
     method = "exact" if min(hits, of - hits) < _FEW else "wilson"
     return stats.binomtest(hits, of).proportion_ci(confidence, method)
 
