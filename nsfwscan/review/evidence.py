@@ -6,12 +6,13 @@ The views are those that a scan scores (`images/views.py`). A file of views that
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.review.covers import View
-from nsfwscan.runs.beside import VIEWS
+from nsfwscan.runs.beside import DETECTIONS, VIEWS
 from nsfwscan.runs.run import Run
 
 MOST = 6
@@ -21,6 +22,8 @@ _NEAR = 0.5
 
 Scores = Mapping[str, Mapping[int, float]]
 """By URI and frame, the `nsfw_score` of a view."""
+Parts = Mapping[str, Mapping[int, list[dict[str, Any]]]]
+"""By URI and frame, what detectors found there: the `label`, and the `box` in shares of the view's edges."""
 
 
 def minimal(views: Sequence[View], scores: Mapping[int, float]) -> list[View]:
@@ -42,4 +45,18 @@ def scores_of_views(run: Run, uris: Collection[str]) -> Scores:
         for row in rows.filter(pc.is_in(rows["uri"], wanted)).to_pylist():
             if row["nsfw_score"] is not None:
                 found.setdefault(row["uri"], {})[row["index"]] = row["nsfw_score"]
+    return found
+
+
+def parts_of_views(run: Run, uris: Collection[str]) -> Parts:
+    """Return the boxes that detectors found in some objects; they stay covered in an original until they are asked
+    for."""
+    wanted, found = pa.array(sorted(uris), pa.string()), dict[str, dict[int, list[dict[str, Any]]]]()
+    for file in run.record().files_in(DETECTIONS.folder):
+        rows = run.parquet(file).read(columns=["uri", "view", "label", "x", "y", "w", "h"])
+        for row in rows.filter(pc.is_in(rows["uri"], wanted)).to_pylist():
+            box = {"left": row["x"], "top": row["y"], "width": row["w"], "height": row["h"]}
+            found.setdefault(row["uri"], {}).setdefault(row["view"] or 0, []).append(
+                {"label": row["label"], "box": box}
+            )
     return found

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from nsfwscan.errors import ConfigError, Status
 from nsfwscan.reports.html import page_environment
 from nsfwscan.review.covers import Artist, Content, Drawn, Save, View
-from nsfwscan.review.evidence import Scores, minimal, scores_of_views
+from nsfwscan.review.evidence import Parts, Scores, minimal, parts_of_views, scores_of_views
 from nsfwscan.review.hands import Named
 from nsfwscan.review.originals import NoOriginals, Originals, origin_of
 from nsfwscan.review.ranking import Item
@@ -99,7 +99,8 @@ def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw:
     contents = [content for item in chosen for content in _contents(item)]
     to_draw = dict.fromkeys(content for item in chosen if not item.row["illegal"] for content in _contents(item))
     drawn = dict(zip(to_draw, draw.draw(list(to_draw)), strict=True)) if draw else {}
-    made = _Maker(drawn, scores_of_views(run, [item.row["uri"] for item in chosen]), asked)
+    uris = [item.row["uri"] for item in chosen]
+    made = _Maker(drawn, scores_of_views(run, uris), parts_of_views(run, uris), asked)
     try:
         out.make_folder()
         with out.child(PAGE).appearing() as path:
@@ -141,6 +142,7 @@ class _Maker:
 
     drawn: Mapping[Content, Drawn]
     scores: Scores
+    parts: Parts
     asked: Asked
 
     def item(self, item: Item) -> dict[str, Any]:
@@ -167,7 +169,8 @@ class _Maker:
         drawn = self.drawn.get(_contents(item)[0])
         if drawn is None:
             return []
-        hidden, scores = item.row["shield"] == Shield.HIDDEN, self.scores.get(item.row["uri"], {})
+        hidden, uri = item.row["shield"] == Shield.HIDDEN, item.row["uri"]
+        scores, parts = self.scores.get(uri, {}), self.parts.get(uri, {})
         return [
             {
                 "index": view.index,
@@ -175,6 +178,7 @@ class _Maker:
                 "cover": None if hidden else view.cover,
                 "score": scores.get(view.index),
                 "picture": view.picture,
+                "parts": parts.get(view.index, []),
             }
             for view in minimal(drawn.views, scores)
         ]

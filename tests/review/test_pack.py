@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -14,11 +18,13 @@ from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, NsfwscanError
 from nsfwscan.review.covers import View
-from nsfwscan.review.evidence import minimal
+from nsfwscan.review.evidence import minimal, parts_of_views
 from nsfwscan.review.originals import NoOriginals, Presigned, Template, origin_of
 from nsfwscan.review.ranking import ranked
 from nsfwscan.review.selection import rows_where
 from nsfwscan.review.words import line_of
+from nsfwscan.schema import DETECTION_SCHEMA
+from nsfwscan.storage.store import to_json
 from tests.review.pages import of_file, packed, picture, store
 from tests.review.stores import committed, row
 from tests.s3.servers import S3Endpoint
@@ -98,6 +104,26 @@ def test_minimal_evidence() -> None:
     assert [v.index for v in minimal(views, {0: 0.1, 3: 0.9, 5: 0.5, 8: 0.44})] == [3, 5]
     assert [v.index for v in minimal(views, dict.fromkeys(range(9), 0.9))] == [0, 1, 2, 3, 4, 5]
     assert [v.index for v in minimal(views, {})] == [0, 1, 2, 3, 4, 5]
+
+
+def test_parts_come_from_detections(tmp_path: Path) -> None:
+    """The boxes of the items' views, and of no other object."""
+    run = committed(tmp_path, [row("/a")])
+    box = {"detector": "nudity", "score": 0.9, "x": 0.25, "y": 0.5, "w": 0.125, "h": 0.25}
+    rows = [{"uri": "/a", "view": 0, "label": "torso", **box}, {"uri": "/b", "view": 0, "label": "face", **box}]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=DETECTION_SCHEMA), buffer)
+    data, record = buffer.getvalue(), run.record().as_json()
+    known = {
+        "path": "detections/part-0.parquet",
+        "rows": 2,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    run.folder.write(known["path"], data)
+    run.folder.write("run.json", to_json({**record, "files": [*record["files"], known]}))
+    torso = {"label": "torso", "box": {"left": 0.25, "top": 0.5, "width": 0.125, "height": 0.25}}
+    assert parts_of_views(run, ["/a", "/c"]) == {"/a": {0: [torso]}}
 
 
 def test_the_line_on_an_item(tmp_path: Path) -> None:

@@ -314,6 +314,33 @@ def _sha(made: Store, name: str) -> str:
     return hashlib.sha256((made.media / name).read_bytes()).hexdigest()
 
 
+def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
+    """The box of a detector hides what is below it, in the original too; each is uncovered by itself."""
+    [item] = _items(1)
+    box = {"left": 0, "top": 0, "width": 1, "height": 1}
+    view = {
+        "index": 0,
+        "at_s": None,
+        "cover": None,
+        "score": None,
+        "picture": None,
+        "parts": [{"label": "<b>", "box": box}],
+    }
+    item = {
+        **item,
+        "shield": "none",
+        "views": [view],
+        "members": [{**item["members"][0], "original": f"{ORIGINS}/a.png"}],
+    }
+    one = opened(_page(made, tmp_path, [item]))
+    one.keys("o")
+    one.page.get_by_role("button", name="Show it").click()
+    one.page.wait_for_function("document.querySelector('#shown img')?.complete")
+    assert one.colours() == 0
+    one.page.get_by_role("button", name="Uncover").click()
+    assert one.colours() > 10_000
+
+
 def test_a_break_is_suggested_and_written_down(opened: Callable[..., Opened], linked: Path) -> None:
     """After twenty opens; the session says what was answered, and how much was opened and seen."""
     one = opened(linked)

@@ -342,7 +342,7 @@
     at("zoom").hidden = false;
     const pictures = member === 0 ? item.views.filter((view) => view.picture) : [];
     if (pictures.length > 1) return frames(pictures, item);
-    uncover(pictures[0]?.picture ?? item.members[member].original, item, pictures[0] ?? item.views[0]);
+    uncover(pictures[0]?.picture ?? item.members[member].original, item, pictures[0] ?? (member === 0 ? item.views[0] : undefined));
     counts();
   }
 
