@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.rules import Policy, Rule, parse_policy
@@ -92,10 +91,14 @@ def miss_bound(drawn: Drawn, missed: NDArray[np.bool_], confidence: float) -> fl
 
 
 def _upper(hits: int, draws: int, error: float) -> float:
+    from scipy.special import betaincinv  # dear to import, and only this command needs it
+
     return 1.0 if hits >= draws else float(betaincinv(hits + 1, draws - hits, 1 - error))
 
 
 def _lower(hits: int, draws: int, error: float) -> float:
+    from scipy.special import betaincinv
+
     return 0.0 if not hits else float(betaincinv(hits, draws - hits + 1, error))
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.record import DriftRecord, RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, from_parquet
 from nsfwscan.text import plural
 
@@ -48,6 +49,8 @@ _AT_ONCE = 8
 MEASURES = {"score": "nsfw_score", "decision": "decision", "format": "format", "size": "size", "error": "error_code"}
 """Columns of the report by measure."""
 
+_COUNTED = pa.schema([REPORT_SCHEMA.field(name) for name in ("uri", *MEASURES.values())])
+
 Counts = dict[tuple[str, str], Counter[str]]
 """Rows by source and measure, and then by value."""
 
@@ -66,7 +69,7 @@ class Night:
 
     def add(self, rows: pa.Table) -> None:
         """Count rows of a report (`REPORT_SCHEMA`)."""
-        looked_at = rows.filter(pc.is_null(rows["carried_from"]))
+        looked_at = as_schema(rows.filter(pc.is_null(rows["carried_from"])), _COUNTED)
         if not looked_at.num_rows:
             return
         belongs = pa.repeat(self.sources[0], looked_at.num_rows)
