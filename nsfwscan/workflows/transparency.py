@@ -31,7 +31,7 @@ from nsfwscan.verdicts.standing import counting
 from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
 
 NO_CATEGORY = "not said"
-_BY_PEOPLE = pa.array(sorted(JUDGED.values()))
+_BY_PEOPLE = sorted(JUDGED.values())
 _ASKED = ["uri", "decision", "rule", "label"]
 
 
@@ -142,7 +142,7 @@ def _newly_blocked(run: Run, record: RunRecord) -> Iterator[pa.Table]:
     """Yield the objects that a run blocks, not by a person's word, and that were not blocked before."""
     for rows in _changed(run, record) if record.previous_runs else read_rows(run, record, _ASKED):
         blocked = pc.equal(rows["decision"].cast(pa.string()), str(Decision.BLOCK))
-        by_machine = pc.invert(pc.is_in(rows["rule"], _BY_PEOPLE))
+        by_machine = pc.invert(pc.is_in(rows["rule"], pa.array(_BY_PEOPLE)))
         yield rows.filter(pc.and_(blocked, by_machine)).select(["label", "rule"])
 
 
