@@ -141,6 +141,11 @@ def read_items(uri: str, storage: StorageConfig) -> Mapping[str, Named]:
 
 
 def in_order(items: Iterable[Item], named: Mapping[str, Named]) -> list[Item]:
-    """Return items in the order of their file, with its queues."""
-    found = sorted(items, key=lambda item: named[item.row["uri"]].place)
-    return [item._replace(row={**item.row, "queue": named[item.row["uri"]].queue or "items"}) for item in found]
+    """Return items in the order of their file, with its queues. One that was drawn stands for itself alone: what is
+    like it was not drawn with its probability."""
+    return [_as_named(item, named[item.row["uri"]]) for item in sorted(items, key=lambda i: named[i.row["uri"]].place)]
+
+
+def _as_named(item: Item, said: Named) -> Item:
+    row = {**item.row, "queue": said.queue or "items"}
+    return item._replace(row=row) if said.probability is None else item._replace(row={**row, "contents": 1}, members=[])

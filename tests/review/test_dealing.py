@@ -177,6 +177,22 @@ def test_hands_become_files_and_pages(tmp_path: Path) -> None:
     assert "golden" not in " ".join(one["summary"] + one["line"] for one in told["items"])
 
 
+def test_a_drawn_item_stands_for_itself_alone(tmp_path: Path) -> None:
+    """What is like it was not drawn with its probability, so no verdict on it may say that it was."""
+    alike = [row(f"/{n}", sha256=f"{n:064x}", cluster="c", cluster_size=3) for n in range(3)]
+    committed(tmp_path / "store", alike)
+    drawn = {"uri": "/1", "kind": "audit", "probability": 0.25, "queue": "audit"}
+    (tmp_path / "items.jsonl").write_text(json.dumps(drawn) + '\n{"uri": "/2"}\n')
+    asked = ["--items", str(tmp_path / "items.jsonl"), "--no-covers", "--out", str(tmp_path / "page")]
+    done = CliRunner().invoke(main, ["review", str(tmp_path / "store"), *asked])
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "page/index.html").read_text().partition('id="pack">')[2].partition("</script>")[0])
+    found = {one["members"][0]["uri"]: one for one in told["items"]}
+    assert [member["uri"] for member in found["/1"]["members"]] == ["/1"]
+    assert (found["/1"]["probability"], found["/1"]["contents"]) == (0.25, 1)
+    assert len(found["/2"]["members"]) == 3, "one that was not drawn stands for its cluster"
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
