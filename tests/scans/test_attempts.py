@@ -71,7 +71,7 @@ def test_a_committed_run(tmp_path: Path) -> None:
     on_disk = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     named = {file["path"]: (file["bytes"], file["sha256"]) for file in record["files"]}
     assert named.keys() == on_disk - {"run.json", "_SUCCESS"}
-    assert {path.split("/")[0] for path in named} == {"report", "listing", "plan.json", "summary.html"}
+    assert {path.split("/")[0] for path in named} == {"report", "listing", "drift", "plan.json", "summary.html"}
     for path, recorded in named.items():
         data = (folder / path).read_bytes()
         assert recorded == (len(data), hashlib.sha256(data).hexdigest())
