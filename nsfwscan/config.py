@@ -126,7 +126,7 @@ class StorageConfig(Frozen):
     file_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0640"
     """Permissions of a report store's files on local disk, octal; of its folders, with search where it may be read. A
     stricter umask counts. Unset: owner and group read, nobody else."""
-    options: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Further keyword arguments for the fsspec filesystem, for stores that are neither local nor S3."""
 
     @property
@@ -437,6 +437,10 @@ def _not_taken(name: str) -> str:
 DetectorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$"), AfterValidator(_not_taken)]
 
 
+UNWRITTEN: Any = {"storage": {"options"}, "out_storage": {"options"}, "evidence": {"storage": {"options"}}}
+"""Keys of a `ScanConfig` that are never written down: they may hold a secret."""
+
+
 class ScanConfig(Frozen):
     """Everything that one scan does."""
 
@@ -484,7 +488,7 @@ class ScanConfig(Frozen):
 
     def public(self) -> dict[str, Any]:
         """Return the configuration as it may be written down: JSON types, without anything that could be a secret."""
-        shown: dict[str, Any] = redacted_json(self.model_dump(mode="json"))
+        shown: dict[str, Any] = redacted_json(self.model_dump(mode="json", exclude=UNWRITTEN))
         return shown
 
     def deciding(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from nsfwscan.config import ScanConfig, digest_of
+from nsfwscan.config import UNWRITTEN, ScanConfig, digest_of
 from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import Outcome, Override, Policy, ReviewWords, Rule
@@ -757,7 +757,7 @@ class RunRecord(_Section):
 
     def as_json(self) -> Json:
         """Return the content of `run.json`."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"config": UNWRITTEN})
 
     @property
     def age(self) -> tuple[datetime, datetime]:

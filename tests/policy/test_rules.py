@@ -65,8 +65,8 @@ def test_presets_load(name: str) -> None:
 
 
 def test_the_presets_are_the_ones_that_models_name() -> None:
-    """One for the embedded model, one for binary and one for five-class checkpoints."""
-    assert preset_names() == ["binary", "five-class", "open-nsfw"]
+    """One for the embedded model, one for binary and one for five-class checkpoints, and the one for all detectors."""
+    assert preset_names() == ["binary", "factory", "five-class", "open-nsfw"]
 
 
 def test_a_file_is_a_policy_named_after_it(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_condition_may_be_written_over_several_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, r"No such file or directory \(presets: binary, five-class, open-nsfw\)"),
+        (None, r"No such file or directory \(presets: binary, factory, five-class, open-nsfw\)"),
         (b"rules: [", "is not YAML"),
         (b"version: \xff", "is not YAML"),
         (b"- a\n- b\n", "must be a mapping"),

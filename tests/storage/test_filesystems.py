@@ -20,7 +20,7 @@ from nsfwscan.config import SourceConfig, StorageConfig
 from nsfwscan.errors import NsfwscanError, RowError, SourceError, Status
 from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.storage.filesystems import _host
+from nsfwscan.storage.filesystems import _host, filesystem
 from nsfwscan.storage.objects import fetch
 from nsfwscan.text import has_password, redacted
 from tests.s3.servers import S3Endpoint
@@ -232,3 +232,10 @@ def test_an_index_page_that_is_none_fails_the_listing(answer: tuple[int, dict[st
         with pytest.raises(SourceError, match=said):
             listed(f"http://127.0.0.1:{server.server_address[1]}/x/")
         server.shutdown()
+
+
+def test_options_reach_the_filesystem_and_tell_two_of_them_apart() -> None:
+    """What `storage.options` says is passed on, and a filesystem that was made with others is not taken for it."""
+    place = Location.of("memory://bucket/key")
+    named = [filesystem(place, StorageConfig(options={"marked": mark})) for mark in ("one", "two")]
+    assert [fs.storage_options["marked"] for fs in named] == ["one", "two"]
