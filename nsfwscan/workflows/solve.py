@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +19,15 @@ from nsfwscan.errors import NsfwscanError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.policy.solve import Drawn, Solution, at, highest_within, lowest_within, moved, named, needed
+from nsfwscan.review.audit_sample import FOLDER as AUDITS
+from nsfwscan.review.audit_sample import Draw
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import VERDICT_COLUMNS, Decision
+from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
-from nsfwscan.verdicts.standing import counting
+from nsfwscan.verdicts.standing import counting, is_decided, standing
 from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
 
 _FOR_PEOPLE = (str(Decision.REVIEW), str(Decision.ESCALATE))
@@ -130,8 +134,8 @@ def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[st
     """Return the report rows of drawn contents, one each and without what people said; and what people said."""
     of_audits = pc.and_(pc.equal(verdicts["kind"], str(Kind.AUDIT)), pc.is_valid(verdicts["probability"]))
     decided = pc.is_in(verdicts["verdict"], pa.array([str(Word.APPROVE), str(Word.REMOVE)]))
-    audits = verdicts.filter(pc.and_(of_audits, decided))
-    said = {row["sha256"]: row for row in audits.to_pylist()}  # the oldest first, so the latest stays
+    audits = verdicts.filter(pc.and_(of_audits, decided)).to_pylist()  # the oldest first, so the latest stays
+    said = {row["sha256"]: row for row in [*_decided_before(run.store), *audits]}
     names, wanted = list(dict.fromkeys(["sha256", *columns])), pa.array(sorted(said), pa.string())
     parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_rows(run, record, names)]
     rows = pa.concat_tables(parts).combine_chunks()
@@ -141,6 +145,17 @@ def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[st
         np.array([said[one]["probability"] for one in hashes], np.float64),
         np.array([said[one]["verdict"] == Word.REMOVE for one in hashes], np.bool_),
     )
+
+
+def _decided_before(store: Store) -> list[dict[str, Any]]:
+    """Return the drawn contents that people decided, whenever and why: an audit asks nobody again about what is decided
+    already, and without these the sample would lack what queues found."""
+    found: list[dict[str, Any]] = []
+    standings = standing(store)
+    for audit_id in sorted(name.removesuffix(".parquet") for name in store.names(AUDITS)):
+        rows = standings.onto(Draw.read(store, audit_id).rows)
+        found += rows.filter(is_decided(rows)).select(["sha256", "probability", "verdict"]).to_pylist()
+    return found
 
 
 def _unjudged(rows: pa.Table) -> pa.Table:

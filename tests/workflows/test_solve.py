@@ -101,6 +101,26 @@ def test_too_few_are_refused_and_it_says_how_many_are_needed(scored: Path, tmp_p
     assert "there are 40 among 400 drawn ones. 259 more are needed, about 2,590 more draws" in done.stderr
 
 
+def test_what_was_decided_before_the_draw_is_part_of_it(scored: Path, tmp_path: Path) -> None:
+    """An audit asks nobody again about what a queue had shown: what people said of it then counts, if it is drawn."""
+    shutil.copytree(scored / "out", tmp_path / "out")
+
+    def decide(kind: str, numbers: range, probability: float | None) -> None:
+        said = {number: "remove" if score(number) >= 0.6 else "approve" for number in numbers}
+        asked = {"kind": kind, "probability": probability}
+        lines = [line(f"{kind}{n}", f"{n:04}", word, sha256=sha256(n), **asked) for n, word in said.items()]
+        assert run("verdicts", "import", tmp_path / "out", file(tmp_path / f"{kind}.jsonl", lines)).exit_code == 0
+
+    decide("review", range(300, 400), None)
+    drawn = run("audit", "draw", tmp_path / "out", "--n", 400, "--out", tmp_path / "items.jsonl")
+    assert drawn.exit_code == 0, drawn.output
+    decide("audit", range(300), 1.0)
+    done = run("policy", "solve", tmp_path / "out", "--miss", 0.05, "--out", tmp_path / "solved.yaml", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["drawn"], found["positives"], found["value"]) == (400, 160, 0.6)
+
+
 def test_what_queues_showed_does_not_count(scored: Path, tmp_path: Path) -> None:
     shutil.copytree(scored / "out", tmp_path / "out")
     lines = [line(f"r{n}", f"{n:04}", "remove", sha256=sha256(n), kind="review") for n in range(300, 400)]
