@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.signals import SIGNAL_MAP, as_maps
+from nsfwscan.reports.query import quoted
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA
@@ -52,15 +53,21 @@ def query_report(run: Run, statement: str) -> pa.Table:
             connection.execute("INSERT INTO report SELECT * FROM part")
         for name in ("empty", "part"):
             connection.unregister(name)
-        connection.execute(f"SET allowed_directories = ['{str(folder).replace(chr(39), chr(39) * 2)}']")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET lock_configuration = true")
-        try:
-            found = connection.sql(statement)
-            return pa.table({}) if found is None else found.to_arrow_table()
-        except duckdb.Error as error:
-            raise ConfigError(f"the statement cannot be run: {error}") from None
+        return answer(connection, statement, [str(folder)])
+
+
+def answer(connection: duckdb.DuckDBPyConnection, statement: str, allowed: Iterable[str]) -> pa.Table:
+    """Return the result of a stranger's statement, which reaches no file but those below the allowed places and no
+    network; the connection stays locked. Raises ConfigError where DuckDB cannot run it."""
+    connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, allowed))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET lock_configuration = true")
+    try:
+        found = connection.sql(statement)
+        return pa.table({}) if found is None else found.to_arrow_table()
+    except duckdb.Error as error:
+        raise ConfigError(f"the statement cannot be run: {error}") from None
 
 
 def _checked(columns: Iterable[str]) -> list[str]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import duckdb
 import pyarrow as pa
 
-from nsfwscan.errors import ConfigError
 from nsfwscan.reports.query import quoted, secret_of
+from nsfwscan.reports.reading import answer
 from nsfwscan.runs.catalogue import CATALOGUE, catalogue
 from nsfwscan.runs.changes import CHANGES_SCHEMA
 from nsfwscan.runs.escalations import ESCALATION_SCHEMA
@@ -88,16 +87,7 @@ def query_store(store: Store, statement: str) -> pa.Table:
         for name, (_, schema) in TABLES.items():
             connection.register(name, _without_rows(schema))  # a view of parts goes before it
         connection.execute("\n".join(_views(store, table)))
-        allowed = ", ".join(map(quoted, (str(folder), store.uri)))
-        connection.execute(f"SET allowed_directories = [{allowed}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET lock_configuration = true")
-        try:
-            found = connection.sql(statement)
-            return pa.table({}) if found is None else found.to_arrow_table()
-        except duckdb.Error as error:
-            raise ConfigError(f"the statement cannot be run: {error}") from None
+        return answer(connection, statement, [str(folder), store.uri])
 
 
 def _without_rows(schema: pa.Schema) -> pa.Table:

@@ -23,7 +23,7 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.export import json_line
-from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
+from nsfwscan.review.ranking import EARLIER_RUNS, MATCHED, Item, ranked
 from nsfwscan.runs.record import PolicyRecord, RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import BankKind, Category, in_utc, score_column
@@ -36,16 +36,6 @@ _ALWAYS = (
     "sha256",
 )
 _SEEN = ("status", "format", "width", "height", "frames", "label", "nsfw_score")
-_MATCH = (
-    "match_bank",
-    "match_id",
-    "match_kind",
-    "match_hash",
-    "match_distance",
-    "match_view",
-    "match_at_s",
-    "match_share",
-)
 
 
 @dataclass(frozen=True)
@@ -155,7 +145,7 @@ def file_name(queue: str, taken: set[str]) -> str:
 def shown_item(item: Item) -> dict[str, Any]:
     """Return an item as a line of a queue's file."""
     row = item.row
-    match = {name.removeprefix("match_"): row[name] for name in _MATCH if row[name] is not None}
+    match = {name.removeprefix("match_"): row[name] for name in MATCHED if row[name] is not None}
     cluster = {name: row[f"cluster_{name}"] for name in ("size", "places")} | {"id": row["cluster"]}
     illegal = row["match_kind"] == BankKind.ILLEGAL
     return {

@@ -49,21 +49,17 @@ MEMBERS = 24
 CONTEXT_SCHEMA = pa.schema([("uri", pa.string()), ("number", pa.int64()), ("context", pa.string())])
 """Context of objects: URI, number of the row in the file, and JSON."""
 
+MATCHED = (
+    *("match_bank", "match_id", "match_kind", "match_hash", "match_distance"),
+    *("match_view", "match_at_s", "match_share"),
+)
+"""Columns of a match that an item shows."""
 SHOWN = (
     *("uri", "object_id", "sha256", "md5", "format", "width", "height", "frames", "status", "error"),
     *("media", "duration_s", "views", "model", "policy", "confidence", "truth", "false_positive"),
     *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by"),
     *("label", "nsfw_score", *map(score_column, Category), "signals"),
-    *(
-        "match_bank",
-        "match_id",
-        "match_kind",
-        "match_hash",
-        "match_distance",
-        "match_view",
-        "match_at_s",
-        "match_share",
-    ),
+    *MATCHED,
     *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
     *("verdict", "verdict_at", "appeals"),
 )
