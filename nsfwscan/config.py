@@ -193,6 +193,12 @@ class DecodeConfig(Frozen):
     few of its 256 bits for large JPEGs; `off`: none."""
     provenance: bool = True
     """Whether `signals` has what the file says of its making, see `images/provenance`."""
+    c2pa: bool = False
+    """Whether C2PA manifests are verified, too, which needs the extra `c2pa`; else they are only found."""
+    c2pa_trust: Uri | None = None
+    """A file with the certificates (PEM) by which a signature of C2PA is trusted; `c2pa` is then true."""
+    c2pa_trust_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The SHA-256 that this file must have; a scan finds it and records it here."""
     max_pixels: int = Field(100_000_000, ge=1)
     timeout_s: float = Field(20.0, gt=0)
     """Seconds for one image; a row that takes longer is `timeout`."""
@@ -206,6 +212,21 @@ class DecodeConfig(Frozen):
     the run stops where it cannot; `off`: not at all, for plugins that need files."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Further formats: Pillow's name of the format to the module that registers it, as `{JXL: pillow_jxl}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trust_means_c2pa(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("c2pa_trust") and "c2pa" not in values:
+            return {**values, "c2pa": True}
+        return values
+
+    @model_validator(mode="after")
+    def _verified_signals(self) -> Self:
+        if self.c2pa_trust is not None and not self.c2pa:
+            raise ValueError("c2pa_trust is for c2pa: true; without verifying, nothing is trusted")
+        if self.c2pa and not self.provenance:
+            raise ValueError("c2pa verifies what provenance finds: let provenance be true, or c2pa false")
+        return self
 
     @property
     def reduces(self) -> bool:
@@ -497,7 +518,7 @@ class ScanConfig(Frozen):
         wanted: Any = {
             "source": True,
             "read": {"max_bytes", "max_video_bytes"},
-            "decode": {"mode", "pdq", "provenance", "max_pixels", "plugins"},
+            "decode": {"mode", "pdq", "provenance", "c2pa", "c2pa_trust_sha256", "max_pixels", "plugins"},
             "views": True,
             "model": True,
             "cascade": True,
@@ -511,6 +532,9 @@ class ScanConfig(Frozen):
         for name in ("lists", "allow"):
             if not sections["source"][name]:  # as runs were begun before there were any
                 del sections["source"][name]
+        for name in ("c2pa", "c2pa_trust_sha256"):
+            if not sections["decode"][name]:
+                del sections["decode"][name]
         if not self.previous.ignore_runs:  # runs that were begun before there was such a setting go on
             del sections["previous"]["ignore_runs"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}

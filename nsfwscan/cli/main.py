@@ -146,6 +146,17 @@ def decode_options(command: Command) -> Command:
                 help="Perceptual hash: exact (default) needs all pixels; reduced hashes large JPEGs at the scale of "
                 "--decode fast (a few of 256 bits differ; several times as fast); off: none.",
             ),
+            click.option(
+                "--c2pa",
+                is_flag=True,
+                default=None,
+                help="Verify C2PA manifests, offline: signals c2pa.valid, c2pa.invalid (needs the extra c2pa).",
+            ),
+            click.option(
+                "--c2pa-trust",
+                metavar="FILE",
+                help="Verify them, and call signers by these certificates (PEM) trusted: signal c2pa.trusted.",
+            ),
             click.option("--max-bytes", type=click.IntRange(1), help="Do not read larger objects (default 64 MiB)."),
         )
     ):
@@ -717,7 +728,7 @@ _SECTIONS = {
         "s3_addressing",
     ),
     "read": ("max_bytes", "max_requests_per_s"),
-    "decode": ("max_pixels", "pdq"),
+    "decode": ("max_pixels", "pdq", "c2pa", "c2pa_trust"),
     "views": ("tiles",),
     "model": ("dtype", "batch_size", "compile"),
     "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),

@@ -27,6 +27,7 @@ from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.images.formats.containers import videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.provenance.trust import trust_list
 from nsfwscan.models.registry import weights_bytes
 from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_columns
 from nsfwscan.policy.decide import Decider
@@ -81,7 +82,7 @@ def cpu_stages(
         Read(config.read, config.storage, pace),
         Digest(),
         *([MatchDigests(banks)] if banks else []),
-        Decode(config.decode, columns, poison, config.views),
+        Decode(config.decode, columns, poison, config.views, trust_list(config.decode, config.storage)),
         *([MatchHashes(banks)] if banks else []),
         *_filters(config, spec, auxiliary_models, columns),
     ]
@@ -121,6 +122,8 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     """
     pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
     scoring = {**_behind(spec, config.model), "pixels": pixels, "views": config.views.model_dump()}
+    if config.decode.c2pa:  # else as digests were before there was such a setting
+        scoring["c2pa"] = config.decode.c2pa_trust_sha256
     if auxiliary_models.detectors:
         scoring["detectors"] = [
             {

@@ -28,7 +28,7 @@ from nsfwscan.images.orientation import upright, upright_size
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
-from nsfwscan.images.provenance.signals import MOST_SIGNALS, Signals, signals_of
+from nsfwscan.images.provenance.signals import MOST_SIGNALS, Signals, Verify, signals_of
 from nsfwscan.images.salvage import salvaged
 from nsfwscan.images.srgb import to_srgb
 
@@ -82,6 +82,7 @@ def decode(
     reduced: Callable[[Image.Image], None] | None = None,
     hashed: bool = False,
     examined: bool = False,
+    verify: Verify | None = None,
 ) -> Decoded:
     """Return the first frame as an upright sRGB image on white, in the colours that browsers show.
 
@@ -94,12 +95,13 @@ def decode(
         hashed: the facts have its PDQ hash.
         examined: the facts have its `signals`, None where there are none: see `provenance/signals.py`. The signals of
             decoding itself (`salvage.py`, `colours.py`) are there in any case.
+        verify: what verifies C2PA manifests, where it is examined.
 
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
         MemoryError: the file needs more memory than this process may have.
     """
-    described = partial(_described, data, hashed=hashed, examined=examined)
+    described = partial(_described, data, hashed=hashed, examined=examined, verify=verify)
     forget_lack_of_memory()
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd files; what matters becomes a status
         try:
@@ -150,6 +152,7 @@ def _described(
     *,
     hashed: bool,
     examined: bool,
+    verify: Verify | None,
     signals: Signals | None = None,
 ) -> Decoded:
     """Return the upright picture of a loaded image, and its facts.
@@ -169,7 +172,7 @@ def _described(
     if hashed:
         facts["pdq"], facts["pdq_quality"] = pdq_of(_as_stored(shown))
     if examined or signals:
-        found = signals_of(data, image, size) if examined else {}
+        found = signals_of(data, image, size, verify) if examined else {}
         facts["signals"] = dict(islice({**signals, **found}.items(), MOST_SIGNALS)) or None
     turned = upright(to_srgb(shown), exif)
     width, height = upright_size(before, exif) if before else turned.size

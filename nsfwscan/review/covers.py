@@ -91,8 +91,9 @@ class Artist:
         self._geometries = {Geometry((e, e), Image.Resampling.BILINEAR): name for name, e in edges.items()}
         self._idle: SimpleQueue[list[Stage]] = SimpleQueue()
         self._workers = usable_cpus()
+        looked = config.decode.model_copy(update={"provenance": False, "c2pa": False})  # which the report has
         for _ in range(self._workers):
-            decode = Decode(config.decode, self._geometries, views=config.views)
+            decode = Decode(looked, self._geometries, views=config.views)
             self._idle.put([Read(config.read, storage), Digest(), decode])
 
     def draw(self, contents: Sequence[Content]) -> Iterator[Drawn]:

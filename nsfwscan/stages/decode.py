@@ -73,6 +73,7 @@ class Decode(Stage):
     Args:
         columns: the names of the columns of pixels, by their geometry.
         poison: contents not to try again; unset, those that this process has met.
+        trust: certificates that are trusted where C2PA manifests are verified, PEM.
     """
 
     name = "decode"
@@ -85,8 +86,9 @@ class Decode(Stage):
         columns: Mapping[Geometry, str],
         poison: Poison | None = None,
         views: ViewsConfig = _ONE_VIEW,
+        trust: str = "",
     ) -> None:
-        self._child = DecodeChild(settings_of(config, *columns, views=views))
+        self._child = DecodeChild(settings_of(config, *columns, views=views, trust=trust))
         self._poison = OwnPoison() if poison is None else poison
         self._pixels = {name: geometry.nbytes for geometry, name in columns.items()}
         self._content = pa.schema([*(REPORT_SCHEMA.field(name) for name in _CONTENT), EACH_VIEW])
@@ -166,9 +168,12 @@ class _Pixels:
         return [array[: self._filled] for array in self._arrays]
 
 
-def settings_of(config: DecodeConfig, *geometries: Geometry, views: ViewsConfig = _ONE_VIEW) -> Settings:
+def settings_of(
+    config: DecodeConfig, *geometries: Geometry, views: ViewsConfig = _ONE_VIEW, trust: str = ""
+) -> Settings:
     """Return the settings of a decode child."""
     limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes", "sandbox"})
     hashed, examined = config.pdq != "off", config.provenance
     how: dict[str, Any] = {"fast": config.reduces, "hashed": hashed, "examined": examined, **limits}
+    how |= {"verified": config.c2pa, "trust": trust}
     return Settings(geometries=geometries, views=views.most, view_pixels=views.max_pixels, tiles=views.tiles, **how)

@@ -18,6 +18,7 @@ from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened
+from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
@@ -88,6 +89,7 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
         NsfwscanError: the model, the policy or a hash bank cannot be loaded; or something is no image at all.
     """
     held: dict[str, bytes] = {}
+    config = config.model_copy(update={"decode": with_trust(config.decode, config.storage)})
     spec = resolve(config.model, config.storage)
     decide = Decider(load_policy(config.policy or spec.policy, config.storage))
     found = resolve_banks(config.banks, config.storage)

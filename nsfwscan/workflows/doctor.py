@@ -31,6 +31,7 @@ from nsfwscan.execution.machine import this_machine, usable_cpus
 from nsfwscan.execution.ray_session import check_reachable
 from nsfwscan.images.formats.containers import INSTALL, container_of, videos_are_decoded
 from nsfwscan.images.formats.content_names import ContentKind, content_of
+from nsfwscan.images.provenance.trust import trust_list, with_trust
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.location import Location
@@ -153,7 +154,8 @@ def _space(config: ScanConfig) -> Iterator[Finding]:
 
 def _decoder(config: ScanConfig) -> Iterator[Finding]:
     """Decode an empty file, and report how far the decode process is confined."""
-    child = DecodeChild(settings_of(config.decode))
+    trust = trust_list(with_trust(config.decode, config.storage), config.storage)
+    child = DecodeChild(settings_of(config.decode, trust=trust))
     try:
         with suppress(RowError):
             child.decode(b"")
@@ -166,6 +168,10 @@ def _decoder(config: ScanConfig) -> Iterator[Finding]:
         yield Finding("warn", "decoder", f"this kernel or container runtime does not confine it by {lacking}")
     else:
         yield Finding("ok", "decoder", f"confined by {', '.join(child.sandbox)}")
+    if config.decode.c2pa:
+        signers = trust.count("BEGIN CERTIFICATE")
+        trusted = f"{signers} certificates are trusted" if signers else "no signer is trusted (--c2pa-trust)"
+        yield Finding("ok", "decoder", f"C2PA manifests are verified; {trusted}")
 
 
 def _sources(config: ScanConfig) -> Iterator[Finding]:

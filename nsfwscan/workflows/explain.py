@@ -32,6 +32,7 @@ from nsfwscan.execution.layout import (
 from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import needs_of, reuse_keys
 from nsfwscan.execution.ray_session import check_reachable
+from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.location import Location
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve_auxiliary
@@ -120,6 +121,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
     prices = Prices.load(config.cost.prices, config.storage)
     sources = tuple(Location.of(uri).absolute().uri for uri in config.source.uris)
     config = config.model_copy(update={"source": config.source.model_copy(update={"uris": sources})})
+    config = config.model_copy(update={"decode": with_trust(config.decode, config.storage)})
     store = Store.at(config.out, config.store_options())
     pinned, config = Pinned.for_scan(store, config)
     spec, auxiliary_models = pinned.resolve_model(config.model, config.storage), resolve_auxiliary(config)

@@ -23,6 +23,7 @@ from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineRea
 from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
+from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve_auxiliary
 from nsfwscan.models.spec import digests_of
@@ -216,6 +217,7 @@ def _run_scan(
 ) -> ScanResult:
     deadline, prices = deadline_of(config.engine.deadline), Prices.load(config.cost.prices, config.storage)
     config = _with_absolute_sources(config)
+    config = config.model_copy(update={"decode": with_trust(config.decode, config.storage)})
     store = Store.at(config.out, config.store_options())
     evidence = Evidence.of(config.evidence, store, config.storage)
     run = _choose_run(store, config.source.uris, run_id, resume, progress)

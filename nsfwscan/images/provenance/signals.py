@@ -3,7 +3,7 @@
 Anybody can write metadata; it is often malformed and sometimes hostile, and then gives no signal. Only so much of it is
 read (`_EXIF_BYTES`, `_TEXT_BYTES`), whatever a file claims.
 
-    c2pa.manifest               a C2PA manifest is embedded; nobody checked its signature
+    c2pa.manifest               a C2PA manifest is embedded; with `decode.c2pa`, `credentials.py` verifies it
     c2pa.remote_manifest        XMP says where a manifest is
     c2pa.<term>, iptc.<term>    a DigitalSourceType in the manifest (or in one of its ingredients'), in XMP
     generator.parameters        the prompt or the settings of an image generator
@@ -41,6 +41,8 @@ from nsfwscan.images.provenance.c2pa import manifests_of
 from nsfwscan.images.provenance.quantisation import double_quantisation
 
 Signals = dict[str, float]
+Verify = Callable[[bytes], Signals]
+"""What verifies the C2PA manifests of a whole file."""
 
 MOST_SIGNALS = 32
 LONGEST_NAME = 64
@@ -56,6 +58,8 @@ _ASKED = re.compile(
 )
 """Text that generators write into fields for people: AUTOMATIC1111, ComfyUI (also as make and model), Midjourney."""
 _TABLES: dict[str, Any] = load_yaml(Path(__file__).with_name("tools.yaml").read_text(encoding="utf-8"))
+SOURCE_TYPES = frozenset[str](_TABLES["source_types"])
+"""DigitalSourceTypes that there are; others are `other`."""
 _TOOL_IN_XMP = re.compile(rb"(?:CreatorTool|softwareAgent|photoshop:Credit)(?:=[\"']|>)([^\"'<>]{1,200})")
 
 _TIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)
@@ -67,7 +71,7 @@ _SIDE = 32
 Grey = NDArray[np.float32]
 
 
-def signals_of(data: bytes, image: Image.Image, size: tuple[int, int]) -> Signals:
+def signals_of(data: bytes, image: Image.Image, size: tuple[int, int], verify: Verify | None = None) -> Signals:
     """Return at most `MOST_SIGNALS` names of at most `LONGEST_NAME` printable characters, with finite numbers. Raises
     MemoryError where the file needs more memory than this process may have.
 
@@ -75,8 +79,9 @@ def signals_of(data: bytes, image: Image.Image, size: tuple[int, int]) -> Signal
         data: the whole file.
         image: as Pillow opened it, loaded; only a thumbnail is decoded here.
         size: width and height by the header; the image may have been decoded at a reduced scale.
+        verify: asked where there is a C2PA manifest; unset: nobody checks it.
     """
-    file, found = _File(data, image, size), Signals()
+    file, found = _File(data, image, size, verify), Signals()
     for look in _LOOKS:
         try:
             found |= {name[:LONGEST_NAME]: float(value) for name, value in look(file)}
@@ -95,6 +100,7 @@ class _File:
     data: bytes
     image: Image.Image
     size: tuple[int, int]
+    verify: Verify | None = None
 
     @cached_property
     def exif(self) -> Image.Exif:
@@ -154,6 +160,11 @@ class _TooMuch(Exception):
     pass
 
 
+def _credentials(file: _File) -> Iterator[tuple[str, float]]:
+    if file.verify is not None and file.manifest is not None:
+        yield from file.verify(file.data).items()
+
+
 def _manifest(file: _File) -> Iterator[tuple[str, float]]:
     if file.manifest is not None:
         yield "c2pa.manifest", 1
@@ -169,7 +180,7 @@ def _source_type(file: _File) -> Iterator[tuple[str, float]]:
 def _source_types(where: str, text: bytes) -> Iterator[tuple[str, float]]:
     for found in islice(_SOURCE_TYPE.finditer(text), MOST_SIGNALS):
         term = found[1].decode("ascii", "replace")
-        yield f"{where}.{term if term in _TABLES['source_types'] else 'other'}", 1
+        yield f"{where}.{term if term in SOURCE_TYPES else 'other'}", 1
 
 
 def _tools(file: _File) -> Iterator[tuple[str, float]]:
@@ -294,6 +305,7 @@ def _text(value: Any) -> str:
 
 
 _LOOKS: tuple[Callable[[_File], Iterator[tuple[str, float]]], ...] = (
+    _credentials,
     _manifest,
     _source_type,
     _tools,

@@ -10,6 +10,7 @@ cannot be forked: Ray's workers have threads, and locks that they hold would sta
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 import socket
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfwscan.errors import ErrorCode, NsfwscanError, RowError, Status
+from nsfwscan.images.provenance.credentials import UNVERIFIABLE
 from nsfwscan.images.provenance.signals import LONGEST_NAME, MOST_SIGNALS
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import LAYERS
@@ -69,6 +71,7 @@ class DecodeChild:
         self._settings = settings
         self._zygote: Zygote | None = None
         self._worker: socket.socket | None = None
+        self._unverifiable = set[bytes]()
         self.sandbox: tuple[str, ...] = ()
         self.workers = 0
         self.peak_rss_bytes = 0
@@ -93,15 +96,8 @@ class DecodeChild:
             RowError: the file is at fault; its values are what was known of it by then.
             NsfwscanError: there is no child to decode it.
         """
-        fresh = self._worker is None
         try:
-            try:
-                facts, views = self._ask({}, data, self._settings.timeout_s)
-            except _Dead as death:
-                if fresh or death.code == ErrorCode.DECODE_TIMEOUT:
-                    raise
-                # What earlier files left behind is not its fault.
-                facts, views = self._ask({}, data, self._settings.timeout_s)
+            facts, views = self._decoded(data)
         except _Dead as death:
             raise RowError(death.code, str(death), self._header(data)) from None
         assert self._zygote is not None
@@ -131,6 +127,26 @@ class DecodeChild:
         if worker is not None:
             worker.close()
         return zygote.close() if zygote is not None else ""
+
+    def _decoded(self, data: Encoded) -> tuple[Facts, list[Facts]]:
+        fresh, seconds = self._worker is None, self._settings.timeout_s
+        unverifiable = bool(self._unverifiable) and hashlib.sha256(data).digest() in self._unverifiable
+        try:
+            try:
+                if not unverifiable:
+                    return self._ask({}, data, seconds)
+            except _Dead as death:
+                if fresh or death.code == ErrorCode.DECODE_TIMEOUT:
+                    raise
+                # What earlier files left behind is not its fault.
+                return self._ask({}, data, seconds)
+        except _Dead:
+            if not self._settings.verified or b"c2pa" not in bytes(data):
+                raise
+        # Its manifest may be what nobody survives: that must not hide its picture.
+        facts, views = self._ask({"unverified": True}, data, seconds)
+        self._unverifiable.add(hashlib.sha256(data).digest())
+        return {**facts, "signals": {**UNVERIFIABLE, **(facts.get("signals") or {})}}, views
 
     def _header(self, data: Encoded) -> Facts:
         """Return what the header says of a file that killed a worker."""

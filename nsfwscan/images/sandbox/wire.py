@@ -15,7 +15,7 @@ import socket
 import struct
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from nsfwscan.images.preprocessing import Geometry
@@ -44,6 +44,8 @@ class Settings:
         fast: decode large JPEGs at reduced scale.
         hashed: compute the PDQ hash.
         examined: collect the signals of how the file was made.
+        verified: verify C2PA manifests for them.
+        trust: certificates that are trusted there, PEM.
         max_pixels: a file of more pixels (width x height) is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
@@ -67,24 +69,27 @@ class Settings:
     views: int = 1
     view_pixels: int = 0
     tiles: bool = False
+    verified: bool = False
+    trust: str = ""
 
     @property
     def sandboxed(self) -> bool:
         """True where a worker is confined, as far as the kernel can."""
         return self.sandbox != "off"
 
-    def said(self) -> Said:
-        """Return the settings as a message."""
-        return asdict(self)
+    def said(self) -> tuple[Said, bytes]:
+        """Return the settings as a message. The list of certificates may be long, and is the bytes after the JSON."""
+        return asdict(replace(self, trust="")), self.trust.encode()
 
     @classmethod
-    def heard(cls, said: Said) -> Settings:
+    def heard(cls, said: Said, trust: bytes) -> Settings:
         """Return the settings of a message; JSON has no tuples."""
         geometries: list[dict[str, Any]] = [
             {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
             for geometry in said["geometries"]
         ]
-        return cls(**{**said, "geometries": tuple(Geometry(**geometry) for geometry in geometries)})
+        made = tuple(Geometry(**geometry) for geometry in geometries)
+        return cls(**{**said, "geometries": made, "trust": trust.decode()})
 
     @property
     def pixel_bytes(self) -> int:

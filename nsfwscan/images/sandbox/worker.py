@@ -30,6 +30,8 @@ from nsfwscan.images.decoder import header
 from nsfwscan.images.formats.containers import Container, container_of, refuse_without_extra, videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS, register_formats
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
+from nsfwscan.images.provenance.credentials import Verifier
+from nsfwscan.images.provenance.signals import Verify
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import code_folders, confine
 from nsfwscan.images.sandbox.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
@@ -44,13 +46,15 @@ def main(fd: int, area_fd: int) -> None:
     """Import, say that it is ready or why not, and fork workers until the other side is gone."""
     _own_signals()
     control = socket.socket(fileno=fd)
-    settings = Settings.heard(wire.receive(control)[0])
+    settings = Settings.heard(*wire.receive(control))
     area = Area(area_fd, settings.area_bytes)
     os.close(area_fd)
     try:
         formats = (*FORMATS, *_plug_in(settings.plugins))
         if videos_are_decoded():
             importlib.import_module("nsfwscan.images.video_views")
+        if settings.verified:
+            importlib.import_module("c2pa")
     except ImportError as error:
         wire.send(control, {"error": str(error)})
         return
@@ -112,6 +116,7 @@ def _work_and_exit(
     forget_lack_of_memory()
     held = confine(readable) if settings.sandboxed else ()
     try:
+        verify = Verifier(settings.trust) if settings.verified else None
         wire.send(sock, {"sandbox": held})  # it is there, and confined
         while True:
             asked, data = wire.receive(sock)
@@ -119,7 +124,7 @@ def _work_and_exit(
                 data = area.file(asked["shared"])
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
             forget_lack_of_memory()
-            answer, pixels = _answer(asked, data, settings, formats)
+            answer, pixels = _answer(asked, data, settings, formats, None if asked.get("unverified") else verify)
             if answer["code"] and ErrorCode(answer["code"]).status == Status.DECODE_ERROR and lacks_memory():
                 raise MemoryError  # few codecs in C tell a lack of memory from a broken file
             if pixels:
@@ -161,14 +166,17 @@ def _data_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
-def _answer(asked: Said, data: bytes, settings: Settings, formats: tuple[str, ...]) -> tuple[Said, bytes]:
+def _answer(
+    asked: Said, data: bytes, settings: Settings, formats: tuple[str, ...], verify: Verify | None
+) -> tuple[Said, bytes]:
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
     try:
         if (container := container_of(data)) is not None:
             return _answer_of_video(container, asked, data, settings)
         if asked.get("only") == "header":
             return {"code": None, "facts": header(data, **limits), "views": []}, b""
-        wanted = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
+        wanted: dict[str, Any] = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
+        wanted["verify"] = verify
         facts, views, pixels = to_views(data, *settings.geometries, limits=_view_limits(settings), **wanted, **limits)
     except RowError as error:
         return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""

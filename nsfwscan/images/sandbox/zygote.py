@@ -59,7 +59,7 @@ class Zygote:
         self._end = weakref.finalize(self, _end, self._process, self._control)
         self._ready = False
         with suppress(OSError):  # what is wrong shows when it should be ready
-            wire.send(self._control, settings.said())
+            wire.send(self._control, *settings.said())
 
     def fork(self) -> tuple[socket.socket, tuple[str, ...]]:
         """Return the socket of a new worker, and the layers of its sandbox that hold. Raises NsfwscanError where the

@@ -121,8 +121,11 @@ def test_nonsense_is_refused(pair: Pair, text: bytes, length: int, data: int) ->
 )
 def test_settings_survive_the_wire(geometry: Geometry) -> None:
     """Settings come out equal on the other side."""
-    given = Settings((geometry, Geometry((3, 5), 2)), True, False, True, 10**8, {"JXL": "pillow_jxl"}, 20.0, 2**31)
-    assert Settings.heard(json.loads(json.dumps(given.said()))) == given
+    given = Settings(
+        (geometry, Geometry((3, 5), 2)), True, False, True, 10**8, {"JXL": "pillow_jxl"}, 20.0, 2**31, trust="PEM"
+    )
+    said, trust = given.said()
+    assert Settings.heard(json.loads(json.dumps(said)), trust) == given
 
 
 def test_memory_that_both_see_cannot_be_cut() -> None:
