@@ -14,8 +14,8 @@ from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
-from nsfwscan.review.audit_sample import FLOOR
-from nsfwscan.review.audits import Audited, draw_audit, estimate_audit
+from nsfwscan.review.audit_sample import FLOOR, draw_sample
+from nsfwscan.review.audits import Audited, estimate_audit, write_items
 from nsfwscan.review.context import read_context
 from nsfwscan.review.estimates import Estimate
 from nsfwscan.runs.run import find_run
@@ -50,7 +50,8 @@ def draw_command(run: str, n: int, seed: int, floor: int, out: str, **options: A
         storage = StorageConfig.of(given_options(options))
         target = Output.given(out, storage, "--out", stdout=True)
         found = find_run(run, storage, complain)
-        draw, items = draw_audit(found, n, seed, floor, target)
+        draw = draw_sample(found, n, seed, floor)
+        items = write_items(found, draw, target)
         strata = len(set(draw.rows["stratum"].to_pylist()))
         drawn = f"{plural(draw.rows.num_rows, 'object')} of {draw.objects:,} drawn"
         lines = [

@@ -5,7 +5,7 @@ an illegal bank is not drawn, since it is known, and nobody needs to see it; the
 bytes were never read. Strata are formed by decision, score and source. Each gets a number of objects by Neyman's
 allocation, in proportion to its size and to the standard deviation that its mean score suggests, and at least a floor.
 Within a stratum, objects are drawn at random by the seed: the probability of each is the share of its stratum that is
-drawn.
+drawn. Other strata can be drawn from in the same way (`drawn_from`; see `label_sample.py`).
 
 A draw is kept in the store, `audits/<id>.parquet`, created only if it is not there, so that an estimate knows what was
 drawn with which probability. A report that cannot be read is a `StoreError`.
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import BrokenRecord, ConfigError
@@ -38,6 +40,7 @@ from nsfwscan.storage.store import Store, from_parquet
 from nsfwscan.verdicts.standing import standing
 
 FOLDER = "audits"
+AUDIT, LABEL = "audit", "label"
 FLOOR = 10
 """Default least number of objects of a stratum."""
 _EDGES = (0.05, 0.2, 0.5, 0.8)
@@ -68,9 +71,13 @@ _ORDERED = """
     FROM population
 """
 _STRATA = """
-    SELECT stratum, count(*) AS size, avg(nsfw_score) FILTER (isfinite(nsfw_score)) AS score
+    SELECT stratum, count(*) AS size, avg(value) FILTER (isfinite(value)) AS value
     FROM population GROUP BY stratum ORDER BY stratum
 """
+POPULATION = "CREATE TABLE population (uri VARCHAR, sha256 VARCHAR, stratum VARCHAR, flagged BOOLEAN, value DOUBLE)"
+"""What may be drawn; the mean `value` of a stratum says how much of it is."""
+Weigh = Callable[[pa.Table], npt.NDArray[np.float64]]
+"""A function that returns the weight of an object of each stratum, of a table with their `size` and mean `value`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Draw:
 
     Attributes:
         rows: `DRAW_SCHEMA`, by URI.
+        design: `audit`, or `label`: what it was drawn for, and by which strata.
         objects: the population.
         illegal: objects that match an illegal bank: known, and not drawn.
         unread: objects whose bytes are not known: not drawn.
@@ -91,6 +99,7 @@ class Draw:
     objects: int
     illegal: int
     unread: int
+    design: str = AUDIT
 
     @classmethod
     def read(cls, store: Store, audit_id: str) -> Draw:
@@ -106,8 +115,9 @@ class Draw:
             raise BrokenRecord(store.locate(name), "was changed: its content is not the one that its name says")
         rows = from_parquet(data)
         told = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
-        counts = (int(told[name]) for name in ("objects", "illegal", "unread"))
-        return cls(audit_id, told["run_id"], int(told["seed"]), rows.cast(DRAW_SCHEMA), *counts)
+        counts = {name: int(told[name]) for name in ("objects", "illegal", "unread")}
+        drawn, design = rows.cast(DRAW_SCHEMA), told.get("design", AUDIT)
+        return cls(audit_id, told["run_id"], int(told["seed"]), drawn, **counts, design=design)
 
 
 def draw_sample(run: Run, n: int, seed: int = 0, floor: int = FLOOR) -> Draw:
@@ -116,26 +126,47 @@ def draw_sample(run: Run, n: int, seed: int = 0, floor: int = FLOOR) -> Draw:
     Raises:
         ConfigError: there is nothing to draw, or fewer objects are asked for than there are strata.
     """
-    record = run.record()
     with spilling("audit", threads=2) as (tables, _):
-        total = _fill(tables, run, record)
-        strata = tables.sql(_STRATA).to_arrow_table()
-        if not strata.num_rows:
-            raise ConfigError(f"run {run.run_id} has no object whose bytes are known: there is nothing to draw")
-        sizes = strata["size"].to_numpy()
-        if n < len(sizes):
-            raise ConfigError(f"--n {n}: there are {len(sizes)} strata, and each needs an object: draw more")
-        drawn = allocate(sizes, _deviations(strata), min(n, int(sizes.sum())), floor)
-        allocation = pa.table({"stratum": strata["stratum"], "size": sizes, "drawn": drawn})
-        tables.register("allocation", allocation)
-        tables.execute(_ORDERED, {"seed": seed})
-        rows = tables.sql(
-            "SELECT uri, sha256, stratum, flagged, size, drawn, drawn / size AS probability FROM ordered "
-            "JOIN allocation USING (stratum) WHERE turn <= drawn ORDER BY uri"
-        ).to_arrow_table()
+        total = _fill(tables, run, run.record())
+        return drawn_from(tables, run, n, seed, floor, _deviations, total)
+
+
+def drawn_from(
+    tables: duckdb.DuckDBPyConnection,
+    run: Run,
+    n: int,
+    seed: int,
+    floor: int,
+    weigh: Weigh,
+    total: dict[str, int],
+    design: str = AUDIT,
+) -> Draw:
+    """Draw objects from the table `population`, and keep the draw in the store.
+
+    Args:
+        weigh: an object of a stratum is drawn in proportion to this, but for the floor.
+        total: `objects`, `illegal` and `unread` ones.
+
+    Raises:
+        ConfigError: as `draw_sample`.
+    """
+    strata = tables.sql(_STRATA).to_arrow_table()
+    if not strata.num_rows:
+        raise ConfigError(f"run {run.run_id} has no object whose bytes are known: there is nothing to draw")
+    sizes = strata["size"].to_numpy()
+    if n < len(sizes):
+        raise ConfigError(f"--n {n}: there are {len(sizes)} strata, and each needs an object: draw more")
+    drawn = allocate(sizes, weigh(strata), min(n, int(sizes.sum())), floor)
+    tables.register("allocation", pa.table({"stratum": strata["stratum"], "size": sizes, "drawn": drawn}))
+    tables.execute(_ORDERED, {"seed": seed})
+    rows = tables.sql(
+        "SELECT uri, sha256, stratum, flagged, size, drawn, drawn / size AS probability FROM ordered "
+        "JOIN allocation USING (stratum) WHERE turn <= drawn ORDER BY uri"
+    ).to_arrow_table()
     told = {"run_id": run.run_id, "seed": str(seed), **{name: str(count) for name, count in total.items()}}
+    told |= {"design": design} if design != AUDIT else {}
     rows = rows.cast(DRAW_SCHEMA).replace_schema_metadata(told)
-    return Draw(_kept(run.store, run.run_id, rows), run.run_id, seed, rows, **total)
+    return Draw(_kept(run.store, run.run_id, rows), run.run_id, seed, rows, **total, design=design)
 
 
 def _fill(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord) -> dict[str, int]:
@@ -146,26 +177,31 @@ def _fill(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord) -> dic
     score = " ".join(f"WHEN nsfw_score < {edge} THEN '<{edge}'" for edge in _EDGES)
     score = f"CASE WHEN nsfw_score IS NULL OR NOT isfinite(nsfw_score) THEN 'none' {score} ELSE '>={_EDGES[-1]}' END"
     flagged = ", ".join(f"'{decision}'" for decision in sorted(FLAGGED))
-    tables.execute(
-        "CREATE TABLE population (uri VARCHAR, sha256 VARCHAR, stratum VARCHAR, flagged BOOLEAN, nsfw_score FLOAT)"
-    )
+    tables.execute(POPULATION)
     statement = (
         f"INSERT INTO population SELECT uri, sha256, concat_ws(' ', decision, {score}, {source}), "
         f"decision IN ({flagged}), nsfw_score FROM part "
         f"WHERE sha256 IS NOT NULL AND match_kind IS DISTINCT FROM '{BankKind.ILLEGAL}'"
     )
-    total = {"objects": 0, "illegal": 0, "unread": 0}
+    left_out: Counter[str] = Counter()
     for rows in read_rows(run, record, _COLUMNS):
         tables.register("part", rows)
         tables.execute(statement)
-        illegal, unread = tables.execute(
-            f"SELECT count(*) FILTER (match_kind = '{BankKind.ILLEGAL}'), "
-            f"count(*) FILTER (sha256 IS NULL AND match_kind IS DISTINCT FROM '{BankKind.ILLEGAL}') FROM part"
-        ).fetchall()[0]
-        total["illegal"] += illegal
-        total["unread"] += unread
-    total["objects"] = tables.execute("SELECT count(*) FROM population").fetchall()[0][0]
-    return total
+        left_out.update(not_drawn(rows))
+    return counts_of(tables, left_out)
+
+
+def not_drawn(rows: pa.Table) -> dict[str, int]:
+    """Count the `illegal` and the `unread` rows among some, which are in no population."""
+    illegal = pc.fill_null(pc.equal(rows["match_kind"], str(BankKind.ILLEGAL)), False)
+    unread = pc.and_not(pc.is_null(rows["sha256"]), illegal)
+    return {"illegal": pc.sum(illegal).as_py() or 0, "unread": pc.sum(unread).as_py() or 0}
+
+
+def counts_of(tables: duckdb.DuckDBPyConnection, left_out: Counter[str]) -> dict[str, int]:
+    """Return what a `Draw` counts: the population, and what is not in it."""
+    objects = tables.execute("SELECT count(*) FROM population").fetchall()[0][0]
+    return {"objects": objects, "illegal": left_out["illegal"], "unread": left_out["unread"]}
 
 
 _SEEN = """
@@ -186,8 +222,11 @@ def views_of(run: Run, draw: Draw, context: Iterable[pa.RecordBatch]) -> tuple[d
         context: batches of `CONTEXT_SCHEMA` with the key `views`; an object without it was not seen.
 
     Raises:
-        ConfigError: no row has `views`, or one has fewer than none.
+        ConfigError: no row has `views`, or one has fewer than none; or the draw is one of `label`, whose strata go by
+            what was known when it was drawn, so that their views cannot be counted again.
     """
+    if draw.design == LABEL:
+        raise ConfigError(f"{draw.audit_id} was drawn by `nsfwscan label`: only an audit estimates by views")
     with spilling("views", threads=2) as (tables, _):
         tables.register("context", pa.RecordBatchReader.from_batches(CONTEXT_SCHEMA, context))
         tables.execute(_SEEN)
@@ -208,7 +247,7 @@ def _quoted(text: str) -> str:
 
 def _deviations(strata: pa.Table) -> npt.NDArray[np.float64]:
     """Return the standard deviation of harm in each stratum, as its mean score suggests it."""
-    scores = [_UNKNOWN if score is None else score for score in strata["score"].to_pylist()]
+    scores = [_UNKNOWN if score is None else score for score in strata["value"].to_pylist()]
     p = np.clip(np.array(scores, np.float64), _LEAST, 1 - _LEAST)
     return np.asarray(np.sqrt(p * (1 - p)))
 

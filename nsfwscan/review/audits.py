@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.errors import ConfigError
 from nsfwscan.reports.export import json_line
-from nsfwscan.review.audit_sample import Draw, draw_sample, items_of, views_of
+from nsfwscan.review.audit_sample import Draw, items_of, views_of
 from nsfwscan.review.estimates import Estimates, Stratum, ViewEstimates, estimate, estimate_views
 from nsfwscan.review.queues import shown_item
 from nsfwscan.review.ranking import SHOWN, Item
@@ -26,8 +26,6 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.standing import is_decided, standing
 from nsfwscan.verdicts.verdict import Kind
-
-QUEUE = "audit"
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,10 @@ class Audited:
         return {**about, **counts, **asdict(self.estimates), "by_views": by_views}
 
 
-def draw_audit(run: Run, n: int, seed: int, floor: int, out: Output) -> tuple[Draw, int]:
-    """Draw a sample, write its items as JSON lines, and return the draw and the number of items.
-
-    Raises:
-        ConfigError: as in `draw_sample`, or the file cannot be written here.
-    """
-    draw, written = draw_sample(run, n, seed, floor), 0
+def write_items(run: Run, draw: Draw, out: Output) -> int:
+    """Write the drawn objects that nobody decided yet as JSON lines, and return how many they are. Raises ConfigError
+    where the file cannot be written here."""
+    written = 0
     try:
         with out.appearing() as path, path.open("w", encoding="utf-8") as file:
             for row in items_of(run, draw, SHOWN):
@@ -63,13 +58,13 @@ def draw_audit(run: Run, n: int, seed: int, floor: int, out: Output) -> tuple[Dr
                 file.write(json_line(_item(row, written, draw)))
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
-    return draw, written
+    return written
 
 
 def _item(row: dict[str, Any], rank: int, draw: Draw) -> dict[str, Any]:
     """Return the item of an object: that of a queue, without its copies, since each object was drawn for itself."""
     probability = row.pop("probability")
-    row |= {"queue": QUEUE, "rank": rank, "reach": 1, "objects": 1, "uncertainty": None}
+    row |= {"queue": draw.design, "rank": rank, "reach": 1, "objects": 1, "uncertainty": None}
     item = shown_item(Item(row, [], 0, [], None, {}, []))
     return {**item, "kind": str(Kind.AUDIT), "probability": probability, "audit": draw.audit_id}
 

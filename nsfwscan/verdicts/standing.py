@@ -166,3 +166,12 @@ def is_decided(rows: pa.Table) -> pa.ChunkedArray:
     """Return a mask of the rows whose content people approved or removed; never null."""
     words = pa.array([str(StandingVerdict.APPROVE), str(StandingVerdict.REMOVE)])
     return pc.is_in(rows["verdict"], words)
+
+
+def unjudged(rows: pa.Table) -> pa.Table:
+    """Return rows as if nobody had decided them."""
+    for column in VERDICT_COLUMNS:
+        place = rows.schema.get_field_index(column.name)
+        if place >= 0:
+            rows = rows.set_column(place, column.name, pa.nulls(rows.num_rows, column.type))
+    return rows

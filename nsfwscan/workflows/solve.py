@@ -24,10 +24,10 @@ from nsfwscan.review.audit_sample import Draw
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
-from nsfwscan.schema import VERDICT_COLUMNS, Decision
+from nsfwscan.schema import Decision
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
-from nsfwscan.verdicts.standing import counting, is_decided, standing
+from nsfwscan.verdicts.standing import counting, is_decided, standing, unjudged
 from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
 
 _FOR_PEOPLE = (str(Decision.REVIEW), str(Decision.ESCALATE))
@@ -122,7 +122,7 @@ def solve(
         raise NsfwscanError(
             f"no value of ${name} misses at most {miss:.1%} with a confidence of {confidence:.0%}: at 0.01 the policy "
             f"allows {tried.missed:,} of {drawn.positives:,} removed contents, so it may miss {tried.bound:.1%}. Draw "
-            "and label more (`nsfwscan audit draw`), or let other rules find them"
+            "and label more (`nsfwscan audit draw`, `nsfwscan label`), or let other rules find them"
         )
     chosen = moved(policy, name, found.threshold)
     before = night.views(policy)
@@ -141,7 +141,7 @@ def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[st
     rows = pa.concat_tables(parts).combine_chunks()
     rows = rows.take(pc.index_in(pc.unique(rows["sha256"]), rows["sha256"]))
     hashes = rows["sha256"].to_pylist()
-    return _unjudged(rows), Drawn(
+    return unjudged(rows), Drawn(
         np.array([said[one]["probability"] for one in hashes], np.float64),
         np.array([said[one]["verdict"] == Word.REMOVE for one in hashes], np.bool_),
     )
@@ -158,15 +158,6 @@ def _decided_before(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def _unjudged(rows: pa.Table) -> pa.Table:
-    """Return the rows as if nobody had decided them."""
-    for column in VERDICT_COLUMNS:
-        place = rows.schema.get_field_index(column.name)
-        if place >= 0:
-            rows = rows.set_column(place, column.name, pa.nulls(rows.num_rows, column.type))
-    return rows
-
-
 class _Night:
     """What a run looked at, as it lies in its report."""
 
@@ -178,7 +169,7 @@ class _Night:
         """Return how many of the objects looked at a policy sends to people."""
         decider, views = Decider(policy), 0
         for rows in read_rows(self._run, self._record, list(dict.fromkeys(["carried_from", *decider.columns]))):
-            fresh = _unjudged(rows.filter(pc.is_null(rows["carried_from"])))
+            fresh = unjudged(rows.filter(pc.is_null(rows["carried_from"])))
             found = decider(fresh)["decision"] if fresh.num_rows else pa.array([], pa.string())
             views += pc.sum(pc.is_in(found, pa.array(_FOR_PEOPLE))).as_py() or 0
         return views

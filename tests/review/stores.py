@@ -39,6 +39,7 @@ def committed(
     kind: str = "scan",
     storage: StorageConfig | None = None,
     part_rows: int = 3,
+    policy: Mapping[str, Any] = POLICY,
 ) -> Run:
     """A committed run of these rows, in several parts; a later `day` is a later run."""
     run = Run(Store.at(str(out), storage or StorageConfig()), run_id)
@@ -51,7 +52,7 @@ def committed(
         data = buffer.getvalue()
         files.append({"path": path, "rows": part_rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     at = f"2026-11-{day:02}T02:00:00.000+00:00"
-    record = record_of(run_id, kind=kind, committed_at=at, policy=POLICY, files=files)
+    record = record_of(run_id, kind=kind, committed_at=at, policy=policy, files=files)
     run.folder.write("run.json", to_json({**record, "plan": {**record["plan"], "listed_at": at}}))
     run.folder.write("_SUCCESS", b"")
     return run
