@@ -34,6 +34,7 @@ from nsfwscan.schema import SIGNAL_GROUPS, BankKind
 from nsfwscan.text import has_password, redacted_json
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Share = Annotated[float, Field(ge=0, le=1)]
 Compatibility = Literal["auto", "aws", "basic"]
 """How S3 is spoken. `aws`: as botocore does it; `basic`: as any S3 store takes it; `auto`: by the endpoint's name."""
 
@@ -242,9 +243,21 @@ class ViewsConfig(Frozen):
     worst: int = Field(2, ge=1)
     """How many of them, the worst ones, make the scores of the object: their mean. 1: a single frame is a verdict."""
     tiles: bool = False
-    """Whether pictures of more than a megapixel, and strips, are cut into tiles, which are scored, too."""
+    """Whether pictures of more than a megapixel, strips, and pictures with a score in the `band` are cut into tiles,
+    which are scored, too."""
+    band: tuple[Share, Share] = (0.2, 0.8)
+    """With `tiles`: a picture of any size is cut whose `nsfw_score` lies from the one to the other."""
+    closer: int = Field(8, ge=0, le=64)
+    """Further frames that are scored at most, around those of a video or an animation that scored high; 0: none."""
+    spike: Share = 0.4
+    """The `nsfw_score` of a frame from which on the frames around it are looked at."""
     max_pixels: int = Field(300_000_000, ge=0)
     """Pixels of all frames of a file that are looked at in small; `signals['view.unseen']` says what was left."""
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether any object may get a second look."""
+        return self.tiles or (self.closer > 0 and self.most > 1)
 
 
 class ModelConfig(Frozen):

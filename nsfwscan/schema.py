@@ -208,7 +208,7 @@ VIEW_COLUMNS = [
         "reason",
         pa.string(),
         "why it was looked at: `first`, `last`, `spread` or `page` (in even distances), `distinct` (unlike all), "
-        "`tile` (a part of a picture, with `--tiles`)",
+        "`spike` (near a frame that scored high), `tile` (a part of a picture, with `--tiles`)",
     ),
     _column(
         "weight",
@@ -348,6 +348,10 @@ SANDBOX = _column("sandbox", pa.string(), "which layers of the sandbox held wher
 COST = _column("cost", SIGNALS, "seconds that decoding and each model took for it")
 DECODING, LOOKED = "decode", "frames"
 """Among the costs: seconds that decoding took, and, which is no time, the number of frames that were looked at."""
+DECODING_CLOSER, LOOKED_CLOSER = "decode, second look", "frames, second look"
+"""Among the costs: the same of a second look."""
+LOOK_CLOSER = pa.field("look_closer", pa.list_(pa.int32()))
+"""In a listing for a second look: the frames, from 0, around which to look; none of a picture: it is cut into tiles."""
 FULL_BATCH = "classify, full batches"
 """Among the costs: seconds that the model would have taken for it in a batch without room to spare."""
 """Known while a run is worked on; the report has what they add up to."""

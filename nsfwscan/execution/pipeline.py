@@ -3,8 +3,9 @@
     list ─► plan ─► [ read ► digest ► match ► decode ► match ► filter ] ─► [ classify ► detect ] ─► stage ─► commit
                                   on CPU actors                       on GPU actors; without GPUs, in the CPU actors
 
-A `Job` holds everything that decides a row. Each shard ends as a part in staging. The same lists of stages run on Ray
-(`ray_data.py`) and in this process, without Ray (`run_inline`).
+What scored high passes them once more (`second_look.py`). A `Job` holds everything that decides a row. Each shard ends
+as a part in staging. The same lists of stages run on Ray (`ray_data.py`) and in this process, without Ray
+(`run_inline`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nsfwscan.config import ModelConfig, ScanConfig, digest_of
 from nsfwscan.execution.deadline import NEVER, Deadline
 from nsfwscan.execution.layout import Needs
 from nsfwscan.execution.machine import usable_cpus
+from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.images.formats.containers import videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
@@ -37,7 +39,7 @@ from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, describe_part, read_part, stage_part
 from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
-from nsfwscan.stages.base import Stage, fresh, overlapped, run
+from nsfwscan.stages.base import Stage, fresh, overlapped, run, run_overlapped
 from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode, Poison
 from nsfwscan.stages.filters import Heuristics, Prefilter
@@ -209,6 +211,10 @@ class CpuChain:
         """Yield the same piece by piece."""
         return overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
 
+    def again(self, listing: pa.Table, moved: Callable[[], None] = lambda: None) -> pa.Table:
+        """Return a few rows with pixels, for their second look."""
+        return run_overlapped(self._stages, fresh(listing), _CHUNK_BYTES, moved)
+
 
 class ModelChain:
     """Model stages."""
@@ -268,6 +274,7 @@ def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) ->
     """Run the whole pipeline in this process, shard by shard, without Ray; check the deadline before each shard."""
     threads = job.config.engine.num_cpus or usable_cpus()
     read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
+    look = SecondLook(job.config.views, lambda listing, moved: score(read.again(listing, moved)))
     for shard in shards:
         deadline.check()
-        yield stage(shard, score.together(read.chunks(shard)))
+        yield stage(shard, look(score.together(read.chunks(shard))))

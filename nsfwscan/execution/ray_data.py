@@ -39,6 +39,7 @@ from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
 from nsfwscan.execution.pulse import Pulse
 from nsfwscan.execution.ray_session import ray_session
+from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
 
@@ -60,11 +61,16 @@ class _Actor:
     @cached_property
     def _read(self) -> CpuChain:
         search_on(1)
-        return CpuChain(self._job, self._layout.cpu_actors, self._search if self._indexes else None)
+        readers = self._layout.cpu_actors + self._layout.model_actors  # which read for second looks
+        return CpuChain(self._job, readers, self._search if self._indexes else None)
 
     @cached_property
     def _score(self) -> ModelChain:
         return ModelChain(self._job, threads=self._layout.threads)
+
+    @cached_property
+    def _look(self) -> SecondLook:
+        return SecondLook(self._job.config.views, lambda listing, moved: self._score(self._read.again(listing, moved)))
 
     @cached_property
     def _stage(self) -> Stager:
@@ -94,9 +100,10 @@ class _Fused(_Actor):
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, _ = _without_shard(block)
         self._begin(shard)
-        result = self._stage.found(shard) or self._stage(
-            shard, self._score.together(self._read.chunks(shard, self._moved))
-        )
+        result = self._stage.found(shard)
+        if result is None:
+            rows = self._score.together(self._read.chunks(shard, self._moved))
+            result = self._stage(shard, self._look(rows, self._moved))
         return self._finish(shard, result)
 
 
@@ -112,12 +119,12 @@ class _Cpu(_Actor):
 
 
 class _Model(_Actor):
-    """An actor that runs the model chain on the worker's device."""
+    """An actor that runs the model chain on the worker's device, and reads and decodes for second looks."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
         self._begin(shard)
-        return block if rows is None else _with_shard(self._score(rows), shard)
+        return block if rows is None else _with_shard(self._look(self._score(rows), self._moved), shard)
 
 
 class _Stage(_Actor):

@@ -6,6 +6,8 @@ from math import ceil
 
 LEAST_PIXELS = 1_000_000
 """A smaller picture is not cut, unless it is a strip."""
+LEAST_PIXELS_CLOSER = 10_000
+"""The same of a picture whose score lies in the band."""
 _STRIP = 3.0
 """Length divided by width from which on a picture is a strip: most checkpoints squeeze it, or see its middle alone."""
 _LONG = 1.25
@@ -16,16 +18,17 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
 
 
-def tiles_of(size: tuple[int, int], most: int) -> list[Box]:
+def tiles_of(size: tuple[int, int], most: int, least_pixels: int = LEAST_PIXELS) -> list[Box]:
     """Return the tiles of a picture, row by row: of a strip one after the other, else two by two, or three by two where
     it is longer than wide; none of a small picture.
 
     Args:
         size: width and height in pixels.
         most: number of tiles at most; with fewer than four, only strips are cut.
+        least_pixels: a picture of fewer is small.
     """
     short, long = sorted(size)
-    if short < 1 or (size[0] * size[1] < LEAST_PIXELS and long < _STRIP * short):
+    if short < 1 or (size[0] * size[1] < least_pixels and long < _STRIP * short):
         return []
     if long >= _STRIP * short:
         along, across = min(most, ceil(long / short)), 1

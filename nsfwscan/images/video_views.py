@@ -2,7 +2,7 @@
 
 If there is time to decode all of it, frames are looked at in even distances; otherwise at places each of which halves a
 gap between those before, until the time is used up. Never only at keyframes, since whoever makes a video chooses them.
-The signal:
+In a second look, which knows what scored high, frames around that are looked at, too. The signal:
 
     view.unseen     share of the duration that is further than a second from every frame that was looked at
 """
@@ -10,7 +10,7 @@ The signal:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import ceil
@@ -26,7 +26,17 @@ from nsfwscan.images.opening import Facts, as_row_error, check_pixels
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.videos import Video, opened, pictures_of, stream_of
-from nsfwscan.images.views import ALIKE, LEAST_COST, LOOK, Looks, ViewLimits, choose, weights_of
+from nsfwscan.images.views import (
+    ALIKE,
+    LEAST_COST,
+    LOOK,
+    Looks,
+    ViewLimits,
+    choose,
+    choose_closer,
+    frames_around,
+    weights_of,
+)
 
 _KEPT_PIXELS = 2**21
 """Frames of more than 1920 x 1080 are kept at reduced scale."""
@@ -57,6 +67,7 @@ class _Walk:
     Attributes:
         looks: by place.
         kept: ascending by place.
+        close: likewise, of those around what scored high.
     """
 
     video: Video
@@ -66,6 +77,7 @@ class _Walk:
     most_kept: int
     looks: dict[int, Looks] = field(default_factory=dict)
     kept: list[_Kept] = field(default_factory=list)
+    close: list[_Kept] = field(default_factory=list)
 
     def walk(self) -> None:
         """Look at frames in even distances, or, where that takes too long, at fewer."""
@@ -91,6 +103,15 @@ class _Walk:
                 return False
         return True
 
+    def look_closer(self, places: Sequence[int], until: float) -> None:
+        """Look at the frames at some places, the first ones first, until a time, and keep those that look different."""
+        for run in self.video.runs(places):
+            for place, frame in self.video.frames_from(min(run), until):
+                if place in run:
+                    self._note(place, frame, self.close)
+                if place >= max(run):
+                    break
+
     def _visit(self, wanted: int) -> None:
         """Look at the frame at a place, and on the way there at the keyframe before it and those at each step."""
         due = 0
@@ -105,15 +126,18 @@ class _Walk:
         if place in self.looks or not self.left:
             return
         self.left -= 1
+        self._note(place, frame, self.kept)
+
+    def _note(self, place: int, frame: VideoFrame, kept: list[_Kept]) -> None:
         look = self.looks[place] = self.video.look_of(frame, LOOK)
-        if _nearest(look, self.kept) < ALIKE and place < len(self.video.times) - 1:
+        if _nearest(look, kept) < ALIKE and (kept is self.close or place < len(self.video.times) - 1):
             return
-        self.kept.append(_Kept(place, look, self.video.within(frame, _KEPT_PIXELS), frame.rotation))
-        self.kept.sort(key=lambda one: one.place)
-        if len(self.kept) > self.most_kept:
-            others = [[other for other in self.kept if other is not one] for one in self.kept]
-            distances = [_nearest(one.look, rest) for one, rest in zip(self.kept, others, strict=True)]
-            del self.kept[1 + int(np.argmin(distances[1:-1]))]
+        kept.append(_Kept(place, look, self.video.within(frame, _KEPT_PIXELS), frame.rotation))
+        kept.sort(key=lambda one: one.place)
+        if len(kept) > self.most_kept:
+            others = [[other for other in kept if other is not one] for one in kept]
+            distances = [_nearest(one.look, rest) for one, rest in zip(kept, others, strict=True)]
+            del kept[1 + int(np.argmin(distances[1:-1]))]
 
 
 def _nearest(look: Looks, kept: list[_Kept]) -> float:
@@ -162,19 +186,36 @@ def video_views(
         walk.walk()
         if not walk.kept:
             raise ValueError("no frame can be decoded")
-        return _made(walk, facts, geometries, limits.most, max_pixels, hashed)
+        around = frames_around(limits.around or (), len(video.times))[: looks + len(limits.around or ())]
+        walk.look_closer(around, time.monotonic() + limits.seconds / 2)
+        return _made(walk, facts, geometries, _chosen(walk, around, limits), max_pixels, hashed)
+
+
+def _chosen(walk: _Walk, around: list[int], limits: ViewLimits) -> list[tuple[_Kept, str]]:
+    """Return the frames that become views, ascending by place, and the reason of each."""
+    frames = [*walk.kept, *walk.close]
+    looks = np.stack([one.look for one in frames])
+    chosen = choose(looks[: len(walk.kept)], limits.most, "spread")
+    if walk.close:
+        nearest = {place: rank for rank, place in enumerate(around)}
+        close = sorted(range(len(walk.kept), len(frames)), key=lambda index: nearest[frames[index].place])
+        chosen = choose_closer(looks, chosen, close, limits.closer)
+    return sorted(((frames[index], reason) for index, reason in chosen.items()), key=lambda one: one[0].place)
 
 
 def _made(
-    walk: _Walk, facts: Facts, geometries: tuple[Geometry, ...], most: int, max_pixels: int, hashed: bool
+    walk: _Walk,
+    facts: Facts,
+    geometries: tuple[Geometry, ...],
+    chosen: list[tuple[_Kept, str]],
+    max_pixels: int,
+    hashed: bool,
 ) -> tuple[Facts, list[Facts], bytes]:
     video, places = walk.video, sorted(walk.looks)
-    chosen = choose(np.stack([one.look for one in walk.kept]), most, "spread")
-    shown = [walk.kept[index] for index in chosen]
-    weights = _weights(walk, [one.place for one in shown])
+    weights = _weights(walk, [one.place for one, _ in chosen])
     views: list[Facts] = []
     pixels: list[bytes] = []
-    for one, reason, weight in zip(shown, chosen.values(), weights, strict=True):
+    for (one, reason), weight in zip(chosen, weights, strict=True):
         stored, image = pictures_of(one.frame, one.rotation)
         pdq, quality = pdq_of(stored) if hashed else (None, None)
         if not views:

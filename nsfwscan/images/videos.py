@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
@@ -91,6 +91,13 @@ class Video:
             for frame in frames:
                 self._begun = True
                 yield self._place_of(frame), frame
+
+    def runs(self, places: Sequence[int]) -> list[list[int]]:
+        """Return places in groups that are decoded from one keyframe each, in the order of each group's first."""
+        found: dict[int, list[int]] = {}
+        for place in places:
+            found.setdefault(self._key_before(place), []).append(place)
+        return list(found.values())
 
     def look_of(self, frame: VideoFrame, edge: int) -> Any:
         """Return a small picture of a frame, uint8 [edge, edge, 3]."""

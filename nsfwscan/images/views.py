@@ -11,7 +11,7 @@ so that a single one in a thousand is found. The signal:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -26,7 +26,7 @@ from nsfwscan.images.opening import Facts
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.signals import MOST_SIGNALS
-from nsfwscan.images.tiles import tiles_of
+from nsfwscan.images.tiles import LEAST_PIXELS, LEAST_PIXELS_CLOSER, tiles_of
 
 LOOK = 32
 """Edge of the small pictures by which frames are compared."""
@@ -50,12 +50,16 @@ class ViewLimits:
         pixels: of all frames together.
         seconds: for looking; half of a file's time at most.
         tiles: cut large pictures, too.
+        around: in a second look, the frames around which to look closer; a picture is then cut whatever its size.
+        closer: number of views more, around these.
     """
 
     most: int = 1
     pixels: int = 0
     seconds: float = 0.0
     tiles: bool = False
+    around: tuple[int, ...] | None = None
+    closer: int = 0
 
 
 def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any) -> tuple[Facts, list[Facts], bytes]:
@@ -76,8 +80,8 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     decoded, pixels = decoded_pixels(data, *geometries, **how)
     facts = decoded.facts
     facts |= {"media": "image", "views": 1, "duration_s": None, "looked": 1}
-    if limits.tiles and facts["frames"] == 1:
-        return _with_tiles(decoded, pixels, geometries, limits.most - 1, hashed=how.get("hashed", False))
+    if facts["frames"] == 1 and (limits.tiles or limits.around is not None):
+        return _with_tiles(decoded, pixels, geometries, limits, hashed=how.get("hashed", False))
     del decoded
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
@@ -91,6 +95,8 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         known = (facts.get("signals") or {}).items()
         facts["signals"] = {**dict(islice(known, MOST_SIGNALS - 1)), "view.unseen": unseen}
     chosen = choose(looks, limits.most, "spread" if animated else "page")
+    if limits.around:
+        chosen = choose_closer(looks, chosen, frames_around(limits.around, len(looks)), limits.closer)
     if len(chosen) < 2:
         return facts, [], pixels
     weights = weights_of(looks, list(chosen), np.array(walk.shown_s)) if animated else [_WHOLE] * len(chosen)
@@ -105,7 +111,7 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
 
 
 def _with_tiles(
-    decoded: Decoded, pixels: bytes, geometries: tuple[Geometry, ...], most: int, *, hashed: bool
+    decoded: Decoded, pixels: bytes, geometries: tuple[Geometry, ...], limits: ViewLimits, *, hashed: bool
 ) -> tuple[Facts, list[Facts], bytes]:
     """Return a picture and its tiles as views. The picture counts in full, a tile once: a single one is no verdict."""
     facts, image = decoded.facts, decoded.image
@@ -113,7 +119,8 @@ def _with_tiles(
     views = [{"index": 0, "at_s": None, "reason": "first", "weight": _WHOLE, "place": None, **known}]
     made = [pixels]
     across, down = image.size[0] / facts["width"], image.size[1] / facts["height"]  # it may have been reduced
-    for left, top, right, bottom in tiles_of((facts["width"], facts["height"]), most):
+    least = LEAST_PIXELS if limits.around is None else LEAST_PIXELS_CLOSER
+    for left, top, right, bottom in tiles_of((facts["width"], facts["height"]), limits.most - 1, least):
         tile = image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
         pdq, quality = pdq_of(tile) if hashed else (None, None)
         place = f"{left},{top},{right},{bottom}"
@@ -230,3 +237,22 @@ def choose(looks: Looks, most: int, between: str) -> dict[int, str]:
     while len(chosen) < most and nearest.max() >= ALIKE:
         take(int(nearest.argmax()), "distinct")
     return dict(sorted(chosen.items()))
+
+
+def frames_around(spikes: Sequence[int], frames: int) -> list[int]:
+    """Return the places of frames that scored high, then those a frame before and after them, then two, four, eight …,
+    the nearest first: whether a spike lasts a frame or an hour, its beginning and its end are between two of them."""
+    steps = [0, *(2**exponent for exponent in range(frames.bit_length()))]
+    places = [spike + step * side for step in steps for spike in spikes for side in (-1, 1)]
+    return [place for place in dict.fromkeys(places) if 0 <= place < frames]
+
+
+def choose_closer(looks: Looks, chosen: dict[int, str], around: Sequence[int], most: int) -> dict[int, str]:
+    """Return the chosen frames and, with the reason `spike`, those of `around` that look unlike all of them and each
+    other, so many at most; the first ones first."""
+    flat = looks.reshape(len(looks), -1).astype(np.int16)
+    found = dict(chosen)
+    for index in around:
+        if len(found) < len(chosen) + most and np.abs(flat[[*found]] - flat[index]).mean(axis=1).min() >= ALIKE:
+            found[index] = "spike"
+    return dict(sorted(found.items()))

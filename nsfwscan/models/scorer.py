@@ -22,14 +22,14 @@ from nsfwscan.errors import ModelError
 from nsfwscan.models import registry
 from nsfwscan.models.boxes import read_boxes
 from nsfwscan.models.spec import Boxes, Classifier, Findings, Hardware, ModelSpec
-from nsfwscan.models.views import Limits, images_of
+from nsfwscan.models.views import Limits, images_of, indices_of
 
 _REMEMBERED = 50_000
 """Number of latest contents whose scores a worker keeps: about 15 MB."""
 
 Mask = NDArray[np.bool_]
-Content = tuple[str, int]
-"""SHA-256, and number of views: fewer where decoding an animation took too long."""
+Content = tuple[str, tuple[int, ...]]
+"""SHA-256, and which of its frames are its views: others where decoding took too long, and in a second look."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Scorer:
         there: Mask = pixels.is_valid().to_numpy(zero_copy_only=False)
         wanted = there if wanted is None else there & wanted
         rows, known = np.flatnonzero(wanted), self._remembered
-        contents = list(zip(table["sha256"].to_pylist(), np.diff(limits).tolist(), strict=True))
+        contents = list(zip(table["sha256"].to_pylist(), indices_of(table, limits), strict=True))
         first = {contents[row]: row for row in reversed(rows)}
         is_new = np.array([first[contents[row]] == row and contents[row] not in known for row in rows], np.bool_)
         scores = np.full((len(images), len(self.spec.labels)), np.nan, np.float32)

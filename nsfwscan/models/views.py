@@ -6,7 +6,7 @@ H*W*3 bytes, null where there are none: a table of photographs is as large as on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -57,14 +57,26 @@ def without(pixels: pa.ListArray, dropped: NDArray[np.bool_]) -> pa.ListArray:
     return pixels_column(images[np.repeat(~dropped, np.diff(limits))], counts.tolist())
 
 
+def indices_of(table: pa.Table, limits: Limits) -> list[tuple[int, ...]]:
+    """Return which frames the views of each row are, as `each_view` has them; without it, they are counted from 0."""
+    known = dict(_of_views(table, limits, "index"))
+    return [tuple(known.get(row, range(count))) for row, count in enumerate(np.diff(limits).tolist())]
+
+
 def weights_of(table: pa.Table, limits: Limits) -> Weights:
     """Return the weights of all views of a table's rows, as `each_view` has them; 1 where a row has one view."""
     weights = np.ones(limits[-1], np.int64)
+    for row, values in _of_views(table, limits, "weight"):
+        weights[limits[row] : limits[row + 1]] = values
+    return weights
+
+
+def _of_views(table: pa.Table, limits: Limits, name: str) -> Iterator[tuple[int, list[int]]]:
+    """Yield the rows of several views, and what `each_view` has of each of them."""
     if EACH_VIEW.name in table.column_names:
         each = table[EACH_VIEW.name].combine_chunks()
         for row in np.flatnonzero(each.is_valid().to_numpy(zero_copy_only=False) & (np.diff(limits) > 1)):
-            weights[limits[row] : limits[row + 1]] = [view["weight"] for view in each[row].as_py()]
-    return weights
+            yield int(row), [view[name] for view in each[row].as_py()]
 
 
 def of_rows(scores: Scores, badness: Scores, weights: Weights, limits: Limits, most: int) -> Scores:

@@ -43,6 +43,10 @@ def describe_media(media: Mapping[str, MediaRecord]) -> Iterator[tuple[str, str]
         seen = f"{_counted(found.views, 'view', 'views')} of {_counted(found.frames, 'frame', 'frames')} looked at"
         cost = f"{duration(found.decode_s)} of a core, {rate:,.1f} s of {name} a second"
         yield subject, f"{_counted(found.objects, one, several)}: {seen}, {cost}"
+    objects, frames = (sum(getattr(one, name) for one in media.values()) for name in ("closer", "closer_frames"))
+    if objects:
+        seen = f"{_counted(objects, 'object', 'objects')} looked at again, in {_counted(frames, 'frame', 'frames')}"
+        yield "closer", f"{seen}, {duration(sum(one.closer_s for one in media.values()))} of a core"
 
 
 _SEVERAL = {"animation": ("animated", "animation", "animations"), "video": ("videos", "video", "videos")}

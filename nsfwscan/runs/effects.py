@@ -20,9 +20,11 @@ from nsfwscan.config import DetectorConfig
 from nsfwscan.errors import Status
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.signals import signals_array, signals_of_row
-from nsfwscan.schema import DECODING, FLAGGED, FULL_BATCH, LOOKED
+from nsfwscan.schema import DECODING, DECODING_CLOSER, FLAGGED, FULL_BATCH, LOOKED, LOOKED_CLOSER
 
 CONFIDENCE = 0.95
+_OF_MEDIA = (DECODING, LOOKED, DECODING_CLOSER, LOOKED_CLOSER)
+"""Costs that are no model's."""
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Costs:
         cost = pa.chunked_array([*staged["cost"].chunks], staged["cost"].type).combine_chunks()
         names, values = pc.list_flatten(cost).flatten()
         parts = pa.table({"model": names, "seconds": values})
-        parts = parts.filter(pc.invert(pc.is_in(parts["model"], pa.array([DECODING, LOOKED]))))
+        parts = parts.filter(pc.invert(pc.is_in(parts["model"], pa.array(_OF_MEDIA))))
         for row in parts.group_by("model").aggregate([("seconds", "sum"), ("seconds", "count")]).to_pylist():
             self.seconds[row["model"]] += row["seconds_sum"]
             self.images[row["model"]] += row["seconds_count"]
@@ -73,6 +75,9 @@ class Media:
                 "frames": int(cost.get(LOOKED, 0)),
                 "duration_s": row["duration_s"] or 0.0,
                 "decode_s": cost.get(DECODING, 0.0),
+                "closer": int(LOOKED_CLOSER in cost),
+                "closer_frames": int(cost.get(LOOKED_CLOSER, 0)),
+                "closer_s": cost.get(DECODING_CLOSER, 0.0),
             }
             before = self.counts.get(row["media"], dict.fromkeys(found, 0))
             self.counts[row["media"]] = {name: before[name] + n for name, n in found.items()}

@@ -364,6 +364,12 @@ class MediaRecord(_Section):
     """Seconds that they are shown, together, where that is known."""
     decode_s: float
     """Seconds of decoding, each of one core."""
+    closer: Count = 0
+    """Objects that got a second look; it, its frames and its seconds are absent in records of older versions."""
+    closer_frames: Count = 0
+    """Frames that were looked at in second looks."""
+    closer_s: float = 0.0
+    """Seconds of decoding in second looks."""
 
 
 class GateRecord(_Section):

@@ -3,7 +3,8 @@
 There is a column of pixels for each geometry: a list of views, each H*W*3 uint8; null where a file could not be
 decoded. Files are decoded in a child process (`images/sandbox/child.py`); whatever is wrong with a file, and whatever
 it does to that process, becomes its row's status. A content that crashed or stalled the child does so once: its copies
-are not tried. A child that cannot be started stops the run.
+are not tried. A child that cannot be started stops the run. A row with `look_closer` gets its second look, which fails
+without anybody else's harm.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
 from nsfwscan.models.views import pixels_column, pixels_type
-from nsfwscan.schema import COST, DECODING, EACH_VIEW, LOOKED, REPORT_SCHEMA, SANDBOX
+from nsfwscan.schema import (
+    COST,
+    DECODING,
+    DECODING_CLOSER,
+    EACH_VIEW,
+    LOOK_CLOSER,
+    LOOKED,
+    LOOKED_CLOSER,
+    REPORT_SCHEMA,
+    SANDBOX,
+)
 from nsfwscan.stages.base import Row, Stage, map_rows, with_signals
 
 _CONTENT = (
@@ -30,7 +41,7 @@ _CONTENT = (
     "signals",
 )  # fmt: skip
 
-_ONE_VIEW = ViewsConfig(most=1)
+_ONE_VIEW = ViewsConfig(most=1, closer=0)
 _MOST_POISON = 10_000
 """Contents that a process remembers, at some hundred bytes each."""
 
@@ -106,22 +117,26 @@ class Decode(Stage):
         costs: list[dict[str, float] | None] = [None] * table.num_rows
 
         self._poison.look()
-        contents = table["sha256"].to_pylist() if "sha256" in table.column_names else held
+        unknown = [None] * table.num_rows
+        contents, closer = (
+            table[name].to_pylist() if name in table.column_names else unknown for name in ("sha256", LOOK_CLOSER.name)
+        )
 
         def decode(row: Row) -> Row:
-            content = contents[row["index"]]
+            content, around = contents[row["index"]], closer[row["index"]]
             self._refuse_poison(content)
             began, looked = time.perf_counter(), 0
             try:
-                facts, views, found = self._child.decode_views(row["bytes"])
+                facts, views, found = self._child.decode_views(row["bytes"], around)
                 looked = facts.pop("looked", None) or 1
             except RowError as error:
-                if content:
+                if content and around is None:
                     self._poison.add(content, error)
                 raise
             finally:
                 held[row["index"]] = ", ".join(self._child.sandbox) or "none"
-                costs[row["index"]] = {DECODING: time.perf_counter() - began, LOOKED: looked}
+                names = (DECODING, LOOKED) if around is None else (DECODING_CLOSER, LOOKED_CLOSER)
+                costs[row["index"]] = dict(zip(names, (time.perf_counter() - began, looked), strict=True))
             pixels.put(row["index"], found)
             return {**facts, EACH_VIEW.name: views or None}
 
@@ -175,5 +190,5 @@ def settings_of(
     limits = config.model_dump(include={"max_pixels", "plugins", "timeout_s", "max_memory_bytes", "sandbox"})
     hashed, examined = config.pdq != "off", config.provenance
     how: dict[str, Any] = {"fast": config.reduces, "hashed": hashed, "examined": examined, **limits}
-    how |= {"verified": config.c2pa, "trust": trust}
-    return Settings(geometries=geometries, views=views.most, view_pixels=views.max_pixels, tiles=views.tiles, **how)
+    how |= {"views": views.most, "view_pixels": views.max_pixels, "tiles": views.tiles, "closer": views.closer}
+    return Settings(geometries=geometries, verified=config.c2pa, trust=trust, **how)

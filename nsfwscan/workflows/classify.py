@@ -18,6 +18,7 @@ from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened
+from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
@@ -102,12 +103,13 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
             *model_stages(config, spec, threads=threads, auxiliary_models=beside),
         ]
     )
+    look = SecondLook(config.views, lambda listing, _: finish(run(stages, fresh(listing))))
     verdicts: list[Verdict] = []
     given = given_images(images, config.read.max_bytes)
     while some := list(islice(given, _AT_ONCE)):
         held |= {one.uri: one.data for one in some if one.data is not None}
         listing = pa.Table.from_pylist([{"uri": one.uri} for one in some], schema=LISTING_SCHEMA)
-        rows = finish(run(stages, fresh(listing)))
+        rows = look(finish(run(stages, fresh(listing))))
         decisions = decide(rows).to_pylist()
         verdicts += [_verdict({**row, **decision}) for row, decision in zip(rows.to_pylist(), decisions, strict=True)]
         held.clear()

@@ -47,6 +47,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
 _SPLIT = Layout("split", cpu_actors=1, model_actors=1)
 """What runs where there are GPUs, here on one that is only a number."""
+_SECOND_LOOKS = {"views": {"most": 3, "spike": 0.0}}
+"""Every animation with more frames gets a second look."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +76,7 @@ def _report(result: ScanResult) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def inline(demo: tuple[Path, list[DemoObject]], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    return _report(_scan(demo[0], tmp_path_factory.mktemp("inline"), run_inline))
+    return _report(_scan(demo[0], tmp_path_factory.mktemp("inline"), run_inline, **_SECOND_LOOKS))
 
 
 @pytest.mark.parametrize("layout", [None, _SPLIT], ids=["fused", "split"])
@@ -82,8 +84,9 @@ def test_ray_equals_inline(
     demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
 ) -> None:
     """A scan on Ray reports exactly what the same stages report inline, scores to the bit, in either layout."""
-    result = _scan(demo[0], tmp_path, partial(run_shards, layout=layout))
+    result = _scan(demo[0], tmp_path, partial(run_shards, layout=layout), **_SECOND_LOOKS)
     assert _report(result).equals(inline)
+    assert result.record.media is not None and result.record.media["animation"].closer == 3
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import io
 import random
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,24 @@ def test_a_scene_between_two_keyframes_is_found(in_order: bool, monkeypatch: pyt
     assert found and all(31.7 <= view["at_s"] <= 33.7 for view in found)
     assert sum(view["weight"] for view in found) == pytest.approx(20, abs=6)
     assert facts["duration_s"] == pytest.approx(60) and "signals" not in facts
+
+
+def test_a_second_look_finds_both_ends_of_a_spike() -> None:
+    """Nine frames of sixty seconds are looked at, and one of them is red: it stands for seven seconds. A second look
+    finds that it lasts a second, its darkest frame, and all that the first look had."""
+    pictures = [moving(i) for i in range(600)]
+    pictures[130:140] = [red()] * 10
+    pictures[138] = red() // 2
+    data, limits = video(pictures, keys=40), ViewLimits(8, 9 * 2**16, 60.0)
+    _, first, pixels = views_of(data, limits)
+    [spike] = [view for view, is_red in zip(first, seen_red(pixels), strict=True) if is_red]
+    assert spike["weight"] > 50
+    facts, views, pixels = views_of(data, replace(limits, around=(spike["index"],), closer=4))
+    assert {view["index"] for view in first} <= {view["index"] for view in views} and len(views) <= 12
+    [known] = [view for view in views if view["index"] == spike["index"]]
+    assert known["weight"] == pytest.approx(10, abs=4)
+    assert [view["reason"] for view in views if view["index"] == 138] == ["spike"]
+    assert facts["looked"] == 18 and facts["views"] == len(views) == len(pixels)
 
 
 @pytest.mark.parametrize("place", [0, 99])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from nsfwscan.errors import RowError, Status
 from nsfwscan.images.preprocessing import Geometry
-from nsfwscan.images.views import ViewLimits, choose, to_views, weights_of
+from nsfwscan.images.views import ViewLimits, choose, choose_closer, frames_around, to_views, weights_of
 
 _GEOMETRY = Geometry((24, 24), Image.Resampling.BILINEAR)
 _LIMITS = ViewLimits(8, 300_000_000, 60.0)
@@ -65,6 +66,32 @@ def test_one_odd_frame_in_a_thousand_is_found() -> None:
     assert len(pixels) == 8 * _GEOMETRY.nbytes
     assert pixels[views.index(odd) * _GEOMETRY.nbytes :][: _GEOMETRY.nbytes] != pixels[: _GEOMETRY.nbytes]
     assert sum(view["weight"] for view in views) >= 999
+
+
+def test_a_second_look_is_closer_around_a_frame() -> None:
+    """Frames around what scored high become further views, the nearest first; those of the first look stay."""
+    frames = moving(60)
+    for i in range(30, 34):
+        frames[i] = photo().rotate(10 * i)
+    data = animation(frames, duration=100)
+    limits = ViewLimits(3, 300_000_000, 60.0)
+    first = views_of(data, limits)[1]
+    [spike] = [view["index"] for view in first if 30 <= view["index"] < 34]
+    facts, views, pixels = views_of(data, replace(limits, around=(spike,), closer=5))
+    assert {view["index"] for view in first} < {view["index"] for view in views}
+    close = [view for view in views if view["reason"] == "spike"]
+    assert len(close) == 5 and {30, 31, 32} <= {spike, *(view["index"] for view in close)}
+    assert sum(view["weight"] for view in views if 30 <= view["index"] < 34) == 4
+    assert facts["views"] == len(views) == 8 and len(pixels) == 8 * _GEOMETRY.nbytes
+
+
+def test_frames_around_reach_as_far_as_the_file() -> None:
+    """A spike's ends lie between two of the frames around it, wherever they are; what looks alike is looked at once."""
+    assert frames_around((5,), 20) == [5, 4, 6, 3, 7, 1, 9, 13]
+    assert frames_around((0, 2), 4) == [0, 2, 1, 3]
+    looks = np.repeat(np.array([0, 0, 90, 90, 200, 0], np.uint8), 32 * 32 * 3).reshape(6, 32, 32, 3)
+    assert choose_closer(looks, {0: "first"}, [2, 3, 1, 4, 5], 8) == {0: "first", 2: "spike", 4: "spike"}
+    assert choose_closer(looks, {0: "first"}, [4, 2], 1) == {0: "first", 4: "spike"}
 
 
 def test_a_blank_first_frame_hides_nothing() -> None:

@@ -174,6 +174,66 @@ def test_many_views_are_scored_in_parts(
     assert parts == together
 
 
+def test_what_scores_high_is_looked_at_again(tmp_path: Path) -> None:
+    """Frames around the worst ones of a long animation become views in a second look, which leaves a row like any
+    other, says what it cost, and is carried over; a still picture gets none, nor does an animation of few frames."""
+    media, out = tmp_path / "media", tmp_path / "out"
+    save(media / "long.gif", frames(*range(20)), duration=100)
+    save(media / "short.gif", frames(1, 2, 3), duration=100)
+    save(media / "still.png", frames(6))
+    record = night(media, out, "1", views={"most": 4, "closer": 3, "spike": 0.0}).record
+    rows, views = read(out, "1")
+    row, found = rows["long.gif"], views["long.gif"]
+    assert (row["views"], row["status"], len(found), len(views["short.gif"])) == (7, "ok", 7, 3)
+    assert [view["reason"] for view in found].count("spike") == 3
+    worst = max(found, key=lambda view: view["nsfw_score"])
+    assert (row["worst_view"], row["worst_at_s"]) == (worst["index"], worst["at_s"])
+    signals = signals_of_row(row["signals"])
+    assert signals["view.max"] == worst["nsfw_score"] >= row["nsfw_score"] and signals["view.closer"] == 1
+    assert not any("view.closer" in signals_of_row(rows[name]["signals"]) for name in ("short.gif", "still.png"))
+    assert record.media is not None
+    cost = record.media["animation"]
+    assert (cost.objects, cost.closer, cost.frames, cost.closer_frames) == (2, 1, 23, 20) and cost.closer_s > 0
+    assert dict(describe_effects(record))["closer"].startswith("1 object looked at again, in 20 frames, ")
+    assert set(record.model_times) == {"classify"}
+    assert list(verify(run_of(out, "1"))) == []
+
+
+def test_a_second_look_is_of_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is another one by then keeps the row of its first look, which says so; one that is gone does, too."""
+    media, out = tmp_path / "media", tmp_path / "out"
+    for name in ("changed.gif", "gone.gif", "still.png"):
+        save(media / name, frames(*range(10 if name.endswith("gif") else 1)), duration=100)
+    score = pipeline.ModelChain.__call__
+
+    def then_change(chain: pipeline.ModelChain, rows: Any) -> Any:
+        save(media / "changed.gif", frames(*range(50, 60)), duration=100)
+        (media / "gone.gif").unlink(missing_ok=True)
+        return score(chain, rows)
+
+    monkeypatch.setattr(pipeline.ModelChain, "__call__", then_change)
+    record = night(media, out, "1", views={"most": 4, "spike": 0.0}).record
+    rows, views = read(out, "1")
+    for name in ("changed.gif", "gone.gif"):
+        assert (rows[name]["status"], rows[name]["error"], len(views[name])) == ("ok", None, 4)
+        assert signals_of_row(rows[name]["signals"])["view.closer"] == 0
+    assert record.media is not None and record.media["animation"].closer == 1
+    assert list(verify(run_of(out, "1"))) == []
+
+
+def test_pictures_in_the_band_are_cut(tmp_path: Path) -> None:
+    """With tiles, a small picture whose score lies in the band gets them in a second look; one beside it has one view."""
+    media, out = tmp_path / "media", tmp_path / "out"
+    save(media / "still.png", [one.resize((200, 150)) for one in frames(6)])
+    night(media, out, "1", views={"tiles": True, "band": [0, 1]})
+    rows, views = read(out, "1")
+    assert [view["reason"] for view in views["still.png"]] == ["first", *["tile"] * 6]
+    night(media, out, "2", views={"tiles": True, "band": [0.99, 1]})
+    beside, _ = read(out, "2")
+    assert beside["still.png"]["views"] == 1
+    assert rows["still.png"]["nsfw_score"] >= beside["still.png"]["nsfw_score"] - 1e-6
+
+
 def test_other_settings_of_views_make_scores_stale(media: Path, tmp_path: Path) -> None:
     """With `views.most: 1` the first frame alone counts, and a night with another setting reads again."""
     night(media, tmp_path / "out", "1", views={"most": 1})

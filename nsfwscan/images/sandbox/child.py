@@ -15,6 +15,7 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,13 @@ class DecodeChild:
         facts, _, pixels = self.decode_views(data)
         return facts, pixels[0].tobytes()
 
-    def decode_views(self, data: Encoded) -> tuple[Facts, list[Facts], NDArray[np.uint8]]:
+    def decode_views(
+        self, data: Encoded, closer: Sequence[int] | None = None
+    ) -> tuple[Facts, list[Facts], NDArray[np.uint8]]:
         """Return the values of the content columns; of each view, if there are several; and the pixels of all views.
+
+        Args:
+            closer: frames around which to look closer, in a second look; of a picture, none: it is cut into tiles.
 
         Returns:
             The pixels are uint8 [views, `pixel_bytes`], in each view those of one geometry after the other. They are
@@ -96,8 +102,9 @@ class DecodeChild:
             RowError: the file is at fault; its values are what was known of it by then.
             NsfwscanError: there is no child to decode it.
         """
+        asked = {} if closer is None else {"closer": list(closer)}
         try:
-            facts, views = self._decoded(data)
+            facts, views = self._decoded(asked, data)
         except _Dead as death:
             raise RowError(death.code, str(death), self._header(data)) from None
         assert self._zygote is not None
@@ -128,23 +135,23 @@ class DecodeChild:
             worker.close()
         return zygote.close() if zygote is not None else ""
 
-    def _decoded(self, data: Encoded) -> tuple[Facts, list[Facts]]:
+    def _decoded(self, asked: wire.Said, data: Encoded) -> tuple[Facts, list[Facts]]:
         fresh, seconds = self._worker is None, self._settings.timeout_s
         unverifiable = bool(self._unverifiable) and hashlib.sha256(data).digest() in self._unverifiable
         try:
             try:
                 if not unverifiable:
-                    return self._ask({}, data, seconds)
+                    return self._ask(asked, data, seconds)
             except _Dead as death:
                 if fresh or death.code == ErrorCode.DECODE_TIMEOUT:
                     raise
                 # What earlier files left behind is not its fault.
-                return self._ask({}, data, seconds)
+                return self._ask(asked, data, seconds)
         except _Dead:
             if not self._settings.verified or b"c2pa" not in bytes(data):
                 raise
         # Its manifest may be what nobody survives: that must not hide its picture.
-        facts, views = self._ask({"unverified": True}, data, seconds)
+        facts, views = self._ask({**asked, "unverified": True}, data, seconds)
         self._unverifiable.add(hashlib.sha256(data).digest())
         return {**facts, "signals": {**UNVERIFIABLE, **(facts.get("signals") or {})}}, views
 
@@ -166,7 +173,7 @@ class DecodeChild:
             else:
                 wire.send(worker, asked, data, deadline=deadline)
             said, _ = wire.receive(worker, most=0, deadline=deadline)
-            return self._understood(said)
+            return self._understood(said, self._settings.views + (self._settings.closer if "closer" in asked else 0))
         except RowError:
             raise
         except TimeoutError:
@@ -224,13 +231,13 @@ class DecodeChild:
         name = next((s.name for s in signal.Signals if s == -exit_code), f"signal {-exit_code}")
         return ErrorCode.CRASHED, f"the decoder crashed ({name})"
 
-    def _understood(self, said: wire.Said) -> tuple[Facts, list[Facts]]:
+    def _understood(self, said: wire.Said, most: int) -> tuple[Facts, list[Facts]]:
         """Check the form of an answer. Raises RowError, or ValueError, KeyError, TypeError."""
         facts, code = _checked(said["facts"], _TYPES), said["code"]
         views = [_checked(view, _OF_VIEW) for view in said["views"]]
         if any(None in (view["index"], view["reason"], view["weight"]) for view in views):
             raise ValueError("a view without a place, a reason or a weight")
-        if len(views) > self._settings.views or len(views) not in (0, facts.get("views")):
+        if len(views) > most or len(views) not in (0, facts.get("views")):
             raise ValueError("views that were not asked for")
         if code is None:
             return facts, views

@@ -52,6 +52,7 @@ class Settings:
         views: number of views of a file at most.
         view_pixels: pixels of all frames of a file that are looked at for its views.
         tiles: cut large pictures into further views.
+        closer: number of further views at most, of a file that is looked at closer.
         max_memory_bytes: for a worker, beyond what it has when it is forked.
         sandbox: `auto`: confine a worker as far as the kernel can; `required`: refuse a kernel that cannot confine it
             wholly; `off`: do not confine it, for plugins that need files.
@@ -71,6 +72,7 @@ class Settings:
     tiles: bool = False
     verified: bool = False
     trust: str = ""
+    closer: int = 0
 
     @property
     def sandboxed(self) -> bool:
@@ -99,7 +101,7 @@ class Settings:
     @property
     def area_bytes(self) -> int:
         """Bytes of all pixels of a file with as many views as it may have."""
-        return self.pixel_bytes * self.views
+        return self.pixel_bytes * (self.views + self.closer)
 
 
 class Area:

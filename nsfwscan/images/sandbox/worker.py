@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -176,8 +177,8 @@ def _answer(
         if asked.get("only") == "header":
             return {"code": None, "facts": header(data, **limits), "views": []}, b""
         wanted: dict[str, Any] = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
-        wanted["verify"] = verify
-        facts, views, pixels = to_views(data, *settings.geometries, limits=_view_limits(settings), **wanted, **limits)
+        wanted |= {"verify": verify, "limits": _view_limits(asked, settings)}
+        facts, views, pixels = to_views(data, *settings.geometries, **wanted, **limits)
     except RowError as error:
         return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""
     return {"code": None, "facts": facts, "views": views}, pixels
@@ -189,13 +190,15 @@ def _answer_of_video(container: Container, asked: Said, data: bytes, settings: S
     refuse_without_extra(container)
     from nsfwscan.images.video_views import video_views  # loaded before the fork, where the extra is there
 
-    limits: dict[str, Any] = {"limits": _view_limits(settings), "max_pixels": settings.max_pixels}
+    limits: dict[str, Any] = {"limits": _view_limits(asked, settings), "max_pixels": settings.max_pixels}
     facts, views, pixels = video_views(data, container, *settings.geometries, hashed=settings.hashed, **limits)
     return {"code": None, "facts": facts, "views": views}, pixels
 
 
-def _view_limits(settings: Settings) -> ViewLimits:
-    return ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2, settings.tiles)
+def _view_limits(asked: Said, settings: Settings) -> ViewLimits:
+    around = asked.get("closer")
+    limits = ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2, settings.tiles)
+    return limits if around is None else replace(limits, around=tuple(around), closer=settings.closer)
 
 
 if __name__ == "__main__":

@@ -270,17 +270,17 @@ _LIES: dict[str, tuple[dict[str, Any], int]] = {
 def test_a_false_answer_is_not_believed(lie: str) -> None:
     """An answer that the report cannot hold, or that no decoder gives, is none."""
     with pytest.raises((ValueError, KeyError, TypeError)):
-        DecodeChild(settings(views=8))._understood(_LIES[lie])
+        DecodeChild(settings(views=8))._understood(_LIES[lie], 8)
 
 
 def test_an_honest_answer_is_believed() -> None:
     """Facts and views come out as they are said, and an error's words without what a terminal would obey."""
     child = DecodeChild(settings(views=8))
-    assert child._understood(_HONEST) == (_HONEST["facts"], [])
-    assert child._understood(_SEVERAL) == (_SEVERAL["facts"], [_VIEW, _VIEW])
+    assert child._understood(_HONEST, 8) == (_HONEST["facts"], [])
+    assert child._understood(_SEVERAL, 8) == (_SEVERAL["facts"], [_VIEW, _VIEW])
     said = {"code": "too_large", "error": "a\x1bb" + "c" * 1000, "facts": {"width": 2**63 - 1}, "views": []}
     with pytest.raises(RowError) as caught:
-        child._understood(said)
+        child._understood(said, 8)
     assert caught.value.message.startswith("a\N{REPLACEMENT CHARACTER}bccc") and len(caught.value.message) == 300
     assert caught.value.values == {"width": 2**63 - 1}
 
