@@ -31,8 +31,8 @@ def forget(store: str, uri: str | None, sha256: str | None, reason: str, by: str
     """Erase an object from the reports, views and verdicts of a report STORE. This cannot be undone.
 
     Its rows stay as tombstones, so that all counts balance and `verify` finds the store sound. Delete the object
-    itself, or the next scan finds it again. Exit with 1 where run.json of a run still names it, as an example or as the
-    first or last of a file: run.json cannot change, since the chain of runs stands on it.
+    itself, or the next scan finds it again. Where run.json of a run names it, it is written anew with a note of the
+    SHA-256 that it was committed with, by which other runs, anchors and signatures know it.
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command finishes what it began"):
         if (uri is None) == (sha256 is None):
@@ -49,7 +49,7 @@ def forget(store: str, uri: str | None, sha256: str | None, reason: str, by: str
         echo(f"{what} (record {done.forget_id})")
         for path in done.left:
             complain(
-                f"{printable(path)} still names it, as an example or as the first or last of a file: it cannot change, "
-                "since the chain of runs stands on it"
+                f"{printable(path)} still names it, and would not be sound without it, as where the object is a source "
+                "of the run: remove the run (`nsfwscan prune`)"
             )
         sys.exit(1 if done.left else 0)

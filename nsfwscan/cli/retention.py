@@ -57,7 +57,7 @@ def prune(store: str, keep: str, dry_run: bool, yes: bool, ignore_runs: tuple[st
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command finishes what it began"):
         reports = Store.at(store, StorageConfig.of(given_options(options)))
-        pruning = plan_pruning(reports, _age(keep), ignore_runs)
+        pruning = plan_pruning(reports, age_of(keep, "--keep"), ignore_runs)
         echo(_describe(pruning, reports, keep))
         if dry_run or not pruning.removals:
             return
@@ -81,10 +81,11 @@ def _can_ask() -> bool:
     return sys.stdin.isatty()
 
 
-def _age(text: str) -> timedelta:
+def age_of(text: str, option: str) -> timedelta:
+    """Return the age that an option names. Raises ConfigError."""
     found = re.fullmatch(r"(\d{1,5})([dwy])", text)
     if found is None:
-        raise ConfigError(f"--keep {text!r}: no age; say 90d, 12w or 7y")
+        raise ConfigError(f"{option} {text!r}: no age; say 90d, 12w or 7y")
     return timedelta(days=int(found[1]) * _DAYS[found[2]])
 
 

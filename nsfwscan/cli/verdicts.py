@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
 from nsfwscan.cli.json_text import print_json
+from nsfwscan.cli.retention import age_of
 from nsfwscan.config import StorageConfig
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
@@ -46,10 +47,32 @@ def import_command(store: str, files: tuple[str, ...], as_json: bool, **options:
             )
         if as_json:
             added = {"new": done.added.new, "there": done.added.there, "part": done.added.part}
-            print_json({"exit_code": 0, "store": place.uri, **added, "strange_runs": done.strange_runs})
+            further = {"strange_runs": done.strange_runs, "sessions": done.sessions}
+            print_json({"exit_code": 0, "store": place.uri, **added, **further})
         else:
             already = f"; {done.added.there:,} were there already" if done.added.there else ""
-            echo(f"{plural(done.added.new, 'verdict')} taken into {printable(place.uri)}{already}")
+            told = f"; {plural(done.sessions, 'session')} of the page" if done.sessions else ""
+            echo(f"{plural(done.added.new, 'verdict')} taken into {printable(place.uri)}{already}{told}")
+
+
+@verdicts.command("thin")
+@click.argument("store")
+@click.option("--keep", required=True, metavar="AGE", help="Keep names so long: 90d, 12w or 1y (365 days).")
+@click.option("--by", required=True, metavar="NAME", help="Who answers for it.")
+@click.option("--dry-run", is_flag=True, help="Say what would lose its names; change nothing.")
+@storage_options
+def thin_command(store: str, keep: str, by: str, dry_run: bool, **options: Any) -> None:
+    """Take the names of reviewers out of verdicts and sessions of a report STORE that are older than AGE.
+
+    What was decided stays, and counts as before; who decided it cannot be found out any more. This cannot be undone.
+    """
+    from nsfwscan.workflows.thin import thin
+
+    with exit_codes(Console(stderr=True), verbose=False, again="the same command finishes what it began"):
+        place = Store.at(store, StorageConfig.of(given_options(options)))
+        done = thin(place, age_of(keep, "--keep"), by, dry_run=dry_run)
+        what = f"{plural(done.verdicts, 'verdict')} and {plural(done.sessions, 'session')}"
+        echo(f"{what} older than {keep} {'would lose' if dry_run else 'lost'} the names of their reviewers")
 
 
 @verdicts.command("list")

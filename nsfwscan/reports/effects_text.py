@@ -66,9 +66,14 @@ def _people(record: RunRecord) -> Iterator[tuple[str, str]]:
     if opened is None or low is None or high is None:
         return
     unopened = f"{1 - opened:.0%} ({1 - high:.0%} to {1 - low:.0%}) unopened"
-    each = [1000 * queued / rows * share for share in (opened, low, high)]
-    expected = f"at most {each[0]:,.1f} ({each[1]:,.1f} to {each[2]:,.1f}) opens expected of a thousand objects"
+    items = record.summary.items
+    each = [1000 * (queued if items is None else items) / rows * share for share in (opened, low, high)]
+    most = "at most " if items is None else ""  # an older record does not say how many items its objects are
+    expected = f"{most}{each[0]:,.1f} ({each[1]:,.1f} to {each[2]:,.1f}) opens expected of a thousand objects"
     yield "opens", f"{_counted(verdicts.given or 0, 'verdict', 'verdicts')}, {unopened}; {expected}"
+    if verdicts.opens is not None:
+        hours = f"in {duration(3600 * (verdicts.open_hours or 0.0))} of review"
+        yield "exposure", f"{_counted(verdicts.opens, 'original', 'originals')} opened {hours}, as the pages counted"
 
 
 def _same(found: DuplicatesRecord) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.standing import counting
-from nsfwscan.verdicts.verdict import Kind, Word
+from nsfwscan.verdicts.verdict import FORMER, Kind, Word
 
 COACHING_PAGE = "coaching.html"
 DAYS, RECENT_DAYS = 90, 28
@@ -102,7 +102,7 @@ def write_coaching(
         row for row in counting(all_verdicts(store), store).to_pylist() if row["decided_at"] >= now - timedelta(days)
     ]
     rows = [row for row in rows if row["verdict"] in _ANSWERS]
-    names = sorted({row["reviewer"] for row in rows}, key=str.casefold)
+    names = sorted({row["reviewer"] for row in rows if not row["reviewer"].startswith(FORMER)}, key=str.casefold)
     pairs, known = _pairs(rows), _known(rows, golden)
     recent = now - timedelta(RECENT_DAYS)
     team = _figures(

@@ -24,6 +24,7 @@ from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.roster import LEAD, Reviewer, Roster
 from nsfwscan.schema import StandingVerdict
+from nsfwscan.verdicts.sessions import opens_on
 from nsfwscan.verdicts.verdict import Kind
 
 _PRIOR_ITEMS = 50
@@ -86,8 +87,12 @@ class Past:
     decided_by: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, verdicts: pa.Table, roster: Roster, now: datetime) -> Past:
-        """Return the past that verdicts (`VERDICT_SCHEMA`) tell; those that were taken back were opened, too."""
+    def of(cls, verdicts: pa.Table, roster: Roster, now: datetime, sessions: pa.Table | None = None) -> Past:
+        """Return the past that verdicts (`VERDICT_SCHEMA`) tell; those that were taken back were opened, too.
+
+        Args:
+            sessions: `SESSION_SCHEMA`; they also know what was opened and then skipped.
+        """
         asked = verdicts.select(["sha256", "reviewer", "opened", "decided_at"])
         opened = pc.sum(asked["opened"].cast(pa.int64())).as_py() or 0
         rate = (opened + roster.open_rate * _PRIOR_ITEMS) / (asked.num_rows + _PRIOR_ITEMS)
@@ -97,7 +102,10 @@ class Past:
         for sha256, name in zip(asked["sha256"].to_pylist(), asked["reviewer"].to_pylist(), strict=True):
             by.setdefault(sha256, set()).add(name)
         decided_by = {sha256: frozenset(names) for sha256, names in by.items()}
-        return cls(rate, Counter(today["reviewer"].to_pylist()), decided_by)
+        opened_today = Counter(today["reviewer"].to_pylist())
+        for name, opens in opens_on(sessions, now.date()).items() if sessions is not None else ():
+            opened_today[name] = max(opened_today[name], opens)
+        return cls(rate, opened_today, decided_by)
 
 
 def intensity(item: Item) -> float:

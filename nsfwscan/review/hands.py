@@ -29,6 +29,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.schema import Decision
 from nsfwscan.storage.output import Output
 from nsfwscan.verdicts.kept import all_verdicts
+from nsfwscan.verdicts.sessions import all_sessions
 from nsfwscan.verdicts.verdict import Kind, Word
 
 _MOST_HARMLESS = 2_000
@@ -66,7 +67,8 @@ def write_hands(
         names, context, earlier_runs: as for `ranked`.
     """
     verdicts = all_verdicts(run.store)
-    past = Past.of(verdicts.filter(pc.not_equal(verdicts["verdict"], str(Word.UNDO))), roster, datetime.now(UTC))
+    looked = verdicts.filter(pc.not_equal(verdicts["verdict"], str(Word.UNDO)))
+    past = Past.of(looked, roster, datetime.now(UTC), all_sessions(run.store))
     golden, harmless = _beside(run, roster, storage)
     with ranked(run, names, context, earlier_runs) as found:
         hands = deal(sorted(found.items, key=_urgency), roster, past, golden, harmless)

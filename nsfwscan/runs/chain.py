@@ -11,7 +11,6 @@ store: an anchor or a signature does (`evidence.py`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.runs.finding import Finding, damaged, note, tampered
 from nsfwscan.runs.record import ChainRecord, Json, ParentRecord, read_record
 from nsfwscan.runs.run import Run, runs_of
+from nsfwscan.storage.forgotten import digest_of
 from nsfwscan.storage.store import Store
 
 _AT_ONCE = 16
@@ -62,9 +62,9 @@ class Link:
                 return None
             return cls(run, None, BrokenRecord(run.folder.locate("run.json"), "is absent"))
         except BrokenRecord as error:
-            return cls(run, None if data is None else _sha256(data), error)
+            return cls(run, None if data is None else digest_of(run.folder, data), error)
         at = datetime.fromisoformat(record.committed_at)
-        return cls(run, _sha256(data), None, record.kind, at, record.store, record.chain)
+        return cls(run, digest_of(run.folder, data), None, record.kind, at, record.store, record.chain)
 
     @property
     def run_id(self) -> str:
@@ -192,7 +192,3 @@ def problem_with(named: ParentRecord, there: Link | None, who: str) -> Finding |
     if there.error is None or isinstance(there.error, ForeignRecord):
         return tampered(f"{run} has another run.json than then")
     return damaged(f"{run} cannot be looked up: its run.json {there.error.reason}")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

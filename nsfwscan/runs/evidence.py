@@ -33,6 +33,7 @@ from nsfwscan.runs.chain import Chain, Link
 from nsfwscan.runs.finding import Finding, damaged, note, tampered
 from nsfwscan.runs.record import RUN_ID, Json, RunRecord, read_record
 from nsfwscan.runs.run import Run
+from nsfwscan.storage.forgotten import digest_of
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import redacted
@@ -113,7 +114,7 @@ class Evidence:
         Args:
             data: the content of the run's `run.json`.
         """
-        record, sha256 = read_record(data, run.folder.locate("run.json"), run.run_id), _sha256(data)
+        record, sha256 = read_record(data, run.folder.locate("run.json"), run.run_id), digest_of(run.folder, data)
         lacking = []
         try:
             self._sign(run, sha256)

@@ -8,7 +8,6 @@ not be forgotten silently.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -102,8 +101,7 @@ class PreviousRun:
     @property
     def reference(self) -> ParentRecord:
         """Return the section by which a later run names this one as its parent."""
-        data = self.run.folder.read("run.json")
-        return ParentRecord(run_id=self.run.run_id, sha256=hashlib.sha256(data).hexdigest())
+        return ParentRecord(run_id=self.run.run_id, sha256=self.run.digest())
 
     @cached_property
     def gone(self) -> pa.Array:

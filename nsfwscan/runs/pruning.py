@@ -13,7 +13,6 @@ so is a broken record, since nobody knows what that run rests on.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -264,7 +263,7 @@ def _mark(removal: Removal, command: str) -> None:
         by=f"{_user()}@{socket.gethostname()}",
         command=command,
         reason=f"committed {removal.record.committed_at}; no hold, and no run that stays, rests on it",
-        sha256=hashlib.sha256(run.folder.read("run.json")).hexdigest(),
+        sha256=run.digest(),
     )
     run.folder.create("pruned.json", to_json(content.model_dump(mode="json")))
 

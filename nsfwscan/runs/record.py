@@ -313,6 +313,19 @@ class VerdictsRecord(_Section):
     """Verdicts that people gave, without those that only take one back; absent in records of older versions."""
     opened: Count | None = _OPTIONAL
     """Those of them before which the original was opened."""
+    opens: Count | None = _OPTIONAL
+    """Originals that people opened, as sessions of the review page count them; absent where none was imported."""
+    open_hours: float | None = _OPTIONAL
+    """Hours that they reviewed, likewise."""
+
+
+class RewrittenRecord(_Section):
+    """Says that a `run.json` was written anew, to forget objects that it named."""
+
+    sha256: Sha256
+    """SHA-256 of the file as it was committed: other runs, anchors and signatures know it by this."""
+    forget_ids: tuple[str, ...]
+    """The acts, of which the store has a record (`forgotten/`)."""
 
 
 class BalanceRecord(_Section):
@@ -616,6 +629,9 @@ class SummaryRecord(_Section):
     bytes: Count
     flagged: Count
     """Rows that go to a reviewer, or are blocked."""
+    items: Count | None = _OPTIONAL
+    """Items of all queues that can be opened: near-duplicates and copies are one, known illegal content is none. Absent
+    in records of older versions."""
     unreadable: Count
     """Objects that should have been images and could not be scored."""
     error_rate: float
@@ -753,6 +769,8 @@ class RunRecord(_Section):
     warnings: tuple[WarningRecord, ...]
     shadow_policies: tuple[ShadowPolicyRecord, ...]
     files: tuple[FileRecord, ...]
+    forgotten: RewrittenRecord | None = _OPTIONAL
+    """Absent where no object was forgotten that the record named."""
 
     @classmethod
     def made_of(cls, content: Json) -> RunRecord:

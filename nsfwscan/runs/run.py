@@ -41,7 +41,7 @@ from nsfwscan.runs.record import (
     read_record,
     write_plan,
 )
-from nsfwscan.storage.forgotten import is_known_in
+from nsfwscan.storage.forgotten import digest_of, is_known_in
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import printable, redacted
 
@@ -122,7 +122,7 @@ class Run:
 
     def digest(self) -> str:
         """Return the SHA-256 of `run.json`, which stands for the run and for all runs that it vouches for."""
-        return hashlib.sha256(self.folder.read("run.json")).hexdigest()
+        return digest_of(self.folder, self.folder.read("run.json"))
 
     def read(self, file: FileRecord) -> bytes:
         """Return the bytes of a file that the run's record names; exactly these bytes were checked.

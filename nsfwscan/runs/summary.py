@@ -6,11 +6,13 @@ the size of the run.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +22,7 @@ from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, BankKind, Category, Decisi
 HISTOGRAM_BINS = 20
 SHOWN = 20
 """Most severe objects that are named."""
+_OF_ASSETS = ["queue", "cluster", "sha256", "uri"]
 _OF_SEVERE = ["uri", "decision", "rule", "queue", "severity", "nsfw_score"]
 _WORST_FIRST = [("severity", "descending"), ("nsfw_score", "descending"), ("uri", "ascending")]
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
@@ -55,6 +58,8 @@ class Summary:
     most_severe: pa.Table | None = None
     """Flagged rows, the worst first; without matches of illegal banks, which are the specialist's alone."""
     _settled_no_image: int = 0
+    _assets: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    """Of each range, digests of the assets in each queue."""
 
     def add(self, report: pa.Table, false_positives: pa.Table) -> None:
         """Count one range of the report, and its false positives (`FALSE_POSITIVE_SCHEMA`)."""
@@ -69,6 +74,7 @@ class Summary:
         scores = report["nsfw_score"].drop_null().to_numpy()
         bins, _ = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
         self.histogram = [old + int(new) for old, new in zip(self.histogram, bins, strict=True)]
+        self._assets.append(_assets_of(report))
         self._add_errors(report)
         self._add_truth(report)
         self._add_severe(report)
@@ -100,6 +106,11 @@ class Summary:
     def flagged(self) -> int:
         """Rows that go to a reviewer, or are blocked."""
         return sum(self.decision[d] for d in FLAGGED)
+
+    @property
+    def items(self) -> int:
+        """Items of all queues that can be opened; see `SummaryRecord`."""
+        return len(np.unique(np.concatenate(self._assets))) if self._assets else 0
 
     @property
     def unreadable(self) -> int:
@@ -134,6 +145,7 @@ class Summary:
             "rows": self.rows,
             "bytes": self.bytes,
             "flagged": self.flagged,
+            "items": self.items,
             "unreadable": self.unreadable,
             "error_rate": self.error_rate,
             "unsupported": self.unsupported,
@@ -152,6 +164,15 @@ class Summary:
                 "suspected": self.suspected,
             },
         }
+
+
+def _assets_of(report: pa.Table) -> npt.NDArray[np.uint64]:
+    """Return a digest of queue and asset for each queued row but illegal matches, each once; 8 bytes an asset."""
+    legal = pc.not_equal(pc.fill_null(report["match_kind"], ""), str(BankKind.ILLEGAL))
+    queued = report.filter(pc.and_(pc.is_valid(report["queue"]), legal)).select(_OF_ASSETS).to_pylist()
+    names = {(row["queue"], row["cluster"] or row["sha256"] or row["uri"]) for row in queued}
+    digests = (hashlib.blake2b(repr(name).encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def _is_settled(report: pa.Table) -> pa.ChunkedArray:

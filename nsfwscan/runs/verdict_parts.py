@@ -17,6 +17,8 @@ from nsfwscan.runs.record import Json, RunRecord, VerdictsRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import FOLDER, part_names, read_part
+from nsfwscan.verdicts.sessions import FOLDER as SESSIONS
+from nsfwscan.verdicts.sessions import all_sessions, read_session_part, session_parts
 from nsfwscan.verdicts.standing import Standing
 from nsfwscan.verdicts.verdict import Word
 
@@ -30,6 +32,7 @@ def verdicts_record(store: Store, verdicts: Standing) -> Json | None:
     named = set(_named(store))
     new = tuple(part for part in verdicts.parts if part not in named)
     given, opened = _looks(store, verdicts.parts)
+    opens, open_hours = _exposure(store)
     record = VerdictsRecord(
         contents=verdicts.contents.num_rows,
         parts=len(verdicts.parts),
@@ -37,8 +40,19 @@ def verdicts_record(store: Store, verdicts: Standing) -> Json | None:
         new=new,
         given=given,
         opened=opened,
+        opens=opens,
+        open_hours=open_hours,
     )
     return record.model_dump(mode="json")
+
+
+def _exposure(store: Store) -> tuple[int | None, float | None]:
+    """Return what sessions of the review page say that people opened, and in how many hours; None without any."""
+    sessions = all_sessions(store)
+    if not sessions.num_rows:
+        return None, None
+    opens, seconds = pc.sum(sessions["opens"]).as_py() or 0, pc.sum(sessions["seconds"]).as_py() or 0.0
+    return opens, round(seconds / 3600, 3)
 
 
 def _looks(store: Store, parts: Sequence[str]) -> tuple[int, int]:
@@ -61,6 +75,11 @@ def verify_verdicts(store: Store) -> Iterator[Finding]:
             yield tampered(f"{FOLDER}/{part}.parquet {error.reason}")
     for part in sorted(named.keys() - set(there)):
         yield damaged(f"{FOLDER}/{part}.parquet: absent, although run {named[part]} knew it; it held verdicts")
+    for part in session_parts(store):
+        try:
+            read_session_part(store, part)
+        except BrokenRecord as error:
+            yield tampered(f"{SESSIONS}/{part}.parquet {error.reason}")
     for name in sorted(store.names(FOLDER)):
         if name.removesuffix(".parquet") not in there:
             yield damaged(f"{FOLDER}/{name}: no file of verdicts; readers pass over it")

@@ -54,6 +54,9 @@ def verify(run: Run) -> Iterator[Finding]:
     except BrokenRecord as error:
         yield damaged(f"run.json {error.reason}")
         return
+    if record.forgotten is not None and run.digest() == record.forgotten.sha256:
+        was = f"anchors and signatures are for what was committed, with the SHA-256 {record.forgotten.sha256}"
+        yield note(f"run.json: written anew since, to forget objects; {was}")
     if pruned is not None:
         yield from _pruned(run, pruned)
         yield from _earlier(run, record)
@@ -76,7 +79,7 @@ def verify(run: Run) -> Iterator[Finding]:
 
 def _pruned(run: Run, pruned: PrunedRecord) -> Iterator[Finding]:
     yield note(f"{pruned}: of the run only run.json is left to be checked")
-    if hashlib.sha256(run.folder.read("run.json")).hexdigest() != pruned.sha256:
+    if run.digest() != pruned.sha256:
         yield tampered("run.json is another one than when the run was pruned")
     if left := set(run.folder.names("")) - STAYS:
         yield note(f"the prune was cut off, and left {', '.join(sorted(left))}; prune again to finish it")

@@ -8,7 +8,9 @@ file whose content is not what its run recorded is taken as sound where one of t
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import Field, ValidationError
@@ -79,6 +81,21 @@ def is_known(store: Store, path: str, data: bytes) -> bool:
     """Return whether a file of a store has a content that an act of forgetting gave it."""
     digest = hashlib.sha256(data).hexdigest()
     return any(record.files.get(path) == digest for record in forgotten(store))
+
+
+def digest_of(run: Store, data: bytes) -> str:
+    """Return the SHA-256 by which other runs, anchors and signatures know a `run.json`: that of its content, or, where
+    objects were forgotten in it since, that of the content which was committed.
+
+    Args:
+        run: folder of the run.
+    """
+    if b'"forgotten"' in data:
+        with suppress(ValueError, TypeError, KeyError):
+            known: str = json.loads(data)["forgotten"]["sha256"]
+            if is_known_in(run, "run.json", data):
+                return known
+    return hashlib.sha256(data).hexdigest()
 
 
 def is_known_in(run: Store, path: str, data: bytes) -> bool:

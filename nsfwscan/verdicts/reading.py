@@ -1,5 +1,7 @@
 """Read verdict files: JSON lines, or the Parquet that `nsfwscan verdicts export` writes; compressed or not.
 
+A line is a verdict, or a session of the review page, which has the key `session`.
+
 All files are read and checked before anything is taken from any: a file that is damaged, or is no verdict file, is a
 `SourceError` that names its first wrong lines.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,14 +24,24 @@ from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import read_file
 from nsfwscan.storage.tables import READING_ERRORS, compression_of, unpacked
 from nsfwscan.text import plural, printable
-from nsfwscan.verdicts.verdict import VERDICT_SCHEMA, LineError, PersonVerdict, as_line, parsed, parsed_line
+from nsfwscan.verdicts.sessions import Session
+from nsfwscan.verdicts.verdict import VERDICT_SCHEMA, LineError, PersonVerdict, as_line, checked, loaded_line, parsed
 
 _NAMED = 5
 """Wrong lines of a file that are named; the rest are counted."""
 
 
-def read_files(files: Sequence[str], storage: StorageConfig) -> list[PersonVerdict]:
-    """Return the verdicts of some files, each id once.
+@dataclass(frozen=True)
+class Given:
+    """What files say."""
+
+    verdicts: list[PersonVerdict] = field(default_factory=list)
+    """Each id once."""
+    sessions: list[Session] = field(default_factory=list)
+
+
+def read_files(files: Sequence[str], storage: StorageConfig) -> Given:
+    """Return the verdicts and sessions of some files.
 
     Args:
         files: paths or URIs; `-` is standard input.
@@ -38,10 +51,14 @@ def read_files(files: Sequence[str], storage: StorageConfig) -> list[PersonVerdi
             same id.
     """
     found: dict[str, PersonVerdict] = {}
+    sessions: list[Session] = []
     wrong: list[str] = []
     for file in files:
         lines: list[str] = []
         for where, verdict in _verdicts(_bytes(file, storage), file):
+            if isinstance(verdict, Session):
+                sessions.append(verdict)
+                continue
             known = found.setdefault(verdict.id, verdict) if isinstance(verdict, PersonVerdict) else None
             if isinstance(verdict, str):
                 lines.append(f"{where}: {verdict}")
@@ -53,7 +70,7 @@ def read_files(files: Sequence[str], storage: StorageConfig) -> list[PersonVerdi
     if wrong:
         refused = plural(len(wrong), "file is", "files are")
         raise SourceError(f"{refused} no sound verdict file, and nothing was taken in:\n" + "\n".join(wrong))
-    return list(found.values())
+    return Given(list(found.values()), sessions)
 
 
 def _bytes(file: str, storage: StorageConfig) -> bytes:
@@ -66,8 +83,8 @@ def _bytes(file: str, storage: StorageConfig) -> bytes:
         raise SourceError(str(setup_error(error, f"cannot read the verdict file {file}"))) from None
 
 
-def _verdicts(data: bytes, file: str) -> Iterator[tuple[str, PersonVerdict | str]]:
-    """Yield each line or row of a file with its verdict, or with what is wrong with it."""
+def _verdicts(data: bytes, file: str) -> Iterator[tuple[str, PersonVerdict | Session | str]]:
+    """Yield each line or row of a file with its verdict or session, or with what is wrong with it."""
     try:
         data = unpacked(io.BytesIO(data), compression_of(data)).read()
         if data.startswith(b"PAR1"):
@@ -92,10 +109,12 @@ def _parquet(data: bytes) -> Iterator[tuple[str, object]]:
     return ((f"row {number}", as_line(row)) for number, row in enumerate(listed, start=1))
 
 
-def _checked(lines: Iterable[tuple[str, object]]) -> Iterator[tuple[str, PersonVerdict | str]]:
+def _checked(lines: Iterable[tuple[str, object]]) -> Iterator[tuple[str, PersonVerdict | Session | str]]:
     for where, line in lines:
         try:
-            yield where, parsed_line(line.decode()) if isinstance(line, bytes) else parsed(line)
+            values = loaded_line(line.decode()) if isinstance(line, bytes) else line
+            is_session = isinstance(values, dict) and "session" in values
+            yield where, checked(Session, values) if is_session else parsed(values)
         except UnicodeDecodeError:
             yield where, "is not UTF-8"
         except LineError as error:

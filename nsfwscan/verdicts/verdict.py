@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
@@ -44,6 +44,9 @@ class Kind(StrEnum):
 
 DECIDING = (Kind.REVIEW, Kind.AUDIT, Kind.APPEAL)
 """Kinds that decide about the content; norming and golden items say something of the reviewers alone."""
+
+FORMER = "former:"
+"""What the name of a reviewer begins with that was taken out (`nsfwscan verdicts thin`)."""
 
 VERDICT_SCHEMA = pa.schema(
     [
@@ -92,7 +95,8 @@ def _sha256(text: str) -> str:
     return text
 
 
-def _utc(text: str) -> str:
+def utc_text(text: str) -> str:
+    """Return a time of ISO 8601 in UTC. Raises ValueError for one that no clock can have shown."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -104,6 +108,11 @@ def _utc(text: str) -> str:
     if at.year < 2000:
         raise ValueError("lies before the year 2000: the clock of the machine that wrote it is wrong")
     return at.astimezone(UTC).isoformat()
+
+
+def naive_utc(text: str) -> datetime:
+    """Return a time that `utc_text` returned, without its zone, as tables hold it."""
+    return datetime.fromisoformat(text).replace(tzinfo=None)
 
 
 Text = Annotated[str, Field(max_length=_LONGEST)]
@@ -127,7 +136,7 @@ class PersonVerdict(BaseModel):
     reason: Text = ""
     kind: Annotated[Kind, Field(strict=False)]
     reviewer: Named
-    decided_at: Annotated[str, AfterValidator(_utc)]
+    decided_at: Annotated[str, AfterValidator(utc_text)]
     seconds: Annotated[float, Field(ge=0)] | None = None
     opened: StrictBool = False
     zoomed: StrictBool = False
@@ -144,16 +153,24 @@ class PersonVerdict(BaseModel):
 
     def as_row(self) -> dict[str, Any]:
         """Return a row of `VERDICT_SCHEMA`."""
-        at = datetime.fromisoformat(self.decided_at).replace(tzinfo=None)
+        at = naive_utc(self.decided_at)
         return {**self.model_dump(), "verdict": str(self.verdict), "kind": str(self.kind), "decided_at": at}
 
 
 def parsed(values: Any) -> PersonVerdict:
     """Return the verdict that a JSON object makes. Raises LineError."""
+    return checked(PersonVerdict, values)
+
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+def checked(kind: type[Line], values: Any) -> Line:
+    """Return what a JSON object makes. Raises LineError."""
     if not isinstance(values, dict):
         raise LineError(f"a JSON {type(values).__name__}, not an object")
     try:
-        return PersonVerdict.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         wrong = [_explained(one) for one in error.errors(include_input=False, include_url=False)]
         raise LineError("; ".join(wrong[:3])) from None
@@ -166,13 +183,12 @@ def _explained(error: Any) -> str:
     return f"{key}: {error['msg'].removeprefix('Value error, ')}"
 
 
-def parsed_line(line: str) -> PersonVerdict:
-    """Return the verdict of a line of JSON. Raises LineError."""
+def loaded_line(line: str) -> Any:
+    """Return what a line of JSON says. Raises LineError."""
     try:
-        values = json.loads(line, object_pairs_hook=_once)
+        return json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise LineError("no JSON; it was cut off, or this is another kind of file") from None
-    return parsed(values)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,12 @@
 In every Parquet file of every run the row of a forgotten object stays, so that all counts still balance, but names
 nothing any more: its URI is a tombstone, and every column that describes the object or its content is null; how it was
 counted and decided stays. Verdicts on it keep their kind and word, for the counts, and lose the object and the words
-of the reviewer. Copies of its image are deleted. `run.json` cannot change, since the chain stands on it; where it
-names the object, as an example or as the first or last of a file, the caller is told, and nothing is claimed.
+of the reviewer. Copies of its image are deleted. Where `run.json` names the object, as an example or as the first or
+last of a file, it is written anew, with a note that has the SHA-256 which it was committed with: by that other runs,
+anchors and signatures still know it (`digest_of`).
+
+One rule covers all: every Parquet file of the store with a column `uri`, whatever its folder, and of such rows every
+column that is not known to say nothing of the object (`_STAYS`). So what a later version writes is covered, too.
 
 A match of an illegal bank is not forgotten here: the law asks to keep it. A run that is not finished is in the way.
 Each file is replaced whole, after the record (`runs/forgotten.py`) names its new digest; a command that was cut off is
@@ -16,25 +20,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nsfwscan.errors import ConfigError, RunConflict
+from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict
 from nsfwscan.location import Location
 from nsfwscan.review.audit_sample import FOLDER as AUDITS
+from nsfwscan.runs.record import read_plan, read_record
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.schema import BankKind
-from nsfwscan.storage.forgotten import TOMBSTONE, ForgottenRecord, begun, forgotten, write_forgotten
-from nsfwscan.storage.store import Store
+from nsfwscan.storage.forgotten import TOMBSTONE, ForgottenRecord, begun, digest_of, forgotten, write_forgotten
+from nsfwscan.storage.store import Store, to_json
 from nsfwscan.verdicts.kept import FOLDER as VERDICTS
 from nsfwscan.workflows.finalize import now
 
-_LEASE = ".forget"
+LEASE = ".forget"
 """Id under which a command holds the store against another one; no run can have it."""
 _IMAGES = "false_positives/images"
 _STAYS = frozenset(
@@ -72,7 +79,7 @@ class Forgotten:
     files: int
     rows: int
     left: tuple[str, ...]
-    """Files that still name an object, and cannot be changed."""
+    """Files that still name an object, and cannot be written without it."""
 
 
 def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: str | None = None) -> Forgotten:
@@ -83,9 +90,9 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
         RunConflict: a run is not finished, or another command is at work.
         BrokenRecord: a file is not what was recorded; what was done until then stands.
     """
-    with Run(store, _LEASE).lease():
+    with Run(store, LEASE).lease():
         _check_finished(store)
-        paths = list(_parquet_files(store))
+        paths = _parquet_files(store)
         uris = _objects(store, paths, uri, sha256)
         record = _record(store, uris, by, reason)
         rows = 0
@@ -93,16 +100,14 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
             data, changed = _without(store, path, record, uris)
             if changed:
                 rows += changed
-                record = _replace(store, path, data, record)
+                record = replace_file(store, path, data, record)
+        stones = {one: record.tombstones[record.key(one)] for one in uris}
         for path in _pages(store):
-            text = store.read(path)
-            blank = text
-            for one in uris:
-                tombstone = record.tombstones[record.key(one)]
-                for spelling in (escape(one), one):
-                    blank = blank.replace(spelling.encode("utf-8", "surrogatepass"), tombstone.encode())
-            if blank != text:
-                record = _replace(store, path, blank, record)
+            blank = _without_names(store.read(path), stones)
+            if blank is not None:
+                record = replace_file(store, path, blank, record)
+        for run in runs_of(store):
+            record = _rewrite_records(store, run, stones, record)
         _delete_images(store, uris)
         record = record.model_copy(update={"done": True})
         write_forgotten(store, record)
@@ -115,13 +120,10 @@ def _check_finished(store: Store) -> None:
             raise RunConflict(f"run {run.run_id} is not finished: finish it, or remove it (`nsfwscan gc`), then forget")
 
 
-def _parquet_files(store: Store) -> Iterator[str]:
-    """Yield the paths of all Parquet files that may name an object."""
-    for run in runs_of(store):
-        if run.is_committed():
-            yield from (f"runs/{run.run_id}/{path}" for path in run.folder.sizes("") if path.endswith(".parquet"))
-    for folder in (VERDICTS, AUDITS):
-        yield from (f"{folder}/{name}" for name in store.names(folder) if name.endswith(".parquet"))
+def _parquet_files(store: Store) -> list[str]:
+    """Return the paths of all Parquet files that may name an object: those of all folders but `staging/`, where only
+    runs are at work that are not finished, and of which there are none."""
+    return sorted(path for path in store.sizes("") if path.endswith(".parquet") and not path.startswith("staging/"))
 
 
 def _pages(store: Store) -> Iterator[str]:
@@ -148,6 +150,7 @@ def _objects(store: Store, paths: Sequence[str], uri: str | None, sha256: str | 
                 "`nsfwscan quarantine --hold`, and ask a lawyer"
             )
         found.update(rows["uri"].to_pylist())
+    found.update(one for one in spelled if any(_still_naming(store, [one])))
     cut_off = [record for record in forgotten(store) if not record.done]
     found |= {one for one in spelled if any(record.key(one) in record.tombstones for record in cut_off)}
     named = {one for one in found if not one.startswith(TOMBSTONE)}
@@ -166,7 +169,7 @@ def _record(store: Store, uris: list[str], by: str, reason: str) -> ForgottenRec
     return record
 
 
-def _replace(store: Store, path: str, data: bytes, record: ForgottenRecord) -> ForgottenRecord:
+def replace_file(store: Store, path: str, data: bytes, record: ForgottenRecord) -> ForgottenRecord:
     """Write a file anew, after the record names its digest."""
     record = record.model_copy(update={"files": {**record.files, path: hashlib.sha256(data).hexdigest()}})
     write_forgotten(store, record)
@@ -210,6 +213,61 @@ def _blanked(rows: pa.Table, path: str, record: ForgottenRecord, uris: Sequence[
     return rows, count
 
 
+def _without_names(text: bytes, stones: Mapping[str, str]) -> bytes | None:
+    """Return a page without the names of objects; None where it has none of them."""
+    blank = text.decode("utf-8", "surrogatepass")
+    for uri, stone in stones.items():
+        for spelling in dict.fromkeys((escape(uri), uri)):
+            blank = _alone(spelling).sub(stone, blank)
+    found = blank.encode("utf-8", "surrogatepass")
+    return None if found == text else found
+
+
+def _alone(name: str) -> re.Pattern[str]:
+    """Return the pattern of a name that is not part of a longer one."""
+    return re.compile(rf"(?<![\w/.%-]){re.escape(name)}(?![\w/%-]|\.\w)")
+
+
+def _rewrite_records(store: Store, run: Run, stones: Mapping[str, str], record: ForgottenRecord) -> ForgottenRecord:
+    """Write the records of a run anew that name an object; one that would not be sound without it is left."""
+    for name in ("run.json", "plan.json"):
+        if not run.folder.exists(name):
+            continue
+        data = run.folder.read(name)
+        content = json.loads(data)
+        blank = _blank(content, stones)
+        if blank == content:
+            continue
+        if name == "run.json":
+            ids = [*(content.get("forgotten") or {"forget_ids": []})["forget_ids"], record.forget_id]
+            blank["forgotten"] = {"sha256": digest_of(run.folder, data), "forget_ids": list(dict.fromkeys(ids))}
+        new = to_json(blank)
+        try:
+            read = read_record(new, name, run.run_id) if name == "run.json" else read_plan(new, name)
+        except BrokenRecord:
+            continue  # the caller is told that it still names the object
+        del read
+        record = replace_file(store, f"runs/{run.run_id}/{name}", new, record)
+    return record
+
+
+def _blank(value: Any, stones: Mapping[str, str]) -> Any:
+    """Return JSON values without the names of objects; the first and last URI of a file are left out, so that readers
+    look into the file for them."""
+    if isinstance(value, dict):
+        of_file = {"path", "sha256", "first", "last"} <= value.keys()
+        if of_file and not {value["first"], value["last"]}.isdisjoint(stones):
+            value = {name: one for name, one in value.items() if name not in ("first", "last")}
+        return {_blank(name, stones): _blank(one, stones) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_blank(one, stones) for one in value]
+    if isinstance(value, str):
+        for uri, stone in stones.items():
+            if uri in value:
+                value = _alone(uri).sub(stone, value)
+    return value
+
+
 def _delete_images(store: Store, uris: Sequence[str]) -> None:
     """Delete the copies of images that runs keep for the audit of false positives."""
     ids = {hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:32] for uri in uris}
@@ -220,7 +278,7 @@ def _delete_images(store: Store, uris: Sequence[str]) -> None:
 
 
 def _still_naming(store: Store, uris: Sequence[str]) -> Iterator[str]:
-    """Yield the JSON files that name an object: they cannot be changed."""
+    """Yield the JSON files that name an object."""
     for run in runs_of(store):
         for name in ("run.json", "plan.json"):
             if run.folder.exists(name):

@@ -27,8 +27,9 @@ from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.exchange import as_coop, as_descriptors, label_of
 from nsfwscan.verdicts.kept import Added, add_verdicts, all_verdicts
 from nsfwscan.verdicts.reading import read_files
+from nsfwscan.verdicts.sessions import add_sessions
 from nsfwscan.verdicts.standing import counting, standing
-from nsfwscan.verdicts.verdict import as_line
+from nsfwscan.verdicts.verdict import FORMER, as_line
 
 _BATCH = 4096
 
@@ -40,6 +41,8 @@ class Imported:
     added: Added
     strange_runs: int
     """Verdicts that name runs which the store does not know."""
+    sessions: int
+    """Sessions that the store did not know yet, or not so far."""
 
 
 def import_verdicts(store: Store, files: Sequence[str], storage: StorageConfig) -> Imported:
@@ -53,8 +56,8 @@ def import_verdicts(store: Store, files: Sequence[str], storage: StorageConfig) 
     if not known:
         raise StoreError(f"{store.uri} has no runs: verdicts belong to the store whose objects people looked at")
     given = read_files(files, storage)
-    strange = sum(bool(verdict.run_id) and verdict.run_id not in known for verdict in given)
-    return Imported(add_verdicts(store, given), strange)
+    strange = sum(bool(verdict.run_id) and verdict.run_id not in known for verdict in given.verdicts)
+    return Imported(add_verdicts(store, given.verdicts), strange, add_sessions(store, given.sessions))
 
 
 @dataclass
@@ -82,7 +85,7 @@ def count_verdicts(store: Store) -> Counts:
         Counter(said),
         Counter(stands.contents["verdict"].to_pylist()),
         int(pc.sum(pc.greater(stands.contents["appeals"], 0)).as_py() or 0),
-        len(pc.unique(rows["reviewer"])),
+        len(pc.unique(rows["reviewer"].filter(pc.invert(pc.starts_with(rows["reviewer"], FORMER))))),
         len(stands.parts),
         span["min"],
         span["max"],

@@ -24,11 +24,17 @@ def test_nothing_to_say() -> None:
 def test_people_and_opens() -> None:
     """Once there are verdicts: what is settled without a person, what was decided unopened, and what will be opened."""
     known = {"contents": 9, "parts": 1, "sha256": "0" * 64, "new": []}
-    summary = {**Summary(rows=1000).as_dict(), "queue": {"adult": 30, "legal": 10}}
+    summary = {**Summary(rows=1000).as_dict(), "queue": {"adult": 30, "legal": 10}, "items": None}
     assert said(verdicts={**known, "given": 100, "opened": 20}, summary=summary) == {
         "people": "960 of 1,000 objects settled without one, 40 in queues",
         "opens": "100 verdicts, 80% (71% to 87%) unopened; at most 8.0 (5.1 to 11.7) opens expected of a thousand objects",
     }
+    told = said(
+        verdicts={**known, "given": 100, "opened": 20, "opens": 31, "open_hours": 0.5},
+        summary={**summary, "items": 25},
+    )
+    assert told["opens"].endswith("; 5.0 (3.2 to 7.3) opens expected of a thousand objects")
+    assert told["exposure"] == "31 originals opened in 30 min 00 s of review, as the pages counted"
     assert set(said(verdicts=known, summary=summary)) == {"people"}
 
 

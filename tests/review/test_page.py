@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsfwscan.config import StorageConfig
 from nsfwscan.review import pack as packing
 from nsfwscan.review.originals import Template
 from nsfwscan.review.pack import Asked
+from nsfwscan.verdicts.reading import read_files
 from nsfwscan.verdicts.verdict import parsed
 from tests.reports.test_html import _CONTRAST
 from tests.review.pages import HOSTILE, Store, packed, store
@@ -79,7 +81,8 @@ class Opened:
         with self.page.expect_download() as waiting:
             self.page.get_by_role("button", name="Download verdicts").click()
         assert waiting.value.suggested_filename.endswith(".jsonl")
-        return [json.loads(line) for line in Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()]
+        said = [json.loads(line) for line in Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()]
+        return [line for line in said if "session" not in line]
 
     def colours(self) -> int:
         """How many pixels of the window are clearly red."""
@@ -342,9 +345,15 @@ def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: 
 
 
 def test_a_break_is_suggested_and_written_down(opened: Callable[..., Opened], linked: Path) -> None:
-    """After twenty opens; the session says what was answered, and how much was opened and seen."""
+    """After twenty opens; the session says what was answered, and how much was opened and seen: a line of the verdict file,
+    which an import takes, also where the day before is on the page."""
     one = opened(linked)
     session = '{"opens": 19, "seconds": 60, "breaks": [], "changes": [], "since": {"opens": 19, "seconds": 60}}'
+    yesterday = '{"id": "5f0c1d6e-2f0e-4c53-9d0c-9a2f4f6f7c11", "day": "2026-11-20", "opens": 3, "seconds": 9, "breaks": [], "changes": []}'
+    one.page.evaluate(
+        "said => localStorage.setItem(`nsfwscan/${JSON.parse(document.getElementById('pack').textContent).pack}/session/2026-11-20`, said)",
+        yesterday,
+    )
     one.page.evaluate(
         "said => localStorage.setItem(`nsfwscan/${JSON.parse(document.getElementById('pack').textContent).pack}/session`, said)",
         session,
@@ -359,8 +368,13 @@ def test_a_break_is_suggested_and_written_down(opened: Callable[..., Opened], li
     one.page.get_by_role("button", name="I took a break").click()
     with one.page.expect_download() as waiting:
         one.page.get_by_role("button", name="Download session").click()
-    said = json.loads(Path(waiting.value.path()).read_text(encoding="utf-8"))
+    earlier, said = (json.loads(line) for line in Path(waiting.value.path()).read_text(encoding="utf-8").splitlines())
     assert (said["opens"], said["decided"], said["unopened"]) == (20, 1, 0)
+    assert (earlier["day"], earlier["opens"], earlier["session"][:8]) == ("2026-11-20", 3, "5f0c1d6e")
+    with one.page.expect_download() as whole:
+        one.page.get_by_role("button", name="Download verdicts").click()
+    given = read_files([str(whole.value.path())], StorageConfig())
+    assert [line.opens for line in given.sessions] == [3, 20] and len(given.verdicts) == 1
     assert [(one["opens"], one["taken"]) for one in said["breaks"]] == [(20, True)]
 
 

@@ -21,7 +21,7 @@ GOOD = line("1", "a", "remove", category="porn")
 
 
 def read(*files: str) -> list[str]:
-    return [verdict.id for verdict in read_files(files, StorageConfig())]
+    return [verdict.id for verdict in read_files(files, StorageConfig()).verdicts]
 
 
 def refused(path: Path, data: bytes) -> str:
@@ -90,11 +90,11 @@ def test_one_file_in_many_forms(tmp_path: Path) -> None:
     marked.write_bytes(b"\xef\xbb\xbf" + Path(plain).read_bytes().replace(b"\n", b"\r\n"))
     packed = tmp_path / "v.jsonl.gz"
     packed.write_bytes(gzip.compress(Path(plain).read_bytes()))
-    table, buffer = as_table(read_files([plain], StorageConfig())), io.BytesIO()
+    table, buffer = as_table(read_files([plain], StorageConfig()).verdicts), io.BytesIO()
     pq.write_table(table, buffer)
     (tmp_path / "v.parquet").write_bytes(buffer.getvalue())
     found = read_files([plain, str(marked), str(packed), str(tmp_path / "v.parquet")], StorageConfig())
-    assert [one.id for one in found] == [id_of("1"), id_of("2")]
+    assert [one.id for one in found.verdicts] == [id_of("1"), id_of("2")]
     assert {str(one) for one in table["decided_at"].to_pylist()} == {"2026-11-20 10:00:00"}
     other = file(tmp_path / "w.jsonl", [{**GOOD, "verdict": "approve"}])
     with pytest.raises(SourceError, match=rf"w.jsonl:\n  line 1: another verdict has the same id {id_of('1')}"):

@@ -17,7 +17,10 @@
   const entries = new Map();
   const standing = new Map();
   let chosen = 0, listed = [], leftOut = new Set(), spent = 0, opened = false, zoomed = false, reason = "";
-  let session = { opens: 0, seconds: 0, breaks: [], changes: [], since: { opens: 0, seconds: 0 } };
+  const today = () => new Date().toISOString().slice(0, 10);
+  const begin = (since = { opens: 0, seconds: 0 }) => ({ id: crypto.randomUUID(), day: today(), opens: 0, seconds: 0, breaks: [], changes: [], since });
+  let session = begin();
+  const earlier = new Map();
   let lasting = true, active = Date.now(), ticked = Date.now();
 
   function keep(key, value) {
@@ -34,8 +37,9 @@
       for (let i = 0; i < localStorage.length; i++) {
         const key = localStorage.key(i);
         if (key.startsWith(`${PREFIX}entry/`)) take(JSON.parse(localStorage.getItem(key)));
+        if (key.startsWith(`${PREFIX}session/`)) { const one = JSON.parse(localStorage.getItem(key)); earlier.set(one.day, one); }
       }
-      session = JSON.parse(localStorage.getItem(`${PREFIX}session`)) ?? session;
+      session = { ...session, ...JSON.parse(localStorage.getItem(`${PREFIX}session`)) };
       at("reviewer").value = pack.reviewer || (JSON.parse(localStorage.getItem(`${PREFIX}reviewer`)) ?? "");
     } catch {
       lasting = false;
@@ -291,17 +295,31 @@
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   }
 
+  /* A line for each day on this page: what it cost, opens that no decision followed too. */
+  function session_lines() {
+    const decided = [...standing.values()];
+    return [...earlier.values(), session].filter((one) => one.opens || one.seconds >= 1 || one.breaks.length).map((one) => {
+      const then = decided.filter((entry) => entry.at.startsWith(one.day));
+      return JSON.stringify({
+        session: one.id, pack: pack.pack, run_id: pack.run_id, reviewer: at("reviewer").value.trim(), day: one.day, items: items.length, decided: then.length,
+        unopened: then.filter((entry) => !entry.opened).length, opens: one.opens, seconds: Math.round(one.seconds), breaks: one.breaks, changes: one.changes, at: new Date().toISOString(),
+      });
+    });
+  }
+
   function download() {
     if (!named()) return;
     const found = lines(), who = at("reviewer").value.trim().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
     if (!found.length) { warn("Nothing is decided yet."); return; }
-    save(`verdicts-${pack.pack}-${who}.jsonl`, `${found.join("\n")}\n`, "application/jsonl");
+    save(`verdicts-${pack.pack}-${who}.jsonl`, `${[...found, ...session_lines()].join("\n")}\n`, "application/jsonl");
     say(`${found.length} verdicts downloaded. A second download has them again; an import takes each once.`);
   }
 
   function download_session() {
-    const said = { pack: pack.pack, run_id: pack.run_id, reviewer: at("reviewer").value.trim(), items: items.length, decided: standing.size, unopened: [...standing.values()].filter((entry) => !entry.opened).length, opens: session.opens, seconds: Math.round(session.seconds), breaks: session.breaks, changes: session.changes };
-    save(`session-${pack.pack}.json`, `${JSON.stringify(said)}\n`, "application/json");
+    if (!named()) return;
+    const found = session_lines();
+    if (!found.length) { warn("Nothing was looked at yet."); return; }
+    save(`session-${pack.pack}.jsonl`, `${found.join("\n")}\n`, "application/jsonl");
   }
 
   /* Opening an original: asked for, confirmed, and only then requested. */
@@ -369,6 +387,11 @@
   function tick() {
     const now = Date.now(), passed = Math.min(5, (now - ticked) / 1000);
     ticked = now;
+    if (session.day !== today()) {
+      earlier.set(session.day, session);
+      keep(`session/${session.day}`, session);
+      session = begin(session.since);
+    }
     if (document.hidden || now - active > IDLE_S * 1000) return;
     spent += passed;
     session.seconds += passed;
