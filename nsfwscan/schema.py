@@ -198,7 +198,7 @@ SIGNAL_COLUMNS = [
 ]
 SIGNAL_GROUPS = (
     "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail",
-    "view",
+    "vectors", "view",
 )  # fmt: skip
 """What signals begin with that are not a detector's; a dot follows."""
 VIEW_COLUMNS = [
@@ -239,6 +239,16 @@ DETECTION_COLUMNS = [
 DETECTION_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *DETECTION_COLUMNS])
 """One row for each box that a detector found: `detections/` in a run."""
 EACH_DETECTION = _column("each_detection", pa.list_(pa.struct(DETECTION_COLUMNS)), "what detectors found, as boxes")
+"""In a row that is not written yet."""
+EMBEDDING_COLUMNS = [
+    CONTENT_COLUMNS[0],
+    _column("view", pa.int32(), "the frame or page that it describes, from 0"),
+    _column("detector", pa.string(), "the name of the detector"),
+    _column("vector", pa.list_(pa.float32()), "the embedding, of length 1: a dot product is a cosine"),
+]
+EMBEDDING_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *EMBEDDING_COLUMNS])
+"""One row for each embedding: `embeddings/` in a run. Vectors may have any length: several detectors share a file."""
+EACH_EMBEDDING = _column("each_embedding", pa.list_(pa.struct(EMBEDDING_COLUMNS)), "what detectors give as vectors")
 """In a row that is not written yet."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),
@@ -365,6 +375,7 @@ STAGED_SCHEMA = pa.schema(
         *SIGNAL_COLUMNS,
         EACH_VIEW,
         EACH_DETECTION,
+        EACH_EMBEDDING,
         *MATCH_COLUMNS,
         AUDIT_COLUMNS[0],
         AUDIT_COLUMNS[-1],

@@ -45,7 +45,7 @@ def _describe(name: str, pack: Pack) -> str:
     lines = [
         f"{name:<16}  {'here' if is_there(name) else 'not here':<8}  {size(pack.bytes):>9}  {pack.title}",
         f"  package   {pack.source}",
-        f"  labels    {', '.join(pack.labels)}",
+        f"  gives     {', '.join(pack.labels) or f'vectors of {pack.dimensions} numbers'}",
         f"  licence   {pack.licence}{note}",
         f"  sha256    {pack.graph}",
         *(f"  measured  {one.what} ({one.by})" for one in pack.measured),

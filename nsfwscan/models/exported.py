@@ -35,6 +35,8 @@ class Exported:
     digest: str
     """Hex SHA-256 over the graph and the sidecar."""
     gives: Gives = "probabilities"
+    dimensions: int = 0
+    """Of a vector."""
 
 
 def sidecar_of(graph: Path) -> Path:
@@ -61,10 +63,12 @@ def sidecar_content(
     temperature: float | None,
     checkpoint: str,
     gives: Gives = "probabilities",
+    dimensions: int = 0,
 ) -> dict[str, Any]:
     """Return the content of the sidecar of a graph with this name and SHA-256."""
     return {
         **({} if gives == "probabilities" else {"gives": gives}),
+        **({"dimensions": dimensions} if dimensions else {}),
         "format": FORMAT,
         "graph": graph,
         "sha256": sha256,
@@ -90,16 +94,21 @@ def read_exported(graph: Path, uri: str) -> Exported:
         raise ModelError(f"{uri}: {sidecar.name} is no sidecar of an exported checkpoint ({FORMAT!r}): {_AGAIN}")
     if found.get("sha256") != graph_sha256(graph):
         raise ModelError(f"{uri}: {sidecar.name} is that of another graph, by its SHA-256: {_AGAIN}")
-    labels, preprocessor = found.get("labels"), found.get("preprocessor")
-    if not (isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)):
+    gives: Any = found.get("gives", "probabilities")
+    labels, preprocessor, dimensions = found.get("labels"), found.get("preprocessor"), found.get("dimensions", 0)
+    if gives not in get_args(Gives):
+        raise ModelError(f"{uri}: {sidecar.name} says that it gives {gives!r}; known are {', '.join(get_args(Gives))}")
+    if gives == "embedding":
+        if labels != [] or not isinstance(dimensions, int) or dimensions < 1:
+            raise ModelError(f"{uri}: {sidecar.name} does not say how long its vectors are (dimensions), or has labels")
+    elif not (isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)):
         raise ModelError(f"{uri}: {sidecar.name} names no labels: {_AGAIN}")
     if not isinstance(preprocessor, dict):
         raise ModelError(f"{uri}: {sidecar.name} does not say how images are prepared (preprocessor): {_AGAIN}")
-    gives = found.get("gives", "probabilities")
-    if gives not in get_args(Gives):
-        raise ModelError(f"{uri}: {sidecar.name} says that it gives {gives!r}; known are {', '.join(get_args(Gives))}")
     digest = hashlib.sha256(f"{graph_sha256(graph)}\n{graph_sha256(sidecar)}\n".encode()).hexdigest()
-    return Exported(tuple(labels), preprocessor, temperature_in(found, f"{uri}: {sidecar.name}"), digest, gives)
+    temperature = temperature_in(found, f"{uri}: {sidecar.name}")
+    dimensions = dimensions if gives == "embedding" else 0
+    return Exported(tuple(labels or ()), preprocessor, temperature, digest, gives, dimensions)
 
 
 def graph_sha256(path: Path) -> str:

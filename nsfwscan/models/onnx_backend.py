@@ -52,11 +52,12 @@ def load_onnx(spec: ModelSpec, graph: Path, hardware: Hardware) -> Classifier:
     (given,), (wanted,) = session.get_inputs(), session.get_outputs()
     height, width, _ = spec.geometry.shape
     axes = _axes(given.shape, spec.geometry.shape)
-    fits = wanted.shape[1] == 4 + len(spec.labels) if spec.gives == "boxes" else wanted.shape[-1] == len(spec.labels)
+    fits = wanted.shape[1] == 4 + len(spec.labels) if spec.gives == "boxes" else wanted.shape[-1] == spec.width
     if axes is None or not fits:
+        what = f"vectors of {spec.dimensions} numbers" if spec.dimensions else f"{len(spec.labels)} labels"
         raise ModelError(
             f"{spec.uri}: the graph takes {given.shape} and gives {wanted.shape}, which does not fit images of "
-            f"{width} x {height} pixels and {len(spec.labels)} labels: export it again"
+            f"{width} x {height} pixels and {what}: export it again"
         )
     normalisation = spec.normalisation
     mean = np.array(normalisation.mean, np.float32)

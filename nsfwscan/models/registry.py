@@ -96,13 +96,14 @@ def _read(uri: str, storage: StorageConfig) -> ModelSpec:
     if backend == "onnx":
         exported = read_exported(place, uri)
         labels, preprocessor, digest = exported.labels, exported.preprocessor, exported.digest
-        temperature, gives = exported.temperature, exported.gives
+        temperature, gives, dimensions = exported.temperature, exported.gives, exported.dimensions
     else:
         labels, preprocessor = _labels(model_settings(place, uri), uri), preprocessor_settings(place, uri)
         digest, temperature = digest_of_folder(place), read_temperature(place, uri)
-        gives = "probabilities"
+        gives, dimensions = "probabilities", 0
     geometry, normalisation = read_preprocessor(preprocessor, uri)
-    return ModelSpec(_name_of(uri), uri, digest, backend, labels, (), geometry, normalisation, "", temperature, gives)
+    of_pixels = geometry, normalisation, "", temperature, gives, dimensions
+    return ModelSpec(_name_of(uri), uri, digest, backend, labels, (), *of_pixels)
 
 
 def _name_of(uri: str) -> str:

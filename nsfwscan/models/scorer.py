@@ -25,7 +25,8 @@ from nsfwscan.models.spec import Boxes, Classifier, Findings, Hardware, ModelSpe
 from nsfwscan.models.views import Limits, images_of, indices_of
 
 _REMEMBERED = 50_000
-"""Number of latest contents whose scores a worker keeps: about 15 MB."""
+"""Number of latest contents whose scores a worker keeps: about 15 MB; of vectors, fewer, as many numbers as of eight
+labels."""
 
 Mask = NDArray[np.bool_]
 Content = tuple[str, tuple[int, ...]]
@@ -38,8 +39,8 @@ class Scored:
 
     Attributes:
         boxes: of each view; None where the model gives none, and empty in a view that was not wanted.
-        views: float32 probabilities [views, labels]; NaN in a view of a row that was not wanted, and where the model
-            returned no number.
+        views: float32 probabilities [views, labels], or vectors [views, dimensions]; NaN in a view of a row that was
+            not wanted, and where the model returned no number.
         limits: of each row's views.
         wanted: rows that were scored, now or before.
         finite: rows of these whose views all have probabilities.
@@ -114,7 +115,7 @@ class Scorer:
         contents = list(zip(table["sha256"].to_pylist(), indices_of(table, limits), strict=True))
         first = {contents[row]: row for row in reversed(rows)}
         is_new = np.array([first[contents[row]] == row and contents[row] not in known for row in rows], np.bool_)
-        scores = np.full((len(images), len(self.spec.labels)), np.nan, np.float32)
+        scores = np.full((len(images), self.spec.width), np.nan, np.float32)
         new = np.concatenate([np.arange(limits[row], limits[row + 1]) for row in rows[is_new]] or [rows[:0]])
         boxes: list[Boxes] = [NO_BOXES] * len(images)
         self._score(images.reshape(-1, *self.spec.geometry.shape), new, scores, boxes)
@@ -138,7 +139,8 @@ class Scorer:
 
     def _remember(self, found: dict[Content, tuple[NDArray[np.float32], list[Boxes]]]) -> None:
         self._remembered |= found
-        for oldest in list(islice(self._remembered, max(0, len(self._remembered) - _REMEMBERED))):
+        most = _REMEMBERED * 8 // max(8, self.spec.width)
+        for oldest in list(islice(self._remembered, max(0, len(self._remembered) - most))):
             del self._remembered[oldest]
 
     def _score(

@@ -15,8 +15,8 @@ from nsfwscan.schema import Category
 Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Boxes = NDArray[np.float32]
 """[boxes, 6]: number of the label, score, and left, top, width and height in shares of a picture."""
-Gives = Literal["probabilities", "boxes"]
-"""What a model gives: a probability for each label; or boxes, by the head of YOLOv8."""
+Gives = Literal["probabilities", "boxes", "embedding"]
+"""What a model gives: a probability for each label; boxes, by the head of YOLOv8; or a vector, which has no labels."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Findings:
     """What a model found in a batch of views.
 
     Attributes:
-        numbers: float32 [batch, labels]: probabilities; of boxes, the highest score of each label.
+        numbers: float32 [batch, labels]: probabilities; of boxes, the highest score of each label; or float32 [batch,
+            dimensions]: vectors.
         boxes: of each view; None where the model gives none.
     """
 
@@ -71,6 +72,13 @@ class ModelSpec:
     temperature: float | None = None
     """Its logits are divided by this before the softmax (Guo et al. 2017, 4.2); None: it comes with none."""
     gives: Gives = "probabilities"
+    dimensions: int = 0
+    """Numbers of a vector; 0 of a model that gives none."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that it gives for a view: one for each label, or those of its vector."""
+        return self.dimensions or len(self.labels)
 
     @property
     def identity(self) -> str:

@@ -122,9 +122,10 @@ def _detector(found: DetectorRecord) -> Iterator[tuple[str, str]]:
     others = ", ".join(f"{count:,} {_NOT_LOOKED_AT.get(why, why)}" for why, count in found.not_looked_at.items())
     rows = found.looked_at + sum(found.not_looked_at.values())
     boxes = f"; {_counted(found.boxes, 'box', 'boxes')}, in detections/" if found.boxes else ""
+    vectors = f"; {_counted(found.vectors, 'vector', 'vectors')}, in embeddings/" if found.vectors else ""
     yield (
         "detector",
-        f"{found.name} looked at {found.looked_at:,} of {rows:,}{f', not at {others}' if others else ''}{boxes}",
+        f"{found.name} looked at {found.looked_at:,} of {rows:,}{others and f', not at {others}'}{boxes}{vectors}",
     )
     if found.gate is not None:
         yield "gate", _gate(found.name, found.gate)

@@ -1,7 +1,7 @@
 """Convert between lists in rows of objects and rows of their own, in files beside the report.
 
-While a run is worked on, a row has what belongs to it as a list of structs (`each_view`, `each_detection`); the files
-in `views/` and `detections/` have a row for each, sorted by URI.
+While a run is worked on, a row has what belongs to it as a list of structs (`each_view`, `each_detection`,
+`each_embedding`); the files in `views/`, `detections/` and `embeddings/` have a row for each, sorted by URI.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nsfwscan.schema import DETECTION_SCHEMA, EACH_DETECTION, EACH_VIEW, REPORT_SCHEMA, VIEW_SCHEMA, as_schema
+from nsfwscan.schema import (
+    DETECTION_SCHEMA,
+    EACH_DETECTION,
+    EACH_EMBEDDING,
+    EACH_VIEW,
+    EMBEDDING_SCHEMA,
+    REPORT_SCHEMA,
+    VIEW_SCHEMA,
+    as_schema,
+)
 from nsfwscan.storage.forgotten import TOMBSTONE
 
 
@@ -65,9 +74,10 @@ class Beside:
 VIEWS = Beside("views", EACH_VIEW, VIEW_SCHEMA, ("index",))
 """An object of one view has none there: its row in the report says all of it."""
 DETECTIONS = Beside("detections", EACH_DETECTION, DETECTION_SCHEMA, ("detector", "view"))
-ALL = (VIEWS, DETECTIONS)
-BOXES = "boxes"
-"""Group of the signals that count boxes, `boxes.<detector>`."""
+EMBEDDINGS = Beside("embeddings", EACH_EMBEDDING, EMBEDDING_SCHEMA, ("detector", "view"))
+ALL = (VIEWS, DETECTIONS, EMBEDDINGS)
+_COUNTS = {DETECTIONS.folder: "boxes", EMBEDDINGS.folder: "vectors"}
+"""Groups of the signals that count the rows of a folder, such as `boxes.<detector>`."""
 PREVIOUS_SCHEMA = pa.schema([*REPORT_SCHEMA, *(one.field for one in ALL)])
 """A row of a previous report, with what lies beside it."""
 
@@ -79,24 +89,23 @@ def miscounted(report: pa.Table, found: dict[str, pa.Table]) -> Iterator[str]:
         found: the `uri` of each row, by the folder.
     """
     views = pc.fill_null(report["views"], 0)
-    expected = {VIEWS.folder: pc.if_else(pc.greater(views, 1), views, 0).to_numpy(), DETECTIONS.folder: _boxes(report)}
-    forgotten = pc.starts_with(
-        report["uri"], TOMBSTONE
-    ).to_numpy()  # whose signals, the number of boxes too, are erased
+    expected = {VIEWS.folder: pc.if_else(pc.greater(views, 1), views, 0).to_numpy()}
+    expected |= {folder: _counted(report, group) for folder, group in _COUNTS.items()}
+    forgotten = pc.starts_with(report["uri"], TOMBSTONE).to_numpy()  # whose signals, those that count too, are erased
     for folder, numbers in expected.items():
         counted = pc.value_counts(found[folder]["uri"].combine_chunks()).flatten()
         place = pc.index_in(report["uri"], counted[0])
         there = np.asarray(pc.fill_null(counted[1].take(place.combine_chunks()), 0))
-        if wrong := int(((there != numbers) & ~(forgotten & (folder == DETECTIONS.folder))).sum()):
+        if wrong := int(((there != numbers) & ~(forgotten & (folder in _COUNTS))).sum()):
             yield f"{wrong:,} objects have other numbers of rows in {folder}/ than the report says"
         if strangers := pc.index_in(counted[0], report["uri"].combine_chunks()).null_count:
             yield f"{strangers:,} objects in {folder}/ have no row in the report"
 
 
-def _boxes(report: pa.Table) -> NDArray[np.int64]:
-    """Return the number of boxes of each row, as its signals have it."""
+def _counted(report: pa.Table, group: str) -> NDArray[np.int64]:
+    """Return what the signals of a group come to in each row."""
     signals = report["signals"].combine_chunks()
     names, values = pc.list_flatten(signals).flatten()
-    counts = pc.starts_with(names, f"{BOXES}.")
+    counts = pc.starts_with(names, f"{group}.")
     rows = pc.list_parent_indices(signals).filter(counts).to_numpy()
     return np.bincount(rows, values.filter(counts).to_numpy(), minlength=len(signals)).astype(np.int64)

@@ -1,10 +1,10 @@
 """Turn staged shards and carried rows into a report.
 
 `write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
-`report/`, `views/`, `detections/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`, range by range,
-so memory never holds all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and `_SUCCESS`. A shard
-without a part, a part that does not hold exactly its listed objects, or a carried row that is gone is a `BalanceError`:
-nothing is committed.
+`report/`, `views/`, `detections/`, `embeddings/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`,
+range by range, so memory never holds all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and
+`_SUCCESS`. A shard without a part, a part that does not hold exactly its listed objects, or a carried row that is gone
+is a `BalanceError`: nothing is committed.
 """
 
 from __future__ import annotations

@@ -171,6 +171,7 @@ class Detections:
     rows: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Rows of each detector by `looked_at` or the reason why not."""
     boxes: Counter[str] = field(default_factory=Counter)
+    vectors: Counter[str] = field(default_factory=Counter)
     gates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Contents of each gate: `let_through`, `held_back`, `shadow_sample`, `misses`. Copies count once."""
 
@@ -181,12 +182,14 @@ class Detections:
         said = _Signals(rows["signals"])
         alone = pc.and_(pc.is_null(rows["duplicate_of"]), pc.is_null(rows["match_kind"])).to_numpy()
         for name in self.detectors:
-            looked_at, gate = said.begin_with(f"{name}."), said.values(f"gate.{name}")
+            vectors, gate = said.values(f"vectors.{name}"), said.values(f"gate.{name}")
+            looked_at = said.begin_with(f"{name}.") | (vectors > 0)
             reasons = np.where(gate == 0, "gate", "no_score")
             reasons = np.where(pc.not_equal(rows["status"], str(Status.OK)).to_numpy(), "unreadable", reasons)
             reasons = np.where(rows["match_kind"].is_valid().to_numpy(), "matched", reasons)
             self.rows[name].update(np.where(looked_at, "looked_at", reasons).tolist())
             self.boxes[name] += int(np.nansum(said.values(f"boxes.{name}")))
+            self.vectors[name] += int(np.nansum(vectors))
             held, shadow = alone & (gate == 0), alone & (gate == 0) & looked_at
             counts = {"let_through": alone & (gate == 1), "held_back": held, "shadow_sample": shadow}
             self.gates[name].update({what: int(mask.sum()) for what, mask in counts.items()})
@@ -212,6 +215,7 @@ class Detections:
                 "looked_at": self.rows[name]["looked_at"],
                 "not_looked_at": {why: n for why, n in self.rows[name].most_common() if why != "looked_at"},
                 "boxes": self.boxes[name],
+                "vectors": self.vectors[name] or None,
                 "gate": None if config.when is None else self._gate(name, config, costs),
             }
             for name, config in self.detectors.items()
@@ -233,7 +237,7 @@ class Detections:
 
 
 def _is_of(detector: str, signal: str) -> bool:
-    return signal.startswith(f"{detector}.") or signal == f"boxes.{detector}"
+    return signal.startswith(f"{detector}.") or signal in (f"boxes.{detector}", f"vectors.{detector}")
 
 
 class _Signals:

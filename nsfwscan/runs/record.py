@@ -411,6 +411,8 @@ class DetectorRecord(_Section):
     not_looked_at: dict[str, Count]
     """By reason: `matched` (a bank knows it), `unreadable`, `gate` (its `when`), `no_score`."""
     boxes: Count
+    vectors: Count | None = _OPTIONAL
+    """In `embeddings/`; absent for what gives none."""
     gate: GateRecord | None
 
 

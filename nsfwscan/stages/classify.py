@@ -2,12 +2,13 @@
 
 The model fills `model, label, confidence, nsfw_score` and a score for each category; a detector's probabilities go to
 the `signals`. All are means over the worst views of an object (`models/views.py`), and `each_view` has each view's own.
-What a detector finds as boxes goes to `each_detection`, and their number to the signals.
+What a detector finds as boxes goes to `each_detection`, a vector to `each_embedding`, and their number to the signals.
 Contents are known by `sha256`, so that copies are scored once. A model that returns no number for an
 image leaves that row without a score; one that returns none for any image raises `ModelError`. The signal:
 
     view.max            of several views, the highest `nsfw_score`
     boxes.<detector>    boxes that a detector found, in all views
+    vectors.<detector>  embeddings that a detector gave, one for each view
     gate.<detector>     of a detector with a `when`: 1 where it wants the row, 0 where it does not
 """
 
@@ -32,6 +33,7 @@ from nsfwscan.schema import (
     AUDIT_SAMPLE,
     COST,
     EACH_DETECTION,
+    EACH_EMBEDDING,
     EACH_VIEW,
     FULL_BATCH,
     MODEL_COLUMNS,
@@ -146,7 +148,8 @@ class Detect(ScoringStage):
         self._gate = Gate(spec.name, config) if config.when is not None else None
         self._column = column
         self.name = f"detect-{spec.name}"
-        self.adds = pa.schema([*SIGNAL_COLUMNS, COST, *([EACH_DETECTION] if spec.gives == "boxes" else [])])
+        own = {"boxes": [EACH_DETECTION], "embedding": [EACH_EMBEDDING]}.get(spec.gives, [])
+        self.adds = pa.schema([*SIGNAL_COLUMNS, COST, *own])
         self._spec = spec
         self._worst = worst
         self.needs: tuple[str, ...] = (column, "sha256")
@@ -157,6 +160,8 @@ class Detect(ScoringStage):
         """Return the table with the detector's probabilities among its `signals`."""
         wanted, table = self._gated(table)
         scored = self._scorer(table, wanted)
+        if self._spec.gives == "embedding":
+            return with_cost(self._with_vectors(table, scored), self.name, scored.asked, scored.seconds)
         weights = weights_of(table, scored.limits)
         of_labels = [
             of_rows(one[:, None], one, weights, scored.limits, self._worst)[:, 0].tolist()
@@ -186,6 +191,22 @@ class Detect(ScoringStage):
             {f"gate.{self._spec.name}": float(one)} if here else None for one, here in zip(wanted, there, strict=True)
         ]
         return wanted | self._gate.in_shadow(table["sha256"].to_pylist()), with_signals(table, said)
+
+    def _with_vectors(self, table: pa.Table, scored: Scored) -> pa.Table:
+        """Return the table with a vector of length 1 for each view, after other detectors' ones, and their number."""
+        there, contents = EACH_EMBEDDING.name in table.column_names, table["sha256"].to_pylist()
+        each = table[EACH_EMBEDDING.name].to_pylist() if there else [None] * table.num_rows
+        counts: list[dict[str, float] | None] = [None] * table.num_rows
+        vectors = scored.views / np.maximum(np.linalg.norm(scored.views, axis=1, keepdims=True), _SMALLEST)
+        rows = table.select([name for name in _OF_VIEWS if name in table.column_names])
+        for row in np.flatnonzero(scored.finite):
+            of_row = vectors[scored.limits[row] : scored.limits[row + 1]]
+            places = [index for index, _ in views_of_row(rows.slice(row, 1).to_pylist()[0])]
+            one = {"sha256": contents[row], "detector": self._spec.name}
+            found = [{**one, "view": view, "vector": vector} for view, vector in zip(places, of_row, strict=True)]
+            counts[row] = {f"vectors.{self._spec.name}": float(len(found))}
+            each[row] = [*(each[row] or []), *found]
+        return with_signals(put(table, EACH_EMBEDDING, pa.array(each, EACH_EMBEDDING.type)), counts)
 
     def _with_boxes(self, table: pa.Table, scored: Scored, boxes: Sequence[Boxes]) -> pa.Table:
         """Return the table with the boxes of all views, after those of other detectors, and their number."""
@@ -217,6 +238,8 @@ class Detect(ScoringStage):
         ]
 
 
+_SMALLEST = np.float32(1e-12)
+"""A vector of nothing stays one."""
 _OF_VIEWS = ("width", "height", EACH_VIEW.name)
 
 

@@ -354,7 +354,11 @@ def _model(subject: str, spec: ModelSpec, config: ModelConfig, storage: StorageC
     if not np.isfinite(scores).all():
         return Finding("fail", subject, f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")
     pairs = zip(spec.labels, spec.categories, strict=True) if spec.categories and subject != "detector" else ()
-    labels = ", ".join(f"{label} → {category}" for label, category in pairs) or ", ".join(spec.labels)
+    labels = (
+        ", ".join(f"{label} → {category}" for label, category in pairs)
+        or ", ".join(spec.labels)
+        or f"vectors of {spec.dimensions} numbers"
+    )
     return Finding("ok", subject, f"{spec.identity} on {hardware.device} in {hardware.dtype}; {labels}")
 
 

@@ -174,6 +174,9 @@ def _detectors(record: RunRecord, values: dict[str, Any]) -> Iterator[tuple[str,
     for name, config in record.config.detectors.items():
         said = {signal.removeprefix(f"{name}."): n for signal, n in signals.items() if signal.startswith(f"{name}.")}
         held = signals.get(f"gate.{name}") == 0
+        if vectors := signals.get(f"vectors.{name}"):
+            yield name, f"{vectors:,.0f} vectors, in embeddings/"
+            continue
         if not said:
             why = "a bank knows it" if values["match_kind"] else f"its gate held it back: {config.when}" if held else ""
             yield name, f"did not look{f' ({why})' if why else ''}"

@@ -41,14 +41,18 @@ class Pack(Frozen):
     version: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
     files: Annotated[dict[str, Sha256], Field(min_length=1)]
     """Paths inside the package, and the SHA-256 of each."""
-    converter: Literal["tfjs"] | None = None
+    converter: Literal["tfjs", "cut"] | None = None
     """What makes a graph of the files; unset: the one file is a graph."""
+    tensor: str | None = None
+    """Of the graph in the one file, where it is cut (`cut`)."""
     graph: Sha256
     """SHA-256 of the ONNX graph."""
     bytes: Annotated[int, Field(ge=1)]
     """Size of the graph."""
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
-    """In the model's order."""
+    labels: tuple[str, ...] = ()
+    """In the model's order; none of what gives vectors."""
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """Numbers of a vector."""
     preprocessor: dict[str, Any]
     gives: Gives = "probabilities"
     licence: str
@@ -62,6 +66,12 @@ class Pack(Frozen):
     def _one_graph(self) -> Pack:
         if self.converter is None and list(self.files.values()) != [self.graph]:
             raise ValueError("a pack without a converter has one file, and that is the graph")
+        if (self.converter == "cut") != (self.tensor is not None):
+            raise ValueError("a graph is cut at a tensor, and only a cut has one")
+        if not (self.gives == "embedding") == (self.dimensions is not None) == (not self.labels):
+            raise ValueError("an embedding has dimensions and no labels, everything else labels and no dimensions")
+        if len(self.labels) == 1:
+            raise ValueError("one label says nothing: a pack has two or more")
         return self
 
     @property

@@ -18,6 +18,7 @@ from nsfwscan.errors import ModelError
 from nsfwscan.models.cache import pack_folder
 from nsfwscan.models.exported import GRAPH, graph_sha256, sidecar_content, sidecar_of
 from nsfwscan.models.packs.catalogue import SCHEME, Pack, find_pack
+from nsfwscan.models.packs.cut import cut
 from nsfwscan.models.packs.package import fetch, read_files
 from nsfwscan.models.packs.tfjs import convert
 from nsfwscan.storage.atomic import appearing
@@ -99,6 +100,8 @@ def _make(pack: Pack, folder: Path) -> None:
 def _converted(pack: Pack, files: dict[str, bytes]) -> bytes:
     if pack.converter is None:
         return next(iter(files.values()))
+    if pack.tensor is not None and pack.dimensions is not None:
+        return cut(next(iter(files.values())), pack.tensor, pack.dimensions)
     scripts = {name.rsplit("/", 1)[-1].removesuffix(".min.js"): data.decode() for name, data in files.items()}
     return convert(scripts.pop("model"), scripts)
 
@@ -125,5 +128,6 @@ def _is_whole(graph: Path, pack: Pack) -> bool:
 
 def _sidecar(pack: Pack) -> bytes:
     preprocessor = json.loads(json.dumps(pack.preprocessor))
-    content = sidecar_content(GRAPH, pack.graph, pack.labels, preprocessor, None, pack.source, pack.gives)
+    what = (pack.gives, pack.dimensions or 0)
+    content = sidecar_content(GRAPH, pack.graph, pack.labels, preprocessor, None, pack.source, *what)
     return json.dumps(content, indent=2, sort_keys=True).encode()
