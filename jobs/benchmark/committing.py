@@ -1,12 +1,14 @@
-"""Measure the commit of a night without changes: rows a second, and CPU seconds by step.
+"""Measure the commit of a night: rows a second, and CPU seconds by step.
 
-The store holds one committed night of made-up rows. The scan is nsfwscan's own; only its engine makes up rows and
-reads no objects. A second scan of the same manifest stops when it has planned to carry over all rows. Each measurement
-resumes it in a process of its own; the clock runs from the line `committing` until the run is committed.
+The rows are made up. The scan is nsfwscan's own; only its engine reads no objects. It stops when it is about to commit,
+and each measurement resumes it in a process of its own; the clock runs from the line `committing` until the run is
+committed. Of a night on which nothing changed, all rows are carried over from a committed first night. The first night
+of other stores is measured itself: all of its rows are new.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -14,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from jobs.benchmark.memory import peak_rss_bytes, write_manifest
 from jobs.benchmark.timing import apart
@@ -37,11 +41,14 @@ from nsfwscan.schema import SIGNALS
 from nsfwscan.workflows.scan import run_scan
 
 ROWS = 1_000_000
-_SHARD_ROWS = 1000
-_UNREADABLE, _NEW_BYTES, _SIGNED, _TRUSTED = 0.01, 0.95, 0.1, 0.02
-"""Shares of objects: damaged; with bytes that are no copy of another's; with signals; with a PDQ hash good enough to
-look for near-duplicates. The first night compares each of the last kind with all others, which would take hours for a
-million; the second night compares none, whatever their number."""
+NIGHTS = {"carried": 0.02, "new": 0.0, "new, all compared": 1.0}
+"""Kinds of nights, with the share of objects whose PDQ hash is good enough to look for near-duplicates. Rows that are
+carried over have been compared before."""
+_UNREADABLE, _NEW_BYTES, _SIGNED, _NEAR = 0.01, 0.95, 0.1, 0.1
+"""Shares of objects: damaged; with bytes that are no copy of another's; with signals; that look nearly like another."""
+_RUN = "measured"
+_FLIPPED = 8
+"""Bits by which near-duplicates differ."""
 _STEPS = {
     "read_carried": "read the listing",
     "PreviousReports.rows": "read earlier reports",
@@ -75,13 +82,21 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class CommitFigures:
-    """Figures of all commits of one store."""
+class NightFigures:
+    """Figures of all commits of one kind of night."""
 
-    rows: int
+    night: str
     commits: tuple[Commit, ...]
     steps: dict[str, float]
-    """CPU seconds of each step, from one more commit with profiling."""
+    """CPU seconds of each step, from one more commit with profiling; of the first thread alone."""
+
+
+@dataclass(frozen=True)
+class CommitFigures:
+    """Figures of all kinds of nights of so many rows."""
+
+    rows: int
+    nights: tuple[NightFigures, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
@@ -89,42 +104,48 @@ class CommitFigures:
 
 
 def measure_commit(work: Path, rows: int, repetitions: int, say: Callable[[str], None]) -> CommitFigures:
-    """Measure the commit of `rows` carried rows. The store stays in `work` for the next time.
+    """Measure the commit of `rows` rows on each of `NIGHTS`. The stores stay in `work` for the next time.
 
     Raises:
-        NsfwscanError: the store cannot be made; or a night without changes would read an object.
+        NsfwscanError: a store cannot be made; or a night without changes would read an object.
     """
-    manifest, store = work / f"manifest-{rows}.parquet", work / f"committed-{rows}"
+    manifest = work / f"manifest-{rows}.parquet"
     if not manifest.exists():
         apart(write_manifest, manifest, rows)
-    if not store.exists():
-        say(f"committing a first night of {rows:,} rows")
-        unfinished = store.with_suffix(".partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        apart(_prepare, manifest, unfinished)
-        unfinished.rename(store)
-    commits = []
-    for _ in range(repetitions):
-        commits.append(apart(_commit, manifest, store)[0])
-        say(f"  {rows / commits[-1].wall_s:,.0f} rows/s, {commits[-1].cpu_s:.1f} s of CPU")
-    say("once more, profiled")
-    return CommitFigures(rows, tuple(commits), apart(_commit, manifest, store, profiled=True)[1])
+    found = []
+    for night in NIGHTS:
+        store = work / f"{night.replace(', ', '-').replace(' ', '-')}-{rows}"
+        if not store.exists():
+            say(f"{night}: making {rows:,} rows")
+            unfinished = store.with_suffix(".partial")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            apart(_prepare, manifest, unfinished, night)
+            unfinished.rename(store)
+        commits = []
+        for _ in range(repetitions):
+            commits.append(apart(_commit, manifest, store)[0])
+            say(f"  {night}: {rows / commits[-1].wall_s:,.0f} rows/s, {commits[-1].cpu_s:.1f} s of CPU")
+        say(f"{night}: once more, profiled")
+        found.append(NightFigures(night, tuple(commits), apart(_commit, manifest, store, profiled=True)[1]))
+    return CommitFigures(rows, tuple(found))
 
 
 def as_markdown(found: CommitFigures) -> str:
     """Render a table for a page."""
-    wall, cpu = (median(getattr(one, name) for one in found.commits) for name in ("wall_s", "cpu_s"))
-    steps = "; ".join(f"{name} {seconds:.1f}" for name, seconds in found.steps.items())
-    return "\n".join(
-        [
-            "| rows, all carried | rows/s | seconds | CPU seconds | rows for a CPU second | peak of the process |",
-            "|---:|---:|---:|---:|---:|---:|",
-            f"| {found.rows:,} | {found.rows / wall:,.0f} | {wall:.1f} | {cpu:.1f} | {found.rows / cpu:,.0f} | "
-            f"{max(one.peak for one in found.commits) / 1e6:,.0f} MB |",
-            "",
-            f"Medians of {len(found.commits)}. CPU seconds by step, of one further commit that was profiled: {steps}.",
-        ]
-    )
+    lines = [
+        f"| {found.rows:,} rows | rows/s | seconds | CPU seconds | rows for a CPU second | peak of the process |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for one in found.nights:
+        wall, cpu = (median(getattr(commit, name) for commit in one.commits) for name in ("wall_s", "cpu_s"))
+        peak = max(commit.peak for commit in one.commits) / 1e6
+        rates = f"{found.rows / wall:,.0f} | {wall:.1f} | {cpu:.1f} | {found.rows / cpu:,.0f}"
+        lines.append(f"| {one.night} | {rates} | {peak:,.0f} MB |")
+    lines += ["", f"Medians of {len(found.nights[0].commits)}. Seconds by step, of one further commit each, profiled:"]
+    for one in found.nights:
+        steps = "; ".join(f"{name} {seconds:.1f}" for name, seconds in one.steps.items())
+        lines += ["", f"- {one.night}: {steps}."]
+    return "\n".join(lines)
 
 
 class _Steps:
@@ -185,48 +206,58 @@ class _Stop(Silent):
             raise _Planned
 
 
-def _prepare(manifest: Path, store: Path) -> None:
-    """Commit the first night, and plan the second."""
-    run_scan(_config(manifest, store), "first", _made_up, Silent())
+def _prepare(manifest: Path, store: Path, night: str) -> None:
+    """Bring a run, `measured`, to where it commits."""
+    made_up = partial(_made_up, NIGHTS[night])
+    if night == "carried":
+        run_scan(_config(manifest, store), "first", made_up, Silent())
     with suppress(_Planned):
-        run_scan(_config(manifest, store), "second", _refuse, _Stop())
+        run_scan(_config(manifest, store), _RUN, _refuse if night == "carried" else made_up, _Stop())
+    if night != "carried":  # the commit deletes what was staged
+        shutil.copytree(store / "staging" / _RUN, store / "kept", copy_function=os.link)
 
 
 def _commit(manifest: Path, store: Path, *, profiled: bool = False) -> tuple[Commit, dict[str, float]]:
-    """Commit the second night, then undo that commit."""
+    """Commit the run, then undo that commit."""
     clock = _Clock(_Steps() if profiled else None)
     try:
-        run_scan(_config(manifest, store), "second", _refuse, clock)
+        run_scan(_config(manifest, store), _RUN, _refuse, clock)
         wall, cpu = time.perf_counter() - clock.began[0], time.process_time() - clock.began[1]
         steps = clock.steps.end() if clock.steps is not None else {}
     finally:
-        for path in (store / "runs" / "second").iterdir():
+        for path in (store / "runs" / _RUN).iterdir():
             if path.is_dir() and path.name != "listing":
                 shutil.rmtree(path)
             elif path.name not in ("listing", "plan.json"):
                 path.unlink()
+        if (store / "kept").exists():
+            shutil.copytree(store / "kept", store / "staging" / _RUN, copy_function=_linked, dirs_exist_ok=True)
     return Commit(wall, cpu, peak_rss_bytes()), steps
 
 
+def _linked(source: str, target: str) -> None:
+    with suppress(FileExistsError):
+        os.link(source, target)
+
+
 def _config(manifest: Path, store: Path) -> ScanConfig:
-    source, engine = {"uris": [str(manifest)]}, {"shard_rows": _SHARD_ROWS}
-    return ScanConfig.of({"source": source, "out": str(store), "model": {"uri": EMBEDDED}, "engine": engine})
+    return ScanConfig.of({"source": {"uris": [str(manifest)]}, "out": str(store), "model": {"uri": EMBEDDED}})
 
 
 def _refuse(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     raise NsfwscanError(f"{len(shards)} shards were to be read, although nothing has changed")
 
 
-def _made_up(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+def _made_up(trusted: float, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     """Stage made-up rows: an engine that reads no object."""
     decider, read, model = Decider(job.policy), ShardReader(job.run.folder), job.spec.identity
     for shard in sorted(shards, key=lambda one: one.name):
-        rows = _rows(read(shard), np.random.default_rng([shard.file, shard.group]), model)
+        rows = _rows(read(shard), np.random.default_rng([shard.file, shard.group]), model, trusted)
         yield stage_part(job.run.staging, shard, finish(rows), decider)
 
 
-def _rows(listed: pa.Table, random: np.random.Generator, model: str) -> pa.Table:
-    """Return made-up rows of listed objects, as `finish` takes them."""
+def _rows(listed: pa.Table, random: np.random.Generator, model: str, trusted: float) -> pa.Table:
+    """Return made-up rows of listed objects, as `finish` takes them; of so many the PDQ hash is `trusted`."""
     count = listed.num_rows
     read = random.random(count) >= _UNREADABLE
     # A copy has the bytes of the object before it in the listing.
@@ -236,18 +267,25 @@ def _rows(listed: pa.Table, random: np.random.Generator, model: str) -> pa.Table
     signed = random.random(count) < _SIGNED
     signals = [[{"name": "software.photoshop", "value": 1.0}] if one else None for one in signed]
 
-    def digests(size: int) -> list[str]:
-        drawn = [bytes(row).hex() for row in random.integers(0, 256, (count, size), np.uint8)]
-        return [drawn[place] for place in source]
+    def hashes(size: int) -> NDArray[np.uint8]:
+        return random.integers(0, 256, (count, size), np.uint8)
+
+    def digits(drawn: NDArray[np.uint8]) -> list[str]:
+        return [bytes(row).hex() for row in drawn[source]]
+
+    looks = hashes(32)
+    near = np.flatnonzero(random.random(count) < _NEAR)
+    looks[near] = looks[near - 1]
+    looks[near, 0] ^= 2**_FLIPPED - 1
 
     def where_read(values: Any, kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind, mask=~read)
 
     columns = {
-        "sha256": pa.array(digests(32)),
-        "md5": pa.array(digests(16)),
-        "pdq": where_read(np.array(digests(32)), pa.string()),
-        "pdq_quality": where_read(np.where(random.random(count) < _TRUSTED, 90, 40)[source], pa.int32()),
+        "sha256": pa.array(digits(hashes(32))),
+        "md5": pa.array(digits(hashes(16))),
+        "pdq": where_read(np.array(digits(looks)), pa.string()),
+        "pdq_quality": where_read(np.where(random.random(count) < trusted, 90, 40)[source], pa.int32()),
         "format": where_read(["JPEG"] * count, pa.string()),
         "width": where_read(random.integers(200, 4000, count)[source], pa.int64()),
         "height": where_read(random.integers(200, 4000, count)[source], pa.int64()),

@@ -31,7 +31,7 @@ from nsfwscan.banks.confirmed import MARK
 from nsfwscan.banks.entries import refused
 from nsfwscan.banks.formats import Lines, lines_of
 from nsfwscan.banks.hashes import BY_DIGITS, DIGITS, plain_hex
-from nsfwscan.banks.pdq_index import FLAT_UP_TO, Hashes, NearIndex
+from nsfwscan.banks.pdq_index import LARGE, Hashes, NearIndex
 from nsfwscan.config import BankConfig, StorageConfig, digest_of
 from nsfwscan.errors import BankError, NsfwscanError
 from nsfwscan.location import Location
@@ -91,7 +91,7 @@ class BankSpec:
     @property
     def is_large(self) -> bool:
         """True where its index is so large that a node keeps one, and not one per worker."""
-        return self.entries["pdq"] > FLAT_UP_TO
+        return self.entries["pdq"] > LARGE
 
     @property
     def folder(self) -> Path:
@@ -167,14 +167,14 @@ class Bank:
     def near(self) -> NearIndex:
         """Return the index of its PDQ hashes. A node builds a large one once; later workers read it."""
         hashes, distance = self.entries["pdq"].hashes, self.spec.config.distance
-        if len(hashes) <= FLAT_UP_TO:
+        if len(hashes) <= LARGE:
             return NearIndex.over(hashes, distance)
-        path = self._folder / "pdq.faiss"
+        path = self._folder / f"pdq-{distance}.index"
         with FileLock(f"{self._folder}.lock"):
             if path.exists():
                 try:
                     return NearIndex.read(path, distance)
-                except RuntimeError:  # for instance cut off by a full disk
+                except ValueError:  # for instance cut off by a full disk
                     path.unlink()
             index = NearIndex.over(hashes, distance)
             with appearing(path, locked=True) as unfinished:

@@ -41,8 +41,9 @@ _ID_DIGITS = 16
 """Hex digits of the leader's SHA-256 that make a cluster's id."""
 _TRUSTED = 50
 """Least PDQ quality: PDQ's authors trust no hash of a lower one."""
-_QUERIES = 32
-"""Contents per search: bounds the size of a result where very many contents are near each other."""
+_QUERIES, _MOST_QUERIES, _MANY = 32, 8192, 1_000_000
+"""Contents per search: few at first, and twice as many each time, but few again after a search that found many. This
+bounds the size of a result where very many contents are near each other."""
 
 _SEEN = f"sha256 IS NOT NULL AND status = '{Status.OK}'"
 """Condition for rows with a content: their bytes were read, and scored, matched or filtered."""
@@ -256,16 +257,15 @@ def _joined(
     if not len(new):
         return leader
     hashes = _matrix(contents["pdq"].combine_chunks().take(pa.array(rows)))
-    index = NearIndex.over(hashes, distance)
-    for start in range(0, len(new), _QUERIES):
-        some = new[start : start + _QUERIES]
+    index, number = NearIndex.over(hashes, distance), _QUERIES
+    while len(new):
+        some, new = new[:number], new[number:]
         some = some[leader[some] < 0]  # of a thousand near each other, the first finds all others
-        if not len(some):
-            continue
         found = index.search(hashes[some])
-        for one, near in zip(some, np.split(found.entries, found.limits[1:-1]), strict=True):
-            if leader[one] < 0 and len(near) > 1:
-                _join(one, near, leader, rows)
+        for i in np.flatnonzero(np.diff(found.limits) > 1).tolist():  # the others are near none but themselves
+            if leader[some[i]] < 0:
+                _join(some[i], found.entries[found.limits[i] : found.limits[i + 1]], leader, rows)
+        number = _QUERIES if len(found.entries) > _MANY else min(2 * number, _MOST_QUERIES)
     return leader
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from nsfwscan.banks import bank as banks
 from nsfwscan.banks.bank import BankSpec, open_bank, resolve_banks
-from nsfwscan.banks.pdq_index import FLAT_UP_TO
+from nsfwscan.banks.pdq_index import LARGE
 from nsfwscan.config import BankConfig, StorageConfig
 from nsfwscan.errors import BankError
 from nsfwscan.location import Location
@@ -161,12 +161,12 @@ def test_many_workers_open_a_bank_at_once(tmp_path: Path) -> None:
 
 def test_a_large_index_is_built_once_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second who asks reads the first one's file; a damaged file is built again."""
-    monkeypatch.setattr(banks, "FLAT_UP_TO", 100)
+    monkeypatch.setattr(banks, "LARGE", 100)
     spec = resolved(written(tmp_path / "a.txt", hashes(300)), hash="pdq")
     bank = open_bank(spec, STORAGE)
     asked = bank.entries["pdq"].hashes[:5]
     first = bank.near().search(asked).entries.tolist()
-    file = spec.folder / "pdq.faiss"
+    file = spec.folder / "pdq-31.index"
     written_at = file.stat().st_mtime_ns
     assert open_bank(spec, STORAGE).near().search(asked).entries.tolist() == first == [0, 1, 2, 3, 4]
     assert file.stat().st_mtime_ns == written_at
@@ -181,7 +181,7 @@ def test_a_bank_of_a_million_entries(tmp_path: Path) -> None:
     known = hashes(1_000_000)
     lines = ["type,hash,id", *(f"{('pdq', 'sha256')[i % 2]},{h},{i}" for i, h in enumerate(known))]
     spec = resolved(written(tmp_path / "a.csv", lines))
-    assert spec.entries == {"sha256": 500_000, "md5": 0, "pdq": 500_000} and FLAT_UP_TO < 500_000
+    assert spec.entries == {"sha256": 500_000, "md5": 0, "pdq": 500_000} and LARGE < 500_000
     bank = open_bank(spec, STORAGE)
     picked = np.random.default_rng(1).choice(500_000, 500, replace=False) * 2
     exact = np.array([list(bytes.fromhex(known[i + 1])) for i in picked], np.uint8)

@@ -20,7 +20,7 @@ import pytest
 import ray
 from PIL import Image
 
-from nsfwscan.banks.pdq_index import FLAT_UP_TO
+from nsfwscan.banks.pdq_index import LARGE
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import DeadlineReached, ModelError, NsfwscanError, Stalled
@@ -272,7 +272,7 @@ def test_a_large_bank_is_held_once_a_node(
 ) -> None:
     """Its index lives in an actor that the workers ask: the same matches as inline, and the actor is gone afterwards."""
     monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
-    others = np.random.default_rng(0).integers(0, 256, (FLAT_UP_TO + 1, 32), np.uint8)
+    others = np.random.default_rng(0).integers(0, 256, (LARGE + 1, 32), np.uint8)
     looks, _ = pdq_of(Image.open(demo[0] / "neutral/coffee.png").convert("RGB"))
     bank = tmp_path / "bank.txt"
     bank.write_text("".join(f"{row.tobytes().hex()}\n" for row in others) + looks)

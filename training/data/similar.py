@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from nsfwscan.banks.pdq_index import FLAT_UP_TO, NearIndex
+from nsfwscan.banks.pdq_index import NearIndex
 from nsfwscan.schema import Category
 from training.data.perceptual import HASH_BYTES, MIN_QUALITY, VARIANTS
 
@@ -25,7 +25,6 @@ Labels = NDArray[np.int64]
 _QUERIES = 1024
 """Hashes looked up at a time, which bounds the pairs in memory where very many are similar."""
 _MERGE_AT = 1_000_000
-_FLAT_UP_TO = FLAT_UP_TO
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _join_near(
         hashes, owners: distinct hashes [n, 32], and an image that has each.
         queries, asking: hashes [m, variants, 32] to look for, and the image that they are of.
     """
-    index = NearIndex.over(hashes, distance, flat_up_to=_FLAT_UP_TO)
+    index = NearIndex.over(hashes, distance)
     step = max(1, _QUERIES // queries.shape[1])
     pending: list[NDArray[np.int64]] = []
     for start in range(0, len(queries), step):

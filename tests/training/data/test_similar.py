@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from PIL import Image
 from nsfwscan.config import DecodeConfig
 from nsfwscan.stages.base import fresh
 from tests.training.pictures import blobs, encoded, photographs, variants
-from training.data import similar
 from training.data.catalog import FACTS_SCHEMA
 from training.data.decoding import DecodePool
 from training.data.examine import GEOMETRY, Examine
@@ -92,19 +90,16 @@ def test_other_pictures_stay_apart() -> None:
     assert len(set(find_groups(examined({f"{i}": encoded(blobs(i)) for i in range(100)}), 31).similar.tolist())) == 100
 
 
-@pytest.mark.parametrize("flat_up_to", [100_000, 0])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 60), distance=st.sampled_from([0, 8, 31]))
-def test_every_pair_within_the_distance_is_found(flat_up_to: int, seed: int, count: int, distance: int) -> None:
-    """Groups are the components of `at most so many bits apart`, by brute force, with and without the index."""
+def test_every_pair_within_the_distance_is_found(seed: int, count: int, distance: int) -> None:
+    """Groups are the components of `at most so many bits apart`, by brute force."""
     random = np.random.default_rng(seed)
     bits = random.integers(0, 2, (max(1, count // 6), 256))
     bits = bits[random.integers(0, len(bits), count)]
     for row in bits:
         row[random.permutation(256)[: random.integers(0, 40)]] ^= 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(similar, "_FLAT_UP_TO", flat_up_to)
-        found = find_groups(hashed(np.packbits(bits.astype(np.uint8), axis=1)), distance).similar
+    found = find_groups(hashed(np.packbits(bits.astype(np.uint8), axis=1)), distance).similar
     apart = (bits[:, None] != bits[None]).sum(axis=2)
     reached = apart <= distance
     for _ in range(count):
@@ -112,10 +107,8 @@ def test_every_pair_within_the_distance_is_found(flat_up_to: int, seed: int, cou
     assert np.array_equal(found[:, None] == found[None], reached)
 
 
-@pytest.mark.parametrize("flat_up_to", [100_000, 0])
-def test_the_distance_is_inclusive(flat_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_distance_is_inclusive() -> None:
     """31 bits apart is near, 32 is not."""
-    monkeypatch.setattr(similar, "_FLAT_UP_TO", flat_up_to)
     base = np.zeros((1, 256), np.uint8)
     for bits, is_near in ((31, True), (32, False)):
         other = base.copy()
