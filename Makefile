@@ -53,7 +53,7 @@ bench: $(VENV)/.ready ## measure it all on this machine, beside its neighbours; 
 bench-memory: $(VENV)/.ready ## the memory curve: 100,000 objects scanned, ten million planned; long
 	$(BIN)/python jobs/bench.py --work build/bench --only memory --json build/bench/results.json --page deploy/SCALE.md $(BENCH)
 
-bench-commit: $(VENV)/.ready ## the commit of a million rows that are carried over; long
+bench-commit: $(VENV)/.ready ## commits of a million rows, carried over and new; long
 	$(BIN)/python jobs/bench.py --work build/bench --only commit --json build/bench/results.json --page deploy/SCALE.md $(BENCH)
 
 bench-banks: $(VENV)/.ready ## a hash bank of ten million: building, memory, lookups a second; long

@@ -112,7 +112,7 @@ _PARTS = (*PARTS, "memory", *_ALONE)
     default=ROWS,
     show_default=True,
     metavar="N",
-    help="Rows, all carried over, of `--only commit`.",
+    help="Rows of each night of `--only commit`.",
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores to use; default: all.")
 @click.option(
