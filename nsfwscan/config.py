@@ -283,6 +283,22 @@ class DetectorConfig(ModelConfig):
     """Share of the contents that `when` holds back that are looked at all the same, to measure what it misses."""
 
 
+class TextConfig(Frozen):
+    """What becomes of the text that detectors read in pictures, which may be personal data."""
+
+    keep: bool = True
+    """Whether `text/` beside the report has it; false: only what it comes to, in signals and columns."""
+    key: Uri | None = None
+    """A public key (X25519, PEM), a file or any fsspec URI: text is encrypted for the holder of the private one. Unset:
+    it is written as it is."""
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.key is not None and not self.keep:
+            raise ValueError("text.key encrypts text, which text.keep leaves out: give one of them")
+        return self
+
+
 class BankConfig(Frozen):
     """A list of known hashes, and what it means to be in it."""
 
@@ -492,6 +508,7 @@ class ScanConfig(Frozen):
     cascade: CascadeConfig = CascadeConfig()
     detectors: dict[DetectorName, DetectorConfig] = Field(default_factory=dict)
     """Further models over the same decoding, asked in this order; their scores go to `signals`, as `<name>.<label>`."""
+    text: TextConfig = TextConfig()
     policy: Uri | None = None
     """A policy file, or a preset's name; unset: the one that comes with the model."""
     shadow_policies: tuple[Uri, ...] = ()
@@ -536,6 +553,7 @@ class ScanConfig(Frozen):
             "model": True,
             "cascade": True,
             "detectors": True,
+            "text": {"keep"},
             "policy": True,
             "report": {"mode"},
             "previous": True,
@@ -548,6 +566,8 @@ class ScanConfig(Frozen):
         for name in ("c2pa", "c2pa_trust_sha256"):
             if not sections["decode"][name]:
                 del sections["decode"][name]
+        if self.text.keep:
+            del sections["text"]["keep"]
         if not self.previous.ignore_runs:  # runs that were begun before there was such a setting go on
             del sections["previous"]["ignore_runs"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}

@@ -197,10 +197,18 @@ SIGNAL_COLUMNS = [
     )
 ]
 SIGNAL_GROUPS = (
-    "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "prefilter", "software", "thumbnail",
-    "vectors", "view",
+    "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "lines", "prefilter", "software",
+    "thumbnail", "vectors", "view",
 )  # fmt: skip
 """What signals begin with that are not a detector's; a dot follows."""
+TEXT_COLUMNS = [
+    _column(
+        "text_language",
+        pa.string(),
+        "language (ISO 639-1) of the text that a detector read in the picture; null for 20 characters or fewer",
+    ),
+]
+"""What detectors that read pictures say in words."""
 VIEW_COLUMNS = [
     _column("index", pa.int32(), "the frame or page, from 0; of a picture in tiles, the tile, from 1"),
     _column("at_s", pa.float64(), "seconds from the beginning until it is shown; null for a page"),
@@ -249,6 +257,21 @@ EMBEDDING_COLUMNS = [
 EMBEDDING_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *EMBEDDING_COLUMNS])
 """One row for each embedding: `embeddings/` in a run. Vectors may have any length: several detectors share a file."""
 EACH_EMBEDDING = _column("each_embedding", pa.list_(pa.struct(EMBEDDING_COLUMNS)), "what detectors give as vectors")
+"""In a row that is not written yet."""
+LINE_COLUMNS = [
+    _column("view", pa.int32(), "the frame or page that it is in, from 0"),
+    _column("detector", pa.string(), "the name of the detector"),
+    _column("line", pa.int32(), "its place in the order in which the view is read, from 0"),
+    _column("kind", pa.string(), "`line`, or the symbology of a code"),
+    _column("text", pa.string(), "what stands there; null where it is encrypted"),
+    _column("sealed", pa.binary(), "the same, encrypted for the holder of a key (`text.key`); else null"),
+    _column("key", pa.string(), "the id of that key"),
+    _column("score", pa.float32(), "how sure the detector is, 0 to 1"),
+    *DETECTION_COLUMNS[-4:],
+]
+LINE_SCHEMA = pa.schema([OBJECT_COLUMNS[0], *LINE_COLUMNS])
+"""One row for each line of text that was read in a picture: `text/` in a run."""
+EACH_LINE = _column("each_line", pa.list_(pa.struct(LINE_COLUMNS)), "what was read in the picture, line by line")
 """In a row that is not written yet."""
 MATCH_COLUMNS = [
     _column("match_bank", pa.string(), "the hash bank that the content was found in"),
@@ -376,6 +399,8 @@ STAGED_SCHEMA = pa.schema(
         EACH_VIEW,
         EACH_DETECTION,
         EACH_EMBEDDING,
+        *TEXT_COLUMNS,
+        EACH_LINE,
         *MATCH_COLUMNS,
         AUDIT_COLUMNS[0],
         AUDIT_COLUMNS[-1],
@@ -390,7 +415,7 @@ GROUPS: dict[str, list[pa.Field]] = {
     "object": OBJECT_COLUMNS,
     "content": CONTENT_COLUMNS,
     "outcome": OUTCOME_COLUMNS,
-    "model": [*MODEL_COLUMNS, *SIGNAL_COLUMNS],
+    "model": [*MODEL_COLUMNS, *SIGNAL_COLUMNS, *TEXT_COLUMNS],
     "match": [*MATCH_COLUMNS, *DUPLICATE_COLUMNS],
     "verdict": VERDICT_COLUMNS,
     "decision": DECISION_COLUMNS,

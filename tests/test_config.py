@@ -330,4 +330,4 @@ def test_all_groups_of_signals_are_known() -> None:
         f"{signals.__doc__}{salvage.__doc__}{colours.__doc__}{views.__doc__}",
         re.MULTILINE,
     )
-    assert len(told) > 10 and {*told, "boxes", "c2pa", "gate", "prefilter", "vectors"} == set(SIGNAL_GROUPS)
+    assert len(told) > 10 and {*told, "boxes", "c2pa", "gate", "lines", "prefilter", "vectors"} == set(SIGNAL_GROUPS)

@@ -64,6 +64,7 @@ from nsfwscan.cli.terminal import (
     describe_verdict,
     describe_verified,
 )
+from nsfwscan.cli.text import text
 from nsfwscan.cli.transparency import transparency
 from nsfwscan.cli.verdicts import verdicts
 from nsfwscan.cli.why import why
@@ -71,7 +72,7 @@ from nsfwscan.config import StorageConfig, merge, parts_of
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
 from nsfwscan.models.packs.catalogue import SCHEME as PACK
-from nsfwscan.models.registry import PRESETS
+from nsfwscan.models.registry import PRESETS, READERS
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.export import FORMATS, export_run
 from nsfwscan.reports.progress import choose_progress
@@ -116,7 +117,8 @@ detector_option = click.option(
     "detectors",
     multiple=True,
     metavar="NAME[=URI]",
-    help="Also ask this model; its scores become signals NAME.LABEL. Without a URI: the pack NAME. Repeatable.",
+    help="Also ask this model; its scores become signals NAME.LABEL. Without a URI: the pack NAME, or text, which "
+    "reads text in pictures. Repeatable.",
 )
 
 ignore_run_option = click.option(
@@ -289,6 +291,15 @@ def model_options(command: Command) -> Command:
     "--tiles/--no-tiles",
     default=None,
     help="Also score overlapping parts of large pictures, which finds small things in them.",
+)
+@click.option(
+    "--text/--no-text",
+    "keep",
+    default=None,
+    help="Keep the text that detectors read in pictures, in text/ (default); --no-text: only what it comes to.",
+)
+@click.option(
+    "--text-key", metavar="FILE", help="Encrypt that text for the holder of the private key to this public one (PEM)."
 )
 @click.option(
     "--shadow-policy",
@@ -711,6 +722,7 @@ main.add_command(quarantine)
 main.add_command(queues)
 main.add_command(sql)
 main.add_command(review)
+main.add_command(text)
 main.add_command(transparency)
 main.add_command(verdicts)
 main.add_command(why)
@@ -732,6 +744,7 @@ _SECTIONS = {
     "read": ("max_bytes", "max_requests_per_s"),
     "decode": ("max_pixels", "pdq", "c2pa", "c2pa_trust"),
     "views": ("tiles",),
+    "text": ("keep",),
     "model": ("dtype", "batch_size", "compile"),
     "report": ("save_images", "max_error_rate", "max_unsupported_rate", "max_deleted_rate"),
     "engine": ("address", "num_cpus", "deadline"),
@@ -754,6 +767,8 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["report"]["mode"] = given["report"]
     if "cascade" in given:
         sections["cascade"] = {"enabled": given["cascade"]}
+    if "text_key" in given:
+        sections["text"]["key"] = given["text_key"]
     if "full" in given:
         sections["previous"] = {"reuse": not given["full"]}
     if "ignore_runs" in given:
@@ -780,7 +795,8 @@ def _pair(label: str) -> tuple[str, str]:
 def _detector(text: str) -> tuple[str, dict[str, str]]:
     name, separator, uri = text.partition("=")
     plain = name.removeprefix(PACK)
-    return plain, {"uri": uri if separator else f"{PACK}{plain}"}
+    embedded = f"embedded:{name}"
+    return plain, {"uri": uri if separator else embedded if embedded in READERS else f"{PACK}{plain}"}
 
 
 def _bank(text: str) -> tuple[str, dict[str, Any]]:

@@ -30,7 +30,8 @@ from nsfwscan.images.formats.containers import videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.trust import trust_list
-from nsfwscan.models.registry import weights_bytes
+from nsfwscan.models.registry import PICTURE as PICTURE_GEOMETRY
+from nsfwscan.models.registry import reader_of_pictures, weights_bytes
 from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_columns
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
@@ -46,11 +47,14 @@ from nsfwscan.stages.filters import Heuristics, Prefilter
 from nsfwscan.stages.fingerprint import Digest
 from nsfwscan.stages.match import MatchDigests, MatchHashes
 from nsfwscan.stages.read import Read
+from nsfwscan.stages.reading import PICTURE, Again, KeepText, ReadPictures
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 
 _CHUNK_BYTES = 32 * 2**20
 _ROW_BYTES = 8192
 """Of a row beside its pixels, at most."""
+_READING_BYTES = 400 * 2**20
+"""Of what reads text in pictures: libraries, activations, a decoding process, and some pictures. Measured."""
 PIXELS_VERSION = 3
 """Increase this whenever the same file yields other pixels than before: scores of the old pixels are then stale."""
 
@@ -102,18 +106,41 @@ def _filters(
 
 
 def model_stages(
-    config: ScanConfig, spec: ModelSpec, *, threads: int, auxiliary_models: AuxiliaryModels = ALONE
+    config: ScanConfig,
+    spec: ModelSpec,
+    *,
+    threads: int,
+    auxiliary_models: AuxiliaryModels = ALONE,
+    again: Again | None = None,
 ) -> list[Stage]:
-    """Return the stages from pixels to scores; all models share one decoding."""
+    """Return the stages from pixels to scores; all models share one decoding.
+
+    Args:
+        again: reads pictures again, for the detectors that take them; unset: `pictures_again` of the configuration.
+    """
     columns = pixel_columns(spec, auxiliary_models)
-    common = {"threads": threads, "worst": config.views.worst}
-    return [
-        Classify(spec, config.model, config.storage, column=columns[spec.geometry], **common),
-        *(
-            Detect(one, config.detectors[one.name], config.storage, column=columns[one.geometry], **common)
-            for one in auxiliary_models.detectors
-        ),
-    ]
+    common: dict[str, Any] = {"threads": threads, "worst": config.views.worst}
+    stages: list[Stage] = [Classify(spec, config.model, config.storage, column=columns[spec.geometry], **common)]
+    for one in auxiliary_models.detectors:
+        detector = config.detectors[one.name]
+        if one.takes == "picture":
+            again = again or pictures_again(config, Read(config.read, config.storage))
+            reader = reader_of_pictures(one, threads)
+            stages.append(ReadPictures(one, detector, reader, again, column=columns[spec.geometry]))
+        else:
+            stages.append(Detect(one, detector, config.storage, column=columns[one.geometry], **common))
+    return stages
+
+
+def pictures_again(config: ScanConfig, read: Read, moved: Callable[[], None] = lambda: None) -> Again:
+    """Return the stages that read objects again, as pictures that people could read.
+
+    Args:
+        moved: called now and then, as long as there is progress.
+    """
+    decode = config.decode.model_copy(update={"mode": "exact", "pdq": "off", "provenance": False, "c2pa": False})
+    views = config.views.model_copy(update={"tiles": False})
+    return Again([read, Digest(), Decode(decode, {PICTURE_GEOMETRY: PICTURE}, views=views)], moved)
 
 
 def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryModels = ALONE) -> dict[str, str]:
@@ -132,6 +159,7 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
                 "name": one.name,
                 "labels": one.labels,
                 "gate": config.detectors[one.name].model_dump(include={"when", "shadow"}),
+                **({"text": config.text.keep} if one.takes == "picture" else {}),
                 **_behind(one, config.detectors[one.name]),
             }
             for one in auxiliary_models.detectors
@@ -163,6 +191,7 @@ def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryMod
     backend: Literal["torch", "onnx"] = "torch" if any(model.backend == "torch" for model in models) else "onnx"
     pixels = sum(geometry.nbytes for geometry in pixel_columns(spec, auxiliary_models))
     weights = sum(weights_bytes(model, config.storage) for model in models)
+    weights += _READING_BYTES if any(model.takes == "picture" for model in models) else 0
     return Needs(backend, weights, config.engine.shard_rows * pixels)
 
 
@@ -195,11 +224,10 @@ class CpuChain:
     """
 
     def __init__(self, job: Job, actors: int = 1, search: Search | None = None) -> None:
-        most = job.config.read.max_requests_per_s
         self._read_shard = ShardReader(job.run.folder)
         is_asked = job.banks or (job.known is not None and job.known.num_rows)
         banks = BankSet(job.banks, job.config.storage, search, known=job.known) if is_asked else None
-        pace = Pace(most / actors if most else None)
+        pace = _pace(job, actors)
         poison = SharedPoison(job.run.staging, job.config.decode)
         self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models, poison))
 
@@ -216,15 +244,27 @@ class CpuChain:
         return run_overlapped(self._stages, fresh(listing), _CHUNK_BYTES, moved)
 
 
-class ModelChain:
-    """Model stages."""
+def _pace(job: Job, actors: int) -> Pace:
+    """Return the pace of one of some actors; where pictures are read again, half of it is for that."""
+    most = job.config.read.max_requests_per_s
+    return Pace(most / actors / (1 if job.auxiliary_models.text is None else 2) if most else None)
 
-    def __init__(self, job: Job, *, threads: int) -> None:
+
+class ModelChain:
+    """Model stages.
+
+    Args:
+        actors: number of chains that share the limit on requests to the media store.
+        moved: called now and then, as long as there is progress.
+    """
+
+    def __init__(self, job: Job, *, threads: int, actors: int = 1, moved: Callable[[], None] = lambda: None) -> None:
         pixels = sum(geometry.nbytes for geometry in pixel_columns(job.spec, job.auxiliary_models))
         self._most_bytes = job.config.engine.shard_rows * (pixels + _ROW_BYTES)
-        self._stages = opened(
-            model_stages(job.config, job.spec, threads=threads, auxiliary_models=job.auxiliary_models)
-        )
+        config, beside = job.config, job.auxiliary_models
+        again = pictures_again(config, Read(config.read, config.storage, _pace(job, actors)), moved)
+        stages = model_stages(config, job.spec, threads=threads, auxiliary_models=beside, again=again)
+        self._stages = opened([*stages, *([KeepText(beside.text)] if beside.text is not None else [])])
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the rows with scores, in the columns of `STAGED_SCHEMA`."""

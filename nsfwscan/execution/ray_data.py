@@ -66,7 +66,9 @@ class _Actor:
 
     @cached_property
     def _score(self) -> ModelChain:
-        return ModelChain(self._job, threads=self._layout.threads)
+        layout = self._layout
+        actors = layout.model_actors or layout.cpu_actors
+        return ModelChain(self._job, threads=layout.threads, actors=actors, moved=self._moved)
 
     @cached_property
     def _look(self) -> SecondLook:

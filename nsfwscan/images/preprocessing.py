@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -35,14 +36,15 @@ class Geometry:
         crop: (height, width) in pixels, from the centre; None: nothing is cut.
         reencode_jpeg: a round trip through JPEG at Pillow's default quality, as open_nsfw's reference does.
         letterbox: `start`: the aspect is kept, the picture lies at the top left of (height, width), and the rest is
-            black; None: the aspect is not kept.
+            black. `within`: it keeps its aspect and is never enlarged; it has at most as many pixels as (height,
+            width), row after row from the start, and zeros after them. None: the aspect is not kept.
     """
 
     resize: tuple[int, int] | int
     resample: int
     crop: tuple[int, int] | None = None
     reencode_jpeg: bool = False
-    letterbox: Literal["start"] | None = None
+    letterbox: Literal["start", "within"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,6 +71,8 @@ class Geometry:
     def apply(self, image: Image.Image) -> bytes:
         """Return the model's pixels of an RGB image: H*W*3 bytes, row by row."""
         image = self._resize(image)
+        if self.letterbox == "within":
+            return image.tobytes().ljust(self.nbytes, b"\0")
         if self.letterbox:
             height, width, _ = self.shape
             image = image.crop((0, 0, width, height))  # beyond the picture's edges Pillow gives black
@@ -99,6 +103,10 @@ class Geometry:
         if not isinstance(self.resize, int):
             if not self.letterbox:
                 return self.resize[1], self.resize[0]
+            if self.letterbox == "within":
+                scale = min(1.0, sqrt(self.resize[0] * self.resize[1] / (width * height)))
+                width = max(1, int(width * scale))
+                return width, max(1, min(int(height * scale), self.resize[0] * self.resize[1] // width))
             scale = min(self.resize[1] / width, self.resize[0] / height)
             return max(1, round(width * scale)), max(1, round(height * scale))
         if width <= height:

@@ -12,13 +12,15 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from nsfwscan.errors import ModelError
 from nsfwscan.models.checkpoint import read_json, temperature_in
 from nsfwscan.models.spec import Gives
 
 GRAPH = "model.onnx"
+GRAPHS_GIVE = ("probabilities", "boxes", "embedding")
+"""What an exported graph may give."""
 FORMAT = "nsfwscan ONNX checkpoint 1"
 _AGAIN = "export it again with `nsfwscan-train export CHECKPOINT`, which writes both"
 
@@ -96,8 +98,8 @@ def read_exported(graph: Path, uri: str) -> Exported:
         raise ModelError(f"{uri}: {sidecar.name} is that of another graph, by its SHA-256: {_AGAIN}")
     gives: Any = found.get("gives", "probabilities")
     labels, preprocessor, dimensions = found.get("labels"), found.get("preprocessor"), found.get("dimensions", 0)
-    if gives not in get_args(Gives):
-        raise ModelError(f"{uri}: {sidecar.name} says that it gives {gives!r}; known are {', '.join(get_args(Gives))}")
+    if gives not in GRAPHS_GIVE:
+        raise ModelError(f"{uri}: {sidecar.name} says that it gives {gives!r}; known are {', '.join(GRAPHS_GIVE)}")
     if gives == "embedding":
         if labels != [] or not isinstance(dimensions, int) or dimensions < 1:
             raise ModelError(f"{uri}: {sidecar.name} does not say how long its vectors are (dimensions), or has labels")

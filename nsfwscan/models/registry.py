@@ -35,6 +35,9 @@ from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import in_words, retry
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import etag_of, modified_of
+from nsfwscan.texts import ocr
+from nsfwscan.texts.lines import Reader
+from nsfwscan.texts.rules import TextRules
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -68,7 +71,7 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     """Find a model, and read all but its weights. Raises ModelError where it is missing, holds no safetensors, or its
     labels or preprocessor are not understood."""
     spec = _read(config.uri, storage)
-    if is_embedded(config.uri):
+    if config.uri == EMBEDDED:
         return spec
     if spec.gives != "probabilities":
         raise ModelError(
@@ -121,8 +124,9 @@ def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
     ModelError, and PolicyError for a condition."""
     check_gates(config.detectors)
     prefilter = resolve(config.cascade.prefilter, config.storage) if config.cascade.enabled else None
-    detectors = (resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
-    return AuxiliaryModels(prefilter, tuple(detectors))
+    detectors = tuple(resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
+    reads = any(one.takes == "picture" for one in detectors)
+    return AuxiliaryModels(prefilter, detectors, TextRules.of(config.text, config.storage) if reads else None)
 
 
 def is_embedded(uri: str) -> bool:
@@ -175,6 +179,8 @@ def hardware_on(device: Literal["cuda", "cpu"], spec: ModelSpec, config: ModelCo
 
 def weights_bytes(spec: ModelSpec, storage: StorageConfig) -> int:
     """Return the size of a model's weights in bytes."""
+    if spec.uri in READERS:
+        return sum(path.stat().st_size for path in READERS[spec.uri].weights())
     place = open_nsfw_path() if is_embedded(spec.uri) else _local(spec.uri, storage)
     return sum(path.stat().st_size for path in (place.glob("model*.safetensors") if place.is_dir() else [place]))
 
@@ -201,9 +207,25 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
+PICTURE = Geometry((1600, 1600), Image.Resampling.BILINEAR, letterbox="within")
+"""Of what reads pictures: as many pixels as a phone's screen has."""
+READERS = {ocr.NAME: ocr}
+"""What reads pictures, by the name."""
+
+
+def reader_of_pictures(spec: ModelSpec, threads: int) -> Reader:
+    """Return what reads pictures, not opened yet."""
+    return ocr.Ocr(threads)
+
+
 def _embedded(uri: str) -> ModelSpec:
+    if uri in READERS:
+        name, plain = uri.removeprefix("embedded:"), Normalisation(1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        labels = ("chars", "lines", "profanity")
+        digest = READERS[uri].digest()
+        return ModelSpec(name, uri, digest, "onnx", labels, (), PICTURE, plain, "", gives="lines", takes="picture")
     if uri != EMBEDDED:
-        raise ModelError(f"no embedded model {uri!r}; there is {EMBEDDED}")
+        raise ModelError(f"no embedded model {uri!r}; there are {', '.join((EMBEDDED, *READERS))}")
     # https://github.com/yahoo/open_nsfw: 256 x 256 bilinear, centre crop 224, a JPEG round trip, BGR minus the mean.
     return ModelSpec(
         name="open-nsfw",

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.schema import Category
+from nsfwscan.texts.rules import TextRules
 
 Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Boxes = NDArray[np.float32]
 """[boxes, 6]: number of the label, score, and left, top, width and height in shares of a picture."""
-Gives = Literal["probabilities", "boxes", "embedding"]
-"""What a model gives: a probability for each label; boxes, by the head of YOLOv8; or a vector, which has no labels."""
+Gives = Literal["probabilities", "boxes", "embedding", "lines"]
+"""What a model gives: a probability for each label; boxes, by the head of YOLOv8; a vector, which has no labels; or
+lines of text, and what else is written in a picture."""
+Takes = Literal["pixels", "picture"]
+"""What a model takes: pixels of its geometry; or the picture as people see it, which is read again for it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class ModelSpec:
     gives: Gives = "probabilities"
     dimensions: int = 0
     """Numbers of a vector; 0 of a model that gives none."""
+    takes: Takes = "pixels"
 
     @property
     def width(self) -> int:
@@ -105,6 +110,8 @@ class AuxiliaryModels:
     prefilter: ModelSpec | None = None
     detectors: tuple[ModelSpec, ...] = ()
     """`name` is the detector's; its labels mean no category."""
+    text: TextRules | None = None
+    """What becomes of text; None where no detector reads any."""
 
     @property
     def all(self) -> tuple[ModelSpec, ...]:
@@ -122,7 +129,7 @@ def digests_of(spec: ModelSpec, auxiliary_models: AuxiliaryModels) -> dict[str, 
 
 def pixel_columns(spec: ModelSpec, auxiliary_models: AuxiliaryModels) -> dict[Geometry, str]:
     """Return the columns of pixels that the models need, one per geometry; `pixels` is the primary model's."""
-    geometries = dict.fromkeys(model.geometry for model in (spec, *auxiliary_models.all))
+    geometries = dict.fromkeys(model.geometry for model in (spec, *auxiliary_models.all) if model.takes == "pixels")
     return {geometry: f"pixels_{i}" if i else "pixels" for i, geometry in enumerate(geometries)}
 
 

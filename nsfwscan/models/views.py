@@ -6,7 +6,8 @@ H*W*3 bytes, null where there are none: a table of photographs is as large as on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +62,14 @@ def indices_of(table: pa.Table, limits: Limits) -> list[tuple[int, ...]]:
     """Return which frames the views of each row are, as `each_view` has them; without it, they are counted from 0."""
     known = dict(_of_views(table, limits, "index"))
     return [tuple(known.get(row, range(count))) for row, count in enumerate(np.diff(limits).tolist())]
+
+
+def views_of_row(row: Mapping[str, Any]) -> list[tuple[int, tuple[int, int]]]:
+    """Return the index and the (width, height) in pixels of each view of a row with `width`, `height` and
+    `each_view`."""
+    whole = row["width"], row["height"]
+    views = row.get(EACH_VIEW.name) or [{"index": 0}]
+    return [(one["index"], (one.get("width") or whole[0] or 1, one.get("height") or whole[1] or 1)) for one in views]
 
 
 def weights_of(table: pa.Table, limits: Limits) -> Weights:

@@ -40,7 +40,7 @@ class Gate:
         rule = {"name": "when", "when": config.when, "decision": "review"}
         given = {"name": name, "version": "1", "rules": [rule], "otherwise": {"decision": "allow"}}
         self._decider = Decider(parse_policy(given, f"detectors.{name}"))
-        self._name, self._shadow = name, config.shadow
+        self.name, self._shadow = name, config.shadow
         self._schema = pa.schema([REPORT_SCHEMA.field(column) for column in self._decider.columns])
         if late := sorted(_LATE & set(self._decider.columns)):
             raise PolicyError(f"detectors.{name}.when asks for {late[0]}, which is known only when all objects are")
@@ -57,7 +57,7 @@ class Gate:
         return np.array([one is not None and self._digits(one) < limit for one in sha256], np.bool_)
 
     def _digits(self, sha256: str) -> int:
-        text = f"shadow:{self._name}:{sha256}".encode()
+        text = f"shadow:{self.name}:{sha256}".encode()
         return int(hashlib.md5(text, usedforsecurity=False).hexdigest()[:_DIGITS], 16)
 
 

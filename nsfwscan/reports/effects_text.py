@@ -114,7 +114,7 @@ _NOT_LOOKED_AT = {
     "matched": "known to a bank",
     "unreadable": "unreadable",
     "gate": "held back by its gate",
-    "no_score": "without a number",
+    "no_score": "without an answer",
 }
 
 
@@ -122,10 +122,12 @@ def _detector(found: DetectorRecord) -> Iterator[tuple[str, str]]:
     others = ", ".join(f"{count:,} {_NOT_LOOKED_AT.get(why, why)}" for why, count in found.not_looked_at.items())
     rows = found.looked_at + sum(found.not_looked_at.values())
     boxes = f"; {_counted(found.boxes, 'box', 'boxes')}, in detections/" if found.boxes else ""
+    lines = f"; {_counted(found.lines, 'line', 'lines')}, in text/" if found.lines else ""
     vectors = f"; {_counted(found.vectors, 'vector', 'vectors')}, in embeddings/" if found.vectors else ""
     yield (
         "detector",
-        f"{found.name} looked at {found.looked_at:,} of {rows:,}{others and f', not at {others}'}{boxes}{vectors}",
+        f"{found.name} looked at {found.looked_at:,} of {rows:,}{others and f', not at {others}'}"
+        f"{boxes}{vectors}{lines}",
     )
     if found.gate is not None:
         yield "gate", _gate(found.name, found.gate)

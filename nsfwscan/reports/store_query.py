@@ -17,7 +17,7 @@ from nsfwscan.runs.catalogue import CATALOGUE, catalogue
 from nsfwscan.runs.changes import CHANGES_SCHEMA
 from nsfwscan.runs.escalations import ESCALATION_SCHEMA
 from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
-from nsfwscan.schema import DETECTION_SCHEMA, EMBEDDING_SCHEMA, REPORT_SCHEMA, TIMESTAMP, VIEW_SCHEMA
+from nsfwscan.schema import DETECTION_SCHEMA, EMBEDDING_SCHEMA, LINE_SCHEMA, REPORT_SCHEMA, TIMESTAMP, VIEW_SCHEMA
 from nsfwscan.storage.duckdb_temp import spilling
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.store import Store
@@ -30,6 +30,7 @@ TABLES = {
     "views": ("views", VIEW_SCHEMA),
     "detections": ("detections", DETECTION_SCHEMA),
     "embeddings": ("embeddings", EMBEDDING_SCHEMA),
+    "text": ("text", LINE_SCHEMA),
     "escalations": ("escalations", ESCALATION_SCHEMA),
     "false_positives": ("false_positives", FALSE_POSITIVE_SCHEMA),
 }

@@ -1,7 +1,8 @@
 """Convert between lists in rows of objects and rows of their own, in files beside the report.
 
 While a run is worked on, a row has what belongs to it as a list of structs (`each_view`, `each_detection`,
-`each_embedding`); the files in `views/`, `detections/` and `embeddings/` have a row for each, sorted by URI.
+`each_embedding`, `each_line`); the files in `views/`, `detections/`, `embeddings/` and `text/` have a row for each,
+sorted by URI.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from nsfwscan.schema import (
     DETECTION_SCHEMA,
     EACH_DETECTION,
     EACH_EMBEDDING,
+    EACH_LINE,
     EACH_VIEW,
     EMBEDDING_SCHEMA,
+    LINE_SCHEMA,
     REPORT_SCHEMA,
     VIEW_SCHEMA,
     as_schema,
@@ -75,8 +78,10 @@ VIEWS = Beside("views", EACH_VIEW, VIEW_SCHEMA, ("index",))
 """An object of one view has none there: its row in the report says all of it."""
 DETECTIONS = Beside("detections", EACH_DETECTION, DETECTION_SCHEMA, ("detector", "view"))
 EMBEDDINGS = Beside("embeddings", EACH_EMBEDDING, EMBEDDING_SCHEMA, ("detector", "view"))
-ALL = (VIEWS, DETECTIONS, EMBEDDINGS)
-_COUNTS = {DETECTIONS.folder: "boxes", EMBEDDINGS.folder: "vectors"}
+TEXT = Beside("text", EACH_LINE, LINE_SCHEMA, ("detector", "view", "line"))
+"""It may be personal data: on local disk its files are readable by their owner alone."""
+ALL = (VIEWS, DETECTIONS, EMBEDDINGS, TEXT)
+_COUNTS = {DETECTIONS.folder: "boxes", EMBEDDINGS.folder: "vectors", TEXT.folder: "lines"}
 """Groups of the signals that count the rows of a folder, such as `boxes.<detector>`."""
 PREVIOUS_SCHEMA = pa.schema([*REPORT_SCHEMA, *(one.field for one in ALL)])
 """A row of a previous report, with what lies beside it."""

@@ -1,10 +1,10 @@
 """Turn staged shards and carried rows into a report.
 
 `write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
-`report/`, `views/`, `detections/`, `embeddings/`, `false_positives/`, `escalations/`, `changes/` and `known_illegal/`,
-range by range, so memory never holds all rows; `workflows/finalize.py` then writes `summary.html`, `run.json` and
-`_SUCCESS`. A shard without a part, a part that does not hold exactly its listed objects, or a carried row that is gone
-is a `BalanceError`: nothing is committed.
+`report/`, `views/`, `detections/`, `embeddings/`, `text/`, `false_positives/`, `escalations/`, `changes/` and
+`known_illegal/`, range by range, so memory never holds all rows; `workflows/finalize.py` then writes `summary.html`,
+`run.json` and `_SUCCESS`. A shard without a part, a part that does not hold exactly its listed objects, or a carried
+row that is gone is a `BalanceError`: nothing is committed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.balance import Balance, check_uris
-from nsfwscan.runs.beside import ALL, PREVIOUS_SCHEMA, miscounted
+from nsfwscan.runs.beside import ALL, PREVIOUS_SCHEMA, TEXT, miscounted
 from nsfwscan.runs.changes import (
     CHANGES_SCHEMA,
     EARLIER,
@@ -377,7 +377,7 @@ class _Commit:
         data = to_parquet(table)
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
-        self.run.folder.write(path, data)
+        self.run.folder.write(path, data, private=kind == TEXT.folder)
         span = _span_of(table) if kind in ("report", "changes") else {}
         self.report.files.append(FileRecord(path=path, rows=table.num_rows, bytes=len(data), sha256=sha256, **span))
         return path, sha256

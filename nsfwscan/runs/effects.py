@@ -172,6 +172,7 @@ class Detections:
     """Rows of each detector by `looked_at` or the reason why not."""
     boxes: Counter[str] = field(default_factory=Counter)
     vectors: Counter[str] = field(default_factory=Counter)
+    lines: Counter[str] = field(default_factory=Counter)
     gates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Contents of each gate: `let_through`, `held_back`, `shadow_sample`, `misses`. Copies count once."""
 
@@ -190,6 +191,7 @@ class Detections:
             self.rows[name].update(np.where(looked_at, "looked_at", reasons).tolist())
             self.boxes[name] += int(np.nansum(said.values(f"boxes.{name}")))
             self.vectors[name] += int(np.nansum(vectors))
+            self.lines[name] += int(np.nansum(said.values(f"lines.{name}")))
             held, shadow = alone & (gate == 0), alone & (gate == 0) & looked_at
             counts = {"let_through": alone & (gate == 1), "held_back": held, "shadow_sample": shadow}
             self.gates[name].update({what: int(mask.sum()) for what, mask in counts.items()})
@@ -216,6 +218,7 @@ class Detections:
                 "not_looked_at": {why: n for why, n in self.rows[name].most_common() if why != "looked_at"},
                 "boxes": self.boxes[name],
                 "vectors": self.vectors[name] or None,
+                "lines": self.lines[name] or None,
                 "gate": None if config.when is None else self._gate(name, config, costs),
             }
             for name, config in self.detectors.items()
@@ -237,7 +240,9 @@ class Detections:
 
 
 def _is_of(detector: str, signal: str) -> bool:
-    return signal.startswith(f"{detector}.") or signal in (f"boxes.{detector}", f"vectors.{detector}")
+    return signal.startswith(f"{detector}.") or signal in {
+        f"{group}.{detector}" for group in ("boxes", "vectors", "lines")
+    }
 
 
 class _Signals:

@@ -413,7 +413,18 @@ class DetectorRecord(_Section):
     boxes: Count
     vectors: Count | None = _OPTIONAL
     """In `embeddings/`; absent for what gives none."""
+    lines: Count | None = _OPTIONAL
+    """In `text/`; absent for what reads no text, and where text is left out."""
     gate: GateRecord | None
+
+
+class TextRecord(_Section):
+    """What became of the text that detectors read in pictures."""
+
+    kept: bool
+    """Whether `text/` has it."""
+    key: str | None
+    """The id of the key that it is encrypted for; None: it is not."""
 
 
 class CascadeRecord(_Section):
@@ -755,6 +766,8 @@ class RunRecord(_Section):
     cascade: CascadeRecord
     detectors: tuple[DetectorRecord, ...] | None = _OPTIONAL
     """Absent in records of older versions."""
+    text: TextRecord | None = _OPTIONAL
+    """Absent where no detector reads text, and in records of older versions."""
     banks: tuple[BankRecord, ...]
     matching: MatchingRecord | None = _OPTIONAL
     """Only in the record of a match."""

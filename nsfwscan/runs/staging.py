@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import NsfwscanError, Status
 from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.plan import Shard
-from nsfwscan.schema import STAGED_SCHEMA, as_schema
+from nsfwscan.schema import EACH_LINE, STAGED_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, from_parquet
 
 _SUFFIX = ".parquet"
@@ -39,7 +39,8 @@ def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) 
         raise NsfwscanError(
             f"defect: shard {shard.name} came back with {table.num_rows} rows of {shard.rows}; please report it"
         )
-    staging.write(shard.name + _SUFFIX, to_parquet(table))
+    holds_text = table[EACH_LINE.name].null_count < table.num_rows
+    staging.write(shard.name + _SUFFIX, to_parquet(table), private=holds_text)
     return describe_part(shard, table, decider)
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nsfwscan.errors import RowError, Status
-from nsfwscan.models.scorer import Scorer
+from nsfwscan.models.scorer import Mask, Scorer
+from nsfwscan.policy.gate import Gate
 from nsfwscan.policy.signals import entries_of, merged, signals_array
 from nsfwscan.schema import COST, SIGNAL_COLUMNS
 
@@ -126,6 +127,19 @@ def with_cost(table: pa.Table, stage: str, asked: NDArray[np.bool_], seconds: fl
     """Return the table with the seconds that a stage took, in equal parts on the rows that it worked on."""
     each = {stage: seconds / max(1, int(asked.sum()))}
     return with_signals(table, [each if one else None for one in asked], COST)
+
+
+def gated(table: pa.Table, gate: Gate | None, column: str) -> tuple[Mask | None, pa.Table]:
+    """Return which rows a detector is asked about, None for all, and the table with what its gate says of each.
+
+    Args:
+        column: which is null in rows that the detector cannot look at.
+    """
+    if gate is None:
+        return None, table
+    wanted, there = gate(table), table[column].is_valid().to_numpy()
+    said = [{f"gate.{gate.name}": float(one)} if here else None for one, here in zip(wanted, there, strict=True)]
+    return wanted | gate.in_shadow(table["sha256"].to_pylist()), with_signals(table, said)
 
 
 def run(stages: Sequence[Stage], table: pa.Table) -> pa.Table:

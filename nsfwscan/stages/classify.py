@@ -14,7 +14,7 @@ image leaves that row without a score; one that returns none for any image raise
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from nsfwscan.errors import ErrorCode
 from nsfwscan.models.boxes import within_view
 from nsfwscan.models.scorer import Mask, Scored, Scorer
 from nsfwscan.models.spec import Boxes, ModelSpec
-from nsfwscan.models.views import of_rows, weights_of
+from nsfwscan.models.views import of_rows, views_of_row, weights_of
 from nsfwscan.policy.gate import Gate
 from nsfwscan.schema import (
     AUDIT_SAMPLE,
@@ -44,7 +44,7 @@ from nsfwscan.schema import (
     Category,
     score_column,
 )
-from nsfwscan.stages.base import ScoringStage, put, with_cost, with_signals
+from nsfwscan.stages.base import ScoringStage, gated, put, with_cost, with_signals
 
 NO_SCORE = "the model returned no finite score for this image"
 
@@ -158,7 +158,7 @@ class Detect(ScoringStage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the detector's probabilities among its `signals`."""
-        wanted, table = self._gated(table)
+        wanted, table = gated(table, self._gate, self._column)
         scored = self._scorer(table, wanted)
         if self._spec.gives == "embedding":
             return with_cost(self._with_vectors(table, scored), self.name, scored.asked, scored.seconds)
@@ -181,16 +181,6 @@ class Detect(ScoringStage):
             return views
         joined = np.max if self._spec.gives == "boxes" else np.sum
         return np.stack([joined(views[:, labels == name], axis=1) for name in dict.fromkeys(labels)], axis=1)
-
-    def _gated(self, table: pa.Table) -> tuple[Mask | None, pa.Table]:
-        """Return which rows the model is asked about, None for all, and the table with what the gate says of each."""
-        if self._gate is None:
-            return None, table
-        wanted, there = self._gate(table), table[self._column].is_valid().to_numpy()
-        said = [
-            {f"gate.{self._spec.name}": float(one)} if here else None for one, here in zip(wanted, there, strict=True)
-        ]
-        return wanted | self._gate.in_shadow(table["sha256"].to_pylist()), with_signals(table, said)
 
     def _with_vectors(self, table: pa.Table, scored: Scored) -> pa.Table:
         """Return the table with a vector of length 1 for each view, after other detectors' ones, and their number."""
@@ -241,13 +231,6 @@ class Detect(ScoringStage):
 _SMALLEST = np.float32(1e-12)
 """A vector of nothing stays one."""
 _OF_VIEWS = ("width", "height", EACH_VIEW.name)
-
-
-def views_of_row(row: Mapping[str, Any]) -> list[tuple[int, tuple[int, int]]]:
-    """Return the index and the (width, height) in pixels of each view of a row."""
-    whole = row["width"], row["height"]
-    views = row.get(EACH_VIEW.name) or [{"index": 0}]
-    return [(one["index"], (one.get("width") or whole[0] or 1, one.get("height") or whole[1] or 1)) for one in views]
 
 
 def unsettled(table: pa.Table) -> Mask:

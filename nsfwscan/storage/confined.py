@@ -52,14 +52,19 @@ class Confined:
                     raise OSError(errno.EINVAL, f"{name} is not a regular file")
                 return file.read()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, over an older one; a link of that name is itself replaced. Raises OSError."""
-        with self._temporary(name, data) as (folder, temporary, leaf):
+    def write(self, name: str, data: bytes, *, private: bool = False) -> None:
+        """Write a file, over an older one; a link of that name is itself replaced. Raises OSError.
+
+        Args:
+            private: whether nobody but its owner may read it.
+        """
+        with self._temporary(name, data, self.file_mode & 0o700 if private else self.file_mode) as named:
+            folder, temporary, leaf = named
             os.replace(temporary, leaf, src_dir_fd=folder, dst_dir_fd=folder)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a file that must not be there yet. Raises OSError, FileExistsError among them."""
-        with self._temporary(name, data) as (folder, temporary, leaf):
+        with self._temporary(name, data, self.file_mode) as (folder, temporary, leaf):
             os.link(temporary, leaf, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
     def stat(self, name: str) -> os.stat_result:
@@ -138,13 +143,13 @@ class Confined:
                 raise LinkRefused(step if name.endswith(step) and "/" not in name else f"{step} (in {name})")
 
     @contextmanager
-    def _temporary(self, name: str, data: bytes) -> Iterator[tuple[int, str, str]]:
+    def _temporary(self, name: str, data: bytes, mode: int) -> Iterator[tuple[int, str, str]]:
         """Yield a file beside the target that is on the disk, whole; remove it afterwards."""
         with self._parent(name, make=True) as (folder, leaf):
             temporary = f"{TEMPORARY}{uuid.uuid4().hex}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
-                with open(os.open(temporary, flags, self.file_mode, dir_fd=folder), "wb") as file:
+                with open(os.open(temporary, flags, mode, dir_fd=folder), "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())

@@ -94,11 +94,15 @@ class Store:
             return read_file(self.location.child(name), self.storage)
         raise FileNotFoundError(self.locate(name))
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, over an older one. Raises StoreError."""
+    def write(self, name: str, data: bytes, *, private: bool = False) -> None:
+        """Write a file, over an older one. Raises StoreError.
+
+        Args:
+            private: whether, on local disk, nobody but its owner may read it.
+        """
         with _in_words(f"cannot write {self.locate(name)}"):
             if self.is_local:
-                self._disk.write(self._within(name), data)
+                self._disk.write(self._within(name), data, private=private)
             else:
                 self._fs.pipe_file(self.locate(name), data)
 

@@ -17,14 +17,14 @@ from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.execution.machine import usable_cpus
-from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened
+from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened, pictures_again
 from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.schema import EACH_DETECTION, LISTING_SCHEMA, Category, Decision, score_column
+from nsfwscan.schema import EACH_DETECTION, EACH_LINE, LISTING_SCHEMA, Category, Decision, score_column
 from nsfwscan.stages.base import fresh, run
 from nsfwscan.stages.read import Read
 from nsfwscan.workflows.given_images import Picture, given_images
@@ -65,6 +65,8 @@ class Verdict:
         signals: values of further detectors, the prefilter and the file itself, by name.
         detections: boxes that detectors found: `view`, `detector`, `label`, `score`, `x`, `y`, `w`, `h`, as in a run's
             `detections/`.
+        lines: what was read in the picture: `view`, `detector`, `line`, `kind`, `text`, `score`, `x`, `y`, `w`, `h`, as
+            in a run's `text/`.
     """
 
     uri: str
@@ -81,6 +83,7 @@ class Verdict:
     filtered_by: str | None = None
     signals: dict[str, float] = field(default_factory=dict)
     detections: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
 
 def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> list[Verdict]:
@@ -96,13 +99,9 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
     found = resolve_banks(config.banks, config.storage)
     banks = BankSet(found, config.storage) if found else None
     beside, threads = resolve_auxiliary(config), usable_cpus()
-    stages = opened(
-        [
-            Read(config.read, config.storage, held=held),
-            *cpu_stages(config, spec, banks=banks, auxiliary_models=beside)[1:],
-            *model_stages(config, spec, threads=threads, auxiliary_models=beside),
-        ]
-    )
+    read = Read(config.read, config.storage, held=held)
+    scored = model_stages(config, spec, threads=threads, auxiliary_models=beside, again=pictures_again(config, read))
+    stages = opened([read, *cpu_stages(config, spec, banks=banks, auxiliary_models=beside)[1:], *scored])
     look = SecondLook(config.views, lambda listing, _: finish(run(stages, fresh(listing))))
     verdicts: list[Verdict] = []
     given = given_images(images, config.read.max_bytes)
@@ -136,4 +135,5 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         filtered_by=row["filtered_by"],
         signals=signals_of_row(row["signals"]),
         detections=row[EACH_DETECTION.name] or [],
+        lines=[{k: v for k, v in one.items() if k not in ("sealed", "key")} for one in row[EACH_LINE.name] or []],
     )

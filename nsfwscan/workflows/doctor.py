@@ -349,6 +349,11 @@ def _models(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _model(subject: str, spec: ModelSpec, config: ModelConfig, storage: StorageConfig) -> Finding:
+    if spec.takes == "picture":
+        reader = registry.reader_of_pictures(spec, usable_cpus())
+        reader.open()
+        reader.read(np.full((64, 64, 3), 128, np.uint8))
+        return Finding("ok", subject, f"{spec.identity} reads pictures; {', '.join(spec.labels)}")
     hardware = registry.choose_hardware(spec, config, threads=usable_cpus())
     scores = registry.load(spec, storage, hardware)(np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8))
     if not np.isfinite(scores).all():

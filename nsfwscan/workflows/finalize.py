@@ -39,7 +39,9 @@ from nsfwscan.storage.store import to_json
 from nsfwscan.warning import WarningKind, Warnings
 
 _SUMMARY = "summary.html"
-_LIBRARIES = ("ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs")
+_LIBRARIES = (
+    "ray", "torch", "transformers", "onnxruntime", "pillow", "pi-heif", "pyarrow", "duckdb", "s3fs", "rapidocr",
+)  # fmt: skip
 
 
 def record_of(

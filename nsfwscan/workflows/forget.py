@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict
 from nsfwscan.location import Location
 from nsfwscan.review.audit_sample import FOLDER as AUDITS
+from nsfwscan.runs.beside import TEXT
 from nsfwscan.runs.record import read_plan, read_record
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.schema import BankKind
@@ -173,7 +174,7 @@ def replace_file(store: Store, path: str, data: bytes, record: ForgottenRecord) 
     """Write a file anew, after the record names its digest."""
     record = record.model_copy(update={"files": {**record.files, path: hashlib.sha256(data).hexdigest()}})
     write_forgotten(store, record)
-    store.write(path, data)
+    store.write(path, data, private=f"/{TEXT.folder}/" in path)
     return record
 
 

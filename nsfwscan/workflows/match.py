@@ -211,6 +211,7 @@ def _record(
         **{name: kept[name] for name in ("model", "auxiliary_models", "reuse_keys")},
         banks=[spec.as_json() for spec in specs],
         matching=looked.as_json(),
+        text=kept.get("text"),
         pin=None if pin is None else pin.model_dump(mode="json"),
         ignored_runs=list(ignored),
         timings={"match_s": round(time.monotonic() - started, 3), "resumed_shards": 0},

@@ -142,6 +142,7 @@ def _record(
         base=previous.runs[0].record,
         config=shown.public(),
         **{name: kept[name] for name in ("model", "auxiliary_models", "banks", "reuse_keys")},
+        text=kept.get("text"),
         pin=None if pin is None else pin.model_dump(mode="json"),
         timings={"commit_s": round(time.monotonic() - began, 3), "resumed_shards": 0},
         images_per_s=None,

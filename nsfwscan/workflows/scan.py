@@ -498,6 +498,7 @@ def _record(
         config=config.public(),
         model=ModelRecord.of(spec),
         auxiliary_models=_auxiliary(job),
+        text=job.auxiliary_models.text and job.auxiliary_models.text.as_json(),
         reuse_keys=reuse_keys(config, spec, job.auxiliary_models),
         banks=[bank.as_json() for bank in job.banks],
         pin=None if pin is None else pin.model_dump(mode="json"),

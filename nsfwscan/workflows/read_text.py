@@ -1,0 +1,36 @@
+"""Read the text that detectors found in pictures, of a committed run, with the private keys where it is encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow.compute as pc
+
+from nsfwscan.runs.beside import TEXT
+from nsfwscan.runs.run import Run
+from nsfwscan.schema import as_schema
+from nsfwscan.texts.sealing import Opener, given_keys
+
+
+def read_text_of(run: Run, uri: str | None, key_files: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run, or of one object: `uri, view, detector, line, kind, text, score, x, y, w, h`.
+
+    Args:
+        key_files: private keys; beside them, the environment may hold one.
+
+    Raises:
+        ConfigError: a key is none, or a text is encrypted for another one; nothing after it is shown.
+        StoreError: a file is absent or was changed.
+    """
+    opener = Opener(given_keys(key_files))
+    for file in run.record().files_in(TEXT.folder):
+        rows = as_schema(run.parquet(file).read(use_threads=False), TEXT.schema)
+        rows = rows.filter(pc.is_valid(rows["detector"]))  # a forgotten one has none
+        if uri is not None:
+            rows = rows.filter(pc.equal(rows["uri"], uri))
+        for row in rows.to_pylist():
+            sealed, key = row.pop("sealed"), row.pop("key")
+            if sealed is not None:
+                row["text"] = opener.open(sealed, key)
+            yield row
