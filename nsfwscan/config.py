@@ -172,8 +172,8 @@ class ReadConfig(Frozen):
 
     max_bytes: int = Field(64 * 2**20, ge=1)
     max_video_bytes: int = Field(320 * 2**20, ge=1)
-    """For videos, where it is more than `max_bytes`: an object over that is begun, and read on where it is a video. The
-    worker and its decoding process have it in memory five times for a moment."""
+    """For videos, where it is more than `max_bytes`: an object over that is begun, and copied to a temporary file
+    where it is a video. The worker's disk (TMPDIR) has it twice for a moment, its memory never."""
     concurrency: int = Field(16, ge=1, le=512)
     """Objects that each CPU actor reads at once."""
     timeout_s: float = Field(60.0, gt=0)

@@ -9,11 +9,15 @@ In a second look, which knows what scored high, frames around that are looked at
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from math import ceil
+from typing import IO
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -21,11 +25,11 @@ from av.video.frame import VideoFrame
 from nsfwscan.errors import ErrorCode
 from nsfwscan.images.decoder import check_resized
 from nsfwscan.images.formats.containers import Container
-from nsfwscan.images.formats.endings import is_cut_off
+from nsfwscan.images.formats.endings import ends_early
 from nsfwscan.images.opening import Facts, as_row_error, check_pixels
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
-from nsfwscan.images.videos import Video, opened, pictures_of, stream_of
+from nsfwscan.images.videos import Video, opened, pictures_of
 from nsfwscan.images.views import (
     ALIKE,
     LEAST_COST,
@@ -159,7 +163,7 @@ def _spread(frames: int, step: int) -> Iterator[int]:
 
 
 def video_views(
-    data: bytes,
+    file: IO[bytes],
     container: Container,
     *geometries: Geometry,
     limits: ViewLimits,
@@ -168,15 +172,21 @@ def video_views(
 ) -> tuple[Facts, list[Facts], bytes]:
     """Return what a video is, its views, and the models' pixels of each view: as `to_views` does for an image.
 
+    Args:
+        file: open, in memory or on disk, which is read here and there.
+
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`.
         MemoryError: the video needs more memory than this process may have.
     """
     begun = time.monotonic()
     facts: Facts = {"format": container.name, "media": "video"}
-    damage = ErrorCode.TRUNCATED if is_cut_off(data, container.name) else ErrorCode.DECODE_ERROR
-    with as_row_error(facts, damage), opened(data, container) as source:
-        video = Video(source, stream_of(source, container), 2 * len(data), max_pixels)
+    damage = ErrorCode.TRUNCATED if ends_early(file, container.name) else ErrorCode.DECODE_ERROR
+    size = file.seek(0, os.SEEK_END)
+    with (
+        as_row_error(facts, damage),
+        closing(Video(partial(opened, file, container), 2 * size, max_pixels)) as video,
+    ):
         facts |= check_pixels(container.name, video.size, max_pixels)
         video.read(begun + limits.seconds / 2)
         several = limits.most > 1

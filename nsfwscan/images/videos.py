@@ -1,16 +1,17 @@
-"""Decode the frames of a video with PyAV: FFmpeg's decoders, in one thread, fed from memory.
+"""Decode the frames of a video with PyAV: FFmpeg's decoders, in one thread, fed from memory or from an open file.
 
 What a container says of itself is not believed. All packets are read first: they are the frames, the duration and the
-keyframes. Then any frame can be reached from the keyframe before it, whatever the container's index says. Nothing here
-knows which frames are wanted; `video_views.py` does.
+keyframes. Then any frame can be reached from the keyframe before it, whatever the container's index says: the packets
+of a video of ordinary size stay in memory, and those of a larger one are read again. Nothing here knows which frames
+are wanted; `video_views.py` does.
 """
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -26,6 +27,8 @@ from nsfwscan.images.formats.containers import Container
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video")
 """FFmpeg's names of the decoders that are used."""
+_HELD_BYTES = 64 * 2**20
+"""Packets of more bytes than these are not kept in memory."""
 _ODD_ASPECT = 16
 """A pixel that claims to be wider, or higher, by this is taken for a square one."""
 _LARGEST_LOOK = 4096
@@ -36,6 +39,11 @@ class Video:
     """A video whose packets were read, up to a time, and no more than twice the file's bytes of them: a hostile index
     may name the same bytes again and again.
 
+    Args:
+        opening: opens the container anew.
+        max_bytes: of all packets.
+        max_pixels: of a frame.
+
     Attributes:
         size: width and height in pixels, as they are stored.
         times: float64, ascending: seconds at which each frame is shown, from the first one on.
@@ -43,43 +51,84 @@ class Video:
         cut: whether there are more packets than were read.
     """
 
-    def __init__(self, opened: InputContainer, stream: VideoStream, max_bytes: int, max_pixels: int) -> None:
-        self._opened, self._stream, self._context = opened, stream, stream.codec_context
+    def __init__(
+        self, opening: Callable[[], tuple[InputContainer, VideoStream]], max_bytes: int, max_pixels: int
+    ) -> None:
+        self._opening = opening
+        self._opened, stream = opening()
+        self._stream, self._context = stream, stream.codec_context
         self._context.thread_count = 1
         self._context.thread_type = "NONE"
         self._context.options = {"max_pixels": str(max_pixels)}
         self._most_bytes = max_bytes
-        self._packets: list[Packet[VideoStream]] = []
+        self._packets: list[Packet[VideoStream]] | None = []
         self.size = self._context.width, self._context.height
         aspect = float(stream.sample_aspect_ratio or 1)
         self._aspect = aspect if 1 / _ODD_ASPECT <= aspect <= _ODD_ASPECT else 1.0
         self.cut = self._begun = False
 
+    def close(self) -> None:
+        """Close the container."""
+        self._opened.close()
+
     def read(self, until: float) -> None:
         """Read the packets, up to the end of the file, or to where it is damaged."""
-        left = self._most_bytes
+        left, at, shown = self._most_bytes, 0, 0
+        stamps: list[int] = []
+        keys: list[tuple[int, int]] = []
         for packet in _packets_of(self._opened, self._stream):
             left -= packet.size
-            if left < 0 or (self._packets and time.monotonic() > until):
+            if left < 0 or (at and time.monotonic() > until):
                 self.cut = True
                 break
-            if packet.size:  # the last ones have none: they tell the decoder to end
-                self._packets.append(packet)
+            self._hold(packet, self._most_bytes - left)
+            if (stamp := _stamp(packet)) is not None:
+                stamps += [] if packet.is_discard else [stamp]
+                keys += [(stamp, at)] if packet.is_keyframe else []
+            at, shown = at + 1, packet.duration or 0
         unit = float(self._stream.time_base or 0)
-        stamps = [stamp for packet in self._packets if not packet.is_discard and (stamp := _stamp(packet)) is not None]
         self._stamps = np.unique(np.array(stamps, np.int64))
-        keys = [(stamp, at) for at, packet in enumerate(self._packets)
-                if packet.is_keyframe and (stamp := _stamp(packet)) is not None]  # fmt: skip
         self._keys = np.array(keys, np.int64).reshape(-1, 2)
         self.times = (self._stamps.astype(np.float64) - self._stamps[:1]) * unit
-        shown_s = max(0.0, float(self._packets[-1].duration or 0) * unit) if self._packets else 0.0
-        self.end_s = float(self.times[-1]) + shown_s if len(self.times) else 0.0
+        self.end_s = float(self.times[-1]) + max(0.0, shown * unit) if len(self.times) else 0.0
+
+    def _hold(self, packet: Packet[VideoStream], so_far: int) -> None:
+        if so_far > _HELD_BYTES:
+            self._packets = None
+        if self._packets is not None:
+            self._packets.append(packet)
+
+    def _packets_from(self, at: int) -> Iterator[Packet[VideoStream]]:
+        """Yield the packets from a keyframe's, or from the first one, on."""
+        if self._packets is not None:
+            yield from self._packets[at:]
+            return
+        wanted = next((int(stamp) for stamp, key in self._keys if key == at), None)
+        packets = self._sought(wanted) if wanted is not None else None
+        if packets is None:
+            self._opened.close()
+            self._opened, self._stream = self._opening()
+            packets = islice(_packets_of(self._opened, self._stream), at, None)
+        yield from packets
+
+    def _sought(self, stamp: int) -> Iterator[Packet[VideoStream]] | None:
+        """Return the packets from a keyframe at a stamp, or before it, on; None where the index does not lead there."""
+        try:
+            self._opened.seek(stamp, stream=self._stream)
+        except av.FFmpegError:
+            return None
+        packets = _packets_of(self._opened, self._stream)
+        for packet in packets:
+            found = _stamp(packet)
+            if packet.is_keyframe and found is not None:
+                return chain([packet], packets) if found <= stamp else None
+        return None
 
     def frames_from(self, place: int, until: float) -> Iterator[tuple[int, VideoFrame]]:
         """Yield frames with their places, from the keyframe before a place on: until a time, but the first frame of all
         in any case. Damaged ones are left out."""
         self._context.flush_buffers()
-        for packet in [*self._packets[self._key_before(place) :], None]:
+        for packet in chain(self._packets_from(self._key_before(place)), [None]):
             if self._begun and time.monotonic() > until:
                 return
             try:
@@ -133,19 +182,21 @@ class Video:
         return max(0, min(at, len(self._stamps) - 1))
 
 
-def opened(data: bytes, container: Container) -> InputContainer:
-    """Open a video for nothing but its own bytes: no other file or address that it may name. Raises ValueError."""
+def opened(file: IO[bytes], container: Container) -> tuple[InputContainer, VideoStream]:
+    """Open a video for nothing but its own bytes, no other file or address that it may name, and return the pictures
+    that a player shows first. Raises ValueError, `RowError` (`unsupported`)."""
+    file.seek(0)
     options = {"protocol_whitelist": "none", "codec_whitelist": ",".join(_CODECS)}
     try:
-        return av.open(io.BytesIO(data), "r", format=container.demuxer, options=options)
+        source = av.open(file, "r", format=container.demuxer, options=options)
     except MemoryError:
         raise
     except av.FFmpegError as error:  # whose own words name files and numbers that nobody knows
         raise ValueError(error.strerror) from error
+    return source, _stream_of(source, container)
 
 
-def stream_of(opened: InputContainer, container: Container) -> VideoStream:
-    """Return the pictures that a player shows first. Raises `RowError` (`unsupported`)."""
+def _stream_of(opened: InputContainer, container: Container) -> VideoStream:
     for stream in opened.streams.video:
         if stream.disposition & Disposition.attached_pic:  # a cover
             continue
@@ -166,7 +217,7 @@ def pictures_of(frame: VideoFrame, rotation: int) -> tuple[Image.Image, Image.Im
 
 def _packets_of(opened: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     try:
-        yield from opened.demux(stream)
+        yield from (packet for packet in opened.demux(stream) if packet.size)  # the last ones only say that it ends
     except MemoryError:
         raise
     except av.FFmpegError:

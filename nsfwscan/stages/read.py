@@ -1,8 +1,8 @@
 """Read objects concurrently: `bytes` (null where the read failed), and `size` and `etag` as the read returned them.
 
 A failed read becomes the row's `status` and `error`. An object over the size limit is not read, unless it begins as a
-video and is within the limit of those; nor is one that the listing refuses (`refused`), which becomes `denied`. Refused
-credentials stop the run.
+video and is within the limit of those: it is copied to a temporary file, range by range, which is mapped into memory.
+Nor is one that the listing refuses (`refused`), which becomes `denied`. Refused credentials stop the run.
 
 Every read ends. Reads from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
 filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.
@@ -13,22 +13,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property, partial
 from math import inf
+from mmap import mmap
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from nsfwscan.config import ReadConfig, StorageConfig
 from nsfwscan.errors import ErrorCode, NsfwscanError, RowError
-from nsfwscan.images.formats.containers import container_of, videos_are_decoded
+from nsfwscan.images.formats.containers import HEAD_BYTES, container_of, videos_are_decoded
 from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
-from nsfwscan.stages.base import Row, Stage, map_rows
+from nsfwscan.stages.base import Row, Stage, map_rows, put
 from nsfwscan.storage.objects import fetch, read_head, too_large
 from nsfwscan.storage.rate_limit import UNPACED, Pace
+from nsfwscan.storage.spool import spool
 from nsfwscan.storage.threads import Call, Hung, Threads
 
 _LISTED = ("uri", "size", "etag", "refused")
-_HEAD_BYTES = 65_536
-"""Of an object that is too large for an image: they tell whether it is a video."""
 _GRACE_S = 1.0
 """A read is given up so much later than its time-out: one that ends by itself says why."""
 _MAX_HUNG = 64
@@ -59,8 +61,16 @@ class Read(Stage):
         listed = table.select([name for name in _LISTED if name in table.column_names]).to_pylist()
         reads = [self._threads.submit(partial(self._fetch, row)) for row in listed]
         in_order = iter(reads)
+        mapped: dict[int, mmap] = {}
+
+        def result(row: Row) -> Row:
+            found = self._result(row["uri"], next(in_order))
+            if isinstance(found["bytes"], mmap):
+                mapped[row["index"]] = found["bytes"]
+            return {**found, "bytes": None} if row["index"] in mapped else found
+
         try:
-            return map_rows(self, table, lambda row: self._result(row["uri"], next(in_order)))
+            return _with_mapped(map_rows(self, table, result), mapped)
         finally:
             for read in reads:
                 read.cancel()
@@ -79,12 +89,13 @@ class Read(Stage):
 
         if row.get("refused") is not None:
             raise RowError(ErrorCode.OUT_OF_REACH, row["refused"])
-        most = limits.max_bytes
-        if row["size"] is not None and row["size"] > most:
+        if row["size"] is not None and row["size"] > limits.max_bytes:
             wait()
             if row["uri"] in self._held or not self._is_video(row):
-                raise too_large(row["size"], most)
-            most = limits.max_video_bytes
+                raise too_large(row["size"], limits.max_bytes)
+            how: Any = {"timeout_s": limits.timeout_s, "attempts": limits.attempts, "wait": wait}
+            copy = spool(Location.of(row["uri"]), self._storage, max_bytes=limits.max_video_bytes, **how)
+            return _read(copy.data, copy.etag)
         if row["uri"] in self._held:
             data = self._held[row["uri"]]
             if len(data) > limits.max_bytes:
@@ -93,21 +104,20 @@ class Read(Stage):
         found = fetch(
             Location.of(row["uri"]),
             self._storage,
-            max_bytes=most,
+            max_bytes=limits.max_bytes,
             timeout_s=limits.timeout_s,
             attempts=limits.attempts,
             size=row["size"],
             etag=row["etag"],
             wait=wait,
         )
-        known = {} if found.etag is None else {"etag": found.etag}
-        return {"bytes": found.data, "size": len(found.data), **known}
+        return _read(found.data, found.etag)
 
     def _is_video(self, row: Row) -> bool:
         """Return whether an object over the limit is a video, which may be larger, and is decoded here."""
         if row["size"] > self._config.max_video_bytes or not videos_are_decoded():
             return False
-        return container_of(read_head(Location.of(row["uri"]), self._storage, _HEAD_BYTES)) is not None
+        return container_of(read_head(Location.of(row["uri"]), self._storage, HEAD_BYTES)) is not None
 
     def _result(self, uri: str, read: Call[Row]) -> Row:
         try:
@@ -120,3 +130,20 @@ class Read(Stage):
                 "again"
             )
         raise RowError(ErrorCode.READ_TIMEOUT, f"the read hangs: it did not end within {self._config.timeout_s:g} s")
+
+
+def _read(data: bytes | mmap, etag: str | None) -> Row:
+    return {"bytes": data, "size": len(data), **({} if etag is None else {"etag": etag})}
+
+
+def _with_mapped(table: pa.Table, mapped: Mapping[int, mmap]) -> pa.Table:
+    """Return the table with further bytes, which are not copied: each is a chunk of the column."""
+    if not mapped:
+        return table
+    column, chunks, end = table[BYTES.name], [], 0
+    for row, data in mapped.items():
+        offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
+        whole = pa.Array.from_buffers(BYTES.type, 1, [None, offsets, pa.py_buffer(data)])
+        chunks += [*column.slice(end, row - end).chunks, whole]
+        end = row + 1
+    return put(table, BYTES, pa.chunked_array([*chunks, *column.slice(end).chunks], BYTES.type))

@@ -197,12 +197,19 @@ def _fetch(place: Location, storage: StorageConfig, max_bytes: int, timeout_s: f
         return _taken(fs.cat_file(place.uri, **_up_to(info, max_bytes)), info, max_bytes)
 
 
-def _read_local(path: str, max_bytes: int) -> Fetched:
+def open_local(path: str) -> IO[bytes]:
+    """Open a file of this machine. Raises OSError, and RowError where it is no regular file."""
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise RowError(ErrorCode.NOT_A_FILE, "not a regular file")
+    return file
+
+
+def _read_local(path: str, max_bytes: int) -> Fetched:
+    with open_local(path) as file:
         before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise RowError(ErrorCode.NOT_A_FILE, "not a regular file")
         _check_size(before.st_size, max_bytes)
         data = file.read(before.st_size + 1)  # one more, to see one that grows
         after = os.fstat(file.fileno())
@@ -224,7 +231,7 @@ async def _get_object(fs: Any, place: Location, max_bytes: int) -> Fetched:
             come.add(piece)
     data = come.whole()
     _check_whole(len(data), size)
-    return Fetched(data, _unquoted(response.get("ETag")))
+    return Fetched(data, unquoted(response.get("ETag")))
 
 
 async def _get_page(fs: Any, place: Location, max_bytes: int) -> Fetched:
@@ -236,7 +243,7 @@ async def _get_page(fs: Any, place: Location, max_bytes: int) -> Fetched:
         body = _Unpacked(max_bytes) if packed else _Plain(max_bytes)
         while piece := await answer.content.readany():
             body.add(piece)
-    return Fetched(body.whole(), _unquoted(answer.headers.get("ETag")))
+    return Fetched(body.whole(), unquoted(answer.headers.get("ETag")))
 
 
 class _Plain:
@@ -323,7 +330,7 @@ def etag_of(info: dict[str, Any]) -> str | None:
     """Return the version tag in an fsspec `info` answer, whatever the filesystem calls it."""
     for key in ("ETag", "etag", "e_tag", "md5Hash"):
         if info.get(key):
-            return _unquoted(str(info[key]))
+            return unquoted(str(info[key]))
     return f"crc32-{info['CRC']:08x}" if isinstance(info.get("CRC"), int) else None  # of a zip's member
 
 
@@ -368,5 +375,6 @@ def written_time(text: str) -> datetime:
         return parsedate_to_datetime(text)
 
 
-def _unquoted(etag: str | None) -> str | None:
+def unquoted(etag: str | None) -> str | None:
+    """Return a version tag as reports have it."""
     return etag.removeprefix("W/").strip('"') if etag else None

@@ -24,6 +24,7 @@ from nsfwscan.images.views import ViewLimits
 
 av = pytest.importorskip("av", reason="the extra nsfwscan[video]")
 from nsfwscan.images import video_views as looking  # noqa: E402
+from nsfwscan.images import videos as decoding  # noqa: E402
 
 SIZE = (96, 64)
 GEOMETRY = Geometry((24, 36), Image.Resampling.BILINEAR)
@@ -74,7 +75,9 @@ def video(
 def views_of(data: bytes, limits: ViewLimits = LIMITS, **how: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any]:
     container = container_of(data)
     assert container is not None
-    facts, views, pixels = looking.video_views(data, container, GEOMETRY, limits=limits, **{"max_pixels": 10**8, **how})
+    facts, views, pixels = looking.video_views(
+        io.BytesIO(data), container, GEOMETRY, limits=limits, **{"max_pixels": 10**8, **how}
+    )
     return facts, views, np.frombuffer(pixels, np.uint8).reshape(-1, 24, 36, 3)
 
 
@@ -168,6 +171,27 @@ def test_a_second_look_finds_both_ends_of_a_spike() -> None:
     assert known["weight"] == pytest.approx(10, abs=4)
     assert [view["reason"] for view in views if view["index"] == 138] == ["spike"]
     assert facts["looked"] == 18 and facts["views"] == len(views) == len(pixels)
+
+
+@pytest.mark.parametrize("index", ["used", "broken"])
+@pytest.mark.parametrize(
+    ("container", "codec"), [("mp4", "libx264"), ("matroska", "libx264"), ("avi", "mpeg4"), ("mpegts", "libx264")]
+)
+def test_a_large_video_is_read_again_instead_of_kept(
+    container: str, codec: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packets that memory does not hold are read once more, whether the file's index leads to them or not: the views
+    are the same, of a first look and of a closer one."""
+    monkeypatch.setattr(looking._Walk, "_in_order", lambda walk: False)
+    pictures = [moving(i) for i in range(200)]
+    pictures[131:135] = [red()] * 4
+    data, limits = video(pictures, container, codec, keys=30), ViewLimits(8, 300_000_000, 60.0, False, (133,), 4)
+    kept = views_of(data, limits)
+    monkeypatch.setattr(decoding, "_HELD_BYTES", 0)
+    if index == "broken":
+        monkeypatch.setattr(decoding.Video, "_sought", lambda video, stamp: None)
+    again = views_of(data, limits)
+    assert again[:2] == kept[:2] and np.array_equal(again[2], kept[2]) and any(seen_red(kept[2]))
 
 
 @pytest.mark.parametrize("place", [0, 99])

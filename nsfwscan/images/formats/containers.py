@@ -51,6 +51,10 @@ _MAY_BE = re.compile(
 """How videos begin, and few images do: only such a file is looked at closer."""
 
 
+HEAD_BYTES = 65_536
+"""The first bytes of a file, which tell whether it is a video."""
+
+
 def container_of(data: bytes) -> Container | None:
     """Return the kind of video that a file is; None where it is none, or none that is decoded."""
     return _BY_CALL.get(content_of(data).name) if _MAY_BE.match(data) else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable
-from typing import Literal
+from typing import IO, Literal
 
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
@@ -15,6 +17,11 @@ def is_cut_off(data: bytes, name: str | None) -> bool:
         name: Pillow's name of its format.
     """
     return name in _CUT_OFF and _CUT_OFF[name](data)
+
+
+def ends_early(file: IO[bytes], name: str) -> bool:
+    """Return the same of a video, of which no more is read than the heads of its boxes."""
+    return name in _BOXED and _ends_within_a_box(file)
 
 
 def _jpeg(data: bytes) -> bool:
@@ -29,15 +36,19 @@ def _tiff(data: bytes) -> bool:
     return start + 2 + 12 * int.from_bytes(data[start : start + 2], order) > len(data)
 
 
-def _boxed(data: bytes) -> bool:
+def _ends_within_a_box(file: IO[bytes]) -> bool:
     """Look for a box that goes on after the end (ISO 14496-12)."""
-    at = 0
-    while len(data) - at >= 8:
-        size = int.from_bytes(data[at : at + 4], "big")
+    end, at = file.seek(0, os.SEEK_END), 0
+    while end - at >= 8:
+        file.seek(at)
+        size = int.from_bytes(file.read(4), "big")
         if size < 8:  # to the end, or of 64 bits
             return False
         at += size
-    return at != len(data)
+    return at != end
+
+
+_BOXED = ("AVIF", "HEIF", "MP4", "MOV")
 
 
 _CUT_OFF: dict[str, Callable[[bytes], bool]] = {
@@ -48,5 +59,5 @@ _CUT_OFF: dict[str, Callable[[bytes], bool]] = {
     "WEBP": lambda data: int.from_bytes(data[4:8], "little") + 8 > len(data),
     "BMP": lambda data: int.from_bytes(data[2:6], "little") > len(data),
     "TIFF": _tiff,
-    **dict.fromkeys(("AVIF", "HEIF", "MP4", "MOV"), _boxed),
+    **dict.fromkeys(_BOXED, lambda data: _ends_within_a_box(io.BytesIO(data))),
 }

@@ -171,7 +171,10 @@ class DecodeChild:
             if self._zygote.area.put_file(data):
                 wire.send(worker, {**asked, "shared": len(data)}, deadline=deadline)
             else:
-                wire.send(worker, asked, data, deadline=deadline)
+                with wire.file_of(data) as file:
+                    deadline = time.monotonic() + timeout_s
+                    wire.send(worker, {**asked, "opened": True}, deadline=deadline)
+                    wire.send_file(worker, file)
             said, _ = wire.receive(worker, most=0, deadline=deadline)
             return self._understood(said, self._settings.views + (self._settings.closer if "closer" in asked else 0))
         except RowError:

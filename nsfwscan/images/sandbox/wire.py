@@ -16,18 +16,22 @@ import struct
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
+from nsfwscan.errors import NsfwscanError
 from nsfwscan.images.preprocessing import Geometry
 
 FORK, REAP = b"f", b"r"
 """Requests to the zygote: fork a worker for the socket that comes along; end it, and say how it ended."""
+FILE = b"o"
+"""To a worker: the open file that comes along."""
+_PIECE_BYTES = 2**20
 
 NO_MEMORY = 12
 """Exit code of a worker that reached its limit: ENOMEM."""
 
 _AREA_FILE_BYTES = 8 * 2**20
-"""Larger files go through the socket; they take so long to decode that it hardly matters."""
+"""A larger file is handed over as an open one."""
 _HEAD = struct.Struct("!IQ")  # bytes of JSON, bytes after it
 
 Said = dict[str, Any]
@@ -149,6 +153,32 @@ def area_file(pixels: int) -> int:
     os.truncate(fd, size)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd
+
+
+def file_of(data: Encoded) -> IO[bytes]:
+    """Return a temporary file without a name that holds some bytes, open for reading alone. Raises NsfwscanError where
+    the disk has no room for it."""
+    with tempfile.NamedTemporaryFile(prefix="nsfwscan-", buffering=0) as file:
+        try:
+            for start in range(0, len(data), _PIECE_BYTES):
+                file.write(memoryview(data)[start : start + _PIECE_BYTES])
+        except OSError as error:
+            words = f"cannot hand a large file to its decoder in {tempfile.gettempdir()}: {error.strerror}"
+            raise NsfwscanError(f"{words}; make room there, or set TMPDIR to a folder on a larger disk") from error
+        return open(file.name, "rb", buffering=0)
+
+
+def send_file(sock: socket.socket, file: IO[bytes]) -> None:
+    """Hand an open file over, after a message that announces it."""
+    socket.send_fds(sock, [FILE], [file.fileno()])
+
+
+def receive_file(sock: socket.socket) -> IO[bytes]:
+    """Return the open file that comes. Raises EOFError."""
+    asked, fds, _, _ = socket.recv_fds(sock, 1, 1)
+    if asked != FILE:
+        raise EOFError("the other side is gone")
+    return open(fds[0], "rb", buffering=0)
 
 
 def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: float | None = None) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import io
 import os
 import resource
 import signal
@@ -21,14 +22,20 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import pi_heif.options
 from PIL import AvifImagePlugin, Image
 
 from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.decoder import header
-from nsfwscan.images.formats.containers import Container, container_of, refuse_without_extra, videos_are_decoded
+from nsfwscan.images.formats.containers import (
+    HEAD_BYTES,
+    Container,
+    container_of,
+    refuse_without_extra,
+    videos_are_decoded,
+)
 from nsfwscan.images.formats.registry import FORMATS, register_formats
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.provenance.credentials import Verifier
@@ -120,12 +127,12 @@ def _work_and_exit(
         verify = Verifier(settings.trust) if settings.verified else None
         wire.send(sock, {"sandbox": held})  # it is there, and confined
         while True:
-            asked, data = wire.receive(sock)
-            if "shared" in asked:
-                data = area.file(asked["shared"])
+            asked, _ = wire.receive(sock)
+            file = io.BytesIO(area.file(asked["shared"])) if "shared" in asked else wire.receive_file(sock)
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
             forget_lack_of_memory()
-            answer, pixels = _answer(asked, data, settings, formats, None if asked.get("unverified") else verify)
+            with file:
+                answer, pixels = _answer(asked, file, settings, formats, None if asked.get("unverified") else verify)
             if answer["code"] and ErrorCode(answer["code"]).status == Status.DECODE_ERROR and lacks_memory():
                 raise MemoryError  # few codecs in C tell a lack of memory from a broken file
             if pixels:
@@ -168,12 +175,14 @@ def _data_bytes() -> int:
 
 
 def _answer(
-    asked: Said, data: bytes, settings: Settings, formats: tuple[str, ...], verify: Verify | None
+    asked: Said, file: IO[bytes], settings: Settings, formats: tuple[str, ...], verify: Verify | None
 ) -> tuple[Said, bytes]:
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "formats": formats}
     try:
-        if (container := container_of(data)) is not None:
-            return _answer_of_video(container, asked, data, settings)
+        if (container := container_of(file.read(HEAD_BYTES))) is not None:
+            return _answer_of_video(container, asked, file, settings)
+        file.seek(0)
+        data = file.read()
         if asked.get("only") == "header":
             return {"code": None, "facts": header(data, **limits), "views": []}, b""
         wanted: dict[str, Any] = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
@@ -184,14 +193,14 @@ def _answer(
     return {"code": None, "facts": facts, "views": views}, pixels
 
 
-def _answer_of_video(container: Container, asked: Said, data: bytes, settings: Settings) -> tuple[Said, bytes]:
+def _answer_of_video(container: Container, asked: Said, file: IO[bytes], settings: Settings) -> tuple[Said, bytes]:
     if asked.get("only") == "header":
         return {"code": None, "facts": {"format": container.name, "media": "video"}, "views": []}, b""
     refuse_without_extra(container)
     from nsfwscan.images.video_views import video_views  # loaded before the fork, where the extra is there
 
     limits: dict[str, Any] = {"limits": _view_limits(asked, settings), "max_pixels": settings.max_pixels}
-    facts, views, pixels = video_views(data, container, *settings.geometries, hashed=settings.hashed, **limits)
+    facts, views, pixels = video_views(file, container, *settings.geometries, hashed=settings.hashed, **limits)
     return {"code": None, "facts": facts, "views": views}, pixels
 
 
