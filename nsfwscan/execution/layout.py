@@ -22,6 +22,8 @@ _RUNTIME_BYTES = {"torch": 350 * MIB, "onnx": 180 * MIB}
 """Memory of a model beside its weights: libraries and one batch's activations. Measured with ViT-B/16, open_nsfw."""
 _SHARDS_HELD = 3
 """Copies of a shard's pixels in an actor at once: its chunks, their concatenation, and the block that it hands on."""
+_COPIES = 2
+"""Copies of further views: as they are decoded, and one after the other for the model or the next actor."""
 _DRIVER_BYTES = 1024 * MIB
 """Memory of Ray's own processes and the driver, kept free on every node, since any node may run the driver. Measured
 on a local Ray: 870 MiB."""
@@ -65,12 +67,27 @@ class Needs:
     backend: Literal["torch", "onnx"] = "torch"
     weights_bytes: int = 0
     shard_bytes: int = 0
-    """Pixels of a full shard: rows times the bytes of its geometries."""
+    """Pixels of a full shard of photographs: rows times the bytes of its geometries."""
+    chunk_bytes: int = 0
+    """Pixels of a chunk of it, which is decoded at once."""
+    views: int = 1
+    """Views of an object at most: a shard may be of animations alone."""
 
-    def actor_bytes(self, *, with_model: bool) -> int:
-        """Return the memory of one CPU actor in bytes."""
+    @property
+    def largest_shard_bytes(self) -> int:
+        """Pixels of a full shard in which every object has as many views as it may have."""
+        return self.shard_bytes * self.views
+
+    def actor_bytes(self, *, with_model: bool, split: bool = False) -> int:
+        """Return the memory of one actor in bytes.
+
+        Args:
+            split: pixels travel between actors, a whole shard at a time. An actor that does everything itself scores
+                them before they are more than a shard of photographs has, give or take a chunk.
+        """
         model = _RUNTIME_BYTES[self.backend] + self.weights_bytes if with_model else 0
-        return _ACTOR_BYTES + _SHARDS_HELD * self.shard_bytes + model
+        further = (self.views - 1) * (self.shard_bytes if split else self.chunk_bytes)
+        return _ACTOR_BYTES + _SHARDS_HELD * self.shard_bytes + _COPIES * further + model
 
 
 @dataclass(frozen=True)
@@ -121,8 +138,8 @@ def _place(node: Node, needs: Needs, split: bool) -> NodeAllocation:
     fits = cores
     if node.memory_bytes is not None:
         # A model on a GPU keeps its weights there, but loads them through the host's memory.
-        free = node.memory_bytes - _DRIVER_BYTES - models * needs.actor_bytes(with_model=True)
-        fits = max(1, free // needs.actor_bytes(with_model=not split))
+        free = node.memory_bytes - _DRIVER_BYTES - models * needs.actor_bytes(with_model=True, split=True)
+        fits = max(1, free // needs.actor_bytes(with_model=not split, split=split))
     return NodeAllocation(node, max(0, min(cores, fits)), models, fused=not split, short_of_memory=fits < cores)
 
 
@@ -158,7 +175,7 @@ def object_store_bytes(places: Sequence[NodeAllocation], needs: Needs) -> int:
     if not models:
         return 0
     actors = sum(place.cpu_actors for place in places)
-    return (_BLOCKS_A_CPU_ACTOR * actors + _BLOCKS_A_MODEL_ACTOR * models) * needs.shard_bytes
+    return (_BLOCKS_A_CPU_ACTOR * actors + _BLOCKS_A_MODEL_ACTOR * models) * needs.largest_shard_bytes
 
 
 def local_store_bytes(node: Node, needs: Needs) -> int:
@@ -171,8 +188,8 @@ def local_store_bytes(node: Node, needs: Needs) -> int:
 
 def node_bytes(place: NodeAllocation, needs: Needs) -> int:
     """Return the memory of a node's planned actors, the driver and Ray's own processes in bytes."""
-    models = place.model_actors * needs.actor_bytes(with_model=True)
-    return _DRIVER_BYTES + models + place.cpu_actors * needs.actor_bytes(with_model=place.fused)
+    models = place.model_actors * needs.actor_bytes(with_model=True, split=True)
+    return _DRIVER_BYTES + models + place.cpu_actors * needs.actor_bytes(with_model=place.fused, split=not place.fused)
 
 
 @dataclass(frozen=True)

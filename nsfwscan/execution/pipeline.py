@@ -40,7 +40,7 @@ from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, describe_part, read_part, stage_part
 from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
-from nsfwscan.stages.base import Stage, fresh, overlapped, run, run_overlapped
+from nsfwscan.stages.base import CHUNK_ROWS, Stage, fresh, overlapped, run, run_overlapped
 from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode, Poison
 from nsfwscan.stages.filters import Heuristics, Prefilter
@@ -192,7 +192,8 @@ def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryMod
     pixels = sum(geometry.nbytes for geometry in pixel_columns(spec, auxiliary_models))
     weights = sum(weights_bytes(model, config.storage) for model in models)
     weights += _READING_BYTES if any(model.takes == "picture" for model in models) else 0
-    return Needs(backend, weights, config.engine.shard_rows * pixels)
+    rows = config.engine.shard_rows
+    return Needs(backend, weights, rows * pixels, min(rows, CHUNK_ROWS) * pixels, config.views.most)
 
 
 def finish(table: pa.Table) -> pa.Table:

@@ -168,7 +168,7 @@ def overlapped(
     """
     first, rest = stages[0], stages[1:]
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
-        cuts = cut(table["size"].to_pylist(), _CHUNK_ROWS, chunk_bytes)
+        cuts = cut(table["size"].to_pylist(), CHUNK_ROWS, chunk_bytes)
         chunks = (table.slice(rows.start, rows.stop - rows.start) for rows in cuts)
         pending = ahead.submit(first, next(chunks))
         for chunk in chunks:
@@ -180,7 +180,8 @@ def overlapped(
         yield run(rest, pending.result())
 
 
-_CHUNK_ROWS = 64
+CHUNK_ROWS = 64
+"""Rows of a chunk at most."""
 _UNKNOWN_SIZE = 1_000_000
 """Assumed size of an object whose listing gives none (a manifest)."""
 

@@ -186,8 +186,8 @@ def _expected(places: Sequence[NodeAllocation], needs: Needs) -> tuple[Expected,
         Expected(
             group[0],
             len(group),
-            needs.actor_bytes(with_model=group[0].fused),
-            needs.actor_bytes(with_model=True),
+            needs.actor_bytes(with_model=group[0].fused, split=not group[0].fused),
+            needs.actor_bytes(with_model=True, split=True),
             node_bytes(group[0], needs),
         )
         for group in alike.values()

@@ -108,6 +108,19 @@ def test_nodes_of_a_split_cluster_hold_no_model() -> None:
     assert (alone.cpu_actors, beside.cpu_actors) == (2, 8)
 
 
+def test_animations_alone_have_room() -> None:
+    """A shard of nothing but animations has eight times the pixels: actors and blocks in flight are reckoned so. Where
+    one actor does everything, it has no more than a chunk of them beyond a shard of photographs."""
+    needs = Needs("torch", 343_233_204, SHARD, SHARD // 4, 8)
+    for split, further in ((False, 7 * SHARD // 4), (True, 7 * SHARD)):
+        both = [one.actor_bytes(with_model=True, split=split) for one in (VIT, needs)]
+        assert both[1] - both[0] == 2 * further
+    for node in (LAPTOP, GPU_HOST, BIG):
+        [place] = choose_places([node], needs)
+        assert node_bytes(place, needs) <= (node.memory_bytes or 0)
+        assert object_store_bytes([place], needs) == 8 * object_store_bytes([place], VIT)
+
+
 def test_the_object_store_holds_what_is_in_flight() -> None:
     """Blocks of pixels travel only to model actors; a local Ray's store grows with them, and leaves memory for work."""
     assert object_store_bytes(choose_places([BIG], VIT), VIT) == 0

@@ -205,7 +205,7 @@ def test_a_cluster_of_cores_and_gpus(tmp_path: Path, vit: Path, monkeypatch: pyt
     assert [(e.count, e.place.cpu_actors, e.place.model_actors) for e in plan.expected] == [
         (3, 64, 0),
         (1, 14, 1),
-        (1, 15, 0),
+        (1, 13, 0),
     ]
     text = describe_plan(plan)
     assert "3 × 64 CPUs\n" in text and "1 × 16 CPUs, 1 × A10G\n" in text
