@@ -7,7 +7,8 @@ to disk.
 
 Copies are objects with the same bytes. Their original is the original of a previous run, else the first by URI; an
 object with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits, both
-of a quality that PDQ trusts. A cluster is one content, the leader, and contents within the distance of the leader, so
+of a quality that PDQ trusts; of contents of several views, half of the one's views and half of the other's have such a
+hash among those of the other. A cluster is one content, the leader, and contents within the distance of the leader, so
 two members are at most twice the distance apart. A content keeps its cluster while the leader is there, so an id stays
 the same from night to night. A run therefore searches only around its new contents, and around those whose leader is
 gone. It searches around all contents where previous runs did not compare all with all, or used other rules.
@@ -31,7 +32,7 @@ from pyarrow import feather
 from nsfwscan.banks.pdq_index import HASH_BYTES, NearIndex
 from nsfwscan.config import DuplicatesConfig
 from nsfwscan.errors import Status
-from nsfwscan.schema import DUPLICATE_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted
+from nsfwscan.schema import DUPLICATE_COLUMNS, EACH_VIEW, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted
 from nsfwscan.storage.duckdb_temp import spilling
 
 _OF_CONTENT = [f.name for f in (*MODEL_COLUMNS, *SIGNAL_COLUMNS)] + ["filtered_by"]
@@ -41,6 +42,8 @@ _ID_DIGITS = 16
 """Hex digits of the leader's SHA-256 that make a cluster's id."""
 _TRUSTED = 50
 """Least PDQ quality: PDQ's authors trust no hash of a lower one."""
+_SHARE = 0.5
+"""Share of the views that must be alike, on both sides."""
 _QUERIES, _MOST_QUERIES, _MANY = 32, 8192, 1_000_000
 """Contents per search: few at first, and twice as many each time, but few again after a search that found many. This
 bounds the size of a result where very many contents are near each other."""
@@ -49,6 +52,7 @@ _SEEN = f"sha256 IS NOT NULL AND status = '{Status.OK}'"
 """Condition for rows with a content: their bytes were read, and scored, matched or filtered."""
 _GROUPED = (
     "uri", "sha256", "status", "pdq", "pdq_quality", "cluster", "duplicate_of", "carried_from", "nsfw_score", "flagged",
+    EACH_VIEW.name,
 )  # fmt: skip
 _CONTENTS = f"""
     CREATE TEMP TABLE contents AS
@@ -56,12 +60,13 @@ _CONTENTS = f"""
            substr(min(concat(CASE WHEN nsfw_score IS NULL THEN 1 ELSE 0 END,
                              CASE WHEN carried_from IS NOT NULL AND duplicate_of IS NULL THEN 0 ELSE 1 END,
                              uri)), 3) AS original,
-           max(CASE WHEN pdq_quality >= {_TRUSTED} THEN pdq END) AS pdq,
+           coalesce(nullif(min([v.pdq FOR v IN each_view IF v.pdq_quality >= {_TRUSTED} AND v.reason <> 'tile']), []),
+                    [max(CASE WHEN pdq_quality >= {_TRUSTED} THEN pdq END)]) AS looks,
            bool_or(carried_from IS NOT NULL) AS is_known, bool_or(flagged) AS is_flagged, min(cluster) AS earlier
     FROM objects WHERE {_SEEN} GROUP BY sha256
 """
 _COMPARED = """
-    SELECT sha256, pdq, places, is_known, is_flagged, earlier FROM contents
+    SELECT sha256, looks, places, is_known, is_flagged, earlier FROM contents
     WHERE $all OR is_flagged OR places > 1 OR earlier IS NOT NULL
     ORDER BY sha256
 """
@@ -201,7 +206,8 @@ def find_duplicates(
 
 
 def _scanned(names: Iterable[str]) -> pa.Schema:
-    return pa.schema([pa.field("flagged", pa.bool_()) if n == "flagged" else REPORT_SCHEMA.field(n) for n in names])
+    known = {"flagged": pa.field("flagged", pa.bool_()), EACH_VIEW.name: EACH_VIEW}
+    return pa.schema([known.get(name) or REPORT_SCHEMA.field(name) for name in names])
 
 
 def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: bool, compared: bool) -> pa.Table:
@@ -209,7 +215,7 @@ def _clusters(contents: pa.Table, config: DuplicatesConfig, *, looked_for_all: b
     ids = pc.utf8_slice_codeunits(contents["sha256"], 0, _ID_DIGITS).combine_chunks()
     leader = _kept(ids, contents["earlier"].combine_chunks())
     if config.near is not None:
-        among = pc.is_valid(contents["pdq"])
+        among = pc.is_valid(pc.list_element(contents["looks"], 0))
         if not looked_for_all:
             among = pc.and_(among, contents["is_flagged"])
         rows = np.flatnonzero(among.to_numpy())
@@ -256,17 +262,47 @@ def _joined(
     new = np.flatnonzero(is_new)
     if not len(new):
         return leader
-    hashes = _matrix(contents["pdq"].combine_chunks().take(pa.array(rows)))
+    looks = contents["looks"].combine_chunks().take(pa.array(rows))
+    hashes, counts = _matrix(looks.flatten()), pc.list_value_length(looks).to_numpy().astype(np.int64)
+    owner, begin = np.repeat(np.arange(len(rows)), counts), np.cumsum(counts) - counts
     index, number = NearIndex.over(hashes, distance), _QUERIES
     while len(new):
         some, new = new[:number], new[number:]
         some = some[leader[some] < 0]  # of a thousand near each other, the first finds all others
-        found = index.search(hashes[some])
-        for i in np.flatnonzero(np.diff(found.limits) > 1).tolist():  # the others are near none but themselves
-            if leader[some[i]] < 0:
-                _join(some[i], found.entries[found.limits[i] : found.limits[i + 1]], leader, rows)
+        ends = np.cumsum(counts[some])
+        asked = np.arange(counts[some].sum()) + np.repeat(begin[some] - ends + counts[some], counts[some])
+        found = index.search(hashes[asked])
+        own, limits = np.repeat(asked, np.diff(found.limits)), found.limits[np.concatenate([[0], ends])]
+        for i in np.flatnonzero(np.diff(limits) > counts[some]).tolist():  # the others are near none but themselves
+            if leader[one := some[i]] < 0:
+                pairs = slice(limits[i], limits[i + 1])
+                near = _alike(own[pairs], found.entries[pairs], owner, counts, counts[one])
+                if len(near) > 1:
+                    _join(one, near, leader, rows)
         number = _QUERIES if len(found.entries) > _MANY else min(2 * number, _MOST_QUERIES)
     return leader
+
+
+def _alike(
+    own: NDArray[np.int64],
+    theirs: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    count: np.int64,
+) -> NDArray[np.int64]:
+    """Return the contents of which enough views are alike with enough of one content's, itself among them.
+
+    Args:
+        own, theirs: pairs of hashes that are near each other: that content's, and others'.
+        owner: the content of each hash.
+        counts, count: number of hashes of each content, and of that one.
+    """
+    others, which = np.unique(owner[theirs], return_inverse=True)
+    shares = [
+        np.bincount(np.unique(which * len(owner) + hashes) // len(owner), minlength=len(others)) / number
+        for hashes, number in ((own, count), (theirs, counts[others]))
+    ]
+    return others[(shares[0] >= _SHARE) & (shares[1] >= _SHARE)]
 
 
 def _join(one: np.int64, near: NDArray[np.int64], leader: NDArray[np.int64], rows: NDArray[np.intp]) -> None:

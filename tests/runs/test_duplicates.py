@@ -105,6 +105,32 @@ def test_the_original_stays_what_it_is() -> None:
     ]
 
 
+def moving(uri: str, content: str, *hashes: str, **values: Any) -> dict[str, Any]:
+    """A row of an animation with such views, the first of which nobody trusts the hash of."""
+    views = [{"index": i, "reason": "spread", "pdq": one, "pdq_quality": 100} for i, one in enumerate(hashes)]
+    blank = {"index": 99, "reason": "last", "pdq": "00" * 32, "pdq_quality": 0}
+    return row(uri, content, media="animation", each_view=[*views, blank], **values)
+
+
+def test_near_duplicates_by_a_share_of_views() -> None:
+    """Two animations are near each other where half of the views of each are, whatever their first frames are; a picture
+    is not near one that shows it among others, nor an animation that has a beginning in common with another."""
+    one, two, three = pdq(0), pdq(1), pdq(2)
+    rows = [
+        moving("/a", "a", one, two, three, pdq(0, *range(100))),
+        moving("/b", "b", pdq(1, 3), pdq(2, 5, 9), pdq(1, *range(100))),
+        moving("/c", "c", one, pdq(1, *range(90)), pdq(2, *range(90))),
+        row("/d", "d", one),
+        row("/e", "e", pdq(0, 7)),
+        moving("/f", "f", pdq(0, 8)),
+    ]
+    found = settled(rows, ranges=2)
+    clusters = of(found, "cluster")
+    assert clusters[0] == clusters[1] is not None and clusters[2] is None
+    assert clusters[3] == clusters[4] == clusters[5] is not None and clusters[3] != clusters[0]
+    assert of(found, "cluster_size") == [2, 2, None, 3, 3, 3]
+
+
 def test_near_duplicates() -> None:
     """Contents whose hashes are within the distance share an id, its leader's; hashes that PDQ does not trust, and those
     a bit further away, stay alone."""
