@@ -15,9 +15,11 @@ from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
+from nsfwscan.reports.export import json_line
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
-from nsfwscan.text import printable, write_csv
+from nsfwscan.text import plural, printable, write_csv
+from nsfwscan.workflows.statements import VISIBILITIES, requests
 from nsfwscan.workflows.transparency import Transparency
 from nsfwscan.workflows.transparency import transparency as count
 
@@ -31,26 +33,54 @@ _COLUMNS = ("section", "indicator", "of", "value")
 @click.option(
     "--out", metavar="FILE", help="Write the figures as CSV to a file, here or in a store; - is standard output."
 )
+@click.option(
+    "--statements",
+    is_flag=True,
+    help="With --out: statements of reasons for the DSA Transparency Database, as JSON lines; each is a request.",
+)
+@click.option(
+    "--visibility",
+    type=click.Choice(VISIBILITIES),
+    default=VISIBILITIES[0],
+    show_default=True,
+    help="With --statements: what the platform does with what is blocked or removed.",
+)
 @storage_options
 @json_option
-def transparency(store: str, since: str, until: str, out: str | None, as_json: bool, **options: Any) -> None:
+def transparency(
+    store: str,
+    since: str,
+    until: str,
+    out: str | None,
+    statements: bool,
+    visibility: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Count decisions, reasons, automation, appeals and overturned verdicts of a report STORE over a period.
 
     The sections are those of the templates of the EU's Digital Services Act for transparency reports (Implementing
-    Regulation 2024/2835): own-initiative moderation, complaints, automated means.
+    Regulation 2024/2835): own-initiative moderation, complaints, automated means. With --statements it writes one
+    statement of reasons for each measure instead, in the shape that the DSA Transparency Database takes.
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
         if out is not None and as_json:
             raise ConfigError("--json prints the figures, --out writes them as CSV: give one of them")
         target = None if out is None else Output.given(out, storage, "--out", stdout=True)
+        if statements and target is None:
+            raise ConfigError("--statements writes a file: name it with --out")
         start, end = _time(since, "--since"), _time(until, "--until")
         if start >= end:
             raise ConfigError(f"--until {until} is not after --since {since}: the period is empty")
-        found = count(Store.at(store, storage), start, end)
+        place = Store.at(store, storage)
+        found = count(place, start, end)
         for run_id in found.not_counted:
             complain(f"run {run_id} was pruned, or its record is broken: what it decided is not counted")
-        if as_json:
+        if statements and target is not None:
+            written = _write_statements(place, start, end, visibility, target)
+            echo(f"{written} in {printable(str(target))}", err=target.is_stdout)
+        elif as_json:
             print_json({"exit_code": 0, **found.as_json()})
         elif target is not None:
             _write(found, target)
@@ -65,6 +95,19 @@ def _time(text: str, option: str) -> datetime:
     except ValueError:
         raise ConfigError(f"{option} {text!r}: no day or time of ISO 8601, as 2026-01-01") from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
+def _write_statements(store: Store, start: datetime, end: datetime, visibility: str, target: Output) -> str:
+    """Write the requests, and say how many statements they are."""
+    count = 0
+    try:
+        with target.appearing() as path, path.open("w", encoding="utf-8") as file:
+            for body in requests(store, start, end, visibility):
+                count += len(body["statements"])
+                file.write(json_line(body))
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror or error}") from error
+    return plural(count, "statement")
 
 
 def _write(found: Transparency, target: Output) -> None:

@@ -3,7 +3,8 @@
 The *priority* of an object, 0 to 1, is high where the policy would decide it otherwise if its scores moved a little
 (uncertainty sampling: Lewis and Gale 1994, SIGIR), and where a detector says otherwise than the model (query by
 committee: Seung et al. 1992, COLT). What is like a decided content has a fourth of it, what is decided none, and the
-places of one asset share theirs, so that no cluster is looked at again and again.
+places of one asset share theirs, so that no cluster is looked at again and again. Where the run has embeddings, what
+lies in a region of them in which nobody decided anything has some priority, whatever the model says.
 
 Priorities of four levels, with what the policy flags apart, make the strata. A share of the draws goes to all objects
 alike, whatever their priority: what nobody suspects is looked at, too. Within a stratum all are as probable, so the
@@ -25,6 +26,7 @@ from nsfwscan.models.labels import category_of
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.review.audit_sample import LABEL, POPULATION, Draw, counts_of, drawn_from, not_drawn
+from nsfwscan.review.regions import fill_regions
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
@@ -47,7 +49,8 @@ _STEPS = ((0.2, 0.25), (0.1, 0.5), (0.05, 0.75), (0.02, 1.0))
 """How far scores are moved, and the uncertainty of what is then decided otherwise; the nearest counts."""
 _DIFFERS = 0.25
 """Difference between two models below which they do not disagree."""
-_LIKE_DECIDED = 0.25
+_LIKE_DECIDED, _UNSEEN = 0.25, 0.0625
+"""Priority of what is like a decided content, of what it would have; the least one of what lies in an unseen region."""
 _SCORES = [one.name for one in MODEL_COLUMNS if RANGES.get(one.name) == (0, 1) and one.name != "confidence"]
 _COLUMNS = ("uri", "sha256", "cluster", "decision", "nsfw_score", "signals", "match_kind")
 _RAW = """
@@ -64,10 +67,13 @@ _POPULATION = f"""
     INSERT INTO population
     WITH assets AS (
         SELECT asset, count(*) AS places, bool_or(decided) AS is_known FROM raw GROUP BY asset
+    ), seen AS (
+        SELECT region, bool_or(decided) AS is_seen FROM raw JOIN regions USING (uri) GROUP BY region
     ), weighed AS (
-        SELECT uri, sha256, flagged,
-               priority * CASE WHEN decided THEN 0 WHEN is_known THEN {_LIKE_DECIDED} ELSE 1 END / places AS priority
-        FROM raw JOIN assets USING (asset)
+        SELECT uri, sha256, flagged, CASE WHEN decided THEN 0 ELSE greatest(
+                   priority * CASE WHEN is_known THEN {_LIKE_DECIDED} ELSE 1 END,
+                   CASE WHEN is_seen IS FALSE THEN {_UNSEEN} ELSE 0 END) / places END AS priority
+        FROM raw JOIN assets USING (asset) LEFT JOIN (FROM regions JOIN seen USING (region)) USING (uri)
     ), levelled AS (
         SELECT *, CASE WHEN priority >= 0.5 THEN 'high' WHEN priority >= 0.125 THEN 'middle'
                        WHEN priority >= 0.03125 THEN 'low' ELSE 'none' END AS level
@@ -104,6 +110,7 @@ def _fill(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord) -> dic
         told = told.append_column("decided", is_decided(verdicts.onto(rows)))
         tables.register("part", told)
         tables.execute(_RAW_ROWS)
+    fill_regions(tables, run, record)
     tables.execute(POPULATION)
     tables.execute(_POPULATION)
     return counts_of(tables, left_out)

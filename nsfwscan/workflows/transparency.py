@@ -132,18 +132,36 @@ def _add_runs(found: Transparency, store: Store) -> None:
             lost.append(run.run_id)
         elif _within(record.committed_at, found):
             found.runs += 1
-            for rows in _newly_blocked(run, record):
+            for rows in newly_blocked(run, record):
                 found.automated.update(label or rule for label, rule in _pairs(rows, "label", "rule"))
                 found.by_rule.update(rows["rule"].to_pylist())
     found.not_counted = tuple(sorted(lost))
 
 
-def _newly_blocked(run: Run, record: RunRecord) -> Iterator[pa.Table]:
-    """Yield the objects that a run blocks, not by a person's word, and that were not blocked before."""
+def committed_within(store: Store, since: datetime, until: datetime) -> list[tuple[Run, RunRecord]]:
+    """Return the runs that were committed from `since` on and before `until`, the oldest first."""
+    found = [
+        (run, record)
+        for run, record in read_records(runs_of(store))
+        if not isinstance(record, BrokenRecord) and since <= datetime.fromisoformat(record.committed_at) < until
+    ]
+    return sorted(found, key=lambda pair: pair[1].committed_at)
+
+
+def decided_within(store: Store, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """Return the last verdict on each content that somebody decided about in a period (`VERDICT_SCHEMA`)."""
+    live = counting(all_verdicts(store), store)
+    start, end = (pa.scalar(at.replace(tzinfo=None), pa.timestamp("us")) for at in (since, until))
+    return list(_decided(live, start, end)[1].values())
+
+
+def newly_blocked(run: Run, record: RunRecord) -> Iterator[pa.Table]:
+    """Yield `uri`, `label` and `rule` of the objects that a run blocks, not by a person's word, and that were not
+    blocked before."""
     for rows in _changed(run, record) if record.previous_runs else read_rows(run, record, _ASKED):
         blocked = pc.equal(rows["decision"].cast(pa.string()), str(Decision.BLOCK))
         by_machine = pc.invert(pc.is_in(rows["rule"], pa.array(_BY_PEOPLE)))
-        yield rows.filter(pc.and_(blocked, by_machine)).select(["label", "rule"])
+        yield rows.filter(pc.and_(blocked, by_machine)).select(["uri", "label", "rule"])
 
 
 def _changed(run: Run, record: RunRecord) -> Iterator[pa.Table]:
@@ -156,10 +174,7 @@ def _changed(run: Run, record: RunRecord) -> Iterator[pa.Table]:
 
 def _add_verdicts(found: Transparency, rows: pa.Table, live: pa.Table, start: pa.Scalar, end: pa.Scalar) -> None:
     """Count the verdicts of the period; what was taken back is no decision, but may be an overturned one."""
-    inside = pc.and_(pc.greater_equal(live["decided_at"], start), pc.less(live["decided_at"], end))
-    deciding = pc.is_in(live["kind"], pa.array([str(kind) for kind in DECIDING]))
-    decided = live.filter(pc.and_(inside, deciding)).to_pylist()
-    last = {row["sha256"]: row for row in decided}  # sorted by time: the last one stays
+    decided, last = _decided(live, start, end)
     found.decided.update(row["verdict"] for row in last.values())
     for row in last.values():
         if row["verdict"] == Word.REMOVE:
@@ -170,6 +185,16 @@ def _add_verdicts(found: Transparency, rows: pa.Table, live: pa.Table, start: pa
     found.complaint_hours = tuple(_hours(appeals, rows))
     found.audited = len({row["sha256"] for row in decided if row["kind"] == Kind.AUDIT})
     found.overturned = _overturned(rows, start, end)
+
+
+def _decided(
+    live: pa.Table, start: pa.Scalar, end: pa.Scalar
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return the verdicts of a period that decide, and the last one on each content."""
+    inside = pc.and_(pc.greater_equal(live["decided_at"], start), pc.less(live["decided_at"], end))
+    deciding = pc.is_in(live["kind"], pa.array([str(kind) for kind in DECIDING]))
+    decided = live.filter(pc.and_(inside, deciding)).to_pylist()
+    return decided, {row["sha256"]: row for row in decided}  # sorted by time: the last one stays
 
 
 def _hours(appeals: Sequence[dict[str, Any]], rows: pa.Table) -> Iterator[float]:

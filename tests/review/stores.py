@@ -40,17 +40,24 @@ def committed(
     storage: StorageConfig | None = None,
     part_rows: int = 3,
     policy: Mapping[str, Any] = POLICY,
+    embeddings: pa.Table | None = None,
 ) -> Run:
-    """A committed run of these rows, in several parts; a later `day` is a later run."""
+    """A committed run of these rows, in several parts, and of embeddings; a later `day` is a later run."""
     run = Run(Store.at(str(out), storage or StorageConfig()), run_id)
     table, files = pa.Table.from_pylist([dict(r) for r in rows], schema=REPORT_SCHEMA), []
-    for number, start in enumerate(range(0, table.num_rows, part_rows)):
+    parts = [
+        ("report", number, table.slice(start, part_rows))
+        for number, start in enumerate(range(0, table.num_rows, part_rows))
+    ]
+    for folder, number, part in [*parts, *([] if embeddings is None else [("embeddings", 0, embeddings)])]:
         buffer = io.BytesIO()
-        pq.write_table(table.slice(start, part_rows), buffer)
-        path = f"report/part-{number}.parquet"
+        pq.write_table(part, buffer)
+        path = f"{folder}/part-{number}.parquet"
         run.folder.write(path, buffer.getvalue())
         data = buffer.getvalue()
-        files.append({"path": path, "rows": part_rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        files.append(
+            {"path": path, "rows": part.num_rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        )
     at = f"2026-11-{day:02}T02:00:00.000+00:00"
     record = record_of(run_id, kind=kind, committed_at=at, policy=policy, files=files)
     run.folder.write("run.json", to_json({**record, "plan": {**record["plan"], "listed_at": at}}))

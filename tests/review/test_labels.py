@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,6 +18,7 @@ from nsfwscan.cli.main import main
 from nsfwscan.review.estimates import Stratum, estimate
 from nsfwscan.review.label_sample import draw_labels
 from nsfwscan.runs.run import Run
+from nsfwscan.schema import EMBEDDING_SCHEMA
 from tests.review.stores import committed, row
 from tests.runs.rows import policy_of
 from tests.verdicts.lines import file, line
@@ -94,6 +96,23 @@ def test_what_is_decided_or_like_it_waits(tmp_path: Path) -> None:
     assert {level for uri, level in levels.items() if uri.startswith("/new")} == {"flagged high"}
     assert {level for uri, level in levels.items() if uri.startswith("/one")} == {"flagged none"}
     assert levels.get("/known/0", "flagged none") == "flagged none"
+
+
+def test_regions_that_nobody_saw_come_first(tmp_path: Path) -> None:
+    """Where the run has embeddings: of what the model is sure of, more is drawn in a region without a verdict."""
+    random = np.random.default_rng(0)
+    names = [f"/{kind}/{i:03}" for kind in ("seen", "unseen") for i in range(200)]
+    middles = {"seen": random.normal(size=16), "unseen": random.normal(size=16)}
+    vectors = np.array([middles[name.split("/")[1]] + random.normal(size=16) * 0.05 for name in names], np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    values = {"uri": names, "sha256": list(map(sha256, names)), "view": [0] * 400, "detector": ["d"] * 400}
+    embeddings = pa.table({**values, "vector": list(vectors)}, schema=EMBEDDING_SCHEMA)
+    rows = [scored(name, 0.01) for name in names]
+    made = committed(tmp_path / "out", rows, part_rows=1_000, policy=POLICY, embeddings=embeddings)
+    lines = [line(name, name, "approve", uri=name, sha256=sha256(name)) for name in names[:200:2]]
+    assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+    found = Counter(uri.split("/")[1] for uri in draw_labels(made, 50, 0, 5).rows["uri"].to_pylist())
+    assert found["unseen"] > 2 * found["seen"] > 0, found
 
 
 def test_from_the_draw_to_an_estimate_and_a_policy(tmp_path: Path) -> None:

@@ -344,6 +344,45 @@ def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: 
     assert one.colours() > 10_000
 
 
+def test_a_linked_video(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
+    """Nothing of it is loaded before the second step; then it stands at its worst view, muted, and does not play."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(20):
+            picture = np.full((48, 64, 3), 12 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    [item] = _items(1)
+    view = {"index": 12, "at_s": 1.2, "cover": None, "score": 0.9, "picture": None, "parts": []}
+    member = {**item["members"][0], "original": f"{ORIGINS}/a.webm"}
+    one = opened(_page(made, tmp_path, [{**item, "media": "video", "views": [view], "members": [member]}]))
+    video = (tmp_path / "a.webm").read_bytes()
+
+    def serve(route: Route) -> None:  # in ranges, as stores do: without them a browser cannot seek
+        first, _, last = route.request.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
+        part = video[int(first) : int(last) + 1 if last else len(video)]
+        ranged = {"Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(video)}", "Accept-Ranges": "bytes"}
+        route.fulfill(status=206, content_type="video/webm", body=part, headers=ranged)
+
+    one.page.route(f"{ORIGINS}/a.webm", serve)
+    one.page.locator("#detail li button").first.hover()
+    one.keys("o")
+    assert one.outside() == [] and one.page.locator("video").count() == 0
+    one.page.get_by_role("button", name="Show it").click()
+    state = """async () => {
+        const video = document.querySelector("#shown video");
+        const is_there = () => video.readyState >= 1 && Math.abs(video.currentTime - 1.2) < 0.05;
+        for (let i = 0; i < 400 && !is_there(); i++) await new Promise((done) => setTimeout(done, 50));
+        return [is_there(), video.muted, video.paused, video.autoplay, video.controls, video.played.length];
+    }"""
+    assert one.page.evaluate(state) == [True, True, True, False, True, 0]
+    assert {url.rpartition("/")[2] for url in one.outside()} == {"a.webm"}
+    one.page.get_by_role("button", name="Cover it again").click()
+    assert one.page.locator("video").count() == 0
+
+
 def test_a_break_is_suggested_and_written_down(opened: Callable[..., Opened], linked: Path) -> None:
     """After twenty opens; the session says what was answered, and how much was opened and seen: a line of the verdict file,
     which an import takes, also where the day before is on the page."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,41 @@ def test_the_figures_as_a_table(store: Path, tmp_path: Path) -> None:
     assert "1.5_complaints reversed" in run(*given).output
     assert "is not after" in run("transparency", store, "--since", "2026-11-02", "--until", "2026-11-02").output
     assert "no day or time" in run("transparency", store, "--since", "May", "--until", "2026-11-02").output
+
+
+# As the database's documentation has them (schema of 1 July 2025): what must be there, and which words there are.
+_MUST = {
+    *("decision_visibility", "decision_ground", "content_type", "category", "territorial_scope", "content_date"),
+    *("application_date", "decision_facts", "source_type", "automated_detection", "automated_decision", "puid"),
+    *("incompatible_content_ground", "incompatible_content_explanation"),
+}
+_MAY = {"incompatible_content_illegal", "category_specification", "category_specification_other"}
+
+
+def test_statements_of_reasons(store: Path, tmp_path: Path) -> None:
+    """One for each measure, with the keys and codes of the database; none names an object or a person."""
+    given = ["transparency", store, "--since", "2026-11-01", "--until", "2027-01-01", "--statements"]
+    assert "name it with --out" in run(*given).output
+    done = run(*given, "--out", tmp_path / "s.jsonl", "--visibility", "disabled")
+    assert done.exit_code == 0 and done.output.startswith("3 statements in "), done.output
+    [body] = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    statements = body["statements"]
+    for one in statements:
+        assert one.keys() >= _MUST and one.keys() <= _MUST | _MAY
+        assert (
+            one["decision_visibility"] == ["DECISION_VISIBILITY_CONTENT_DISABLED"]
+            and len(one["territorial_scope"]) == 27
+        )
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,500}", one["puid"]) and re.fullmatch(
+            r"\d{4}-\d\d-\d\d", one["application_date"]
+        )
+        assert one["category"] == "STATEMENT_CATEGORY_OTHER_VIOLATION_TC"
+        assert one["category_specification"] == ["KEYWORD_ADULT_SEXUAL_MATERIAL"]
+    assert len({one["puid"] for one in statements}) == 3
+    how = [
+        (one["automated_detection"], one["automated_decision"].removeprefix("AUTOMATED_DECISION_"))
+        for one in statements
+    ]
+    assert how == [("Yes", "FULLY"), ("Yes", "FULLY"), ("No", "NOT_AUTOMATED")]  # the last one was decided on appeal
+    text = (tmp_path / "s.jsonl").read_text()
+    assert "media" not in text and "ann" not in text.replace("scanned", "") and ".jpg" not in text
