@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from tests.later import later
+
+torch = later("torch")
+
 
 FIVE = ("drawings", "hentai", "neutral", "porn", "sexy")
 PICTURES = 48

@@ -17,18 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from PIL import Image
 
 from nsfwscan.banks.pdq_index import LARGE
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import DeadlineReached, ModelError, NsfwscanError, Stalled
-from nsfwscan.execution import ray_data
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.layout import Layout
 from nsfwscan.execution.pipeline import Job, run_inline
-from nsfwscan.execution.ray_data import run_shards
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ModelSpec
@@ -41,7 +38,12 @@ from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import Engine, ScanResult, run_scan
 from tests.checkpoints import make_vit
+from tests.later import later
 from tests.runs.rows import begun, finished
+
+ray_data = later("nsfwscan.execution.ray_data")
+ray = later("ray")
+
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
@@ -84,7 +86,7 @@ def test_ray_equals_inline(
     demo: tuple[Path, list[DemoObject]], inline: pa.Table, tmp_path: Path, layout: Layout
 ) -> None:
     """A scan on Ray reports exactly what the same stages report inline, scores to the bit, in either layout."""
-    result = _scan(demo[0], tmp_path, partial(run_shards, layout=layout), **_SECOND_LOOKS)
+    result = _scan(demo[0], tmp_path, partial(ray_data.run_shards, layout=layout), **_SECOND_LOOKS)
     assert _report(result).equals(inline)
     assert result.record.media is not None and result.record.media["animation"].closer == 3
 
@@ -101,7 +103,7 @@ def test_filters_and_detectors_on_ray(demo: tuple[Path, list[DemoObject]], tmp_p
     }
     one_thread = {"engine": {"num_cpus": 1}}
     alone = _report(_scan(demo[0], tmp_path / "inline", run_inline, **sections, **one_thread))
-    result = _scan(demo[0], tmp_path / "ray", partial(run_shards, layout=_SPLIT), **sections)
+    result = _scan(demo[0], tmp_path / "ray", partial(ray_data.run_shards, layout=_SPLIT), **sections)
     assert _report(result).equals(alone)
     assert result.record.balance.filtered > 10 and result.record.cascade.audit_sample > 3
     assert {"classify", "prefilter", "detect-other", "detect-light"} == set(result.record.model_times)
@@ -155,7 +157,7 @@ def test_duplicates_score_alike(demo: tuple[Path, list[DemoObject]], inline: pa.
 def test_worker_error_is_itself(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
     """A set-up that breaks on a worker stops the run with the worker's own message, and stages nothing."""
     with pytest.raises(ModelError, match="float32 only"):
-        _scan(demo[0], tmp_path, run_shards, model={"dtype": "float16"})
+        _scan(demo[0], tmp_path, ray_data.run_shards, model={"dtype": "float16"})
     assert list((tmp_path / "staging").rglob("*.parquet")) == []  # but for the note of the attempt
 
 
@@ -174,7 +176,7 @@ def test_full_disk_is_not_success(
 def _with_staging_in_the_way(out: Path, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     for shard in shards:
         (out / "staging" / "test" / f"{shard.name}.parquet").mkdir(parents=True)
-    return run_shards(job, shards, deadline)
+    return ray_data.run_shards(job, shards, deadline)
 
 
 def _asked_by_the_model_stage(name: str) -> bool:
@@ -202,7 +204,7 @@ class StuckSpec(ModelSpec):
 def _with_model(kind: type[ModelSpec], layout: Layout | None) -> Engine:
     def engine(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
         spec = kind(**{field.name: getattr(job.spec, field.name) for field in fields(ModelSpec)})
-        return run_shards(replace(job, spec=spec), shards, deadline, layout=layout)
+        return ray_data.run_shards(replace(job, spec=spec), shards, deadline, layout=layout)
 
     return engine
 
@@ -219,7 +221,7 @@ def test_a_model_that_keeps_dying_stops_the_run(
         Stalled, match=r"begun 2 times and never finished.*\n  shard 00000-000\d: row group \d of listing/"
     ):
         _scan(demo[0], tmp_path, _with_model(DeadlySpec, layout), engine={"max_attempts": 2})
-    assert _report(_scan(demo[0], tmp_path, run_shards)).equals(inline)
+    assert _report(_scan(demo[0], tmp_path, ray_data.run_shards)).equals(inline)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -
     config = ScanConfig.load(None, {"source": {"uris": ["/nowhere"]}, "out": str(tmp_path)})
     job = Job(config, resolve(config.model, config.storage), load_policy("open-nsfw"), run)
     before = {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")}
-    again = list(run_shards(job, plan.shards, layout=layout))
+    again = list(ray_data.run_shards(job, plan.shards, layout=layout))
     assert sorted(again, key=lambda result: result.shard) == first
     assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")} == before
 
@@ -281,7 +283,7 @@ def test_a_large_bank_is_held_once_a_node(
     held: list[list[Any]] = []
     make = ray_data._indexes
     monkeypatch.setattr(ray_data, "_indexes", lambda job: held.append(list((made := make(job)).values())) or made)
-    found = _report(_scan(demo[0], tmp_path / "ray", run_shards, banks=banks))
+    found = _report(_scan(demo[0], tmp_path / "ray", ray_data.run_shards, banks=banks))
     assert found.equals(inline)
     matched = [row["uri"] for row in found.to_pylist() if row["match_bank"] == "large"]
     assert str(demo[0] / "neutral/coffee.png") in matched

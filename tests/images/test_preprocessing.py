@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from cykooz_resizer import CpuExtensions, Resizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +16,11 @@ from skimage import data
 from nsfwscan.errors import ModelError
 from nsfwscan.images import preprocessing
 from nsfwscan.images.preprocessing import Geometry, Normalisation, family_of, read_preprocessor
+from tests.later import later
+
+torch = later("torch")
+transformers = later("transformers")
+
 
 SIZES = [(97, 131), (480, 301), (224, 224), (1, 1), (3, 200), (200, 3), (383, 385)]
 """(height, width): both aspects, smaller and larger than what models take, odd differences, a single pixel."""

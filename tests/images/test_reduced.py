@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoModel
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.demo.media import EXIF_ORIENTATION
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.registry import choose_hardware, load, resolve
+from tests.later import later
+
+torch = later("torch")
+transformers = later("transformers")
+
 
 PLENTY = 10**8
 GEOMETRY = Geometry((224, 224), Image.Resampling.BILINEAR)
@@ -96,7 +99,7 @@ def open_nsfw() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.floa
 def dinov2() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]:
     """A real ViT; its score is the logistic of how far an image lies along what tells these images apart most."""
     torch.set_num_threads(1)
-    model = AutoModel.from_pretrained(os.environ["NSFWSCAN_DINOV2"]).eval()
+    model = transformers.AutoModel.from_pretrained(os.environ["NSFWSCAN_DINOV2"]).eval()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
     axes: list[NDArray[np.float64]] = []
 

@@ -6,11 +6,14 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import torch
 
-from nsfwscan.models.cuda import Overlapped
+from tests.later import later
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+cuda = later("nsfwscan.models.cuda")
+torch = later("torch")
+
+
+pytestmark = pytest.mark.skipif("not torch.cuda.is_available()", reason="no CUDA device")
 
 SHAPE = (4, 8, 8, 3)
 
@@ -27,7 +30,7 @@ def forward(pixels: torch.Tensor) -> torch.Tensor:
 def test_batches_come_back_in_order(count: int) -> None:
     """Each batch has its own scores, though the next ones are copied while it is worked on; the same once more."""
     batches = [np.random.default_rng(i).integers(0, 256, SHAPE, np.uint8) for i in range(count)]
-    classify = Overlapped(forward, SHAPE, guard=nullcontext)
+    classify = cuda.Overlapped(forward, SHAPE, guard=nullcontext)
     for _ in range(2):
         found = list(classify.stream(iter(batches)))
         assert len(found) == count
@@ -37,6 +40,6 @@ def test_batches_come_back_in_order(count: int) -> None:
 
 def test_one_batch_at_a_time() -> None:
     """Called like a function, it scores one batch."""
-    classify = Overlapped(forward, SHAPE, guard=nullcontext)
+    classify = cuda.Overlapped(forward, SHAPE, guard=nullcontext)
     for value in (1, 2):
         assert (classify(np.full(SHAPE, value, np.uint8)) == value).all()

@@ -15,9 +15,13 @@ from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import ModelError
 from nsfwscan.images.decoder import decode
-from nsfwscan.models import registry, torch_backend
+from nsfwscan.models import registry
 from nsfwscan.models.spec import Hardware, ModelSpec
 from tests import checkpoints
+from tests.later import later
+
+torch_backend = later("nsfwscan.models.torch_backend")
+
 
 TOLERANCE = 2e-3
 """A bilinear pixel may be one level of 255 from that of transformers' Pillow processor, as that of its fast one may:

@@ -19,10 +19,7 @@ import boto3
 import fsspec
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import nsfwscan
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig, merge
@@ -35,8 +32,14 @@ from nsfwscan.models.spec import Hardware, ModelSpec
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.schema import NSFW_CATEGORIES, Category
 from tests.checkpoints import FIVE, make_dinov2, make_swin, make_vit, pictures
+from tests.later import later
 from tests.s3.servers import FaultyProxy, S3Endpoint
-from training.fit.backbone import find_backbone
+
+torch = later("torch")
+backbone = later("training.fit.backbone")
+transformers = later("transformers")
+safetensors = later("safetensors.torch")
+
 
 LOCAL = StorageConfig()
 CPU = Hardware("cpu", "float32", 4, 1)
@@ -122,8 +125,8 @@ def test_a_checkpoint_is_scored_as_transformers_scores_it(make: Any, tmp_path: P
     assert (spec.name, spec.uri, spec.backend, spec.policy) == ("model", str(folder), "torch", "five-class")
     images = pictures(4)
     scores = load(spec, LOCAL, CPU)(batch_of(spec, images))
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    reference = AutoModelForImageClassification.from_pretrained(folder).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    reference = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
     with torch.inference_mode():
         logits = reference(pixel_values=processor(images=images, return_tensors="pt")["pixel_values"]).logits
     # Pixels that are resized bilinearly may be one level from Pillow's: tests/models/test_parity.py.
@@ -283,7 +286,7 @@ def test_a_checkpoint_of_timm_is_refused_as_such(tmp_path: Path, config: dict[st
     with pytest.raises(ModelError, match=message):
         spec_of(folder)
     with pytest.raises(ModelError, match=message):
-        find_backbone(str(folder), LOCAL)
+        backbone.find_backbone(str(folder), LOCAL)
 
 
 def test_a_nested_preprocessor_is_read(model: Path) -> None:
@@ -380,7 +383,7 @@ def test_a_checkpoint_in_shards_is_its_shards(model: Path) -> None:
     spec = spec_of(model)
     pixels = np.random.default_rng(0).integers(0, 256, (CPU.batch_size, *spec.geometry.shape), np.uint8)
     whole = load(spec, LOCAL, CPU)(pixels)
-    AutoModelForImageClassification.from_pretrained(model).save_pretrained(model, max_shard_size="20KB")
+    transformers.AutoModelForImageClassification.from_pretrained(model).save_pretrained(model, max_shard_size="20KB")
     (model / "model.safetensors").unlink(missing_ok=True)
     shards = sorted(model.glob("model-*.safetensors"))
     assert len(shards) > 1
@@ -412,10 +415,10 @@ def test_an_index_names_only_shards_beside_it(model: Path, shard: Any, said: str
     outside = model.parent / "outside"
     outside.mkdir()
     weights = model / "model.safetensors"
-    keys = list(load_file(weights))
+    keys = list(safetensors.load_file(weights))
     shutil.copy(weights, outside)
     shutil.copy(weights, model / "other.safetensors")
-    torch.save(load_file(weights), model / "pytorch_model.bin")
+    torch.save(safetensors.load_file(weights), model / "pytorch_model.bin")
     weights.rename(model / "model-00001-of-00002.safetensors")  # so that the folder holds safetensors at all
     named = shard.format(outside=outside) if isinstance(shard, str) else shard
     index = {"metadata": {}, "weight_map": {} if named is None else dict.fromkeys(keys, named)}
@@ -441,7 +444,7 @@ def test_a_configuration_nested_without_end_is_refused(model: Path) -> None:
 def test_a_backbone_without_a_head_is_refused(tmp_path: Path) -> None:
     """transformers would fill the missing head with random numbers, and every score would look right."""
     folder = make_vit(tmp_path / "whole")
-    AutoModelForImageClassification.from_pretrained(folder).vit.save_pretrained(tmp_path / "backbone")
+    transformers.AutoModelForImageClassification.from_pretrained(folder).vit.save_pretrained(tmp_path / "backbone")
     shutil.copy(folder / "preprocessor_config.json", tmp_path / "backbone")
     shutil.copy(folder / "config.json", tmp_path / "backbone")
     spec = spec_of(tmp_path / "backbone")
@@ -606,7 +609,7 @@ def test_a_model_on_s3_is_fetched_once_a_node(moto: S3Endpoint, cache: Path, mad
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
     for path in made.iterdir():
-        client.upload_file(str(path), BUCKET, f"models/small-vit/{path.name}")
+        client.upsafetensors.load_file(str(path), BUCKET, f"models/small-vit/{path.name}")
     client.put_object(Bucket=BUCKET, Key="models/small-vit/pytorch_model.bin", Body=b"pickled")
     with FaultyProxy(moto) as proxy:
         reads: list[str] = []

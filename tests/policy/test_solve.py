@@ -7,11 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.rules import load_policy, parse_policy
 from nsfwscan.policy.solve import Drawn, highest_within, lowest_within, miss_bound, moved, named, needed
+from tests.later import later
+
+stats = later("scipy.stats")
+
 
 MISS, CONFIDENCE = 0.1, 0.9
 
@@ -62,7 +65,7 @@ def test_fifty_nine_without_a_miss_are_needed_for_five_percent_and_299_for_one()
 def test_the_bound_is_clopper_and_pearson_s() -> None:
     missed = np.zeros(200, np.bool_)
     missed[:7] = True
-    expected = binomtest(7, 200, alternative="less").proportion_ci(0.95, "exact").high
+    expected = stats.binomtest(7, 200, alternative="less").proportion_ci(0.95, "exact").high
     assert miss_bound(Drawn(np.full(200, 0.3), np.ones(200, np.bool_)), missed, 0.95) == pytest.approx(expected)
 
 

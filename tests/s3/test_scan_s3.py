@@ -18,7 +18,6 @@ from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import SourceError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, run_inline
-from nsfwscan.execution.ray_data import run_shards
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.run import Run
@@ -26,8 +25,12 @@ from nsfwscan.runs.staging import ShardResult
 from nsfwscan.schema import DUPLICATE_COLUMNS
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult, run_scan
+from tests.later import later
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
 from tests.s3.test_servers import client
+
+ray_data = later("nsfwscan.execution.ray_data")
+
 
 VANISHING = "neutral/rocket.jpg"
 MOTO_KEY = "testing"
@@ -75,7 +78,7 @@ def rows(result: ScanResult, config: ScanConfig) -> list[dict[str, Any]]:
 def vanish(server: S3Endpoint, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     """Runs the shards after one of the listed objects is gone."""
     client(server).delete_object(Bucket="media", Key=f"demo/{VANISHING}")
-    yield from run_shards(job, shards, deadline)
+    yield from ray_data.run_shards(job, shards, deadline)
 
 
 @pytest.mark.ray
@@ -141,7 +144,7 @@ def test_the_second_night_asks_only_for_what_changed(
         s3.put_object(Bucket="nights", Key="new", Body=pictures[11].read_bytes())
         s3.put_object(Bucket="nights", Key="4", Body=pictures[4].read_bytes())  # the same bytes again: the same etag
         s3.delete_object(Bucket="nights", Key="5")
-        result = run_scan(config, "2", run_shards, Silent())
+        result = run_scan(config, "2", ray_data.run_shards, Silent())
     assert sorted(asked) == ["/nights/3", "/nights/7", "/nights/new"]
     assert result.record.plan.actions == {"carried": 7, "changed": 1, "failed": 1, "new": 1}
     assert result.record.changes.deleted == 1
@@ -174,7 +177,7 @@ def test_the_store_is_asked_no_faster_than_allowed(
                 "previous": {"reuse": False},
             },
         )
-        run_scan(config, "paced", run_shards if workers == "ray" else run_inline, Silent())
+        run_scan(config, "paced", ray_data.run_shards if workers == "ray" else run_inline, Silent())
     assert len(times) > 40
     assert times[-1] - times[0] >= (len(times) - 1) / 20 * 0.9, times
     apart = [later - sooner for sooner, later in zip(times, times[20:], strict=False)]

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from scipy.stats import binom
 
 import nsfwscan
 from nsfwscan.config import CascadeConfig
@@ -20,6 +19,10 @@ from nsfwscan.runs.effects import share_with_interval
 from nsfwscan.stages.filters import in_audit_sample
 from nsfwscan.workflows.scan import ScanResult
 from tests.checkpoints import make_dinov2, make_vit
+from tests.later import later
+
+stats = later("scipy.stats")
+
 
 VIOLENCE = ("calm", "weapon", "blood")
 
@@ -132,7 +135,7 @@ def test_the_shadow_tells_what_is_missed(
 def test_the_interval_covers_the_truth(audit_sample: int, truth: float) -> None:
     """Whatever the rate is that the filters miss, the interval holds it in at least 95 of 100 samples."""
     found = np.arange(audit_sample + 1)
-    weights = binom.pmf(found, audit_sample, truth)
+    weights = stats.binom.pmf(found, audit_sample, truth)
     intervals = [
         share_with_interval(int(misses), audit_sample) if weight > 1e-9 else (0, 1, 0)
         for misses, weight in zip(found, weights, strict=True)

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from nsfwscan.config import ScanConfig
-from nsfwscan.execution.ray_data import run_shards
 from nsfwscan.reports.progress import Silent
 from nsfwscan.workflows.scan import ScanResult, run_scan
 from tests.bombs import real_bmp
 from tests.hostile_format import PLUGINS, hostile
+from tests.later import later
+
+ray_data = later("nsfwscan.execution.ray_data")
+
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
@@ -34,7 +37,7 @@ def _scan(media: Path, out: Path) -> tuple[ScanResult, dict[str, dict[str, Any]]
     limits = {"timeout_s": 3.0, "max_memory_bytes": 2**27, "max_pixels": 500_000_000, "plugins": PLUGINS}
     sections: dict[str, Any] = {"decode": limits, "engine": {"shard_rows": 8}, "report": {"max_error_rate": 1.0}}
     config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
-    result = run_scan(config, "test", run_shards, Silent())
+    result = run_scan(config, "test", ray_data.run_shards, Silent())
     rows = [row for uri in result.report_files for row in pq.read_table(io.BytesIO(Path(uri).read_bytes())).to_pylist()]
     return result, {Path(row["uri"]).name: row for row in rows}
 

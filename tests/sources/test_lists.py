@@ -12,9 +12,8 @@ import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
@@ -27,6 +26,13 @@ from nsfwscan.location import Location
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import list_shape, read_manifest
 from nsfwscan.warning import WarningKind, Warnings
+from tests.later import later
+
+if TYPE_CHECKING:
+    pass
+
+pd = later("pandas")
+
 
 LOCAL = StorageConfig()
 URIS = ["s3://b/a.jpg", "s3://b/é, b.jpg", "s3://b/c;d.jpg"]

@@ -8,17 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
 
 from nsfwscan.config import StorageConfig
+from tests.later import later
 from tests.training.stand_in import small_resnet, small_vit, write_folders
 from training.config import DataConfig
 from training.fit.config import TrainConfig
-from training.fit.fit import Launch, TrainingResult, train
-from training.fit.worker import TrainJob, work
+
+if TYPE_CHECKING:
+    from training.fit.fit import Launch, TrainingResult
+    from training.fit.worker import TrainJob
+
+fit = later("training.fit.fit")
+worker = later("training.fit.worker")
+
 
 Say = Callable[[str], None]
 
@@ -48,7 +55,7 @@ class Stopped(BaseException):
 
 
 def _inline(heard: Heard, job: TrainJob, _: Say) -> None:
-    work(job, heard, threads=1)
+    worker.work(job, heard, threads=1)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Bench:
         **changed: Any,
     ) -> TrainingResult:
         heard = heard or Heard()
-        return train(
+        return fit.train(
             self.config(out, **changed),
             data or self.data,
             storage or StorageConfig(),

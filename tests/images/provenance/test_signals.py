@@ -29,7 +29,7 @@ from nsfwscan.stages.decode import settings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of malformed EXIF
 
-PICTURE = Image.fromarray(skimage.data.astronaut()).resize((96, 64))
+PICTURE = Image.open(f"{skimage.data.data_dir}/astronaut.png").resize((96, 64))
 C2PA = bytes.fromhex("6332706100110010800000aa00389b71")
 VOCABULARY = b"http://cv.iptc.org/newscodes/digitalsourcetype/"
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "HEIF")

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import torch
-from torch.nn import functional
 
 from nsfwscan.errors import ModelError
 from nsfwscan.models.packs.tfjs import convert
+from tests.later import later
 from tests.packs import layer, tfjs_model
+
+torch = later("torch")
+nn = later("torch.nn")
+
 
 LINEAR = {"activation": "linear", "use_bias": False, "data_format": "channels_last", "dilation_rate": [1, 1]}
 NORMALISED = {"epsilon": 0.001, "axis": -1, "center": True}
@@ -61,16 +64,16 @@ def reference(worth: dict[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
 
     def normalised(x: torch.Tensor, name: str) -> torch.Tensor:
         mean, variance = w[f"{name}/moving_mean"], w[f"{name}/moving_variance"]
-        return functional.batch_norm(x, mean, variance, w.get(f"{name}/gamma"), w[f"{name}/beta"], eps=0.001)
+        return nn.functional.batch_norm(x, mean, variance, w.get(f"{name}/gamma"), w[f"{name}/beta"], eps=0.001)
 
-    x = functional.conv2d(
-        functional.pad(torch.tensor(pixels), (0, 1, 0, 1)), w["conv/kernel"].permute(3, 2, 0, 1), stride=2
+    x = nn.functional.conv2d(
+        nn.functional.pad(torch.tensor(pixels), (0, 1, 0, 1)), w["conv/kernel"].permute(3, 2, 0, 1), stride=2
     )
     x = normalised(x, "norm").clamp(0, 6)
-    depth = functional.conv2d(x, w["depth/depthwise_kernel"].permute(2, 3, 0, 1), padding=1, groups=4)
+    depth = nn.functional.conv2d(x, w["depth/depthwise_kernel"].permute(2, 3, 0, 1), padding=1, groups=4)
     x = x + normalised(depth, "bare").relu()
-    most = functional.max_pool2d(x, 3, 1, 1)
-    mean = functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    most = nn.functional.max_pool2d(x, 3, 1, 1)
+    mean = nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     flat = torch.cat([most, mean], 1).permute(0, 2, 3, 1).flatten(1)
     dense = (flat @ w["dense/kernel"] + w["dense/bias"]).relu()
     return np.asarray((dense @ w["last/kernel"] + w["last/bias"]).softmax(-1))

@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,12 +18,18 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, SourceError, StoreError
 from nsfwscan.location import Location
 from nsfwscan.storage.filesystems import filesystem
+from tests.later import later
 from tests.s3.servers import S3Endpoint
 from tests.training.pictures import blobs, encoded, photographs, variants, write, write_classes
 from training.config import DataConfig
-from training.data import catalog
-from training.data.dataset import Prepared, prepare
 from training.data.splits import SIDES
+
+if TYPE_CHECKING:
+    from training.data.dataset import Prepared
+
+catalog = later("training.data.catalog")
+dataset = later("training.data.dataset")
+
 
 FIVE = ("drawings", "hentai", "neutral", "porn", "sexy")
 LOCAL = StorageConfig()
@@ -31,7 +37,7 @@ LOCAL = StorageConfig()
 
 def prepared(cache: Path, *uris: Path | str, storage: StorageConfig = LOCAL, **settings: Any) -> Prepared:
     config = DataConfig.of({"uris": [str(uri) for uri in uris], "cache": str(cache), **settings})
-    return prepare(config, storage)
+    return dataset.prepare(config, storage)
 
 
 def places(found: Prepared) -> dict[str, str]:
@@ -173,10 +179,10 @@ def test_a_stopped_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     config = DataConfig(uris=(str(root),), cache=str(tmp_path / "cache"))
     with pytest.raises(KeyboardInterrupt):
-        prepare(config, LOCAL, crash)
+        dataset.prepare(config, LOCAL, crash)
     parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("images-*.arrow")}
     assert len(parts) == 3
-    assert prepare(config, LOCAL).fingerprint == whole.fingerprint
+    assert dataset.prepare(config, LOCAL).fingerprint == whole.fingerprint
     assert all(path.stat().st_mtime_ns == at for path, at in parts.items())
 
 
@@ -288,7 +294,7 @@ def test_no_room(small_disk: Path, tmp_path: Path) -> None:
         (small_disk / "other").write_bytes(b"\0" * (shutil.disk_usage(small_disk).free - 8192))
 
     with pytest.raises(StoreError, match="the store is full"):
-        prepare(DataConfig(uris=(str(root),), cache=str(small_disk / "cache")), LOCAL, fill)
+        dataset.prepare(DataConfig(uris=(str(root),), cache=str(small_disk / "cache")), LOCAL, fill)
     (small_disk / "other").unlink()
     assert sum(prepared(small_disk / "cache", root).counts["train"].values()) == 4
 
@@ -297,4 +303,4 @@ def test_a_cache_elsewhere_is_refused(tmp_path: Path) -> None:
     """Images are mapped from the cache, so it must be local."""
     root = write_classes(tmp_path / "data", {"neutral": 4, "porn": 4})
     with pytest.raises(ConfigError, match="is not a local folder"):
-        prepare(DataConfig(uris=(str(root),), cache="s3://bucket/cache"), LOCAL)
+        dataset.prepare(DataConfig(uris=(str(root),), cache="s3://bucket/cache"), LOCAL)

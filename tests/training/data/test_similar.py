@@ -13,12 +13,14 @@ from PIL import Image
 
 from nsfwscan.config import DecodeConfig
 from nsfwscan.stages.base import fresh
+from tests.later import later
 from tests.training.pictures import blobs, encoded, photographs, variants
-from training.data.catalog import FACTS_SCHEMA
 from training.data.decoding import DecodePool
 from training.data.examine import GEOMETRY, Examine
 from training.data.perceptual import HASH_BYTES, MIN_QUALITY, VARIANTS
-from training.data.similar import conflicts, exactly_contradicted, find_groups
+
+catalog = later("training.data.catalog")
+similar = later("training.data.similar")
 
 
 def examined(files: Mapping[str, bytes], labels: Mapping[str, str] | None = None) -> pa.Table:
@@ -37,7 +39,7 @@ def examined(files: Mapping[str, bytes], labels: Mapping[str, str] | None = None
     assert set(table["status"].to_pylist()) == {"ok"}
     table = table.append_column("sha256", pa.array([hashlib.sha256(f).hexdigest() for f in files.values()]))
     table = table.append_column("label", pa.array([(labels or {}).get(uri, "neutral") for uri in files]))
-    return table.select(FACTS_SCHEMA.names)
+    return table.select(catalog.FACTS_SCHEMA.names)
 
 
 def hashed(base: NDArray[np.uint8], quality: int = 100) -> pa.Table:
@@ -54,7 +56,7 @@ def hashed(base: NDArray[np.uint8], quality: int = 100) -> pa.Table:
         }
         for i, h in enumerate(base)
     ]
-    return pa.Table.from_pylist(rows, schema=FACTS_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=catalog.FACTS_SCHEMA)
 
 
 def test_copies_of_a_photograph_are_one_group_and_photographs_are_not() -> None:
@@ -62,7 +64,7 @@ def test_copies_of_a_photograph_are_one_group_and_photographs_are_not() -> None:
     files = {f"{name}/original": encoded(image, "PNG") for name, image in photographs().items()}
     for name, image in photographs().items():
         files |= {f"{name}/{what}": data for what, data in variants(image)}
-    groups = find_groups(examined(files), 31).similar
+    groups = similar.find_groups(examined(files), 31).similar
     together = {}
     for uri, group in zip(files, groups, strict=True):
         together.setdefault(uri.split("/")[0], set()).add(int(group))
@@ -82,12 +84,15 @@ def test_what_the_search_misses() -> None:
         "flat": encoded(flat),
         "flat, encoded again": encoded(flat, quality=40),
     }
-    assert len(set(find_groups(examined(files), 31).similar.tolist())) == len(files)
+    assert len(set(similar.find_groups(examined(files), 31).similar.tolist())) == len(files)
 
 
 def test_other_pictures_stay_apart() -> None:
     """A hundred different pictures are a hundred groups."""
-    assert len(set(find_groups(examined({f"{i}": encoded(blobs(i)) for i in range(100)}), 31).similar.tolist())) == 100
+    assert (
+        len(set(similar.find_groups(examined({f"{i}": encoded(blobs(i)) for i in range(100)}), 31).similar.tolist()))
+        == 100
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -99,7 +104,7 @@ def test_every_pair_within_the_distance_is_found(seed: int, count: int, distance
     bits = bits[random.integers(0, len(bits), count)]
     for row in bits:
         row[random.permutation(256)[: random.integers(0, 40)]] ^= 1
-    found = find_groups(hashed(np.packbits(bits.astype(np.uint8), axis=1)), distance).similar
+    found = similar.find_groups(hashed(np.packbits(bits.astype(np.uint8), axis=1)), distance).similar
     apart = (bits[:, None] != bits[None]).sum(axis=2)
     reached = apart <= distance
     for _ in range(count):
@@ -113,22 +118,22 @@ def test_the_distance_is_inclusive() -> None:
     for bits, is_near in ((31, True), (32, False)):
         other = base.copy()
         other[0, :bits] = 1
-        found = find_groups(hashed(np.packbits(np.concatenate([base, other]), axis=1)), 31).similar
+        found = similar.find_groups(hashed(np.packbits(np.concatenate([base, other]), axis=1)), 31).similar
         assert (found[0] == found[1]) == is_near
 
 
 def test_hashes_of_flat_images_are_not_trusted() -> None:
     """Below PDQ's quality, equal hashes say nothing; equal pixels still do."""
     same = np.zeros((2, HASH_BYTES), np.uint8)
-    assert len(set(find_groups(hashed(same, MIN_QUALITY - 1), 31).similar.tolist())) == 2
-    assert len(set(find_groups(hashed(same, MIN_QUALITY), 31).similar.tolist())) == 1
+    assert len(set(similar.find_groups(hashed(same, MIN_QUALITY - 1), 31).similar.tolist())) == 2
+    assert len(set(similar.find_groups(hashed(same, MIN_QUALITY), 31).similar.tolist())) == 1
     from PIL import Image
 
     grey = {
         "a": encoded(Image.new("RGB", (300, 300), (90, 90, 90)), "PNG"),
         "b": encoded(Image.new("RGB", (300, 300), (90, 90, 90)), "BMP"),
     }
-    assert len(set(find_groups(examined(grey), 31).similar.tolist())) == 1
+    assert len(set(similar.find_groups(examined(grey), 31).similar.tolist())) == 1
 
 
 def test_the_same_content_under_two_labels_is_a_conflict() -> None:
@@ -155,7 +160,7 @@ def test_the_same_content_under_two_labels_is_a_conflict() -> None:
         "h": "porn",
     }
     facts = examined(files, labels)
-    groups = find_groups(facts, 31)
-    found = {(c.kind, tuple(uri for uri, _ in c.members)) for c in conflicts(facts, groups)}
+    groups = similar.find_groups(facts, 31)
+    found = {(c.kind, tuple(uri for uri, _ in c.members)) for c in similar.conflicts(facts, groups)}
     assert found == {("exact", ("a", "b", "c")), ("similar", ("e", "f"))}
-    assert exactly_contradicted(facts, groups).tolist() == [True] * 3 + [False] * 5
+    assert similar.exactly_contradicted(facts, groups).tolist() == [True] * 3 + [False] * 5

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from nsfwscan.config import DecodeConfig
+from tests.later import later
 from tests.training.pictures import encoded, photograph
 from training.data.decoding import DecodePool
 from training.data.examine import GEOMETRY
-from training.data.thumbnails import Thumbnail, thumbnail
+
+if TYPE_CHECKING:
+    from training.data.thumbnails import Thumbnail
+
+thumbnails = later("training.data.thumbnails")
 
 
 def drawn(data: bytes) -> Thumbnail | None:
     with DecodePool(DecodeConfig(), GEOMETRY) as pool:
-        return thumbnail(data, pool)
+        return thumbnails.thumbnail(data, pool)
 
 
 def opened(uri: str) -> Image.Image:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluate.comparison import paired
+from tests.later import later
+
+comparison = later("training.evaluate.comparison")
 
 
 def test_counts_and_test_by_hand() -> None:
     """8 images only the first gets right, 1 only the second: p = 2 x (1 + 9) / 2^9, the binomial tail."""
     first = np.array([True] * 8 + [False] + [True] * 70 + [False] * 21)
     second = np.array([False] * 8 + [True] + [True] * 70 + [False] * 21)
-    found = paired(first, second)
+    found = comparison.paired(first, second)
     assert (found["both"], found["only_first"], found["only_second"], found["neither"]) == (70, 8, 1, 21)
     assert found["p_value"] == pytest.approx(2 * 10 / 2**9)
     difference = found["difference"]
@@ -22,6 +24,9 @@ def test_counts_and_test_by_hand() -> None:
 def test_alike_or_nothing() -> None:
     """Classifiers that are right on the same images differ by nothing; without images nothing is known."""
     same = np.array([True, False, True])
-    assert paired(same, same)["p_value"] == 1.0 and paired(same, same)["difference"]["value"] == 0
+    assert comparison.paired(same, same)["p_value"] == 1.0 and comparison.paired(same, same)["difference"]["value"] == 0
     nothing = np.array([], bool)
-    assert paired(nothing, nothing)["p_value"] is None and paired(nothing, nothing)["difference"]["value"] is None
+    assert (
+        comparison.paired(nothing, nothing)["p_value"] is None
+        and comparison.paired(nothing, nothing)["difference"]["value"] is None
+    )

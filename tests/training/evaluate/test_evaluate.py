@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pyarrow.parquet as pq
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
 
 import nsfwscan
 from nsfwscan.config import StorageConfig
@@ -25,18 +24,24 @@ from nsfwscan.errors import BalanceError, ModelError, NsfwscanError, SourceError
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult
 from tests import checkpoints
+from tests.later import later
 from tests.permissions import unprivileged
 from tests.s3.servers import S3Endpoint
 from tests.training.conftest import Bench, Stopped
 from tests.training.stand_in import LABELS, write_folders
 from training.config import DataConfig
-from training.data.dataset import prepare
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.evaluate import EvaluationResult, evaluate
-from training.fit.fit import TrainingResult as Training
+
+metrics = later("sklearn.metrics")
+dataset = later("training.data.dataset")
+evaluate = later("training.evaluate.evaluate")
+
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
+
+    from training.evaluate.evaluate import EvaluationResult
+    from training.fit.fit import TrainingResult as Training
 
 HOSTILE = "<script>alert(1)<!--\"'><img src=x onerror=alert(2)>\u202egpj.png"
 LOCAL = StorageConfig()
@@ -54,7 +59,7 @@ def evaluated(
         values["against"] = {"uri": str(against)}
     progress = settings.pop("progress", None)
     values.pop("progress", None)
-    return evaluate(EvaluateConfig.of(values), data, LOCAL, scan, *([progress] if progress else []))
+    return evaluate.evaluate(EvaluateConfig.of(values), data, LOCAL, scan, *([progress] if progress else []))
 
 
 def table(outcome: EvaluationResult, name: str) -> Rows:
@@ -113,7 +118,7 @@ def test_it_agrees_with_training(trained: Training, good: EvaluationResult) -> N
 
 def test_any_other_scan_says_the_same(bench: Bench, trained: Training, good: EvaluationResult, tmp_path: Path) -> None:
     """A plain scan of the original test files has the same labels and scores, row by row, to the bit."""
-    split = prepare(bench.data, LOCAL).splits["test"]
+    split = dataset.prepare(bench.data, LOCAL).splits["test"]
     manifest = tmp_path / "test.csv"
     manifest.write_text("uri\n" + "".join(f"{uri}\n" for uri in split["uri"]))
     result = nsfwscan.scan(manifest, tmp_path / "out", model={"uri": trained.uri, "dtype": "float32"})
@@ -133,9 +138,11 @@ def test_figures_are_those_of_the_list(compared: EvaluationResult) -> None:
         truth, said = [r["truth"] for r in rows], [r["label"] for r in rows]
         found = model["classes"]
         assert found["images"] == len(rows) == sum(map(sum, found["confusion"]["counts"]))
-        assert found["accuracy"]["value"] == pytest.approx(accuracy_score(truth, said))
-        assert found["macro_f1"]["value"] == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
-        expected = precision_recall_fscore_support(truth, said, labels=list(LABELS), zero_division=0)
+        assert found["accuracy"]["value"] == pytest.approx(metrics.accuracy_score(truth, said))
+        assert found["macro_f1"]["value"] == pytest.approx(
+            metrics.f1_score(truth, said, average="macro", zero_division=0)
+        )
+        expected = metrics.precision_recall_fscore_support(truth, said, labels=list(LABELS), zero_division=0)
         for name, precision, recall, f1, images in zip(LABELS, *expected, strict=True):
             of_class = found["by_class"][name]
             assert (of_class["precision"]["value"] or 0) == pytest.approx(precision)
@@ -143,7 +150,7 @@ def test_figures_are_those_of_the_list(compared: EvaluationResult) -> None:
             assert of_class["f1"]["value"] == pytest.approx(f1) and of_class["images"] == images
         is_nsfw = [t in NSFW for t in truth]
         scores = [float(r["nsfw_score"]) for r in rows]
-        assert model["nsfw"]["curves"]["nsfw"]["roc"]["area"] == pytest.approx(roc_auc_score(is_nsfw, scores))
+        assert model["nsfw"]["curves"]["nsfw"]["roc"]["area"] == pytest.approx(metrics.roc_auc_score(is_nsfw, scores))
 
 
 def test_nothing_is_copied_but_false_positives(good: EvaluationResult, compared: EvaluationResult) -> None:

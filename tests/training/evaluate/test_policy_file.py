@@ -11,18 +11,20 @@ import pytest
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import load_policy
-from training.evaluate.operating import Flags, operating_points
+from tests.later import later
 from training.evaluate.policy_file import policy_text
+
+operating = later("training.evaluate.operating")
 
 
 def record(nsfw: int = 300, safe: int = 500) -> dict[str, Any]:
     """An evaluation of a model that is right but for its middle."""
     rng = np.random.default_rng(0)
     scores = np.concatenate([rng.beta(5, 1, nsfw), rng.beta(1, 5, safe)])
-    flags = Flags(scores, np.arange(nsfw + safe) < nsfw)
+    flags = operating.Flags(scores, np.arange(nsfw + safe) < nsfw)
     model = {
         "identity": "vit@0123456789abcdef",
-        "operating_points": operating_points(flags, flags),
+        "operating_points": operating.operating_points(flags, flags),
         "nsfw": {"images": nsfw + safe},
     }
     counts = {"validation": {"porn": nsfw, "neutral": safe}}

@@ -14,9 +14,12 @@ from PIL import Image, ImageFilter
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
 from tests.checkpoints import make_vit
+from tests.later import later
 from tests.training.pictures import blobs, encoded, photograph, write, write_classes
 from training.config import DataConfig
-from training.explore.explore import explore
+
+explore = later("training.explore.explore")
+
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -27,7 +30,7 @@ LOCAL = StorageConfig()
 
 def explored(root: Path, out: Path, cache: Path, **options: Any) -> tuple[str, list[dict[str, str]], list[str]]:
     """Return the page, the rows of its CSV, and what the command says."""
-    lines = explore(DataConfig(uris=(str(root),), cache=str(cache)), LOCAL, str(out), **options)
+    lines = explore.explore(DataConfig(uris=(str(root),), cache=str(cache)), LOCAL, str(out), **options)
     with out.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
         return out.read_text(encoding="utf-8"), list(csv.DictReader(file)), lines
 

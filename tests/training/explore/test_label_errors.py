@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.explore.label_errors import find_label_errors, suspects
+from tests.later import later
+
+label_errors = later("training.explore.label_errors")
 
 
 def clusters(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +22,7 @@ def test_planted_errors_are_found() -> None:
     labels = truth.copy()
     wrong = np.arange(0, 600, 30)
     labels[wrong] = (labels[wrong] + 1) % 3
-    found = find_label_errors(vectors, labels, np.arange(600), seed=0)
+    found = label_errors.find_label_errors(vectors, labels, np.arange(600), seed=0)
     assert found is not None and found.accuracy > 0.85 and found.chance < 0.4
     right = [s for s in found.suspects if s.row in wrong]
     assert len(right) >= 14 and len(found.suspects) - len(right) <= 2
@@ -33,22 +35,22 @@ def test_a_copy_does_not_vouch_for_a_copy() -> None:
     labels, groups = truth.copy(), np.arange(300)
     copies = np.arange(0, 60, 3)
     vectors[copies], labels[copies], groups[copies] = vectors[0], 1, 0
-    found = find_label_errors(vectors, labels, groups, seed=0)
+    found = label_errors.find_label_errors(vectors, labels, groups, seed=0)
     assert found is not None and {s.row for s in found.suspects} >= set(copies.tolist())
 
 
 def test_too_little_to_judge() -> None:
     """One class, or a class of which all images are one group, gives None."""
     vectors, labels = clusters(30)
-    assert find_label_errors(vectors, np.zeros(30, np.int64), np.arange(30), seed=0) is None
-    assert find_label_errors(vectors, labels, np.where(labels == 2, 100, np.arange(30)), seed=0) is None
+    assert label_errors.find_label_errors(vectors, np.zeros(30, np.int64), np.arange(30), seed=0) is None
+    assert label_errors.find_label_errors(vectors, labels, np.where(labels == 2, 100, np.arange(30)), seed=0) is None
 
 
 def test_thresholds_are_those_of_each_class() -> None:
     """An image is suspected only where another class is above what that class's own images get on average."""
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.35, 0.65], [0.1, 0.9], [0.3, 0.7]])
-    assert suspects(probabilities, np.array([0, 0, 0, 1, 1])) == []
-    (found,) = suspects(
+    assert label_errors.suspects(probabilities, np.array([0, 0, 0, 1, 1])) == []
+    (found,) = label_errors.suspects(
         np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.3, 0.7]]), np.array([0, 0, 0, 1, 1])
     )
     assert (found.row, found.given, found.suggested) == (2, 0, 1)

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ModelError
 from tests.checkpoints import FIVE, make_dinov2, make_swin, make_vit
-from training.fit.backbone import depths, find_backbone, load_with_new_head
+from tests.later import later
+
+torch = later("torch")
+safetensors = later("safetensors.torch")
+backbones = later("training.fit.backbone")
 
 
 @pytest.mark.parametrize("make", [make_vit, make_dinov2, make_swin])
@@ -22,8 +24,8 @@ def test_the_head_is_new_and_the_backbone_is_not(
     tmp_path: Path, make: Callable[..., Path], labels: tuple[str, ...]
 ) -> None:
     """The backbone's weights are the checkpoint's, the head's never are, and the replaced head is said."""
-    backbone = find_backbone(str(make(tmp_path / "old", labels)), StorageConfig())
-    model, lines = load_with_new_head(backbone, FIVE, seed=0)
+    backbone = backbones.find_backbone(str(make(tmp_path / "old", labels)), StorageConfig())
+    model, lines = backbones.load_with_new_head(backbone, FIVE, seed=0)
     old = make(tmp_path / "again", labels)  # the same seed: the same weights
     from transformers import AutoModelForImageClassification
 
@@ -40,8 +42,10 @@ def test_the_head_is_new_and_the_backbone_is_not(
 
 def test_the_head_is_the_seed_s(tmp_path: Path) -> None:
     """The same seed gives the same new head, another one another."""
-    backbone = find_backbone(str(make_vit(tmp_path)), StorageConfig())
-    first, again, other = (load_with_new_head(backbone, FIVE, seed)[0].classifier.weight for seed in (1, 1, 2))
+    backbone = backbones.find_backbone(str(make_vit(tmp_path)), StorageConfig())
+    first, again, other = (
+        backbones.load_with_new_head(backbone, FIVE, seed)[0].classifier.weight for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -51,7 +55,7 @@ def test_a_backbone_without_a_head(tmp_path: Path) -> None:
 
     folder = make_dinov2(tmp_path)
     Dinov2ForImageClassification.from_pretrained(folder).dinov2.save_pretrained(folder)
-    _, lines = load_with_new_head(find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
+    _, lines = backbones.load_with_new_head(backbones.find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
     assert lines == [f"{folder} has no head of its own; a new head for 5 categories: {', '.join(FIVE)}"]
 
 
@@ -61,7 +65,7 @@ def test_half_precision_is_trained_in_full(tmp_path: Path) -> None:
 
     folder = make_vit(tmp_path)
     ViTForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
-    model, _ = load_with_new_head(find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
+    model, _ = backbones.load_with_new_head(backbones.find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -69,15 +73,15 @@ def test_half_precision_is_trained_in_full(tmp_path: Path) -> None:
 def test_a_backbone_that_is_not_whole(tmp_path: Path, harm: str) -> None:
     """Only a head may be missing or of another size: a hole in the backbone would be filled at random."""
     folder = make_vit(tmp_path)
-    weights = load_file(folder / "model.safetensors")
+    weights = safetensors.load_file(folder / "model.safetensors")
     name = next(name for name in weights if "position_embeddings" in name)
     if harm == "missing":
         del weights[name]
     else:
         weights[name] = torch.zeros(1, 5, 32)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    safetensors.save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights of its backbone are missing or of other sizes .*position_embed"):
-        load_with_new_head(find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
+        backbones.load_with_new_head(backbones.find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
 
 
 def test_preprocessing_that_a_scan_does_not_reproduce(tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ def test_preprocessing_that_a_scan_does_not_reproduce(tmp_path: Path) -> None:
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image_processor_type": "EfficientNetImageProcessor"}))
     with pytest.raises(ModelError, match="EfficientNet"):
-        find_backbone(str(folder), StorageConfig())
+        backbones.find_backbone(str(folder), StorageConfig())
 
 
 def test_not_an_image_model(tmp_path: Path) -> None:
@@ -95,14 +99,14 @@ def test_not_an_image_model(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "bert", "architectures": ["BertModel"]}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="cannot load it as an image classifier"):
-        load_with_new_head(find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
+        backbones.load_with_new_head(backbones.find_backbone(str(folder), StorageConfig()), FIVE, seed=0)
 
 
 @pytest.mark.parametrize("make", [make_vit, make_dinov2, make_swin])
 def test_depths(tmp_path: Path, make: Callable[..., Path]) -> None:
     """Embeddings lie at 0, the layers (or stages) of the backbone above them in order, norm and head on top."""
-    model, _ = load_with_new_head(find_backbone(str(make(tmp_path)), StorageConfig()), FIVE, seed=0)
-    found = depths(model)
+    model, _ = backbones.load_with_new_head(backbones.find_backbone(str(make(tmp_path)), StorageConfig()), FIVE, seed=0)
+    found = backbones.depths(model)
     assert {depth for name, depth in found.items() if "patch_embeddings" in name} == {0}
     assert {depth for name, depth in found.items() if name.startswith("classifier")} == {3}
     assert set(found.values()) == {0, 1, 2, 3}

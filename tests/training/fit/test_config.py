@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from nsfwscan.errors import ConfigError
+from tests.later import later
 from training.fit.config import TrainConfig
-from training.fit.trainer import balanced_weights
 from training.options import train_config, train_options
+
+trainer = later("training.fit.trainer")
+
 
 GIVEN: dict[str, Any] = {"backbone": "vit", "out": "out"}
 
@@ -70,7 +73,7 @@ def test_every_setting_has_an_option() -> None:
 
 def test_balanced_weights() -> None:
     """Classes weigh in inverse proportion to their images; where all have as many, all weigh 1."""
-    assert balanced_weights([10, 10, 10]) == pytest.approx([1, 1, 1])
-    weights = balanced_weights([100, 50, 10])
+    assert trainer.balanced_weights([10, 10, 10]) == pytest.approx([1, 1, 1])
+    weights = trainer.balanced_weights([100, 50, 10])
     assert np.ptp(weights * [100, 50, 10]) == pytest.approx(0, abs=1e-4)
     assert math.isclose(float(np.sum(weights * [100, 50, 10])), 160, rel_tol=1e-5)

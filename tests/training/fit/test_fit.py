@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pyarrow.parquet as pq
@@ -21,18 +21,23 @@ from nsfwscan.reports.progress import Silent
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import run_scan
 from tests import checkpoints
+from tests.later import later
 from tests.permissions import unprivileged
 from tests.s3.servers import S3Endpoint
 from tests.training.conftest import Bench, Heard, Stopped
 from tests.training.stand_in import LABELS, mean_colour_accuracy, write_folders
 from training.config import DataConfig
-from training.data.dataset import prepare
-from training.fit.fit import TrainingResult, describe
+
+if TYPE_CHECKING:
+    from training.fit.fit import TrainingResult
+
+dataset = later("training.data.dataset")
+fit = later("training.fit.fit")
 
 
 def test_a_small_model_learns_what_colours_do_not_tell(bench: Bench, trained: TrainingResult) -> None:
     """A ResNet from scratch is right on 95 % of the test split, where a classifier by mean colour stays under 40 %."""
-    splits = prepare(bench.data, StorageConfig()).splits
+    splits = dataset.prepare(bench.data, StorageConfig()).splits
     colours = {side: [(row["bytes"], row["label"]) for row in splits[side]] for side in ("train", "test")}
     assert mean_colour_accuracy(colours["train"], colours["test"]) < 0.40
     assert trained.record["metrics"]["test"]["accuracy"] >= 0.95
@@ -69,7 +74,7 @@ def test_everything_is_recorded(bench: Bench, trained: TrainingResult) -> None:
     record = json.loads((Path(trained.uri) / "training.json").read_text())
     assert record == trained.record
     assert record["settings"]["seed"] == 0 and record["settings"]["learning_rate"] == 5e-3
-    assert record["data"]["fingerprint"] == prepare(bench.data, StorageConfig()).fingerprint
+    assert record["data"]["fingerprint"] == dataset.prepare(bench.data, StorageConfig()).fingerprint
     assert record["data"]["counts"]["train"] == dict.fromkeys(LABELS, 128)
     assert record["versions"]["torch"] and record["versions"]["nsfwscan"]
     epochs = [entry["eval_accuracy"] for entry in record["history"] if "eval_accuracy" in entry]
@@ -110,7 +115,7 @@ def test_curves(trained: TrainingResult) -> None:
 
 def test_described(trained: TrainingResult) -> None:
     """At the end a person is told the test split's figures, the digest, and how to scan with it."""
-    said = describe(trained)
+    said = fit.describe(trained)
     assert f"accuracy {trained.record['metrics']['test']['accuracy']:.4f}" in said
     assert trained.record["digest"][:16] in said and f"--model {trained.uri}" in said
 

@@ -13,7 +13,6 @@ import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
-import torch
 from click.testing import CliRunner
 
 import nsfwscan
@@ -23,12 +22,14 @@ from nsfwscan.errors import ModelError
 from nsfwscan.models.exported import FORMAT, sidecar_of
 from nsfwscan.models.registry import choose_hardware, load, resolve
 from nsfwscan.models.spec import Hardware
-from nsfwscan.models.torch_backend import Normaliser
 from tests.checkpoints import FIVE, make_dinov2, make_swin, make_vit, pictures
+from tests.later import later
 from tests.s3.servers import S3Endpoint
 from training.cli import main
-from training.fit import onnx_export
-from training.fit.onnx_export import TOLERANCE, export_onnx
+
+torch_backend = later("nsfwscan.models.torch_backend")
+torch = later("torch")
+onnx_export = later("training.fit.onnx_export")
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def test_the_graph_gives_the_scan_s_scores(
     checkpoint's temperature is in them."""
     folder = exported.folder if make is None else make(tmp_path / "model")
     if make is not None:
-        assert export_onnx(folder)["largest_difference"] <= TOLERANCE
+        assert onnx_export.export_onnx(folder)["largest_difference"] <= onnx_export.TOLERANCE
     spec = resolve(ModelConfig(uri=str(folder)), StorageConfig())
     pixels = np.stack(
         [np.frombuffer(spec.geometry.apply(image), np.uint8).reshape(spec.geometry.shape) for image in pictures(7)]
     )
     scan = load(spec, StorageConfig(), Hardware("cpu", "float32", len(pixels), 1))(pixels)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
-    values = Normaliser(spec.normalisation, "cpu")(pixels).numpy()
+    values = torch_backend.Normaliser(spec.normalisation, "cpu")(pixels).numpy()
     [scores] = session.run(["probabilities"], {"pixel_values": values})
-    assert np.abs(scores - scan).max() <= TOLERANCE
+    assert np.abs(scores - scan).max() <= onnx_export.TOLERANCE
     assert np.ptp(scan, axis=0).max() > 0.5  # the images do differ
 
 
@@ -85,7 +86,7 @@ def test_a_graph_that_differs_is_not_kept(exported: Exported, tmp_path: Path, mo
 
     monkeypatch.setattr(onnx_export, "_export", unfaithful)
     with pytest.raises(ModelError, match=r"differ by up to .*; it was not kept"):
-        export_onnx(folder)
+        onnx_export.export_onnx(folder)
     assert not list(folder.glob("*.onnx*")) and not list(folder.glob(".*.onnx*"))
 
 
@@ -180,7 +181,7 @@ def test_a_graph_is_no_checkpoint_to_export_or_run_in_halves(exported: Exported,
     """What has no weights for torch is neither exported again nor run in half precision; a graph that is absent is named."""
     graph = moved(exported, tmp_path / "alone")
     with pytest.raises(ModelError, match="give the checkpoint that it was made of"):
-        export_onnx(graph.parent)
+        onnx_export.export_onnx(graph.parent)
     spec = resolve(ModelConfig(uri=str(graph)), StorageConfig())
     with pytest.raises(ModelError, match="runs in float32 only"):
         choose_hardware(spec, ModelConfig(dtype="float16"), threads=1)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import nsfwscan
 from nsfwscan.config import ScanConfig, StorageConfig
@@ -19,13 +19,18 @@ from nsfwscan.execution.pipeline import run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.schema import score_column
 from nsfwscan.workflows.scan import run_scan
+from tests.later import later
 from tests.training.conftest import Bench, Heard, Stopped
 from tests.training.stand_in import LABELS, write_folders
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.evaluate import evaluate
-from training.fit import trainer
-from training.fit.fit import TrainingResult
-from training.fit.trainer import choose_precision
+
+if TYPE_CHECKING:
+    from training.fit.fit import TrainingResult
+
+torch = later("torch")
+evaluate = later("training.evaluate.evaluate")
+trainer = later("training.fit.trainer")
+
 
 PRECISIONS = ("float32", "bfloat16")
 ROUNDING = 0.05
@@ -69,7 +74,7 @@ def test_an_evaluation_measures_it(made: Made, small_bench: Bench, tmp_path: Pat
     """In float32 an evaluation counts what training.json says, whatever the training multiplied in; in bfloat16 it
     counts as many images, and differs on close calls alone."""
     config = EvaluateConfig.of({"model": {"uri": made.uri}, "out": str(tmp_path / "out"), "dtype": dtype})
-    [model] = evaluate(config, small_bench.data, StorageConfig(), nsfwscan.scan).record["models"]
+    [model] = evaluate.evaluate(config, small_bench.data, StorageConfig(), nsfwscan.scan).record["models"]
     said = made.outcome.record["metrics"]["test"]
     counts = model["classes"]["confusion"]["counts"]
     assert np.sum(counts) == said["images"] == 20
@@ -130,11 +135,11 @@ def test_auto_goes_by_the_processor(
     monkeypatch.setattr(trainer, "cpu_has_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     wanted = "bfloat16" if has_bfloat16 else "float32"
-    assert choose_precision(small_bench.config(tmp_path, precision="auto")) == wanted
+    assert trainer.choose_precision(small_bench.config(tmp_path, precision="auto")) == wanted
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_precision(small_bench.config(tmp_path, precision="auto", use_gpu=False)) == wanted
+    assert trainer.choose_precision(small_bench.config(tmp_path, precision="auto", use_gpu=False)) == wanted
     with pytest.raises(ConfigError, match="--precision float16 trains on a GPU only"):
-        choose_precision(small_bench.config(tmp_path, precision="float16", use_gpu=False))
+        trainer.choose_precision(small_bench.config(tmp_path, precision="float16", use_gpu=False))
 
 
 def test_another_precision_cannot_go_on(small_bench: Bench, tmp_path: Path) -> None:

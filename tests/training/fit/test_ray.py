@@ -11,15 +11,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from nsfwscan.errors import NsfwscanError
+from tests.later import later
 from tests.training.conftest import Bench, Heard
-from training.fit.fit import TrainingResult
-from training.fit.ray import WorkerResources, on_ray, worker_resources
-from training.fit.ship import RECORD
+
+if TYPE_CHECKING:
+    from training.fit.fit import TrainingResult
+
+ray = later("training.fit.ray")
+ship = later("training.fit.ship")
+
 
 ROOT = Path(__file__).parents[3]
 _STEPS = 3
@@ -36,7 +42,7 @@ def test_two_workers_train_as_one_does(
     settings = {"class_weights": "none", "precision": precision}
     alone = small_bench.train(tmp_path / "alone", **settings)
     heard = Heard()
-    together = small_bench.train(tmp_path / "together", heard, launch=on_ray, workers=2, **settings)
+    together = small_bench.train(tmp_path / "together", heard, launch=ray.on_ray, workers=2, **settings)
     assert together.record["hardware"]["workers"] == 2
     assert together.record["hardware"]["precision"] == precision
     assert "Ray: 2 workers with 1 CPU each" in heard.lines
@@ -64,7 +70,7 @@ def test_an_error_of_ours_comes_back_as_itself(small_bench: Bench, ray_local: No
 
     heard = Breaking()
     with pytest.raises(NsfwscanError, match=r"cannot write .*checkpoints"):
-        small_bench.train(out, heard, launch=on_ray, epochs=30, checkpoint_steps=_STEPS, use_gpu=False)
+        small_bench.train(out, heard, launch=ray.on_ray, epochs=30, checkpoint_steps=_STEPS, use_gpu=False)
     assert len([line for line in heard.lines if line.startswith("Ray:")]) == 1
 
 
@@ -84,13 +90,13 @@ def test_killed_twice_it_ends_as_if_left_alone(small_bench: Bench, tmp_path: Pat
         worker.wait(60)  # it goes with its driver, a little later
         _end(family)
     assert driver.returncode == -signal.SIGKILL
-    assert not (out / RECORD).exists()
+    assert not (out / ship.RECORD).exists()
     with _submitted(small_bench, out, tmp_path / "second.log") as driver:
         first = _newest(out)
         _wait_for_step(out, first + 1, driver, tmp_path / "second.log")
         _worker_of(driver).kill()
         assert driver.wait(240) == 0, (tmp_path / "second.log").read_text()
-    record = json.loads((out / RECORD).read_text())
+    record = json.loads((out / ship.RECORD).read_text())
     assert record["digest"] == alone.record["digest"]
     assert record["metrics"] == alone.record["metrics"]
     said = (tmp_path / "second.log").read_text()
@@ -150,18 +156,18 @@ def _wait_for_step(out: Path, step: int, driver: subprocess.Popen[bytes], log: P
 @pytest.mark.parametrize(
     ("nodes", "workers", "use_gpu", "expected"),
     [
-        ([{"CPU": 2}], 1, None, WorkerResources(2, False)),
-        ([{"CPU": 2}], 2, None, WorkerResources(1, False)),
-        ([{"CPU": 16, "GPU": 1}], 1, None, WorkerResources(16, True)),
-        ([{"CPU": 16, "GPU": 1}], 2, None, WorkerResources(8, False)),
-        ([{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 4}], 8, None, WorkerResources(4, True)),
-        ([{"CPU": 8}, {"CPU": 8}], 3, None, WorkerResources(4, False)),
-        ([{"CPU": 16, "GPU": 1}], 1, False, WorkerResources(16, False)),
+        ([{"CPU": 2}], 1, None, (2, False)),
+        ([{"CPU": 2}], 2, None, (1, False)),
+        ([{"CPU": 16, "GPU": 1}], 1, None, (16, True)),
+        ([{"CPU": 16, "GPU": 1}], 2, None, (8, False)),
+        ([{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 4}], 8, None, (4, True)),
+        ([{"CPU": 8}, {"CPU": 8}], 3, None, (4, False)),
+        ([{"CPU": 16, "GPU": 1}], 1, False, (16, False)),
     ],
 )
-def test_shares(nodes: list[dict[str, float]], workers: int, use_gpu: bool | None, expected: WorkerResources) -> None:
+def test_shares(nodes: list[dict[str, float]], workers: int, use_gpu: bool | None, expected: tuple[int, bool]) -> None:
     """Workers get the largest equal share that fits on the nodes, GPUs where there are enough."""
-    assert worker_resources(nodes, workers, use_gpu) == expected
+    assert ray.worker_resources(nodes, workers, use_gpu) == ray.WorkerResources(*expected)
 
 
 @pytest.mark.parametrize(
@@ -174,4 +180,4 @@ def test_shares(nodes: list[dict[str, float]], workers: int, use_gpu: bool | Non
 def test_a_cluster_too_small(nodes: list[dict[str, float]], workers: int, use_gpu: bool | None, message: str) -> None:
     """Workers that will never find their place are an error at once, where Ray would wait."""
     with pytest.raises(NsfwscanError, match=message):
-        worker_resources(nodes, workers, use_gpu)
+        ray.worker_resources(nodes, workers, use_gpu)

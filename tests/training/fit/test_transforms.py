@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from nsfwscan.errors import SourceError
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from tests.checkpoints import pictures
-from training.fit.transforms import JITTER, LEAST_EDGE, Augmentation, EpochOrder, Pixels, collate
+from tests.later import later
+
+if TYPE_CHECKING:
+    from training.fit.transforms import Pixels
+
+torch = later("torch")
+data = later("torch.utils.data")
+transforms = later("training.fit.transforms")
+
 
 GEOMETRY = Geometry(72, Image.Resampling.BICUBIC, (64, 64))
 
@@ -31,7 +38,7 @@ def _rows(count: int = 6) -> list[dict[str, object]]:
 def test_without_augmentation_the_pixels_are_the_scan_s() -> None:
     """Validation and test images are prepared to the bit as a scan prepares them."""
     rows = _rows()
-    split = Pixels(rows, GEOMETRY, max_pixels=10**8)  # type: ignore[arg-type]  # a list serves as rows
+    split = transforms.Pixels(rows, GEOMETRY, max_pixels=10**8)  # type: ignore[arg-type]  # a list serves as rows
     for number, row in enumerate(rows):
         expected = to_pixels(row["bytes"], GEOMETRY, max_pixels=10**8)[1]
         assert split[number]["pixel_values"].numpy().tobytes() == expected
@@ -39,7 +46,7 @@ def test_without_augmentation_the_pixels_are_the_scan_s() -> None:
 
 
 def _augmented(seed: int = 0) -> Pixels:
-    return Pixels(_rows(), GEOMETRY, max_pixels=10**8, augmentation=Augmentation(seed))  # type: ignore[arg-type]
+    return transforms.Pixels(_rows(), GEOMETRY, max_pixels=10**8, augmentation=transforms.Augmentation(seed))  # type: ignore[arg-type]
 
 
 def test_augmentation_is_of_seed_epoch_and_image_alone() -> None:
@@ -54,11 +61,11 @@ def test_augmentation_is_of_seed_epoch_and_image_alone() -> None:
 
 def test_loader_processes_give_the_same(tmp_path: object) -> None:
     """Two processes that load images give the batches that this one gives."""
-    order = EpochOrder(6, 0)
+    order = transforms.EpochOrder(6, 0)
     alone, helped = (
         [
             batch["pixel_values"]
-            for batch in DataLoader(_augmented(), 2, sampler=order, num_workers=n, collate_fn=collate)
+            for batch in data.DataLoader(_augmented(), 2, sampler=order, num_workers=n, collate_fn=transforms.collate)
         ]
         for n in (0, 2)
     )
@@ -71,17 +78,19 @@ def test_augmentation_is_light() -> None:
     image.paste((250, 120, 120), (0, 0, 40, 200))  # its left is red
     mirrored = 0
     for index in range(60):
-        cropped = Augmentation(0).crop(image, (0, index))
-        assert 100 * LEAST_EDGE <= cropped.width <= 100 and 200 * LEAST_EDGE <= cropped.height <= 200
+        cropped = transforms.Augmentation(0).crop(image, (0, index))
+        assert (
+            100 * transforms.LEAST_EDGE <= cropped.width <= 100 and 200 * transforms.LEAST_EDGE <= cropped.height <= 200
+        )
         mirrored += cropped.getpixel((cropped.width - 1, 0))[0] > 200  # type: ignore[index]
-        pixels = Augmentation(0).jitter(bytes([120]) * GEOMETRY.nbytes, GEOMETRY, (0, index))
-        assert all(abs(value - 120) <= 120 * 2.5 * JITTER for value in pixels)
+        pixels = transforms.Augmentation(0).jitter(bytes([120]) * GEOMETRY.nbytes, GEOMETRY, (0, index))
+        assert all(abs(value - 120) <= 120 * 2.5 * transforms.JITTER for value in pixels)
     assert 18 < mirrored < 42
 
 
 def test_the_order_is_the_epoch_s() -> None:
     """Each epoch has each image once, in an order of its own that does not depend on what came before."""
-    order, late = EpochOrder(50, 3), EpochOrder(50, 3)
+    order, late = transforms.EpochOrder(50, 3), transforms.EpochOrder(50, 3)
     first = list(order)
     order.epoch = late.epoch = 7
     assert list(order) == list(late)
@@ -90,14 +99,16 @@ def test_the_order_is_the_epoch_s() -> None:
     assert {epoch for epoch, _ in order} == {7}
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(0)])
-def test_an_image_that_no_longer_serves_is_named(augmentation: Augmentation | None) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_image_that_no_longer_serves_is_named(changed: bool) -> None:
     """A file that decodes no more, or a sliver that resizing would make enormous, ends the training by its name."""
     buffer = io.BytesIO()
     Image.new("RGB", (1, 30_000)).save(buffer, "PNG")
     rows = [{"uri": "/media/sliver.png", "bytes": buffer.getvalue(), "label": 0}]
     rows += [{"uri": "/media/broken.png", "bytes": b"\x89PNG\r\n\x1a\n", "label": 0}]
-    split = Pixels(rows, GEOMETRY, max_pixels=10**6, augmentation=augmentation)  # type: ignore[arg-type]
+    split = transforms.Pixels(
+        rows, GEOMETRY, max_pixels=10**6, augmentation=transforms.Augmentation(0) if changed else None
+    )  # type: ignore[arg-type]
     with pytest.raises(SourceError, match=r"cannot train with /media/sliver\.png: .*; leave it out"):
         split[0]
     with pytest.raises(SourceError, match=r"cannot train with /media/broken\.png"):

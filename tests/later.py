@@ -1,0 +1,32 @@
+"""Modules that take seconds to import, such as torch: only a process that runs a test with them pays for that.
+
+Each process of the suite imports every test file, to know its tests.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+class _Module:
+    """Stands for a module, which is imported when a name of it is first asked for, or replaced."""
+
+    def __init__(self, name: str) -> None:
+        vars(self)["_name"] = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pytest asks whatever it finds in a test file whether it is a mock
+            raise AttributeError(name)
+        return getattr(import_module(self._name), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(import_module(self._name), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(import_module(self._name), name)
+
+
+def later(name: str) -> Any:
+    """Return what stands for the module `name` until it is used."""
+    return _Module(name)
