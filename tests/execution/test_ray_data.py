@@ -255,7 +255,9 @@ def test_a_model_that_hangs_does_not_hold_the_run(
     assert Run(Store.at(str(tmp_path), StorageConfig()), "test").state() == "unfinished"
 
 
-@pytest.mark.parametrize("layout", [Layout("fused", 1), _SPLIT], ids=["fused", "split"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(Layout("fused", 1), id="fused", marks=pytest.mark.long), pytest.param(_SPLIT, id="split")]
+)
 def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -> None:
     """A task that Ray runs again, as when a node is lost, finds its shard staged: no read, no score, the same result."""
     run, plan = begun(tmp_path, [f"/nowhere/{i}.jpg" for i in range(40)])

@@ -24,7 +24,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult
 from nsfwscan.schema import DUPLICATE_COLUMNS
 from nsfwscan.storage.store import Store
-from nsfwscan.workflows.scan import ScanResult, run_scan
+from nsfwscan.workflows.scan import Engine, ScanResult, run_scan
 from tests.later import later
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server
 from tests.s3.test_servers import client
@@ -75,16 +75,32 @@ def rows(result: ScanResult, config: ScanConfig) -> list[dict[str, Any]]:
     return table.sort_by("uri").to_pylist()
 
 
-def vanish(server: S3Endpoint, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-    """Runs the shards after one of the listed objects is gone."""
-    client(server).delete_object(Bucket="media", Key=f"demo/{VANISHING}")
-    yield from ray_data.run_shards(job, shards, deadline)
+def engine(workers: str, request: pytest.FixtureRequest) -> Engine:
+    """Return what runs shards: in this process, or on Ray."""
+    if workers == "ray":
+        request.getfixturevalue("ray_local")
+    return ray_data.run_shards if workers == "ray" else run_inline
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_local")
+def vanish(
+    run: Engine, server: S3Endpoint, job: Job, shards: Sequence[Shard], deadline: Deadline
+) -> Iterator[ShardResult]:
+    """Run the shards after one of the listed objects is gone, and put it back."""
+    lost = {"Bucket": "media", "Key": f"demo/{VANISHING}"}
+    body = client(server).get_object(**lost)["Body"].read()
+    client(server).delete_object(**lost)
+    yield from run(job, shards, deadline)
+    client(server).put_object(**lost, Body=body)
+
+
+@pytest.mark.parametrize("workers", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.long])])
 def test_scan_of_a_failing_store(
-    server: S3Endpoint, media: str, demo: tuple[Path, list[DemoObject]], tmp_path: Path
+    server: S3Endpoint,
+    media: str,
+    demo: tuple[Path, list[DemoObject]],
+    tmp_path: Path,
+    workers: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     """With 503s, cut bodies and a vanished key, the report from S3 has the very rows of the report from local disk."""
     local = ScanConfig.load(None, {"source": {"uris": [str(demo[0])]}, "out": str(tmp_path)})
@@ -97,9 +113,10 @@ def test_scan_of_a_failing_store(
         )
         proxy.cut_body(lambda method, path: method == "GET" and "/media/demo/" in path, every=11)
         config = ScanConfig.load(
-            None, {"source": {"uris": [media]}, "out": "s3://reports/nightly", "storage": storage(server, proxy)}
+            None,
+            {"source": {"uris": [media]}, "out": f"s3://reports/nightly-{workers}", "storage": storage(server, proxy)},
         )
-        result = run_scan(config, "faulty", partial(vanish, server), Silent())
+        result = run_scan(config, "faulty", partial(vanish, engine(workers, request), server), Silent())
         assert proxy.injected["fail"] > 5 and proxy.injected["cut_body"] > 2, proxy.injected
     found = rows(result, config)
     assert len(found) == len(uploaded(server, demo[1]))
@@ -116,8 +133,6 @@ def test_scan_of_a_failing_store(
     assert result.record.balance.listed == len(uploaded(server, demo[1]))
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_local")
 def test_the_second_night_asks_only_for_what_changed(
     server: S3Endpoint, media: str, demo: tuple[Path, list[DemoObject]]
 ) -> None:
@@ -144,7 +159,7 @@ def test_the_second_night_asks_only_for_what_changed(
         s3.put_object(Bucket="nights", Key="new", Body=pictures[11].read_bytes())
         s3.put_object(Bucket="nights", Key="4", Body=pictures[4].read_bytes())  # the same bytes again: the same etag
         s3.delete_object(Bucket="nights", Key="5")
-        result = run_scan(config, "2", ray_data.run_shards, Silent())
+        result = run_scan(config, "2", run_inline, Silent())
     assert sorted(asked) == ["/nights/3", "/nights/7", "/nights/new"]
     assert result.record.plan.actions == {"carried": 7, "changed": 1, "failed": 1, "new": 1}
     assert result.record.changes.deleted == 1
@@ -152,13 +167,12 @@ def test_the_second_night_asks_only_for_what_changed(
     assert [row["uri"][-1] for row in rows(result, config) if row["carried_from"] == "1"] == list("0124689")
 
 
-@pytest.mark.parametrize("workers", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.full])])
+@pytest.mark.parametrize("workers", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.long])])
 def test_the_store_is_asked_no_faster_than_allowed(
     server: S3Endpoint, media: str, workers: str, request: pytest.FixtureRequest
 ) -> None:
     """With --max-requests-per-s, listing and reading together keep under the rate, however many workers there are."""
-    if workers == "ray":
-        request.getfixturevalue("ray_local")
+    run = engine(workers, request)
     times: list[float] = []
 
     def note(method: str, path: str) -> bool:
@@ -177,7 +191,7 @@ def test_the_store_is_asked_no_faster_than_allowed(
                 "previous": {"reuse": False},
             },
         )
-        run_scan(config, "paced", ray_data.run_shards if workers == "ray" else run_inline, Silent())
+        run_scan(config, "paced", run, Silent())
     assert len(times) > 40
     assert times[-1] - times[0] >= (len(times) - 1) / 20 * 0.9, times
     apart = [later - sooner for sooner, later in zip(times, times[20:], strict=False)]

@@ -158,7 +158,7 @@ def test_what_is_searched_for_would_be_found(case: Case) -> None:
     "layout",
     [
         pytest.param(Layout("fused", 1), id="fused", marks=pytest.mark.full),
-        pytest.param(Layout("split", 1, 1), id="split"),
+        pytest.param(Layout("split", 1, 1), id="split", marks=pytest.mark.long),
     ],
 )
 def test_nothing_is_left_of_it_on_ray(case: Case, layout: Layout) -> None:
