@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from numpy.typing import NDArray
 from xdist.scheduler import LoadScopeScheduling
@@ -151,10 +153,20 @@ def _score_once(score: Score) -> Score:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoObject]]:
-    """Demo media store: its folder, and what is in it."""
-    root = tmp_path_factory.mktemp("demo")
-    return root, build(root)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the suite have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def demo(shared: Path) -> tuple[Path, list[DemoObject]]:
+    """Demo media store: its folder, and what is in it; made by one process, for all."""
+    root, objects = shared / "demo", shared / "demo.json"
+    with FileLock(f"{root}.lock"):
+        if not objects.exists():
+            objects.write_text(json.dumps([asdict(made) for made in build(root)]), encoding="utf-8")
+    return root, [DemoObject(**made) for made in json.loads(objects.read_text(encoding="utf-8"))]
 
 
 @pytest.fixture(scope="session")

@@ -790,9 +790,9 @@ class RunRecord(_Section):
     @classmethod
     def made_of(cls, content: Json) -> RunRecord:
         """Return the record of a run from its sections, which are JSON values, with secrets blanked."""
-        plain = from_json(to_json({"record_version": RECORD_VERSION, **content}))
+        plain = from_json(to_json({"record_version": RECORD_VERSION, **content}, indent=None))
         blanked = {**redacted_json(plain), "policy": plain["policy"]}  # the policy's predicates must not change
-        return cls.model_validate_json(to_json(blanked))
+        return cls.model_validate_json(to_json(blanked, indent=None))
 
     def as_json(self) -> Json:
         """Return the content of `run.json`."""

@@ -3,7 +3,6 @@ on them. Tests in several processes share them too: the first process makes them
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,13 +93,6 @@ class Bench:
             heard.say,
             launch=launch or partial(_inline, heard),
         )
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this run of the suite have in common."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 def _made(folder: Path, each: int, make: Callable[[Path], Path]) -> Bench:
