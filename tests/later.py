@@ -10,21 +10,15 @@ from typing import Any
 
 
 class _Module:
-    """Stands for a module, which is imported when a name of it is first asked for, or replaced."""
+    """A module that is imported when a name of it is first asked for. To replace a name, give its path to `monkeypatch`."""
 
     def __init__(self, name: str) -> None:
-        vars(self)["_name"] = name
+        self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # pytest asks whatever it finds in a test file whether it is a mock
+        if name.startswith("_mock"):  # pytest asks whatever it finds in a test file whether it is a mock
             raise AttributeError(name)
         return getattr(import_module(self._name), name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(import_module(self._name), name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(import_module(self._name), name)
 
 
 def later(name: str) -> Any:

@@ -284,7 +284,9 @@ def test_a_large_bank_is_held_once_a_node(
     inline = _report(_scan(demo[0], tmp_path / "inline", run_inline, banks=banks))
     held: list[list[Any]] = []
     make = ray_data._indexes
-    monkeypatch.setattr(ray_data, "_indexes", lambda job: held.append(list((made := make(job)).values())) or made)
+    monkeypatch.setattr(
+        "nsfwscan.execution.ray_data._indexes", lambda job: held.append(list((made := make(job)).values())) or made
+    )
     found = _report(_scan(demo[0], tmp_path / "ray", ray_data.run_shards, banks=banks))
     assert found.equals(inline)
     matched = [row["uri"] for row in found.to_pylist() if row["match_bank"] == "large"]

@@ -160,7 +160,7 @@ def test_parity_can_fail(
     spec = sabotage(registry.resolve(ModelConfig(uri=str(checkpoint)), STORAGE))
     with pytest.raises(ModelError, match="prepares images in a way"):
         ours(spec, few)
-    monkeypatch.setattr(torch_backend, "check_preprocessing", lambda *_: None)
+    monkeypatch.setattr("nsfwscan.models.torch_backend.check_preprocessing", lambda *_: None)
     assert furthest(ours(spec, few), {k: expected[k] for k in few}) > 10 * TOLERANCE
 
 

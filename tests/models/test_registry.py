@@ -609,7 +609,7 @@ def test_a_model_on_s3_is_fetched_once_a_node(moto: S3Endpoint, cache: Path, mad
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
     for path in made.iterdir():
-        client.upsafetensors.load_file(str(path), BUCKET, f"models/small-vit/{path.name}")
+        client.upload_file(str(path), BUCKET, f"models/small-vit/{path.name}")
     client.put_object(Bucket=BUCKET, Key="models/small-vit/pytorch_model.bin", Body=b"pickled")
     with FaultyProxy(moto) as proxy:
         reads: list[str] = []

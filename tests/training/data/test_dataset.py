@@ -169,7 +169,7 @@ def test_a_cache_that_lost_a_file_is_mended(tmp_path: Path) -> None:
 
 def test_a_stopped_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read before a crash is not read again, and the result is the same."""
-    monkeypatch.setattr(catalog, "_PART_ROWS", 4)
+    monkeypatch.setattr("training.data.catalog._PART_ROWS", 4)
     root = write_classes(tmp_path / "data", {"neutral": 12, "porn": 12})
     whole = prepared(tmp_path / "whole", root)
 

@@ -132,7 +132,7 @@ def test_auto_goes_by_the_processor(
 ) -> None:
     """Without a GPU `auto` is bfloat16 where the CPU multiplies it in hardware and float32 elsewhere, even on a machine
     whose GPU is left alone; fp16 on a CPU is refused."""
-    monkeypatch.setattr(trainer, "cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr("training.fit.trainer.cpu_has_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     wanted = "bfloat16" if has_bfloat16 else "float32"
     assert trainer.choose_precision(small_bench.config(tmp_path, precision="auto")) == wanted
