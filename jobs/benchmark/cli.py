@@ -122,7 +122,7 @@ _PARTS = (*PARTS, "memory", *_ALONE)
     "--page",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Put the table into this page, between its comments `bench` (`bench-gpu`, `memory`, `banks`).",
+    help="Put the table into this page, between its comments `bench` (`bench-gpu`, `packs`, `memory`, `banks`).",
 )
 @click.option("--markdown", is_flag=True, help="Print Markdown in place of the table.")
 def bench(
@@ -140,7 +140,7 @@ def bench(
     parts = [name for name in PARTS if name in (only or PARTS) and name not in skip]
     keep = Keeper(json_path, page)
     try:
-        keep.check([*([_place(gpus())] if parts else []), *(name for name in ("memory", *_ALONE) if name in only)])
+        keep.check([*([_place(gpus(), parts)] if parts else []), *(name for name in ("memory", *_ALONE) if name in only)])
         check_folder(options["work"])
         _check_cores(options["threads"])
         if "banks" in only:
@@ -215,9 +215,9 @@ def _restrict_to(cores: int) -> int:
     return cores
 
 
-def _place(gpus: Sequence[Any]) -> str:
-    """Return the name of the main table's place in a page."""
-    return "bench-gpu" if gpus else "bench"
+def _place(gpus: Sequence[Any], parts: Sequence[str]) -> str:
+    """Return the name of the place in a page: the main table's, or that of packs measured by themselves."""
+    return "packs" if parts == ["packs"] else "bench-gpu" if gpus else "bench"
 
 
 def _measure(
@@ -232,7 +232,7 @@ def _measure(
     """Run the parts and print the table. Keep all figures after each part, so that an interrupted run leaves them."""
     machine = {**describe_machine(), "cores": workload.cores}
     suite = Suite(workload, partial(told.print, highlight=False, markup=False))
-    place = _place(machine["gpus"])
+    place = _place(machine["gpus"], parts)
     if warning := busy(machine):
         told.print(warning, style="yellow", markup=False)
     for figures in suite.run(parts):

@@ -15,7 +15,7 @@ from typing import Any
 from jobs.benchmark import table
 from nsfwscan.errors import NsfwscanError
 
-_OF_THEIR_OWN = ("memory", "banks", "commit")
+_OF_THEIR_OWN = ("packs", "memory", "banks", "commit")
 """Tables whose JSON goes into a file of its own, beside that of the others."""
 
 

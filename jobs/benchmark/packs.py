@@ -26,7 +26,9 @@ from nsfwscan.models.spec import Hardware
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import fresh, run
 
-PACKS = ("five-class", "nudity", "gore")
+PACKS = ("five-class", "nudity", "gore", "backbone")
+FACTORY = ("nudity", "gore")
+"""Detectors of the factory, beside its model."""
 UNIT = "images/core-s"
 _PICTURES = 100
 _PASSES = 0.1
@@ -41,7 +43,7 @@ def measure_packs(workload: Workload) -> list[Figure]:
         figure(f"packs.{name}", f"`pack:{name}` alone", apart(pack_rates, name, workload.seconds / 4), UNIT)
         for name in PACKS
     ]
-    pictures, detectors = workload.pictures[:_PICTURES], {name: {"uri": f"pack:{name}"} for name in PACKS[1:]}
+    pictures, detectors = workload.pictures[:_PICTURES], {name: {"uri": f"pack:{name}"} for name in FACTORY}
     alone, limit = apart(factory_rates, pictures, {}, workload.repetitions)
     every, _ = apart(factory_rates, pictures, detectors, workload.repetitions)
     gates = {name: {**one, "when": f"nsfw_score >= {limit}"} for name, one in detectors.items()}
