@@ -194,6 +194,8 @@ class DecodeConfig(Frozen):
     few of its 256 bits for large JPEGs; `off`: none."""
     provenance: bool = True
     """Whether `signals` has what the file says of its making, see `images/provenance`."""
+    screenshots: bool = False
+    """Whether `signals` says how likely a picture is one of a screen, or of a chat, see `images/screenshots.py`."""
     c2pa: bool = False
     """Whether C2PA manifests are verified, too, which needs the extra `c2pa`; else they are only found."""
     c2pa_trust: Uri | None = None
@@ -487,6 +489,8 @@ def _not_taken(name: str) -> str:
 DetectorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$"), AfterValidator(_not_taken)]
 
 
+_UNSET = ("screenshots", "c2pa", "c2pa_trust_sha256")
+"""Settings of decoding that are left out of what decides the rows where they are not set, as before there were any."""
 UNWRITTEN: Any = {"storage": {"options"}, "out_storage": {"options"}, "evidence": {"storage": {"options"}}}
 """Keys of a `ScanConfig` that are never written down: they may hold a secret."""
 
@@ -548,7 +552,7 @@ class ScanConfig(Frozen):
         wanted: Any = {
             "source": True,
             "read": {"max_bytes", "max_video_bytes"},
-            "decode": {"mode", "pdq", "provenance", "c2pa", "c2pa_trust_sha256", "max_pixels", "plugins"},
+            "decode": {"mode", "pdq", "provenance", *_UNSET, "max_pixels", "plugins"},
             "views": True,
             "model": True,
             "cascade": True,
@@ -563,7 +567,7 @@ class ScanConfig(Frozen):
         for name in ("lists", "allow"):
             if not sections["source"][name]:  # as runs were begun before there were any
                 del sections["source"][name]
-        for name in ("c2pa", "c2pa_trust_sha256"):
+        for name in _UNSET:
             if not sections["decode"][name]:
                 del sections["decode"][name]
         if self.text.keep:

@@ -197,8 +197,8 @@ SIGNAL_COLUMNS = [
     )
 ]
 SIGNAL_GROUPS = (
-    "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "lines", "prefilter", "software",
-    "thumbnail", "vectors", "view",
+    "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "lines", "prefilter", "screenshot",
+    "software", "thumbnail", "vectors", "view",
 )  # fmt: skip
 """What signals begin with that are not a detector's; a dot follows."""
 TEXT_COLUMNS = [

@@ -140,7 +140,9 @@ def bench(
     parts = [name for name in PARTS if name in (only or PARTS) and name not in skip]
     keep = Keeper(json_path, page)
     try:
-        keep.check([*([_place(gpus(), parts)] if parts else []), *(name for name in ("memory", *_ALONE) if name in only)])
+        keep.check(
+            [*([_place(gpus(), parts)] if parts else []), *(name for name in ("memory", *_ALONE) if name in only)]
+        )
         check_folder(options["work"])
         _check_cores(options["threads"])
         if "banks" in only:

@@ -150,6 +150,11 @@ def decode_options(command: Command) -> Command:
                 "--decode fast (a few of 256 bits differ; several times as fast); off: none.",
             ),
             click.option(
+                "--screenshots/--no-screenshots",
+                default=None,
+                help="Say how likely a picture is one of a screen, or of a chat: signals screenshot, screenshot.chat.",
+            ),
+            click.option(
                 "--c2pa",
                 is_flag=True,
                 default=None,
@@ -742,7 +747,7 @@ _SECTIONS = {
         "s3_addressing",
     ),
     "read": ("max_bytes", "max_requests_per_s"),
-    "decode": ("max_pixels", "pdq", "c2pa", "c2pa_trust"),
+    "decode": ("max_pixels", "pdq", "screenshots", "c2pa", "c2pa_trust"),
     "views": ("tiles",),
     "text": ("keep",),
     "model": ("dtype", "batch_size", "compile"),

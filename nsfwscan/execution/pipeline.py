@@ -30,6 +30,7 @@ from nsfwscan.images.formats.containers import videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.trust import trust_list
+from nsfwscan.images.screenshots import WEIGHTS as SCREENSHOT_WEIGHTS
 from nsfwscan.models.registry import PICTURE as PICTURE_GEOMETRY
 from nsfwscan.models.registry import reader_of_pictures, weights_bytes
 from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_columns
@@ -151,7 +152,9 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     """
     pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
     scoring = {**_behind(spec, config.model), "pixels": pixels, "views": config.views.model_dump()}
-    if config.decode.c2pa:  # else as digests were before there was such a setting
+    if config.decode.screenshots:  # else as digests were before there was such a setting
+        scoring["screenshots"] = hashlib.sha256(SCREENSHOT_WEIGHTS.read_bytes()).hexdigest()
+    if config.decode.c2pa:
         scoring["c2pa"] = config.decode.c2pa_trust_sha256
     if auxiliary_models.detectors:
         scoring["detectors"] = [

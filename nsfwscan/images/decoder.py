@@ -30,6 +30,7 @@ from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.signals import MOST_SIGNALS, Signals, Verify, signals_of
 from nsfwscan.images.salvage import salvaged
+from nsfwscan.images.screenshots import screenshot_signals
 from nsfwscan.images.srgb import to_srgb
 
 _TAGS = (ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software)
@@ -83,6 +84,7 @@ def decode(
     hashed: bool = False,
     examined: bool = False,
     verify: Verify | None = None,
+    screens: bool = False,
 ) -> Decoded:
     """Return the first frame as an upright sRGB image on white, in the colours that browsers show.
 
@@ -96,12 +98,13 @@ def decode(
         examined: the facts have its `signals`, None where there are none: see `provenance/signals.py`. The signals of
             decoding itself (`salvage.py`, `colours.py`) are there in any case.
         verify: what verifies C2PA manifests, where it is examined.
+        screens: the signals say how likely it is a picture of a screen (`screenshots.py`).
 
     Raises:
         RowError: `unsupported`, `too_large` or `decode_error`, with the facts that the header gave.
         MemoryError: the file needs more memory than this process may have.
     """
-    described = partial(_described, data, hashed=hashed, examined=examined, verify=verify)
+    described = partial(_described, data, hashed=hashed, examined=examined, verify=verify, screens=screens)
     forget_lack_of_memory()
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd files; what matters becomes a status
         try:
@@ -153,6 +156,7 @@ def _described(
     hashed: bool,
     examined: bool,
     verify: Verify | None,
+    screens: bool,
     signals: Signals | None = None,
 ) -> Decoded:
     """Return the upright picture of a loaded image, and its facts.
@@ -175,6 +179,9 @@ def _described(
         found = signals_of(data, image, size, verify) if examined else {}
         facts["signals"] = dict(islice({**signals, **found}.items(), MOST_SIGNALS)) or None
     turned = upright(to_srgb(shown), exif)
+    if screens:
+        known = {**screenshot_signals(turned), **(facts.get("signals") or {})}
+        facts["signals"] = dict(islice(known.items(), MOST_SIGNALS))
     width, height = upright_size(before, exif) if before else turned.size
     return Decoded(turned, {**facts, "width": width, "height": height})
 

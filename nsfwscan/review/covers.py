@@ -91,7 +91,8 @@ class Artist:
         self._geometries = {Geometry((e, e), Image.Resampling.BILINEAR): name for name, e in edges.items()}
         self._idle: SimpleQueue[list[Stage]] = SimpleQueue()
         self._workers = usable_cpus()
-        looked = config.decode.model_copy(update={"provenance": False, "c2pa": False})  # which the report has
+        asked = dict.fromkeys(("provenance", "c2pa", "screenshots"), False)  # which the report has
+        looked = config.decode.model_copy(update=asked)
         for _ in range(self._workers):
             decode = Decode(looked, self._geometries, views=config.views)
             self._idle.put([Read(config.read, storage), Digest(), decode])

@@ -22,7 +22,14 @@ from nsfwscan.runs.record import (
 )
 
 _LIMITS = ("read.max_bytes", "decode.max_pixels", "decode.timeout_s", "decode.max_memory_bytes", "duplicates.near")
-_PREPARED = ("decode.mode", "decode.pdq", "decode.c2pa", "decode.c2pa_trust_sha256", "model.dtype")
+_PREPARED = (
+    "decode.mode",
+    "decode.pdq",
+    "decode.screenshots",
+    "decode.c2pa",
+    "decode.c2pa_trust_sha256",
+    "model.dtype",
+)
 
 
 class Sections(Protocol):

@@ -191,4 +191,4 @@ def settings_of(
     hashed, examined = config.pdq != "off", config.provenance
     how: dict[str, Any] = {"fast": config.reduces, "hashed": hashed, "examined": examined, **limits}
     how |= {"views": views.most, "view_pixels": views.max_pixels, "tiles": views.tiles, "closer": views.closer}
-    return Settings(geometries=geometries, verified=config.c2pa, trust=trust, **how)
+    return Settings(geometries=geometries, verified=config.c2pa, trust=trust, screens=config.screenshots, **how)

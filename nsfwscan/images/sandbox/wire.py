@@ -50,6 +50,7 @@ class Settings:
         examined: collect the signals of how the file was made.
         verified: verify C2PA manifests for them.
         trust: certificates that are trusted there, PEM.
+        screens: say how likely a picture is one of a screen.
         max_pixels: a file of more pixels (width x height) is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
@@ -77,6 +78,7 @@ class Settings:
     verified: bool = False
     trust: str = ""
     closer: int = 0
+    screens: bool = False
 
     @property
     def sandboxed(self) -> bool:

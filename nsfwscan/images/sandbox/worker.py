@@ -186,7 +186,7 @@ def _answer(
         if asked.get("only") == "header":
             return {"code": None, "facts": header(data, **limits), "views": []}, b""
         wanted: dict[str, Any] = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
-        wanted |= {"verify": verify, "limits": _view_limits(asked, settings)}
+        wanted |= {"verify": verify, "screens": settings.screens, "limits": _view_limits(asked, settings)}
         facts, views, pixels = to_views(data, *settings.geometries, **wanted, **limits)
     except RowError as error:
         return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""
