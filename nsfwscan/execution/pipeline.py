@@ -139,7 +139,8 @@ def pictures_again(config: ScanConfig, read: Read, moved: Callable[[], None] = l
     Args:
         moved: called now and then, as long as there is progress.
     """
-    decode = config.decode.model_copy(update={"mode": "exact", "pdq": "off", "provenance": False, "c2pa": False})
+    known = dict.fromkeys(("provenance", "screenshots", "c2pa"), False)
+    decode = config.decode.model_copy(update={"mode": "exact", "pdq": "off", **known})
     views = config.views.model_copy(update={"tiles": False})
     return Again([read, Digest(), Decode(decode, {PICTURE_GEOMETRY: PICTURE}, views=views)], moved)
 

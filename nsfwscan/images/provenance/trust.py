@@ -31,8 +31,11 @@ def trust_list(config: DecodeConfig, storage: StorageConfig) -> str:
     try:
         found = read_text(config.c2pa_trust, storage, _WHAT)
         load_pem_x509_certificates(found.encode())
-    except ValueError as error:
-        raise ConfigError(f"{_WHAT} {config.c2pa_trust} holds no certificates (PEM): {error}") from None
+    except ValueError:
+        raise ConfigError(
+            f"{_WHAT} {config.c2pa_trust} holds no certificates that can be read: it must be PEM, as "
+            "-----BEGIN CERTIFICATE----- begins one"
+        ) from None
     if config.c2pa_trust_sha256 not in (None, _digest(found)):
         raise ConfigError(
             f"{_WHAT} {config.c2pa_trust} is not the one that the run began with: its SHA-256 is {_digest(found)}, not "
