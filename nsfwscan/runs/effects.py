@@ -25,6 +25,7 @@ from nsfwscan.schema import DECODING, DECODING_CLOSER, FLAGGED, FULL_BATCH, LOOK
 CONFIDENCE = 0.95
 _OF_MEDIA = (DECODING, LOOKED, DECODING_CLOSER, LOOKED_CLOSER)
 """Costs that are no model's."""
+GATE_COUNTS = ("let_through", "held_back", "shadow_sample", "misses")
 
 
 @dataclass
@@ -163,11 +164,11 @@ class Detections:
 
     Args:
         detectors: of the run, by name.
-        decider: says what a row would be without a detector's word.
+        decider: says what a row would be without a detector's word; None: misses are not counted.
     """
 
     detectors: Mapping[str, DetectorConfig]
-    decider: Decider
+    decider: Decider | None
     rows: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Rows of each detector by `looked_at` or the reason why not."""
     boxes: Counter[str] = field(default_factory=Counter)
@@ -199,7 +200,7 @@ class Detections:
 
     def _misses(self, name: str, rows: pa.Table) -> int:
         """Return how many rows would be decided otherwise without a detector's word."""
-        if not rows.num_rows:
+        if not rows.num_rows or self.decider is None:
             return 0
         without = [
             {signal: value for signal, value in signals_of_row(row).items() if not _is_of(name, signal)}
@@ -212,17 +213,24 @@ class Detections:
     def as_dict(self, costs: Costs) -> list[dict[str, Any]]:
         """Return JSON types, one for each detector."""
         return [
-            {
-                "name": name,
-                "looked_at": self.rows[name]["looked_at"],
-                "not_looked_at": {why: n for why, n in self.rows[name].most_common() if why != "looked_at"},
-                "boxes": self.boxes[name],
-                "vectors": self.vectors[name] or None,
-                "lines": self.lines[name] or None,
-                "gate": None if config.when is None else self._gate(name, config, costs),
-            }
+            {**self.counts(name), "gate": None if config.when is None else self._gate(name, config, costs)}
             for name, config in self.detectors.items()
         ]
+
+    def counts(self, name: str) -> dict[str, Any]:
+        """Return what rows say of a detector, as JSON types."""
+        return {
+            "name": name,
+            "looked_at": self.rows[name]["looked_at"],
+            "not_looked_at": {why: n for why, n in self.rows[name].most_common() if why != "looked_at"},
+            "boxes": self.boxes[name],
+            "vectors": self.vectors[name] or None,
+            "lines": self.lines[name] or None,
+        }
+
+    def gate_counts(self, name: str) -> dict[str, int]:
+        """Return what rows say of a detector's gate, and what it missed."""
+        return {what: self.gates[name][what] for what in GATE_COUNTS}
 
     def _gate(self, name: str, config: DetectorConfig, costs: Costs) -> dict[str, Any]:
         counts, each = self.gates[name], costs.each(f"detect-{name}")
@@ -230,7 +238,7 @@ class Detections:
         spared = counts["held_back"] - counts["shadow_sample"]
         return {
             "when": config.when,
-            **{what: counts[what] for what in ("let_through", "held_back", "shadow_sample", "misses")},
+            **self.gate_counts(name),
             "miss_rate": rate,
             "miss_rate_interval": None if rate is None else [low, high],
             "confidence": CONFIDENCE,

@@ -52,6 +52,11 @@ class Redecision:
             self.problem = tampered(f"the policy in run.json is {policy.identity}, not {record.policy.identity}")
 
     @property
+    def decider(self) -> Decider | None:
+        """Return what decides by the recorded policy; None where that does not bind."""
+        return self._decider
+
+    @property
     def columns(self) -> list[str]:
         """Columns of the report that are compared, or decided by."""
         asked = self._decider.columns if self._decider is not None else []

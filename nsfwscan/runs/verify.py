@@ -22,6 +22,7 @@ from nsfwscan.runs.balance import Balance
 from nsfwscan.runs.beside import ALL as BESIDE
 from nsfwscan.runs.beside import miscounted
 from nsfwscan.runs.chain import Link, links_of, problem_with
+from nsfwscan.runs.effects import GATE_COUNTS, Detections
 from nsfwscan.runs.finding import Finding, Kind, damaged, note, tampered
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
 from nsfwscan.runs.record import STAYS, FileRecord, PrunedRecord, RunRecord, checked_path, read_plan
@@ -209,6 +210,7 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
     is_delta = record.config.report.mode == "delta"
     balance, counted = Balance(), {name: Counter[str]() for name in _COUNTED}
     again = Redecision(record)
+    looked, forgotten = Detections(record.config.detectors, again.decider), 0
     if again.problem is not None:
         yield again.problem
     of_ranges = {path for part in plan.ranges for path in _parts(record, part)}
@@ -229,6 +231,8 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
         balance.accounted += Counter(rows["accounted_as"].to_pylist())
         yield from _escalations(run, record, part, rows)
         known = rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
+        looked.add(known)
+        forgotten += rows.num_rows - known.num_rows
         yield from again.findings(known, f"range {part.number}")
         for wrong in miscounted(rows, {one.folder: _uris(run, record, part, one.folder) for one in BESIDE}):
             yield tampered(f"range {part.number}: {wrong}")
@@ -239,9 +243,38 @@ def _balance(run: Run, record: RunRecord, plan: Plan) -> Iterator[Finding]:
     unknown = set(balance.accounted) - set(Accounted)
     if unknown:
         yield tampered(f"rows are accounted as {', '.join(sorted(map(str, unknown)))}, which is no place in a balance")
+    if not is_delta and not forgotten:  # a delta counts all listed objects; what is forgotten has no signals
+        yield from _detectors(record, looked)
     for name in _COUNTED if not is_delta else ():  # the summary of a delta counts all listed objects
         if counted[name] != (of_summary := getattr(record.summary, name)):
             yield tampered(f"by {name} there are {dict(counted[name])}, but run.json says {of_summary}")
+
+
+def _detectors(record: RunRecord, looked: Detections) -> Iterator[Finding]:
+    """Check what the record says of detectors against the rows, and against the files of boxes and text."""
+    if record.detectors is None:  # of an older version
+        return
+    names = [one.name for one in record.detectors]
+    if record.kind == "scan" and names != list(record.config.detectors):
+        yield tampered(f"run.json counts for the detectors {names}, but the run had {list(record.config.detectors)}")
+    for one in record.detectors:
+        if one.name not in looked.detectors:
+            yield tampered(f"run.json counts for a detector {one.name!r}, which the run did not have")
+            continue
+        said = one.model_dump(mode="json", include={"name", "looked_at", "not_looked_at", "boxes", "vectors", "lines"})
+        if {"vectors": None, "lines": None, **said} != (found := looked.counts(one.name)):
+            yield tampered(f"of the detector {one.name} the rows say {found}, but run.json says {said}")
+        counts = looked.gate_counts(one.name)
+        if one.gate is not None and counts != (gate := one.gate.model_dump(include=set(GATE_COUNTS))):
+            yield tampered(f"of the gate of {one.name} the rows say {counts}, but run.json says {gate}")
+    sums = {
+        "detections": sum(one.boxes for one in record.detectors),
+        "embeddings": sum(one.vectors or 0 for one in record.detectors),
+        "text": sum(one.lines or 0 for one in record.detectors),
+    }
+    for folder, total in sums.items():
+        if names and (rows := record.rows_in(folder)) != total:
+            yield tampered(f"{folder}/ has {rows:,} rows, but run.json counts {total:,} for its detectors")
 
 
 def _escalations(run: Run, record: RunRecord, part: Range, rows: pa.Table) -> Iterator[Finding]:
@@ -270,7 +303,9 @@ def _listed(run: Run, part: Range) -> tuple[Counter[str], Counter[str]]:
 
 def _reported(run: Run, record: RunRecord, part: Range, further: Sequence[str]) -> pa.Table:
     """Return the columns of a range's report that `_balance` counts, and further ones."""
-    names = dict.fromkeys(["uri", "accounted_as", "match_kind", "views", "signals", *_COUNTED, *further])
+    names = dict.fromkeys(
+        ["uri", "accounted_as", "match_kind", "duplicate_of", "views", "signals", *_COUNTED, *further]
+    )
     schema = pa.schema([REPORT_SCHEMA.field(name) for name in names])
     found = [from_parquet(run.folder.read(path), schema.names) for path in _parts(record, part)]
     return pa.concat_tables([schema.empty_table(), *(as_schema(rows, schema) for rows in found)])

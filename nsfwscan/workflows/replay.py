@@ -124,7 +124,8 @@ def _record(
     """Write the report, and return its record."""
     began, was = time.monotonic(), parent.record()
     report = was.config.report.model_copy(update={"save_images": False})
-    config = ScanConfig(source=was.config.source, duplicates=was.config.duplicates, out=run.store.uri, report=report)
+    kept_settings = {name: getattr(was.config, name) for name in ("source", "duplicates", "detectors")}
+    config = ScanConfig(**kept_settings, out=run.store.uri, report=report)
     asked = {"policy": source, "shadow_policies": (), "report": report, "evidence": evidence}
     shown = was.config.model_copy(update=asked)
     kept = was.as_json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -228,3 +229,25 @@ def test_a_model_must_give_probabilities(media: Path, detector: Path, tmp_path: 
     sidecar_of(other).write_text(json.dumps({**sidecar, "gives": "smells"}))
     with pytest.raises(ModelError, match="says that it gives 'smells'; known are probabilities, boxes"):
         night(media, tmp_path / "out", "2", other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"looked_at": 7}, "of the detector box the rows say .*'looked_at': 6.*but run.json says .*'looked_at': 7"),
+        ({"not_looked_at": {}}, "'not_looked_at': {'unreadable': 1}"),
+        ({"boxes": 5}, "detections/ has 6 rows, but run.json counts 5"),
+        ({"name": "other"}, "counts for a detector 'other', which the run did not have"),
+        (None, r"counts for the detectors \[\], but the run had \['box'\]"),
+    ],
+)
+def test_what_a_record_says_of_detectors_is_checked(
+    store: Path, tmp_path: Path, changed: dict[str, Any] | None, why: str
+) -> None:
+    """Against the rows and the files, whatever digests an edit leaves."""
+    shutil.copytree(store / "runs" / "1", tmp_path / "runs" / "1")
+    path = tmp_path / "runs" / "1" / "run.json"
+    record = json.loads(path.read_text())
+    record["detectors"] = [] if changed is None else [{**record["detectors"][0], **changed}]
+    path.write_text(json.dumps(record))
+    assert any(re.search(why, text) for text in findings(tmp_path, "1"))
