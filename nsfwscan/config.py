@@ -290,6 +290,13 @@ class TextConfig(Frozen):
 
     keep: bool = True
     """Whether `text/` beside the report has it; false: only what it comes to, in signals and columns."""
+    patterns: tuple[Uri, ...] = ()
+    """Lists of patterns that text is searched for (YAML): files, fsspec URIs, or those that come along, such as
+    `example:en`; see `texts/patterns.py`."""
+    block: Uri | None = None
+    """A file of hosts, one a line: where a code in a picture leads to one, or below it, it is counted as blocked."""
+    allow: Uri | None = None
+    """The same of hosts that are known to be harmless."""
     key: Uri | None = None
     """A public key (X25519, PEM), a file or any fsspec URI: text is encrypted for the holder of the private one. Unset:
     it is written as it is."""
@@ -557,7 +564,7 @@ class ScanConfig(Frozen):
             "model": True,
             "cascade": True,
             "detectors": True,
-            "text": {"keep"},
+            "text": {"keep", "patterns", "block", "allow"},
             "policy": True,
             "report": {"mode"},
             "previous": True,
@@ -570,8 +577,10 @@ class ScanConfig(Frozen):
         for name in _UNSET:
             if not sections["decode"][name]:
                 del sections["decode"][name]
-        if self.text.keep:
-            del sections["text"]["keep"]
+        plain = TextConfig()
+        sections["text"] = {
+            key: value for key, value in sections["text"].items() if getattr(self.text, key) != getattr(plain, key)
+        }
         if not self.previous.ignore_runs:  # runs that were begun before there was such a setting go on
             del sections["previous"]["ignore_runs"]
         policy = {name: sections.pop(name) for name in ("policy", "detectors")}

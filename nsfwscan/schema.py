@@ -207,6 +207,11 @@ TEXT_COLUMNS = [
         pa.string(),
         "language (ISO 639-1) of the text that a detector read in the picture; null for 20 characters or fewer",
     ),
+    _column(
+        "link_host",
+        pa.string(),
+        "host that a code in the picture leads to; of several, a blocked one, else one on no list, else an allowed one",
+    ),
 ]
 """What detectors that read pictures say in words."""
 VIEW_COLUMNS = [

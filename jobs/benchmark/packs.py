@@ -2,33 +2,41 @@
 
 The time is the processor's, with one thread, so a busy machine changes little. A pack alone scores batches of random
 pixels. The factory scores pictures that are decoded beforehand: by its model, with its detectors, and with a gate that
-lets a tenth of them through to the detectors, and a hundredth of the others. Packs are not fetched for it.
+lets a tenth of them through to the detectors, and a hundredth of the others. Packs are not fetched for it. Text and
+codes are read on pages like a phone's screen, and on pictures without any.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
 
 from jobs.benchmark.figures import Figure, figure, missing
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
-from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
+from nsfwscan.config import DetectorConfig, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.execution.pipeline import cpu_stages, model_stages, opened
 from nsfwscan.models import registry
 from nsfwscan.models.packs.pull import is_there
 from nsfwscan.models.spec import Hardware
 from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import fresh, run
+from nsfwscan.texts.rules import TextRules
 
 PACKS = ("five-class", "nudity", "gore", "backbone")
 FACTORY = ("nudity", "gore")
 """Detectors of the factory, beside its model."""
+READERS = ("text", "link")
+_LIBRARIES = {"text": "rapidocr", "link": "zxingcpp"}
+_CHAT = ("Are you coming tonight?", "I have to work until nine", "Then come later", "All right, where is it?",
+         "At the old harbour, pier 4", "See you there!", "Bring something to drink")  # fmt: skip
 UNIT = "images/core-s"
 _PICTURES = 100
 _PASSES = 0.1
@@ -37,8 +45,15 @@ _BATCH = 8
 
 def measure_packs(workload: Workload) -> list[Figure]:
     """Measure each pack, and the factory without detectors, with them, and with a gate before them."""
+    reading = [
+        figure(f"packs.{name}{suffix}", f"`embedded:{name}` {what}", apart(reading_rates, name, drawn, 3), UNIT)
+        for name in READERS
+        for suffix, what, drawn in ((".page", "on a page of a chat", True), ("", "on a picture without any", False))
+        if find_spec(_LIBRARIES[name]) is not None
+    ]
     if absent := [name for name in PACKS if not is_there(name)]:
-        return [missing("packs", "packs", f"not on this machine: nsfwscan models pull {' '.join(absent)}")]
+        why = f"not on this machine: nsfwscan models pull {' '.join(absent)}"
+        return [missing("packs", "packs", why), *reading]
     found = [
         figure(f"packs.{name}", f"`pack:{name}` alone", apart(pack_rates, name, workload.seconds / 4), UNIT)
         for name in PACKS
@@ -53,7 +68,33 @@ def measure_packs(workload: Workload) -> list[Figure]:
         figure("packs.model", "the factory's model on pictures", alone, UNIT),
         figure("packs.factory", "with its detectors", every, UNIT),
         figure("packs.factory.gated", f"with a gate that lets {_PASSES:.0%} through to them", gated, UNIT),
+        *reading,
     ]
+
+
+def reading_rates(name: str, drawn: bool, repetitions: int) -> list[float]:
+    """Return the rates at which pictures are read, of 1080 × 2340 pixels: pages of a chat, or noise made smooth."""
+    spec = registry.resolve_detector(name, DetectorConfig(uri=f"embedded:{name}"), StorageConfig())
+    reader = registry.reader_of_pictures(spec, TextRules(), 1)
+    reader.open()
+    page = np.asarray(_page() if drawn else _smooth())
+    reader.read(page)  # loads what is loaded with the first picture
+    return [_rate(lambda: len([reader.describe(reader.read(page))]), 0.0) for _ in range(repetitions)]
+
+
+def _page() -> Image.Image:
+    image = Image.new("RGB", (1080, 2340), (236, 229, 221))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(40)
+    for number, line in enumerate(_CHAT):
+        left, top = (40, 380)[number % 2], 200 + 150 * number
+        draw.rounded_rectangle((left, top, left + 660, top + 90), 20, fill=(255, 255, 255))
+        draw.text((left + 20, top + 20), line, fill=(20, 20, 20), font=font)
+    return image
+
+
+def _smooth() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 5, 3), np.uint8)
+    return Image.fromarray(noise).resize((1080, 2340), Image.Resampling.BICUBIC)
 
 
 def pack_rates(name: str, seconds: float, repetitions: int = 3) -> list[float]:

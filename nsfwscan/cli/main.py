@@ -117,8 +117,8 @@ detector_option = click.option(
     "detectors",
     multiple=True,
     metavar="NAME[=URI]",
-    help="Also ask this model; its scores become signals NAME.LABEL. Without a URI: the pack NAME, or text, which "
-    "reads text in pictures. Repeatable.",
+    help="Also ask this model; its scores become signals NAME.LABEL. Without a URI: the pack NAME, or text or "
+    "link, which read text and codes in pictures. Repeatable.",
 )
 
 ignore_run_option = click.option(
@@ -303,6 +303,14 @@ def model_options(command: Command) -> Command:
     default=None,
     help="Keep the text that detectors read in pictures, in text/ (default); --no-text: only what it comes to.",
 )
+@click.option(
+    "--patterns",
+    multiple=True,
+    metavar="FILE",
+    help="Search the text that detectors read for these patterns (YAML), such as example:en. Repeatable.",
+)
+@click.option("--block-hosts", metavar="FILE", help="Hosts, one a line, that codes in pictures must not lead to.")
+@click.option("--allow-hosts", metavar="FILE", help="Hosts, one a line, that they may lead to.")
 @click.option(
     "--text-key", metavar="FILE", help="Encrypt that text for the holder of the private key to this public one (PEM)."
 )
@@ -772,8 +780,8 @@ def _sections(options: dict[str, Any]) -> dict[str, Any]:
         sections["report"]["mode"] = given["report"]
     if "cascade" in given:
         sections["cascade"] = {"enabled": given["cascade"]}
-    if "text_key" in given:
-        sections["text"]["key"] = given["text_key"]
+    of_text = {"text_key": "key", "patterns": "patterns", "block_hosts": "block", "allow_hosts": "allow"}
+    sections["text"] |= {key: given[option] for option, key in of_text.items() if option in given}
     if "full" in given:
         sections["previous"] = {"reuse": not given["full"]}
     if "ignore_runs" in given:

@@ -46,10 +46,12 @@ from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode, Poison
 from nsfwscan.stages.filters import Heuristics, Prefilter
 from nsfwscan.stages.fingerprint import Digest
+from nsfwscan.stages.judging import JudgeText
 from nsfwscan.stages.match import MatchDigests, MatchHashes
 from nsfwscan.stages.read import Read
 from nsfwscan.stages.reading import PICTURE, Again, KeepText, ReadPictures
 from nsfwscan.storage.rate_limit import UNPACED, Pace
+from nsfwscan.texts.rules import TextRules
 
 _CHUNK_BYTES = 32 * 2**20
 _ROW_BYTES = 8192
@@ -126,8 +128,10 @@ def model_stages(
         detector = config.detectors[one.name]
         if one.takes == "picture":
             again = again or pictures_again(config, Read(config.read, config.storage))
-            reader = reader_of_pictures(one, threads)
+            reader = reader_of_pictures(one, auxiliary_models.text or TextRules(), threads)
             stages.append(ReadPictures(one, detector, reader, again, column=columns[spec.geometry]))
+        elif one.takes == "text":
+            stages.append(JudgeText(one, detector, config.storage, threads=threads))
         else:
             stages.append(Detect(one, detector, config.storage, column=columns[one.geometry], **common))
     return stages

@@ -28,14 +28,15 @@ from nsfwscan.models.labels import categories_of, renamed
 from nsfwscan.models.onnx_backend import EMBEDDED, load_onnx, open_nsfw_path
 from nsfwscan.models.packs.catalogue import SCHEME as PACK
 from nsfwscan.models.packs.pull import pack_path
-from nsfwscan.models.spec import AuxiliaryModels, Classifier, Gives, Hardware, ModelSpec
+from nsfwscan.models.spec import AuxiliaryModels, Classifier, Gives, Hardware, Judge, ModelSpec
+from nsfwscan.models.text_checkpoint import TOKENIZER, digest_of_text_folder, is_of_text, labels_of_text
 from nsfwscan.policy.gate import check_gates
 from nsfwscan.schema import Category
 from nsfwscan.storage.atomic import appearing
 from nsfwscan.storage.failures import in_words, retry
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.objects import etag_of, modified_of
-from nsfwscan.texts import ocr
+from nsfwscan.texts import codes, ocr
 from nsfwscan.texts.lines import Reader
 from nsfwscan.texts.rules import TextRules
 
@@ -73,6 +74,11 @@ def resolve(config: ModelConfig, storage: StorageConfig) -> ModelSpec:
     spec = _read(config.uri, storage)
     if config.uri == EMBEDDED:
         return spec
+    if spec.takes == "text":
+        raise ModelError(
+            f"{config.uri} classifies text, and no images: name it as a detector (--detector NAME={config.uri}), after "
+            "one that reads text (--detector text)"
+        )
     if spec.gives != "probabilities":
         raise ModelError(
             f"{config.uri} gives {spec.gives}, and no probabilities of categories: name it as a detector (--detector "
@@ -94,6 +100,9 @@ def _read(uri: str, storage: StorageConfig) -> ModelSpec:
     if is_embedded(uri):
         return _embedded(uri)
     place = _local(uri, storage)
+    if place.is_dir() and is_of_text(model_settings(place, uri)):
+        labels, digest = labels_of_text(model_settings(place, uri), uri), digest_of_text_folder(place)
+        return ModelSpec(_name_of(uri), uri, digest, "torch", labels, (), PICTURE, _PLAIN, "", takes="text")
     backend: Literal["torch", "onnx"] = "torch" if place.is_dir() else "onnx"
     gives: Gives
     if backend == "onnx":
@@ -125,8 +134,25 @@ def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
     check_gates(config.detectors)
     prefilter = resolve(config.cascade.prefilter, config.storage) if config.cascade.enabled else None
     detectors = tuple(resolve_detector(name, one, config.storage) for name, one in config.detectors.items())
-    reads = any(one.takes == "picture" for one in detectors)
-    return AuxiliaryModels(prefilter, detectors, TextRules.of(config.text, config.storage) if reads else None)
+    for place, one in enumerate(detectors):
+        if one.takes == "text" and not any(before.uri == ocr.NAME for before in detectors[:place]):
+            raise ModelError(
+                f"the detector {one.name} classifies text, and none before it reads any: name one (--detector text)"
+            )
+    if not any(one.takes == "picture" for one in detectors):
+        return AuxiliaryModels(prefilter, detectors)
+    rules = TextRules.of(config.text, config.storage)
+    return AuxiliaryModels(prefilter, tuple(_with_rules(one, rules) for one in detectors), rules)
+
+
+def _with_rules(spec: ModelSpec, rules: TextRules) -> ModelSpec:
+    """Return the spec of a reader, whose signals follow from lists of the user's, too."""
+    if spec.takes != "picture":
+        return spec
+    further = rules.search_sha256 if spec.uri == ocr.NAME else rules.hosts_sha256
+    topics = sorted({topic for one in rules.lists for topic in one.content.topics}) if spec.uri == ocr.NAME else []
+    digest = hashlib.sha256(f"{spec.digest} {further}".encode()).hexdigest()
+    return replace(spec, digest=digest, labels=(*spec.labels, *topics))
 
 
 def is_embedded(uri: str) -> bool:
@@ -209,21 +235,33 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 PICTURE = Geometry((1600, 1600), Image.Resampling.BILINEAR, letterbox="within")
 """Of what reads pictures: as many pixels as a phone's screen has."""
-READERS = {ocr.NAME: ocr}
+_PLAIN = Normalisation(1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+READERS = {ocr.NAME: ocr, codes.NAME: codes}
 """What reads pictures, by the name."""
 
 
-def reader_of_pictures(spec: ModelSpec, threads: int) -> Reader:
+def reader_of_pictures(spec: ModelSpec, rules: TextRules, threads: int) -> Reader:
     """Return what reads pictures, not opened yet."""
-    return ocr.Ocr(threads)
+    return ocr.Ocr(threads, rules.lists) if spec.uri == ocr.NAME else codes.Codes(rules)
+
+
+def load_judge(spec: ModelSpec, storage: StorageConfig, hardware: Hardware) -> Judge:
+    """Load a classifier of text on this worker. Raises ModelError as `load`."""
+    from nsfwscan.models.torch_text import load_text
+
+    place = _local(spec.uri, storage)
+    if digest_of_text_folder(place) != spec.digest:
+        raise ModelError(
+            f"{spec.uri}: the weights on this worker are not those that the run began with; start a new run"
+        )
+    return load_text(spec, place, hardware)
 
 
 def _embedded(uri: str) -> ModelSpec:
     if uri in READERS:
-        name, plain = uri.removeprefix("embedded:"), Normalisation(1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        labels = ("chars", "lines", "profanity")
-        digest = READERS[uri].digest()
-        return ModelSpec(name, uri, digest, "onnx", labels, (), PICTURE, plain, "", gives="lines", takes="picture")
+        name = uri.removeprefix("embedded:")
+        labels, digest = READERS[uri].LABELS, READERS[uri].digest()
+        return ModelSpec(name, uri, digest, "onnx", labels, (), PICTURE, _PLAIN, "", gives="lines", takes="picture")
     if uri != EMBEDDED:
         raise ModelError(f"no embedded model {uri!r}; there are {', '.join((EMBEDDED, *READERS))}")
     # https://github.com/yahoo/open_nsfw: 256 x 256 bilinear, centre crop 224, a JPEG round trip, BGR minus the mean.
@@ -287,7 +325,11 @@ def _from_hub(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=["*.json", "model*.safetensors*"]))
+        return Path(
+            snapshot_download(
+                repo, allow_patterns=["*.json", "model*.safetensors*", "vocab.txt", "merges.txt", "*.model"]
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
@@ -306,7 +348,8 @@ def _download(uri: str, storage: StorageConfig, names: frozenset[str] | None = N
         found = {str(i["name"]).rsplit("/", 1)[-1]: i for i in fs.ls(uri, detail=True) if i.get("type") == "file"}
         if names is None and not any(name.endswith(".safetensors") for name in found):
             names = frozenset(name for name in found if WANTED.match(name)) | {GRAPH, f"{GRAPH}.json"}
-        wanted = {n: info for n, info in found.items() if (WANTED.match(n) if names is None else n in names)}
+        taken = (lambda n: WANTED.match(n) or TOKENIZER.match(n)) if names is None else names.__contains__
+        wanted = {n: info for n, info in found.items() if taken(n)}
         versions = sorted((n, i.get("size"), str(etag_of(i) or modified_of(i))) for n, i in wanted.items())
         target = cache_folder() / hashlib.sha256(json.dumps([uri, versions]).encode()).hexdigest()[:32]
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,11 @@ Boxes = NDArray[np.float32]
 Gives = Literal["probabilities", "boxes", "embedding", "lines"]
 """What a model gives: a probability for each label; boxes, by the head of YOLOv8; a vector, which has no labels; or
 lines of text, and what else is written in a picture."""
-Takes = Literal["pixels", "picture"]
-"""What a model takes: pixels of its geometry; or the picture as people see it, which is read again for it."""
+Takes = Literal["pixels", "picture", "text"]
+"""What a model takes: pixels of its geometry; the picture as people see it, which is read again for it; or the text
+that another has read there."""
+Judge = Callable[[str], NDArray[np.float32]]
+"""A loaded classifier of text: from a text to float32 probabilities [labels]."""
 
 
 @dataclass(frozen=True)

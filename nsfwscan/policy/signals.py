@@ -11,8 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from nsfwscan.schema import SIGNALS
+from nsfwscan.schema import SIGNAL_GROUPS, SIGNALS
 
+COUNTS = frozenset({"chars", "lines", "profanity", "codes", "hosts", "blocked", "allowed", "other", "odd"})
+"""What readers of pictures count: `nsfwscan/texts/ocr.py`, `nsfwscan/texts/codes.py`."""
 SIGNAL_MAP = pa.map_(pa.string(), pa.float32())
 """Type of the column in rules: `signals['name']`."""
 
@@ -31,6 +33,20 @@ def merged(column: pa.Array | pa.ChunkedArray, more: Sequence[Mapping[str, float
 def signals_of_row(value: Iterable[Mapping[str, Any]] | None) -> dict[str, float]:
     """Return the names and values of one row, as Arrow gives it."""
     return {entry["name"]: entry["value"] for entry in value or ()}
+
+
+def probabilities_of(signals: Mapping[str, float]) -> dict[str, float]:
+    """Return what detectors say as probabilities: without what a file or a gate says, the numbers that a reader of
+    pictures counts, and single hints of its patterns."""
+    readers = {name.rpartition(".")[0] for name in signals if name.endswith((".chars", ".codes"))}
+    return {
+        name: value
+        for name, value in signals.items()
+        if name.partition(".")[0] not in SIGNAL_GROUPS
+        and not (
+            name.partition(".")[0] in readers and ("." in name.partition(".")[2] or name.partition(".")[2] in COUNTS)
+        )
+    }
 
 
 def as_maps(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -59,6 +59,7 @@ SHOWN = (
     *("media", "duration_s", "views", "model", "policy", "confidence", "truth", "false_positive"),
     *("decision", "rule", "queue", "skill", "shield", "severity", "decided_by"),
     *("label", "nsfw_score", *map(score_column, Category), "signals"),
+    *("text_language", "link_host"),
     *MATCHED,
     *("duplicate_of", "cluster", "cluster_size", "cluster_places", "scanned_at"),
     *("verdict", "verdict_at", "appeals"),

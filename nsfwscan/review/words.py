@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from nsfwscan.errors import Status
-from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.policy.signals import probabilities_of, signals_of_row
 from nsfwscan.review.ranking import Item
 from nsfwscan.schema import NSFW_CATEGORIES, SIGNAL_GROUPS, BankKind, Category, Decision, score_column
 from nsfwscan.text import plural
@@ -57,8 +57,7 @@ def _model(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _detectors(row: dict[str, Any]) -> dict[str, float]:
-    signals = signals_of_row(row["signals"])
-    return {name: value for name, value in signals.items() if name.partition(".")[0] not in SIGNAL_GROUPS}
+    return probabilities_of(signals_of_row(row["signals"]))
 
 
 def _before(item: Item) -> str:
@@ -79,6 +78,7 @@ def facts_of(item: Item) -> Facts:
     found: Facts = [("places", places), ("SHA-256", [row["sha256"] or "not read"])]
     if not row["illegal"]:
         found += [("file", _file(row)), ("scores", _scores(row)), ("signals", _signals(row))]
+        found += [("text", _text_in(row))]
     found += [("match", _match(row)), ("truth", [row["truth"]] if row["truth"] else [])]
     found += [("earlier", [_said(said) for said in item.prior]), ("error", [row["error"]] if row["error"] else [])]
     found += [(f"your {name}", [_text(value)]) for name, value in json.loads(item.context or "{}").items()]
@@ -100,6 +100,15 @@ def _scores(row: dict[str, Any]) -> list[str]:
 def _signals(row: dict[str, Any]) -> list[str]:
     signals = sorted(signals_of_row(row["signals"]).items(), key=lambda one: -one[1])
     return [", ".join(f"{name} {value:.2f}" for name, value in signals[:_MOST_SIGNALS])] if signals else []
+
+
+def _text_in(row: dict[str, Any]) -> list[str]:
+    """Return what is known of text and codes in the picture, and none of their words, which may be personal data."""
+    signals = signals_of_row(row["signals"])
+    language = [f"in the language {row['text_language']}"] if row.get("text_language") else []
+    hints = [name for name in signals if name.count(".") > 1 and name.partition(".")[0] not in SIGNAL_GROUPS]
+    host = [f"a code leads to {row['link_host']}"] if row.get("link_host") else []
+    return [*language, *([f"hints: {', '.join(hints)}"] if hints else []), *host]
 
 
 def _match(row: dict[str, Any]) -> list[str]:

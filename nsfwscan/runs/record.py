@@ -418,6 +418,27 @@ class DetectorRecord(_Section):
     gate: GateRecord | None
 
 
+class PatternsRecord(_Section):
+    """A list of patterns that text was searched for."""
+
+    name: str
+    version: str
+    language: str
+    region: str | None
+    owner: str
+    uri: str
+    sha256: Sha256
+    topics: tuple[str, ...]
+
+
+class HostsRecord(_Section):
+    """A list of hosts that links were looked up in."""
+
+    uri: str
+    sha256: Sha256
+    hosts: Count
+
+
 class TextRecord(_Section):
     """What became of the text that detectors read in pictures."""
 
@@ -425,6 +446,10 @@ class TextRecord(_Section):
     """Whether `text/` has it."""
     key: str | None
     """The id of the key that it is encrypted for; None: it is not."""
+    patterns: tuple[PatternsRecord, ...] = ()
+    """Lists that it was searched for."""
+    hosts: dict[str, HostsRecord] = {}
+    """Lists of hosts, `block` and `allow`."""
 
 
 class CascadeRecord(_Section):

@@ -88,7 +88,9 @@ class ReadPictures(Stage):
         asked[list(first.values())] = True
         known = {contents[row]: self._remembered[contents[row]] for row in rows if contents[row] in self._remembered}
         known |= self._read(table, sorted(first.values()))
-        lines = [known.get(contents[row]) if row in set(rows.tolist()) else None for row in range(table.num_rows)]
+        lines: list[Lines | None] = [None] * table.num_rows
+        for row in rows:
+            lines[row] = known.get(contents[row])
         self._remembered |= known
         for oldest in list(islice(self._remembered, max(0, len(self._remembered) - _REMEMBERED))):
             del self._remembered[oldest]

@@ -6,6 +6,8 @@ its stores': that is a `ModelError`. Latin letters and Chinese are read, other s
     <detector>.chars        characters of all lines, without spaces
     <detector>.lines        lines
     <detector>.profanity    different words that a list in the text's language calls profane; absent without a list
+
+and those of the patterns that it is searched for (`patterns.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ import numpy as np
 from nsfwscan.errors import ModelError
 from nsfwscan.texts.language import language_of, profane_words
 from nsfwscan.texts.lines import LINE, Line, Pixels, Said, place_of
+from nsfwscan.texts.patterns import PatternList, Search
 
 NAME = "embedded:text"
+LABELS = ("chars", "lines", "profanity")
 _WEIGHTS = ("PP-OCRv6_det_small.onnx", "ch_ppocr_mobile_v2.0_cls_mobile.onnx", "PP-OCRv6_rec_small.onnx")
 """Those that rapidocr 3.10 takes by itself."""
 _SIDE = 960
@@ -42,10 +46,11 @@ class Ocr:
 
     Args:
         threads: of the models.
+        lists: patterns that text is searched for.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, lists: Sequence[PatternList] = ()) -> None:
+        self._threads, self._lists = threads, lists
         self._engine: Any = None
 
     def open(self) -> None:
@@ -90,7 +95,11 @@ class Ocr:
         profane = profane_words(text, language) if lines else frozenset()
         if profane is not None:
             signals["profanity"] = float(len(profane))
-        return Said(signals, {"text_language": language})
+        return Said({**signals, **self._search(text)}, {"text_language": language})
+
+    @cached_property
+    def _search(self) -> Search:
+        return Search(self._lists)
 
 
 def _given(values: Any) -> Any:

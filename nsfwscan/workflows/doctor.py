@@ -48,6 +48,7 @@ from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.objects import fetch, open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, size
+from nsfwscan.texts.rules import TextRules
 from nsfwscan.workflows.pin import Pinned
 
 _SAMPLE = 24
@@ -350,11 +351,15 @@ def _models(config: ScanConfig) -> Iterator[Finding]:
 
 def _model(subject: str, spec: ModelSpec, config: ModelConfig, storage: StorageConfig) -> Finding:
     if spec.takes == "picture":
-        reader = registry.reader_of_pictures(spec, usable_cpus())
+        reader = registry.reader_of_pictures(spec, TextRules(), usable_cpus())
         reader.open()
         reader.read(np.full((64, 64, 3), 128, np.uint8))
         return Finding("ok", subject, f"{spec.identity} reads pictures; {', '.join(spec.labels)}")
     hardware = registry.choose_hardware(spec, config, threads=usable_cpus())
+    if spec.takes == "text":
+        scores = registry.load_judge(spec, storage, hardware)("hello")
+        ends: Literal["ok", "fail"] = "ok" if np.isfinite(scores).all() else "fail"
+        return Finding(ends, subject, f"{spec.identity} classifies text in {hardware.dtype}; {', '.join(spec.labels)}")
     scores = registry.load(spec, storage, hardware)(np.full((hardware.batch_size, *spec.geometry.shape), 128, np.uint8))
     if not np.isfinite(scores).all():
         return Finding("fail", subject, f"{spec.identity} returns no numbers in {hardware.dtype}: try --dtype float32")

@@ -20,7 +20,7 @@ from nsfwscan.location import Location
 from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, parse_policy
-from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.policy.signals import probabilities_of, signals_of_row
 from nsfwscan.policy.sql import columns_of, connect
 from nsfwscan.runs.previous import LISTED, PreviousRun
 from nsfwscan.runs.record import RunRecord
@@ -181,7 +181,8 @@ def _detectors(record: RunRecord, values: dict[str, Any]) -> Iterator[tuple[str,
             why = "a bank knows it" if values["match_kind"] else f"its gate held it back: {config.when}" if held else ""
             yield name, f"did not look{f' ({why})' if why else ''}"
             continue
-        highest = sorted(said.items(), key=lambda one: -one[1])[:3]
+        sure = probabilities_of({f"{name}.{label}": number for label, number in said.items()})
+        highest = sorted(said.items(), key=lambda one: (f"{name}.{one[0]}" not in sure, -one[1]))[:3]
         boxes = signals.get(f"boxes.{name}")
         yield (
             name,

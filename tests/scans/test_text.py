@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import nsfwscan
 from nsfwscan.cli.main import main
@@ -248,3 +250,92 @@ def test_real_pictures(tmp_path: Path) -> None:
     _, lines = read(tmp_path / "out", "1")
     assert [line["text"] for line in lines["page.png"]] == ["Wie alt bist du eigentlich?", "I am 13 and you"]
     assert [line["text"] for line in lines["strip.png"]] == [f"line number {number}" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of text, small and untrained, with a tokenizer of its own."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("judge")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "this", "picture", "is", "by", "pixels"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=32, id2label={0: "calm", 1: "toxic"}, label2id={"calm": 0, "toxic": 1},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_text_is_searched_and_judged(media: Path, judge: Path, tmp_path: Path) -> None:
+    """By a list of patterns, which the record names with its digest, and by a classifier of the user's, which sees only
+    what was read; another list makes other rows."""
+    pytest.importorskip("re2")
+    (tmp_path / "own.yaml").write_text(
+        "name: own\nversion: 7\nlanguage: en\nowner: me\ntopics:\n"
+        "  sizes: {combine: [0.5, 1], groups: {number: ['[0-9]+ by'], word: ['pixel']}}\n"
+    )
+    further = {"toxicity": {"uri": str(judge)}}
+    settings = {
+        "text": {"patterns": [str(tmp_path / "own.yaml")]},
+        "detectors": {"text": {"uri": "embedded:text"}, **further},
+    }
+    out = tmp_path / "out"
+    result = nsfwscan.scan(media, out, run_id="1", **settings)
+    rows, _ = read(out, "1")
+    signals = rows["page.png"]["signals"]
+    assert (signals["text.sizes"], signals["text.sizes.number"]) == (1, 1) and rows["empty.png"]["signals"][
+        "text.sizes"
+    ] == 0
+    assert signals["toxicity.calm"] + signals["toxicity.toxic"] == pytest.approx(1)
+    assert signals["toxicity.toxic"] == rows["copy.png"]["signals"]["toxicity.toxic"]
+    assert "toxicity.toxic" not in rows["empty.png"]["signals"]
+    assert result.record.text is not None
+    [named] = result.record.text.patterns
+    assert (named.name, named.version, named.owner) == ("own", "7", "me")
+    assert findings(out, "1") == []
+    assert nsfwscan.scan(media, out, run_id="2", **settings).record.plan.actions["carried"] == 5
+    (tmp_path / "own.yaml").write_text((tmp_path / "own.yaml").read_text().replace("version: 7", "version: 8"))
+    assert nsfwscan.scan(media, out, run_id="3", **settings).record.plan.actions.get("carried", 0) < 5
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_classifier_of_text_needs_text(media: Path, judge: Path, tmp_path: Path) -> None:
+    """Where no detector before it reads any, or its tokenizer is missing, or it is named as the model, nothing starts."""
+    with pytest.raises(ModelError, match=r"none before it reads any: name one \(--detector text\)"):
+        nsfwscan.scan(media, tmp_path / "out", detectors={"toxicity": {"uri": str(judge)}})
+    with pytest.raises(ModelError, match="classifies text, and no images: name it as a detector"):
+        nsfwscan.scan(media, tmp_path / "out", model={"uri": str(judge)})
+    shutil.copytree(judge, tmp_path / "judge")
+    for path in tmp_path.glob("judge/*"):
+        if path.name.startswith(("tokenizer", "vocab", "special")):
+            path.unlink()
+    detectors = {"text": {"uri": "embedded:text"}, "toxicity": {"uri": str(tmp_path / "judge")}}
+    with pytest.raises(ModelError, match="no tokenizer"):
+        nsfwscan.scan(media, tmp_path / "out", detectors=detectors)
+
+
+def test_codes_lead_to_hosts(tmp_path: Path) -> None:
+    """A scan finds them by the command line; what they hold is text like other text."""
+    zxingcpp = pytest.importorskip("zxingcpp")
+    (tmp_path / "media").mkdir()
+    code = zxingcpp.create_barcode("https://user@sub.evil.example/ticket/123", zxingcpp.BarcodeFormat.QRCode)
+    picture = page(size=(400, 400))
+    picture.paste(Image.fromarray(np.asarray(code.to_image(scale=5))), (60, 60))
+    picture.save(tmp_path / "media" / "code.png")
+    page().save(tmp_path / "media" / "none.png")
+    (tmp_path / "bad.txt").write_text("evil.example")
+    command = ["scan", str(tmp_path / "media"), "--out", str(tmp_path / "out"), "--run-id", "1", "--detector", "link"]
+    assert CliRunner().invoke(main, [*command, "--block-hosts", str(tmp_path / "bad.txt")]).exit_code == 0
+    rows, lines = read(tmp_path / "out", "1")
+    assert rows["code.png"]["link_host"] == "sub.evil.example" and rows["none.png"]["link_host"] is None
+    signals = rows["code.png"]["signals"]
+    assert (signals["link.codes"], signals["link.blocked"], signals["link.odd"]) == (1, 1, 1)
+    assert [(line["kind"], line["text"]) for line in lines["code.png"]] == [("QRCode", code.text)]
+    record = Run(store_of(tmp_path / "out"), "1").record()
+    assert record.text is not None and record.text.hosts["block"].hosts == 1
