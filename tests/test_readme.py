@@ -22,6 +22,7 @@ from nsfwscan.errors import ErrorCode
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
+from nsfwscan.texts.patterns import Content
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("nsfwscan", "training", "jobs", "tests", "deploy")
@@ -127,10 +128,12 @@ def test_commands_exist(page: str, line: str, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(("page", "text"), examples("yaml"))
 def test_yaml_loads(page: str, text: str) -> None:
-    """Every YAML example is a policy in which nothing is wrong, or a configuration."""
+    """Every YAML example is a policy in which nothing is wrong, a list of patterns, or a configuration."""
     content = yaml.safe_load(text)
     if "rules" in content:
         assert list(lint(parse_policy({"name": "readme", **content}))) == []
+    elif "topics" in content:
+        assert Content.of({**content, "version": str(content["version"])}).topics
     else:
         ScanConfig.load(None, {"source": {"uris": []}, "out": "", "model": {"uri": "./checkpoint"}, **content})
 
