@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from nsfwscan.errors import Status
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.views import images_of
-from nsfwscan.schema import EACH_VIEW, LISTING_SCHEMA
+from nsfwscan.schema import EACH_VIEW, LISTING_SCHEMA, LOOK_CLOSER
 from nsfwscan.stages.base import Stage, fresh, run
 from nsfwscan.stages.decode import Decode
 from nsfwscan.stages.fingerprint import Digest
@@ -97,19 +98,24 @@ class Artist:
             decode = Decode(looked, self._geometries, views=config.views)
             self._idle.put([Read(config.read, storage), Digest(), decode])
 
-    def draw(self, contents: Sequence[Content]) -> Iterator[Drawn]:
-        """Yield what each object looks like, in order."""
+    def draw(self, contents: Sequence[Content], closer: Mapping[str, Sequence[int]] | None = None) -> Iterator[Drawn]:
+        """Yield what each object looks like, in order.
+
+        Args:
+            closer: by URI, frames to look at that only a second look comes to.
+        """
         rows = _LARGE_AT_ONCE if self._save else _AT_ONCE
         chunks = [contents[start : start + rows] for start in range(0, len(contents), rows)]
         with ThreadPoolExecutor(self._workers, thread_name_prefix="draw") as threads:
-            for drawn in threads.map(self._chunk, chunks):
+            for drawn in threads.map(partial(self._chunk, closer or {}), chunks):
                 yield from drawn
 
-    def _chunk(self, contents: Sequence[Content]) -> list[Drawn]:
+    def _chunk(self, closer: Mapping[str, Sequence[int]], contents: Sequence[Content]) -> list[Drawn]:
         stages = self._idle.get()
         try:
             listing = pa.Table.from_pylist([{"uri": one.uri} for one in contents], schema=LISTING_SCHEMA)
-            table = run(stages, fresh(listing))
+            around = pa.array([closer.get(one.uri) for one in contents], LOOK_CLOSER.type)
+            table = run(stages, fresh(listing.append_column(LOOK_CLOSER, around)))
         finally:
             self._idle.put(stages)
         asked = ["status", "error", "sha256", "width", "height", EACH_VIEW.name]

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from nsfwscan.errors import ConfigError, Status
 from nsfwscan.reports.html import page_environment
 from nsfwscan.review.covers import Artist, Content, Drawn, Save, View
-from nsfwscan.review.evidence import Parts, Scores, minimal, parts_of_views, scores_of_views
+from nsfwscan.review.evidence import Parts, Scores, found_closer, minimal, parts_of_views, scores_of_views
 from nsfwscan.review.hands import Named
 from nsfwscan.review.originals import NoOriginals, Originals, origin_of
 from nsfwscan.review.ranking import Item
@@ -98,9 +98,11 @@ def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw:
     left = sum(1 for _ in waiting)
     contents = [content for item in chosen for content in _contents(item)]
     to_draw = dict.fromkeys(content for item in chosen if not item.row["illegal"] for content in _contents(item))
-    drawn = dict(zip(to_draw, draw.draw(list(to_draw)), strict=True)) if draw else {}
     uris = [item.row["uri"] for item in chosen]
-    made = _Maker(drawn, scores_of_views(run, uris), parts_of_views(run, uris), asked)
+    scores = scores_of_views(run, uris)
+    closer = found_closer(scores, run.record().config.views.most)
+    drawn = dict(zip(to_draw, draw.draw(list(to_draw), closer), strict=True)) if draw else {}
+    made = _Maker(drawn, scores, parts_of_views(run, uris), asked)
     try:
         out.make_folder()
         with out.child(PAGE).appearing() as path:
