@@ -27,7 +27,9 @@ from nsfwscan.demo.media import DemoObject, build
 from nsfwscan.images.sandbox import child
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec, Score
+from nsfwscan.storage import duckdb_temp
 from tests.decode_children import LentZygote
+from tests.lent_duckdb import Lender
 from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
 if TYPE_CHECKING:
@@ -126,6 +128,19 @@ def decode_children_are_kept(request: pytest.FixtureRequest, monkeypatch: pytest
     """A scan in this process decodes in a child that an earlier one has started, but for the tests of that child."""
     if "sandbox" not in request.path.parts:
         monkeypatch.setattr(child, "Zygote", LentZygote)
+
+
+@pytest.fixture(scope="session")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Lender:
+    """Return what opens one DuckDB for all scans in this process."""
+    return Lender(tmp_path_factory.mktemp("duckdb"))
+
+
+@pytest.fixture(autouse=True)
+def one_duckdb(request: pytest.FixtureRequest, lender: Lender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans and commits share a DuckDB, but in tests of what they do with it, or leave on disk."""
+    if request.path.stem not in ("test_duckdb_temp", "test_duplicates", "test_plan", "test_illegal"):
+        monkeypatch.setattr(duckdb_temp, "open_database", lender.open)
 
 
 def _load_once(load: Load) -> Load:
