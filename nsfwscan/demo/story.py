@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from nsfwscan.api import scan
-from nsfwscan.demo.media import build, drawing
+from nsfwscan.demo.drawings import drawing
+from nsfwscan.demo.media import build
 from nsfwscan.errors import ConfigError
 from nsfwscan.images.pdq import pdq_of
 

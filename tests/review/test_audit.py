@@ -15,7 +15,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.review.audit import write_audit
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.output import Output
-from tests.reports.test_html import _CONTRAST
+from tests.reports.test_html_in_browser import _CONTRAST
 from tests.runs import rows as made_up
 
 if TYPE_CHECKING:

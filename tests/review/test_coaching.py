@@ -17,7 +17,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import add_verdicts
 from nsfwscan.verdicts.verdict import PersonVerdict
-from tests.reports.test_html import _CONTRAST
+from tests.reports.test_html_in_browser import _CONTRAST
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext

@@ -22,7 +22,7 @@ from nsfwscan.review.originals import Template
 from nsfwscan.review.pack import Asked
 from nsfwscan.verdicts.reading import read_files
 from nsfwscan.verdicts.verdict import parsed
-from tests.reports.test_html import _CONTRAST
+from tests.reports.test_html_in_browser import _CONTRAST
 from tests.review.pages import HOSTILE, Store, packed, store
 
 if TYPE_CHECKING:

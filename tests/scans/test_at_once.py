@@ -28,7 +28,7 @@ from nsfwscan.runs.staging import ShardResult, stage_part
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.scan import ScanResult
-from tests.cli.test_main import unstamped
+from tests.cli.commands import unstamped
 from tests.runs.rows import engine, files, scanned, staged, staged_row
 
 SMALL: dict[str, Any] = {"engine": {"shard_rows": 4}}

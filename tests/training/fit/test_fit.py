@@ -150,6 +150,7 @@ def test_stopped_twice_it_ends_as_if_never(
     assert any(line.startswith("going on after step") for line in heard.lines)
 
 
+@pytest.mark.long
 def test_resumed_from_s3(small_bench: Bench, undisturbed: TrainingResult, moto: S3Endpoint) -> None:
     """Checkpoints on S3 are gone on from, and the finished one is scanned with from there."""
     boto3.client("s3").create_bucket(Bucket="training")

@@ -114,7 +114,7 @@ class _Unshipped(Heard):
             raise Stopped("before the directory is written")
 
 
-@pytest.mark.parametrize("stop", ["step 14 of", "at the end"])
+@pytest.mark.parametrize("stop", ["step 14 of", pytest.param("at the end", marks=pytest.mark.long)])
 def test_a_stopped_training_ends_the_same(made: Made, small_bench: Bench, tmp_path: Path, stop: str) -> None:
     """Stopped within an epoch, or with nothing left but to ship, it ends with the same weights and figures."""
     heard = _Unshipped(epochs=2) if stop == "at the end" else Heard(stop_at=stop)
