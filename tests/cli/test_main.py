@@ -327,7 +327,7 @@ def test_classify_as_json(demo: Demo) -> None:
     assert [len(row["scores"]) for row in found] == [2, 0, 0]
     names = (
         "uri, status, error, scores, nsfw_score, decision, rule, borderline, model, policy, match, filtered_by, "
-        "signals, detections"
+        "signals, detections, lines"
     )
     assert set(found[0]) == set(names.split(", "))
     assert list(found[0]["scores"]) == ["neutral", "nsfw"] and found[0]["decision"] == "allow"

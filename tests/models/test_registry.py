@@ -63,7 +63,9 @@ def test_the_embedded_model_scores() -> None:
 
 def test_another_embedded_model_is_refused() -> None:
     """The message says which there is."""
-    with pytest.raises(ModelError, match="no embedded model 'embedded:other'; there is embedded:open-nsfw"):
+    with pytest.raises(
+        ModelError, match="no embedded model 'embedded:other'; there are embedded:open-nsfw, embedded:text"
+    ):
         spec_of("embedded:other")
 
 
