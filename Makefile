@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo screenshots test test-long test-full chaos fuzz bench bench-packs bench-memory bench-commit bench-banks lint types format browser clean
+.PHONY: help demo screenshots test test-long test-full chaos loop fuzz bench bench-packs bench-memory bench-commit bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-full: $(VENV)/.ready browser ## every test: those of both, and those with a
 
 chaos: $(VENV)/.ready ## kill a scan again and again, resume it, compare it with an undisturbed one; SEED= OBJECTS=
 	$(BIN)/python -m tests.chaos.chaos $(if $(SEED),--seed $(SEED)) $(if $(OBJECTS),--objects $(OBJECTS))
+
+loop: $(VENV)/.ready browser ## scan, decide in a browser, fine-tune, solve, replay: the whole loop on generated pictures
+	$(BIN)/python -m tests.loop $(or $(FOLDER),build/loop)
 
 fuzz: $(VENV)/.ready ## damaged files into every reader; SECONDS=60 SEED=
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

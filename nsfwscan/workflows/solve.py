@@ -135,7 +135,10 @@ def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[st
     of_audits = pc.and_(pc.equal(verdicts["kind"], str(Kind.AUDIT)), pc.is_valid(verdicts["probability"]))
     decided = pc.is_in(verdicts["verdict"], pa.array([str(Word.APPROVE), str(Word.REMOVE)]))
     audits = verdicts.filter(pc.and_(of_audits, decided)).to_pylist()  # the oldest first, so the latest stays
-    said = {row["sha256"]: row for row in [*_decided_before(run.store), *audits]}
+    said: dict[str, dict[str, Any]] = {}
+    for row in (*_decided_before(run.store), *audits):
+        likely = max(row["probability"], said.get(row["sha256"], row)["probability"])  # of several draws
+        said[row["sha256"]] = {**row, "probability": likely}
     names, wanted = list(dict.fromkeys(["sha256", *columns])), pa.array(sorted(said), pa.string())
     parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_rows(run, record, names)]
     rows = pa.concat_tables(parts).combine_chunks()

@@ -121,6 +121,27 @@ def test_what_was_decided_before_the_draw_is_part_of_it(scored: Path, tmp_path: 
     assert (found["drawn"], found["positives"], found["value"]) == (400, 160, 0.6)
 
 
+def test_of_several_draws_the_more_probable_one_counts(scored: Path, tmp_path: Path) -> None:
+    """What was drawn to be labelled, and then by an audit of everything, is as sure as that audit alone would make it."""
+    shutil.copytree(scored / "out", tmp_path / "out")
+    said = {number: "remove" if score(number) >= 0.6 else "approve" for number in range(OBJECTS)}
+    lines = [
+        line(f"l{n}", f"{n:04}", word, sha256=sha256(n), kind="audit", probability=0.3 if n % 2 else 0.6)
+        for n, word in said.items()
+    ]
+    assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+
+    def highest() -> float:
+        done = run("policy", "solve", tmp_path / "out", "--miss", 0.1, "--out", tmp_path / "solved.yaml", "--json")
+        assert done.exit_code == 0, done.output
+        return float(json.loads(done.stdout)["value"])
+
+    in_strata = highest()
+    drawn = run("audit", "draw", tmp_path / "out", "--n", 400, "--out", tmp_path / "items.jsonl")
+    assert drawn.exit_code == 0 and "0 items to look at" in drawn.output, drawn.output
+    assert highest() > in_strata
+
+
 def test_what_queues_showed_does_not_count(scored: Path, tmp_path: Path) -> None:
     shutil.copytree(scored / "out", tmp_path / "out")
     lines = [line(f"r{n}", f"{n:04}", "remove", sha256=sha256(n), kind="review") for n in range(300, 400)]
