@@ -41,6 +41,8 @@ UNIT = "images/core-s"
 _PICTURES = 100
 _PASSES = 0.1
 _BATCH = 8
+_SECONDS = 0.5
+"""For reading pictures, at least one."""
 
 
 def measure_packs(workload: Workload) -> list[Figure]:
@@ -79,7 +81,7 @@ def reading_rates(name: str, drawn: bool, repetitions: int) -> list[float]:
     reader.open()
     page = np.asarray(_page() if drawn else _smooth())
     reader.read(page)  # loads what is loaded with the first picture
-    return [_rate(lambda: len([reader.describe(reader.read(page))]), 0.0) for _ in range(repetitions)]
+    return [_rate(lambda: len([reader.describe(reader.read(page))]), _SECONDS) for _ in range(repetitions)]
 
 
 def _page() -> Image.Image:
