@@ -233,7 +233,7 @@ class DecodeConfig(Frozen):
 
     @property
     def reduces(self) -> bool:
-        """Whether large JPEGs are decoded at reduced scale: nothing needs all of their pixels."""
+        """True if large JPEGs are decoded at reduced scale: nothing needs all of their pixels."""
         return self.mode == "fast" and self.pdq != "exact"
 
 

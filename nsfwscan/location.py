@@ -97,17 +97,17 @@ class Location:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a path of this machine."""
+        """True for a path of this machine."""
         return self.scheme is None
 
     @property
     def is_s3(self) -> bool:
-        """Whether it is an S3 object or prefix: `authority` is the bucket, `path` the key."""
+        """True for an S3 object or prefix: `authority` is the bucket, `path` the key."""
         return self.scheme == "s3"
 
     @property
     def is_web(self) -> bool:
-        """Whether it is an `http` or `https` URL."""
+        """True for an `http` or `https` URL."""
         return self.scheme in _WEB
 
     def absolute(self) -> Self:

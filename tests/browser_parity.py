@@ -107,7 +107,7 @@ class Compared:
 
 @contextmanager
 def served(files: Sequence[bytes | Path]) -> Iterator[str]:
-    """Serves the files over localhost; yields the URL that their numbers follow. `page` is an empty page."""
+    """Serve the files over localhost; yield the URL that their numbers follow. `page` is an empty page."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -164,7 +164,7 @@ def _page(browser: BrowserContext, url: str) -> Page:
 
 
 def compared(name: str, data: bytes, seen: Seen, max_pixels: int) -> Compared:
-    """Holds our pixels of a file against the browser's."""
+    """Hold our pixels of a file against the browser's."""
     try:
         decoded = decode(data, max_pixels=max_pixels)
     except RowError as error:
@@ -263,7 +263,7 @@ def share_of(every: Sequence[Compared]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the survey of a folder; 1 where it is under the bar."""
+    """Print the survey of a folder; 1 where it is under the bar."""
     parser = argparse.ArgumentParser(prog="python -m tests.browser_parity", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--show", type=int, default=20, help="how many of the worst are listed")

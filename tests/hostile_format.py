@@ -68,20 +68,20 @@ def _sockets() -> Iterator[int]:
 
 
 def _babble() -> None:
-    """Writes nonsense to whoever listens."""
+    """Write nonsense to whoever listens."""
     for fd in _sockets():
         os.write(fd, b"\0\0\0\x05\0\0\0\0\0\0\0\0[[[[[")
 
 
 def _hang_up() -> None:
-    """Goes on without anyone listening."""
+    """Go on without anyone listening."""
     for fd in list(_sockets()):
         os.close(fd)
     _hang()
 
 
 def _poison() -> None:
-    """Harms nobody but the next file, as a heap written over does."""
+    """Harm nobody but the next file, as a heap written over does."""
     Image.open = lambda *given, **how: ctypes.string_at(0)  # type: ignore[assignment,return-value]
 
 

@@ -21,7 +21,13 @@ from nsfwscan.storage.store import Store
 @click.command()
 @click.argument("store")
 @click.option("--golden", metavar="FILE", help="Table with uri and verdict: the known answers of golden items.")
-@click.option("--days", type=click.IntRange(1), default=DAYS, show_default=True, help="Use verdicts of so many days.")
+@click.option(
+    "--days",
+    type=click.IntRange(1),
+    default=DAYS,
+    show_default=True,
+    help="Use the verdicts of this many days, up to today.",
+)
 @click.option("--people", is_flag=True, help="Also show the figures of each person (default: the team's alone).")
 @click.option("--out", metavar="DIR", default="coaching", show_default=True, help="Folder to write.")
 @storage_options

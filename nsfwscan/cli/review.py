@@ -47,7 +47,9 @@ from nsfwscan.storage.output import Output
     help="Address of originals: https://media.example/{key}; also {uri}, {bucket}, {sha256}, {object_id}.",
 )
 @click.option(
-    "--presign", metavar="DURATION", help="Offer originals on S3 by links that hold so long (8h; at most 7d)."
+    "--presign",
+    metavar="DURATION",
+    help="Link to originals on S3 by signed URLs that expire after this time (8h; at most 7d).",
 )
 @click.option("--originals", is_flag=True, help="Put pictures of the originals beside the page, in originals/.")
 @click.option("--covers/--no-covers", default=True, help="Read the originals, and draw covers (default).")

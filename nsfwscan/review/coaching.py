@@ -74,7 +74,7 @@ class Figures:
 
     @property
     def drifts(self) -> bool:
-        """Whether the last weeks differ from those before by more than chance."""
+        """True if the last weeks differ from those before by more than chance."""
         return self.recent.differs_from(self.before)
 
 

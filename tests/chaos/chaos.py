@@ -101,7 +101,7 @@ def _told(counts: Counter[str]) -> str:
 
 
 def chaos(form: Form, objects: int, seed: int, say: Say = print) -> Outcome:
-    """Scans so many objects twice, once disturbed, and compares.
+    """Scan so many objects twice, once disturbed, and compare.
 
     Raises:
         ChaosError: what must hold did not.

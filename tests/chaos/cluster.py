@@ -116,7 +116,7 @@ class TwoNodes:
         return sorted(pid for pid, line in descendants(self._process.pid).items() if word in line)
 
     def lose_second(self) -> int:
-        """Kills the second node's raylet, and so the node. Returns the pid."""
+        """Kill the second node's raylet, and so the node. Return the pid."""
         os.kill(self._raylet, signal.SIGKILL)
         return self._raylet
 
@@ -140,7 +140,7 @@ class TwoNodes:
 
 
 def main() -> None:
-    """Adds a node for each line of standard input, in the place of those that died, until it ends."""
+    """Add a node for each line of standard input, in the place of those that died, until it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what Ray prints must not come between

@@ -88,7 +88,7 @@ class Disturbed:
         self._read_before: list[Counter[str]] = []
 
     def run(self, command: Sequence[str], due: list[Strike], chance: random.Random) -> None:
-        """Runs the command until it has committed, with the strikes that are due in their order."""
+        """Run the command until it has committed, with the strikes that are due in their order."""
         while True:
             self.attempts += 1
             # Before there is a plan, and after the commit, `last` would be a new run.
@@ -116,7 +116,7 @@ class Disturbed:
 
     @property
     def spared(self) -> int:
-        """Raises ChaosError where one of them was read again."""
+        """Raise ChaosError where one of them was read again."""
         again = [
             name for before in self._read_before for name, gets in before.items() if self._faults.gets[name] > gets
         ]

@@ -46,7 +46,7 @@ class StoreFaults:
         self._now: dict[tuple[str, str], str | None] = {}
 
     def set_on(self, proxy: FaultyProxy) -> None:
-        """Adds the rules. The first never strikes: it is asked about each request before the others are."""
+        """Add the rules. The first never strikes: it is asked about each request before the others are."""
         proxy.delay(self._see, 0.0)
         proxy.delay(_is_part, PART_S)
         for code, status in STATUS.items():

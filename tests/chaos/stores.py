@@ -43,7 +43,7 @@ class Stores:
         self._shards: tuple[Shard, ...] = ()
 
     def fill(self, objects: int, seed: int) -> None:
-        """Puts so many objects into the media store."""
+        """Put so many objects into the media store."""
         s3 = client(self.server)
         s3.create_bucket(Bucket="media")
         s3.create_bucket(Bucket="reports")

@@ -22,7 +22,7 @@ from tests.runs.rows import Row, engine, staged_row
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch, row: Callable[[str], Row] = staged_row, lost: int = 0) -> None:
-    """Puts made-up rows in the place of a Ray; `lost` shards are passed over."""
+    """Put made-up rows in the place of a Ray; `lost` shards are passed over."""
 
     def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline, **_: object) -> Iterator[ShardResult]:
         yield from engine(row)(job, shards[lost:], deadline)

@@ -532,7 +532,7 @@ _GEOMETRY = Geometry((16, 16), Image.Resampling.BILINEAR)
 
 
 def check(data: bytes) -> Decoded | RowError:
-    """Decodes in a small limit, and sees to it that the outcome can be written into a row."""
+    """Decode in a small limit, and see to it that the outcome can be written into a row."""
     try:
         facts, found = to_pixels(data, _GEOMETRY, max_pixels=100_000)
     except RowError as error:

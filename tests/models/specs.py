@@ -27,6 +27,6 @@ def spec_of(uri: str | Path, storage: StorageConfig = LOCAL, **options: Any) -> 
 
 
 def edit(folder: Path, name: str = "config.json", **changes: Any) -> None:
-    """Sets keys of a JSON file; None takes one out."""
+    """Set keys of a JSON file; None takes one out."""
     settings = {**json.loads((folder / name).read_text()), **changes}
     (folder / name).write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))

@@ -15,7 +15,7 @@ from tests.reports.summaries import delta_record, empty_record, over_record, pag
 
 @pytest.fixture
 def opened(browser: BrowserContext, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Opens a record's page and afterwards holds that nothing was complained of and nothing else was asked for."""
+    """Open a record's page and afterwards hold that nothing was complained of and nothing else was asked for."""
     complaints: list[str] = []
     requests: list[str] = []
     pages: list[Page] = []

@@ -31,7 +31,7 @@ def lines(written: io.StringIO) -> list[str]:
 
 
 def drive(told: Progress) -> None:
-    """Tells a progress of a small scan: seven listed, five done before."""
+    """Tell a progress of a small scan: seven listed, five done before."""
     told.say("model    [bold]embedded:open-nsfw[/bold]")
     assert list(told.listing(iter(TABLES))) == TABLES
     with told.working(7, 5):

@@ -98,7 +98,7 @@ def _red(route: Route) -> None:
 
 @pytest.fixture
 def opened(browser: BrowserContext) -> Iterator[Callable[..., Opened]]:
-    """Opens a page as a new person, and holds afterwards that nothing was complained of."""
+    """Open a page as a new person, and hold afterwards that nothing was complained of."""
     all_opened: list[Opened] = []
 
     def open_page(file: Path, reviewer: str = "Ann", *, anew: bool = True, **media: Any) -> Opened:

@@ -89,7 +89,7 @@ def begun(out: Path | str, uris: Sequence[str], *, shard_rows: int = 1000, run_i
 
 
 def finished(run: Run, shards: Iterable[Shard], row: Callable[[str], Row] = staged_row) -> list[ShardResult]:
-    """Stages shards, with a row for each URI."""
+    """Stage shards, with a row for each URI."""
     read = ShardReader(run.folder)
     return [
         stage_part(run.staging, shard, staged(map(row, read(shard)["uri"].to_pylist())), decider()) for shard in shards

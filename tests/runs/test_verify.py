@@ -78,7 +78,7 @@ def one(out: Path, pattern: str) -> Path:
 
 
 def edit(out: Path, change: Callable[[Record], Any], run_id: str = "second") -> None:
-    """Changes `run.json`."""
+    """Change `run.json`."""
     path = folder_of(out, run_id) / "run.json"
     record = json.loads(path.read_text())
     change(record)
@@ -86,7 +86,7 @@ def edit(out: Path, change: Callable[[Record], Any], run_id: str = "second") -> 
 
 
 def forge(out: Path, path: Path, table: pa.Table | bytes) -> None:
-    """Puts other rows into a file, and records them as if they had been committed; whoever does that is thorough."""
+    """Put other rows into a file, and record them as if they had been committed; whoever does that is thorough."""
     if isinstance(table, bytes):
         path.write_bytes(table)
     else:

@@ -71,7 +71,7 @@ class ListingServer:
         self._thread.join()
 
     def fill(self, keys: Iterable[str]) -> None:
-        """Puts these keys in the place of all others, and forgets what was asked."""
+        """Put these keys in the place of all others, and forget what was asked."""
         self.keys = sorted(set(keys))
         self.requests: list[dict[str, str]] = []
 
@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main(folders: int, keys_each: int, delay_s: float) -> None:
-    """Serves until standard input ends; prints the endpoint's URL first, and how many requests came last."""
+    """Serve until standard input ends; print the endpoint's URL first, and how many requests came last."""
     names = (f"media/{i:03d}/{j:06d}.jpg" for i in range(folders) for j in range(keys_each))
     with ListingServer(names, delay_s=delay_s) as server:
         print(server.endpoint.endpoint_url, flush=True)

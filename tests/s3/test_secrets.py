@@ -83,7 +83,7 @@ def assert_clean(text: str) -> None:
 
 
 def assert_clean_below(folder: Path) -> int:
-    """Searches all files of a store, Parquet files cell by cell; returns how many there were."""
+    """Search all files of a store, Parquet files cell by cell; return how many there were."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         if path.suffix == ".parquet":

@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 @contextmanager
 def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[str, str], None]) -> Iterator[None]:
-    """Calls `look(verb, full name)` before every write to a store; what it raises keeps the write from happening."""
+    """Call `look(verb, full name)` before every write to a store; what it raises keeps the write from happening."""
     with monkeypatch.context() as patch:
         for verb in WRITES:
             really = getattr(Store, verb)

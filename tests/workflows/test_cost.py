@@ -161,7 +161,7 @@ def test_machines_that_nobody_names(tmp_path: Path) -> None:
 
 
 def rewritten(store: Store, run_id: str, **changes: Any) -> None:
-    """Changes what a run says of itself, as if it had been larger or faster."""
+    """Change what a run says of itself, as if it had been larger or faster."""
     folder = Run(store, run_id).folder
     record = folder.read_json("run.json")
     assert record is not None

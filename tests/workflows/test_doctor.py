@@ -36,7 +36,7 @@ def media(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the one check that takes seconds; it has a test of its own."""
+    """Leave out the one check that takes seconds; it has a test of its own."""
     monkeypatch.setattr(doctor, "_ray", lambda config: iter(()))
 
 
