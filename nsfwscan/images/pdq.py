@@ -5,8 +5,8 @@ each way, takes 64 x 64 samples of that, and tells for each of 16 x 16 coefficie
 is over the median. The reference (the package `pdqhash`) filters every pixel four times, which for a photograph takes
 longer than decoding it. But blurring and sampling is one linear map along each edge: weighted sums of rows, then of
 columns, give the same samples in a fraction of the time, except for the rounding of the reference's running sums. Where
-that rounding could decide a bit, the reference computes the hash. It would take a gigabyte for more than 33 megapixels;
-the hash of such an image may differ in the doubtful bits.
+that rounding could decide a bit, it is done as the reference does it (`pdq_roundings.py`), or by the reference itself.
+That would take a gigabyte for more than 33 megapixels; the hash of such an image may differ in the doubtful bits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import pdqhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from nsfwscan.images.raster import memory_of
+from nsfwscan.images import pdq_roundings
+from nsfwscan.images.pdq_roundings import BITS, SIDE, box_of, sampled
+from nsfwscan.images.raster import luma_of
 
-_SIDE = 64
-"""Samples each way."""
-_BITS = 16
-"""Coefficients each way."""
 _LEAST_EDGE = 128
 """Pixels. The reference hashes smaller images: it takes no time for them, and has rules of its own for tiny ones."""
 _COEFFICIENT_ERROR = 0.06
@@ -35,11 +33,12 @@ _SAMPLE_ERROR = 5e-4
 """The same for the samples: grey levels, 0 to 255."""
 _MOST_PIXELS = 2**25
 """Limit for asking the reference: it takes 24 bytes a pixel."""
+_FEW_PIXELS = 2**19
+"""The reference hashes as few as these sooner than a step in Python for each row and column would."""
+_STRIP_PIXELS = 2**18
+"""Pixels that become luma at a time."""
 _QUALITY_DIVISOR = 90
 """The reference's: this sum of gradients, in hundredths of the range and cut to whole numbers, makes one point."""
-
-_LUMA = np.array([0.299, 0.587, 0.114, 0], np.float32)
-"""The reference's weights of R, G, B, and of Pillow's fourth byte."""
 
 Samples = NDArray[np.float64]
 
@@ -50,31 +49,37 @@ def pdq_of(image: Image.Image) -> tuple[str, int]:
     Args:
         image: mode RGB, not turned, its colours as they are stored: the banks' hashes were made of such images.
     """
+    pixels = image.width * image.height
     if min(image.size) >= _LEAST_EDGE:
         samples = _samples(image)
         bits, is_sure = _bits(samples)
         least, most = _quality(samples)
-        if (is_sure and least == most) or image.width * image.height > _MOST_PIXELS:
-            return np.packbits(bits).tobytes().hex(), least
+        if (is_sure and least == most) or pixels > _MOST_PIXELS:
+            return _in_hex(bits), least
+        if pixels > _FEW_PIXELS and pdq_roundings.are_reproduced():
+            bits, quality = pdq_roundings.hash_of(image)
+            return _in_hex(bits), quality
     found, quality = pdqhash.compute(np.asarray(image))
-    return np.packbits(found.astype(np.uint8)).tobytes().hex(), int(quality)
+    return _in_hex(found.astype(np.bool_)), int(quality)
+
+
+def _in_hex(bits: NDArray[np.bool_]) -> str:
+    return np.packbits(bits).tobytes().hex()
 
 
 def _samples(image: Image.Image) -> Samples:
-    """Return the blurred luma at 64 x 64 points.
-
-    A sample's rows become one row of channels; only that one becomes luma, and samples.
-    """
-    memory, width = memory_of(image), image.width
-    samples, across = np.empty((_SIDE, _SIDE)), _spans(width)
-    rows = np.empty((_SIDE, 4 * width), np.float32)
-    for row, (top, bottom, shares) in zip(rows, _spans(image.height), strict=True):
-        band = memory_of(image.crop((0, top, width, bottom))) if memory is None else memory[top:bottom]
-        assert band is not None
-        np.dot(shares, band.reshape(bottom - top, 4 * width).astype(np.float32), out=row)
-    luma = rows.reshape(_SIDE, width, 4) @ _LUMA
+    """Return the blurred luma at 64 x 64 points. So many rows become luma at a time as a cache holds."""
+    spans, across = _spans(image.height), _spans(image.width)
+    rows, samples = np.empty((SIDE, image.width), np.float32), np.empty((SIDE, SIDE))
+    at_once = max(1, SIDE * _STRIP_PIXELS // (image.width * image.height))
+    for start in range(0, SIDE, at_once):
+        strip = spans[start : start + at_once]
+        first = strip[0][0]
+        luma = luma_of(image, slice(first, strip[-1][1]))
+        for row, (top, bottom, shares) in zip(rows[start:], strip, strict=False):
+            np.dot(shares, luma[top - first : bottom - first], out=row)
     for column, (left, right, shares) in enumerate(across):
-        samples[:, column] = luma[:, left:right] @ shares
+        samples[:, column] = rows[:, left:right] @ shares
     return samples
 
 
@@ -85,12 +90,11 @@ def _spans(edge: int) -> tuple[tuple[int, int, NDArray[np.float32]], ...]:
     A box of `(edge + 127) // 128` pixels lies over each pixel that a box over the sample covers. At the ends of the
     edge the boxes are cut, and the rest of them is averaged.
     """
-    box = (edge + 2 * _SIDE - 1) // (2 * _SIDE)
-    ahead = (box + 2) // 2
+    box, ahead = box_of(edge)
     at = np.arange(edge)
     begins, ends = np.maximum(0, at + ahead - box), np.minimum(edge, at + ahead)
     found = []
-    for sample in ((np.arange(_SIDE) + 0.5) * edge / _SIDE).astype(int):
+    for sample in sampled(edge):
         covered = slice(begins[sample], ends[sample])
         first, last = int(begins[covered][0]), int(ends[covered][-1])
         share = 1.0 / ((ends[covered] - begins[covered]) * (ends[sample] - begins[sample]))
@@ -103,12 +107,12 @@ def _spans(edge: int) -> tuple[tuple[int, int, NDArray[np.float32]], ...]:
 
 def _transform() -> Samples:
     """Return coefficients 1 to 16 of the cosine transform of 64 samples: [16, 64]."""
-    waves = np.outer(np.arange(1, _BITS + 1), 2 * np.arange(_SIDE) + 1)
-    return np.asarray(np.sqrt(2 / _SIDE) * np.cos(np.pi / (2 * _SIDE) * waves))
+    waves = np.outer(np.arange(1, BITS + 1), 2 * np.arange(SIDE) + 1)
+    return np.asarray(np.sqrt(2 / SIDE) * np.cos(np.pi / (2 * SIDE) * waves))
 
 
 _TRANSFORM = _transform()
-_FREQUENCIES = np.arange(1, _BITS + 1)
+_FREQUENCIES = np.arange(1, BITS + 1)
 _OFF = (_COEFFICIENT_ERROR / np.sqrt(np.outer(_FREQUENCIES, _FREQUENCIES))).ravel()
 """The largest error of each coefficient."""
 

@@ -22,6 +22,7 @@ from cykooz_resizer import FilterType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
 from nsfwscan.errors import ModelError
+from nsfwscan.images.raster import blank
 
 _RESIZER, _BILINEAR = Resizer(), ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
 
@@ -92,7 +93,7 @@ class Geometry:
             return image.resize(size, resample)
         for target in ((size[0], image.height), size):  # across, then down, as Pillow does: at once it is the other way
             if image.size != target:
-                source, image = image, Image.new("RGB", target)
+                source, (image, _) = image, blank("RGB", target)
                 _RESIZER.resize_pil(source, image, _BILINEAR)
         return image
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from skimage import data
 
-from nsfwscan.images import pdq
+from nsfwscan.images import pdq, pdq_roundings
 from nsfwscan.images.decoder import decode
 from nsfwscan.images.pdq import pdq_of
 
@@ -109,6 +109,32 @@ def test_doubt_is_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None
     assert clear and all(pdq_of(image)[1] > 50 for image in clear) and not asked
     flat = Image.new("RGB", (200, 300), (90, 90, 90))
     assert pdq_of(flat) == ("0" * 64, 7) and asked == [(300, 200, 3)]
+
+
+@pytest.mark.parametrize("size", [(128, 128), (129, 257), (640, 131), (150, 1001), (1100, 700)])
+def test_roundings_are_the_references(size: tuple[int, int]) -> None:
+    """Every coefficient is the reference's to the last bit, whatever the windows of the filters are."""
+    assert pdq_roundings.are_reproduced()
+    for image in (drawn(np.random.default_rng(sum(size)), 900).resize(size), PHOTOS["coffee"].resize(size)):
+        coefficients, quality = pdqhash.compute_float(np.asarray(image))
+        samples = pdq_roundings._samples(image)
+        assert (pdq_roundings._coefficients(samples).ravel() == coefficients[::-1]).all()
+        assert pdq_roundings._quality(samples) == quality
+        bits, quality = pdq_roundings.hash_of(image)
+        assert (np.packbits(bits).tobytes().hex(), quality) == reference(image)
+
+
+def test_large_pictures_in_doubt_do_without_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where roundings may decide on a bit of a large picture, they are done here; unless they are other ones here."""
+    flat = Image.new("RGB", (900, 700), (90, 91, 200))
+    expected = reference(flat)
+    assert pdq_roundings.are_reproduced()
+    with monkeypatch.context() as patched:
+        patched.setattr(pdq.pdqhash, "compute", None)
+        assert pdq_of(flat) == expected
+    monkeypatch.setattr(pdq_roundings, "are_reproduced", lambda: False)
+    monkeypatch.setattr(pdq_roundings, "hash_of", None)
+    assert pdq_of(flat) == expected
 
 
 def test_the_reference_is_not_asked_of_the_enormous(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import simplejpeg
 from PIL import Image, JpegImagePlugin
 
-from nsfwscan.images.raster import blank, memory_of
+from nsfwscan.images.raster import blank
 
 _SPACES = {"RGB": "RGBX", "L": "GRAY"}
 """What to ask the library for, by Pillow's mode of the opened image."""
@@ -26,10 +26,7 @@ def load(image: Image.Image, data: bytes) -> bool:
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in _SPACES or len(image.tile) != 1:
         return False
-    loaded = blank(image.mode, image.size)
-    memory = memory_of(loaded)
-    if memory is None:
-        return False
+    loaded, memory = blank(image.mode, image.size)
     width, height = image.size
     try:
         decoded = simplejpeg.decode_jpeg(
