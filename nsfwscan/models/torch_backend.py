@@ -1,4 +1,5 @@
-"""Run a transformers image-classification checkpoint from safetensors.
+"""Run a transformers image-classification checkpoint from safetensors: a ViT on a CPU in plain torch, all others by
+transformers, which takes long to import.
 
 A checkpoint without a trained head, or whose own processor prepares images differently from our geometry, raises
 `ModelError`: its scores would look right and be wrong.
@@ -6,7 +7,7 @@ A checkpoint without a trained head, or whose own processor prepares images diff
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.utils import logging as transformers_logging
 
 from nsfwscan.errors import ModelError
 from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.models.cuda import Overlapped
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec
+from nsfwscan.models.vit import load_vit
 
 _PROBES = ((97, 131), (480, 640), (700, 300))
 """(height, width) of the generated pictures on which preprocessing is compared: both aspects, up- and downscaling."""
@@ -32,18 +32,14 @@ def load_torch(spec: ModelSpec, folder: Path, hardware: Hardware) -> Classifier:
     """Load the weights in the hardware's dtype, and check that preprocessing is the checkpoint's own. Raises ModelError
     where the weights do not load whole, or preprocessing differs."""
     torch.set_num_threads(hardware.threads)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = getattr(torch, hardware.dtype)
-    model = _load_weights(spec, folder, dtype).to(hardware.device).eval()
-    if hardware.compiled:
-        model = torch.compile(model, dynamic=False)
+    here = hardware.device == "cpu" and not hardware.compiled
+    logits = (load_vit(spec, folder, dtype) if here else None) or _by_transformers(spec, folder, hardware, dtype)
     normalise, temperature = Normaliser(spec.normalisation, hardware.device), spec.temperature or 1.0
-    check_preprocessing(spec.uri, folder, spec.geometry, spec.normalisation)
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            logits: torch.Tensor = model(pixel_values=normalise(pixels).to(dtype)).logits
-            return (logits.float() / temperature).softmax(-1)
+            return (logits(normalise(pixels).to(dtype)).float() / temperature).softmax(-1)
 
     shape = (hardware.batch_size, *spec.geometry.shape)
     if hardware.compiled or hardware.device == "cuda":  # the first batch compiles and allocates
@@ -52,6 +48,25 @@ def load_torch(spec: ModelSpec, folder: Path, hardware: Hardware) -> Classifier:
     if hardware.device == "cuda":
         return Overlapped(forward, shape, guard=partial(_in_words, hardware))
     return Classifier(lambda pixels: forward(torch.from_numpy(pixels)).numpy())
+
+
+def _by_transformers(
+    spec: ModelSpec, folder: Path, hardware: Hardware, dtype: torch.dtype
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of normalised pixels that returns logits."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = _load_weights(spec, folder, dtype).to(hardware.device).eval()
+    if hardware.compiled:
+        model = torch.compile(model, dynamic=False)
+    check_preprocessing(spec.uri, folder, spec.geometry, spec.normalisation)
+
+    def logits(values: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = model(pixel_values=values).logits
+        return found
+
+    return logits
 
 
 @contextmanager
@@ -65,6 +80,8 @@ def _in_words(hardware: Hardware) -> Iterator[None]:
 
 
 def _load_weights(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForImageClassification
+
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
             folder,
@@ -106,6 +123,8 @@ class Normaliser:
 
 def check_preprocessing(uri: str, folder: Path, geometry: Geometry, normalisation: Normalisation) -> None:
     """Run the checkpoint's own processor beside ours on generated pictures. Raises ModelError where they differ."""
+    from transformers import AutoImageProcessor
+
     normalise = Normaliser(normalisation, "cpu")
     try:
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
