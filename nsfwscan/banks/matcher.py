@@ -18,6 +18,7 @@ bank holds only where all views are in it: one harmless frame says nothing of th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,6 +41,8 @@ HASH_COLUMNS = ("sha256", "md5", "pdq", "pdq_quality")
 _EXACT = ("sha256", "md5")
 _KNOWN_QUALITY = 100
 """Of a hash that matched before."""
+_OPENING = threading.Lock()
+"""Held while an index is opened, so that a process has it once."""
 
 Search = Callable[[int, Hashes], Found]
 """From the number of a bank and hashes to all entries within the bank's distance of each."""
@@ -307,8 +310,9 @@ class BankSet:
 
     def search(self, number: int, hashes: Hashes) -> Found:
         """Search a bank by an index in this process."""
-        if number not in self._indexes:
-            self._indexes[number] = self._banks[number].near()
+        with _OPENING:
+            if number not in self._indexes:
+                self._indexes[number] = self._banks[number].near()
         return self._indexes[number].search(hashes)
 
 

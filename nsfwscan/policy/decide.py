@@ -17,6 +17,7 @@ that does not name the match finds no score in its row, though a carried row may
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -112,7 +113,7 @@ def _escalated(rule: Rule) -> Outcome:
 
 
 class Decider:
-    """A policy, ready to decide tables of any length.
+    """A policy, ready to decide tables of any length, also in several threads.
 
     Attributes:
         policy: as it was loaded.
@@ -125,6 +126,7 @@ class Decider:
         self._connection = connect()
         self.choices: list[Choice] = []
         self._plain: dict[str, tuple[Policy, int]] = {}
+        self._lock = threading.Lock()
         self._rules_under("0" * len(policy.overrides))
         asked = [columns_of(self._connection, rule.when) for rule in policy.under().rules]
         self.naming = tuple(not MATCH_NAMES.isdisjoint(columns) for columns in asked)
@@ -190,12 +192,13 @@ class Decider:
 
     def _rules_under(self, applying: str) -> tuple[Policy, int]:
         """Return the plain policy where these overrides apply (`1` for each that does), and where its choices begin."""
-        if applying not in self._plain:
-            pairs = zip(self.policy.overrides, applying, strict=True)
-            plain = self.policy.under([override for override, applies in pairs if applies == "1"])
-            self._plain[applying] = plain, len(self.choices)
-            self.choices += choices_of(plain)
-        return self._plain[applying]
+        with self._lock:
+            if applying not in self._plain:
+                pairs = zip(self.policy.overrides, applying, strict=True)
+                plain = self.policy.under([override for override, applies in pairs if applies == "1"])
+                self._plain[applying] = plain, len(self.choices)
+                self.choices += choices_of(plain)
+            return self._plain[applying]
 
     def _places(self, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_] | slice, pa.Table]]:
         """Yield which overrides apply, as `_rules_under` takes it, with the index of their rows, and these rows."""
@@ -276,7 +279,7 @@ class Decider:
 
     def _evaluated(self, rows: pa.Table, expression: duckdb.Expression) -> pa.Array:
         try:
-            with limited(self._connection, _MOST_S):
+            with self._lock, limited(self._connection, _MOST_S):
                 found = self._connection.from_arrow(rows).select(expression.alias("found")).to_arrow_table()
         except duckdb.Error as error:
             raise PolicyError(

@@ -2,20 +2,23 @@
 
 `write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
 `report/`, `views/`, `detections/`, `embeddings/`, `text/`, `false_positives/`, `escalations/`, `changes/` and
-`known_illegal/`, range by range, so memory never holds all rows; `workflows/finalize.py` then writes `summary.html`,
-`run.json` and `_SUCCESS`. A shard without a part, a part that does not hold exactly its listed objects, or a carried
-row that is gone is a `BalanceError`: nothing is committed.
+`known_illegal/`, a few ranges at a time, so memory never holds all rows; what they come to is counted in their order, so
+that a report is the same on any number of cores. `workflows/finalize.py` then writes `summary.html`, `run.json` and
+`_SUCCESS`. A shard without a part, a part that does not hold exactly its listed objects, or a carried row that is gone
+is a `BalanceError`: nothing is committed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +70,10 @@ from nsfwscan.text import redacted
 from nsfwscan.verdicts.standing import Standing, standing
 
 _PARTS_AT_ONCE = 16
+_RANGES_AT_ONCE = max(1, min(8, os.cpu_count() or 1))
+"""Ranges that are worked on at a time, a thread each; a range of 50,000 rows takes about 200 MB."""
+_WORKED = ["reused", "cost", "media", "views", "duration_s", "sandbox"]
+"""Staged columns that say what was done with an object."""
 _LONGEST = 1024
 """Characters of a URI that `run.json` repeats; a part whose first or last URI is longer is opened to read them."""
 ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS, *VERDICT_COLUMNS])
@@ -141,10 +148,10 @@ def write_report(
         facts = _facts(previous, behind, decider)
         verdicts, known = standing(run.store), known or KnownIllegal()
         commit = _Commit(run, plan, previous, decider, config, banks, known, threads, report, facts, verdicts)
-        ranges = map(commit.gather, plan.ranges)
+        ranges = map(commit.counted, _at_once(commit.gather, commit.listed()))
         with find_duplicates(ranges, config.duplicates, compared=_compared(previous, config)) as duplicates:
-            for part in plan.ranges:
-                commit.write(part, duplicates.rows(part.number), duplicates)
+            for written in _at_once(partial(commit.write, duplicates), plan.ranges):
+                commit.count(written)
         commit.write_known()
         commit.write_drift()
         report.duplicates = {**duplicates.found.as_dict(), "reused": commit.reused}
@@ -161,6 +168,26 @@ def _facts(previous: PreviousReports, behind: Behind | None, decider: Decider) -
     return Facts(earlier, behind or replace(newest, policy=decider.policy.identity))
 
 
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+def _at_once(function: Callable[[_Given], _Made], items: Iterable[_Given]) -> Iterator[_Made]:
+    """Yield the results of a function in the order of the items, of which threads work on a few at a time."""
+    with ThreadPoolExecutor(_RANGES_AT_ONCE, thread_name_prefix="range") as threads:
+        pending: deque[Future[_Made]] = deque()
+        try:
+            for item in items:
+                pending.append(threads.submit(function, item))
+                if len(pending) > _RANGES_AT_ONCE:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:  # after an error
+                future.cancel()
+
+
 _OF_EARLIER = list(dict.fromkeys(["failed_decodes", *EARLIER, *FACTS]))
 """Columns of an object's earlier row that its new row is compared with."""
 _GATHERED = pa.schema(
@@ -175,9 +202,70 @@ _GATHERED = pa.schema(
 changed for, and columns of its object's earlier row."""
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """Listing of a range.
+
+    Attributes:
+        todo, unchanged: objects that were read in this run, and those that are carried over.
+        after, upto: URIs between which the earlier rows lie; None: no bound.
+    """
+
+    part: Range
+    todo: pa.Table
+    unchanged: pa.Table
+    after: str | None
+    upto: str | None
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Rows of a range.
+
+    Attributes:
+        rows: of `_GATHERED`, one for each listed object.
+        flagged: a mask of the flagged ones.
+        worked: `_WORKED` of the objects that were read in this run.
+        gone: `CHANGES_SCHEMA` of the objects that are deleted.
+    """
+
+    part: Range
+    rows: pa.Table
+    flagged: pa.Array
+    worked: pa.Table
+    gone: pa.Table
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A range that is written.
+
+    Attributes:
+        rows: all of its rows, decided.
+        false_positives: those among them.
+        changes: `CHANGES_SCHEMA`.
+        illegal: `KNOWN_SCHEMA`.
+        left: number of carried rows that a delta report leaves to the runs that hold them.
+        files: in the order in which they are recorded.
+        expected: URIs of the report's part.
+    """
+
+    rows: pa.Table
+    false_positives: pa.Table
+    changes: pa.Table
+    illegal: pa.Table
+    left: int
+    files: list[FileRecord]
+    expected: pa.ChunkedArray
+
+
 @dataclass
 class _Commit:
-    """Gathers all ranges, one after the other, then writes them."""
+    """Gathers all ranges, then writes them.
+
+    `listed`, `counted` and `count` take one range after the other. `gather` and `write` change nothing here, so that
+    threads may work on several ranges.
+    """
 
     run: Run
     plan: Plan
@@ -191,23 +279,27 @@ class _Commit:
     facts: Facts
     verdicts: Standing
     reused: int = 0
-    _gathered_upto: str | None = None
-    """The last URI of the ranges gathered so far."""
     _illegal: list[pa.Table] = field(default_factory=list)
 
-    def gather(self, part: Range) -> tuple[pa.Table, pa.ChunkedArray]:
-        """Read a range's staged, carried and earlier rows, once, and write which objects are deleted.
+    def listed(self) -> Iterator[_Listed]:
+        """Yield the listings of all ranges."""
+        after: str | None = None
+        for part in self.plan.ranges:
+            read_listing = ShardReader(self.run.folder)
+            todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
+            unchanged = read_carried(self.run.folder, part)
+            ends = pa.array([pc.max(rows["uri"]).as_py() for rows in (todo, unchanged)], pa.string())
+            upto = None if part is self.plan.ranges[-1] else pc.max(ends).as_py()
+            yield _Listed(part, todo, unchanged, after, upto)
+            after = upto
 
-        Returns:
-            Rows of `_GATHERED`, one for each listed object; and a mask of the flagged ones.
-        """
-        read_listing = ShardReader(self.run.folder)
-        todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
+    def gather(self, listed: _Listed) -> _Gathered:
+        """Read a range's staged, carried and earlier rows, once."""
+        part, unchanged = listed.part, listed.unchanged
         staged = pa.concat_tables([STAGED_SCHEMA.empty_table(), *self.threads.map(self._staged, part.shards)])
-        check_uris(todo["uri"], staged["uri"])
-        self._count_work(staged)
-        unchanged = read_carried(self.run.folder, part)
-        earlier, place = self._earlier(part, pa.concat_arrays([*staged["uri"].chunks, *unchanged["uri"].chunks]))
+        check_uris(listed.todo["uri"], staged["uri"])
+        uris = pa.concat_arrays([*staged["uri"].chunks, *unchanged["uri"].chunks])
+        earlier, place, gone = self._earlier(uris, listed.after, listed.upto)
         looked_at = earlier.select(_OF_EARLIER).take(place[: staged.num_rows])
         carried = earlier.take(place[staged.num_rows :])
         check_uris(unchanged["uri"], carried["uri"].drop_null())
@@ -221,25 +313,30 @@ class _Commit:
         rows = _clustered_as_before(rows, before)
         chosen = self.decider.choose(rows)
         columns = [*rows.columns, pa.array(chosen), facts, *(before[name] for name in EARLIER)]
-        return pa.table(columns, schema=_GATHERED), pa.array(self.decider.flagged(chosen))
+        flagged = pa.array(self.decider.flagged(chosen))
+        return _Gathered(part, pa.table(columns, schema=_GATHERED), flagged, staged.select(_WORKED), gone)
 
-    def _count_work(self, staged: pa.Table) -> None:
-        self.reused += pc.sum(staged["reused"]).as_py() or 0
-        self.report.costs.add(staged)
-        self.report.media.add(staged)
-        self.report.sandbox.update(staged["sandbox"].drop_null().to_pylist())
+    def counted(self, gathered: _Gathered) -> tuple[pa.Table, pa.Array]:
+        """Count the work on a range, write which objects are deleted, and return its rows and the mask."""
+        worked = gathered.worked
+        self.reused += pc.sum(worked["reused"]).as_py() or 0
+        self.report.costs.add(worked)
+        self.report.media.add(worked)
+        self.report.sandbox.update(worked["sandbox"].drop_null().to_pylist())
+        self._count_changes(gathered.gone)
+        self.report.files += self._write("changes", gathered.part, gathered.gone)
+        return gathered.rows, gathered.flagged
 
-    def _earlier(self, part: Range, listed: pa.Array) -> tuple[pa.Table, pa.Array]:
-        """Read the earlier rows of a range's objects, and write which objects are deleted.
+    def _earlier(self, listed: pa.Array, after: str | None, upto: str | None) -> tuple[pa.Table, pa.Array, pa.Table]:
+        """Read the earlier rows of a range's objects.
 
         Returns:
-            The rows; and for each listed object the index of its row among them, null where it has none.
+            The rows; for each listed object the index of its row among them, null where it has none; and the changes of
+            those that are not listed any more.
 
         Raises:
             BalanceError: an object has two rows.
         """
-        after, upto = self._gathered_upto, None if part is self.plan.ranges[-1] else pc.max(listed).as_py()
-        self._gathered_upto = upto
         found, gone = [PREVIOUS_SCHEMA.empty_table()], [CHANGES_SCHEMA.empty_table()]
         places = [np.empty(0, np.int32)]
         for piece in self.previous.rows(after, upto):
@@ -249,13 +346,12 @@ class _Commit:
                 piece, place = piece.filter(pc.is_valid(place)), place.drop_null()  # noqa: PLW2901
             found.append(piece)
             places.append(place.to_numpy())
-        self._write_changes(part, pa.concat_tables(gone))
         of_listed, earlier = np.concatenate(places), pa.concat_tables(found)
         at = np.full(len(listed), -1)
         at[of_listed] = np.arange(len(of_listed))
         if np.count_nonzero(at >= 0) < len(of_listed):
             check_uris(earlier["uri"].unique(), earlier["uri"])
-        return earlier, pa.array(at, mask=at < 0)
+        return earlier, pa.array(at, mask=at < 0), pa.concat_tables(gone)
 
     def _carried_over(self, unchanged: pa.Table, earlier: pa.Table) -> pa.Table:
         """Return `carried_over` rows, matched again where this run's banks differ from those of the earlier match."""
@@ -272,27 +368,47 @@ class _Commit:
         ]
         return _with_matches(rows, pa.table(columns, schema=MATCH))
 
-    def write(self, part: Range, gathered: pa.Table, duplicates: Duplicates) -> None:
+    def write(self, duplicates: Duplicates, part: Range) -> _Written:
         """Write a range's files."""
+        gathered = duplicates.rows(part.number)
         rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
         beside = {one.folder: one.rows_of(rows) for one in ALL}
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
         earlier = gathered.select([f"earlier_{name}" for name in EARLIER]).rename_columns(EARLIER)
         facts = gathered["facts"].to_numpy()
         del gathered  # the rows would be in memory twice
+        changes = CHANGES_SCHEMA.empty_table()
         if self.previous.runs:
-            self._write_changes(part, compared(rows, earlier, facts, self.facts, self.decider.columns))
-        self._illegal = [once([*self._illegal, contents_of(rows)])]
+            changes = compared(rows, earlier, facts, self.facts, self.decider.columns)
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
         false_positives = shown = select_false_positives(rows)
         if written is not rows:
             shown = shown.filter(pc.is_in(shown["uri"], written["uri"]))
             beside = {name: some.filter(pc.is_in(some["uri"], written["uri"])) for name, some in beside.items()}
-        self._write_report(part, written, left=rows.num_rows - written.num_rows)
-        self._write_beside(part, written, beside)
-        self._write_escalations(part, select_escalations(written))
-        self._write_false_positives(part, shown)
-        self.report.summary.add(rows, false_positives)
+        for wrong in miscounted(written, beside):
+            raise BalanceError(f"range {part.number}: {wrong}")
+        tables = {
+            "changes": changes,
+            "report": written.sort_by([("decision", "ascending"), ("uri", "ascending")]),
+            **beside,
+            "escalations": select_escalations(written),
+            "false_positives": self._with_images(shown) if self.config.report.save_images else shown,
+        }
+        files = [file for folder, some in tables.items() for file in self._write(folder, part, some)]
+        left, uris = rows.num_rows - written.num_rows, tables["report"]["uri"]
+        return _Written(rows, false_positives, changes, contents_of(rows), left, files, uris)
+
+    def count(self, written: _Written) -> None:
+        """Count a range, its report from the written file."""
+        rows = written.rows
+        self.report.files += written.files
+        self._count_changes(written.changes)
+        self._illegal = [once([*self._illegal, written.illegal])]
+        self.report.balance.leave(written.left)
+        for file in written.files:
+            if file.path.startswith("report/"):
+                self.report.balance.add(written.expected, self.run.folder.read(file.path), file.sha256)
+        self.report.summary.add(rows, written.false_positives)
         self.report.cascade.add(rows)
         self.report.night.add(rows)
         if self.report.detections is not None:
@@ -324,63 +440,33 @@ class _Commit:
                 "the same command again"
             ) from error
 
-    def _write_report(self, part: Range, rows: pa.Table, *, left: int) -> None:
-        """Write the report part of a range, and count it from the written file.
-
-        Args:
-            left: number of carried rows that a delta report leaves to the runs that hold them.
-        """
-        self.report.balance.leave(left)
-        if rows.num_rows:
-            ordered = rows.sort_by([("decision", "ascending"), ("uri", "ascending")])
-            path, sha256 = self._write("report", part, ordered)
-            self.report.balance.add(ordered["uri"], self.run.folder.read(path), sha256)
-
-    def _write_beside(self, part: Range, rows: pa.Table, beside: dict[str, pa.Table]) -> None:
-        for wrong in miscounted(rows, beside):
-            raise BalanceError(f"range {part.number}: {wrong}")
-        for folder, some in beside.items():
-            if some.num_rows:
-                self._write(folder, part, some)
-
-    def _write_false_positives(self, part: Range, rows: pa.Table) -> None:
-        if rows.num_rows:
-            copied = self._with_images(rows) if self.config.report.save_images else rows
-            self._write("false_positives", part, copied)
-
-    def _write_escalations(self, part: Range, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self._write("escalations", part, rows)
+    def _count_changes(self, rows: pa.Table) -> None:
+        self.report.changes.update(rows["change"].to_pylist())
+        self.report.causes.update(pc.list_flatten(rows["causes"]).to_pylist())
 
     def write_known(self) -> None:
         """Write all illegal contents that the store knows after this run."""
         known = once([*self._illegal, self.known.contents])  # this run's match wins over an earlier one
-        if known.num_rows:
-            self._write(FOLDER, Range(0, (), None), known)
+        self.report.files += self._write(FOLDER, Range(0, (), None), known)
         self.report.known = self.known.as_json(known.num_rows)
 
     def write_drift(self) -> None:
         """Write what the run looked at by source, and compare it with earlier nights."""
         found = self.report.night.as_table()
         if found.num_rows:
-            self._write(DRIFT, Range(0, (), None), found)
+            self.report.files += self._write(DRIFT, Range(0, (), None), found)
             self.report.drift = tuple(compare(self.report.night.counts, earlier_nights(self.run.store)))
 
-    def _write_changes(self, part: Range, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self.report.changes.update(rows["change"].to_pylist())
-            self.report.causes.update(pc.list_flatten(rows["causes"]).to_pylist())
-            self._write("changes", part, rows)
-
-    def _write(self, kind: str, part: Range, table: pa.Table) -> tuple[str, str]:
-        """Write one file, named by its content's SHA-256, and record it. Return its path and SHA-256."""
+    def _write(self, kind: str, part: Range, table: pa.Table) -> list[FileRecord]:
+        """Write one file, named by its content's SHA-256, and return its record; none for a table without rows."""
+        if not table.num_rows:
+            return []
         data = to_parquet(table)
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{kind}/part-{part.number:05d}-{sha256}.parquet"
         self.run.folder.write(path, data, private=kind == TEXT.folder)
         span = _span_of(table) if kind in ("report", "changes") else {}
-        self.report.files.append(FileRecord(path=path, rows=table.num_rows, bytes=len(data), sha256=sha256, **span))
-        return path, sha256
+        return [FileRecord(path=path, rows=table.num_rows, bytes=len(data), sha256=sha256, **span)]
 
     def _with_images(self, rows: pa.Table) -> pa.Table:
         """Copy the images, and return the rows with the names of the copies.

@@ -107,7 +107,7 @@ class Found:
 
 
 class Duplicates:
-    """Copies and near-duplicates among the rows of a run. The context manager `find_duplicates` makes one."""
+    """Copies and near-duplicates among the rows of a run, for several threads; `find_duplicates` makes one."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, spool: _Spool, found: Found) -> None:
         self._connection = connection
@@ -145,7 +145,7 @@ class Duplicates:
             return _SETTLED.empty_table()
         query = "FROM read_parquet($settled) WHERE uri >= $first AND uri <= $last"
         given = {"settled": self._spool.settled, "first": first, "last": last}
-        return self._connection.sql(query, params=given).to_arrow_table().cast(_SETTLED)
+        return self._connection.cursor().sql(query, params=given).to_arrow_table().cast(_SETTLED)
 
 
 class _Spool:

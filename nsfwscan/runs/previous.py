@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -38,6 +39,8 @@ from nsfwscan.storage.store import Store
 
 _AT_ONCE = 4
 """Parts read at a time; each is whole in memory, about 16 MiB."""
+_HELD = 8
+"""Parts that are kept, beside one of each run."""
 _SETTLED = timedelta(seconds=2)
 """A modification time this close to the read proves nothing: a file that changes again within the resolution of its
 modification time (2 s on FAT, 1 s on NFSv2) looks unchanged."""
@@ -436,7 +439,8 @@ class PreviousReports:
         self.runs = tuple(runs)
         whole = sources is None or any(map(is_manifest, sources))
         self._starts = None if whole else [s for uri in sources or () for s in (uri, *_inside(uri))]
-        self._held: dict[str, tuple[Part, pa.Table]] = {}
+        self._held: dict[tuple[str, str], Future[pa.Table]] = {}
+        self._holding = threading.Lock()
 
     @classmethod
     def of(cls, store: Store, run_ids: Sequence[str], sources: Sequence[str] | None) -> PreviousReports:
@@ -524,11 +528,19 @@ class PreviousReports:
         return rows
 
     def _read(self, base: PreviousRun, part: Part) -> pa.Table:
-        held = self._held.get(base.run.run_id)
-        if held is None or held[0] != part:
-            held = part, base.read(part)
-            self._held[base.run.run_id] = held
-        return held[1]
+        """Return a part's rows; the parts asked for last are kept, since neighbouring ranges share them."""
+        name = base.run.run_id, part.file.path
+        with self._holding:
+            held = self._held.pop(name, None)
+            found = self._held[name] = held or Future()
+            for oldest in list(self._held)[: -len(self.runs) - _HELD]:
+                del self._held[oldest]
+        if held is None:
+            try:
+                found.set_result(base.read(part))
+            except BaseException as error:  # noqa: BLE001  # else who waits for the part would wait for ever
+                found.set_exception(error)
+        return found.result()
 
 
 def _settled(rows: pa.Table) -> pa.Array:

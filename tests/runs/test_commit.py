@@ -14,6 +14,7 @@ import s3fs
 
 from nsfwscan.errors import BalanceError, ErrorCode
 from nsfwscan.policy.decide import Decider, Indices
+from nsfwscan.runs import commit
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs.commit import Report
 from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
@@ -106,6 +107,30 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
     second = reported(run, plan)
     assert second.files == first.files
     assert written(Path(run.folder.uri)) == before
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_ranges_at_once_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """On one core or many, the files, their order and all counts are the same."""
+    monkeypatch.setattr(planning, "RANGE_ROWS", 4)
+    run, plan = begun(tmp_path, URIS, shard_rows=4)
+    finished(run, plan.shards, mixed)
+    expected = reported(run, plan)
+    monkeypatch.setattr(commit, "_RANGES_AT_ONCE", at_once)
+    found = reported(run, plan)
+    assert found.files == expected.files and len(found.paths("report")) == 9
+    assert found.summary.as_dict() == expected.summary.as_dict() and found.balance == expected.balance
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_range_that_fails_ends_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Whichever of several ranges at once fails, its error is raised, and nothing waits for ever."""
+    monkeypatch.setattr(planning, "RANGE_ROWS", 4)
+    monkeypatch.setattr(commit, "_RANGES_AT_ONCE", at_once)
+    run, plan = begun(tmp_path, URIS, shard_rows=4)
+    finished(run, [*plan.shards[:3], *plan.shards[4:]], mixed)
+    with pytest.raises(BalanceError, match=f"shard {plan.shards[3].name} .* was never finished"):
+        reported(run, plan)
 
 
 def test_no_false_positives_no_file(tmp_path: Path) -> None:
