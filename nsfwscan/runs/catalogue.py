@@ -1,9 +1,10 @@
 """List the committed runs of a store in one file, `runs.parquet`: a row for each, pruned ones too.
 
-It repeats what the runs' records say, so that a question about a store needs no JSON; no scan goes by it. A commit and
-a prune write it anew, as one file that is replaced whole, from the file that is there and the records of the runs that
-it lacks; then they look again, so that of two that write at once none loses a run. Where it is absent or of another
-version, all records are read. A run that is killed before it writes the file is in it from the next commit on.
+It repeats what the runs' records say, so that a question about a store needs no JSON. A scan goes by it only to find
+the nights that it is compared with (`drift.py`), whose records it then reads. A commit and a prune write it anew, as
+one file that is replaced whole, from the file that is there and the records of the runs that it lacks; then they look
+again, so that of two that write at once none loses a run. Where it is absent or of another version, all records are
+read. A run that is killed before it writes the file is in it from the next commit on.
 """
 
 from __future__ import annotations

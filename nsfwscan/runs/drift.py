@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.errors import BrokenRecord
-from nsfwscan.runs.record import DriftRecord, RunRecord
-from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.runs.catalogue import catalogue
+from nsfwscan.runs.record import DriftRecord
+from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, from_parquet
 from nsfwscan.text import plural
@@ -101,17 +102,17 @@ def _binned(measure: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def earlier_nights(store: Store) -> list[Counts]:
     """Return the counts of the newest scans of a store that have some; a damaged file is `verify`'s business."""
-    records = [record for _, record in read_records(runs_of(store)) if isinstance(record, RunRecord)]
-    counted = [record for record in records if record.kind == "scan" and record.files_in(FOLDER)]
-    newest = sorted(counted, key=lambda record: record.age, reverse=True)[:NIGHTS]
+    runs = catalogue(store).select(["run_id", "kind", "listed_at", "committed_at", "files"]).to_pylist()
+    counted = [run for run in runs if run["kind"] == "scan" and any(file["folder"] == FOLDER for file in run["files"])]
+    newest = sorted(counted, key=lambda run: (run["listed_at"], run["committed_at"]), reverse=True)[:NIGHTS]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        return list(threads.map(lambda record: _counts_of(Run(store, record.run_id), record), newest))
+        return list(threads.map(_counts_of, [Run(store, run["run_id"]) for run in newest]))
 
 
-def _counts_of(run: Run, record: RunRecord) -> Counts:
+def _counts_of(run: Run) -> Counts:
     counts: Counts = {}
     with suppress(BrokenRecord):
-        for file in record.files_in(FOLDER):
+        for file in run.record().files_in(FOLDER):
             for row in from_parquet(run.read(file)).to_pylist():
                 counts.setdefault((row["source"], row["measure"]), Counter())[row["bin"]] += row["rows"]
     return counts
