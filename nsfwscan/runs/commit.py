@@ -2,8 +2,8 @@
 
 `write_report` needs a run whose shards are all staged, and the previous reports that its plan was made from. It writes
 `report/`, `views/`, `detections/`, `embeddings/`, `text/`, `false_positives/`, `escalations/`, `changes/` and
-`known_illegal/`, a few ranges at a time, so memory never holds all rows; what they come to is counted in their order, so
-that a report is the same on any number of cores. `workflows/finalize.py` then writes `summary.html`, `run.json` and
+`known_illegal/`, a few ranges at a time, so memory never holds all rows; what they come to is counted in their order,
+so that a report is the same on any number of cores. `workflows/finalize.py` then writes `summary.html`, `run.json` and
 `_SUCCESS`. A shard without a part, a part that does not hold exactly its listed objects, or a carried row that is gone
 is a `BalanceError`: nothing is committed.
 """
