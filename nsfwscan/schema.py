@@ -62,6 +62,7 @@ class Cause(StrEnum):
     BANK = "bank"
     FILTER = "filter"
     MODEL = "model"
+    CALIBRATION = "calibration"
     COPIES = "copies"
     VERDICT = "verdict"
     POLICY = "policy"
@@ -188,6 +189,13 @@ MODEL_COLUMNS = [
         for c in Category
     ),
 ]
+CALIBRATED = _column(
+    "calibrated_score",
+    pa.float32(),
+    "probability that people would remove it, made from `nsfw_score` by the store's calibration of the model "
+    "(`nsfwscan calibrate`); null without one, and where `nsfw_score` is null",
+)
+"""Filled at commit, for rows that were carried over, too."""
 SIGNAL_COLUMNS = [
     _column(
         "signals",
@@ -361,7 +369,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 """All texts that a column has, of those that a policy may ask for; the formats are in `images/formats/`."""
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("nsfw_score", "confidence", *map(score_column, Category)), (0, 1)),
+    **dict.fromkeys(("nsfw_score", CALIBRATED.name, "confidence", *map(score_column, Category)), (0, 1)),
     "pdq_quality": (0, 100),
     "match_distance": (0, 256),
     **dict.fromkeys(("match_share", "match_entry_share"), (0, 1)),
@@ -420,7 +428,7 @@ GROUPS: dict[str, list[pa.Field]] = {
     "object": OBJECT_COLUMNS,
     "content": CONTENT_COLUMNS,
     "outcome": OUTCOME_COLUMNS,
-    "model": [*MODEL_COLUMNS, *SIGNAL_COLUMNS, *TEXT_COLUMNS],
+    "model": [*MODEL_COLUMNS, CALIBRATED, *SIGNAL_COLUMNS, *TEXT_COLUMNS],
     "match": [*MATCH_COLUMNS, *DUPLICATE_COLUMNS],
     "verdict": VERDICT_COLUMNS,
     "decision": DECISION_COLUMNS,

@@ -25,6 +25,7 @@ from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import load_config
 from nsfwscan.api import scan as run_scan
 from nsfwscan.cli.audit import audit
+from nsfwscan.cli.calibrate import calibrate
 from nsfwscan.cli.coaching import coaching
 from nsfwscan.cli.console import (
     RESUMED_BY_ID,
@@ -721,6 +722,7 @@ def doctor(sources: tuple[str, ...], out: str | None, config: str | None, preset
 
 main.add_command(audit)
 main.add_command(banks)
+main.add_command(calibrate)
 main.add_command(coaching)
 main.add_command(demo)
 main.add_command(forget)

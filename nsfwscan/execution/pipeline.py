@@ -36,6 +36,7 @@ from nsfwscan.models.registry import reader_of_pictures, weights_bytes
 from nsfwscan.models.spec import ALONE, AuxiliaryModels, ModelSpec, pixel_columns
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
+from nsfwscan.runs.calibrations import Calibration
 from nsfwscan.runs.plan import Shard, ShardReader
 from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
@@ -74,6 +75,8 @@ class Job:
     auxiliary_models: AuxiliaryModels = ALONE
     known: pa.Table | None = None
     """Contents that the store knows to be illegal, in the form of `BankSet`; they are not decoded again."""
+    calibration: Calibration | None = None
+    """Of the model in the store, where there is one."""
 
 
 def cpu_stages(
@@ -297,19 +300,19 @@ class Stager:
 
     def __init__(self, job: Job) -> None:
         self._staging = job.run.staging
-        self._decide = Decider(job.policy)
+        self._decide, self._calibration = Decider(job.policy), job.calibration
 
     def found(self, shard: Shard) -> ShardResult | None:
         """Return the result of a shard that is staged already, else None: a task that Ray runs again then neither reads
         nor scores the shard again."""
         try:
-            return describe_part(shard, read_part(self._staging, shard), self._decide)
+            return describe_part(shard, read_part(self._staging, shard), self._decide, self._calibration)
         except FileNotFoundError:
             return None
 
     def __call__(self, shard: Shard, table: pa.Table) -> ShardResult:
         """Write the shard's part to staging, and return its result."""
-        return stage_part(self._staging, shard, table, self._decide)
+        return stage_part(self._staging, shard, table, self._decide, self._calibration)
 
 
 def opened(stages: Sequence[Stage]) -> Sequence[Stage]:

@@ -3,6 +3,7 @@
 Three things are fixed here, in code, where no policy can delete them:
 
 - A row that nothing has looked at never becomes `allow`: it takes a score, a match in an `allow` bank, or a filter.
+  Where a rule asks for `calibrated_score`, it takes that one, too.
 - A match of an `illegal` bank is escalated, hidden and of the highest severity. The first true rule that escalates may
   name its queue and skill.
 - A match of a `block` bank is blocked. Only a rule that names the match (`sql.MATCH_NAMES`) may say otherwise.
@@ -47,6 +48,7 @@ from nsfwscan.policy.sql import (
     limited,
 )
 from nsfwscan.schema import (
+    CALIBRATED,
     DECISION_COLUMNS,
     DUPLICATE_COLUMNS,
     FLAGGED,
@@ -235,6 +237,8 @@ class Decider:
         """Return the choice of each row after what is fixed in code; see the top of this module."""
         rules, end = plain.rules, len(plain.rules)
         scoreless, kinds, verdicts = _nulls(rows["nsfw_score"]), rows["match_kind"], rows["verdict"]
+        if CALIBRATED.name in rows.column_names:
+            scoreless |= _nulls(rows[CALIBRATED.name])
         if not scoreless.any() and kinds.null_count == len(kinds) and verdicts.null_count == len(verdicts):
             return chosen
         allowed, blocked, illegal = (_is(kinds, kind) for kind in (BankKind.ALLOW, BankKind.BLOCK, BankKind.ILLEGAL))
@@ -315,11 +319,11 @@ def _with_filters(by: pa.Array, allowed: pa.Array, table: pa.Table) -> pa.Array:
 
 
 def _asked(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return these columns; null where it is not known yet which objects are alike and what people decided, as before
-    the commit."""
+    """Return these columns; null where it is not known yet which objects are alike, what people decided and how true
+    the score is, as before the commit."""
     late = {
         field.name: field.type
-        for field in (*DUPLICATE_COLUMNS, *VERDICT_COLUMNS)
+        for field in (*DUPLICATE_COLUMNS, *VERDICT_COLUMNS, CALIBRATED)
         if field.name not in table.column_names
     }
     return pa.table({name: pa.nulls(table.num_rows, late[name]) if name in late else table[name] for name in columns})

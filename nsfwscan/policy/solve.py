@@ -28,7 +28,7 @@ from nsfwscan.schema import Decision
 
 STEPS = tuple(round(step / 100, 2) for step in range(1, 100))
 """Thresholds that are tried."""
-_BOUND = re.compile(r"^\s*nsfw_score\s*>=?\s*(\d*\.?\d+)\s*$")
+_BOUND = re.compile(r"^\s*(nsfw_score|calibrated_score)\s*>=?\s*(\d*\.?\d+)\s*$")
 _LOOKED_AT = (Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE)
 
 
@@ -132,13 +132,13 @@ def named(policy: Policy, wanted: str | None) -> tuple[Policy, str]:
     """Return a policy with a named threshold that can be moved, and its name.
 
     Args:
-        wanted: a named threshold, or a rule `nsfw_score >= NUMBER`, whose number then gets the rule's name; unset: the
-            lowest threshold, or the rule with the lowest number where none is named.
+        wanted: a named threshold, or a rule `nsfw_score >= NUMBER` (or `calibrated_score`), whose number then gets the
+            rule's name; unset: the lowest threshold, or the rule with the lowest number where none is named.
 
     Raises:
         PolicyError: there is none, or no such one.
     """
-    numbers = {rule.name: float(found[1]) for rule in policy.rules if (found := _number_of(rule))}
+    numbers = {rule.name: float(found[2]) for rule in policy.rules if (found := _number_of(rule))}
     choices = {**numbers, **policy.thresholds}
     if wanted is None and choices:
         wanted = min(policy.thresholds or choices, key=lambda name: choices[name])
@@ -153,8 +153,8 @@ def named(policy: Policy, wanted: str | None) -> tuple[Policy, str]:
     name = wanted
     key = re.sub(r"\W", "_", name)
     rules = [
-        rule.model_dump(mode="json") | ({"when": f"nsfw_score >= ${key}"} if rule.name == name else {})
-        for rule in policy.rules
+        rule.model_dump(mode="json") | ({"when": f"{found[1]} >= ${key}"} if found and rule.name == name else {})
+        for rule, found in ((rule, _number_of(rule)) for rule in policy.rules)
     ]
     content = policy.model_dump(mode="json") | {"rules": rules}
     return parse_policy({**content, "thresholds": {**policy.thresholds, key: numbers[name]}}), key

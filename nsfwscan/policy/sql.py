@@ -22,7 +22,7 @@ from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.signals import SIGNAL_MAP
-from nsfwscan.schema import DECISION_COLUMNS, MATCH_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, VERDICT_COLUMNS
+from nsfwscan.schema import CALIBRATED, DECISION_COLUMNS, MATCH_COLUMNS, MODEL_COLUMNS, REPORT_SCHEMA, VERDICT_COLUMNS
 from nsfwscan.storage.duckdb_temp import open_database
 
 _AFTERWARDS = ("truth", "false_positive", "run_id", "carried_from", "accounted_as")
@@ -38,7 +38,7 @@ MATCH_NAMES = frozenset(field.name for field in MATCH_COLUMNS)
 """A rule that uses one of these columns names the match, so it may decide it; see `decide.py`."""
 VERDICT_NAMES = frozenset(field.name for field in VERDICT_COLUMNS)
 """A rule that uses one of these columns names the verdict, so it may decide what people decided."""
-SCORE_NAMES = frozenset(field.name for field in MODEL_COLUMNS)
+SCORE_NAMES = frozenset(field.name for field in (*MODEL_COLUMNS, CALIBRATED))
 """Columns that the model fills; a scan does not ask it about a matched image."""
 
 _NO_ROW, _ONE_ROW = (

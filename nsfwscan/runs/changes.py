@@ -27,7 +27,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.runs.previous import banks_behind, belongs_to
 from nsfwscan.runs.record import RunRecord
-from nsfwscan.schema import DUPLICATE_COLUMNS, FLAGGED, REPORT_SCHEMA, Cause, Change
+from nsfwscan.schema import CALIBRATED, DUPLICATE_COLUMNS, FLAGGED, REPORT_SCHEMA, Cause, Change
 
 Mask = npt.NDArray[np.bool_]
 
@@ -35,7 +35,7 @@ _KEPT = ("uri", "object_id", "sha256", "label", "nsfw_score", "model", "match_ba
 _THEN = ("sha256", "nsfw_score", "model", "match_bank", "verdict", "rule", *COMPARED)
 """Columns of the previous row that a change repeats, as `previous_…`."""
 _COPIES = [field.name for field in DUPLICATE_COLUMNS]
-EARLIER = ["run_id", *_THEN, *_COPIES, "appeals"]
+EARLIER = ["run_id", *_THEN, *_COPIES, "appeals", CALIBRATED.name]
 """Columns of an object's previous row that `compared` needs."""
 _MATCH = ("match_bank", "match_id", "match_kind")
 _VERDICT = ("verdict", "appeals")
@@ -57,6 +57,7 @@ CAUSES = {
     Cause.BANK: "it matches another entry of a hash bank, or none any more",
     Cause.FILTER: "another filter settled it, or none any more",
     Cause.MODEL: "another model, preprocessing or precision scored it",
+    Cause.CALIBRATION: "its score is calibrated otherwise, and the policy asks for that",
     Cause.COPIES: "its copies or near-duplicates are others, and the policy asks for them",
     Cause.VERDICT: "people have decided these bytes since, or otherwise than then, or there was an appeal",
     Cause.POLICY: "the policy of then would decide the row of now otherwise",
@@ -159,7 +160,8 @@ class Facts:
         self.earlier, self.now = dict(earlier), now
 
     def causes(self, rows: pa.Table, before: pa.Table) -> Bits:
-        """Return the causes of each row, but `copies`, `policy` and `other`, whether its outcome changed or not.
+        """Return the causes of each row, but `calibration`, `copies`, `policy` and `other`, whether its outcome changed
+        or not.
 
         Args:
             rows: `FACTS` of the objects now, undecided.
@@ -211,6 +213,9 @@ def compared(rows: pa.Table, before: pa.Table, facts: Bits, runs: Facts, asked: 
     named = [_differs(rows, before, name) for name in _COPIES if name in asked]
     if named:
         found |= (reduce(np.logical_or, named) & ~_has(found, Cause.LISTING)) * _BITS[Cause.COPIES]
+    if CALIBRATED.name in asked:
+        by_model = _has(found, Cause.LISTING) | _has(found, Cause.CONTENT) | _has(found, Cause.MODEL)
+        found |= (_differs(rows, before, CALIBRATED.name) & ~by_model) * _BITS[Cause.CALIBRATION]
     found |= (_by_policy(rows, before, runs) & moved & ~_has(found, Cause.LISTING)) * _BITS[Cause.POLICY]
     found |= (found == 0) * _BITS[Cause.OTHER]
     return _changes(_change(rows, before, moved), found, rows, before)

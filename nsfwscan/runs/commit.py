@@ -33,6 +33,7 @@ from nsfwscan.policy.decide import Decider, Indices
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.balance import Balance, check_uris
 from nsfwscan.runs.beside import ALL, PREVIOUS_SCHEMA, TEXT, miscounted
+from nsfwscan.runs.calibrations import Calibration, calibrated
 from nsfwscan.runs.changes import (
     CHANGES_SCHEMA,
     EARLIER,
@@ -57,6 +58,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary
 from nsfwscan.schema import (
+    CALIBRATED,
     DUPLICATE_COLUMNS,
     LISTING_SCHEMA,
     REPORT_SCHEMA,
@@ -76,7 +78,9 @@ _WORKED = ["reused", "cost", "media", "views", "duration_s", "sandbox"]
 """Staged columns that say what was done with an object."""
 _LONGEST = 1024
 """Characters of a URI that `run.json` repeats; a part whose first or last URI is longer is opened to read them."""
-ROW_SCHEMA = pa.schema([*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS, *VERDICT_COLUMNS])
+ROW_SCHEMA = pa.schema(
+    [*STAGED_SCHEMA, REPORT_SCHEMA.field("carried_from"), *DUPLICATE_COLUMNS, *VERDICT_COLUMNS, CALIBRATED]
+)
 """A row before the policy decides it, staged or carried over."""
 
 
@@ -105,6 +109,8 @@ class Report:
     """Known illegal contents, counted, and the runs that they come from (`KnownIllegal.as_json`)."""
     verdicts: Standing = field(default_factory=Standing)
     """People's verdicts that the rows were joined with."""
+    calibration: Calibration | None = None
+    """That `calibrated_score` was made by."""
     shadows: tuple[Comparison, ...] = ()
     """Comparisons with the decisions of shadow policies."""
     files: list[FileRecord] = field(default_factory=list)
@@ -125,6 +131,7 @@ def write_report(
     banks: BankSet | None = None,
     known: KnownIllegal | None = None,
     behind: Behind | None = None,
+    calibration: Calibration | None = None,
 ) -> Report:
     """Write the report and its side files range by range, and count the report again from its files.
 
@@ -136,6 +143,7 @@ def write_report(
         known: illegal contents that the store knows; a row with one of them is illegal, whatever its banks say.
         behind: the settings behind this run's rows, as a cause of changes; unset: those of the newest previous run,
             with this policy.
+        calibration: fills `calibrated_score`, of carried rows, too; unset: it is null.
 
     Raises:
         BalanceError: a listed object lacks its row, or has two.
@@ -143,7 +151,7 @@ def write_report(
     """
     report = Report(shadows=tuple(Comparison(Decider(policy)) for policy in shadows), night=Night(config.source.uris))
     report.balance.repeated = plan.repeated
-    report.detections = Detections(config.detectors, decider)
+    report.detections, report.calibration = Detections(config.detectors, decider), calibration
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
         facts = _facts(previous, behind, decider)
         verdicts, known = standing(run.store), known or KnownIllegal()
@@ -306,7 +314,7 @@ class _Commit:
         rows = pa.concat_tables(
             [_with_failures(as_schema(staged, ROW_SCHEMA), looked_at), self._carried_over(unchanged, carried)]
         )
-        rows = self.verdicts.onto(rows)
+        rows = calibrated(self.verdicts.onto(rows), self.report.calibration)
         rows = _with_matches(rows, BankSet((), self.config.storage, known=self.known.contents).remembered(rows, rows))
         before = pa.concat_tables([looked_at, carried.select(_OF_EARLIER)])
         facts = pa.array(self.facts.causes(rows, before))
@@ -372,6 +380,7 @@ class _Commit:
         """Write a range's files."""
         gathered = duplicates.rows(part.number)
         rows = duplicates.settled(gathered.select(ROW_SCHEMA.names))
+        rows = calibrated(rows, self.report.calibration)  # a copy has the score of its original now
         beside = {one.folder: one.rows_of(rows) for one in ALL}
         rows = decided(rows, self.decider, self.run.run_id, self._chosen(gathered, rows))
         earlier = gathered.select([f"earlier_{name}" for name in EARLIER]).rename_columns(EARLIER)
@@ -596,10 +605,10 @@ def _error_codes(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def _differing(rows: pa.Table, earlier: pa.Table) -> pa.Table:
-    """Return the rows of a delta report: read in this run, or with another outcome, rule, bank, original, cluster or
-    verdict."""
+    """Return the rows of a delta report: read in this run, or with another outcome, rule, bank, original, cluster,
+    verdict or calibrated score."""
     same = pc.and_(pc.is_valid(rows["carried_from"]), pa.array(~outcome_differs(rows, earlier)))
-    for name in ("rule", "match_bank", "duplicate_of", "cluster", "verdict", "appeals"):
+    for name in ("rule", "match_bank", "duplicate_of", "cluster", "verdict", "appeals", CALIBRATED.name):
         same = pc.and_(same, _same(rows[name], earlier[name]))
     return rows.filter(pc.invert(same))
 

@@ -15,6 +15,7 @@ from nsfwscan.policy.rules import OTHERWISE, Outcome, Rule
 from nsfwscan.runs.record import (
     AuxiliaryModelRecord,
     BankRecord,
+    CalibrationRecord,
     DifferenceRecord,
     ModelRecord,
     PolicyRecord,
@@ -40,6 +41,8 @@ class Sections(Protocol):
     @property
     def model(self) -> ModelRecord: ...  # noqa: D102
     @property
+    def calibration(self) -> CalibrationRecord | None: ...  # noqa: D102
+    @property
     def auxiliary_models(self) -> tuple[AuxiliaryModelRecord, ...]: ...  # noqa: D102
     @property
     def reuse_keys(self) -> ReuseKeys: ...  # noqa: D102
@@ -57,6 +60,7 @@ class Settings:
 
     policy: PolicyRecord
     model: ModelRecord
+    calibration: CalibrationRecord | None
     auxiliary_models: tuple[AuxiliaryModelRecord, ...]
     reuse_keys: ReuseKeys
     banks: tuple[BankRecord, ...]
@@ -133,6 +137,7 @@ def of_models(before: ModelRecord, now: ModelRecord) -> Iterator[DifferenceRecor
 
 def _models(before: Sections, now: Sections) -> Iterator[DifferenceRecord]:
     yield from of_models(before.model, now.model)
+    yield from _pair("calibration", "", *map(_calibration, (before.calibration, now.calibration)))
     beside = [{one.name: one.sha256[:16] for one in side.auxiliary_models} for side in (before, now)]
     yield from _by_name("model beside it", *beside)
     keys = [side.reuse_keys for side in (before, now)]
@@ -142,6 +147,10 @@ def _models(before: Sections, now: Sections) -> Iterator[DifferenceRecord]:
         yield from _pair("preprocessing", "digest", *(key.scoring[:16] for key in keys))
     yield from _pair("decoder", "digest", *(key.decoding[:16] for key in keys))
     yield from _pair("filters", "digest", *(key.filtering[:16] for key in keys))
+
+
+def _calibration(found: CalibrationRecord | None) -> str | None:
+    return None if found is None else f"{found.number} ({found.map}) of {found.model}"
 
 
 def _of_config(what: str, names: Sequence[str], before: Sections, now: Sections) -> Iterator[DifferenceRecord]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.policy.decide import Decider
+from nsfwscan.runs.calibrations import Calibration, calibrated
 from nsfwscan.runs.commit import ROW_SCHEMA
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.record import FileRecord, GoldenRecord, RunRecord
@@ -103,10 +104,12 @@ def listed_once(tables: Sequence[pa.Table]) -> pa.Table:
     return as_schema(rows.take(first), LISTING_SCHEMA)
 
 
-def read_scored(run: Run, shards: Sequence[Shard], decider: Decider) -> pa.Table:
+def read_scored(
+    run: Run, shards: Sequence[Shard], decider: Decider, calibration: Calibration | None = None
+) -> pa.Table:
     """Return what the staged rows of a golden set say of it, without what is expected: `GOLDEN_SCHEMA`."""
     staged = pa.concat_tables([read_part(run.staging, shard) for shard in shards])
-    decisions = decider(as_schema(staged, ROW_SCHEMA))
+    decisions = decider(calibrated(as_schema(staged, ROW_SCHEMA), calibration))
     columns = {"decision": decisions["decision"], **{n: staged[n] for n in staged.column_names}}
     return as_schema(pa.table(columns), GOLDEN_SCHEMA)
 

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from nsfwscan.config import UNWRITTEN, ScanConfig, digest_of
 from nsfwscan.errors import BrokenRecord, ForeignRecord
+from nsfwscan.models.calibration import ScoreMap
 from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import Outcome, Override, Policy, ReviewWords, Rule
 from nsfwscan.schema import BankKind
@@ -137,6 +138,18 @@ class ModelRecord(_Section):
             "labels": dict(zip(spec.labels, map(str, spec.categories), strict=True)),
             "temperature": spec.temperature,
         }
+
+
+class CalibrationRecord(_Section):
+    """Calibration that `calibrated_score` was made by; see `runs/calibrations.py`."""
+
+    number: Count
+    sha256: Sha256
+    """SHA-256 of its file in the store."""
+    made_at: Time
+    model: str
+    """`name@digest`; rows of another model have no `calibrated_score`."""
+    map: ScoreMap
 
 
 class AuxiliaryModelRecord(_Section):
@@ -765,6 +778,8 @@ class RunRecord(_Section):
     model: ModelRecord
     auxiliary_models: tuple[AuxiliaryModelRecord, ...]
     reuse_keys: ReuseKeys
+    calibration: CalibrationRecord | None = _OPTIONAL
+    """Absent where the store had none of the model, and in records of older versions."""
     policy: PolicyRecord
     plan: PlanCounts
     previous_runs: tuple[RunId, ...]

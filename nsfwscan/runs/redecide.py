@@ -20,14 +20,16 @@ import nsfwscan
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
+from nsfwscan.runs.calibrations import calibrated
 from nsfwscan.runs.false_positives import is_false_positive
 from nsfwscan.runs.finding import Finding, damaged, tampered
 from nsfwscan.runs.record import RunRecord
-from nsfwscan.schema import DECISION_COLUMNS
+from nsfwscan.schema import CALIBRATED, DECISION_COLUMNS
 
-_DERIVED = [*(field.name for field in DECISION_COLUMNS), "false_positive", "run_id"]
-"""Columns that follow from the others, the policy and the run."""
-_BESIDE = ["uri", "truth", "label"]
+_DERIVED = [*(field.name for field in DECISION_COLUMNS), "false_positive", "run_id", CALIBRATED.name]
+"""Columns that follow from the others, the policy, the calibration and the run."""
+_ROUNDING = 1e-6
+_BESIDE = ["uri", "truth", "label", "nsfw_score", "model"]
 
 
 class Redecision:
@@ -78,6 +80,7 @@ class Redecision:
             return
         run_id = pa.repeat(pa.scalar(self._record.run_id, pa.string()), rows.num_rows)
         derived = decided.append_column("false_positive", is_false_positive(rows)).append_column("run_id", run_id)
+        derived = derived.append_column(CALIBRATED, calibrated(rows, self._record.calibration)[CALIBRATED.name])
         unlike = {name: _unlike(rows[name], derived[name]) for name in _DERIVED}
         wrong = reduce(pc.or_, unlike.values())
         if not (count := pc.sum(wrong).as_py()):
@@ -102,5 +105,8 @@ class Redecision:
 def _unlike(column: pa.ChunkedArray, other: Any) -> pa.Array:
     """Return where two columns differ; a null equals a null."""
     other = pa.chunked_array([other]) if isinstance(other, pa.Array) else other
-    same = pc.if_else(pc.is_null(column), pc.is_null(other), pc.fill_null(pc.equal(column, other), False))
+    equal = pc.equal(column, other)
+    if pa.types.is_floating(column.type):  # another processor may round the last digit otherwise
+        equal = pc.less(pc.abs(pc.subtract(column, other)), _ROUNDING)
+    same = pc.if_else(pc.is_null(column), pc.is_null(other), pc.fill_null(equal, False))
     return pc.invert(same).combine_chunks()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from nsfwscan.errors import NsfwscanError, Status
 from nsfwscan.policy.decide import Decider
+from nsfwscan.runs.calibrations import Calibration, calibrated
 from nsfwscan.runs.plan import Shard
 from nsfwscan.schema import EACH_LINE, STAGED_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, from_parquet
@@ -33,7 +34,9 @@ class ShardResult:
     flagged: int
 
 
-def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) -> ShardResult:
+def stage_part(
+    staging: Store, shard: Shard, table: pa.Table, decider: Decider, calibration: Calibration | None = None
+) -> ShardResult:
     """Write a shard's rows, a table of `STAGED_SCHEMA`. Raises NsfwscanError where their number or schema is wrong."""
     if table.num_rows != shard.rows or table.schema != STAGED_SCHEMA:
         raise NsfwscanError(
@@ -41,11 +44,14 @@ def stage_part(staging: Store, shard: Shard, table: pa.Table, decider: Decider) 
         )
     holds_text = table[EACH_LINE.name].null_count < table.num_rows
     staging.write(shard.name + _SUFFIX, to_parquet(table), private=holds_text)
-    return describe_part(shard, table, decider)
+    return describe_part(shard, table, decider, calibration)
 
 
-def describe_part(shard: Shard, table: pa.Table, decider: Decider) -> ShardResult:
+def describe_part(
+    shard: Shard, table: pa.Table, decider: Decider, calibration: Calibration | None = None
+) -> ShardResult:
     """Return the counts of a shard's rows."""
+    table = calibrated(table, calibration)
     statuses = Counter(table["status"].to_pylist())
     fine = statuses[Status.OK] + statuses[Status.UNSUPPORTED]
     return ShardResult(shard.name, shard.rows, shard.rows - fine, int(decider.flagged(decider.choose(table)).sum()))

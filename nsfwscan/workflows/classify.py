@@ -16,6 +16,7 @@ import pyarrow as pa
 from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
+from nsfwscan.errors import PolicyError
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened, pictures_again
 from nsfwscan.execution.second_look import SecondLook
@@ -24,7 +25,7 @@ from nsfwscan.models.registry import resolve, resolve_auxiliary
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.policy.signals import signals_of_row
-from nsfwscan.schema import EACH_DETECTION, EACH_LINE, LISTING_SCHEMA, Category, Decision, score_column
+from nsfwscan.schema import CALIBRATED, EACH_DETECTION, EACH_LINE, LISTING_SCHEMA, Category, Decision, score_column
 from nsfwscan.stages.base import fresh, run
 from nsfwscan.stages.read import Read
 from nsfwscan.workflows.given_images import Picture, given_images
@@ -96,6 +97,11 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
     config = config.model_copy(update={"decode": with_trust(config.decode, config.storage)})
     spec = resolve(config.model, config.storage)
     decide = Decider(load_policy(config.policy or spec.policy, config.storage))
+    if CALIBRATED.name in decide.columns:
+        raise PolicyError(
+            f"policy {decide.policy.identity} asks for {CALIBRATED.name}, which a calibration in a report store makes; "
+            "classify has no store: name another policy"
+        )
     found = resolve_banks(config.banks, config.storage)
     banks = BankSet(found, config.storage) if found else None
     beside, threads = resolve_auxiliary(config), usable_cpus()

@@ -80,6 +80,7 @@ def record_of(
         "nsfwscan": nsfwscan.__version__,
         "python": platform.python_version(),
         "libraries": _versions(),
+        "calibration": report.calibration and report.calibration.as_record().model_dump(mode="json"),
         "policy": PolicyRecord.of(policy),
         "plan": plan.counts,
         "previous_runs": plan.previous_runs,

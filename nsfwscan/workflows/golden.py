@@ -88,7 +88,7 @@ class Golden:
             return
         run, config = self.job.run, self.job.config.golden
         before = self._before()
-        scored = read_scored(run, self.shards, Decider(self.job.policy))
+        scored = read_scored(run, self.shards, Decider(self.job.policy), self.job.calibration)
         rows = with_expected(scored, expectations(Run(run.store, before.run_id), before)) if before else scored
         for row in rows.filter(pc.and_(pc.is_null(rows["expected_by"]), pc.is_valid(rows["error"]))).to_pylist():
             raise ConfigError(

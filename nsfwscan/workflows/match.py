@@ -29,6 +29,7 @@ from nsfwscan.config import BankConfig, EvidenceConfig, ReportConfig, ScanConfig
 from nsfwscan.errors import ConfigError, RunConflict, StoreError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, parse_policy
+from nsfwscan.runs.calibrations import calibration_for
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.evidence import Evidence
@@ -196,7 +197,10 @@ def _record(
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: no object counts as deleted
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
     behind = replace(Behind.of(newest), policy=decider.policy.identity, banks=tuple(spec.identity for spec in specs))
-    report = write_report(run, plan, previous, decider, config, banks=banks, known=known, behind=behind)
+    calibration = calibration_for(run.store, newest.model.identity, newest.model.sha256, [decider])
+    report = write_report(
+        run, plan, previous, decider, config, banks=banks, known=known, behind=behind, calibration=calibration
+    )
     shown = newest.config.model_copy(update={"source": config.source, "report": config.report, **asked})
     kept = newest.as_json()
     return record_of(

@@ -25,6 +25,7 @@ from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import Policy, load_policy, preset_names
 from nsfwscan.runs.differences import of_banks, of_models, of_policies
 from nsfwscan.runs.pins import (
+    HISTORY,
     PARTS,
     Part,
     Pin,
@@ -32,7 +33,6 @@ from nsfwscan.runs.pins import (
     PinnedModel,
     PinnedPolicy,
     current_pin,
-    next_pin,
     write_pin,
 )
 from nsfwscan.runs.record import BankRecord, DifferenceRecord, ModelRecord, PinRecord, PolicyRecord
@@ -81,7 +81,7 @@ def clear_pin(store: Store) -> bool:
 
 
 def _write(store: Store, parts: dict[str, Any]) -> Pin:
-    number, previous = next_pin(store)
+    number, previous = HISTORY.next(store)
     by = {"pinned_at": now(), "pinned_by": somebody(), "nsfwscan": nsfwscan.__version__}
     return write_pin(store, Pin(number=number, previous=previous, **by, **parts))
 

@@ -19,10 +19,10 @@ from nsfwscan.policy.compare import Comparison
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import Overlaps
 from nsfwscan.policy.rules import Policy
+from nsfwscan.runs.calibrations import calibration_for, read_calibrated
 from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.known_illegal import known_illegal
-from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
 from nsfwscan.runs.previous import LISTED, PreviousReports
 from nsfwscan.runs.record import PinRecord, RunRecord
@@ -35,15 +35,16 @@ from nsfwscan.workflows.scan import ScanResult
 
 def replay(run: Run, policy: Policy) -> Comparison:
     """Return the policy's decisions on the rows of a run's report, compared with the recorded ones. The policy knows
-    the verdicts that people gave since.
+    the verdicts that people gave since, and the store's calibration of today.
 
     Raises:
-        PolicyError: a rule cannot be evaluated on a row.
+        PolicyError: a rule cannot be evaluated on a row, or asks for a calibration that there is none of.
         StoreError: the report cannot be read.
     """
     comparison, verdicts = Comparison(Decider(policy)), standing(run.store)
     further = ["sha256"] if verdicts.parts else []
-    for rows in read_rows(run, run.record(), [*comparison.columns, *further]):
+    columns = [*comparison.columns, *further]
+    for rows in read_calibrated(run, run.record(), columns, [comparison.decider]):
         comparison.add(verdicts.onto(rows) if verdicts.parts else rows)
     return comparison
 
@@ -51,7 +52,7 @@ def replay(run: Run, policy: Policy) -> Comparison:
 def overlaps(run: Run, policy: Policy) -> Overlaps:
     """Return how many rows of a run's report each rule of the policy matches and decides. Raise as `replay` does."""
     found = Overlaps(policy)
-    for rows in read_rows(run, run.record(), found.columns):
+    for rows in read_calibrated(run, run.record(), found.columns, [found.decider]):
         found.add(rows)
     return found
 
@@ -131,7 +132,9 @@ def _record(
     kept = was.as_json()
     previous = PreviousReports.of(run.store, plan.previous_runs, None)
     known = known_illegal(read_records(runs_of(run.store)))
-    written = write_report(run, plan, previous, Decider(policy), config, known=known)
+    decider = Decider(policy)
+    calibration = calibration_for(run.store, was.model.identity, was.model.sha256, [decider])
+    written = write_report(run, plan, previous, decider, config, known=known, calibration=calibration)
     return record_of(
         run,
         "replay",

@@ -32,6 +32,7 @@ from nsfwscan.policy.lint import bank_notes, model_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
 from nsfwscan.reports.reading import query_report, read_report, with_signal_maps
+from nsfwscan.runs.calibrations import calibration_for
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.differences import Settings, describe_difference, differences
@@ -226,6 +227,11 @@ def _run_scan(
     pinned, config = Pinned.for_scan(store, config)
     shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
     job, pin = _job(config, pinned, run, progress)
+    deciders = [Decider(policy) for policy in (job.policy, *shadows)]
+    calibration = calibration_for(store, job.spec.identity, job.spec.digest, deciders)
+    job = replace(job, calibration=calibration)
+    if calibration is not None:
+        progress.say(f"model    calibration {calibration.number} of the store: {calibration.map}")
     with run.lease(progress.say), _resumable(run):
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             unproved = complete(run, evidence)
@@ -382,6 +388,7 @@ def _sections(job: Job) -> Settings:
     return Settings(
         PolicyRecord.model_validate_json(to_json(PolicyRecord.of(job.policy))),
         ModelRecord(**ModelRecord.of(job.spec)),
+        None if job.calibration is None else job.calibration.as_record(),
         tuple(AuxiliaryModelRecord(**one) for one in _auxiliary(job)),
         ReuseKeys(**keys),
         tuple(BankRecord.model_validate_json(to_json(bank.as_json())) for bank in job.banks),
@@ -470,7 +477,8 @@ def _write(
         banks = BankSet(job.banks, job.config.storage)
         keys = reuse_keys(job.config, job.spec, job.auxiliary_models)
         behind = Behind(job.policy.identity, tuple(banks.identities), keys["scoring"], keys["filtering"])
-        return write_report(job.run, plan, previous, Decider(job.policy), job.config, shadows, banks, known, behind)
+        decider, calibration = Decider(job.policy), job.calibration
+        return write_report(job.run, plan, previous, decider, job.config, shadows, banks, known, behind, calibration)
     except BalanceError as error:
         failure = {"run_id": job.run.run_id, "exit_code": error.exit_code, "reason": str(error), "at": now()}
         job.run.folder.write("failure.json", to_json(failure))

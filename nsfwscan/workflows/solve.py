@@ -6,7 +6,6 @@ the policy decides it: the policy must find the next one like it by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from nsfwscan.policy.rules import Policy
 from nsfwscan.policy.solve import Drawn, Solution, at, highest_within, lowest_within, moved, named, needed
 from nsfwscan.review.audit_sample import FOLDER as AUDITS
 from nsfwscan.review.audit_sample import Draw
-from nsfwscan.runs.parts import read_rows
+from nsfwscan.runs.calibrations import read_calibrated
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import Decision
@@ -98,7 +97,7 @@ def solve(
     verdicts = counting(all_verdicts(run.store), run.store)
     if record.is_delta:
         raise NsfwscanError(f"run {run.run_id} is a delta, which has few of the drawn objects: name a whole report")
-    rows, drawn = _drawn(run, record, verdicts, Decider(policy).columns)
+    rows, drawn = _drawn(run, record, verdicts, Decider(policy))
     least = needed(miss, confidence)
     if drawn.positives < least:
         raise NsfwscanError(_too_few(run, drawn, least, miss, confidence))
@@ -130,7 +129,7 @@ def solve(
     return Solved(chosen, name, found, over, *counts, effort)
 
 
-def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[str]) -> tuple[pa.Table, Drawn]:
+def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, decider: Decider) -> tuple[pa.Table, Drawn]:
     """Return the report rows of drawn contents, one each and without what people said; and what people said."""
     of_audits = pc.and_(pc.equal(verdicts["kind"], str(Kind.AUDIT)), pc.is_valid(verdicts["probability"]))
     decided = pc.is_in(verdicts["verdict"], pa.array([str(Word.APPROVE), str(Word.REMOVE)]))
@@ -139,8 +138,8 @@ def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, columns: Sequence[st
     for row in (*_decided_before(run.store), *audits):
         likely = max(row["probability"], said.get(row["sha256"], row)["probability"])  # of several draws
         said[row["sha256"]] = {**row, "probability": likely}
-    names, wanted = list(dict.fromkeys(["sha256", *columns])), pa.array(sorted(said), pa.string())
-    parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_rows(run, record, names)]
+    names, wanted = list(dict.fromkeys(["sha256", *decider.columns])), pa.array(sorted(said), pa.string())
+    parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_calibrated(run, record, names, [decider])]
     rows = pa.concat_tables(parts).combine_chunks()
     rows = rows.take(pc.index_in(pc.unique(rows["sha256"]), rows["sha256"]))
     hashes = rows["sha256"].to_pylist()
@@ -171,7 +170,8 @@ class _Night:
     def views(self, policy: Policy) -> int:
         """Return how many of the objects looked at a policy sends to people."""
         decider, views = Decider(policy), 0
-        for rows in read_rows(self._run, self._record, list(dict.fromkeys(["carried_from", *decider.columns]))):
+        columns = list(dict.fromkeys(["carried_from", *decider.columns]))
+        for rows in read_calibrated(self._run, self._record, columns, [decider]):
             fresh = unjudged(rows.filter(pc.is_null(rows["carried_from"])))
             found = decider(fresh)["decision"] if fresh.num_rows else pa.array([], pa.string())
             views += pc.sum(pc.is_in(found, pa.array(_FOR_PEOPLE))).as_py() or 0

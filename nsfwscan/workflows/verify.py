@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import StoreError
+from nsfwscan.runs.calibrations import verify_calibrations
 from nsfwscan.runs.catalogue import check_catalogue
 from nsfwscan.runs.chain import Chain, Link, read_chain
 from nsfwscan.runs.evidence import Anchors, Proofs, read_anchors
@@ -26,8 +27,8 @@ class Verified:
     """Findings of a verification.
 
     Attributes:
-        name: id of the run; `verdicts` for findings in what people decided; `store` for other findings that are no
-            single run's.
+        name: id of the run; `verdicts` for findings in what people decided, `calibrations` for those in calibrations;
+            `store` for other findings that are no single run's.
         is_head: whether the run is a head of the chain, which vouches for all runs behind it.
         sha256: of the run's `run.json`; None where it is absent.
     """
@@ -81,6 +82,8 @@ def verify_all(
         yield Verified(run_id, (*verify(link.run), *forks, *proofs.findings(link)), run_id in heads, link.sha256)
     if wrong := tuple(verify_verdicts(place)):
         yield Verified("verdicts", wrong)
+    if wrong := tuple(verify_calibrations(place)):
+        yield Verified("calibrations", wrong)
     of_store = (
         *_unexpected(expected, {link.sha256 for link in chain.links.values()}),
         *check_catalogue(place, chain.links),

@@ -43,6 +43,7 @@ _SHOWN = (
     "error",
     "label",
     "nsfw_score",
+    "calibrated_score",
     *map(score_column, Category),
     "filtered_by",
     "sha256",

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nsfwscan.reports.charts import Chart
 from nsfwscan.reports.html import page_environment
 from nsfwscan.text import redacted
 from training.data.thumbnails import Thumbnail
 from training.evaluate.audit import FalsePositive, shown
-from training.evaluate.charts import Chart, pr_chart, reliability_chart, roc_chart
+from training.evaluate.charts import pr_chart, reliability_chart, roc_chart
 from training.evaluate.evaluation import shared_task
 from training.evaluate.next_steps import steps
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from nsfwscan.reports.charts import HEIGHT, LEFT, TOP, WIDTH
 from tests.later import later
-from training.evaluate.charts import HEIGHT, LEFT, TOP, WIDTH, pr_chart, reliability_chart, roc_chart
+from training.evaluate.charts import pr_chart, reliability_chart, roc_chart
 
 calibration = later("training.evaluate.calibration")
 curves = later("training.evaluate.curves")
-
 
 TRUTH = np.array([True, True, False, True, False])
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.1])
