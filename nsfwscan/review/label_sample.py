@@ -31,6 +31,7 @@ from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import (
+    CALIBRATED,
     FLAGGED,
     MODEL_COLUMNS,
     NSFW_CATEGORIES,
@@ -51,7 +52,9 @@ _DIFFERS = 0.25
 """Difference between two models below which they do not disagree."""
 _LIKE_DECIDED, _UNSEEN = 0.25, 0.0625
 """Priority of what is like a decided content, of what it would have; the least one of what lies in an unseen region."""
-_SCORES = [one.name for one in MODEL_COLUMNS if RANGES.get(one.name) == (0, 1) and one.name != "confidence"]
+_SCORES = [
+    one.name for one in (*MODEL_COLUMNS, CALIBRATED) if RANGES.get(one.name) == (0, 1) and one.name != "confidence"
+]
 _COLUMNS = ("uri", "sha256", "cluster", "decision", "nsfw_score", "signals", "match_kind")
 _RAW = """
     CREATE TABLE raw (
@@ -122,12 +125,16 @@ def priorities(rows: pa.Table, decider: Decider) -> npt.NDArray[np.float64]:
     Args:
         rows: with `nsfw_score`, `signals`, and the decider's columns.
     """
-    unsure, disputed = _uncertainty(unjudged(rows), decider), _disagreement(rows)
+    unsure, disputed = uncertainty(unjudged(rows), decider), _disagreement(rows)
     return np.asarray(1 - (1 - unsure) * (1 - disputed))
 
 
-def _uncertainty(rows: pa.Table, decider: Decider) -> npt.NDArray[np.float64]:
-    """Return how near each row is to being decided otherwise."""
+def uncertainty(rows: pa.Table, decider: Decider) -> npt.NDArray[np.float64]:
+    """Return how near each row is to being decided otherwise, 0 to 1.
+
+    Args:
+        rows: with the decider's columns, and without what people said.
+    """
     found = np.zeros(rows.num_rows)
     decided = decider(rows)["decision"]
     for step, value in _STEPS:
