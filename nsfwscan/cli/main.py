@@ -49,6 +49,7 @@ from nsfwscan.cli.history import history
 from nsfwscan.cli.json_text import pins_json, print_json, runs_json, scan_json, verify_json
 from nsfwscan.cli.label import label
 from nsfwscan.cli.models import models
+from nsfwscan.cli.norming import norming
 from nsfwscan.cli.own_banks import banks
 from nsfwscan.cli.pin_text import describe_pins
 from nsfwscan.cli.policy import policy
@@ -731,6 +732,7 @@ main.add_command(diff)
 main.add_command(history)
 main.add_command(label)
 main.add_command(models)
+main.add_command(norming)
 main.add_command(policy)
 main.add_command(prune)
 main.add_command(quarantine)

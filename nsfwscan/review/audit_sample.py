@@ -104,16 +104,7 @@ class Draw:
     @classmethod
     def read(cls, store: Store, audit_id: str) -> Draw:
         """Return a draw. Raises ConfigError where there is none of that id, BrokenRecord for another content."""
-        name = f"{FOLDER}/{audit_id}.parquet"
-        try:
-            data = store.read(name)
-        except FileNotFoundError:
-            there = ", ".join(n.removesuffix(".parquet") for n in store.names(FOLDER)) or "none"
-            raise ConfigError(f"{store.uri} has no audit {audit_id!r}; there are: {there}") from None
-        named = hashlib.sha256(data).hexdigest().startswith(audit_id.rpartition("-")[2])
-        if not named and not is_known(store, name, data):
-            raise BrokenRecord(store.locate(name), "was changed: its content is not the one that its name says")
-        rows = from_parquet(data)
+        rows = read_kept(store, FOLDER, "audit", audit_id)
         told = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
         counts = {name: int(told[name]) for name in ("objects", "illegal", "unread")}
         drawn, design = rows.cast(DRAW_SCHEMA), told.get("design", AUDIT)
@@ -166,7 +157,7 @@ def drawn_from(
     told = {"run_id": run.run_id, "seed": str(seed), **{name: str(count) for name, count in total.items()}}
     told |= {"design": design} if design != AUDIT else {}
     rows = rows.cast(DRAW_SCHEMA).replace_schema_metadata(told)
-    return Draw(_kept(run.store, run.run_id, rows), run.run_id, seed, rows, **total, design=design)
+    return Draw(keep(run.store, FOLDER, run.run_id, rows), run.run_id, seed, rows, **total, design=design)
 
 
 def _fill(tables: duckdb.DuckDBPyConnection, run: Run, record: RunRecord) -> dict[str, int]:
@@ -280,14 +271,32 @@ def allocate(
     return drawn
 
 
-def _kept(store: Store, run_id: str, rows: pa.Table) -> str:
+def keep(store: Store, folder: str, run_id: str, rows: pa.Table) -> str:
     """Write a draw, and return its id: that of the run, and the beginning of the digest of the file."""
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression="zstd")
-    audit_id = f"{run_id}-{hashlib.sha256(sink.getvalue()).hexdigest()[:16]}"
+    draw_id = f"{run_id}-{hashlib.sha256(sink.getvalue()).hexdigest()[:16]}"
     with suppress(FileExistsError):  # drawn before, by the same seed
-        store.create(f"{FOLDER}/{audit_id}.parquet", sink.getvalue())
-    return audit_id
+        store.create(f"{folder}/{draw_id}.parquet", sink.getvalue())
+    return draw_id
+
+
+def read_kept(store: Store, folder: str, what: str, draw_id: str) -> pa.Table:
+    """Return the rows of a draw. Raises ConfigError where there is none of that id, BrokenRecord for another content.
+
+    Args:
+        what: the draw is, for the message: `audit`.
+    """
+    name = f"{folder}/{draw_id}.parquet"
+    try:
+        data = store.read(name)
+    except FileNotFoundError:
+        there = ", ".join(n.removesuffix(".parquet") for n in store.names(folder)) or "none"
+        raise ConfigError(f"{store.uri} has no {what} {draw_id!r}; there are: {there}") from None
+    named = hashlib.sha256(data).hexdigest().startswith(draw_id.rpartition("-")[2])
+    if not named and not is_known(store, name, data):
+        raise BrokenRecord(store.locate(name), "was changed: its content is not the one that its name says")
+    return from_parquet(data)
 
 
 def items_of(run: Run, draw: Draw, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:

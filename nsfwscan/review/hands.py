@@ -150,4 +150,6 @@ def in_order(items: Iterable[Item], named: Mapping[str, Named]) -> list[Item]:
 
 def _as_named(item: Item, said: Named) -> Item:
     row = {**item.row, "queue": said.queue or "items"}
+    if said.kind is Kind.NORMING:  # nobody is to know what others decided
+        return item._replace(row={**row, "rule": None, "decision": "open", "severity": None}, near={}, prior=[])
     return item._replace(row=row) if said.probability is None else item._replace(row={**row, "contents": 1}, members=[])

@@ -153,8 +153,19 @@ def _standing(store: Store, records: dict[str, RunRecord], ignored: Collection[s
         newest[_source_set(record)] = record
     for record in newest.values():
         yield record.run_id, "it is the newest over its sources" if record.kind != "match" else "it is the newest match"
+    yield from _golden(records.values())
     for base in live_runs(store, [run_id for run_id in ignored if run_id not in records]):
         yield base.run.run_id, "the next scan or match goes on from it"
+
+
+def _golden(records: Iterable[RunRecord]) -> Iterator[tuple[str, str]]:
+    """Yield the runs whose golden rows the next scan is compared with: the newest that scored each set."""
+    newest: dict[str, RunRecord] = {}
+    for record in sorted(records, key=_at):
+        if record.golden is not None:
+            newest[record.golden.uri] = record
+    for uri, record in newest.items():
+        yield record.run_id, f"it has what is expected of the golden set {uri}"
 
 
 def _source_set(record: RunRecord) -> object:

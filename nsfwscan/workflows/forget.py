@@ -63,7 +63,7 @@ _STAYS = frozenset(
         *("verdict", "verdict_at", "appeals", "run_id", "carried_from", "scanned_at"),
         *("change", "causes", "previous_run", "previous_rule", "previous_verdict"),
         *(f"previous_{name}" for name in ("decision", "queue", "skill", "shield", "severity")),
-        *("index", "weight", "kind", "stratum", "flagged", "drawn", "probability"),
+        *("index", "weight", "kind", "why", "stratum", "flagged", "drawn", "probability"),
         *("id", "decided_at", "supersedes", "category", "reviewer", "opened", "zoomed", "seconds"),
     }
 )

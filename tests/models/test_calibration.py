@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
 
 from nsfwscan.models.calibration import Floats, Method, ScoreMap, log_odds
 from nsfwscan.models.calibration_fit import Sample, choose, fit, losses, methods_for
@@ -59,25 +56,28 @@ def test_no_map_changes_the_order(scores: list[float]) -> None:
         assert ScoreMap.model_validate_json(found.model_dump_json()) == found
 
 
-class Scores(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier whose decision function is the log-odds that it is given."""
-
-    def fit(self, scores: Floats, answers: Floats) -> Scores:
-        self.classes_, self.n_features_in_, self.fitted_ = np.array([0, 1]), 1, True
-        return self
-
-    def predict(self, odds: Floats) -> NDArray[np.int64]:
-        return (odds[:, 0] > 0).astype(int)
-
-    def decision_function(self, odds: Floats) -> Floats:
-        return odds[:, 0]
-
-
 @pytest.mark.parametrize(
     ("method", "theirs"), [("platt", "sigmoid"), ("isotonic", "isotonic"), ("temperature", "temperature")]
 )
 def test_they_are_scikit_learn_s(method: Method, theirs: str) -> None:
     """Fitted to the same weighted objects, the probabilities are those of `CalibratedClassifierCV`."""
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    class Scores(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+        """A classifier whose decision function is the log-odds that it is given."""
+
+        def fit(self, scores: Floats, answers: Floats) -> Scores:
+            self.classes_, self.n_features_in_, self.fitted_ = np.array([0, 1]), 1, True
+            return self
+
+        def predict(self, odds: Floats) -> NDArray[np.int64]:
+            return (odds[:, 0] > 0).astype(int)
+
+        def decision_function(self, odds: Floats) -> Floats:
+            return odds[:, 0]
+
     sample = drawn(*population(20_000), np.random.default_rng(0))
     odds = log_odds(sample.scores)[:, None]
     base = FrozenEstimator(Scores().fit(odds, sample.removed))

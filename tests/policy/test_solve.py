@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.rules import load_policy, parse_policy
-from nsfwscan.policy.solve import Drawn, highest_within, lowest_within, miss_bound, moved, named, needed
+from nsfwscan.policy.solve import STEPS, Drawn, highest_within, lowest_within, miss_bound, moved, named, needed
 from tests.later import later
 
 stats = later("scipy.stats")
-
 
 MISS, CONFIDENCE = 0.1, 0.9
 
@@ -117,3 +116,36 @@ def test_the_lowest_threshold_within_a_budget() -> None:
     assert lowest_within(lambda threshold: round(1000 * (1 - threshold)), 400) == 0.6
     assert lowest_within(lambda threshold: 500, 400) is None
     assert lowest_within(lambda threshold: 0, 400) == 0.01
+
+
+def test_mapie_finds_the_same_threshold() -> None:
+    """Learn then Test with a fixed sequence, as MAPIE does it, ends at the same threshold for the same drawn contents, or
+    where one miss more would be too many: it makes counts from rates, and rounds them up."""
+    control = pytest.importorskip("mapie.risk_control")
+    random = np.random.default_rng(6)
+    scores, removed = population(random)
+    for share, miss, confidence in ((0.02, 0.1, 0.9), (0.05, 0.1, 0.95), (0.1, 0.05, 0.9)):
+        taken = random.random(scores.size) < share
+        some, answers = scores[taken], removed[taken]
+        drawn, missed_at = Drawn(np.full(some.size, share), answers), allowing(some, answers)
+
+        def one_more(
+            threshold: float, missed_at: Callable[[float], NDArray[np.bool_]] = missed_at, of: Drawn = drawn
+        ) -> NDArray[np.bool_]:
+            missed = missed_at(threshold)
+            missed[np.flatnonzero(of.removed & ~missed)[:1]] = True
+            return missed
+
+        found = highest_within(drawn, missed_at, miss, confidence)
+        strict = highest_within(drawn, one_more, miss, confidence)
+        oracle = control.BinaryClassificationController(
+            lambda rows: np.column_stack([1 - rows[:, 0], rows[:, 0]]),
+            risk="recall",
+            target_level=1 - miss,
+            confidence_level=confidence,
+            list_predict_params=np.array(STEPS),
+            fwer_method="fixed_sequence",
+        )
+        oracle.calibrate(some[:, None], answers.astype(int))
+        assert found is not None and strict is not None
+        assert strict.threshold <= max(oracle.valid_predict_params) <= found.threshold

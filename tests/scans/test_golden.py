@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, Drifted, SourceError
 from nsfwscan.runs.golden import read_scored
+from nsfwscan.runs.pruning import plan_pruning, prune
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
@@ -137,6 +139,23 @@ def test_a_set_that_cannot_be_used_stops_the_run_at_once(media: Path, tmp_path: 
         scan(media, tmp_path / "set", tmp_path / "reports", "n2")
     with pytest.raises(ConfigError, match="no golden set whose drift could be accepted"):
         night(media, tmp_path / "reports", "n3", golden={"accept": "why not"})
+
+
+def test_a_prune_keeps_what_is_expected(media: Path, golden: Path, tmp_path: Path) -> None:
+    """Nights without the set do not let the one be pruned that has its expectations, nor does an older one stay for it."""
+    for run_id in ("n1", "n2"):
+        scan(media, golden, tmp_path / "reports", run_id)
+    for run_id in ("n3", "n4"):
+        night(media, tmp_path / "reports", run_id)
+    store = Store.at(str(tmp_path / "reports"), StorageConfig())
+    planned = plan_pruning(store, timedelta(0))
+    kept = {one.run.run_id: one.reasons for one in planned.kept}
+    assert "it has what is expected of the golden set" in " ".join(kept["n2"])
+    assert not any("golden" in reason for reason in kept.get("n1", ()))
+    list(prune(store, planned, "test"))
+    last, _ = scan(media, golden, tmp_path / "reports", "n5")
+    assert last.record.golden is not None and last.record.golden.before == "n2"
+    assert {row["expected_by"] for row in rows_of(last)} == {"n1"}
 
 
 def test_each_night_counts_what_it_looked_at(media: Path, tmp_path: Path) -> None:
