@@ -16,9 +16,7 @@ class _Module:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(
-            ("_mock", "__")
-        ):  # pytest asks what it finds in a test file whether it is a mock, or wrapped
+        if name.startswith(("_mock", "__")):  # pytest asks what it finds in a file whether it is a mock or wrapped
             raise AttributeError(name)
         return getattr(import_module(self._name), name)
 

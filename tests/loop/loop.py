@@ -20,14 +20,19 @@ from nsfwscan.cli.main import main as nsfwscan
 from nsfwscan.config import StorageConfig
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.run import find_run
+from tests.later import later
 from tests.training.stand_in import small_resnet, write_folders
 from training.cli import main as nsfwscan_train
 from training.config import DataConfig
 from training.fit.config import TrainConfig
-from training.fit.fit import Launch, train
+
+fit = later("training.fit.fit")
+
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+    from training.fit.fit import Launch
 
 Say = Callable[[str], None]
 LABELS = ("neutral", "porn", "sexy")
@@ -156,7 +161,7 @@ class Loop:
         settings = {"epochs": 20, "batch_size": 16, "learning_rate": 5e-3, "precision": "float32"}
         if self.launch is not None:
             config = TrainConfig.of({"backbone": str(backbone), "out": str(out), **settings})
-            train(config, DataConfig(uris=data, cache=str(cache)), StorageConfig(), self.say, launch=self.launch)
+            fit.train(config, DataConfig(uris=data, cache=str(cache)), StorageConfig(), self.say, launch=self.launch)
             return
         options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
         self._command(
