@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from nsfwscan.demo.drawings import draw_gradient
 from nsfwscan.demo.media import (
     EXIF_MAKE,
     EXIF_MODEL,
@@ -25,7 +26,6 @@ from nsfwscan.demo.media import (
     UPLOADS,
     DemoObject,
     _ball_frames,
-    _draw_gradient,
     _into_profile,
     _photo,
     _wide_gamut_profile,
@@ -40,7 +40,7 @@ from tests.bombs import many_pages_tiff
 Demo = tuple[Path, list[DemoObject]]
 
 PLENTY = 100_000_000
-SCENE = _draw_gradient().crop((0, 0, 440, 330)).resize((64, 48))
+SCENE = draw_gradient().crop((0, 0, 440, 330)).resize((64, 48))
 """No two of its orientations look alike."""
 
 

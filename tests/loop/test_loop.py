@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.later import later
 from tests.loop.loop import MISS, Loop, describe_outcome
 from tests.training.conftest import Heard
-from training.fit.worker import TrainJob, work
+
+worker = later("training.fit.worker")
+
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
+
+    from training.fit.worker import TrainJob
 
 
 @pytest.mark.long
@@ -23,7 +28,7 @@ def test_the_loop_closes(browser: BrowserContext, tmp_path: Path) -> None:
     fewer originals are expected to be opened than by the first checkpoint and policy."""
 
     def in_process(job: TrainJob, _: Callable[[str], None]) -> None:  # as the other trainings of the suite, without Ray
-        work(job, Heard(), threads=1)
+        worker.work(job, Heard(), threads=1)
 
     said: list[str] = []
     found = Loop(tmp_path, browser.new_page(), said.append, in_process).run()
