@@ -6,8 +6,8 @@ is a process of one thread with the environment of a decode child.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -27,13 +27,14 @@ from nsfwscan.stages.decode import settings_of
 
 _BLOCKS = 20
 """Blocks of files that are held in memory and decoded in turn: as many as make up a store."""
+Decode = Callable[[bytes, bytes | None], object]
 HOW = {
     "turbo": ("libjpeg-turbo alone, to an array", "`simplejpeg`: no decoder of whole JPEGs is faster"),
     "hashed": ("decode in full and hash (PDQ)", "what a scan does unless told otherwise"),
     "fast": ("decode, fast (a large JPEG at reduced scale)", "`--pdq off`"),
     "reduced": ("decode, fast, and hash what is decoded", "`--pdq reduced`"),
     "exact": ("decode in full", "`--pdq off --decode exact`"),
-    "child.hashed": ("decode in full and hash, in the decode child", "one process waits for the other, as in an actor"),
+    "child.hashed": ("decode in full and hash, in the decode child", "as in an actor: two processes share the core"),
     "child.exact": ("decode in full, in the decode child", "`--pdq off --decode exact`"),
     "child.fast": ("decode, fast, in the decode child", ""),
     "pdqhash": ("decode in full and hash with `pdqhash`", "the reference, whose hashes are the same"),
@@ -71,12 +72,13 @@ def prepare_decoding(way: str, files: list[Path], block: int, geometry: Geometry
     return _step([path.read_bytes() for path in files], block, _decoder(way, geometry))
 
 
-def _step(data: list[bytes], block: int, one: Callable[[bytes], object]) -> Step:
+def _step(data: list[bytes], block: int, decode: Decode) -> Step:
     blocks = cycle([data[i : i + block] for i in range(0, len(data), block)])
 
     def step() -> int:
-        for encoded in (given := next(blocks)):
-            one(encoded)
+        given = next(blocks)
+        for encoded, then in zip(given, [*given[1:], None], strict=True):
+            decode(encoded, then)
         return len(given)
 
     return step
@@ -85,7 +87,9 @@ def _step(data: list[bytes], block: int, one: Callable[[bytes], object]) -> Step
 def _one_core(
     files: list[Path], block: int, geometry: Geometry, seconds: float, repetitions: int
 ) -> dict[str, list[float]]:
-    """Return the images a second of every way."""
+    """Return the images a second of every way, on one core: a decode child shares it with the process that asks."""
+    if hasattr(os, "sched_setaffinity"):  # not on macOS
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     data = [path.read_bytes() for path in files]
     steps = {way: _step(data, block, _decoder(way, geometry)) for way in HOW}
     for step in steps.values():
@@ -93,17 +97,18 @@ def _one_core(
     return repeat_in_turn(steps, seconds, repetitions)
 
 
-def _decoder(way: str, geometry: Geometry) -> Callable[[bytes], object]:
+def _decoder(way: str, geometry: Geometry) -> Decode:
+    """Return a function of a file and the one after it; only a decode child makes use of the latter."""
     if way == "turbo":
-        alone: Callable[[bytes], object] = simplejpeg.decode_jpeg
-        return alone
+        return lambda data, _: simplejpeg.decode_jpeg(data)
     if way == "pdqhash":
-        return partial(_with_reference, geometry)
+        return lambda data, _: _with_reference(geometry, data)
     settings = settings_of(_CONFIGS[way.removeprefix("child.")], geometry)
     if way.startswith("child."):
-        return DecodeChild(settings).decode
+        child = DecodeChild(settings)
+        return lambda data, then: child.decode_views(data, then=then)
     fast, hashed, examined, most = settings.fast, settings.hashed, settings.examined, settings.max_pixels
-    return lambda data: to_pixels(data, geometry, fast=fast, hashed=hashed, examined=examined, max_pixels=most)
+    return lambda data, _: to_pixels(data, geometry, fast=fast, hashed=hashed, examined=examined, max_pixels=most)
 
 
 def _with_reference(geometry: Geometry, data: bytes) -> tuple[bytes, object]:

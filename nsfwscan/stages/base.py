@@ -66,7 +66,7 @@ def map_rows(stage: Stage, table: pa.Table, work: Callable[[Row], Row], adds: pa
             memoryview, valid as long as the table.
         adds: the columns that `work` gives; unset: all that the stage adds.
     """
-    given = {name: _values(table[name]) for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
+    given = {name: values_of(table[name]) for name in {"uri", "size", *stage.needs}} | {"index": range(table.num_rows)}
     changed: dict[int, Row] = {}
     for i in range(table.num_rows):
         if all(given[name][i] is not None for name in stage.needs):
@@ -84,7 +84,7 @@ def put(table: pa.Table, field: pa.Field, column: pa.Array | pa.ChunkedArray) ->
     return table.append_column(field, column) if place < 0 else table.set_column(place, field, column)
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
+def values_of(column: pa.ChunkedArray) -> list[Any]:
     """Return a column's values; files as views, since copying one takes as long as digesting it."""
     if not pa.types.is_large_binary(column.type):
         return list(column.to_pylist())

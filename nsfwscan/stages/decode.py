@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ from nsfwscan.schema import (
     REPORT_SCHEMA,
     SANDBOX,
 )
-from nsfwscan.stages.base import Row, Stage, map_rows, with_signals
+from nsfwscan.stages.base import Row, Stage, map_rows, values_of, with_signals
 
 _CONTENT = (
     "format", "width", "height", "frames", "media", "duration_s", "views", "camera", "software", "pdq", "pdq_quality",
@@ -121,13 +122,17 @@ class Decode(Stage):
         contents, closer = (
             table[name].to_pylist() if name in table.column_names else unknown for name in ("sha256", LOOK_CLOSER.name)
         )
+        files = values_of(table["bytes"])
+        wanted = [i for i, file in enumerate(files) if file is not None]
+        poisoned = [one is not None and self._poison.find(one) is not None for one in contents]
+        after = {one: files[then] for one, then in pairwise(wanted) if closer[then] is None and not poisoned[then]}
 
         def decode(row: Row) -> Row:
             content, around = contents[row["index"]], closer[row["index"]]
             self._refuse_poison(content)
             began, looked = time.perf_counter(), 0
             try:
-                facts, views, found = self._child.decode_views(row["bytes"], around)
+                facts, views, found = self._child.decode_views(files[row["index"]], around, after.get(row["index"]))
                 looked = facts.pop("looked", None) or 1
             except RowError as error:
                 if content and around is None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from nsfwscan.images.provenance.credentials import UNVERIFIABLE
 from nsfwscan.images.provenance.signals import LONGEST_NAME, MOST_SIGNALS
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import LAYERS
-from nsfwscan.images.sandbox.wire import NO_MEMORY, Encoded, Settings
+from nsfwscan.images.sandbox.wire import AREA_FILE_BYTES, NO_MEMORY, Encoded, Settings
 from nsfwscan.images.sandbox.zygote import Zygote
 
 _TYPES: dict[str, type] = {
@@ -72,6 +73,8 @@ class DecodeChild:
         self._settings = settings
         self._zygote: Zygote | None = None
         self._worker: socket.socket | None = None
+        self._ahead: Encoded | None = None
+        self._room = memoryview(bytearray(settings.area_bytes))
         self._unverifiable = set[bytes]()
         self.sandbox: tuple[str, ...] = ()
         self.workers = 0
@@ -87,12 +90,14 @@ class DecodeChild:
         return facts, pixels[0].tobytes()
 
     def decode_views(
-        self, data: Encoded, closer: Sequence[int] | None = None
+        self, data: Encoded, closer: Sequence[int] | None = None, then: Encoded | None = None
     ) -> tuple[Facts, list[Facts], NDArray[np.uint8]]:
         """Return the values of the content columns; of each view, if there are several; and the pixels of all views.
 
         Args:
             closer: frames around which to look closer, in a second look; of a picture, none: it is cut into tiles.
+            then: the very object that is `data` of the next call, a first look, if that is known: the worker goes on
+                with it at once. If something else is asked for, another worker is.
 
         Returns:
             The pixels are uint8 [views, `pixel_bytes`], in each view those of one geometry after the other. They are
@@ -104,18 +109,15 @@ class DecodeChild:
         """
         asked = {} if closer is None else {"closer": list(closer)}
         try:
-            facts, views = self._decoded(asked, data)
+            facts, views, pixels = self._decoded(asked, data, then)
         except _Dead as death:
             raise RowError(death.code, str(death), self._header(data)) from None
-        assert self._zygote is not None
-        shape = max(1, len(views)), self._settings.pixel_bytes
-        pixels = np.frombuffer(self._zygote.area.pixels(), np.uint8, count=shape[0] * shape[1])
-        return facts, views, pixels.reshape(shape)
+        return facts, views, np.frombuffer(pixels, np.uint8).reshape(max(1, len(views)), self._settings.pixel_bytes)
 
     def retire(self) -> int | None:
         """End the worker, if there is one; the next file gets a new one. Return its exit code, negative for a signal,
         as it was before if it was dead already; None where nobody knows."""
-        worker, self._worker = self._worker, None
+        worker, self._worker, self._ahead = self._worker, None, None
         if worker is None or self._zygote is None:
             return None
         with worker:
@@ -129,19 +131,21 @@ class DecodeChild:
 
     def close(self) -> str:
         """End the child; the next file gets a new one. Return its last words."""
-        worker, self._worker = self._worker, None
+        worker, self._worker, self._ahead = self._worker, None, None
         zygote, self._zygote = self._zygote, None
         if worker is not None:
             worker.close()
         return zygote.close() if zygote is not None else ""
 
-    def _decoded(self, asked: wire.Said, data: Encoded) -> tuple[Facts, list[Facts]]:
+    def _decoded(self, asked: wire.Said, data: Encoded, then: Encoded | None) -> tuple[Facts, list[Facts], memoryview]:
+        if self._ahead is not None and (self._ahead is not data or asked):
+            self.retire()  # it would answer another question first
         fresh, seconds = self._worker is None, self._settings.timeout_s
         unverifiable = bool(self._unverifiable) and hashlib.sha256(data).digest() in self._unverifiable
         try:
             try:
                 if not unverifiable:
-                    return self._ask(asked, data, seconds)
+                    return self._ask(asked, data, seconds, then)
             except _Dead as death:
                 if fresh or death.code == ErrorCode.DECODE_TIMEOUT:
                     raise
@@ -151,9 +155,11 @@ class DecodeChild:
             if not self._settings.verified or b"c2pa" not in bytes(data):
                 raise
         # Its manifest may be what nobody survives: that must not hide its picture.
-        facts, views = self._ask({**asked, "unverified": True}, data, seconds)
+        if self._ahead is not None:
+            self.retire()
+        facts, views, pixels = self._ask({**asked, "unverified": True}, data, seconds)
         self._unverifiable.add(hashlib.sha256(data).digest())
-        return {**facts, "signals": {**UNVERIFIABLE, **(facts.get("signals") or {})}}, views
+        return {**facts, "signals": {**UNVERIFIABLE, **(facts.get("signals") or {})}}, views, pixels
 
     def _header(self, data: Encoded) -> Facts:
         """Return what the header says of a file that killed a worker."""
@@ -162,21 +168,26 @@ class DecodeChild:
         except (_Dead, RowError):
             return {}
 
-    def _ask(self, asked: wire.Said, data: Encoded, timeout_s: float) -> tuple[Facts, list[Facts]]:
-        """Return what the worker says of a file and its views; the pixels, if there are any, lie in the area then."""
+    def _ask(
+        self, asked: wire.Said, data: Encoded, timeout_s: float, then: Encoded | None = None
+    ) -> tuple[Facts, list[Facts], memoryview]:
+        """Return what the worker says of a file and its views, and the pixels of all, if there are any."""
         worker = self._worker = self._worker or self._hire()
-        assert self._zygote is not None
         deadline = time.monotonic() + timeout_s
         try:
-            if self._zygote.area.put_file(data):
-                wire.send(worker, {**asked, "shared": len(data)}, deadline=deadline)
-            else:
-                with wire.file_of(data) as file:
-                    deadline = time.monotonic() + timeout_s
-                    wire.send(worker, {**asked, "opened": True}, deadline=deadline)
-                    wire.send_file(worker, file)
-            said, _ = wire.receive(worker, most=0, deadline=deadline)
-            return self._understood(said, self._settings.views + (self._settings.closer if "closer" in asked else 0))
+            if self._ahead is None:
+                deadline = self._hand_over(worker, asked, data, timeout_s)
+            self._ahead = None
+            if then is not None and len(then) <= AREA_FILE_BYTES:
+                with suppress(ConnectionError):  # it may have answered before it died
+                    self._hand_over(worker, {}, then, timeout_s)
+                    self._ahead = then
+            said, pixels = wire.receive_into(self._room, worker, deadline=deadline)
+            closer = self._settings.closer if "closer" in asked else 0
+            facts, views = self._understood(said, self._settings.views + closer)
+            if len(pixels) != (0 if "only" in asked else max(1, len(views)) * self._settings.pixel_bytes):
+                raise ValueError("pixels of other views")
+            return facts, views, pixels
         except RowError:
             raise
         except TimeoutError:
@@ -192,6 +203,20 @@ class DecodeChild:
         except BaseException:  # interrupted: the next answer would be that to this file
             self.close()
             raise
+
+    def _hand_over(self, worker: socket.socket, asked: wire.Said, data: Encoded, timeout_s: float) -> float:
+        """Ask a worker about a file, and return when its time is up."""
+        assert self._zygote is not None
+        place = self._zygote.area.put_file(data)
+        if place is not None:
+            deadline = time.monotonic() + timeout_s
+            wire.send(worker, {**asked, **place}, deadline=deadline)
+            return deadline
+        with wire.file_of(data) as file:
+            deadline = time.monotonic() + timeout_s
+            wire.send(worker, {**asked, "opened": True}, deadline=deadline)
+            wire.send_file(worker, file)
+        return deadline
 
     def _hire(self) -> socket.socket:
         """Return a new worker, of a new child where the old one is gone."""

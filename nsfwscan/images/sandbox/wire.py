@@ -30,8 +30,11 @@ _PIECE_BYTES = 2**20
 NO_MEMORY = 12
 """Exit code of a worker that reached its limit: ENOMEM."""
 
-_AREA_FILE_BYTES = 8 * 2**20
+AREA_FILE_BYTES = 8 * 2**20
 """A larger file is handed over as an open one."""
+_AREA_FILES = 2
+"""Files that it holds: the one that is decoded, and the next one."""
+_MOST_JSON = 65_536
 _HEAD = struct.Struct("!IQ")  # bytes of JSON, bytes after it
 
 Said = dict[str, Any]
@@ -111,42 +114,35 @@ class Settings:
 
 
 class Area:
-    """Memory that both sides see: the model's pixels, then the file. Through a socket those bytes would be copied four
-    times, which takes a tenth of the time of decoding.
+    """Memory that both sides see, with a file that is decoded and the next one. Through a socket files would be copied
+    twice as often. What a worker answers comes through its socket, where later files cannot change it.
 
     Args:
         fd: an `area_file`; the caller closes it.
-        pixels: bytes of the model's pixels.
     """
 
-    def __init__(self, fd: int, pixels: int) -> None:
+    def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
-        self._pixels = pixels
+        self._place = 0
 
-    def put_file(self, data: Encoded) -> bool:
-        """Put a file there; return False where it is too large."""
-        if len(data) > _AREA_FILE_BYTES:
-            return False
-        self._map[self._pixels : self._pixels + len(data)] = data
-        return True
+    def put_file(self, data: Encoded) -> Said | None:
+        """Put a file where the one before the last lay, and return how to ask for it; None where it is too large."""
+        if len(data) > AREA_FILE_BYTES:
+            return None
+        self._place = (self._place + 1) % _AREA_FILES
+        start = self._place * AREA_FILE_BYTES
+        self._map[start : start + len(data)] = data
+        return {"start": start, "size": len(data)}
 
-    def file(self, size: int) -> bytes:
-        """Return the file of that many bytes that was put there."""
-        return self._map[self._pixels : self._pixels + size]
-
-    def put_pixels(self, pixels: bytes) -> None:
-        """Put the model's pixels there, of all views of a file."""
-        self._map[: len(pixels)] = pixels
-
-    def pixels(self) -> memoryview:
-        """Return a view of the pixels, valid until others are put there."""
-        return memoryview(self._map)[: self._pixels]
+    def file(self, asked: Said) -> bytes:
+        """Return the file that was put there."""
+        return self._map[asked["start"] : asked["start"] + asked["size"]]
 
 
-def area_file(pixels: int) -> int:
+def area_file() -> int:
     """Return a descriptor for an `Area`: memory, where the system has such files. It is sealed: if a worker could cut
     it, reading beyond its end would kill the reader."""
-    size = pixels + _AREA_FILE_BYTES
+    size = _AREA_FILES * AREA_FILE_BYTES
     if not hasattr(os, "memfd_create"):  # not on Linux
         with tempfile.TemporaryFile() as file:
             file.truncate(size)
@@ -196,7 +192,7 @@ def send(sock: socket.socket, said: Said, data: Encoded = b"", *, deadline: floa
 
 
 def receive(
-    sock: socket.socket, *, most: int | None = None, most_json: int = 65_536, deadline: float | None = None
+    sock: socket.socket, *, most: int | None = None, most_json: int = _MOST_JSON, deadline: float | None = None
 ) -> tuple[Said, bytes]:
     """Return the next message: its JSON object and the bytes after it. Raises TimeoutError, EOFError, ConnectionError,
     ValueError.
@@ -205,6 +201,25 @@ def receive(
         most: limit of bytes after the JSON; unset: any number, from a trusted peer.
         most_json: limit of bytes of JSON.
     """
+    said, size = _said(sock, most, most_json, deadline)
+    return said, _exactly(sock, size, deadline)
+
+
+def receive_into(room: memoryview, sock: socket.socket, *, deadline: float) -> tuple[Said, memoryview]:
+    """Return the next message as `receive` does; the bytes after the JSON, which must fit, come into the room."""
+    said, size = _said(sock, len(room), _MOST_JSON, deadline)
+    left = room[:size]
+    while left:
+        _wait_until(sock, deadline)
+        got = sock.recv_into(left, 0, socket.MSG_WAITALL)
+        if not got:
+            raise EOFError("the other side is gone")
+        left = left[got:]
+    return said, room[:size]
+
+
+def _said(sock: socket.socket, most: int | None, most_json: int, deadline: float | None) -> tuple[Said, int]:
+    """Return the JSON object of the next message, and how many bytes come after it."""
     lengths: tuple[int, int] = _HEAD.unpack(_exactly(sock, _HEAD.size, deadline))
     if lengths[0] > most_json or (most is not None and lengths[1] > most):
         raise ValueError(f"a message of {lengths[0]} and {lengths[1]} bytes")
@@ -214,7 +229,7 @@ def receive(
         raise ValueError("JSON that is nested too deeply") from None
     if not isinstance(said, dict):
         raise ValueError("JSON that is no object")
-    return said, _exactly(sock, lengths[1], deadline)
+    return said, lengths[1]
 
 
 def _exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:

@@ -55,7 +55,7 @@ def main(fd: int, area_fd: int) -> None:
     _own_signals()
     control = socket.socket(fileno=fd)
     settings = Settings.heard(*wire.receive(control))
-    area = Area(area_fd, settings.area_bytes)
+    area = Area(area_fd)
     os.close(area_fd)
     try:
         formats = (*FORMATS, *_plug_in(settings.plugins))
@@ -128,17 +128,15 @@ def _work_and_exit(
         wire.send(sock, {"sandbox": held})  # it is there, and confined
         while True:
             asked, _ = wire.receive(sock)
-            file = io.BytesIO(area.file(asked["shared"])) if "shared" in asked else wire.receive_file(sock)
+            file = io.BytesIO(area.file(asked)) if "start" in asked else wire.receive_file(sock)
             signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
             forget_lack_of_memory()
             with file:
                 answer, pixels = _answer(asked, file, settings, formats, None if asked.get("unverified") else verify)
             if answer["code"] and ErrorCode(answer["code"]).status == Status.DECODE_ERROR and lacks_memory():
                 raise MemoryError  # few codecs in C tell a lack of memory from a broken file
-            if pixels:
-                area.put_pixels(pixels)
-            wire.send(sock, answer)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            wire.send(sock, answer, pixels)
     except (EOFError, ConnectionError):
         os._exit(0)
     except MemoryError:

@@ -41,9 +41,9 @@ class Zygote:
 
     def __init__(self, settings: Settings) -> None:
         self._control, theirs = socket.socketpair()
-        with theirs, open(area_file(settings.area_bytes), "rb") as file:
+        with theirs, open(area_file(), "rb") as file:
             area = file.fileno()
-            self.area = Area(area, settings.area_bytes)
+            self.area = Area(area)
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "nsfwscan.images.sandbox.worker", str(theirs.fileno()), str(area)],

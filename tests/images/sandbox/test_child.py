@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -196,6 +197,55 @@ def test_sending_to_a_worker_that_does_not_listen(hasty: DecodeChild) -> None:
     assert patient.decode(large)[1] == GREY
 
 
+def test_the_next_file_is_decoded_ahead_of_its_question(child: DecodeChild) -> None:
+    """Files that are handed over ahead are answered in their order; the one that kills its decoder is blamed, and no
+    other: not the one before, whose answer stands, nor those after."""
+    plain, grey = jpeg(), hostile("grey")
+    files = [grey, hostile("segv"), grey, hostile("kill", in_header=True), plain, hostile("poison"), plain, plain, grey]
+    expected = [
+        GREY,
+        "crashed",
+        GREY,
+        "crashed",
+        in_this_process(plain)[1],
+        GREY,
+        *[in_this_process(plain)[1]] * 2,
+        GREY,
+    ]
+    found: list[object] = []
+    for file, then in itertools.zip_longest(files, files[1:]):
+        try:
+            found.append(child.decode_views(file, then=then)[2].tobytes())
+        except RowError as error:
+            found.append(error.status)
+    assert found == expected
+
+
+def test_pixels_stay_while_the_next_file_is_decoded(child: DecodeChild) -> None:
+    """A file that was handed over ahead does not touch the pixels of the one before, even if it is decoded already."""
+    _, _, pixels = child.decode_views(hostile("grey"), then=(plain := jpeg()))
+    while not select.select([child._worker], [], [], 5)[0]:
+        pass
+    assert pixels.tobytes() == GREY and child.decode_views(plain)[2].tobytes() == in_this_process(plain)[1]
+
+
+def test_another_file_than_the_one_ahead(hasty: DecodeChild) -> None:
+    """Whoever asks for something else than was handed over ahead gets that, from another worker at once."""
+    hasty.decode_views(hostile("grey"), then=hostile("hang"))
+    before = hasty.workers
+    assert hasty.decode(plain := jpeg()) == in_this_process(plain)
+    assert hasty.workers == before + 1
+
+
+def test_time_begins_with_the_question(hasty: DecodeChild) -> None:
+    """A file that was handed over ahead has its whole time, and no more; the one after it has its own."""
+    slow, grey = hostile("hang"), hostile("grey")
+    hasty.decode_views(grey, then=slow)
+    with pytest.raises(RowError, match=r"more than 1 s"):
+        hasty.decode_views(slow, then=grey)
+    assert hasty.decode_views(grey)[2].tobytes() == GREY
+
+
 def test_a_dead_zygote_is_replaced(child: DecodeChild) -> None:
     """A zygote that is killed is no file's fault: the next worker comes from a new one."""
     child.decode(hostile("grey"))
@@ -214,7 +264,7 @@ def test_an_interrupted_question_is_forgotten(child: DecodeChild, monkeypatch: p
 
     child.decode(hostile("grey"))
     with monkeypatch.context() as patched:
-        patched.setattr(wire, "receive", interrupted)
+        patched.setattr(wire, "receive_into", interrupted)
         with pytest.raises(KeyboardInterrupt):
             child.decode(jpeg())
     assert child.decode(hostile("grey"))[1] == GREY
@@ -289,7 +339,7 @@ def test_a_file_of_any_size_gets_there() -> None:
     """A file too large for the memory that both processes see is decoded all the same, and small ones after it."""
     large = io.BytesIO()
     Image.effect_noise((2000, 1500), 80).convert("RGB").save(large, "BMP")
-    assert len(large.getvalue()) > wire._AREA_FILE_BYTES
+    assert len(large.getvalue()) > wire.AREA_FILE_BYTES
     child = DecodeChild(settings())
     for data in (large.getvalue(), jpeg(), large.getvalue()):
         assert child.decode(data) == in_this_process(data)

@@ -130,12 +130,11 @@ def test_settings_survive_the_wire(geometry: Geometry) -> None:
 
 def test_memory_that_both_see_cannot_be_cut() -> None:
     """What one side puts there the other finds; neither can take the memory away, which would kill who reads it."""
-    fd = wire.area_file(300)
-    ours, theirs = wire.Area(fd, 300), wire.Area(fd, 300)
-    assert ours.put_file(b"file" * 1000) and theirs.file(4000) == b"file" * 1000
-    theirs.put_pixels(b"rgb" * 100)
-    assert ours.pixels() == b"rgb" * 100 and theirs.file(4000) == b"file" * 1000
-    assert not ours.put_file(bytes(wire._AREA_FILE_BYTES + 1))
+    fd = wire.area_file()
+    ours, theirs = wire.Area(fd), wire.Area(fd)
+    places = [ours.put_file(data) for data in (b"file" * 1000, b"next" * 2000)]
+    assert [theirs.file(place) for place in places if place] == [b"file" * 1000, b"next" * 2000]
+    assert ours.put_file(bytes(wire.AREA_FILE_BYTES + 1)) is None
     for size in (0, os.fstat(fd).st_size + 1):
         with pytest.raises(PermissionError):
             os.truncate(fd, size)
