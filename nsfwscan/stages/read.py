@@ -10,7 +10,7 @@ filesystem leaves its thread behind and becomes a `timeout`. Where too many hang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from math import inf
 from mmap import mmap
@@ -89,35 +89,41 @@ class Read(Stage):
 
         if row.get("refused") is not None:
             raise RowError(ErrorCode.OUT_OF_REACH, row["refused"])
-        if row["size"] is not None and row["size"] > limits.max_bytes:
-            wait()
-            if row["uri"] in self._held or not self._is_video(row):
-                raise too_large(row["size"], limits.max_bytes)
-            how: Any = {"timeout_s": limits.timeout_s, "attempts": limits.attempts, "wait": wait}
-            copy = spool(Location.of(row["uri"]), self._storage, max_bytes=limits.max_video_bytes, **how)
-            return _read(copy.data, copy.etag)
         if row["uri"] in self._held:
             data = self._held[row["uri"]]
             if len(data) > limits.max_bytes:
                 raise too_large(len(data), limits.max_bytes)
             return {"bytes": data, "size": len(data)}
-        found = fetch(
-            Location.of(row["uri"]),
-            self._storage,
-            max_bytes=limits.max_bytes,
-            timeout_s=limits.timeout_s,
-            attempts=limits.attempts,
-            size=row["size"],
-            etag=row["etag"],
-            wait=wait,
-        )
+        if row["size"] is not None and row["size"] > limits.max_bytes:
+            wait()
+            return self._fetch_large(row, too_large(row["size"], limits.max_bytes), wait)
+        try:
+            found = fetch(
+                Location.of(row["uri"]),
+                self._storage,
+                max_bytes=limits.max_bytes,
+                timeout_s=limits.timeout_s,
+                attempts=limits.attempts,
+                size=row["size"],
+                etag=row["etag"],
+                wait=wait,
+            )
+        except RowError as error:
+            if error.code != ErrorCode.TOO_MANY_BYTES:
+                raise
+            return self._fetch_large(row, error, wait)  # a list of URIs tells no size, and an object may have grown
         return _read(found.data, found.etag)
 
-    def _is_video(self, row: Row) -> bool:
-        """Return whether an object over the limit is a video, which may be larger, and is decoded here."""
-        if row["size"] > self._config.max_video_bytes or not videos_are_decoded():
-            return False
-        return container_of(read_head(Location.of(row["uri"]), self._storage, HEAD_BYTES)) is not None
+    def _fetch_large(self, row: Row, error: RowError, wait: Callable[..., None]) -> Row:
+        """Copy an object over the limit if it is a video, and videos are decoded here; else raise `error`."""
+        limits, place = self._config, Location.of(row["uri"])
+        if error.values.get("size", 0) > limits.max_video_bytes or not videos_are_decoded():
+            raise error
+        if container_of(read_head(place, self._storage, HEAD_BYTES)) is None:
+            raise error
+        how: Any = {"timeout_s": limits.timeout_s, "attempts": limits.attempts, "wait": wait}
+        copy = spool(place, self._storage, max_bytes=limits.max_video_bytes, **how)
+        return _read(copy.data, copy.etag)
 
     def _result(self, uri: str, read: Call[Row]) -> Row:
         try:

@@ -137,7 +137,7 @@ def test_no_score_moves(
     geometry, score = model()
     exact, fast = (np.stack([pixels(data, geometry, fast=fast) for data in photographs]) for fast in (False, True))
     differ = [bool((a != b).any()) for a, b in zip(exact, fast, strict=True)]
-    assert sum(differ) > 10
+    assert sum(differ) > len(photographs) / 2
     before, after = score(exact), score(fast)
     if model is dinov2:
         assert before.max() - before.min() > 0.5

@@ -1,7 +1,7 @@
 """Run the whole loop by its commands, on generated pictures, with a real checkpoint and a real browser.
 
 Scan; draw, and decide in the browser by keyboard; take the verdicts in; fine-tune on them; evaluate against the old
-checkpoint; scan again, choose a threshold, replay, commit. Then what the policy misses and sends to people
+checkpoint; scan again, calibrate, choose a threshold, replay, commit. Then what the policy misses and sends to people
 is counted on pictures that nothing of this has seen. Patterns stand in for what nobody should have to see: stripes and
 rings are to be removed, chessboards may stay. A command that fails is a `LoopError`.
 """
@@ -124,8 +124,9 @@ class Loop:
         self._command("verdicts", "export", self.reports, "--format", "labels", "--out", labels)
         self._fit("second", self.folder / "first", str(self.folder / "labelled"), str(labels))
         self._evaluate()
-        self.say("5. scan again; choose a threshold, replay, commit")
+        self.say("5. scan again; calibrate, choose a threshold, replay, commit")
         self._scan("media", "second", self.policy, run_id="night-2")
+        self.say(self._command("calibrate", self.reports))
         solved = self.folder / "solved.yaml"
         asked = ("--miss", MISS, "--confidence", CONFIDENCE, "--threshold", "review", "--out", solved, "--json")
         found = json.loads(self._command("policy", "solve", self.reports, *asked))

@@ -127,12 +127,12 @@ def test_two_committers_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     name, verb = {"at the record": ("run.json", "create"), "at the page": ("summary.html", "write")}[late]
     really, others = getattr(Store, verb), []
 
-    def asleep(self: Store, path: str, data: bytes) -> None:
+    def asleep(self: Store, path: str, data: bytes, **how: bool) -> None:
         if path == name and not others:
             others.append(None)  # the other one does not sleep
             Run(store(out), "made").staging.delete("alive.json")
             others.append(scanned(media, out, lambda uri: staged_row(uri, nsfw_score=0.9), **SMALL))
-        really(self, path, data)
+        really(self, path, data, **how)
 
     monkeypatch.setattr(Store, verb, asleep)
     first = scanned(media, out, **SMALL)

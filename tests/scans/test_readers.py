@@ -44,9 +44,11 @@ def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[str, str], None]) 
         for verb in WRITES:
             really = getattr(Store, verb)
 
-            def watched(self: Store, name: str, *data: bytes, _verb: str = verb, _really: Any = really) -> None:
+            def watched(
+                self: Store, name: str, *data: bytes, _verb: str = verb, _really: Any = really, **how: bool
+            ) -> None:
                 look(_verb, self.locate(name))
-                _really(self, name, *data)
+                _really(self, name, *data, **how)
 
             patch.setattr(Store, verb, watched)
         yield

@@ -293,3 +293,21 @@ def test_of_a_large_object_the_beginning_is_read(media: S3Endpoint) -> None:
     listed = [{"uri": f"s3://{BUCKET}-large/{name}", "size": len(data)} for name, data in objects.items()]
     found = read(listed, StorageConfig(endpoint_url=media.endpoint_url), max_bytes=1000)
     assert [(row["status"], row["bytes"]) for row in found] == [("ok", objects["clip"]), ("too_large", None)]
+
+
+def test_a_large_video_needs_no_listed_size(tmp_path: Path) -> None:
+    """A list of URIs tells no sizes: a video over the limit of pictures is read all the same, and a picture is not."""
+    pytest.importorskip("av")
+    files = {
+        "clip": b"\0\0\0\x20ftypisom" + bytes(500),
+        "huge": b"\0\0\0\x20ftypisom" + bytes(5000),
+        "other": b"x" * 600,
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    found = read([{"uri": str(tmp_path / name)} for name in files], max_bytes=200, max_video_bytes=1000)
+    assert [(row["status"], row["size"], row["bytes"]) for row in found] == [
+        ("ok", 512, files["clip"]),
+        ("too_large", 5012, None),
+        ("too_large", 600, None),
+    ]

@@ -69,7 +69,7 @@ def test_more_images_than_fit_at_once(demo: Demo, monkeypatch: pytest.MonkeyPatc
 def test_close_calls_are_borderline(score: float, borderline: bool) -> None:
     """A call is borderline where the two best categories are close, or where the policy wants a person to look."""
     [row] = report([staged_row("/a", nsfw_score=score)]).to_pylist()
-    verdict = _verdict({**row, "each_detection": None})
+    verdict = _verdict({**row, "each_detection": None, "each_line": None})
     assert isinstance(verdict, Verdict)
     assert verdict.borderline == borderline
     assert (abs(1 - 2 * score) < BORDERLINE_MARGIN) <= verdict.borderline

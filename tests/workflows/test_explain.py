@@ -209,7 +209,7 @@ def test_a_cluster_of_cores_and_gpus(tmp_path: Path, vit: Path, monkeypatch: pyt
     ]
     text = describe_plan(plan)
     assert "3 × 64 CPUs\n" in text and "1 × 16 CPUs, 1 × A10G\n" in text
-    assert "221 that read and decode, 1 with the model, 1 that stages" in text
+    assert "219 that read and decode, 1 with the model, 1 that stages" in text
     assert "memory for no more actors than these: cores stay idle" in text
     assert "of pixels in the object store" in text
 

@@ -160,13 +160,13 @@ def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_belongs_to_its_image() -> None:
     """An image and a view of its memory see each other's changes, and each outlives the other."""
-    image = blank("RGB", (5, 3))
-    memory = memory_of(image)
-    assert memory is not None and memory.shape == (3, 5, 4)
+    image, memory = blank("RGB", (5, 3))
+    own = memory_of(image)
+    assert own is not None and own.shape == memory.shape == (3, 5, 4) and np.shares_memory(own, memory)
     memory[2, 4] = 7, 8, 9, 255
     assert image.getpixel((4, 2)) == (7, 8, 9)
     image.putpixel((0, 0), (1, 2, 3))
-    del image
+    del image, own
     assert memory[0, 0, :3].tolist() == [1, 2, 3]
     assert memory_of(Image.new("RGB", (4000, 3000))) is None  # in several pieces
     assert memory_of(Image.new("CMYK", (4, 3))) is None
