@@ -32,6 +32,10 @@ from nsfwscan.workflows.finalize import record_of
 from nsfwscan.workflows.replay import replay
 
 _ROWS, _PARTS = 1_000_000, 4
+_NO_DUPLICATES = {
+    **dict.fromkeys(("copies", "contents", "clusters", "clustered", "reused"), 0),
+    "looked_for_all": False,
+}
 _FIVE = ("drawings", "hentai", "neutral", "porn", "sexy")
 
 
@@ -105,7 +109,7 @@ def _record(run: Run, rows: int, files: list[FileRecord]) -> RunRecord:
         "scan",
         None,
         plan,
-        Report(files=files),
+        Report(duplicates=_NO_DUPLICATES, known={"runs": [], "contents": 0, "released": 0}, files=files),
         load_policy("five-class"),
         ReportConfig(),
         config=ScanConfig.of({"source": {"uris": []}, "out": run.store.uri}).public(),
