@@ -11,17 +11,17 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.draws import draw_options, write_draw
 from nsfwscan.cli.json_text import print_json
-from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
-from nsfwscan.review.audit_sample import FLOOR, draw_sample
-from nsfwscan.review.audits import Audited, estimate_audit, write_items
+from nsfwscan.review.audit_sample import draw_sample
+from nsfwscan.review.audits import Audited, estimate_audit
 from nsfwscan.review.context import read_context
 from nsfwscan.review.estimates import Estimate
 from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
-from nsfwscan.text import plural, printable
+from nsfwscan.text import plural
 
 
 @click.group()
@@ -31,14 +31,7 @@ def audit() -> None:
 
 @audit.command("draw")
 @click.argument("run")
-@click.option("--n", type=click.IntRange(1), default=500, show_default=True, help="Objects to draw.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other objects.")
-@click.option(
-    "--floor", type=click.IntRange(1), default=FLOOR, show_default=True, help="Least number of objects of a stratum."
-)
-@click.option(
-    "--out", required=True, metavar="FILE", help="File for the items, here or in a store; - is standard output."
-)
+@draw_options(500)
 @storage_options
 def draw_command(run: str, n: int, seed: int, floor: int, out: str, **options: Any) -> None:
     """Draw objects of RUN (STORE/runs/ID, or a STORE's newest) at random, the allowed ones too, as items for reviewers.
@@ -51,18 +44,8 @@ def draw_command(run: str, n: int, seed: int, floor: int, out: str, **options: A
         target = Output.given(out, storage, "--out", stdout=True)
         found = find_run(run, storage, complain)
         draw = draw_sample(found, n, seed, floor)
-        items = write_items(found, draw, target)
         strata = len(set(draw.rows["stratum"].to_pylist()))
-        drawn = f"{plural(draw.rows.num_rows, 'object')} of {draw.objects:,} drawn"
-        lines = [
-            f"audit {draw.audit_id}: {drawn}, from {plural(strata, 'stratum', 'strata')}",
-            f"{plural(items, 'item')} to look at in {printable(str(target))}; the rest is decided already",
-        ]
-        if draw.illegal or draw.unread:
-            lines.append(f"not drawn: {draw.illegal:,} known illegal, {draw.unread:,} whose bytes were never read")
-        if delta := describe_delta(found.record()):
-            lines.append(delta)
-        echo("\n".join(lines), err=target.is_stdout)
+        write_draw(found, draw, target, f", from {plural(strata, 'stratum', 'strata')}")
 
 
 @audit.command("estimate")

@@ -11,27 +11,18 @@ from typing import Any
 import click
 from rich.console import Console
 
-from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
-from nsfwscan.cli.terminal import describe_delta
+from nsfwscan.cli.console import complain, exit_codes, given_options, storage_options
+from nsfwscan.cli.draws import draw_options, write_draw
 from nsfwscan.config import StorageConfig
-from nsfwscan.review.audit_sample import FLOOR, Draw
-from nsfwscan.review.audits import write_items
+from nsfwscan.review.audit_sample import Draw
 from nsfwscan.review.label_sample import LEVELS, draw_labels
 from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
-from nsfwscan.text import plural, printable
 
 
 @click.command()
 @click.argument("run")
-@click.option("--n", type=click.IntRange(1), default=200, show_default=True, help="Objects to draw.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other objects.")
-@click.option(
-    "--floor", type=click.IntRange(1), default=FLOOR, show_default=True, help="Least number of objects of a stratum."
-)
-@click.option(
-    "--out", required=True, metavar="FILE", help="File for the items, here or in a store; - is standard output."
-)
+@draw_options(200)
 @storage_options
 def label(run: str, n: int, seed: int, floor: int, out: str, **options: Any) -> None:
     """Draw objects of RUN (STORE/runs/ID, or a STORE's newest) whose labels would tell the most, as items for
@@ -46,16 +37,7 @@ def label(run: str, n: int, seed: int, floor: int, out: str, **options: Any) -> 
         target = Output.given(out, storage, "--out", stdout=True)
         found = find_run(run, storage, complain)
         draw = draw_labels(found, n, seed, floor)
-        items = write_items(found, draw, target)
-        drawn = f"{plural(draw.rows.num_rows, 'object')} of {draw.objects:,} drawn"
-        lines = [
-            f"label {draw.audit_id}: {drawn}",
-            *_strata(draw),
-            f"{plural(items, 'item')} to look at in {printable(str(target))}; the rest is decided already",
-        ]
-        if delta := describe_delta(found.record()):
-            lines.append(delta)
-        echo("\n".join(lines), err=target.is_stdout)
+        write_draw(found, draw, target, "", _strata(draw))
 
 
 def _strata(draw: Draw) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -34,9 +35,9 @@ class Numbered(Frozen):
     """SHA-256 of its file, once it lies in a store."""
 
     @property
+    @abstractmethod
     def version(self) -> int:
         """Return the version of the file's form."""
-        raise NotImplementedError
 
 
 One = TypeVar("One", bound=Numbered)
