@@ -446,7 +446,7 @@
   at("session").addEventListener("click", download_session);
   at("help").addEventListener("click", ACTIONS["?"]);
   at("keys-close").addEventListener("click", () => at("keys-help").close());
-  at("keep").addEventListener("click", () => at("opening").close());
+  at("keep").addEventListener("click", () => { cover_again(); at("opening").close(); });
   at("show").addEventListener("click", show);
   at("colour").addEventListener("click", () => at("shown").classList.toggle("grey"));
   at("zoom").addEventListener("click", () => { zoomed = true; at("shown").classList.toggle("zoomed"); });
