@@ -1,0 +1,33 @@
+"""`nsfwscan classify`: score single images, without Ray and without a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nsfwscan.api import classify as classify_images
+from nsfwscan.cli.console import echo, exit_codes, source_storage_options
+from nsfwscan.cli.options import model_options, sections_of
+from nsfwscan.cli.terminal import describe_verdict
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True)
+@model_options
+@source_storage_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@click.option("--verbose", is_flag=True, help="Show tracebacks.")
+def classify(
+    images: tuple[str, ...], config: str | None, preset: str | None, as_json: bool, verbose: bool, **options: Any
+) -> None:
+    """Score single IMAGES (paths or URIs) immediately, without Ray."""
+    with exit_codes(Console(stderr=True), verbose):
+        for verdict in classify_images(images, preset=preset, config=config, **sections_of(options)):
+            if as_json:
+                click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as the user gave it
+            else:
+                echo(describe_verdict(verdict))
