@@ -23,7 +23,8 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy
 from nsfwscan.runs.commit import ROW_SCHEMA, Report, decided
 from nsfwscan.runs.plan import Plan, PlanAction
-from nsfwscan.runs.record import FileRecord, RunRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.schema import as_schema

@@ -19,7 +19,7 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.location import Location
 from nsfwscan.reports.progress import choose_progress
 from nsfwscan.review.queues import describe_queues, write_queues
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import find_run
 
 

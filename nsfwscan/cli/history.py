@@ -11,7 +11,7 @@ from nsfwscan.cli.console import complain, echo, exit_codes, given_options, stor
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.reports.history import render_history
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store

@@ -15,7 +15,7 @@ import click
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.pins import Pin
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.text import redacted_json
 
 if TYPE_CHECKING:

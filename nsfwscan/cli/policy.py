@@ -33,7 +33,8 @@ from nsfwscan.policy.lint import bank_notes, lint, model_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.policy.values import Known
 from nsfwscan.runs.pins import describe_pin_use
-from nsfwscan.runs.record import PinRecord, RunRecord
+from nsfwscan.runs.record.inputs import PinRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json

@@ -20,7 +20,8 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.runs import holds
 from nsfwscan.runs.pruning import Kept, Pruning, Removal, plan_pruning
 from nsfwscan.runs.pruning import prune as remove_runs
-from nsfwscan.runs.record import RUN_ID, HoldRecord
+from nsfwscan.runs.record.beside import HoldRecord
+from nsfwscan.runs.record.fields import RUN_ID
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.store import Store
 from nsfwscan.text import plural, printable, size

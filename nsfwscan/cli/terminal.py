@@ -17,7 +17,9 @@ from nsfwscan.runs.golden import describe_golden
 from nsfwscan.runs.overview import Overview
 from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.runs.plan import describe_actions
-from nsfwscan.runs.record import CostRecord, ErrorRecord, MatchingRecord, RunRecord, Timings, TruthRecord, WarningRecord
+from nsfwscan.runs.record.cost import CostRecord, Timings
+from nsfwscan.runs.record.figures import ErrorRecord, MatchingRecord, TruthRecord, WarningRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
 from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.text import duration, money, printable, size

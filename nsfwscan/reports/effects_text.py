@@ -8,15 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nsfwscan.runs.effects import share_with_interval
-from nsfwscan.runs.record import (
-    CascadeRecord,
-    DetectorRecord,
-    DuplicatesRecord,
-    GateRecord,
-    MediaRecord,
-    ModelTime,
-    RunRecord,
-)
+from nsfwscan.runs.record.cost import ModelTime
+from nsfwscan.runs.record.figures import CascadeRecord, DetectorRecord, DuplicatesRecord, GateRecord, MediaRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.text import duration
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from nsfwscan.reports.html import page_environment, percent
 from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.drift import describe_drift
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import Decision
 from nsfwscan.text import money
 

@@ -30,7 +30,10 @@ from nsfwscan.runs.drift import LEAST_NIGHTS, LEAST_ROWS, NIGHTS, describe_drift
 from nsfwscan.runs.ending import COMMITTED, NOT_IMAGES, OVER_ERROR_RATE
 from nsfwscan.runs.golden import describe_golden
 from nsfwscan.runs.plan import PlanAction
-from nsfwscan.runs.record import FileRecord, FloodRecord, MatchingRecord, NodeRecord, RunRecord, SummaryRecord
+from nsfwscan.runs.record.cost import NodeRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.figures import FloodRecord, MatchingRecord, SummaryRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import FLAGGED, Accounted, Cause, Change, Decision
 from nsfwscan.text import duration, money, plural, size
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.location import Location
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.text import redacted
 
 _NAMED_FILES = 20

@@ -25,7 +25,7 @@ from nsfwscan.reports.html import page_environment
 from nsfwscan.review.pack import PAGE, TEMPLATES
 from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA
 from nsfwscan.storage.objects import fetch

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.review.ranking import CONTEXT_SCHEMA
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import FLAGGED, BankKind, StandingVerdict
 from nsfwscan.storage.duckdb_temp import spilling

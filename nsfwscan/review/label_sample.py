@@ -28,7 +28,7 @@ from nsfwscan.policy.rules import parse_policy
 from nsfwscan.review.audit_sample import LABEL, POPULATION, Draw, counts_of, drawn_from, not_drawn
 from nsfwscan.review.regions import fill_regions
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import (
     CALIBRATED,

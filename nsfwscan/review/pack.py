@@ -30,7 +30,7 @@ from nsfwscan.review.hands import Named
 from nsfwscan.review.originals import NoOriginals, Originals, origin_of
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.words import facts_of, line_of, summary_of
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import Shield
 from nsfwscan.storage.output import Output

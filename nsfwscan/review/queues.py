@@ -24,7 +24,8 @@ from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.export import json_line
 from nsfwscan.review.ranking import EARLIER_RUNS, MATCHED, Item, ranked
-from nsfwscan.runs.record import PolicyRecord, RunRecord
+from nsfwscan.runs.record.inputs import PolicyRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import BankKind, Category, in_utc, score_column
 from nsfwscan.storage.output import Output

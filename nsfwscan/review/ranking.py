@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.knowing import Knowing
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Category, Decision, score_column
 from nsfwscan.storage.duckdb_temp import spilling

@@ -16,7 +16,7 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.policy.sql import condition, connect, in_sample
 from nsfwscan.reports.reading import with_signal_maps
 from nsfwscan.review.ranking import Choice
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA
 

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nsfwscan.errors import NsfwscanError
-from nsfwscan.runs.record import Count, MachineRecord, Seconds
+from nsfwscan.runs.record.cost import MachineRecord
+from nsfwscan.runs.record.fields import Count, Seconds
 from nsfwscan.storage.store import Store
 
 FOLDER = "attempts"

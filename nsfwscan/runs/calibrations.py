@@ -23,7 +23,9 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.finding import Finding, damaged, tampered
 from nsfwscan.runs.numbered import History, Numbered
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import CalibrationRecord, RunId, RunRecord, Sha256, Time
+from nsfwscan.runs.record.fields import RunId, Sha256, Time
+from nsfwscan.runs.record.inputs import CalibrationRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import CALIBRATED
 from nsfwscan.storage.store import Store

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.chain import Link
 from nsfwscan.runs.finding import Finding, damaged, note, tampered
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.schema import SCHEMA_VERSION, TIMESTAMP
 from nsfwscan.storage.store import Store, from_parquet

@@ -20,7 +20,9 @@ from graphlib import TopologicalSorter
 
 from nsfwscan.errors import BrokenRecord, ForeignRecord
 from nsfwscan.runs.finding import Finding, damaged, note, tampered
-from nsfwscan.runs.record import ChainRecord, Json, ParentRecord, read_record
+from nsfwscan.runs.record.fields import Json, ParentRecord
+from nsfwscan.runs.record.reading import read_record
+from nsfwscan.runs.record.run import ChainRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.forgotten import digest_of
 from nsfwscan.storage.store import Store

@@ -26,7 +26,7 @@ from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.runs.previous import banks_behind, belongs_to
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import CALIBRATED, DUPLICATE_COLUMNS, FLAGGED, REPORT_SCHEMA, Cause, Change
 
 Mask = npt.NDArray[np.bool_]

@@ -53,7 +53,8 @@ from nsfwscan.runs.false_positives import is_false_positive, select_false_positi
 from nsfwscan.runs.known_illegal import FOLDER, KnownIllegal, contents_of, once
 from nsfwscan.runs.plan import Plan, Range, Shard, ShardReader, read_carried
 from nsfwscan.runs.previous import PreviousReports
-from nsfwscan.runs.record import DriftRecord, FileRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.figures import DriftRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.runs.summary import Summary

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.policy.rules import OTHERWISE, Outcome, Rule
-from nsfwscan.runs.record import (
+from nsfwscan.runs.record.inputs import (
     AuxiliaryModelRecord,
     BankRecord,
     CalibrationRecord,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.catalogue import catalogue
-from nsfwscan.runs.record import DriftRecord
+from nsfwscan.runs.record.figures import DriftRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, from_parquet

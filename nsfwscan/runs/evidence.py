@@ -31,7 +31,9 @@ from nsfwscan.config import EvidenceConfig, StorageConfig
 from nsfwscan.errors import ConfigError, NsfwscanError, StoreError
 from nsfwscan.runs.chain import Chain, Link
 from nsfwscan.runs.finding import Finding, damaged, note, tampered
-from nsfwscan.runs.record import RUN_ID, Json, RunRecord, read_record
+from nsfwscan.runs.record.fields import RUN_ID, Json
+from nsfwscan.runs.record.reading import read_record
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.forgotten import digest_of
 from nsfwscan.storage.store import Store, to_json

@@ -21,7 +21,9 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.calibrations import Calibration, calibrated
 from nsfwscan.runs.commit import ROW_SCHEMA
 from nsfwscan.runs.plan import Shard
-from nsfwscan.runs.record import FileRecord, GoldenRecord, RunRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.figures import GoldenRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, as_schema

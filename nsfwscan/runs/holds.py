@@ -10,7 +10,9 @@ import secrets
 from datetime import UTC, datetime
 
 from nsfwscan.errors import ConfigError, RunConflict
-from nsfwscan.runs.record import RECORD_VERSION, RUN_ID, HoldRecord, ReleaseRecord, read_hold
+from nsfwscan.runs.record.beside import HoldRecord, ReleaseRecord
+from nsfwscan.runs.record.fields import RECORD_VERSION, RUN_ID
+from nsfwscan.runs.record.reading import read_hold
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.store import Store, to_json
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, VERDICT_COLUMNS
 from nsfwscan.verdicts.standing import Standing, standing

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from nsfwscan.config import Frozen
 from nsfwscan.errors import BrokenRecord, RunConflict
-from nsfwscan.runs.record import Sha256
+from nsfwscan.runs.record.fields import Sha256
 from nsfwscan.storage.store import Store, to_json
 
 _NAME = re.compile(r"\d{6}\.json")

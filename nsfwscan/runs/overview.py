@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from nsfwscan.errors import BrokenRecord
-from nsfwscan.runs.record import STAYS, PrunedRecord, RunRecord
+from nsfwscan.runs.record.beside import STAYS, PrunedRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Begun, Run, State, runs_of
 from nsfwscan.storage.store import Store
 

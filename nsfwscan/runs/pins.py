@@ -11,7 +11,8 @@ from nsfwscan.config import BankConfig, Frozen, ModelConfig
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.differences import describe_difference
 from nsfwscan.runs.numbered import History, Numbered
-from nsfwscan.runs.record import BankRecord, ModelRecord, PinRecord, PolicyRecord, Time
+from nsfwscan.runs.record.fields import Time
+from nsfwscan.runs.record.inputs import BankRecord, ModelRecord, PinRecord, PolicyRecord
 from nsfwscan.storage.store import Store
 
 Part = Literal["policy", "banks", "model"]

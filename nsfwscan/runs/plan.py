@@ -25,7 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.errors import BrokenRecord, SourceError
-from nsfwscan.runs.record import FileRecord, ListingRecord, RangeRecord, WarningRecord
+from nsfwscan.runs.record.beside import ListingRecord, RangeRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.figures import WarningRecord
 from nsfwscan.schema import LISTING_SCHEMA, as_schema
 from nsfwscan.sources.truth import TRUTH_SCHEMA
 from nsfwscan.sources.truth_join import Meeting, TruthBound, meet

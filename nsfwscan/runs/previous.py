@@ -30,7 +30,8 @@ from nsfwscan.runs.beside import ALL as BESIDE
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.plan import KNOWN_SCHEMA, Known, Reusability
-from nsfwscan.runs.record import FileRecord, ParentRecord, RunRecord, recorded_config
+from nsfwscan.runs.record.fields import FileRecord, ParentRecord
+from nsfwscan.runs.record.run import RunRecord, recorded_config
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, BankKind, Change, as_schema
 from nsfwscan.sources.manifests import is_manifest

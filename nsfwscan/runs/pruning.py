@@ -23,7 +23,9 @@ from nsfwscan.errors import BrokenRecord, RunConflict, StoreError
 from nsfwscan.runs.catalogue import write_catalogue
 from nsfwscan.runs.holds import holds
 from nsfwscan.runs.previous import live_runs, series_of
-from nsfwscan.runs.record import RECORD_VERSION, STAYS, PrunedRecord, RunRecord
+from nsfwscan.runs.record.beside import STAYS, PrunedRecord
+from nsfwscan.runs.record.fields import RECORD_VERSION
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.storage.store import Store, to_json
 

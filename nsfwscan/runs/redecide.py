@@ -23,7 +23,7 @@ from nsfwscan.policy.rules import parse_policy
 from nsfwscan.runs.calibrations import calibrated
 from nsfwscan.runs.false_positives import is_false_positive
 from nsfwscan.runs.finding import Finding, damaged, tampered
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import CALIBRATED, DECISION_COLUMNS
 
 _DERIVED = [*(field.name for field in DECISION_COLUMNS), "false_positive", "run_id", CALIBRATED.name]

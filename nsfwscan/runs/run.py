@@ -28,19 +28,10 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict, StoreError
 from nsfwscan.runs import attempts, poison
 from nsfwscan.runs.plan import Plan
-from nsfwscan.runs.record import (
-    RUN_ID,
-    FileRecord,
-    Json,
-    Lease,
-    PrunedRecord,
-    RunRecord,
-    read_lease,
-    read_plan,
-    read_pruned,
-    read_record,
-    write_plan,
-)
+from nsfwscan.runs.record.beside import Lease, PrunedRecord
+from nsfwscan.runs.record.fields import RUN_ID, FileRecord, Json
+from nsfwscan.runs.record.reading import read_lease, read_plan, read_pruned, read_record, write_plan
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.storage.forgotten import digest_of, is_known_in
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import printable, redacted

@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.finding import Finding, damaged, tampered
-from nsfwscan.runs.record import Json, RunRecord, VerdictsRecord
+from nsfwscan.runs.record.fields import Json
+from nsfwscan.runs.record.inputs import VerdictsRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import FOLDER, part_names, read_part

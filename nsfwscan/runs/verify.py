@@ -25,7 +25,10 @@ from nsfwscan.runs.chain import Link, links_of, problem_with
 from nsfwscan.runs.effects import GATE_COUNTS, Detections
 from nsfwscan.runs.finding import Finding, Kind, damaged, note, tampered
 from nsfwscan.runs.plan import Plan, Range, ShardReader, read_carried
-from nsfwscan.runs.record import STAYS, FileRecord, PrunedRecord, RunRecord, checked_path, read_plan
+from nsfwscan.runs.record.beside import STAYS, PrunedRecord
+from nsfwscan.runs.record.fields import FileRecord, checked_path
+from nsfwscan.runs.record.reading import read_plan
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.redecide import Redecision
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Accounted, BankKind, as_schema

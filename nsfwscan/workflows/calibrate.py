@@ -22,7 +22,7 @@ from nsfwscan.models.reliability import improvement, measure
 from nsfwscan.review.drawn import DRAWN_SCHEMA, Drawn, drawn_objects
 from nsfwscan.runs.calibrations import HISTORY, Calibration, Origin
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import NSFW_CATEGORIES
 from nsfwscan.text import plural

@@ -24,7 +24,7 @@ from nsfwscan.config import Frozen, StorageConfig, read_yaml
 from nsfwscan.errors import ConfigError, StoreError
 from nsfwscan.execution.layout import Node
 from nsfwscan.location import Location
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.storage.store import Store
 from nsfwscan.storage.text_files import read_text

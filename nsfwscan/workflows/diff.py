@@ -20,7 +20,8 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.runs.changes import CHANGES_SCHEMA, EARLIER, FACTS, Behind, Facts, compared, gone_as_changes
 from nsfwscan.runs.differences import differences
 from nsfwscan.runs.previous import LISTED, PreviousReports
-from nsfwscan.runs.record import DifferenceRecord, RunRecord
+from nsfwscan.runs.record.inputs import DifferenceRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Change
 from nsfwscan.storage.output import Output

@@ -11,7 +11,7 @@ from typing import Any
 from nsfwscan.execution.layout import Fleet, Node
 from nsfwscan.runs.attempts import Attempt, Attempts
 from nsfwscan.runs.plan import Plan
-from nsfwscan.runs.record import MachineRecord
+from nsfwscan.runs.record.cost import MachineRecord
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.cost import Cost, Prices, Requests, cost_of, requests_for
 

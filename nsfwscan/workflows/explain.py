@@ -38,7 +38,8 @@ from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve_auxiliary
 from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
 from nsfwscan.runs.plan import PlanAction, shard_count
-from nsfwscan.runs.record import MediaRecord, RunRecord, recorded_config
+from nsfwscan.runs.record.figures import MediaRecord
+from nsfwscan.runs.record.run import RunRecord, recorded_config
 from nsfwscan.runs.run import runs_of
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file

@@ -31,7 +31,9 @@ from nsfwscan.runs.differences import differences
 from nsfwscan.runs.ending import ending_of
 from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.plan import Plan
-from nsfwscan.runs.record import FileRecord, ParentRecord, PolicyRecord, RunRecord
+from nsfwscan.runs.record.fields import FileRecord, ParentRecord
+from nsfwscan.runs.record.inputs import PolicyRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verdict_parts import verdicts_record
 from nsfwscan.schema import Cause, Change

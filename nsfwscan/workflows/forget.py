@@ -34,7 +34,7 @@ from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict
 from nsfwscan.location import Location
 from nsfwscan.review.audit_sample import FOLDER as AUDITS
 from nsfwscan.runs.beside import TEXT
-from nsfwscan.runs.record import read_plan, read_record
+from nsfwscan.runs.record.reading import read_plan, read_record
 from nsfwscan.runs.run import Run, runs_of
 from nsfwscan.schema import BankKind
 from nsfwscan.storage.forgotten import TOMBSTONE, ForgottenRecord, begun, digest_of, forgotten, write_forgotten

@@ -30,7 +30,9 @@ from nsfwscan.runs.golden import (
     write_shards,
 )
 from nsfwscan.runs.plan import Shard
-from nsfwscan.runs.record import FileRecord, GoldenRecord, RunRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.figures import GoldenRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.sources.listing import list_sources

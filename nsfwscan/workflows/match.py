@@ -36,7 +36,8 @@ from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_runs
-from nsfwscan.runs.record import PinRecord, RunRecord
+from nsfwscan.runs.record.inputs import PinRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
 from nsfwscan.storage.store import Store

@@ -35,7 +35,7 @@ from nsfwscan.runs.pins import (
     current_pin,
     write_pin,
 )
-from nsfwscan.runs.record import BankRecord, DifferenceRecord, ModelRecord, PinRecord, PolicyRecord
+from nsfwscan.runs.record.inputs import BankRecord, DifferenceRecord, ModelRecord, PinRecord, PolicyRecord
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import redacted
 from nsfwscan.workflows.finalize import now

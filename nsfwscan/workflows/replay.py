@@ -25,7 +25,8 @@ from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import Plan, ShardReader, carry_all, read_carried
 from nsfwscan.runs.previous import LISTED, PreviousReports
-from nsfwscan.runs.record import PinRecord, RunRecord
+from nsfwscan.runs.record.inputs import PinRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.verdicts.standing import standing

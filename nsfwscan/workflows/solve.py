@@ -21,7 +21,7 @@ from nsfwscan.policy.solve import Drawn, Solution, at, highest_within, lowest_wi
 from nsfwscan.review.audit_sample import FOLDER as AUDITS
 from nsfwscan.review.audit_sample import Draw
 from nsfwscan.runs.calibrations import read_calibrated
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import Decision
 from nsfwscan.storage.store import Store

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.policy.rules import JUDGED
 from nsfwscan.runs.parts import read_rows
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import Change, Decision
 from nsfwscan.storage.store import Store

@@ -23,7 +23,7 @@ from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, pa
 from nsfwscan.policy.signals import probabilities_of, signals_of_row
 from nsfwscan.policy.sql import columns_of, connect
 from nsfwscan.runs.previous import LISTED, PreviousRun
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import read_records, runs_of
 from nsfwscan.schema import REPORT_SCHEMA, Category, Change, as_schema, in_utc, score_column
 from nsfwscan.storage.store import Store

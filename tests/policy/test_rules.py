@@ -14,7 +14,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import GUARD, load_policy, parse_policy, preset_names
 from nsfwscan.policy.sql import VISIBLE
 from nsfwscan.policy.thresholds import with_numbers
-from nsfwscan.runs.record import PolicyRecord
+from nsfwscan.runs.record.inputs import PolicyRecord
 from nsfwscan.schema import Decision
 from nsfwscan.storage.store import to_json
 

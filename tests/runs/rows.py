@@ -24,7 +24,9 @@ from nsfwscan.runs.commit import ROW_SCHEMA, Report, decided, write_report
 from nsfwscan.runs.effects import Cascade, Costs
 from nsfwscan.runs.plan import Known, Plan, Shard, ShardReader, make_plan
 from nsfwscan.runs.previous import PreviousReports
-from nsfwscan.runs.record import RECORD_VERSION, RunRecord, read_record
+from nsfwscan.runs.record.fields import RECORD_VERSION
+from nsfwscan.runs.record.reading import read_record
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, stage_part
 from nsfwscan.runs.summary import Summary

@@ -12,7 +12,7 @@ import pytest
 from nsfwscan.config import StorageConfig
 from nsfwscan.runs.chain import Chain, read_chain
 from nsfwscan.runs.finding import DAMAGED, TAMPERED, exit_code_of
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.replay import commit_replay

@@ -26,7 +26,9 @@ from nsfwscan.runs.beside import PREVIOUS_SCHEMA
 from nsfwscan.runs.changes import CHANGES_SCHEMA
 from nsfwscan.runs.plan import KNOWN_SCHEMA
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, belongs_to, find_previous
-from nsfwscan.runs.record import BankRecord, FileRecord, RunRecord
+from nsfwscan.runs.record.fields import FileRecord
+from nsfwscan.runs.record.inputs import BankRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.schema import REPORT_SCHEMA, BankKind

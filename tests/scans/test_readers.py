@@ -21,7 +21,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs import run
 from nsfwscan.runs.garbage import collect
-from nsfwscan.runs.record import RunRecord
+from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import runs_of
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store

@@ -24,7 +24,7 @@ from nsfwscan.reports.progress import Silent
 from nsfwscan.runs import previous
 from nsfwscan.runs.finding import exit_code_of
 from nsfwscan.runs.garbage import collect
-from nsfwscan.runs.record import KnownIllegalRecord
+from nsfwscan.runs.record.inputs import KnownIllegalRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store

@@ -17,7 +17,7 @@ from nsfwscan.errors import BankError, ConfigError, RunConflict, StoreError
 from nsfwscan.policy.rules import load_policy, parse_policy
 from nsfwscan.runs.overview import overview
 from nsfwscan.runs.previous import find_previous, live_runs
-from nsfwscan.runs.record import MatchingRecord
+from nsfwscan.runs.record.figures import MatchingRecord
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
