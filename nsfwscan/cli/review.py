@@ -109,7 +109,7 @@ def review(
             Artist(found.record().config, storage, picture_saver(target) if originals else None) if covers else None
         )
         order = BY_CONFIDENCE if audits else BY_URGENCY
-        with ranked(found, names, known, earlier_runs, choice=choice, order=order) as rows:
+        with ranked(found, names, known, earlier_runs, choice=choice, order=order, across=items is None) as rows:
             chosen = rows.items if items is None else in_order(rows.items, named)
             written = write_pack(found, chosen, target, asked, artist)
         echo(describe_pack(written))

@@ -22,7 +22,7 @@ from nsfwscan.runs.record.figures import ErrorRecord, MatchingRecord, TruthRecor
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
 from nsfwscan.sources.truth_join import Meeting
-from nsfwscan.text import duration, money, printable, size
+from nsfwscan.text import duration, money, plural, printable, size
 
 if TYPE_CHECKING:
     from nsfwscan.workflows.classify import Verdict
@@ -159,8 +159,9 @@ def _banks(record: RunRecord) -> list[str]:
             example = printable(bank.examples[0])
             lines.append(f"  bank       {bank.name}: {bank.malformed:,} malformed entries, e.g. {example}")
     lines += _matching(record.matching)
-    escalated = record.rows_in("escalations")
-    return [*lines, *([f"  escalated  {escalated:,} illegal matches, in escalations/"] if escalated else [])]
+    if escalated := record.rows_in("escalations"):
+        lines.append(f"  escalated  {plural(escalated, 'illegal match', 'illegal matches')}, in escalations/")
+    return lines
 
 
 def _matching(found: MatchingRecord | None) -> list[str]:

@@ -70,8 +70,8 @@ def write_hands(
     looked = verdicts.filter(pc.not_equal(verdicts["verdict"], str(Word.UNDO)))
     past = Past.of(looked, roster, datetime.now(UTC), all_sessions(run.store))
     golden, harmless = _beside(run, roster, storage)
-    with ranked(run, names, context, earlier_runs) as found:
-        hands = deal(sorted(found.items, key=_urgency), roster, past, golden, harmless)
+    with ranked(run, names, context, earlier_runs, across=True) as found:
+        hands = deal(found.items, roster, past, golden, harmless)
     try:
         out.make_folder()
         taken: set[str] = set()
@@ -82,12 +82,6 @@ def write_hands(
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return hands
-
-
-def _urgency(item: Item) -> tuple[float, float, float, str]:
-    """Return the key by which items of several queues are sorted, as within one queue."""
-    row = item.row
-    return -(row["severity"] or 0), -row["reach"], -row["uncertainty"], row["uri"]
 
 
 def _beside(run: Run, roster: Roster, storage: StorageConfig) -> tuple[list[Item], list[Item]]:

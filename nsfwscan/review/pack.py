@@ -105,13 +105,14 @@ def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw:
     made = _Maker(drawn, scores, parts_of_views(run, uris), asked)
     try:
         out.make_folder()
+        shown = [made.item(item) for item in chosen]
         with out.child(PAGE).appearing() as path:
-            path.write_text(_page(run, asked, [made.item(item) for item in chosen]), encoding="utf-8")
+            path.write_text(_page(run, asked, shown), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the pack to {out}: {error.strerror or error}") from error
-    problems = Counter(one.problem.partition(":")[0] for one in drawn.values() if one.problem)
-    covered = sum(1 for one in drawn.values() if one.views)
-    return Pack(str(out.child(PAGE)), len(chosen), len(contents), left, covered, dict(problems.most_common()))
+    why = Counter(str(member["no_cover"]).partition(":")[0] for item in shown for member in item["members"])
+    covered = why.pop(str(None), 0)
+    return Pack(str(out.child(PAGE)), len(chosen), len(contents), left, covered, dict(why.most_common()))
 
 
 def picture_saver(out: Output) -> Save:

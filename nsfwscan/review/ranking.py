@@ -4,7 +4,8 @@ DuckDB holds the tables on local disk, in a gigabyte of memory; beside them ther
 report that cannot be read is a `StoreError`.
 
 An asset is a cluster of near-duplicates, else the objects with the same bytes, else one object. A queue holds one item
-per asset, made from the first of its objects in that queue. The order is by
+per asset, made from the first of its objects in that queue. What one person looks at holds one item per asset over all
+queues (`across`): nobody decides the same contents twice. The order is by
 
     severity        the rule's; the highest first
     reach           number of places where the asset was seen, the most first: in the whole store where clusters were
@@ -84,23 +85,25 @@ _PLACES = f"""
 """
 BY_URGENCY = "coalesce(severity, 0) DESC, reach DESC, uncertainty DESC, uri"
 BY_CONFIDENCE = "confidence DESC NULLS LAST, uri"
+_KNOWN_FIRST = f"coalesce(match_kind = '{BankKind.ILLEGAL}', false) DESC"
+"""An asset with an illegal match is in that one's queue, whatever looks like it."""
 _ITEMS = """
     CREATE TABLE items AS
     WITH counted AS (
         SELECT asset, count(*) AS places, count(DISTINCT sha256) AS contents, bool_or(illegal) AS illegal
         FROM places GROUP BY asset
     ), weighed AS (
-        SELECT uri, sha256, queue, asset, severity, uncertainty, confidence, places, contents, illegal,
+        SELECT uri, sha256, queue, asset, severity, uncertainty, confidence, places, contents, illegal, match_kind,
                greatest(coalesce(cluster_places, 0), places) AS reach
         FROM queued JOIN counted USING (asset)
     ), turns AS (
-        SELECT *, row_number() OVER (PARTITION BY queue, asset ORDER BY {order}) AS turn,
-               count(*) OVER (PARTITION BY queue, asset) AS objects
+        SELECT *, row_number() OVER (PARTITION BY {within} ORDER BY {first}, {order}) AS turn,
+               count(*) OVER (PARTITION BY {within}) AS objects
         FROM weighed
     )
     SELECT uri, sha256, asset, reach, places, contents, illegal, objects,
            row_number() OVER (PARTITION BY queue ORDER BY {order}) AS rank,
-           row_number() OVER (ORDER BY queue, {order}) AS item
+           row_number() OVER (ORDER BY {before}{order}) AS item
     FROM turns WHERE turn = 1
 """
 _EARLIER = """
@@ -191,6 +194,7 @@ def ranked(
     *,
     choice: Choice | None = None,
     order: str = BY_URGENCY,
+    across: bool = False,
 ) -> Iterator[Ranked]:
     """Open the items of a run, by queue and rank; they can be read within the block. Raises StoreError where the report
     of this run or of an earlier one cannot be read.
@@ -201,6 +205,8 @@ def ranked(
         earlier_runs: number of runs before this one to search; each takes as long to read as this one.
         choice: takes tables with all columns of the report, and chooses the items in place of `queues`.
         order: within a queue, `BY_URGENCY` or `BY_CONFIDENCE`.
+        across: in this order over all queues, with one item an asset, in the queue of its first object, or of an
+            illegal match.
     """
     record, unassigned = run.record(), _Unassigned(queues)
     knowing = Knowing(run, record)
@@ -212,7 +218,8 @@ def ranked(
         _fill(tables, _QUEUED, chosen, _schema(SHOWN))
         seen = map(knowing.verdicts.onto, read_rows(run, record, _SEEN))
         _fill(tables, _PLACES, seen, _schema((*_SEEN, "verdict_at", "appeals")))
-        tables.execute(_ITEMS.format(order=order))
+        within, before = ("asset", "") if across else ("queue, asset", "queue, ")
+        tables.execute(_ITEMS.format(order=order, within=within, before=before, first=_KNOWN_FIRST))
         runs = _look_back(tables, run, record, earlier_runs)
         _fill(tables, _CONTEXT, map(pa.Table.from_batches, ([batch] for batch in context)), CONTEXT_SCHEMA)
         yield Ranked(_items(tables, runs), unassigned.count)

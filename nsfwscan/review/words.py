@@ -36,7 +36,7 @@ def summary_of(item: Item) -> str:
     """Return the queue, the decision and the severity."""
     row = item.row
     skill = f" · skill {row['skill']}" if row["skill"] else ""
-    return f"queue {row['queue']} · decided {row['decision']} · severity {row['severity'] or 0}{skill}"
+    return f"queue {row['queue']} · decision {row['decision']} · severity {row['severity'] or 0}{skill}"
 
 
 def _strongest(row: dict[str, Any]) -> str:

@@ -44,7 +44,9 @@ def test_a_pack_says_what_it_has(tmp_path: Path) -> None:
     (made.media / "moving.gif").write_bytes((made.media / "one.png").read_bytes())
     done = packed(made, tmp_path / "out", NoOriginals(), most=6)
     assert (done.items, done.contents, done.left) == (6, 9, 1)
-    assert done.problems == {"it has changed since the scan": 1, "not_found": 1}
+    assert done.problems == {
+        "hidden by the policy": 1, "it has changed since the scan": 1, "known illegal content": 2, "not_found": 1
+    }  # fmt: skip
     items = told(tmp_path / "out" / "index.html")["items"]
     why = {Path(item["members"][0]["uri"]).name: item["no_cover"] for item in items}
     assert why["moving.gif"] == "it has changed since the scan" and why["gone.png"].startswith("not_found: ")

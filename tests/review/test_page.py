@@ -211,6 +211,32 @@ def test_decisions_by_keyboard_survive_a_reload(opened: Callable[..., Opened], l
     assert [parsed(line).id for line in lines] == list(name)
 
 
+def test_a_slip_of_the_hand_is_undone_from_the_next_item(opened: Callable[..., Opened], linked: Path) -> None:
+    """A decision moves on to the next item, from which `u` goes back to it; where nothing is decided it says so. The
+    keyboard alone gets from the name to the list, and out of the original again."""
+    one = opened(linked, reviewer="")
+    focused = "document.activeElement.id"
+    one.page.locator("#reviewer").focus()
+    one.page.keyboard.type("Ann")
+    one.page.keyboard.press("Enter")
+    assert one.page.evaluate(focused) == "list"
+    one.keys("u")
+    assert one.page.locator("#said").text_content() == "There is no decision to undo."
+    one.choose("plain.png")
+    one.keys("1")
+    assert one.page.locator(".row[aria-selected=true]", has_text="plain.png").count() == 0
+    one.keys("u")
+    assert (one.page.locator("#said").text_content() or "").startswith("Undone.")
+    assert one.page.locator(".row[aria-selected=true]", has_text="plain.png").count() == 1
+    assert [line["verdict"] for line in one.verdicts()] == ["remove", "undo"]
+    one.keys("o")
+    one.page.keyboard.press("Tab")
+    one.page.keyboard.press("Enter")
+    assert one.page.evaluate(focused) == "keep"
+    one.page.keyboard.press("Escape")
+    assert one.page.evaluate(focused) == "list" and one.page.locator("#shown").inner_html() == ""
+
+
 def test_a_page_without_a_name_decides_nothing(opened: Callable[..., Opened], linked: Path) -> None:
     """A verdict says whose it is; and with single keys turned off, a letter decides nothing."""
     one = opened(linked, reviewer="")
@@ -233,7 +259,7 @@ def test_an_object_without_a_hash_can_only_be_skipped(
     one = opened(_page(made, tmp_path, [item, *_items(1)]))
     assert one.page.locator(".row[aria-selected=true]").get_attribute("aria-posinset") == "2"
     one.page.locator(".row").first.click()
-    assert one.page.locator("#detail").inner_text().count("can only be skipped") == 1
+    assert one.page.locator("#detail").inner_text().count("can only skip it") == 1
     one.keys("a", "s", "a")
     assert [line["uri"] for line in one.verdicts()] == ["/0.jpg"]
 

@@ -18,8 +18,8 @@ from nsfwscan.runs.run import Run
 from tests.review.stores import committed, row
 
 
-def items(run: Run, *queues: str) -> list[Item]:
-    with ranked(run, queues) as found:
+def items(run: Run, *queues: str, across: bool = False) -> list[Item]:
+    with ranked(run, queues, across=across) as found:
         return list(found.items)
 
 
@@ -41,6 +41,27 @@ def test_severity_comes_before_reach_and_reach_before_uncertainty(tmp_path: Path
     run = committed(tmp_path, rows)
     assert [uri for _, _, uri in order(run)] == ["/worst", "/seen", "/unsure", "/a", "/b", "/no-severity"]
     assert [rank for _, rank, _ in order(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_one_person_looks_at_has_each_asset_once(tmp_path: Path) -> None:
+    """Over all queues the most urgent item is first, and nobody decides the same contents twice. What looks like an
+    illegal match is in its queue."""
+    alike, like = {"cluster": "c", "cluster_size": 2}, {"cluster": "d", "cluster_size": 2}
+    rows = [
+        row("/mild", queue="a", severity=1, sha256="1", **alike),
+        row("/bad", queue="b", severity=3, sha256="2", **alike),
+        row("/known", queue="legal", severity=4, sha256="3", match_kind="illegal", **like),
+        row("/near", queue="a", severity=5, sha256="4", **like),
+        row("/lone", queue="a", severity=2, sha256="5"),
+    ]
+    run = committed(tmp_path, rows)
+    found = items(run, across=True)
+    assert [(item.row["uri"], item.row["queue"]) for item in found] == [
+        ("/known", "legal"), ("/bad", "b"), ("/lone", "a"),
+    ]  # fmt: skip
+    assert [member["uri"] for item in found for member in item.members] == ["/near", "/mild"]
+    assert [queue for queue, _, _ in order(run)] == ["a", "a", "a", "b", "legal"]
+    assert [item.row["uri"] for item in items(run, "a", across=True)] == ["/near", "/lone", "/mild"]
 
 
 def test_uncertainty_is_how_close_two_categories_are(tmp_path: Path) -> None:

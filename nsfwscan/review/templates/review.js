@@ -9,8 +9,8 @@
   const at = (id) => document.getElementById(id);
   const KEYS = [
     ["a", "approve: harmless, may stay"], ...pack.categories.slice(0, 9).map((name, i) => [String(i + 1), `remove as ${name}`]),
-    ["e", "escalate to somebody with more say"], ["s", "skip"], ["u", "undo the decision on this item"], ["o", "ask for the original"],
-    ["r", "reason"], ["j, ↓", "next item"], ["k, ↑", "item before"], ["n", "next undecided item"], ["?", "this list"],
+    ["e", "escalate: somebody with more authority decides"], ["s", "skip"], ["u", "undo the decision on this item, or else the last one"],
+    ["o", "ask for the original"], ["r", "write a reason"], ["j, ↓", "next item"], ["k, ↑", "previous item"], ["n", "next undecided item"], ["?", "show these keys"],
   ];
 
   /* What a person has decided: entries by their id, and the standing one of each item. */
@@ -29,7 +29,7 @@
     } catch {
       lasting = false;
     }
-    if (!lasting) warn("This browser keeps nothing more: decisions are lost with this tab. Download the verdicts now.");
+    if (!lasting) warn("This browser can store nothing more. Your decisions are lost when you close this tab: download the verdicts now.");
   }
 
   function load() {
@@ -43,7 +43,7 @@
       at("reviewer").value = pack.reviewer || (JSON.parse(localStorage.getItem(`${PREFIX}reviewer`)) ?? "");
     } catch {
       lasting = false;
-      warn("This browser keeps nothing: decisions are lost with this tab. Download the verdicts before you close it.");
+      warn("This browser stores nothing for this page. Your decisions are lost when you close this tab: download the verdicts before.");
     }
     settle();
   }
@@ -176,7 +176,7 @@
     return make("ul", { class: "covers", "aria-label": "Covers" }, ...shown);
   }
 
-  const percent = (score) => `${Math.round(score * 100)} %`;
+  const percent = (score) => `${Math.round(score * 100)}%`;
 
   function ask(item, member) {
     if (!item.members[member].original && !(member === 0 && item.views.some((view) => view.picture))) return null;
@@ -184,20 +184,20 @@
   }
 
   function decisions(item, entry) {
-    if (!decidable(item)) return make("p", { class: "warning", text: "Its bytes were never read, so it has no hash that a verdict could be kept by. It can only be skipped." });
+    if (!decidable(item)) return make("p", { class: "warning", text: "The scan could not read this object, so it has no hash, and a verdict needs one. You can only skip it." });
     const button = (key, label, kind, act) => make("button", { type: "button", class: kind, on: { click: act } }, make_bdi(label), key ? make("kbd", { "aria-hidden": "true" }, key) : "");
     const which = included(item).length, many = item.members.length > 1 ? ` (${which} of ${item.members.length} contents)` : "";
     const options = make("datalist", { id: "reasons" }, ...pack.reasons.map((text) => make("option", { value: spelled(text) })));
     const field = make("input", { id: "reason", list: "reasons", maxlength: 2000, autocomplete: "off", on: { input: (event) => { reason = event.target.value; } } });
     field.value = reason;
     return make("div", { class: "decide" },
-      entry ? make("p", { class: "text", text: `Decided: ${word(entry)}${entry.reason ? `, ${entry.reason}` : ""}. A further decision takes its place.` }) : null,
-      make("div", {}, make("label", { for: "reason" }, "Reason, if there is one to say "), field, options),
+      entry ? make("p", { class: "text", text: `Decided: ${word(entry)}${entry.reason ? `, ${entry.reason}` : ""}. A new decision replaces it.` }) : null,
+      make("div", {}, make("label", { for: "reason" }, "Reason (optional) "), field, options),
       make("div", { class: "buttons", role: "group", "aria-label": `Decide${many}` },
         button("a", `Approve${many}`, "approve", () => decide("approve")),
         ...pack.categories.map((name, i) => button(i < 9 ? String(i + 1) : "", `Remove: ${name}`, "remove", () => decide("remove", name))),
         button("e", "Escalate", "", () => decide("escalate")), button("s", "Skip", "", skip),
-        entry ? button("u", "Undo", "", undo) : null));
+        standing.size ? button("u", entry ? "Undo" : "Undo the last decision", "", undo) : null));
   }
 
   function members(item) {
@@ -226,7 +226,7 @@
   function decide(verdict, category = "") {
     const item = items[chosen], which = item ? included(item) : [];
     if (!item || !decidable(item)) return;
-    if (!which.length) { warn("Every content is left out: choose at least one."); return; }
+    if (!which.length) { warn("You left out every content: choose at least one."); return; }
     if (!named()) return;
     warn("");
     tick();
@@ -253,15 +253,17 @@
   const turn = () => Math.max(Date.now(), ...inOrder().slice(-1).map((entry) => entry.turn + 1));
 
   function undo() {
-    if (!standing.has(chosen)) return;
+    const which = standing.has(chosen) ? chosen : inOrder().findLast((entry) => standing.get(entry.item) === entry)?.item;
+    if (which === undefined) { say("There is no decision to undo."); return; }
+    choose(which);
     const undone = new Set(inOrder().filter((entry) => entry.verdict === "undo").flatMap((entry) => entry.supersedes));
-    for (const entry of inOrder().filter((one) => one.item === chosen && one.verdict !== "undo")) {
+    for (const entry of inOrder().filter((one) => one.item === which && one.verdict !== "undo")) {
       const left = entry.members.filter((_, i) => !undone.has(entry.ids[i]));
       if (left.length) write({ verdict: "undo", category: "", reason: "", members: left, opened, zoomed, seconds: 0, supersedes: left.map((i) => entry.ids[entry.members.indexOf(i)]) });
     }
     list();
-    choose(chosen);
-    say("Undone. The item is undecided.");
+    choose(which);
+    say(`Undone. Item ${which + 1} is undecided: ${items[which].line}`);
   }
 
   function skip() {
@@ -271,7 +273,7 @@
 
   function named() {
     if (at("reviewer").value.trim()) return true;
-    warn("Write your name first: a verdict says whose it is.");
+    warn("Write your name first: each verdict has the name of its reviewer.");
     at("reviewer").focus();
     return false;
   }
@@ -312,7 +314,7 @@
     const found = lines(), who = at("reviewer").value.trim().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
     if (!found.length) { warn("Nothing is decided yet."); return; }
     save(`verdicts-${pack.pack}-${who}.jsonl`, `${[...found, ...session_lines()].join("\n")}\n`, "application/jsonl");
-    say(`${found.length} verdicts downloaded. A second download has them again; an import takes each once.`);
+    say(`${found.length} verdicts downloaded. If you download again, the file has them again: an import takes each only once.`);
   }
 
   function download_session() {
@@ -358,6 +360,7 @@
     at("shown").classList.toggle("grey", grey);
     at("colour").hidden = !grey;
     at("zoom").hidden = false;
+    at("keep").focus();
     const pictures = member === 0 ? item.views.filter((view) => view.picture) : [];
     if (pictures.length > 1) return frames(pictures, item);
     uncover(pictures[0]?.picture ?? item.members[member].original, item, pictures[0] ?? (member === 0 ? item.views[0] : undefined));
@@ -370,7 +373,7 @@
   }
 
   function uncover(address, item, view) {
-    const failed = () => at("shown").replaceChildren(make("p", { text: "It cannot be shown: it is gone, the link has expired, or this browser does not know its format." }));
+    const failed = () => at("shown").replaceChildren(make("p", { text: "The original cannot be shown: it is gone, the link has expired, or this browser does not know its format." }));
     const is_video = item.media === "video" && !view?.picture;
     const shown = is_video ? make("video", { controls: "", muted: "", preload: "metadata", on: { error: failed } }) : make("img", { alt: "The original", referrerpolicy: "no-referrer", on: { error: failed } });
     if (is_video) shown.muted = true;  // the attribute counts for a parser alone
@@ -409,8 +412,8 @@
       warn("");
     };
     warn(why);
-    at("warning").append(" Take some minutes off, or go on with another, easier queue. ", make("button", { type: "button", text: "I took a break", on: { click: answer("breaks", true) } }), " ",
-      make("button", { type: "button", text: "I change the queue", on: { click: answer("changes", true) } }), " ", make("button", { type: "button", text: "Not now", on: { click: answer("breaks", false) } }));
+    at("warning").append(" Take a break of some minutes, or change to an easier queue. ", make("button", { type: "button", text: "I took a break", on: { click: answer("breaks", true) } }), " ",
+      make("button", { type: "button", text: "I will change the queue", on: { click: answer("changes", true) } }), " ", make("button", { type: "button", text: "Not now", on: { click: answer("breaks", false) } }));
   }
 
   /* Keys. */
@@ -424,7 +427,7 @@
     active = Date.now();
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input, select, textarea")) {
-      if (event.key === "Escape" || (event.key === "Enter" && event.target.id === "reason")) at("list").focus();
+      if (event.key === "Escape" || (event.key === "Enter" && ["reason", "reviewer"].includes(event.target.id))) at("list").focus();
       return;
     }
     const moves = /^(Arrow|Page|Home|End)/.test(event.key);
