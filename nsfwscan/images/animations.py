@@ -10,19 +10,20 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 
 from PIL import Image
 
+from nsfwscan.images.formats.heif import TrackFile, open_heif, track_frames
 from nsfwscan.images.formats.registry import plugin_of, register_formats
 from nsfwscan.images.formats.svg import SvgFile
 from nsfwscan.images.srgb import to_srgb
 
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-"""Formats whose frames have times; those of the others are pages."""
+_ANIMATED = ("PNG", "WEBP", "AVIF")
+"""Formats whose frames have times that Pillow tells."""
 _SHORTEST_S, _SHOWN_S = 0.011, 0.1
-"""Browsers show a frame of a GIF that asks for a hundredth of a second or less for a tenth."""
+"""Browsers show a frame that asks for a hundredth of a second or less for a tenth, whatever the format."""
 _GAIN_MAPS = (b"http://ns.adobe.com/hdr-gain-map/", b"urn:iso:std:iso:ts:21496")
 """What a JPEG says whose second image makes the first one brighter on an HDR screen, and is no picture."""
 _CLEAR, _RESTORE = 2, 3
@@ -55,12 +56,19 @@ def frames_of(data: bytes, name: str) -> Iterator[Frame]:
     at_s = 0.0
     walked = _FRAMES[name](data) if name in _FRAMES else _pillow_frames(data, name)
     for index, (image, shown_s) in enumerate(_until_damage(walked)):
-        timed = name in ANIMATED
-        yield Frame(index, at_s if timed else None, shown_s if timed else None, image)
-        at_s += shown_s
+        if shown_s is None:
+            yield Frame(index, None, None, image)
+            continue
+        lasts_s = _SHOWN_S if shown_s < _SHORTEST_S else shown_s
+        yield Frame(index, at_s, lasts_s, image)
+        at_s += lasts_s
 
 
-def _until_damage(frames: Iterator[tuple[Image.Image, float]]) -> Iterator[tuple[Image.Image, float]]:
+_Walked = Iterator[tuple[Image.Image, float | None]]
+"""Pictures, and the seconds that each is shown; None for a page."""
+
+
+def _until_damage(frames: _Walked) -> _Walked:
     while True:
         try:
             with warnings.catch_warnings(action="ignore"):
@@ -74,29 +82,40 @@ def _until_damage(frames: Iterator[tuple[Image.Image, float]]) -> Iterator[tuple
         yield found
 
 
-def _pillow_frames(data: bytes, name: str) -> Iterator[tuple[Image.Image, float]]:
-    """Yield frames, and the seconds that each is shown."""
+def _pillow_frames(data: bytes, name: str) -> _Walked:
     register_formats()
     image = Image.open(io.BytesIO(data), formats=[plugin_of("JPEG" if name == "MPO" else name)])
     hidden = 1 if getattr(image, "default_image", False) else 0  # an animated PNG may hide its first image
-    frames = 1 if name == "MPO" and any(mark in data for mark in _GAIN_MAPS) else getattr(image, "n_frames", 1)
-    for index in range(hidden, frames):
+    alone = name == "MPO" and any(mark in data for mark in _GAIN_MAPS)
+    for index in range(hidden, hidden + 1) if alone else count(hidden):  # a damaged file does not know its number
         image.seek(index)
         image.load()
-        yield image, max(0.0, float(image.info.get("duration") or 0)) / 1000
+        yield image, max(0.0, float(image.info.get("duration") or 0)) / 1000 if name in _ANIMATED else None
 
 
-def _svg_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
-    """Yield the drawing, then each picture within it: the drawing may cover it, or show it small."""
+def _heif_frames(data: bytes) -> _Walked:
+    """Yield the picture that is shown first, the others, then the frames of a track."""
+    image = open_heif(io.BytesIO(data))
+    if not isinstance(image, TrackFile):
+        first, items = image.tell(), range(getattr(image, "n_frames", 1))
+        for item in sorted(items, key=lambda item: item != first):
+            image.seek(item)
+            image.load()
+            yield image, None
+    yield from track_frames(data)
+
+
+def _svg_frames(data: bytes) -> _Walked:
+    """Yield the drawing, then each picture within it, all its frames: the drawing may cover it, or show it small."""
     drawing = SvgFile(io.BytesIO(data), "")
     drawing.load()
-    yield drawing, 0.0
-    for picture in drawing.pictures():
-        with suppress(OSError, SyntaxError, ValueError):  # one that is damaged says nothing of the next
-            yield to_srgb(picture), 0.0
+    yield drawing, None
+    for picture, name in drawing.pictures():
+        for frame in frames_of(picture, name):  # one that is damaged says nothing of the next
+            yield to_srgb(frame.image), None
 
 
-def _gif_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
+def _gif_frames(data: bytes) -> _Walked:
     """Yield the frames of a GIF on a transparent canvas. Pillow fills what no frame covers with the background colour,
     which browsers ignore."""
     screen = struct.unpack_from("<HH", data, 6)
@@ -105,14 +124,14 @@ def _gif_frames(data: bytes) -> Iterator[tuple[Image.Image, float]]:
         before = canvas.copy() if found.disposal == _RESTORE else None
         image = Image.open(io.BytesIO(found.gif), formats=["GIF"]).convert("RGBA")
         canvas.paste(image, (found.left, found.top), image)
-        yield canvas, _SHOWN_S if found.delay_s < _SHORTEST_S else found.delay_s
+        yield canvas, found.delay_s
         if before is not None:
             canvas = before
         elif found.disposal == _CLEAR:
             canvas.paste((0, 0, 0, 0), (found.left, found.top, found.left + image.width, found.top + image.height))
 
 
-_FRAMES = {"GIF": _gif_frames, "SVG": _svg_frames}
+_FRAMES = {"GIF": _gif_frames, "HEIF": _heif_frames, "SVG": _svg_frames}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import ceil
@@ -44,10 +44,15 @@ DINOv2 by 0.009, 0.016, 0.065. A little below 3, so that 12 megapixels still bec
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright RGB image, and what its file says."""
+    """An upright RGB image, and what its file says.
+
+    Attributes:
+        data: the file, as it was decoded: repaired where it was damaged.
+    """
 
     image: Image.Image
     facts: Facts
+    data: bytes
 
 
 def to_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how: Any) -> tuple[Facts, bytes]:
@@ -144,7 +149,10 @@ def _salvaged(
         if found is None:
             raise damage
         facts = check_pixels(found.image.format, found.image.size, max_pixels)
-        return described(found.image, facts, signals=found.signals)
+        decoded = described(found.image, facts, signals=found.signals)
+        if decoded.facts["frames"] is not None:
+            decoded.facts["frames"] += found.repaired.lost
+        return replace(decoded, data=found.repaired.data)
 
 
 def _described(
@@ -183,7 +191,7 @@ def _described(
         known = {**screenshot_signals(turned), **(facts.get("signals") or {})}
         facts["signals"] = dict(islice(known.items(), MOST_SIGNALS))
     width, height = upright_size(before, exif) if before else turned.size
-    return Decoded(turned, {**facts, "width": width, "height": height})
+    return Decoded(turned, {**facts, "width": width, "height": height}, data)
 
 
 def frame_of(image: Image.Image, data: bytes, *, hashed: bool) -> tuple[Image.Image, Facts]:

@@ -10,14 +10,18 @@ import io
 
 from PIL import Image
 
+from nsfwscan.images.formats.heif import track_length
 from nsfwscan.images.formats.png_chunks import hidden_default
 from nsfwscan.images.formats.registry import load, plugin_of
+from nsfwscan.images.formats.svg import SvgFile
 from nsfwscan.images.opening import check_pixels
 from nsfwscan.images.salvage import become
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 
+_MOST_WITHIN = 30_000
+"""Frames of pictures within a drawing; no more are counted."""
 _HEAD_BYTES = 2**16
 """An animated PNG says so (`acTL`) before its pixels."""
 
@@ -62,12 +66,28 @@ def _around(image: Image.Image) -> tuple[Box, ...]:
 
 def count_frames(image: Image.Image, data: bytes) -> int | None:
     """Return how many frames a file has; None where counting them fails or takes too long."""
+    if isinstance(image, SvgFile):
+        return _count_within(image)
     try:
+        if image.format == "HEIF":
+            items, track = getattr(image, "n_frames", 1), track_length(data)
+            return None if track is None else items + track
         if image.format in ("GIF", "TIFF"):  # Pillow walks through the whole file; other formats store the number
             image = Image.open(_CountedReads(data), formats=[plugin_of(image.format)])
         return int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001
         return None
+
+
+def _count_within(drawing: SvgFile) -> int | None:
+    """Return the number of a drawing and of all frames of the pictures within it."""
+    found = drawing.n_frames
+    for picture, name in drawing.pictures():
+        frames = count_frames(Image.open(io.BytesIO(picture), formats=[name]), picture)
+        if frames is None or found > _MOST_WITHIN:
+            return None
+        found += frames - 1
+    return found
 
 
 class _CountedReads(io.BytesIO):

@@ -58,10 +58,12 @@ class Salvaged:
     Args:
         image: loaded.
         complete: share of its pixels that the file gives, over 0 to 1.
+        repaired: the file that opens.
     """
 
     image: Image.Image
     complete: float
+    repaired: Repaired
 
     @property
     def signals(self) -> dict[str, float]:
@@ -124,7 +126,7 @@ def _tried(repaired: Repaired, opened: Opener, *, partial: bool) -> Salvaged | N
             missing[top:bottom, left:right] = inside
     if missing.any():
         _whiten(image, missing, lace)
-    return Salvaged(image, complete)
+    return Salvaged(image, complete, repaired)
 
 
 def _area(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:

@@ -4,7 +4,7 @@ If there is time to decode all of it, frames are looked at in even distances; ot
 gap between those before, until the time is used up. Never only at keyframes, since whoever makes a video chooses them.
 In a second look, which knows what scored high, frames around that are looked at, too. The signal:
 
-    view.unseen     share of the duration that is further than a second from every frame that was looked at
+    view.unseen     share of the duration that is further than a second from all that shows a frame that was looked at
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from nsfwscan.errors import ErrorCode
 from nsfwscan.images.decoder import check_resized
 from nsfwscan.images.formats.containers import Container
 from nsfwscan.images.formats.endings import ends_early
+from nsfwscan.images.formats.videos import Video, opened, pictures_of
 from nsfwscan.images.opening import Facts, as_row_error, check_pixels
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
-from nsfwscan.images.videos import Video, opened, pictures_of
 from nsfwscan.images.views import (
     ALIKE,
     LEAST_COST,
@@ -250,12 +250,14 @@ def _weights(walk: _Walk, chosen: list[int]) -> list[int]:
     times = walk.video.times[places]
     limits = np.append(times, max(walk.video.end_s, times[-1]))
     looks = np.stack([walk.looks[place] for place in places])
-    return weights_of(looks, [places.index(place) for place in chosen], np.diff(limits))
+    return weights_of(looks, [places.index(place) for place in chosen], np.diff(limits).tolist())
 
 
 def _unseen(video: Video, places: list[int]) -> float:
     least = 0.5 if video.cut else 0.0  # of a length that nobody knows
     if not video.end_s:
         return least
-    gaps = np.diff(np.concatenate([[-_NEAR_S], video.times[places], [video.end_s + _NEAR_S]])) - 2 * _NEAR_S
+    limits = np.append(video.times, video.end_s)  # a frame is shown until the next one, however long
+    begin, end = np.append(-_NEAR_S, limits[np.array(places) + 1]), np.append(limits[places], limits[-1] + _NEAR_S)
+    gaps = end - begin - 2 * _NEAR_S
     return float(min(1.0, max(least, gaps.clip(0).sum() / video.end_s)))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nsfwscan.images.animations import ANIMATED, Frame, frames_of
+from nsfwscan.images.animations import Frame, frames_of
 from nsfwscan.images.decoder import Decoded, decoded_pixels, frame_of
 from nsfwscan.images.opening import Facts
 from nsfwscan.images.pdq import pdq_of
@@ -33,7 +33,7 @@ LOOK = 32
 ALIKE = 2.0
 """Frames whose small pictures differ by fewer levels of 255 on average look alike: compression alone gives 1."""
 _TENTH_S = 0.1
-_WHOLE = 1000
+_WHOLE, _WHOLE_S = 1000, 100.0
 """The weight of what is a verdict by itself: a page, which people look at for as long as they like."""
 LEAST_COST = 2**16
 """Pixels that a frame counts as at least: 10⁵ frames of nine pixels take as long as some large ones."""
@@ -82,24 +82,25 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     facts |= {"media": "image", "views": 1, "duration_s": None, "looked": 1}
     if facts["frames"] == 1 and (limits.tiles or limits.around is not None):
         return _with_tiles(decoded, pixels, geometries, limits, hashed=how.get("hashed", False))
+    data = decoded.data
     del decoded
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
     walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
     looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, LOOK, LOOK, 3)
     facts["looked"] = max(1, len(looks))
-    animated = facts["format"] in ANIMATED and (facts["frames"] or len(looks)) > 1  # or too many to count
-    if animated:
-        facts |= {"media": "animation", "duration_s": None if walk.cut else sum(walk.shown_s)}
+    times = [shown_s for shown_s in walk.shown_s if shown_s is not None]
+    if times:
+        facts |= {"media": "animation", "duration_s": None if walk.cut else sum(times)}
     if unseen := walk.unseen(facts["frames"]):
         known = (facts.get("signals") or {}).items()
         facts["signals"] = {**dict(islice(known, MOST_SIGNALS - 1)), "view.unseen": unseen}
-    chosen = choose(looks, limits.most, "spread" if animated else "page")
+    chosen = choose(looks, limits.most, "spread" if times else "page")
     if limits.around:
         chosen = choose_closer(looks, chosen, frames_around(limits.around, len(looks)), limits.closer)
     if len(chosen) < 2:
         return facts, [], pixels
-    weights = weights_of(looks, list(chosen), np.array(walk.shown_s)) if animated else [_WHOLE] * len(chosen)
+    weights = weights_of(looks, list(chosen), [_WHOLE_S if shown_s is None else shown_s for shown_s in walk.shown_s])
     views = [
         {"index": index, "at_s": None, "reason": reason, "weight": weight}
         for (index, reason), weight in zip(chosen.items(), weights, strict=True)
@@ -137,7 +138,7 @@ class _Walk:
     """A walk through the frames, within the limits. It can be taken again, and then ends at the same frame.
 
     Attributes:
-        shown_s: seconds that each frame is shown that it came to.
+        shown_s: seconds that each frame is shown that it came to; None for a page.
         cut: whether a limit ended it.
     """
 
@@ -146,7 +147,7 @@ class _Walk:
     pixels: int
     max_pixels: int
     until: float
-    shown_s: list[float] = field(default_factory=list)
+    shown_s: list[float | None] = field(default_factory=list)
     cut: bool = False
 
     def frames(self) -> Iterator[Frame]:
@@ -158,7 +159,7 @@ class _Walk:
             if left < 0 or time.monotonic() > self.until or width * height > self.max_pixels:
                 self.cut = True
                 return
-            self.shown_s.append(frame.shown_s or 0.0)
+            self.shown_s.append(frame.shown_s)
             yield frame
 
     def again(self) -> Iterator[Frame]:
@@ -168,7 +169,7 @@ class _Walk:
     def unseen(self, frames: int | None) -> float:
         """Return the share of the frames that were not seen; of an unknown number, half."""
         if frames is None:
-            return 0.5 if self.cut else 0.0
+            return 0.5
         return max(0, frames - len(self.shown_s)) / max(1, frames)
 
 
@@ -188,7 +189,7 @@ def _made(walk: _Walk, views: list[Facts], geometries: tuple[Geometry, ...], *, 
             return
 
 
-def weights_of(looks: Looks, chosen: list[int], shown_s: NDArray[np.float64]) -> list[int]:
+def weights_of(looks: Looks, chosen: list[int], shown_s: Sequence[float]) -> list[int]:
     """Return the weight of each chosen frame: how often it counts where a single frame is no verdict.
 
     Each frame counts for the chosen one that it looks like most: once for each tenth of a second that it is shown, and
@@ -196,7 +197,7 @@ def weights_of(looks: Looks, chosen: list[int], shown_s: NDArray[np.float64]) ->
     """
     flat = looks.reshape(len(looks), -1).astype(np.int16)
     distances = np.stack([np.abs(flat - flat[index]).mean(axis=1) for index in chosen])
-    counts = np.maximum(1, np.rint(shown_s / _TENTH_S)).clip(max=_WHOLE)
+    counts = np.maximum(1, np.rint(np.array(shown_s) / _TENTH_S)).clip(max=_WHOLE)
     found = np.bincount(distances.argmin(axis=0), weights=counts, minlength=len(chosen))
     return [int(weight) for weight in found.clip(1, _WHOLE)]
 

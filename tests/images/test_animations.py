@@ -125,6 +125,10 @@ def test_a_gif_in_a_hurry() -> None:
     """A frame that asks for a hundredth of a second or less is shown for a tenth, as browsers do."""
     data = gif([(patch("red"), 0, 0, 1, delay) for delay in (0, 1, 2, 10)])
     assert [frame.shown_s for frame in frames_of(data, "GIF")] == [0.1, 0.1, 0.02, 0.1]
+    images = [patch(colour) for colour in ("red", "lime", "blue")]
+    for fmt in ("WEBP", "PNG", "AVIF"):
+        found = [frame.shown_s for frame in frames_of(saved(fmt, images, duration=[10, 20, 10]), fmt)]
+        assert found == pytest.approx([0.1, 0.02, 0.1]), fmt
 
 
 @pytest.mark.parametrize("fmt", ["TIFF", "MPO"])

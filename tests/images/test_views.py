@@ -181,6 +181,19 @@ def test_a_damaged_frame_costs_what_follows_it() -> None:
     assert (facts["frames"], facts["signals"]["view.unseen"]) == (3, pytest.approx(1 / 3))
 
 
+@pytest.mark.parametrize(("fmt", "share"), [("WEBP", 0.2), ("AVIF", 0.2), ("TIFF", 0.5)])
+def test_a_file_that_is_cut_off_hides_nothing_before_the_cut(fmt: str, share: float) -> None:
+    """An upload that broke off: the frames that are there are looked at, and the row says that there were more; where
+    nobody knows how many, half of them."""
+    random = np.random.default_rng(0)
+    noise = [Image.fromarray(random.integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(5)]
+    data = animation(noise, fmt, **({"compression": "tiff_lzw"} if fmt == "TIFF" else {"duration": 300}))
+    facts, views, _ = views_of(data[:-500])
+    assert [view["index"] for view in views] == [0, 1, 2, 3] and facts["views"] == 4
+    assert facts["signals"]["view.unseen"] == pytest.approx(share)
+    assert facts["media"] == ("image" if fmt == "TIFF" else "animation")
+
+
 def test_views_turn_upright_as_their_file_says() -> None:
     """The orientation of a page is that of the first: as it is shown."""
     pages = [Image.new("RGB", (60, 40), "white"), photo()]

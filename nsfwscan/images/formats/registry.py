@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import pi_heif
 from PIL import Image
 
-from nsfwscan.images.formats import bmp, ico, jpeg, repair, svg, tiff
+from nsfwscan.images.formats import bmp, heif, ico, jpeg, repair, svg, tiff
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ READ = {
         Format("ICO", repair.ico, keeps_partial=True, decoder=(ico.IcoFile, ico.accepts)),  # CUR, too
         Format("TIFF", repair.as_it_is, keeps_partial=True, decoder=(tiff.TiffFile, tiff.accepts)),
         Format("AVIF", repair.boxed),
-        Format("HEIF", repair.boxed),
+        Format("HEIF", repair.boxed, decoder=(heif.open_heif, heif.accepts)),
         Format("SVG", repair.nothing, decoder=(svg.SvgFile, svg.accepts), claims=svg.claims),
     )
 }
@@ -68,7 +67,6 @@ FORMATS = tuple(READ)
 def register_formats() -> None:
     """Register all decoders with Pillow, once a process."""
     Image.init()
-    pi_heif.register_heif_opener()
     for found in READ.values():
         if found.decoder:
             Image.register_open(found.plugin, *found.decoder)

@@ -35,11 +35,13 @@ class Repaired:
 
     Args:
         streamed: the edge at which the pixels begin, where they are one stream and each needs those before it.
+        lost: number of frames that it lacks, as far as the file shows.
     """
 
     data: bytes
     other: bytes
     streamed: Literal["", "top", "bottom"] = ""
+    lost: int = 0
 
 
 Repair = Callable[[bytes], Iterator[Repaired]]
@@ -109,13 +111,14 @@ def _jpeg_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def webp(data: bytes) -> Iterator[Repaired]:
     """Fill up a cut chunk of pixels with zeros, or leave out a cut chunk of anything else."""
     chunks: list[bytes] = []
-    at = 12
+    at, lost = 12, 0
     while at + 8 <= len(data):
         kind, size = struct.unpack_from("<4sI", data, at)
         end = at + 8 + size + size % 2
         if end > len(data):
             drawn = any(chunk[:4] in (b"VP8 ", b"VP8L", b"ANMF") for chunk in chunks)
             if drawn or kind not in (b"VP8 ", b"VP8L", b"ANMF") or end - len(data) > _PADDING_BYTES:
+                lost = int(kind == b"ANMF")
                 break
             chunks.append(data[at:])
             missing = end - len(data)
@@ -124,7 +127,7 @@ def webp(data: bytes) -> Iterator[Repaired]:
         chunks.append(data[at:end])
         at = end
     whole = _riff(chunks, b"")
-    yield Repaired(whole, whole)
+    yield Repaired(whole, whole, lost=lost)
 
 
 def _riff(chunks: list[bytes], padding: bytes) -> bytes:

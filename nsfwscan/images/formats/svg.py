@@ -79,10 +79,9 @@ class SvgFile(ImageFile.ImageFile):
             self._size, self.im = drawn.size, drawn.im
         return Image.Image.load(self)
 
-    def pictures(self) -> Iterator[Image.Image]:
-        """Yield the pictures within the file, opened."""
-        for picture in self._document.pictures:
-            yield Image.open(io.BytesIO(picture), formats=_INSIDE)
+    def pictures(self) -> Iterator[tuple[bytes, str]]:
+        """Yield the pictures within the file, encoded, and the format of each."""
+        yield from self._document.pictures.items()
 
 
 def accepts(prefix: bytes) -> bool:
@@ -133,7 +132,7 @@ class _Document:
     """Content of a document, and of those within it.
 
     Attributes:
-        pictures: encoded, each once, in their order.
+        pictures: encoded, each once, in their order, with their formats.
         pixels: of the pictures together.
         left: number of pictures that are too large.
         read: number of elements so far.
@@ -141,7 +140,7 @@ class _Document:
         references: ids that each part refers to, or has within it.
     """
 
-    pictures: dict[bytes, None] = field(default_factory=dict)
+    pictures: dict[bytes, str] = field(default_factory=dict)
     pixels: int = 0
     left: int = 0
     read: int = 0
@@ -156,14 +155,15 @@ class _Document:
         """Keep a picture; return False where it is none, or too large."""
         if picture not in self.pictures:
             try:
-                width, height = Image.open(io.BytesIO(picture), formats=_INSIDE).size
+                image = Image.open(io.BytesIO(picture), formats=_INSIDE)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
                 return False
+            width, height = image.size
             if self.pixels + width * height > _MOST_PIXELS:
                 self.left += 1
                 return False
             self.pixels += width * height
-            self.pictures[picture] = None
+            self.pictures[picture] = str(image.format)
         return True
 
 

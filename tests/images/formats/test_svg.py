@@ -94,6 +94,18 @@ def test_a_picture_within_is_looked_at_by_itself(inside: str) -> None:
     assert colours[1] == RED and min(colours[0]) > 245
 
 
+def test_a_picture_within_may_move() -> None:
+    """Browsers show all frames of a GIF within a drawing, resvg the first: each is a view."""
+    colours = [(0, 0, 250), (250, 0, 0), (0, 250, 0)]
+    frames = [Image.new("RGB", (20, 10), colour) for colour in colours]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    facts, found = views_of(svg(f'<image width="100" height="10" href="{embedded(out.getvalue(), "image/gif")}"/>'))
+    assert (facts["frames"], facts["views"], facts["media"]) == (4, len(found), "image")
+    for colour in colours:
+        assert any(max(abs(a - b) for a, b in zip(one, colour, strict=True)) < 12 for one in found), colour
+
+
 def test_a_document_within_is_drawn_and_its_pictures_are_looked_at() -> None:
     """An SVG in an SVG: the inner drawing is part of the outer one, and pictures in it are views."""
     inner = svg(f'<image href="{embedded(png(BLUE))}" width="1" height="1"/><rect width="100" height="10" fill="red"/>')

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import chain, islice
 from typing import IO, Any
 
@@ -31,6 +33,8 @@ _HELD_BYTES = 64 * 2**20
 """Packets of more bytes than these are not kept in memory."""
 _ODD_ASPECT = 16
 """A pixel that claims to be wider, or higher, by this is taken for a square one."""
+_MOST_BYTES, _MOST_PIXELS = 2**27, 2**27
+"""Of a track that is walked through from its beginning to its end: packets of all frames, and pixels of each."""
 _LARGEST_LOOK = 4096
 """Edge above which FFmpeg's scaler does not go down to a look in one step."""
 
@@ -213,6 +217,25 @@ def pictures_of(frame: VideoFrame, rotation: int) -> tuple[Image.Image, Image.Im
     """Return a frame as RGB as it is stored, and as it is shown: turned by quarters, as its display matrix says."""
     stored = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
     return stored, stored.rotate(90 * round(rotation / 90), expand=True)
+
+
+def length_of(file: IO[bytes], container: Container) -> int:
+    """Return the number of a track's frames, whatever the container says; 0 where it cannot be read."""
+    try:
+        with closing(Video(partial(opened, file, container), _MOST_BYTES, _MOST_PIXELS)) as video:
+            video.read(float("inf"))
+            return len(video.times)
+    except (ValueError, RowError):
+        return 0
+
+
+def pictures_in_order(file: IO[bytes], container: Container) -> Iterator[tuple[Image.Image, float]]:
+    """Yield all frames of a track as they are shown, and the seconds that each is."""
+    with closing(Video(partial(opened, file, container), _MOST_BYTES, _MOST_PIXELS)) as video:
+        video.read(float("inf"))
+        limits = np.append(video.times, video.end_s)
+        for place, frame in video.frames_from(0, float("inf")):
+            yield pictures_of(video.within(frame, _MOST_PIXELS), frame.rotation)[1], float(np.diff(limits)[place])
 
 
 def _packets_of(opened: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

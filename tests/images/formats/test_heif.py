@@ -1,0 +1,96 @@
+"""HEIF files of several pictures, and those whose pictures move."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image
+
+from nsfwscan.errors import ErrorCode, RowError
+from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.views import ViewLimits, to_views
+
+GEOMETRY = Geometry((24, 24), Image.Resampling.BILINEAR)
+SIZE = (96, 64)
+
+
+def pictures(*colours: str, primary: int = 0) -> bytes:
+    """An HEIF with an item of each colour."""
+    file, out = pillow_heif.HeifFile(), io.BytesIO()
+    for colour in colours:
+        file.add_from_pillow(Image.new("RGB", SIZE, colour))
+    file.save(out, primary_index=primary)
+    return out.getvalue()
+
+
+def sequence(*colours: str) -> bytes:
+    """An HEIF with a track of ten frames a second, and no item: an MP4 by other names."""
+    pytest.importorskip("av", reason="the extra nsfwscan[video]")
+    from tests.images.test_videos import video
+
+    frames = [np.asarray(Image.new("RGB", SIZE, colour)) for colour in colours]
+    mp4 = bytearray(video(frames, codec="libx265").replace(b"hev1", b"hvc1"))
+    handler = mp4.rfind(b"hdlr") + 12
+    mp4[handler : handler + 4] = b"pict"
+    return _behind(struct.pack(">I", 32) + b"ftyphevc\0\0\0\0mif1hevcmsf1iso8", bytes(mp4))
+
+
+def _behind(head: bytes, mp4: bytes) -> bytes:
+    """Return what comes after the first box of an MP4 behind another head."""
+    rest = bytearray(mp4[int.from_bytes(mp4[:4], "big") :])
+    at = rest.rfind(b"stco") + 8
+    for entry in range(at + 4, at + 4 + 4 * int.from_bytes(rest[at : at + 4], "big"), 4):
+        place = int.from_bytes(rest[entry : entry + 4], "big") + len(head) - len(mp4) + len(rest)
+        rest[entry : entry + 4] = struct.pack(">I", place)
+    return head + bytes(rest)
+
+
+def views_of(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """Return the facts, the views, and the name of the nearest colour of each view's pixels."""
+    facts, views, pixels = to_views(data, GEOMETRY, limits=ViewLimits(8, 10**8, 60.0), max_pixels=10**8, hashed=True)
+    means = np.frombuffer(pixels, np.uint8).reshape(-1, 24 * 24, 3).mean(axis=1)
+    named = {"red": (255, 0, 0), "white": (255, 255, 255), "blue": (0, 0, 255)}
+    return facts, views, [min(named, key=lambda name: np.abs(np.array(named[name]) - mean).sum()) for mean in means]
+
+
+def test_the_picture_that_is_shown_is_the_first_view() -> None:
+    """The primary item comes first, wherever it stands in the file, and the others are looked at, too."""
+    facts, views, colours = views_of(pictures("red", "white", "blue", primary=1))
+    assert (facts["format"], facts["media"], facts["frames"]) == ("HEIF", "image", 3)
+    assert [view["index"] for view in views] == [0, 1, 2] and colours == ["white", "red", "blue"]
+
+
+def test_an_image_sequence_is_an_animation() -> None:
+    """A file with a track alone: its frames, their times, and the first of them as the picture."""
+    facts, views, colours = views_of(sequence(*["white"] * 4, *["red"] * 3))
+    assert (facts["format"], facts["media"], facts["frames"], facts["width"]) == ("HEIF", "animation", 7, SIZE[0])
+    assert facts["duration_s"] == pytest.approx(0.7) and colours == ["white", "red"]
+    assert [(view["index"], view["at_s"]) for view in views] == [(0, 0.0), (6, pytest.approx(0.6))]
+    assert [view["weight"] for view in views] == [4, 3]
+
+
+def test_a_picture_does_not_hide_a_sequence() -> None:
+    """A file with an item, which is what most programs show, and a track behind it: the item counts in full."""
+    data = _behind(pictures("blue"), sequence(*["white"] * 2, "red"))
+    facts, views, colours = views_of(data)
+    assert (facts["media"], facts["frames"], colours) == ("animation", 4, ["blue", "white", "red"])
+    assert [(view["at_s"], view["weight"]) for view in views] == [(None, 1000), (0.0, 2), (pytest.approx(0.2), 1)]
+
+
+def test_a_sequence_that_is_not_decoded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, a track alone names what to install; a picture is looked at, and the rest counts as unseen."""
+    alone = sequence("white", "red")
+    both = _behind(pictures("blue"), alone)
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr("nsfwscan.images.formats.containers.find_spec", lambda name: None)
+    with pytest.raises(RowError) as refused:
+        views_of(alone)
+    assert refused.value.code == ErrorCode.VIDEO and "pip install 'nsfwscan[video]'" in refused.value.message
+    facts, views, colours = views_of(both)
+    assert (facts["frames"], views, colours, facts["signals"]) == (None, [], ["blue"], {"view.unseen": 0.5})
