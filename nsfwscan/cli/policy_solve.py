@@ -68,10 +68,10 @@ def solve(
 ) -> None:
     """Write a policy that misses few of what people would remove, and asks as little of people as it can.
 
-    RUN (STORE/runs/ID, or a STORE's newest) has the scores. What is missed is known from audits alone: objects that
-    `nsfwscan audit draw` drew with a known probability, and that people decided. The bound holds with the confidence
-    that is asked for. With a budget of opens or hours, the threshold is the lowest that fits, and the command says what
-    may then be missed. Exit with 1 if too few are known, and say how many are needed.
+    RUN (STORE/runs/ID, or a STORE's newest) has the scores. What is missed is known from draws alone: objects that
+    `nsfwscan audit draw` or `label` drew with a known probability, and that people decided. The bound holds with the
+    confidence that is asked for. With a budget of opens or hours, the threshold is the lowest that fits, and the
+    command says what may then be missed. Exit with 1 if too few are known, and say how many are needed.
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
@@ -94,12 +94,12 @@ def solve(
 
 def _described(found: Solved, run: Run, miss: float, confidence: float) -> Iterator[str]:
     solution, effort = found.solution, found.effort
-    yield f"${found.threshold} = {solution.threshold:g}"
+    yield f"${found.threshold} = {found.policy.thresholds[found.threshold]}"
     if found.within_budget and not solution.holds:
         yield f"a lower one would keep to {miss:.1%}, and asks for more than people have"
     yield (
         f"misses at most {solution.bound:.1%} of what people would remove, with a confidence of {confidence:.0%}: "
-        f"{solution.missed:,} of {plural(found.positives, 'removed content')} among {found.drawn:,} drawn"
+        f"{solution.missed:,} of {plural(found.positives, 'removed object')} among {found.drawn:,} drawn"
     )
     yield (
         f"people see {found.views:,} of the {plural(found.looked_at, 'object')} that run {run.run_id} looked at "

@@ -1,15 +1,18 @@
 """Find a threshold of which can be said, with confidence, that it misses few of what people would remove.
 
-A *miss* is an object that a person would remove and that the policy allows. Only contents that were drawn with a known
-probability (verdicts of an audit) tell how many there are; what queues showed to people does not.
+A *miss* is an object that a person would remove and that the policy allows. Only objects that were drawn with a known
+probability tell how many there are; what queues showed to people does not.
 
-- All drawn with the same probability: the removed ones are a plain sample, and the misses among them binomial. The
-  bound is exact (Clopper and Pearson, 1934).
-- Drawn with several probabilities: each makes a stratum. The misses of each have an exact upper bound, all found ones
-  together exact lower bounds, and all of them hold at once (Bonferroni), so that the bound errs on the safe side.
+- All stand for as many objects: the removed ones are a plain sample, and the misses among them binomial. The bound is
+  exact (Clopper and Pearson, 1934).
+- Some stand for more than others: both sums, of what is missed and of what is found, are taken for gamma variables
+  (Fay and Feuer 1997, Statistics in Medicine 16: 791; their ratio: Fay 1999, Communications in Statistics 28: 2141).
+  One miss more is counted, as heavy as the heaviest object of the sample, so that the bound errs on the safe side.
+  Where all weigh the same, this is Clopper and Pearson's bound again.
 
 Thresholds are tried from the lowest up, and the first that fails ends the search (fixed sequence testing), so that
-trying many of them costs no confidence (Angelopoulos et al., 2021, "Learn then Test").
+trying many of them costs no confidence (Angelopoulos et al., 2021, "Learn then Test"). That holds however fine the
+steps are: who chooses a threshold that misses too much has passed the lowest of these, at which the bound is wrong.
 """
 
 from __future__ import annotations
@@ -26,27 +29,29 @@ from nsfwscan.errors import PolicyError
 from nsfwscan.policy.rules import Policy, Rule, parse_policy
 from nsfwscan.schema import Decision
 
-STEPS = tuple(round(step / 100, 2) for step in range(1, 100))
-"""Thresholds that are tried."""
+STEPS = 1_000_000
+"""Thresholds are multiples of one over this. Scores crowd near 0 and 1, where hundredths part too few of them."""
+LOWEST = 1 / STEPS
+_MOST_TIMES, _EXACT = 1000.0, 0.01
 _BOUND = re.compile(r"^\s*(nsfw_score|calibrated_score)\s*>=?\s*(\d*\.?\d+)\s*$")
 _LOOKED_AT = (Decision.REVIEW, Decision.BLOCK, Decision.ESCALATE)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Contents that were drawn with a known probability, and looked at by a person.
+    """Objects that were drawn with a known probability, and that a person decided.
 
     Attributes:
-        probability: float64 [contents]: that each was drawn.
-        removed: bool [contents]: whether the person removed it.
+        weight: float64 [objects]: how many objects each stands for.
+        removed: bool [objects]: whether the person removed it.
     """
 
-    probability: NDArray[np.float64]
+    weight: NDArray[np.float64]
     removed: NDArray[np.bool_]
 
     @property
     def positives(self) -> int:
-        """Contents that were removed."""
+        """Objects that were removed."""
         return int(self.removed.sum())
 
 
@@ -55,7 +60,7 @@ class Solution:
     """A threshold, and what can be said of it.
 
     Attributes:
-        missed: removed contents that it allows, of those drawn.
+        missed: removed objects that it allows, of those drawn.
         bound: at most this share of what people would remove is missed, with the confidence that was asked for.
         holds: whether the bound is within what was asked for.
     """
@@ -67,39 +72,48 @@ class Solution:
 
 
 def needed(miss: float, confidence: float) -> int:
-    """Return how many removed contents, none of them missed, it takes: 59 for 5 % at 95 %, 299 for 1 %."""
+    """Return how many removed objects, none of them missed, it takes: 59 for 5 % at 95 %, 299 for 1 %."""
     return math.ceil(math.log(1 - confidence) / math.log(1 - miss))
 
 
-def miss_bound(drawn: Drawn, missed: NDArray[np.bool_], confidence: float) -> float:
-    """Return an upper bound of the share that is missed of all contents that people would remove.
+def miss_bound(drawn: Drawn, missed: NDArray[np.bool_], confidence: float, times: float = 1.0) -> float:
+    """Return an upper bound of the share that is missed of all objects that people would remove.
 
     Args:
-        missed: bool [contents]: removed, and allowed by the policy.
+        missed: bool [objects]: removed, and allowed by the policy.
+        times: as if so many samples like this one had been drawn, with the same shares.
     """
-    strata = np.unique(np.round(drawn.probability, 12), return_inverse=True)[1]
-    if not strata.any():
-        return _upper(int(missed.sum()), drawn.positives, 1 - confidence)
-    share = (1 - confidence) / (2 * (strata.max() + 1))
-    misses = found = 0.0
-    for stratum in range(strata.max() + 1):
-        within = strata == stratum
-        draws, size = int(within.sum()), float((1 / drawn.probability[within]).sum())
-        misses += size * _upper(int((missed & within).sum()), draws, share)
-        found += size * _lower(int((drawn.removed & ~missed & within).sum()), draws, share)
-    return misses / (misses + found) if misses + found else 1.0
-
-
-def _upper(hits: int, draws: int, error: float) -> float:
     from scipy.special import betaincinv  # dear to import, and only this command needs it
 
-    return 1.0 if hits >= draws else float(betaincinv(hits + 1, draws - hits, 1 - error))
+    weight = drawn.weight / times
+    misses, misses_squared = _sums(weight, missed, times)
+    found, found_squared = _sums(weight, drawn.removed & ~missed, times)
+    if not found:
+        return 1.0
+    most = float(weight.max())
+    size, each = misses + most, misses_squared + most**2
+    quantile = float(betaincinv(size**2 / each, found**2 / found_squared, confidence))
+    misses, found = quantile * each / size, (1 - quantile) * found_squared / found
+    return misses / (misses + found)
 
 
-def _lower(hits: int, draws: int, error: float) -> float:
-    from scipy.special import betaincinv
+def _sums(weight: NDArray[np.float64], of: NDArray[np.bool_], times: float) -> tuple[float, float]:
+    """Return the sum of the weights of some objects, and that of their squares."""
+    return times * float(weight[of].sum()), times * float((weight[of] ** 2).sum())
 
-    return 0.0 if not hits else float(betaincinv(hits, draws - hits + 1, error))
+
+def times_needed(drawn: Drawn, missed: NDArray[np.bool_], miss: float, confidence: float) -> float | None:
+    """Return how many times as many objects must be drawn, in the same way and with the same shares, until the bound
+    holds; None where so many are missed that no number is enough."""
+    low, high = 1.0, 1.0
+    while miss_bound(drawn, missed, confidence, high) > miss:
+        if high > _MOST_TIMES:
+            return None
+        low, high = high, 2 * high
+    while high - low > _EXACT * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if miss_bound(drawn, missed, confidence, middle) <= miss else (middle, high)
+    return high
 
 
 def highest_within(
@@ -108,15 +122,15 @@ def highest_within(
     """Return the highest threshold of which the bound holds; None where it does not even hold of the lowest.
 
     Args:
-        missed_at: bool [contents] for a threshold: removed, and allowed by the policy with it.
+        missed_at: bool [objects] for a threshold: removed, and allowed by the policy with it.
         miss: the largest share that may be missed.
     """
-    low, high = 0, len(STEPS)
+    low, high = 1, STEPS
     while low < high:  # what is missed grows with the threshold, so this finds where a search from the lowest up ends
         middle = (low + high) // 2
-        holds = at(STEPS[middle], drawn, missed_at, miss, confidence).holds
+        holds = at(middle / STEPS, drawn, missed_at, miss, confidence).holds
         low, high = (middle + 1, high) if holds else (low, middle)
-    return at(STEPS[low - 1], drawn, missed_at, miss, confidence) if low else None
+    return at((low - 1) / STEPS, drawn, missed_at, miss, confidence) if low > 1 else None
 
 
 def at(
@@ -175,8 +189,8 @@ def lowest_within(load_at: Callable[[float], int], most: float) -> float | None:
     Args:
         load_at: objects for people at a threshold; falls as the threshold rises.
     """
-    low, high = 0, len(STEPS)
+    low, high = 1, STEPS
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if load_at(STEPS[middle]) <= most else (middle + 1, high)
-    return STEPS[low] if low < len(STEPS) else None
+        low, high = (low, middle) if load_at(middle / STEPS) <= most else (middle + 1, high)
+    return low / STEPS if low < STEPS else None

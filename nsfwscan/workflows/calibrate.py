@@ -19,7 +19,7 @@ from nsfwscan.errors import NsfwscanError
 from nsfwscan.models.calibration import Floats, Method
 from nsfwscan.models.calibration_fit import Sample, choose, fit, folds_of, methods_for
 from nsfwscan.models.reliability import improvement, measure
-from nsfwscan.review.drawn import DRAWN_SCHEMA, Drawn, drawn_objects
+from nsfwscan.review.drawn import DRAWN_SCHEMA, Drawn, drawn_objects, weights_of
 from nsfwscan.runs.calibrations import HISTORY, Calibration, Origin
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record.run import RunRecord
@@ -33,7 +33,7 @@ TRUTH = "truth"
 LEAST = 25
 """Contents of each answer that are fitted, and as many that are measured on, at least."""
 _SCHEMA = pa.schema([*DRAWN_SCHEMA, pa.field("score", pa.float64())])
-_SCORED = pa.schema([_SCHEMA.field(name) for name in ("sha256", "score", "removed")])
+_SCORED = pa.schema([_SCHEMA.field(name) for name in ("uri", "sha256", "score", "removed")])
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _looked_at(run: Run, record: RunRecord, truth_probability: float | None) -> 
     drawn = drawn_objects(run.store)
     wanted, identity = drawn.rows["sha256"].combine_chunks().unique(), record.model.identity
     scores, truths, scored = [_SCORED.empty_table()], [_SCORED.empty_table()], 0
-    for rows in read_rows(run, record, ("sha256", "nsfw_score", "model", "truth")):
+    for rows in read_rows(run, record, ("uri", "sha256", "nsfw_score", "model", "truth")):
         good = pc.and_(pc.is_finite(rows["nsfw_score"]), pc.equal(rows["model"], identity))
         some = rows.filter(pc.and_(good, pc.is_valid(rows["sha256"])))
         scored += some.num_rows
@@ -124,38 +124,36 @@ def _looked_at(run: Run, record: RunRecord, truth_probability: float | None) -> 
     place = pc.index_in(drawn.rows["sha256"], of_content["sha256"].combine_chunks())
     found = drawn.rows.append_column("score", of_content["score"].take(place.combine_chunks()))
     there, truth = found.filter(pc.is_valid(found["score"])), pa.concat_tables(truths)
-    counts = truth_probability is not None or (truth.num_rows == scored > 0)
-    if counts:
-        there = pa.concat_tables([there.cast(_SCHEMA), _as_draw(truth, truth_probability or 1.0)])
+    whole = truth.num_rows == scored > 0
+    counts = truth_probability is not None or whole
+    if counts:  # where all have truth, a drawn object would only be there twice
+        drawn_too = there.cast(_SCHEMA).slice(length=0 if whole else None)
+        there = pa.concat_tables([drawn_too, _as_draw(truth, truth_probability or 1.0)])
     unscored = found.num_rows - found["score"].drop_null().length()
     return _Looked(there.cast(_SCHEMA).sort_by("sha256"), drawn, unscored, 0 if counts else truth.num_rows)
 
 
 def _scored(rows: pa.Table, removed: pa.ChunkedArray | None = None) -> pa.Table:
-    """Return `sha256`, `score` and `removed` of rows of a report."""
+    """Return `uri`, `sha256`, `score` and `removed` of rows of a report."""
     answers = pa.nulls(rows.num_rows, pa.bool_()) if removed is None else removed
-    return pa.table([rows["sha256"], rows["nsfw_score"].cast(pa.float64()), answers], schema=_SCORED)
+    return pa.table([rows["uri"], rows["sha256"], rows["nsfw_score"].cast(pa.float64()), answers], schema=_SCORED)
 
 
 def _as_draw(truth: pa.Table, probability: float) -> pa.Table:
-    columns = {"draw": pa.repeat(TRUTH, truth.num_rows), "weight": pa.repeat(1 / probability, truth.num_rows)}
-    columns |= {name: truth[name] for name in ("sha256", "removed", "score")}
+    columns = {name: pa.repeat(TRUTH, truth.num_rows) for name in ("sample", "draw")}
+    columns |= {"weight": pa.repeat(1 / probability, truth.num_rows)}
+    columns |= {name: truth[name] for name in _SCORED.names}
     return pa.table([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
 
 def _sample(rows: pa.Table) -> tuple[Sample, NDArray[np.bool_]]:
-    """Return the objects, and which are held out: every other content of each answer, so that copies stay together.
-
-    Each draw estimates the same population: its weights are scaled to its number of objects.
-    """
-    scores, weights = (rows[name].to_numpy() for name in ("score", "weight"))
+    """Return the objects, and which are held out: every other content of each answer, so that copies stay together."""
+    scores: Floats = rows["score"].to_numpy()
     removed: NDArray[np.bool_] = rows["removed"].to_numpy()
-    draws = rows["draw"].combine_chunks().dictionary_encode().indices.to_numpy()
-    scaled: Floats = weights * (np.bincount(draws) / np.bincount(draws, weights))[draws] if len(draws) else weights
     contents = rows.group_by("sha256", use_threads=False).aggregate([("removed", "max")])
     folds = folds_of(contents["removed_max"].to_numpy(), 2)
     held = folds[pc.index_in(rows["sha256"], contents["sha256"].combine_chunks()).to_numpy()] == 1
-    return Sample(scores, removed, scaled), held
+    return Sample(scores, removed, weights_of(rows)), held
 
 
 def _check_enough(run: Run, looked: _Looked) -> None:
@@ -176,9 +174,7 @@ def _check_enough(run: Run, looked: _Looked) -> None:
         "what people say of them counts once it is imported (`nsfwscan verdicts import`); what queues showed does not "
         "count"
     ]
-    if looked.drawn.undecided:
-        said.append(f"{plural(looked.drawn.undecided, 'drawn object')} are not decided yet")
-    said += [f"draw {draw} does not count yet: {why}" for draw, why in looked.drawn.passed_over.items()]
+    said += looked.drawn.what_waits()
     if looked.truths:
         said.append(
             f"the truth of {plural(looked.truths, 'object')} does not count, since only some have one: if they were "

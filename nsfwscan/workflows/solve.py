@@ -7,7 +7,6 @@ the policy decides it: the policy must find the next one like it by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +16,28 @@ from numpy.typing import NDArray
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
-from nsfwscan.policy.solve import Drawn, Solution, at, highest_within, lowest_within, moved, named, needed
-from nsfwscan.review.audit_sample import FOLDER as AUDITS
-from nsfwscan.review.audit_sample import Draw
+from nsfwscan.policy.solve import (
+    LOWEST,
+    Drawn,
+    Solution,
+    at,
+    highest_within,
+    lowest_within,
+    miss_bound,
+    moved,
+    named,
+    needed,
+    times_needed,
+)
+from nsfwscan.review.drawn import Drawn as DrawnObjects
+from nsfwscan.review.drawn import drawn_objects, weights_of
 from nsfwscan.runs.calibrations import read_calibrated
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import Decision
-from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
-from nsfwscan.verdicts.standing import counting, is_decided, standing, unjudged
-from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
+from nsfwscan.verdicts.standing import counting, unjudged
+from nsfwscan.verdicts.verdict import DECIDING
 
 _FOR_PEOPLE = (str(Decision.REVIEW), str(Decision.ESCALATE))
 
@@ -53,7 +63,7 @@ class Solved:
 
     Attributes:
         within_budget: whether the budget of views decided, since the bound alone asks for more.
-        drawn, positives: contents drawn and looked at; those that were removed.
+        drawn, positives: objects drawn and looked at; those that were removed.
         looked_at: objects that the run looked at: a night.
         views, views_before: of these, those that wait for a person; the same by the policy as it was given.
     """
@@ -97,10 +107,11 @@ def solve(
     verdicts = counting(all_verdicts(run.store), run.store)
     if record.is_delta:
         raise NsfwscanError(f"run {run.run_id} is a delta, which has few of the drawn objects: name a whole report")
-    rows, drawn = _drawn(run, record, verdicts, Decider(policy))
+    looked = _looked_at(run, record, Decider(policy))
+    rows, drawn = looked.rows, looked.drawn
     least = needed(miss, confidence)
     if drawn.positives < least:
-        raise NsfwscanError(_too_few(run, drawn, least, miss, confidence))
+        raise NsfwscanError(_too_few(run, looked, least, miss, confidence))
 
     def missed_at(value: float) -> NDArray[np.bool_]:
         decided = Decider(moved(policy, name, value))(rows)["decision"]
@@ -117,47 +128,38 @@ def solve(
             raise NsfwscanError(f"no value of ${name} leaves only {most:,.0f} views a night: other rules send more")
         found = at(lowest, drawn, missed_at, miss, confidence)
     if found is None:
-        tried = at(0.01, drawn, missed_at, miss, confidence)
-        raise NsfwscanError(
-            f"no value of ${name} misses at most {miss:.1%} with a confidence of {confidence:.0%}: at 0.01 the policy "
-            f"allows {tried.missed:,} of {drawn.positives:,} removed contents, so it may miss {tried.bound:.1%}. Draw "
-            "and label more (`nsfwscan audit draw`, `nsfwscan label`), or let other rules find them"
-        )
+        raise NsfwscanError(_never_holds(name, looked, missed_at(LOWEST), miss, confidence))
     chosen = moved(policy, name, found.threshold)
     before = night.views(policy)
     counts = (len(drawn.removed), drawn.positives, night.rows, night.views(chosen), before)
     return Solved(chosen, name, found, over, *counts, effort)
 
 
-def _drawn(run: Run, record: RunRecord, verdicts: pa.Table, decider: Decider) -> tuple[pa.Table, Drawn]:
-    """Return the report rows of drawn contents, one each and without what people said; and what people said."""
-    of_audits = pc.and_(pc.equal(verdicts["kind"], str(Kind.AUDIT)), pc.is_valid(verdicts["probability"]))
-    decided = pc.is_in(verdicts["verdict"], pa.array([str(Word.APPROVE), str(Word.REMOVE)]))
-    audits = verdicts.filter(pc.and_(of_audits, decided)).to_pylist()  # the oldest first, so the latest stays
-    said: dict[str, dict[str, Any]] = {}
-    for row in (*_decided_before(run.store), *audits):
-        likely = max(row["probability"], said.get(row["sha256"], row)["probability"])  # of several draws
-        said[row["sha256"]] = {**row, "probability": likely}
-    names, wanted = list(dict.fromkeys(["sha256", *decider.columns])), pa.array(sorted(said), pa.string())
+@dataclass(frozen=True)
+class _Looked:
+    """Drawn objects of a run that people decided.
+
+    Attributes:
+        rows: of the report, one for each, without what people said.
+        drawn: what people said.
+        of: all drawn objects of the store, those that the run lacks, too.
+    """
+
+    rows: pa.Table
+    drawn: Drawn
+    of: DrawnObjects
+
+
+def _looked_at(run: Run, record: RunRecord, decider: Decider) -> _Looked:
+    found = drawn_objects(run.store)
+    wanted = found.rows["sha256"].combine_chunks().unique()
+    names = list(dict.fromkeys(["sha256", *decider.columns]))
     parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_calibrated(run, record, names, [decider])]
     rows = pa.concat_tables(parts).combine_chunks()
-    rows = rows.take(pc.index_in(pc.unique(rows["sha256"]), rows["sha256"]))
-    hashes = rows["sha256"].to_pylist()
-    return unjudged(rows), Drawn(
-        np.array([said[one]["probability"] for one in hashes], np.float64),
-        np.array([said[one]["verdict"] == Word.REMOVE for one in hashes], np.bool_),
-    )
-
-
-def _decided_before(store: Store) -> list[dict[str, Any]]:
-    """Return the drawn contents that people decided, whenever and why: an audit asks nobody again about what is decided
-    already, and without these the sample would lack what queues found."""
-    found: list[dict[str, Any]] = []
-    standings = standing(store)
-    for audit_id in sorted(name.removesuffix(".parquet") for name in store.names(AUDITS)):
-        rows = standings.onto(Draw.read(store, audit_id).rows)
-        found += rows.filter(is_decided(rows)).select(["sha256", "probability", "verdict"]).to_pylist()
-    return found
+    place = pc.index_in(found.rows["sha256"], rows["sha256"].combine_chunks()).combine_chunks()
+    there = found.rows.filter(pc.is_valid(place))
+    removed: NDArray[np.bool_] = there["removed"].to_numpy()
+    return _Looked(unjudged(rows.take(place.drop_null())), Drawn(weights_of(there), removed), found)
 
 
 class _Night:
@@ -194,17 +196,41 @@ def _most_views(effort: Effort, opens: float | None, hours: float | None) -> flo
     return min(bounds, default=None)
 
 
-def _too_few(run: Run, drawn: Drawn, least: int, miss: float, confidence: float) -> str:
+def _too_few(run: Run, looked: _Looked, least: int, miss: float, confidence: float) -> str:
     """Return what is lacking, and what to label."""
-    have, draws = drawn.positives, len(drawn.removed)
+    have, draws = looked.drawn.positives, len(looked.drawn.removed)
     said = (
-        f"a miss rate of {miss:.1%} with a confidence of {confidence:.0%} takes at least {least:,} drawn contents that "
+        f"a miss rate of {miss:.1%} with a confidence of {confidence:.0%} takes at least {least:,} drawn objects that "
         f"people removed, none of them missed; there are {have:,} among {draws:,} drawn ones"
     )
     more = least - have
     rate = max(have, 1) / max(draws, 1)
     about = f", about {round(more / rate):,} more draws at this rate" if have else ""
-    return (
+    needs = (
         f"{said}. {more:,} more are needed{about}: `nsfwscan audit draw {run.store.uri} --n N` draws them, and what "
         "people say of them counts once it is imported (`nsfwscan verdicts import`)"
     )
+    return "\n".join([needs, *looked.of.what_waits()])
+
+
+def _never_holds(name: str, looked: _Looked, missed: NDArray[np.bool_], miss: float, confidence: float) -> str:
+    """Return why no threshold keeps to the bound, and what would help.
+
+    Args:
+        missed: drawn objects, removed, that the policy allows with the lowest threshold.
+    """
+    drawn = looked.drawn
+    times = times_needed(drawn, missed, miss, confidence)
+    draws = len(drawn.removed)
+    more = (
+        "so many are missed that no number of draws is enough: let other rules find them"
+        if times is None
+        else f"about {round((times - 1) * draws):,} more draws like these {draws:,} would do, if they are missed as "
+        "seldom (`nsfwscan audit draw`, `nsfwscan label`), or other rules that find them"
+    )
+    said = (
+        f"no value of ${name} misses at most {miss:.1%} with a confidence of {confidence:.0%}: at {LOWEST:f} the "
+        f"policy allows {int(missed.sum()):,} of {drawn.positives:,} removed objects, so it may miss "
+        f"{miss_bound(drawn, missed, confidence):.1%}; {more}"
+    )
+    return "\n".join([said, *looked.of.what_waits()])
