@@ -98,6 +98,12 @@ class WarningKind(StrEnum):
         "These count in no figure that rests on truth. Write their URIs as the report has them; "
         "`--max-unmatched-truth` stops a run of which too many are missing.",
     )
+    GOLDEN_MATCHED = (
+        "golden_matched",
+        "objects of the golden set that match a bank, and did not before",
+        "The next scan with this bank stops, since they are decided otherwise. A set of known pictures seldom belongs "
+        "in a bank: look at the entry before you use it. If it is right, scan with `--accept-drift REASON`.",
+    )
     OTHER_WEIGHTS = (
         "other_weights",
         "thresholds of the policy that were made for other weights than this run's",

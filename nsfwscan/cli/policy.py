@@ -40,6 +40,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import to_json
 from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import redacted_json
+from nsfwscan.workflows.golden import look_again
 from nsfwscan.workflows.notices import noticed
 from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.replay import commit_replay, overlaps
@@ -102,6 +103,12 @@ def check(file: str, run: str | None, **options: Any) -> None:
 @click.option("--commit", is_flag=True, help="Write the new decisions as a run, which names RUN as its parent.")
 @click.option("--run-id", help="Id of that run (default: the time, UTC). The id of an unfinished run resumes it.")
 @click.option(
+    "--accept-drift",
+    "accept",
+    metavar="REASON",
+    help="With --commit: go on although objects of the golden set are decided otherwise, and expect that from now on.",
+)
+@click.option(
     "--config",
     metavar="FILE",
     help="Configuration (YAML, a file or any fsspec URI); its sections `evidence` and `notify` count.",
@@ -114,18 +121,22 @@ def replay(
     json_file: str | None,
     commit: bool,
     run_id: str | None,
+    accept: str | None,
     config: str | None,
     **options: Any,
 ) -> None:
     """Decide RUN (STORE/runs/ID, or a STORE's newest) again by another policy, from its stored scores.
 
     Show how many objects move from one decision to another, the load of each queue before and after, and a few objects
-    of each move. The command reads no image.
+    of each move, and what becomes of the golden set. The command reads no image. If objects of that set are decided
+    otherwise, --commit exits with 10 before anything is committed.
     """
     as_json = json_file == "-"
     with exit_codes(Console(stderr=True), verbose=False, again=RESUMED_BY_ID, as_json=as_json):
         if run_id and not commit:
             raise ConfigError("--run-id names the run that --commit writes: give both, or neither")
+        if accept is not None and not (commit and accept.strip()):
+            raise ConfigError("--accept-drift is for the run that --commit writes, and needs a reason")
         storage, sections = storage_and_sections(options)
         if "evidence" in sections and not commit:
             raise ConfigError("--anchor and --sign-… are for the run that --commit writes: give --commit, too")
@@ -134,15 +145,18 @@ def replay(
         decided = find_run(run, storage, complain)
         file, by, pin = _policy_for(decided, file, storage)
         found = replay_run(decided, by).as_dict()
-        changes = {"run_id": decided.run_id, **found}
+        golden = look_again(decided, by)
+        changes = {"run_id": decided.run_id, **found, "golden": None if golden is None else golden.as_json()}
         if not as_json:
             _say_changes(found, decided, by)
+            if golden is not None:
+                echo(golden.describe())
         if target is not None:
             _write(target, to_json(redacted_json(changes)))
         result = None
         if commit:
             with noticed(parts.notify, "replay", decided.store.uri, complain) as notices:
-                result = notices.committed(commit_replay(decided, by, file, run_id, pin, parts.evidence))
+                result = notices.committed(commit_replay(decided, by, file, run_id, pin, parts.evidence, accept))
         if as_json:
             print_json({**changes, "committed": None if result is None else scan_json(result)})
         elif result is not None:

@@ -2,8 +2,9 @@
 
 The set (`golden.uri`) is listed and scored first in every run, whatever is unchanged, by the same stages and workers as
 all other objects. What an object had when it was first seen, or when somebody last accepted a drift, is expected of it
-from then on: comparing only with the night before would let scores creep. `golden/part-….parquet` of each run has both.
-Golden objects are no rows of the report, unless a source lists them, too.
+from then on: comparing only with the night before would let scores creep. `golden/part-….parquet` of each run has both,
+and all that a policy may ask for, so that a replay decides them again. Golden objects are no rows of the report, unless
+a source lists them, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from enum import StrEnum
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nsfwscan.banks.matcher import BankSet
 from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.calibrations import Calibration, calibrated
 from nsfwscan.runs.commit import ROW_SCHEMA
@@ -38,6 +40,7 @@ _FIRST_FILE = 10**6
 """Numbers of listing files from here on are golden sets: a plan's own begin at 0, and hold 16,000 objects each."""
 
 _HAD = ("sha256", "nsfw_score", "decision")
+_SHOWN = ("uri", "status", "error", "label", *_HAD)
 
 
 def _column(name: str) -> pa.Field:
@@ -46,13 +49,14 @@ def _column(name: str) -> pa.Field:
 
 GOLDEN_SCHEMA = pa.schema(
     [
-        *(_column(name) for name in ("uri", "status", "error", "label", *_HAD)),
+        *(_column(name) for name in _SHOWN),
         *(_column(name).with_name(f"expected_{name}") for name in _HAD),
         pa.field("expected_by", pa.string()),
+        *(field.with_nullable(True).remove_metadata() for field in ROW_SCHEMA if field.name not in _SHOWN),
     ]
 )
-"""A golden object with what is expected of it, and the run that this comes from (null: the object is new). An object
-that is not listed any more has no `status`."""
+"""A golden object with what is expected of it, the run that this comes from (null: the object is new), and the other
+columns of its row. An object that is not listed any more has no `status`."""
 
 
 class Drift(StrEnum):
@@ -110,17 +114,38 @@ def read_scored(
     run: Run, shards: Sequence[Shard], decider: Decider, calibration: Calibration | None = None
 ) -> pa.Table:
     """Return what the staged rows of a golden set say of it, without what is expected: `GOLDEN_SCHEMA`."""
-    staged = pa.concat_tables([read_part(run.staging, shard) for shard in shards])
-    decisions = decider(calibrated(as_schema(staged, ROW_SCHEMA), calibration))
-    columns = {"decision": decisions["decision"], **{n: staged[n] for n in staged.column_names}}
-    return as_schema(pa.table(columns), GOLDEN_SCHEMA)
+    return _decided(pa.concat_tables([read_part(run.staging, shard) for shard in shards]), decider, calibration)
+
+
+def decided_again(run: Run, record: RunRecord, decider: Decider, calibration: Calibration | None) -> pa.Table | None:
+    """Return the golden rows of a committed run as a policy decides them today, without what is expected:
+    `GOLDEN_SCHEMA`. None where the run has kept too little of them for that: it is of an earlier version."""
+    parts = [from_parquet(run.read(file)) for file in parts_of(record)]
+    if any(set(ROW_SCHEMA.names) - set(part.column_names) for part in parts):
+        return None
+    rows = pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts])
+    return _decided(rows.filter(pc.is_valid(rows["status"])).select(ROW_SCHEMA.names), decider, calibration)
+
+
+def newly_matched(run: Run, record: RunRecord, banks: BankSet) -> list[str]:
+    """Return the golden objects of a committed run that match a bank and did not then, each with bank and entry."""
+    parts = [as_schema(from_parquet(run.read(file)), GOLDEN_SCHEMA) for file in parts_of(record)]
+    rows = pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts])
+    rows = rows.filter(pc.and_(pc.is_null(rows["match_bank"]), pc.is_valid(rows["sha256"])))
+    found = banks.match(rows)
+    named = zip(rows["uri"].to_pylist(), found["match_bank"].to_pylist(), found["match_id"].to_pylist(), strict=True)
+    return [f"{uri}: {bank} {entry}" for uri, bank, entry in named if bank is not None]
+
+
+def _decided(rows: pa.Table, decider: Decider, calibration: Calibration | None) -> pa.Table:
+    known = calibrated(as_schema(rows, ROW_SCHEMA), calibration)
+    return as_schema(known.append_column("decision", decider(known)["decision"]), GOLDEN_SCHEMA)
 
 
 def expectations(before: Run, record: RunRecord) -> pa.Table:
     """Return the expected columns (and `uri`) that a committed run leaves to the next one."""
-    rows = pa.concat_tables(
-        [GOLDEN_SCHEMA.empty_table(), *(from_parquet(before.read(file)) for file in parts_of(record))]
-    )
+    parts = (as_schema(from_parquet(before.read(file)), GOLDEN_SCHEMA) for file in parts_of(record))
+    rows = pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts])
     accepted = record.golden is not None and record.golden.accepted is not None
     taken = pc.or_(pc.is_null(rows["expected_by"]), accepted)
     columns = {f"expected_{name}": pc.if_else(taken, rows[name], rows[f"expected_{name}"]) for name in _HAD}

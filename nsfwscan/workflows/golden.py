@@ -1,4 +1,7 @@
-"""Score the golden set of a scan before anything is committed, and stop the scan where scores or decisions drifted."""
+"""Score the golden set of a scan before anything is committed, and stop the scan where scores or decisions drifted.
+
+A replay scores nothing: it decides the golden rows of its parent again (`look_again`), and stops likewise.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +18,8 @@ from nsfwscan.config import SourceConfig
 from nsfwscan.errors import ConfigError, Drifted
 from nsfwscan.execution.pipeline import Job
 from nsfwscan.policy.decide import Decider
+from nsfwscan.policy.rules import Policy
+from nsfwscan.runs.calibrations import calibration_for
 from nsfwscan.runs.golden import (
     FOLDER,
     MOST_OBJECTS,
@@ -21,6 +27,7 @@ from nsfwscan.runs.golden import (
     Drift,
     Found,
     counted,
+    decided_again,
     describe_golden,
     drifts,
     expectations,
@@ -36,6 +43,7 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.sources.listing import list_sources
+from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
 from nsfwscan.workflows.pin import somebody
 
@@ -98,57 +106,126 @@ class Golden:
             )
         found = list(drifts(rows, config.tolerance))
         if found and config.accept is None:
-            raise Drifted(_told(found, scored.num_rows, before, run))
-        self.record, self.files = self._recorded(rows, before, found), self._written(rows)
+            again = f"--run-id {run.run_id} --accept-drift REASON goes on, and expects the new scores from then on"
+            raise Drifted(_told(found, scored.num_rows, before, again))
+        self.record = _recorded(rows, str(config.uri), config.tolerance, before, found, config.accept)
+        listing, objects = self.shards[0].listing, sum(shard.rows for shard in self.shards)
+        self.files = [write_rows(run, rows), _file(listing, objects, run.folder.read(listing))]
         say(f"golden   {describe_golden(self.record)}")
 
-    def _recorded(self, rows: pa.Table, before: RunRecord | None, found: list[Found]) -> GoldenRecord:
-        config = self.job.config.golden
-        return GoldenRecord(
-            uri=str(config.uri),
-            objects=sum(shard.rows for shard in self.shards),
-            tolerance=config.tolerance,
-            before=None if before is None else before.run_id,
-            largest=pc.max(pc.abs(pc.subtract(rows["nsfw_score"], rows["expected_nsfw_score"]))).as_py(),
-            drifted=counted(found),
-            examples=tuple(f"{one.uri}: {one.said}" for one in found[:_EXAMPLES]),
-            accepted=config.accept if found else None,
-            accepted_by=somebody() if found else None,
-        )
-
-    def _written(self, rows: pa.Table) -> list[FileRecord]:
-        """Write the rows, and return the files of the set."""
-        folder, listing = self.job.run.folder, self.shards[0].listing
-        data = to_parquet(rows)
-        part = f"{FOLDER}/part-00000-{hashlib.sha256(data).hexdigest()}.parquet"
-        folder.write(part, data)
-        of_listing = (listing, sum(shard.rows for shard in self.shards), folder.read(listing))
-        return [
-            FileRecord(path=path, rows=count, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-            for path, count, content in ((part, rows.num_rows, data), of_listing)
-        ]
-
     def _before(self) -> RunRecord | None:
-        """Return the record of the newest committed run that scored the same set."""
-        uri, ignored = str(self.job.config.golden.uri), self.job.config.previous.ignore_runs
-        runs = [run for run in runs_of(self.job.run.store) if run.run_id not in ignored]
-        records = [record for _, record in read_records(runs) if isinstance(record, RunRecord)]
-        scored = [record for record in records if record.golden is not None and record.golden.uri == uri]
-        return max(scored, key=lambda record: datetime.fromisoformat(record.committed_at), default=None)
+        config = self.job.config
+        return _newest(self.job.run.store, str(config.golden.uri), config.previous.ignore_runs)
 
 
-def _told(found: list[Found], objects: int, before: RunRecord | None, run: Run) -> str:
+@dataclass(frozen=True)
+class Again:
+    """Golden rows of a run as another policy decides them.
+
+    Attributes:
+        rows: `GOLDEN_SCHEMA`, those with an expectation and new ones; None where the run kept too little of them.
+        found: those that are not as expected.
+        before: the run that says what is expected.
+    """
+
+    set: GoldenRecord
+    rows: pa.Table | None
+    found: list[Found]
+    before: RunRecord
+
+    def accepted(self, reason: str | None) -> GoldenRecord | None:
+        """Return the section of a run that is decided so; None where the set cannot be decided again.
+
+        Raises:
+            Drifted: an object is not as expected, and no reason is given for that.
+        """
+        if self.rows is None:
+            return None
+        if self.found and reason is None:
+            again = "--accept-drift REASON commits it all the same, and expects the new decisions from then on"
+            raise Drifted(_told(self.found, self.rows.num_rows, self.before, again))
+        return _recorded(self.rows, self.set.uri, self.set.tolerance, self.before, self.found, reason)
+
+    def describe(self) -> str:
+        """Return in words what becomes of the set."""
+        if self.rows is None:
+            return f"golden set {self.set.uri}: its rows were kept by an earlier version, and cannot be decided again"
+        objects = f"golden set {self.set.uri}: {len(self.found):,} of {plural(self.rows.num_rows, 'object')} are not as"
+        return "\n".join([f"{objects} in run {self.before.run_id}", *_examples(self.found)])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON types."""
+        shown = [{"uri": one.uri, "drift": str(one.drift), "said": one.said} for one in self.found[:_EXAMPLES]]
+        objects = None if self.rows is None else self.rows.num_rows
+        counts = {"objects": objects, "drifted": counted(self.found), "examples": shown}
+        return {"uri": self.set.uri, "before": self.before.run_id, **counts}
+
+
+def look_again(parent: Run, policy: Policy) -> Again | None:
+    """Return what a policy makes of the golden set of a committed run; None where the run has none."""
+    record, decider = parent.record(), Decider(policy)
+    if record.golden is None:
+        return None
+    before = _newest(parent.store, record.golden.uri) or record
+    calibration = calibration_for(parent.store, record.model.identity, record.model.sha256, [decider])
+    scored = decided_again(parent, record, decider, calibration)
+    if scored is None:
+        return Again(record.golden, None, [], before)
+    expected = expectations(Run(parent.store, before.run_id), before)
+    rows = with_expected(scored, expected.filter(pc.is_in(expected["uri"], scored["uri"].combine_chunks())))
+    return Again(record.golden, rows, list(drifts(rows, record.golden.tolerance)), before)
+
+
+def write_rows(run: Run, rows: pa.Table) -> FileRecord:
+    """Write the golden rows of a run, and return the file."""
+    data = to_parquet(rows)
+    part = f"{FOLDER}/part-00000-{hashlib.sha256(data).hexdigest()}.parquet"
+    run.folder.write(part, data)
+    return _file(part, rows.num_rows, data)
+
+
+def _file(path: str, rows: int, data: bytes) -> FileRecord:
+    return FileRecord(path=path, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _recorded(
+    rows: pa.Table, uri: str, tolerance: float, before: RunRecord | None, found: list[Found], accept: str | None
+) -> GoldenRecord:
+    return GoldenRecord(
+        uri=uri,
+        objects=rows.num_rows - rows["status"].null_count,
+        tolerance=tolerance,
+        before=None if before is None else before.run_id,
+        largest=pc.max(pc.abs(pc.subtract(rows["nsfw_score"], rows["expected_nsfw_score"]))).as_py(),
+        drifted=counted(found),
+        examples=tuple(f"{one.uri}: {one.said}" for one in found[:_EXAMPLES]),
+        accepted=accept if found else None,
+        accepted_by=somebody() if found else None,
+    )
+
+
+def _newest(store: Store, uri: str, ignored: Collection[str] = ()) -> RunRecord | None:
+    """Return the record of the newest committed run that has this set."""
+    runs = [run for run in runs_of(store) if run.run_id not in ignored]
+    records = [record for _, record in read_records(runs) if isinstance(record, RunRecord)]
+    scored = [record for record in records if record.golden is not None and record.golden.uri == uri]
+    return max(scored, key=lambda record: datetime.fromisoformat(record.committed_at), default=None)
+
+
+def _examples(found: list[Found]) -> list[str]:
+    lines = [f"  {one.uri}: {one.said}" for one in found[:_EXAMPLES]]
+    return [*lines, f"  … and {len(found) - _EXAMPLES:,} more"] if len(found) > _EXAMPLES else lines
+
+
+def _told(found: list[Found], objects: int, before: RunRecord | None, again: str) -> str:
     """Return what drifted, and what to do, in words."""
     causes = "; ".join(f"{count:,}: {WORDS[Drift(drift)]}" for drift, count in counted(found).items())
-    lines = [f"  {one.uri}: {one.said}" for one in found[:_EXAMPLES]]
-    lines += [f"  … and {len(found) - _EXAMPLES:,} more"] if len(found) > _EXAMPLES else []
     since = before.run_id if before is not None else "an earlier run"
     return "\n".join(
         [
             f"the golden set drifted, so nothing was committed: of {plural(objects, 'object')} {len(found):,} are not "
             f"as in run {since} ({causes})",
-            *lines,
-            "find out why; if it is meant (another model or policy), the same command with "
-            f"--run-id {run.run_id} --accept-drift REASON goes on, and expects the new scores from then on",
+            *_examples(found),
+            f"find out why; if it is meant (another model or policy), the same command with {again}",
         ]
     )

@@ -33,6 +33,7 @@ from nsfwscan.runs.calibrations import calibration_for
 from nsfwscan.runs.changes import Behind
 from nsfwscan.runs.commit import write_report
 from nsfwscan.runs.evidence import Evidence
+from nsfwscan.runs.golden import newly_matched
 from nsfwscan.runs.known_illegal import known_illegal
 from nsfwscan.runs.plan import RANGE_ROWS, Plan, carry_all
 from nsfwscan.runs.previous import PreviousReports, PreviousRun, live_runs
@@ -41,6 +42,7 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, BankKind, as_schema
 from nsfwscan.storage.store import Store
+from nsfwscan.warning import WarningKind
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
 from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.scan import ScanResult
@@ -195,6 +197,8 @@ def _record(
         newest = previous_runs[0].record
         ids = tuple(base.run.run_id for base in previous_runs)
         plan = began or run.save_plan(carry_all(found, newest.plan.listed_at, ids, run.folder), settings)
+    for golden in newly_matched(previous_runs[0].run, newest, banks):
+        plan.warnings.add(WarningKind.GOLDEN_MATCHED, golden)
     config = ScanConfig.of({"source": {"uris": []}, "out": run.store.uri})  # no source: no object counts as deleted
     known = known_illegal(read_records(runs_of(run.store)), ignored).asked_of(BankSet(specs, storage))
     behind = replace(Behind.of(newest), policy=decider.policy.identity, banks=tuple(spec.identity for spec in specs))

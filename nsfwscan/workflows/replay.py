@@ -31,6 +31,7 @@ from nsfwscan.runs.run import Run, read_records, runs_of
 from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.verdicts.standing import standing
 from nsfwscan.workflows.finalize import commit_record, complete, record_of
+from nsfwscan.workflows.golden import look_again, write_rows
 from nsfwscan.workflows.scan import ScanResult
 
 
@@ -65,6 +66,7 @@ def commit_replay(
     run_id: str | None,
     pin: PinRecord | None = None,
     evidence: EvidenceConfig = EvidenceConfig(),  # noqa: B008  # frozen
+    accept: str | None = None,
 ) -> ScanResult:
     """Write a run with the parent's rows, decided by the policy.
 
@@ -74,8 +76,10 @@ def commit_replay(
             committed one alone.
         pin: what the store pins, for the record.
         evidence: how the run is signed and anchored.
+        accept: why objects of the golden set may be decided otherwise than before.
 
     Raises:
+        Drifted: objects of the golden set would be, and no reason is given.
         ConfigError: the parent's report does not cover a listing: it is a match run.
         NsfwscanError: the store fails, or another run has the run id.
         BalanceError: rows of the parent are missing.
@@ -92,8 +96,13 @@ def commit_replay(
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             unproved = complete(run, left)
             return ScanResult.of(run, run.record(), unproved)
+        again = look_again(parent, policy)
+        golden = None if again is None else again.accepted(accept)
         plan = plan or run.save_plan(_plan(parent, run), settings)
-        committed = commit_record(run, _record(run, parent, plan, policy, source, pin, evidence), left)
+        record = _record(run, parent, plan, policy, source, pin, evidence)
+        if again is not None and again.rows is not None:
+            record = record.model_copy(update={"golden": golden, "files": (*record.files, write_rows(run, again.rows))})
+        committed = commit_record(run, record, left)
     return ScanResult.of(run, *committed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -11,15 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
-from nsfwscan.config import StorageConfig
+from nsfwscan.cli.main import main
+from nsfwscan.config import BankConfig, StorageConfig
 from nsfwscan.errors import ConfigError, Drifted, SourceError
+from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.golden import read_scored
 from nsfwscan.runs.pruning import plan_pruning, prune
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows import golden as workflow
+from nsfwscan.workflows.golden import look_again
+from nsfwscan.workflows.match import match_store
 from nsfwscan.workflows.scan import ScanResult
 from tests.scans.test_nightly import night, picture
 
@@ -85,6 +91,46 @@ def test_another_decision_stops_the_run_until_it_is_accepted(media: Path, golden
     after, _ = scan(media, golden, reports, "n3", policy=str(policy))
     assert after.record.golden is not None and after.record.golden.drifted == {}
     assert {row["expected_by"] for row in rows_of(after)} == {"n2"}
+
+
+def test_a_replay_decides_it_again_and_stops_until_that_is_accepted(media: Path, golden: Path, tmp_path: Path) -> None:
+    """Without --commit it tells; with it, nothing is committed without a reason; the next scan by that policy then finds
+    what it expects. Golden rows that an earlier version kept cannot be decided again, which is told, too."""
+    reports, policy = tmp_path / "reports", tmp_path / "policy.yaml"
+    policy.write_text(STRICT)
+    scan(media, golden, reports, "n1")
+    store = Store.at(str(reports), StorageConfig())
+    replayed = ["policy", "replay", str(reports), "--policy", str(policy)]
+    told = CliRunner().invoke(main, replayed)
+    assert told.exit_code == 0 and "40 of 40 objects are not as in run n1" in told.stdout, told.output
+    assert "allow, now review" in told.stdout and "  … and 35 more" in told.stdout
+    stopped = CliRunner().invoke(main, [*replayed, "--commit", "--run-id", "r1"])
+    assert stopped.exit_code == 10 and "--accept-drift REASON commits it all the same" in stopped.stderr, stopped.output
+    assert not Run(store, "r1").is_committed()
+    taken = CliRunner().invoke(main, [*replayed, "--commit", "--run-id", "r1", "--accept-drift", "a stricter policy"])
+    assert taken.exit_code == 0 and "accepted: a stricter policy" in taken.stdout, taken.output
+    assert not list(verify(Run(store, "r1")))
+    after, _ = scan(media, golden, reports, "n2", policy=str(policy))
+    assert after.record.golden is not None and (after.record.golden.before, after.record.golden.drifted) == ("r1", {})
+    alone = CliRunner().invoke(main, [*replayed, "--accept-drift", "why"])
+    assert alone.exit_code == 2 and "for the run that --commit writes" in alone.stderr
+    [part] = (reports / "runs/n2/golden").glob("part-*.parquet")
+    pq.write_table(pq.read_table(part).select(["uri", "status", "sha256", "nsfw_score", "decision"]), part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "read", lambda run, file: run.folder.read(file.path))
+        again = look_again(Run(store, "n2"), load_policy(str(policy)))
+    assert again is not None and again.accepted(None) is None and "an earlier version" in again.describe()
+
+
+def test_a_match_warns_of_a_bank_that_has_a_golden_object(media: Path, golden: Path, tmp_path: Path) -> None:
+    """The next scan with it would stop; the match itself is committed, since what it finds must not wait."""
+    scan(media, golden, tmp_path / "reports", "n1")
+    entry = hashlib.sha256((golden / "g00.png").read_bytes()).hexdigest()
+    (tmp_path / "bank.txt").write_text(f"{entry}\n")
+    bank = BankConfig.of({"name": "new", "uri": str(tmp_path / "bank.txt"), "hash": "sha256"})
+    found = match_store(Store.at(str(tmp_path / "reports"), StorageConfig()), (bank,), StorageConfig(), run_id="m1")
+    [warning] = [one for one in found.record.warnings if one.name == "golden_matched"]
+    assert warning.count == 1 and warning.example == f"{golden}/g00.png: new {entry}"
 
 
 def test_scores_cannot_creep_from_night_to_night(
