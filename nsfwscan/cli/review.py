@@ -52,6 +52,11 @@ from nsfwscan.storage.output import Output
     help="Link to originals on S3 by signed URLs that expire after this time (8h; at most 7d).",
 )
 @click.option("--originals", is_flag=True, help="Put pictures of the originals beside the page, in originals/.")
+@click.option(
+    "--tampering",
+    is_flag=True,
+    help="With originals: also maps in which a part that was put in later may show, in originals/.",
+)
 @click.option("--covers/--no-covers", default=True, help="Read the originals, and draw covers (default).")
 @click.option("--context", metavar="FILE", help="Table with a column uri; its other columns are shown with the items.")
 @click.option("--reviewer", default="", metavar="NAME", help="The person that the page is for (default: it asks).")
@@ -76,6 +81,7 @@ def review(
     url_template: str | None,
     presign: str | None,
     originals: bool,
+    tampering: bool,
     covers: bool,
     context: str | None,
     reviewer: str,
@@ -95,8 +101,7 @@ def review(
         storage = StorageConfig.of(given_options(options))
         target = None if out is None else Output.given(out, storage, "--out")
         offered = _originals(url_template, presign, originals, storage)
-        if originals and not covers:
-            raise ConfigError("--originals reads the originals, and --no-covers does not: leave one out")
+        _check_shown(offered, originals=originals, tampering=tampering, covers=covers)
         known = () if context is None else read_context(context, storage)
         found = find_run(run, storage, complain)
         target = target or Output.given(f"review/{found.run_id}", storage, "--out")
@@ -104,10 +109,11 @@ def review(
         named = read_items(items, storage) if items is not None else {}
         choice = _choice(found, audits, where) if items is None else rows_named(named)
         reviewer = reviewer or next((one.reviewer for one in named.values()), "")
-        asked = Asked(_title(names, audits, where), "audit" if audits else "review", limit, offered, reviewer, named)
-        artist = (
-            Artist(found.record().config, storage, picture_saver(target) if originals else None) if covers else None
-        )
+        kind, title = "audit" if audits else "review", _title(names, audits, where)
+        asked = Asked(title, kind, limit, offered, reviewer, named, tampering)
+        save = picture_saver(target) if originals or tampering else None
+        config = found.record().config
+        artist = Artist(config, storage, save, pictures=originals, maps=tampering) if covers else None
         order = BY_CONFIDENCE if audits else BY_URGENCY
         with ranked(found, names, known, earlier_runs, choice=choice, order=order, across=items is None) as rows:
             chosen = rows.items if items is None else in_order(rows.items, named)
@@ -130,6 +136,18 @@ def _originals(template: str | None, presign: str | None, folder: bool, storage:
     if presign is not None:
         return Presigned(storage, deadline_of(presign).left_s() or 0)
     return None if folder else NoOriginals()
+
+
+def _check_shown(offered: Originals | None, *, originals: bool, tampering: bool, covers: bool) -> None:
+    """Raise ConfigError where what is to be shown is not read, or has nothing that it could be shown beside."""
+    if (originals or tampering) and not covers:
+        what = "--originals" if originals else "--tampering"
+        raise ConfigError(f"{what} reads the originals, and --no-covers does not: leave one out")
+    if tampering and isinstance(offered, NoOriginals):
+        raise ConfigError(
+            "--tampering shows maps of originals, and the page offers none: name --originals, --presign or "
+            "--url-template, too"
+        )
 
 
 def _choice(run: Run, audits: bool, where: str | None) -> Choice | None:

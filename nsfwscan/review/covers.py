@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.errors import Status
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.provenance.tampering import MAPS
 from nsfwscan.models.views import images_of
 from nsfwscan.schema import EACH_VIEW, LISTING_SCHEMA, LOOK_CLOSER
 from nsfwscan.stages.base import Stage, fresh, run
@@ -57,12 +58,14 @@ class View:
         at_s: seconds from the beginning; None where it has no time.
         cover: a data URI.
         picture: where the picture lies that is shown on demand, where such are asked for.
+        maps: where maps of it lie, by their names (`images/provenance/tampering.py`), where such are asked for.
     """
 
     index: int
     at_s: float | None
     cover: str
     picture: str | None = None
+    maps: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ class Drawn:
     problem: str | None = None
 
 
-Save = Callable[[Content, int, bytes], str]
-"""A function that keeps the picture of a content's view, a JPEG, and returns its place."""
+Save = Callable[[Content, int | str, bytes], str]
+"""A function that keeps the picture of a content's view, or a map of it by its name, a JPEG, and returns its place."""
 
 
 class Artist:
@@ -84,10 +87,19 @@ class Artist:
         config: of the scan: limits of reading and decoding, and the number of views.
         storage: how to reach the originals.
         save: also draw what is shown on demand, and keep it so; may be called from several threads.
+        pictures, maps: what is kept.
     """
 
-    def __init__(self, config: ScanConfig, storage: StorageConfig, save: Save | None = None) -> None:
-        self._save = save
+    def __init__(
+        self,
+        config: ScanConfig,
+        storage: StorageConfig,
+        save: Save | None = None,
+        *,
+        pictures: bool = True,
+        maps: bool = False,
+    ) -> None:
+        self._save, self._pictures, self._maps = save, pictures, maps
         edges = {_COVER: EDGE} | ({_SHOWN: SHOWN_EDGE} if save else {})
         self._geometries = {Geometry((e, e), Image.Resampling.BILINEAR): name for name, e in edges.items()}
         self._idle: SimpleQueue[list[Stage]] = SimpleQueue()
@@ -95,22 +107,30 @@ class Artist:
         asked = dict.fromkeys(("provenance", "c2pa", "screenshots"), False)  # which the report has
         looked = config.decode.model_copy(update=asked)
         for _ in range(self._workers):
-            decode = Decode(looked, self._geometries, views=config.views)
+            decode = Decode(looked, self._geometries, views=config.views, maps=maps)
             self._idle.put([Read(config.read, storage), Digest(), decode])
 
-    def draw(self, contents: Sequence[Content], closer: Mapping[str, Sequence[int]] | None = None) -> Iterator[Drawn]:
+    def draw(
+        self,
+        contents: Sequence[Content],
+        closer: Mapping[str, Sequence[int]] | None = None,
+        mapped: Collection[Content] = (),
+    ) -> Iterator[Drawn]:
         """Yield what each object looks like, in order.
 
         Args:
             closer: by URI, frames to look at that only a second look comes to.
+            mapped: contents of which maps are kept, where such are asked for.
         """
         rows = _LARGE_AT_ONCE if self._save else _AT_ONCE
         chunks = [contents[start : start + rows] for start in range(0, len(contents), rows)]
         with ThreadPoolExecutor(self._workers, thread_name_prefix="draw") as threads:
-            for drawn in threads.map(partial(self._chunk, closer or {}), chunks):
+            for drawn in threads.map(partial(self._chunk, closer or {}, mapped), chunks):
                 yield from drawn
 
-    def _chunk(self, closer: Mapping[str, Sequence[int]], contents: Sequence[Content]) -> list[Drawn]:
+    def _chunk(
+        self, closer: Mapping[str, Sequence[int]], mapped: Collection[Content], contents: Sequence[Content]
+    ) -> list[Drawn]:
         stages = self._idle.get()
         try:
             listing = pa.Table.from_pylist([{"uri": one.uri} for one in contents], schema=LISTING_SCHEMA)
@@ -125,24 +145,34 @@ class Artist:
         drawn = []
         for number, (content, row) in enumerate(zip(contents, rows, strict=True)):
             views = slice(limits[number], limits[number + 1])
-            drawn.append(self._drawn(content, row, covers[views], None if shown is None else shown[views]))
+            kept = None if shown is None else shown[views]
+            drawn.append(self._drawn(content, row, covers[views], kept, content in mapped))
         return drawn
 
     def _drawn(
-        self, content: Content, row: dict[str, Any], covers: NDArray[np.uint8], shown: NDArray[np.uint8] | None
+        self,
+        content: Content,
+        row: dict[str, Any],
+        covers: NDArray[np.uint8],
+        shown: NDArray[np.uint8] | None,
+        mapped: bool,
     ) -> Drawn:
         if row["sha256"] is not None and row["sha256"] != content.sha256:
             return Drawn(problem="it has changed since the scan")
         if row["status"] != Status.OK:
             return Drawn(problem=f"{row['status']}: {row['error']}")
         size = row["width"], row["height"]
-        views = []
-        for number, known in enumerate(row[EACH_VIEW.name] or [{"index": 0, "at_s": None}]):
+        views, maps = list[View](), dict[str, str]()
+        for number, known in enumerate(row[EACH_VIEW.name] or [{"index": 0, "at_s": None, "reason": None}]):
+            a_map = known["reason"] if known["reason"] in MAPS else None
             kept = None
-            if shown is not None and self._save is not None:
-                kept = self._save(content, number, _picture(shown[number], size))
-            views.append(View(known["index"], known["at_s"], _cover(covers[number], size), kept))
-        return Drawn(tuple(views))
+            if shown is not None and self._save is not None and (mapped if a_map else self._pictures):
+                kept = self._save(content, a_map or number, _picture(shown[number], size))
+            if a_map is None:
+                views.append(View(known["index"], known["at_s"], _cover(covers[number], size), kept))
+            elif kept:
+                maps[a_map] = kept
+        return Drawn((replace(views[0], maps=maps), *views[1:]))
 
 
 def _cover(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:

@@ -76,6 +76,7 @@ class Asked:
         originals: where they are; None: pictures of them lie in a folder beside the page, which can be left out.
         reviewer: name of the person that it is for; empty: the page asks.
         named: by URI, what a file says of the items, where one names them.
+        maps: maps of where a picture may have been changed go along with its original.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Asked:
     originals: Originals | None = NoOriginals()  # noqa: RUF009  # it has no state
     reviewer: str = ""
     named: Mapping[str, Named] = field(default_factory=dict)
+    maps: bool = False
 
 
 def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw: Artist | None) -> Pack:
@@ -101,7 +103,8 @@ def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw:
     uris = [item.row["uri"] for item in chosen]
     scores = scores_of_views(run, uris)
     closer = found_closer(scores, run.record().config.views.most)
-    drawn = dict(zip(to_draw, draw.draw(list(to_draw), closer), strict=True)) if draw else {}
+    mapped = {_contents(item)[0] for item in chosen if asked.maps and item.row["shield"] != Shield.HIDDEN}
+    drawn = dict(zip(to_draw, draw.draw(list(to_draw), closer, mapped), strict=True)) if draw else {}
     made = _Maker(drawn, scores, parts_of_views(run, uris), asked)
     try:
         out.make_folder()
@@ -121,7 +124,7 @@ def picture_saver(out: Output) -> Save:
     folder = out.child(PICTURES)
     folder.make_folder()
 
-    def save(content: Content, view: int, jpeg: bytes) -> str:
+    def save(content: Content, view: int | str, jpeg: bytes) -> str:
         name = f"{content.sha256}-{view}.jpg"
         try:
             with folder.child(name).appearing() as path:
@@ -182,6 +185,7 @@ class _Maker:
                 "score": scores.get(view.index),
                 "picture": view.picture,
                 "parts": parts.get(view.index, []),
+                "maps": dict(view.maps),
             }
             for view in minimal(drawn.views, scores)
         ]
@@ -263,6 +267,7 @@ def _origins(items: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the hosts that links name; `'self'` where pictures lie beside the page."""
     links = [member["original"] for item in items for member in item["members"] if member["original"]]
     links += [view["picture"] for item in items for view in item["views"] if view["picture"]]
+    links += [place for item in items for view in item["views"] for place in view["maps"].values()]
     return sorted({origin_of(link) or "'self'" for link in links})
 
 

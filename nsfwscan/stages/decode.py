@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -86,6 +87,7 @@ class Decode(Stage):
         columns: the names of the columns of pixels, by their geometry.
         poison: contents not to try again; unset, those that this process has met.
         trust: certificates that are trusted where C2PA manifests are verified, PEM.
+        maps: further views of a picture are maps of where it may have been changed (`images/provenance/tampering.py`).
     """
 
     name = "decode"
@@ -99,8 +101,9 @@ class Decode(Stage):
         poison: Poison | None = None,
         views: ViewsConfig = _ONE_VIEW,
         trust: str = "",
+        maps: bool = False,
     ) -> None:
-        self._child = DecodeChild(settings_of(config, *columns, views=views, trust=trust))
+        self._child = DecodeChild(replace(settings_of(config, *columns, views=views, trust=trust), maps=maps))
         self._poison = OwnPoison() if poison is None else poison
         self._pixels = {name: geometry.nbytes for geometry, name in columns.items()}
         self._content = pa.schema([*(REPORT_SCHEMA.field(name) for name in _CONTENT), EACH_VIEW])

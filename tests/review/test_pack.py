@@ -194,6 +194,8 @@ def test_the_command(tmp_path: Path) -> None:
         ["--queue", "adult", "--false-positives"],
         ["--originals", "--no-covers"],
         ["--originals", "--presign", "8h"],
+        ["--tampering"],
+        ["--tampering", "--url-template", "https://m.example/{key}", "--no-covers"],
         ["--presign", "8 days"],
         ["--presign", "200h"],
         ["--url-template", "x"],
@@ -203,6 +205,25 @@ def test_the_command(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, ["review", reports, "--out", str(tmp_path / "none"), *wrong])
         assert done.exit_code == 2 and "Traceback" not in done.output, (wrong, done.output)
     assert not (tmp_path / "none").exists() and made
+
+
+@pytest.mark.parametrize("how", [["--originals"], ["--url-template", "https://m.example/{key}"]])
+def test_maps_of_tampering_go_with_originals(tmp_path: Path, how: list[str]) -> None:
+    """Where they are asked for, each picture has one beside its original; what is hidden or illegal has none."""
+    made = store(tmp_path)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(main, ["review", str(tmp_path / "reports"), "--tampering", *how, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    items = {Path(item["members"][0]["uri"]).stem: item for item in told(out / "index.html")["items"]}
+    maps = {name: [view["maps"] for view in item["views"]] for name, item in items.items()}
+    sha256 = hashlib.sha256((made.media / "plain.png").read_bytes()).hexdigest()
+    assert maps["plain"] == [{"error_levels": f"originals/{sha256}-error_levels.jpg"}]
+    assert maps["moving"] == [{}] * 4 and maps["hidden"] == [{}] and maps["illegal"] == []
+    kept = {path.name.partition("-")[0] for path in (out / "originals").glob("*-error_levels.jpg")}
+    shown = [item["members"][0]["sha256"] for name, item in items.items() if any(maps[name])]
+    assert kept == set(shown) and "img-src data: &#39;self&#39;" in (out / "index.html").read_text(encoding="utf-8")
+    pictures = [path for path in (out / "originals").iterdir() if "error_levels" not in path.name]
+    assert bool(pictures) == (how == ["--originals"])
 
 
 def test_a_pack_on_s3(moto: S3Endpoint, tmp_path: Path) -> None:

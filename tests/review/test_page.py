@@ -343,31 +343,47 @@ def _sha(made: Store, name: str) -> str:
     return hashlib.sha256((made.media / name).read_bytes()).hexdigest()
 
 
-def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
-    """The box of a detector hides what is below it, in the original too; each is uncovered by itself."""
+def _under_a_part(**maps: str) -> dict[str, Any]:
+    """An item whose original lies wholly in the box of a detector."""
     [item] = _items(1)
     box = {"left": 0, "top": 0, "width": 1, "height": 1}
-    view = {
-        "index": 0,
-        "at_s": None,
-        "cover": None,
-        "score": None,
-        "picture": None,
-        "parts": [{"label": "<b>", "box": box}],
-    }
-    item = {
-        **item,
-        "shield": "none",
-        "views": [view],
-        "members": [{**item["members"][0], "original": f"{ORIGINS}/a.png"}],
-    }
-    one = opened(_page(made, tmp_path, [item]))
+    view = {"index": 0, "at_s": None, "cover": None, "score": None, "picture": None, "maps": maps}
+    view["parts"] = [{"label": "<b>", "box": box}]
+    members = [{**item["members"][0], "original": f"{ORIGINS}/a.png"}]
+    return {**item, "shield": "none", "views": [view], "members": members}
+
+
+def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
+    """The box of a detector hides what is below it, in the original too; each is uncovered by itself."""
+    one = opened(_page(made, tmp_path, [_under_a_part()]))
     one.keys("o")
     one.page.get_by_role("button", name="Show it").click()
     one.page.wait_for_function("document.querySelector('#shown img')?.complete")
     assert one.colours() == 0
     one.page.get_by_role("button", name="Uncover").click()
     assert one.colours() > 10_000
+
+
+def test_maps_of_an_original(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
+    """They are requested by a click each, after the original alone, lie below the same covered parts, and the page says what
+    they can tell. Covered again, they are gone."""
+    one = opened(_page(made, tmp_path, [_under_a_part(error_levels=f"{ORIGINS}/levels.jpg")]))
+    one.keys("o")
+    assert one.page.get_by_role("button", name="Error levels").count() == 0 and one.outside() == []
+    one.page.get_by_role("button", name="Show it").click()
+    one.page.locator("#shown img").evaluate("img => img.decode()")
+    assert (
+        one.outside() == [f"{ORIGINS}/a.png"] and one.page.get_by_role("button", name="Compressed twice").count() == 0
+    )
+    one.page.get_by_role("button", name="Error levels").click()
+    one.page.locator("#shown img").evaluate("img => img.decode()")
+    assert one.outside() == [f"{ORIGINS}/a.png", f"{ORIGINS}/levels.jpg"] and one.colours() == 0
+    said = one.page.locator("#shown").inner_text()
+    assert "may have been put in later" in said and "A map proves nothing" in said and "no JPEG" in said
+    one.page.get_by_role("button", name="Uncover").click()
+    assert one.colours() > 10_000
+    one.page.get_by_role("button", name="Cover it again").click()
+    assert one.colours() == 0 and one.page.get_by_role("button", name="Error levels").count() == 0
 
 
 def test_a_linked_video(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
@@ -381,7 +397,7 @@ def test_a_linked_video(opened: Callable[..., Opened], made: Store, tmp_path: Pa
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     [item] = _items(1)
-    view = {"index": 12, "at_s": 1.2, "cover": None, "score": 0.9, "picture": None, "parts": []}
+    view = {"index": 12, "at_s": 1.2, "cover": None, "score": 0.9, "picture": None, "parts": [], "maps": {}}
     member = {**item["members"][0], "original": f"{ORIGINS}/a.webm"}
     one = opened(_page(made, tmp_path, [{**item, "media": "video", "views": [view], "members": [member]}]))
     video = (tmp_path / "a.webm").read_bytes()

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0), (2, 2))
+FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0), (2, 2))
 """(down, across): frequencies with enough coefficients that are not zero."""
 _BLOCKS = 1024
 _BAND = 4
@@ -52,10 +52,7 @@ def double_quantisation(image: Image.Image, size: tuple[int, int]) -> float | No
     """
     if image.size != size or image.mode not in ("L", "RGB") or image.info.get("adobe_transform") == 0:
         return None
-    layer: Any = image.layer[0]  # type: ignore[attr-defined]
-    table = np.asarray(image.quantization[layer[3]], np.float32).reshape(8, 8)  # type: ignore[attr-defined]
-    steps = np.array([table[at] for at in _FREQUENCIES], np.float32).clip(1)
-    levels = np.rint(np.abs(_transform() @ _blocks(image)) / steps[:, None]).clip(max=_LEVELS).astype(np.int16)
+    levels = np.rint(np.abs(transform() @ _blocks(image)) / steps_of(image)[:, None]).clip(max=_LEVELS).astype(np.int16)
     histograms = np.stack([np.bincount(row, minlength=_LEVELS + 1) for row in levels])[:, 1:_LEVELS]
     found = histograms.sum(1)
     if np.count_nonzero(found >= _LEAST) < _AGREE:
@@ -64,6 +61,18 @@ def double_quantisation(image: Image.Image, size: tuple[int, int]) -> float | No
     spectra = (kept / kept.sum(1, keepdims=True)) @ _waves()
     rises = (spectra - np.minimum.accumulate(spectra, axis=1)).max(1)
     return float(np.sort(rises)[-_AGREE:].mean().clip(0, 1))
+
+
+def steps_of(image: Image.Image) -> Floats:
+    """Return the steps of the luma's table for `FREQUENCIES`. Raises what Pillow and NumPy raise for a table that makes
+    no sense.
+
+    Args:
+        image: of Pillow's JPEG plugin.
+    """
+    layer: Any = image.layer[0]  # type: ignore[attr-defined]
+    table = np.asarray(image.quantization[layer[3]], np.float32).reshape(8, 8)  # type: ignore[attr-defined]
+    return np.array([table[at] for at in FREQUENCIES], np.float32).clip(1)
 
 
 def _blocks(image: Image.Image) -> Floats:
@@ -82,11 +91,11 @@ def _blocks(image: Image.Image) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _transform() -> Floats:
+def transform() -> Floats:
     """Return the map from a block's pixels to its coefficients, [frequencies, 64]."""
     at = np.arange(8)
     waves = [np.sqrt((2 if u else 1) / 8) * np.cos((2 * at + 1) * u * np.pi / 16) for u in range(4)]
-    return np.asarray([np.outer(waves[down], waves[across]).ravel() for down, across in _FREQUENCIES], np.float32)
+    return np.asarray([np.outer(waves[down], waves[across]).ravel() for down, across in FREQUENCIES], np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -184,7 +184,7 @@ class DecodeChild:
                     self._ahead = then
             said, pixels = wire.receive_into(self._room, worker, deadline=deadline)
             closer = self._settings.closer if "closer" in asked else 0
-            facts, views = self._understood(said, self._settings.views + closer)
+            facts, views = self._understood(said, self._settings.most_views + closer)
             if len(pixels) != (0 if "only" in asked else max(1, len(views)) * self._settings.pixel_bytes):
                 raise ValueError("pixels of other views")
             return facts, views, pixels

@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.provenance.tampering import MAPS
 
 FORK, REAP = b"f", b"r"
 """Requests to the zygote: fork a worker for the socket that comes along; end it, and say how it ended."""
@@ -54,6 +55,7 @@ class Settings:
         verified: verify C2PA manifests for them.
         trust: certificates that are trusted there, PEM.
         screens: say how likely a picture is one of a screen.
+        maps: add maps of where it may have been changed as further views, of pictures.
         max_pixels: a file of more pixels (width x height) is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
         timeout_s: for one file.
@@ -82,6 +84,7 @@ class Settings:
     trust: str = ""
     closer: int = 0
     screens: bool = False
+    maps: bool = False
 
     @property
     def sandboxed(self) -> bool:
@@ -110,7 +113,12 @@ class Settings:
     @property
     def area_bytes(self) -> int:
         """Bytes of all pixels of a file with as many views as it may have."""
-        return self.pixel_bytes * (self.views + self.closer)
+        return self.pixel_bytes * (self.most_views + self.closer)
+
+    @property
+    def most_views(self) -> int:
+        """Number of views of a file at a first look, with maps."""
+        return self.views + (len(MAPS) if self.maps else 0)
 
 
 class Area:

@@ -40,6 +40,7 @@ from nsfwscan.images.formats.registry import FORMATS, register_formats
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.provenance.credentials import Verifier
 from nsfwscan.images.provenance.signals import Verify
+from nsfwscan.images.provenance.tampering import maps_of, with_maps
 from nsfwscan.images.sandbox import wire
 from nsfwscan.images.sandbox.confinement import code_folders, confine
 from nsfwscan.images.sandbox.wire import FORK, NO_MEMORY, REAP, Area, Said, Settings
@@ -186,6 +187,9 @@ def _answer(
         wanted: dict[str, Any] = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
         wanted |= {"verify": verify, "screens": settings.screens, "limits": _view_limits(asked, settings)}
         facts, views, pixels = to_views(data, *settings.geometries, **wanted, **limits)
+        if settings.maps:
+            views, more = with_maps(facts, views, maps_of(data, **limits), settings.geometries)
+            pixels += more
     except RowError as error:
         return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""
     return {"code": None, "facts": facts, "views": views}, pixels

@@ -384,7 +384,28 @@
       for (const [side, share] of Object.entries(part.box)) covered.style[side] = `${share * 100}%`;
       return covered;
     });
-    at("shown").append(make("div", { class: "frame" }, ...parts, shown));
+    at("shown").append(make("div", {}, make("div", { class: "frame" }, ...parts, shown), maps(address, view, shown)));
+  }
+
+  /* Maps of an original that is shown already: for the eye, beside it, and never before it. */
+  const MAPS = {
+    "": ["The picture", ""],
+    error_levels: ["Error levels", "How much each place changes when the picture is saved as a JPEG once more. A part that is much lighter than others like it (an edge beside edges, a sky beside sky) may have been put in later. Edges, fine texture, text and strong colours are light in every picture, and a picture that was sent on, resized or saved again may be dark all over, whatever was done to it before."],
+    double_quantisation: ["Compressed twice", "This JPEG was one before, at a lower quality. Dark: compressed twice. Light: once, so it may have been put in between. Grey: nothing to tell by. Pure white, pure black, and the edges of bright things are often light without harm. A picture that was cropped or resized after its first compression has no such map."],
+  };
+
+  function maps(address, view, shown) {
+    if (!Object.keys(view?.maps ?? {}).length) return null;
+    const words = make("p", { class: "about", role: "status" });
+    const missing = view.maps.double_quantisation ? "" : " There is no map of double compression: the file is no JPEG, or all of it looks as compressed once.";
+    const button = ([name, [label, meaning]]) => make("button", { type: "button", text: label, "aria-pressed": String(!name), on: { click: (event) => {
+      for (const one of event.currentTarget.parentElement.children) one.setAttribute("aria-pressed", String(one === event.currentTarget));
+      shown.src = name ? view.maps[name] : address;
+      shown.alt = name ? label : "The original";
+      words.textContent = meaning && `${meaning}${missing} A map proves nothing: it is a reason to look closer, or to ask somebody who knows.`;
+    } } });
+    const offered = Object.entries(MAPS).filter(([name]) => !name || view.maps[name]);
+    return make("div", {}, make("div", { class: "buttons", role: "group", "aria-label": "What is shown" }, ...offered.map(button)), words);
   }
 
   /* Time, opens, and breaks. */
