@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,15 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """Return what a file says, parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Full names of what a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -102,15 +109,15 @@ def test_nothing_knows_training() -> None:
 
 def test_functions_fit_a_screen() -> None:
     """No function is longer than 60 lines, and every module opens by saying what it is."""
-    trees = {p: ast.parse(p.read_text(encoding="utf-8")) for p in (*MODULES, *TRAINING, *JOBS)}
+    paths = [*MODULES, *TRAINING, *JOBS]
     long = {
         f"{name(path)}: {node.name}": node.end_lineno - node.lineno + 1
-        for path, tree in trees.items()
-        for node in ast.walk(tree)
+        for path in paths
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= 60
     }
     assert long == {}
-    assert [name(path) for path, tree in trees.items() if path.stat().st_size and not ast.get_docstring(tree)] == []
+    assert [name(path) for path in paths if path.stat().st_size and not ast.get_docstring(tree(path))] == []
 
 
 @pytest.mark.parametrize("word", ["utils", "helpers", "manager", "misc", "common"])

@@ -151,6 +151,7 @@ def _opened(spec: BankSpec) -> int:
     return len(open_bank(spec, STORAGE).entries["pdq"].hashes)
 
 
+@pytest.mark.long
 def test_many_workers_open_a_bank_at_once(tmp_path: Path) -> None:
     """On a node that has not got it, each has it whole."""
     spec = resolved(written(tmp_path / "a.txt", hashes(2000)), hash="pdq")

@@ -17,6 +17,8 @@ from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
 from nsfwscan.runs.plan import shard_count
 
+pytestmark = pytest.mark.long
+
 MIB = 2**20
 
 

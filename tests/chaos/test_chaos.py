@@ -17,11 +17,12 @@ from tests.chaos.stores import differences
 from tests.s3.servers import FaultyProxy, moto_server
 from tests.s3.test_servers import client
 
+pytestmark = pytest.mark.long
+
 SEED = int(os.environ.get("SEED") or 1)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
-@pytest.mark.long
 @on_linux
 @pytest.mark.ray
 @pytest.mark.timeout(900)

@@ -277,6 +277,7 @@ def test_a_broken_set_up_is_one_clear_line(
     assert not list(tmp_path.rglob("_SUCCESS"))
 
 
+@pytest.mark.long
 def test_in_a_real_shell(tmp_path: Path) -> None:
     """Standard output stays empty, standard error has the line, and the exit status is 1; Ray is not started for it."""
     done = in_a_shell("scan", "/absent", "--out", tmp_path / "out")

@@ -20,7 +20,7 @@ from tests.runs.rows import begun, finished, scanned
 # verify and gc
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.long)])
 def reports(request: pytest.FixtureRequest, media: Path, tmp_path: Path) -> Store:
     """A report store, on local disk or S3, with two nights and a run that was cut off after one of its shards."""
     out = str(tmp_path / "out")

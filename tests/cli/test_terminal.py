@@ -216,6 +216,7 @@ def query_of(text: str) -> str:
     return text.split("Open it in DuckDB:\n", 1)[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("range_rows", [1000, 8, 1], ids=["one file", "a few files", "many files"])
 @pytest.mark.parametrize("folder", ["out", "it's \"quoted\" 'twice' %20 ö"])
 def test_the_query_runs_on_exactly_the_committed_files(

@@ -60,6 +60,7 @@ def test_what_it_prints(shown: tuple[Path, str]) -> None:
     assert page == folder.resolve() / "reports" / "runs" / "night-2" / "summary.html" and page.is_file()
 
 
+@pytest.mark.long
 def test_it_begins_anew_and_only_in_its_own_folder(shown: tuple[Path, str], tmp_path: Path) -> None:
     """A folder of somebody's own is refused by name and left as it is."""
     (tmp_path / "mine.txt").write_text("mine")

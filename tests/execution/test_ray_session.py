@@ -40,6 +40,7 @@ def test_a_local_ray_listens_on_loopback_alone() -> None:
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}
 
 
+@pytest.mark.long
 def test_sigterm_stays_the_programs() -> None:
     """Neither Ray's start nor its end takes the handler away, and what Ray prints is not on standard output."""
     code = [

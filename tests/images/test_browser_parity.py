@@ -16,6 +16,8 @@ from tests.images.damage import PHOTO, corpus, encoded
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 _BOUND = 2.0
 """Levels of 255, in the mean of a picture."""

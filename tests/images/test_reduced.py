@@ -116,6 +116,7 @@ def dinov2() -> tuple[Geometry, Callable[[NDArray[np.uint8]], NDArray[np.float32
     return GEOMETRY, score
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "model",
     [

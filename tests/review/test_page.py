@@ -286,6 +286,7 @@ def _page(made: Store, folder: Path, items: list[dict[str, Any]]) -> Path:
     return page
 
 
+@pytest.mark.long
 def test_ten_thousand_items(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
     """Only the rows in sight are there; the last one is reached by a key, decided, and kept."""
     one = opened(_page(made, tmp_path, _items(10_000)))

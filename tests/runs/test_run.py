@@ -443,6 +443,7 @@ print(run.load_plan({}).files[0].sha256)
 """
 
 
+@pytest.mark.long
 def test_two_processes_plan_at_once(tmp_path: Path) -> None:
     """Two processes that begin a run at the same moment end with one plan, and both know which."""
     at_once = [

@@ -27,6 +27,8 @@ from nsfwscan.workflows.scan import run_scan
 from tests.s3.dialects import NO_CHECKSUMS, OtherStore
 from tests.s3.servers import S3Endpoint
 
+pytestmark = pytest.mark.long
+
 BUCKET = "dialect-tests"
 OLDEST = ("ovh", "wants-md5", "no-questions", "no-list-v2", "no-conditions", "no-bulk-delete", "bare")
 

@@ -21,6 +21,7 @@ HERE = StorageConfig()
 LOCK = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 400}}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compatibility", ["aws", "basic"])
 def test_an_anchor_under_object_lock(moto: S3Endpoint, tmp_path: Path, compatibility: str) -> None:
     """It is written with the checksum that a lock wants; its version cannot be deleted; a delete marker does not hide it,

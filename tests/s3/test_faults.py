@@ -34,6 +34,8 @@ from tests.runs.rows import scanned
 from tests.s3.servers import FaultyProxy, S3Endpoint
 from tests.s3.test_servers import client
 
+pytestmark = pytest.mark.long
+
 MEDIA, REPORTS = "faulty-media", "faulty-reports"
 _OF_ONE_RUN = {"run_id", "scanned_at"}
 
@@ -116,7 +118,6 @@ def is_unseen(run: Run) -> bool:
     return run.state() != "committed" and not run.folder.exists("_SUCCESS")
 
 
-@pytest.mark.long
 def test_a_store_that_fails_now_and_then_loses_nothing(media: str, undisturbed: Rows, proxy: FaultyProxy) -> None:
     """One request in ten answered 500, 503 or SlowDown, at random, others cut, truncated or reset, for media and reports
     alike: the very rows of an undisturbed scan, and a report that verifies."""

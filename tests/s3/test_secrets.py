@@ -21,6 +21,8 @@ from nsfwscan.demo.media import DemoObject
 from tests.s3.servers import FaultyProxy, S3Endpoint
 from tests.s3.test_servers import client
 
+pytestmark = pytest.mark.long
+
 CANARY = "cAnArY5oWqRzXcVbNmLkJhGf"
 KEY_ID = "AKIACANARY5OWQRZXCVB"
 BUCKET = "secretive"

@@ -18,6 +18,8 @@ import s3fs
 
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server, moto_server
 
+pytestmark = pytest.mark.long
+
 
 def client(endpoint: S3Endpoint, **options: Any) -> Any:
     """A botocore client with retries off: it sees every fault."""

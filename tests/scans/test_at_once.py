@@ -31,6 +31,8 @@ from nsfwscan.workflows.scan import ScanResult
 from tests.cli.commands import unstamped
 from tests.runs.rows import engine, files, scanned, staged, staged_row
 
+pytestmark = pytest.mark.long
+
 SMALL: dict[str, Any] = {"engine": {"shard_rows": 4}}
 
 

@@ -70,6 +70,7 @@ def rows_of(result: ScanResult) -> dict[str, dict[str, Any]]:
     return {Path(row["uri"]).stem: row for row in rows}
 
 
+@pytest.mark.long
 def test_new_banks_over_carried_rows(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read again: stored hashes are matched, scores stay; the night after, with the same banks, not even that."""
     out = tmp_path / "out"
@@ -110,6 +111,7 @@ def versions(rows: Mapping[str, Mapping[str, Any]]) -> set[str]:
     return {f"{row['match_bank']}@{row['match_bank_version']}" for row in rows.values() if row["match_bank"]}
 
 
+@pytest.mark.long
 def test_a_match_names_the_version_that_it_was_matched_with(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_match_names_the_version_that_it_was_matched_with(
     assert versions(rows_of(fifth)) == {version}
 
 
+@pytest.mark.long
 def test_what_a_bank_gives_up_is_scored(media: Path, tmp_path: Path) -> None:
     """Settled without a score under yesterday's bank, unknown to tonight's: read and scored; what it still holds is not."""
     out = tmp_path / "out"

@@ -183,6 +183,7 @@ def test_one_decoding_for_all_detectors(
     assert result.record.model_times["detect-violence"].images == 42
 
 
+@pytest.mark.long
 def test_the_next_night(models: Path, media: Path, tmp_path: Path) -> None:
     """What was settled is carried while the filters are the same; with others, or without, it is looked at again, and
     what was scored is not. Other detectors make all stale."""

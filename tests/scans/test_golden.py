@@ -152,6 +152,7 @@ def raised(rows: pa.Table, by: float) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("nsfw_score"), "nsfw_score", scores)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -166,6 +167,7 @@ def test_the_set_itself_must_not_change(media: Path, golden: Path, tmp_path: Pat
         scan(media, golden, tmp_path / "reports", "n2")
 
 
+@pytest.mark.long
 def test_a_new_object_is_expected_from_then_on(media: Path, golden: Path, tmp_path: Path) -> None:
     scan(media, golden, tmp_path / "reports", "n1")
     picture(golden / "new.png", 300)
@@ -187,6 +189,7 @@ def test_a_set_that_cannot_be_used_stops_the_run_at_once(media: Path, tmp_path: 
         night(media, tmp_path / "reports", "n3", golden={"accept": "why not"})
 
 
+@pytest.mark.long
 def test_a_prune_keeps_what_is_expected(media: Path, golden: Path, tmp_path: Path) -> None:
     """Nights without the set do not let the one be pruned that has its expectations, nor does an older one stay for it."""
     for run_id in ("n1", "n2"):

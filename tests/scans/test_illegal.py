@@ -172,6 +172,7 @@ def test_nothing_is_left_of_it_on_ray(case: Case, layout: Layout) -> None:
     check(case, result, seen | found_in(session, case.wanted))
 
 
+@pytest.mark.long
 def test_a_later_night_does_not_decode_it_either(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """At another precision all else is read again; what is illegal is carried, also where the bank was left out."""
     monkeypatch.setattr(previous, "_SETTLED", timedelta(days=-1))

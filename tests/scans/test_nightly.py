@@ -192,6 +192,7 @@ def policy(folder: Path, name: str, threshold: float) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_poison_is_tried_three_nights(media: Path, tmp_path: Path) -> None:
     """What crashes the decoder is tried in three runs, then carried as it is, until its bytes or a limit change."""
     bad = media / "bad.hostile"
@@ -235,6 +236,7 @@ def test_carried_rows_are_decided_under_todays_policy(media: Path, tmp_path: Pat
     assert report(fourth)["0.png"]["carried_from"] == "1" and first.run_id == "1"
 
 
+@pytest.mark.long
 def test_a_changed_model_makes_exactly_the_scores_stale(media: Path, tmp_path: Path) -> None:
     """Another checkpoint rescans what has a score; what is no image is carried. The same weights elsewhere are the same."""
     out = tmp_path / "out"
@@ -249,6 +251,7 @@ def test_a_changed_model_makes_exactly_the_scores_stale(media: Path, tmp_path: P
     assert looked == {f"{n}.png" for n in range(10)}
 
 
+@pytest.mark.long
 def test_changed_limits_make_exactly_what_they_touch_stale(media: Path, tmp_path: Path) -> None:
     """A limit that is lifted reads what was too large; one that is lowered looks again at what is over it now."""
     picture(media / "large.png", 1, size=(700, 700))
@@ -279,6 +282,7 @@ def test_full_reads_all_and_goes_on_from_the_night_before(media: Path, tmp_path:
     assert looked == set() and third.record.previous_runs == ("2",)
 
 
+@pytest.mark.long
 def test_deltas_add_up_to_a_snapshot(media: Path, tmp_path: Path) -> None:
     """A delta holds what was looked at; newest first over the nights, deleted ones left out, they are the whole store."""
     out = tmp_path / "out"
@@ -306,6 +310,7 @@ def test_deltas_add_up_to_a_snapshot(media: Path, tmp_path: Path) -> None:
     assert report(fourth)["3.png"]["carried_from"] == "2" and report(fourth)["new.png"]["carried_from"] == "3"
 
 
+@pytest.mark.long
 def test_objects_gone_are_told_of_the_listed_source_alone(media: Path, tmp_path: Path) -> None:
     """Neither another folder, nor a filter, nor a limit makes an object look deleted."""
     out, other = tmp_path / "out", tmp_path / "media2"
@@ -325,6 +330,7 @@ def test_objects_gone_are_told_of_the_listed_source_alone(media: Path, tmp_path:
     assert report(again, "changes") == {}
 
 
+@pytest.mark.long
 def test_a_night_that_misses_much_of_the_store_stops(tmp_path: Path) -> None:
     """More than a fifth of the known objects, and more than 20, are not listed any more: nothing is read or committed, the
     message has the numbers, and the same run id goes on once they are back, or when it is told to."""
@@ -363,6 +369,7 @@ def test_a_small_store_may_be_cleared_out(media: Path, tmp_path: Path) -> None:
     assert result.record.changes.deleted == 9
 
 
+@pytest.mark.long
 def test_the_last_row_of_several_runs_counts(media: Path, tmp_path: Path) -> None:
     """Where a part of the store was scanned since, its rows come from there, the others' from the older run."""
     out = tmp_path / "out"

@@ -294,6 +294,7 @@ def illegal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Illegal:
     return Illegal(tmp_path)
 
 
+@pytest.mark.long
 def test_an_illegal_content_stays_so(illegal: Illegal) -> None:
     """Touched, renamed, gone for a night, read again with --full, and the bank left out all the while: it is escalated
     by its bytes, under the bank that knew it."""

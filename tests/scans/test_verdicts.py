@@ -200,6 +200,7 @@ def test_an_illegal_match_stays_one(tmp_path: Path, first: Path) -> None:
     assert told == ["escalate", "illegal-match", "legal", "approve"]
 
 
+@pytest.mark.long
 def test_verdicts_on_s3(tmp_path: Path, first: Path, moto: S3Endpoint) -> None:
     """The same where store and verdict file lie on S3: taken in once, known by the next night, verified, exported."""
     client = boto3.client("s3")

@@ -252,6 +252,7 @@ def test_pictures_in_the_band_are_cut(tmp_path: Path) -> None:
     assert rows["still.png"]["nsfw_score"] >= beside["still.png"]["nsfw_score"] - 1e-6
 
 
+@pytest.mark.long
 def test_other_settings_of_views_make_scores_stale(media: Path, tmp_path: Path) -> None:
     """With `views.most: 1` the first frame alone counts, and a night with another setting reads again."""
     night(media, tmp_path / "out", "1", views={"most": 1})
@@ -278,6 +279,7 @@ def test_a_view_that_is_gone_is_found(media: Path, tmp_path: Path) -> None:
     assert any("1 objects have other numbers of rows in views/" in finding.text for finding in verify(run_of(out, "1")))
 
 
+@pytest.mark.long
 def test_a_flat_beginning_settles_nothing(tmp_path: Path) -> None:
     """A filter that settles pictures of one colour looks at all views: what begins flat and goes on is scored."""
     white = Image.new("RGB", (200, 150), "white")
@@ -290,6 +292,7 @@ def test_a_flat_beginning_settles_nothing(tmp_path: Path) -> None:
     assert {name: row["filtered_by"] for name, row in rows.items()} == {"hidden.gif": None, "flat.png": "flat"}
 
 
+@pytest.mark.long
 def test_a_known_frame_is_found_wherever_it_is(media: Path, tmp_path: Path) -> None:
     """An illegal frame within an animation or a page: the row says which one it is and when it is shown, no model sees
     the object, and the store remembers it, also without the bank. A blocked frame leaves the others to the model."""

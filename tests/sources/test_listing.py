@@ -520,6 +520,7 @@ def test_the_report_store_on_s3_is_no_media(s3: Any) -> None:
     assert listed == [f"s3://{BUCKET}/own/a", f"s3://{BUCKET}/own/reports2/b"]
 
 
+@pytest.mark.long
 def test_long_prefixes_are_paged_as_they_are_read(s3: Any, moto: S3Endpoint) -> None:
     """1,003 keys are two pages; the second is asked for when the first has been used up, and not before."""
     with ThreadPoolExecutor(8) as threads:

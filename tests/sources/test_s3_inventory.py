@@ -179,6 +179,7 @@ def test_an_inventory_of_nothing_lists_nothing(tmp_path: Path) -> None:
     assert keys(laid_out(tmp_path / "a", {})) == keys(laid_out(tmp_path / "b", {"1": gzip.compress(b"")})) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("written", FORMATS)
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, written: str) -> None:
     """20,000 rows, which would be 15 MB as a list, are read with a few MB."""

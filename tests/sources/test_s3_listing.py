@@ -51,6 +51,7 @@ def many(folder: str, count: int) -> Iterator[str]:
 # Every key once
 
 
+@pytest.mark.long
 def test_large_folders_are_listed_side_by_side() -> None:
     """50,000 keys in 100 folders: a hundred requests and a few, many at once, each key once."""
     with ListingServer((k for i in range(100) for k in many(f"m/{i:02d}/", 500)), gate=4) as server:

@@ -223,6 +223,7 @@ def test_a_listing_without_etags_is_not_held_against_an_object(s3: Any) -> None:
     assert get(f"s3://{BUCKET}/object", size=5000).data == BODY
 
 
+@pytest.mark.long
 def test_one_request_in_ten_fails_and_nothing_is_lost(moto: S3Endpoint, s3: Any) -> None:
     """500, 503, cut and reset connections, at random: every object comes back whole."""
     with FaultyProxy(moto, seed=7) as proxy:

@@ -122,6 +122,7 @@ def moves(found: Diff) -> dict[tuple[str | None, str | None], tuple[dict[str, in
     return told
 
 
+@pytest.mark.long
 def test_a_delta_is_laid_over_what_it_rests_on(folder: Path) -> None:
     """All objects of the listing count, and only what moved is told: new, gone, read, each with its cause."""
     found = diff(folder, "1", "2")

@@ -191,6 +191,7 @@ def test_what_was_cut_off_is_finished(made: Path, folder: Path, monkeypatch: pyt
     assert len(list((folder / "out" / "forgotten").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_forgotten_on_s3(made: Path, moto: S3Endpoint) -> None:
     """The same in a bucket: erased, verified, and passed over by the next night."""
     boto3.client("s3").create_bucket(Bucket="forget")

@@ -111,6 +111,7 @@ def test_progress_is_shown_where_it_is_asked_for(
     assert "committing" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_notebook_sees_the_progress(demo: tuple[Path, list[object]], tmp_path: Path) -> None:
     """A scan in a real kernel prints its progress as plain lines, none with `progress=False`, and the result shows itself."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

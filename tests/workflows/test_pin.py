@@ -195,6 +195,7 @@ def test_secrets_are_not_pinned(folder: Path) -> None:
     assert shown.exit_code in (1, 2) and not (folder / "out" / FOLDER).exists() and "abcdef0123" not in shown.output
 
 
+@pytest.mark.long
 def test_pins_on_s3(folder: Path, moto: S3Endpoint) -> None:
     """The same where the store, the policy and the bank lie on S3; what changed there stops, too."""
     client = boto3.client("s3")

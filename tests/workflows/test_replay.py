@@ -194,6 +194,7 @@ def test_what_would_change_is_what_changes(tmp_path: Path, old: str, new: str) -
     assert found.rows == 60
 
 
+@pytest.mark.long
 def test_the_next_night_goes_on_from_a_replay(tmp_path: Path, old: str, new: str) -> None:
     """It carries what the replay carried, from the run that looked at it, and tells changes since the replay alone."""
     night(tmp_path, "scan", old, NAMES)
@@ -208,6 +209,7 @@ def test_the_next_night_goes_on_from_a_replay(tmp_path: Path, old: str, new: str
     assert list(verify(run_of(tmp_path, "next"))) == []
 
 
+@pytest.mark.long
 def test_a_delta_is_replayed_with_the_runs_before_it(tmp_path: Path, old: str, new: str) -> None:
     """A replay of a delta is a delta: laid over the reports before it, it is what a scan of everything would be."""
     whole = night(tmp_path, "whole", old, NAMES)
@@ -231,6 +233,7 @@ def test_a_delta_is_replayed_with_the_runs_before_it(tmp_path: Path, old: str, n
     assert list(verify(run_of(tmp_path, "replay"))) == []
 
 
+@pytest.mark.long
 def test_a_replay_is_replayed(tmp_path: Path, old: str, new: str) -> None:
     """Back again under the first policy, all is as it was."""
     scan = night(tmp_path, "scan", old, NAMES)
@@ -313,6 +316,7 @@ def test_a_damaged_parent_is_no_parent(tmp_path: Path, old: str, new: str) -> No
         replay(run_of(tmp_path, "scan"), load_policy(new))
 
 
+@pytest.mark.long
 def test_a_report_from_before_a_column_was_added(tmp_path: Path, old: str, new: str) -> None:
     """Columns are only ever added: a report without `skill` is compared, replayed and carried over as one without any."""
     scan = night(tmp_path, "scan", old, NAMES)

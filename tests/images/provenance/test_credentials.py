@@ -208,6 +208,7 @@ def test_nobody_is_asked_anything(child: DecodeChild) -> None:
     assert {name for name in found if name.startswith("c2pa")} == {"c2pa.remote_manifest"}
 
 
+@pytest.mark.long
 def test_a_night_with_a_trust_list(tmp_path: Path) -> None:
     """Signals in the report and for rules; another list makes rows anew, and one that changes in between is told."""
     (tmp_path / "media").mkdir()

@@ -107,6 +107,7 @@ def test_it_goes_with_its_parent(deed: str, cause: signal.Signals) -> None:
     assert soon(lambda: all(map(is_gone, pids)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cause", [signal.SIGKILL, signal.SIGINT])
 def test_classifying_leaves_nothing_behind(cause: signal.Signals, tmp_path: Path) -> None:
     """`classify` killed or interrupted over an image that hangs ends at once, and its processes with it."""
@@ -152,6 +153,7 @@ def test_signals_are_not_inherited() -> None:
     assert [ignored >> (one - 1) & 1 for one in (signal.SIGINT, signal.SIGCHLD, signal.SIGALRM)] == [1, 0, 0]
 
 
+@pytest.mark.long
 def test_in_the_background() -> None:
     """A suite that was started with SIGINT ignored (`&`, `nohup`, a CI system) interrupts what it starts nevertheless."""
     this = f"{__file__}::test_it_goes_with_its_parent[{int(signal.SIGINT)}-hang]"

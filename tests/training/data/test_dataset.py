@@ -135,6 +135,7 @@ def test_a_second_time_reads_nothing(data: Path, found: Prepared) -> None:
     assert images == sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("images-*.arrow"))
 
 
+@pytest.mark.long
 def test_elsewhere_and_as_a_zip_they_are_the_same(data: Path, found: Prepared, tmp_path: Path) -> None:
     """Moved, renamed and packed, in another order, the same images fall on the same sides: content decides."""
     path = tmp_path / "nsfw_dataset_v1.zip"
@@ -223,6 +224,7 @@ def test_files_that_kill_their_decoder(tmp_path: Path) -> None:
     assert [(Path(u.uri).name, str(u.status)) for u in got.unreadable] == [("bomb.png", "too_large")]
 
 
+@pytest.mark.long
 def test_two_processes_prepare_the_same_data_at_once(tmp_path: Path) -> None:
     """As two workers of one machine do: the images are read once, and both get the same splits."""
     root = write_classes(tmp_path / "data", {"neutral": 12, "porn": 12})

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from training.evaluate.evaluate import EvaluationResult
     from training.fit.fit import TrainingResult as Training
 
+pytestmark = pytest.mark.long
+
 HOSTILE = "<script>alert(1)<!--\"'><img src=x onerror=alert(2)>\u202egpj.png"
 LOCAL = StorageConfig()
 NSFW = ("hentai", "porn", "sexy")

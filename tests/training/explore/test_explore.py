@@ -24,6 +24,8 @@ explore = later("training.explore.explore")
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
+pytestmark = pytest.mark.long
+
 HOSTILE = "<script>alert(1)<!--\"'><img src=x onerror=alert(2)>\u202egpj.jpg"
 LOCAL = StorageConfig()
 

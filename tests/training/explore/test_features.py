@@ -14,6 +14,8 @@ from tests.checkpoints import make_dinov2, make_swin, make_vit
 from tests.later import later
 from tests.training.pictures import blobs, encoded, photographs
 
+pytestmark = pytest.mark.long
+
 datasets = later("datasets")
 features = later("training.explore.features")
 

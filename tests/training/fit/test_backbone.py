@@ -13,6 +13,8 @@ from nsfwscan.errors import ModelError
 from tests.checkpoints import FIVE, make_dinov2, make_swin, make_vit
 from tests.later import later
 
+pytestmark = pytest.mark.long
+
 torch = later("torch")
 safetensors = later("safetensors.torch")
 backbones = later("training.fit.backbone")

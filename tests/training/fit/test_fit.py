@@ -232,6 +232,7 @@ def test_a_full_disk_is_said_before(small_bench: Bench, small_disk: Path) -> Non
         small_bench.train(small_disk / "out")
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_can_be_gone_on_from(small_bench: Bench, small_disk: Path, tmp_path: Path) -> None:
     """A disk that fills up later ends the attempt with a clear error; with room again the training goes on, the same."""
     out = small_disk / "out"

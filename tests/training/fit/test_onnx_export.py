@@ -27,6 +27,8 @@ from tests.later import later
 from tests.s3.servers import S3Endpoint
 from training.cli import main
 
+pytestmark = pytest.mark.long
+
 torch_backend = later("nsfwscan.models.torch_backend")
 torch = later("torch")
 onnx_export = later("training.fit.onnx_export")
@@ -51,7 +53,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.mark.parametrize(
     "make",
-    [None, pytest.param(make_dinov2, marks=pytest.mark.long), pytest.param(make_swin, marks=pytest.mark.full)],
+    [None, make_dinov2, pytest.param(make_swin, marks=pytest.mark.full)],
     ids=["vit", "dinov2", "swin"],
 )
 def test_the_graph_gives_the_scan_s_scores(

@@ -27,6 +27,8 @@ from training.evaluate.config import EvaluateConfig
 if TYPE_CHECKING:
     from training.fit.fit import TrainingResult
 
+pytestmark = pytest.mark.long
+
 torch = later("torch")
 evaluate = later("training.evaluate.evaluate")
 trainer = later("training.fit.trainer")
@@ -56,7 +58,7 @@ class Made:
         return self.outcome.uri
 
 
-@pytest.fixture(scope="module", params=[pytest.param("float32", marks=pytest.mark.long), "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def made(request: pytest.FixtureRequest, small_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = tmp_path_factory.mktemp(request.param) / "checkpoint"
     return Made(request.param, small_bench.train(out, precision=request.param, checkpoint_steps=3))
@@ -114,7 +116,7 @@ class _Unshipped(Heard):
             raise Stopped("before the directory is written")
 
 
-@pytest.mark.parametrize("stop", ["step 14 of", pytest.param("at the end", marks=pytest.mark.long)])
+@pytest.mark.parametrize("stop", ["step 14 of", "at the end"])
 def test_a_stopped_training_ends_the_same(made: Made, small_bench: Bench, tmp_path: Path, stop: str) -> None:
     """Stopped within an epoch, or with nothing left but to ship, it ends with the same weights and figures."""
     heard = _Unshipped(epochs=2) if stop == "at the end" else Heard(stop_at=stop)
