@@ -86,7 +86,7 @@ class Presigned:
     def __init__(self, storage: StorageConfig, seconds: float) -> None:
         if not 1 <= seconds <= self.LONGEST_S:
             raise ConfigError("--presign: S3 signs links for seven days at most, and for a second at least")
-        self._storage, self._seconds = storage, int(seconds)
+        self._storage, self._seconds = _signing(storage), round(seconds)
 
     def link(self, row: Mapping[str, Any]) -> str | None:
         """Return a link; None for what is not on S3. Raises NsfwscanError where there are no credentials."""
@@ -98,6 +98,15 @@ class Presigned:
         except STORE_ERRORS as error:
             raise setup_error(error, f"cannot sign a link to {place.uri}") from error
         return signed
+
+
+def _signing(storage: StorageConfig) -> StorageConfig:
+    """Return the storage with links signed by version 4, for the bucket's own region: botocore signs links for the oldest
+    regions by version 2, which S3 refuses for buckets made after June 2020, and for what a KMS key encrypts."""
+    asked = {"signature_version": "s3v4", "s3": {"addressing_style": storage.s3_addressing}}
+    config = {**asked, **storage.options.get("config_kwargs", {})}
+    options = {"cache_regions": storage.region is None, **storage.options, "config_kwargs": config}
+    return storage.model_copy(update={"options": options})
 
 
 def origin_of(url: str) -> str | None:

@@ -111,7 +111,7 @@ class Output:
         if self.place is not None and (not self.place.path or self.place.path.endswith("/")):
             raise ConfigError(f"{self} names no file: add one")
         with tempfile.TemporaryDirectory(prefix="nsfwscan-") as folder:
-            path = Path(folder, "output")
+            path = Path(folder, f"output{PurePosixPath(self.name).suffix[:16]}")  # stores guess the media type by it
             path.touch()
             yield path
             if self.place is None:

@@ -104,7 +104,7 @@ class Store:
             if self.is_local:
                 self._disk.write(self._within(name), data, private=private)
             else:
-                self._fs.pipe_file(self.locate(name), data)
+                self._fs.pipe_file(self.locate(name), data, **self._headers(name))
 
     def create(self, name: str, data: bytes) -> None:
         """Write a file that must not be there yet. Raises FileExistsError, StoreError.
@@ -130,6 +130,10 @@ class Store:
             return True
         return False
 
+    def _headers(self, name: str) -> dict[str, str]:
+        """Return what makes a browser open a page that lies on S3, and not download it."""
+        return {"ContentType": "text/html"} if self.location.is_s3 and name.endswith(".html") else {}
+
     def _create(self, name: str, data: bytes) -> bool:
         """Write a file on the condition that it is new; return False where the store knows no such condition. Raises
         FileExistsError, StoreError."""
@@ -137,7 +141,7 @@ class Store:
             if self.is_local:
                 self._disk.create(self._within(name), data)
             else:
-                self._fs.pipe_file(self.locate(name), data, mode="create")
+                self._fs.pipe_file(self.locate(name), data, mode="create", **self._headers(name))
         except FileExistsError:
             raise
         except NotImplementedError:  # of a filesystem that is not S3

@@ -241,12 +241,17 @@ def test_a_pack_on_s3(moto: S3Endpoint, tmp_path: Path) -> None:
     }
     picture_name = next(name for name in names if name.startswith("two/originals/"))
     assert names == {"media/a.png", "one/index.html", "two/index.html", picture_name}
+    types = {
+        name: client.head_object(Bucket="packs", Key=name)["ContentType"] for name in ("one/index.html", picture_name)
+    }
+    assert types == {"one/index.html": "text/html", picture_name: "image/jpeg"}  # or a browser would download the page
     client.download_file("packs", "one/index.html", str(tmp_path / "one.html"))
     [item] = told(tmp_path / "one.html")["items"]
     link = item["members"][0]["original"]
     assert (
         link.startswith(moto.endpoint_url)
-        and "Expires" in link
+        and "X-Amz-Expires=3600" in link
+        and "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link
         and f"img-src data: {moto.endpoint_url};" in (tmp_path / "one.html").read_text()
     )
     assert Presigned(storage, 60).link({"uri": "/a.png"}) is None
