@@ -101,8 +101,8 @@ class Presigned:
 
 
 def _signing(storage: StorageConfig) -> StorageConfig:
-    """Return the storage with links signed by version 4, for the bucket's own region: botocore signs links for the oldest
-    regions by version 2, which S3 refuses for buckets made after June 2020, and for what a KMS key encrypts."""
+    """Return the storage with links signed by version 4, for the bucket's own region: botocore signs links for the
+    oldest regions by version 2, which S3 refuses for buckets made after June 2020, and for what a KMS key encrypts."""
     asked = {"signature_version": "s3v4", "s3": {"addressing_style": storage.s3_addressing}}
     config = {**asked, **storage.options.get("config_kwargs", {})}
     options = {"cache_regions": storage.region is None, **storage.options, "config_kwargs": config}

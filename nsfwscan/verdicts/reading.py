@@ -23,12 +23,14 @@ from nsfwscan.location import STDOUT
 from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import read_file
 from nsfwscan.storage.tables import READING_ERRORS, compression_of, unpacked
-from nsfwscan.text import plural, printable
+from nsfwscan.text import plural, printable, size
 from nsfwscan.verdicts.sessions import Session
 from nsfwscan.verdicts.verdict import VERDICT_SCHEMA, LineError, PersonVerdict, as_line, checked, loaded_line, parsed
 
 _NAMED = 5
 """Wrong lines of a file that are named; the rest are counted."""
+_MOST_BYTES = 2**30
+"""Largest file, unpacked: some two million verdicts. A packed file of a few megabytes can have no end."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def read_files(files: Sequence[str], storage: StorageConfig) -> Given:
             more = f"\n  and {len(lines) - _NAMED:,} more" if len(lines) > _NAMED else ""
             wrong.append(f"{printable(file)}:\n  " + "\n  ".join(lines[:_NAMED]) + more)
     if wrong:
-        refused = plural(len(wrong), "file is", "files are")
-        raise SourceError(f"{refused} no sound verdict file, and nothing was taken in:\n" + "\n".join(wrong))
+        refused = plural(len(wrong), "file is not a valid verdict file", "files are not valid verdict files")
+        raise SourceError(f"{refused}; nothing was taken in:\n" + "\n".join(wrong))
     return Given(list(found.values()), sessions)
 
 
@@ -86,12 +88,15 @@ def _bytes(file: str, storage: StorageConfig) -> bytes:
 def _verdicts(data: bytes, file: str) -> Iterator[tuple[str, PersonVerdict | Session | str]]:
     """Yield each line or row of a file with its verdict or session, or with what is wrong with it."""
     try:
-        data = unpacked(io.BytesIO(data), compression_of(data)).read()
+        data = unpacked(io.BytesIO(data), compression_of(data)).read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            yield "the file", f"has more than {size(_MOST_BYTES)}, unpacked: split it"
+            return
         if data.startswith(b"PAR1"):
             yield from _checked(_parquet(data))
             return
     except (*READING_ERRORS, OSError) as error:
-        yield "the file", f"is damaged: {str(error) or 'it breaks off'}"
+        yield "the file", f"is damaged, or of another kind: {str(error) or 'it breaks off'}"
         return
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(f"line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -103,8 +108,9 @@ def _verdicts(data: bytes, file: str) -> Iterator[tuple[str, PersonVerdict | Ses
 def _parquet(data: bytes) -> Iterator[tuple[str, object]]:
     rows = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
     if set(rows.column_names) != set(VERDICT_SCHEMA.names):
-        odd = ", ".join(sorted(set(rows.column_names) ^ set(VERDICT_SCHEMA.names)))
-        raise pa.ArrowInvalid(f"its columns are not those of verdicts; they differ in {odd}")
+        odd = sorted(set(rows.column_names) ^ set(VERDICT_SCHEMA.names))
+        named = ", ".join(odd[:_NAMED]) + (", …" if len(odd) > _NAMED else "")
+        raise pa.ArrowInvalid(f"its columns are not those of a verdict file; they differ in {named}")
     listed = rows.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA).to_pylist()
     return ((f"row {number}", as_line(row)) for number, row in enumerate(listed, start=1))
 

@@ -85,13 +85,13 @@ class LineError(Exception):
 
 def _uuid(text: str) -> str:
     if not _UUID.fullmatch(text := text.lower()):
-        raise ValueError("no UUID")
+        raise ValueError("not a UUID")
     return text
 
 
 def _sha256(text: str) -> str:
     if not _SHA256.fullmatch(text := text.lower()):
-        raise ValueError("no SHA-256, which has 64 hex digits")
+        raise ValueError("not a SHA-256, which has 64 hex digits")
     return text
 
 
@@ -100,13 +100,13 @@ def utc_text(text: str) -> str:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError("no time of ISO 8601, as 2026-11-27T08:30:00Z") from None
+        raise ValueError("not a time of ISO 8601, such as 2026-11-27T08:30:00Z") from None
     if at.tzinfo is None:
-        raise ValueError("a time without its zone: end it with Z for UTC")
+        raise ValueError("has no time zone: add Z for UTC")
     if at > datetime.now(UTC) + _AHEAD:
-        raise ValueError("lies in the future: the clock of the machine that wrote it is wrong")
+        raise ValueError("is in the future: the clock of the machine that wrote it was wrong")
     if at.year < 2000:
-        raise ValueError("lies before the year 2000: the clock of the machine that wrote it is wrong")
+        raise ValueError("is before the year 2000: the clock of the machine that wrote it was wrong")
     return at.astimezone(UTC).isoformat()
 
 
@@ -146,7 +146,7 @@ class PersonVerdict(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.verdict is Word.UNDO and not self.supersedes:
-            raise ValueError("an undo names in `supersedes` the verdict that it takes back")
+            raise ValueError("an undo must name the verdict that it takes back in `supersedes`")
         if self.supersedes == self.id:
             raise ValueError("a verdict cannot supersede itself")
         return self
@@ -188,13 +188,13 @@ def loaded_line(line: str) -> Any:
     try:
         return json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        raise LineError("no JSON; it was cut off, or this is another kind of file") from None
+        raise LineError("not valid JSON; it was cut off, or this is another kind of file") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise LineError("a key stands there twice")
+        raise LineError("has the same key twice")
     return found
 
 

@@ -50,7 +50,7 @@ def import_verdicts(store: Store, files: Sequence[str], storage: StorageConfig) 
 
     Raises:
         StoreError: it is no report store, or it fails.
-        SourceError: a file is no sound verdict file, or contradicts the store; nothing was taken in.
+        SourceError: a file is not a valid verdict file, or contradicts the store; nothing was taken in.
     """
     known = {run.run_id for run in runs_of(store)}
     if not known:

@@ -13,6 +13,7 @@ import pytest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import SourceError
+from nsfwscan.verdicts import reading
 from nsfwscan.verdicts.reading import read_files
 from nsfwscan.verdicts.verdict import as_table
 from tests.verdicts.lines import file, id_of, line
@@ -36,11 +37,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"color": "red"}, "color: an unknown key"),
     ({"verdict": "delete"}, "verdict: Input should be 'approve', 'remove', 'escalate' or 'undo'"),
     ({"kind": "training"}, "kind: Input should be"),
-    ({"id": "7"}, "id: no UUID"),
-    ({"sha256": "ab"}, "sha256: no SHA-256"),
-    ({"decided_at": "2026-11-20T10:00:00"}, "decided_at: a time without its zone"),
-    ({"decided_at": "2126-11-20T10:00:00Z"}, "decided_at: lies in the future"),
-    ({"decided_at": "yesterday"}, "decided_at: no time"),
+    ({"id": "7"}, "id: not a UUID"),
+    ({"sha256": "ab"}, "sha256: not a SHA-256"),
+    ({"decided_at": "2026-11-20T10:00:00"}, "decided_at: has no time zone"),
+    ({"decided_at": "2126-11-20T10:00:00Z"}, "decided_at: is in the future"),
+    ({"decided_at": "yesterday"}, "decided_at: not a time"),
     ({"seconds": -1}, "seconds: "),
     ({"seconds": float("nan")}, "seconds: "),
     ({"opened": "yes"}, "opened: "),
@@ -48,7 +49,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"probability": 1.5}, "probability: "),
     ({"reviewer": ""}, "reviewer: "),
     ({"reason": "\ud800"}, "reason: Input should be a valid string"),
-    ({"verdict": "undo"}, "an undo names in `supersedes`"),
+    ({"verdict": "undo"}, "an undo must name"),
     ({"supersedes": id_of("1")}, "cannot supersede itself"),
 ]
 
@@ -64,11 +65,11 @@ def test_what_is_wrong_is_said_by_line(tmp_path: Path) -> None:
         assert f"line 1: {key}: Field required" in refused(path, json.dumps(left).encode())
     whole = json.dumps(GOOD).encode()
     for data, said in [
-        (whole + b"\n" + whole[:40], "line 2: no JSON; it was cut off"),
+        (whole + b"\n" + whole[:40], "line 2: not valid JSON; it was cut off"),
         (b"[1]\n", "line 1: a JSON list, not an object"),
         (b"\xff\xfe\n", "line 1: is not UTF-8"),
         (b"\n \n", "the file: is empty"),
-        (whole[:-1] + b', "id": "x"}', "a key stands there twice"),
+        (whole[:-1] + b', "id": "x"}', "has the same key twice"),
         (b"PAR1 and no more", "the file: is damaged"),
         (gzip.compress(whole)[:-9], "the file: is damaged"),
         (b"uri,truth\na,porn\n", "line 1: no JSON"),
@@ -102,5 +103,14 @@ def test_one_file_in_many_forms(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot read the verdict file"):
         read(str(tmp_path / "none.jsonl"))
     pq.write_table(table.drop_columns(["kind"]), tmp_path / "v.parquet")
-    with pytest.raises(SourceError, match="its columns are not those of verdicts; they differ in kind"):
+    with pytest.raises(SourceError, match="its columns are not those of a verdict file; they differ in kind"):
         read(str(tmp_path / "v.parquet"))
+
+
+def test_a_packed_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes unpack to gigabytes: no more than a bound is unpacked of them."""
+    monkeypatch.setattr(reading, "_MOST_BYTES", 10_000)
+    packed = tmp_path / "v.jsonl.gz"
+    packed.write_bytes(gzip.compress(bytes(10_000_000), mtime=0))
+    with pytest.raises(SourceError, match=r"the file: has more than 9\.8 KiB, unpacked: split it"):
+        read(str(packed))
