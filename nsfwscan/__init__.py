@@ -3,7 +3,7 @@
     import nsfwscan
 
     result = nsfwscan.scan(["s3://media/2026/11/"], out="s3://reports/media")
-    [verdict] = nsfwscan.classify(["photo.jpg"])
+    [image] = nsfwscan.classify(["photo.jpg"])
 
 Importing this imports neither ray nor torch; they come with the first call that needs them.
 """

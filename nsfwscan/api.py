@@ -1,7 +1,7 @@
 """The public functions, `nsfwscan.scan`, `nsfwscan.explain` and `nsfwscan.classify`.
 
-They take the command line's options as keyword arguments, return a `ScanResult`, an `Explanation` and `Verdict`s, and
-raise the errors of `nsfwscan.errors`.
+They take the command line's options as keyword arguments, return a `ScanResult`, an `Explanation` and
+`Classification`s, and raise the errors of `nsfwscan.errors`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nsfwscan.storage.text_files import read_text
 
 if TYPE_CHECKING:
     from nsfwscan.execution.layout import Fleet
-    from nsfwscan.workflows.classify import Verdict
+    from nsfwscan.workflows.classify import Classification
     from nsfwscan.workflows.explain import Explanation
     from nsfwscan.workflows.given_images import Picture
     from nsfwscan.workflows.scan import ScanResult
@@ -112,7 +112,7 @@ def _settings(
 
 def classify(
     images: Picture | Iterable[Picture], *, preset: str | None = None, config: Path | None = None, **sections: Any
-) -> list[Verdict]:
+) -> list[Classification]:
     """Classify images in this process, without Ray; on a GPU if there is one.
 
     Args:
@@ -122,7 +122,7 @@ def classify(
         preset, config, **sections: as for `scan`.
 
     Returns:
-        One `Verdict` for each image, in order; unreadable images have a status and an error instead of scores.
+        One `Classification` for each image, in order; unreadable images have a status and an error instead of scores.
 
     Raises:
         NsfwscanError: the model or the policy cannot be loaded; or something is no image at all.

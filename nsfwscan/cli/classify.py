@@ -12,7 +12,7 @@ from rich.console import Console
 from nsfwscan.api import classify as classify_images
 from nsfwscan.cli.console import echo, exit_codes, source_storage_options
 from nsfwscan.cli.options import model_options, sections_of
-from nsfwscan.cli.terminal import describe_verdict
+from nsfwscan.cli.terminal import describe_classification
 
 
 @click.command()
@@ -26,8 +26,8 @@ def classify(
 ) -> None:
     """Score single IMAGES (paths or URIs) immediately, without Ray."""
     with exit_codes(Console(stderr=True), verbose):
-        for verdict in classify_images(images, preset=preset, config=config, **sections_of(options)):
+        for classified in classify_images(images, preset=preset, config=config, **sections_of(options)):
             if as_json:
-                click.echo(json.dumps(asdict(verdict)))  # for a program: the URI as the user gave it
+                click.echo(json.dumps(asdict(classified)))  # for a program: the URI as the user gave it
             else:
-                echo(describe_verdict(verdict))
+                echo(describe_classification(classified))

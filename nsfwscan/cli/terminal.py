@@ -1,4 +1,4 @@
-"""Text for the terminal: the result of a scan, a plan, a verdict, or a run.
+"""Text for the terminal: the result of a scan, a plan, a classified image, or a run.
 
 Names come from strangers: their control characters are shown, not sent to the terminal.
 """
@@ -25,7 +25,7 @@ from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.text import duration, money, plural, printable, size
 
 if TYPE_CHECKING:
-    from nsfwscan.workflows.classify import Verdict
+    from nsfwscan.workflows.classify import Classification
     from nsfwscan.workflows.cost import Cost
     from nsfwscan.workflows.explain import Expected, Explanation
     from nsfwscan.workflows.scan import ScanResult
@@ -317,25 +317,23 @@ def _money(cost: Cost) -> str:
     return cost.missing or money(cost.amount, cost.currency)
 
 
-def describe_verdict(verdict: Verdict) -> str:
+def describe_classification(image: Classification) -> str:
     """Render one image: ranked scores as bars, and detectors' signals; or the match, filter or error in their place."""
-    name = printable(verdict.uri)
-    if verdict.match is not None:
-        found = verdict.match
-        known = f"in bank {found.bank} as {printable(found.id)}"
-        known += f", {found.distance} bits off" if found.distance else ""
-        return f"{name}\n  {known} → {verdict.decision} ({verdict.rule})"
-    further = [
-        f"  {printable(signal)} {value:.3f}" for signal, value in verdict.signals.items() if _is_detectors(signal)
-    ]
-    if not verdict.scores and verdict.filtered_by is not None:
-        settled = f"  settled by {printable(verdict.filtered_by)} → {verdict.decision} ({verdict.rule})"
+    name = printable(image.uri)
+    if image.match is not None:
+        match = image.match
+        known = f"in bank {match.bank} as {printable(match.id)}"
+        known += f", {match.distance} bits off" if match.distance else ""
+        return f"{name}\n  {known} → {image.decision} ({image.rule})"
+    further = [f"  {printable(signal)} {value:.3f}" for signal, value in image.signals.items() if _is_detectors(signal)]
+    if not image.scores and image.filtered_by is not None:
+        settled = f"  settled by {printable(image.filtered_by)} → {image.decision} ({image.rule})"
         return "\n".join([name, *further, settled])
-    if not verdict.scores:
-        return f"{name}\n  {verdict.status}: {printable(verdict.error or 'no score')}"
-    call = f"{verdict.decision} ({verdict.rule})" + (", borderline: a person should look" if verdict.borderline else "")
-    bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in verdict.scores.items()]
-    return "\n".join([name, *bars, *further, f"  nsfw_score {verdict.nsfw_score:.3f} → {call}"])
+    if not image.scores:
+        return f"{name}\n  {image.status}: {printable(image.error or 'no score')}"
+    call = f"{image.decision} ({image.rule})" + (", borderline: a person should look" if image.borderline else "")
+    bars = [f"  {category:<9} {score:6.1%}  {'█' * round(score * _BAR)}" for category, score in image.scores.items()]
+    return "\n".join([name, *bars, *further, f"  nsfw_score {image.nsfw_score:.3f} → {call}"])
 
 
 def _is_detectors(signal: str) -> bool:

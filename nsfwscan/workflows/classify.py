@@ -1,6 +1,6 @@
 """Classify a few images in this process, by the same stages as a scan, without Ray.
 
-Each image gets a `Verdict`, in order, even if it cannot be read.
+Each image gets a `Classification`, in order, even if it cannot be read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nsfwscan.stages.read import Read
 from nsfwscan.workflows.given_images import Picture, given_images
 
 BORDERLINE_MARGIN = 0.2
-"""A verdict is borderline if its two most probable categories are closer than this."""
+"""An image is borderline if its two most probable categories are closer than this."""
 
 _AT_ONCE = 32
 """Images in memory at a time."""
@@ -47,7 +47,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Classification:
     """Result of the model and the policy for one image.
 
     Attributes:
@@ -87,7 +87,7 @@ class Verdict:
     lines: list[dict[str, Any]] = field(default_factory=list)
 
 
-def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> list[Verdict]:
+def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> list[Classification]:
     """Classify images in this process, on a GPU if there is one. An iterable is taken a few images at a time.
 
     Raises:
@@ -109,24 +109,26 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
     scored = model_stages(config, spec, threads=threads, auxiliary_models=beside, again=pictures_again(config, read))
     stages = opened([read, *cpu_stages(config, spec, banks=banks, auxiliary_models=beside)[1:], *scored])
     look = SecondLook(config.views, lambda listing, _: finish(run(stages, fresh(listing))))
-    verdicts: list[Verdict] = []
+    classified: list[Classification] = []
     given = given_images(images, config.read.max_bytes)
     while some := list(islice(given, _AT_ONCE)):
         held |= {one.uri: one.data for one in some if one.data is not None}
         listing = pa.Table.from_pylist([{"uri": one.uri} for one in some], schema=LISTING_SCHEMA)
         rows = look(finish(run(stages, fresh(listing))))
         decisions = decide(rows).to_pylist()
-        verdicts += [_verdict({**row, **decision}) for row, decision in zip(rows.to_pylist(), decisions, strict=True)]
+        classified += [
+            _classification({**row, **decision}) for row, decision in zip(rows.to_pylist(), decisions, strict=True)
+        ]
         held.clear()
-    return verdicts
+    return classified
 
 
-def _verdict(row: dict[str, Any]) -> Verdict:
+def _classification(row: dict[str, Any]) -> Classification:
     found = [(str(c), row[score_column(c)]) for c in Category if row[score_column(c)] is not None]
     scores = dict(sorted(found, key=lambda score: -score[1]))
     best, second, *_ = [*scores.values(), inf, -inf]
     close = len(scores) > 1 and best - second < BORDERLINE_MARGIN
-    return Verdict(
+    return Classification(
         uri=row["uri"],
         status=row["status"],
         error=row["error"],

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsfwscan.cli.terminal import describe_run, describe_scan, describe_verdict
+from nsfwscan.cli.terminal import describe_classification, describe_run, describe_scan
 from nsfwscan.config import StorageConfig
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs.overview import overview
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
-from nsfwscan.workflows.classify import Verdict
+from nsfwscan.workflows.classify import Classification
 from nsfwscan.workflows.scan import ScanResult
 from tests.runs.rows import altered, begun, files, scanned, staged_row
 
@@ -52,13 +52,13 @@ def suspect(uri: str) -> dict[str, Any]:
     )
 
 
-def verdict(**values: Any) -> Verdict:
+def classified(**values: Any) -> Classification:
     scores = {"neutral": 0.75, "nsfw": 0.25}
     made = {
         **{"uri": "cat.jpg", "status": "ok", "error": None, "scores": scores, "nsfw_score": 0.25},
         **{"decision": "review", "rule": "borderline", "borderline": True, "model": "m@1", "policy": "p@1"},
     }
-    return Verdict(**{**made, **values})
+    return Classification(**{**made, **values})
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------
@@ -196,16 +196,16 @@ def test_printable_text_is_tame(text: str) -> None:
 
 
 def test_hostile_names_are_shown_and_not_obeyed(result: ScanResult) -> None:
-    """Control characters of names and messages reach neither the lines of a scan nor those of a verdict."""
+    """Control characters of names and messages reach neither the lines of a scan nor those of a classified image."""
     errors = [{"status": "timeout", "count": 1, "message": HOSTILE, "example": HOSTILE}]
     record = altered(result.record, summary={**result.record.as_json()["summary"], "errors": errors})
     text = describe_scan(ScanResult("made", result.uri, 0, record, sha256=result.sha256))
     assert_tame(text)
     assert len(text.splitlines()) == len(describe_scan(result).splitlines())
-    for made in (verdict(uri=HOSTILE), verdict(uri=HOSTILE, scores={}, status="timeout", error=HOSTILE)):
-        assert_tame(describe_verdict(made))
-        assert "\\x1b[2J" in describe_verdict(made)
-        assert len(describe_verdict(made).splitlines()) in (2, 4)
+    for made in (classified(uri=HOSTILE), classified(uri=HOSTILE, scores={}, status="timeout", error=HOSTILE)):
+        assert_tame(describe_classification(made))
+        assert "\\x1b[2J" in describe_classification(made)
+        assert len(describe_classification(made).splitlines()) in (2, 4)
 
 
 # --- the query ------------------------------------------------------------------------------------------------------
@@ -255,36 +255,38 @@ def test_report_files_are_the_reports_alone(result: ScanResult) -> None:
     assert [pq.read_table(path).num_rows for path in result.report_files] == [30]
 
 
-# --- verdicts and runs ----------------------------------------------------------------------------------------------
+# --- images and runs ----------------------------------------------------------------------------------------------
 
 
-def test_a_verdict_is_a_ranked_distribution() -> None:
+def test_an_image_has_a_ranked_distribution() -> None:
     """One bar a category, the decision and its rule, and that a person should look where it is close."""
-    assert describe_verdict(verdict()).splitlines() == [
+    assert describe_classification(classified()).splitlines() == [
         "cat.jpg",
         "  neutral    75.0%  ██████████████████████",
         "  nsfw       25.0%  ████████",
         "  nsfw_score 0.250 → review (borderline), borderline: a person should look",
     ]
-    assert "a person should look" not in describe_verdict(verdict(borderline=False))
+    assert "a person should look" not in describe_classification(classified(borderline=False))
 
 
 def test_an_unreadable_image_has_its_reason() -> None:
     """Without scores there is no bar, but the status and the error."""
-    made = verdict(status="decode_error", error="the JPEG data is damaged", scores={}, nsfw_score=None)
-    assert describe_verdict(made).splitlines() == ["cat.jpg", "  decode_error: the JPEG data is damaged"]
+    made = classified(status="decode_error", error="the JPEG data is damaged", scores={}, nsfw_score=None)
+    assert describe_classification(made).splitlines() == ["cat.jpg", "  decode_error: the JPEG data is damaged"]
 
 
-def test_a_verdict_without_the_model() -> None:
+def test_an_image_without_the_model() -> None:
     """What a filter settled says which one and what was decided; detectors say their part, files not what they are."""
     signals = {"exif.camera_absent": 1.0, "prefilter.nsfw": 0.01, "violence.weapon": 0.25}
-    made = verdict(scores={}, nsfw_score=None, filtered_by="icon", decision="allow", rule="otherwise", signals=signals)
-    assert describe_verdict(made).splitlines() == [
+    made = classified(
+        scores={}, nsfw_score=None, filtered_by="icon", decision="allow", rule="otherwise", signals=signals
+    )
+    assert describe_classification(made).splitlines() == [
         "cat.jpg",
         "  violence.weapon 0.250",
         "  settled by icon → allow (otherwise)",
     ]
-    assert "  violence.weapon 0.250" in describe_verdict(verdict(signals=signals)).splitlines()
+    assert "  violence.weapon 0.250" in describe_classification(classified(signals=signals)).splitlines()
 
 
 def test_runs_are_one_line_each(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A few images at once, without Ray: a verdict for each, in order."""
+"""A few images at once, without Ray: a result for each, in order."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from PIL import Image
 import nsfwscan
 from nsfwscan.demo.media import UPLOADS, DemoObject
 from nsfwscan.errors import ConfigError, ModelError, PolicyError
-from nsfwscan.workflows.classify import BORDERLINE_MARGIN, Verdict, _verdict
+from nsfwscan.workflows.classify import BORDERLINE_MARGIN, Classification, _classification
 from tests.runs.rows import report, staged_row
 
 Demo = tuple[Path, list[DemoObject]]
 
 
-def test_every_image_has_its_verdict_in_order(demo: Demo) -> None:
-    """Good, broken, foreign and missing files each end in one verdict, in the order asked for, repeats included."""
+def test_every_image_has_its_result_in_order(demo: Demo) -> None:
+    """Good, broken, foreign and missing files each end in one result, in the order asked for, repeats included."""
     names = ["neutral/chelsea.jpg", "broken/notes.jpg", "absent.jpg", "broken/garbage.jpg", "neutral/chelsea.jpg"]
-    verdicts = nsfwscan.classify([demo[0] / name for name in names])
-    assert [v.uri for v in verdicts] == [str(demo[0] / name) for name in names]
-    assert [v.status for v in verdicts] == ["ok", "unsupported", "not_found", "decode_error", "ok"]
-    assert verdicts[0] == verdicts[-1]
-    good, bad = verdicts[0], verdicts[1]
+    results = nsfwscan.classify([demo[0] / name for name in names])
+    assert [v.uri for v in results] == [str(demo[0] / name) for name in names]
+    assert [v.status for v in results] == ["ok", "unsupported", "not_found", "decode_error", "ok"]
+    assert results[0] == results[-1]
+    good, bad = results[0], results[1]
     assert list(good.scores) == ["neutral", "nsfw"] and good.scores["neutral"] > good.scores["nsfw"]
     assert sum(good.scores.values()) == pytest.approx(1, abs=1e-5)
     assert good.nsfw_score == good.scores["nsfw"]
@@ -50,13 +50,13 @@ def test_one_image_may_be_given_alone(demo: Demo) -> None:
     assert nsfwscan.classify(path) == nsfwscan.classify(str(path)) == nsfwscan.classify([path])
 
 
-def test_no_images_no_verdicts() -> None:
+def test_no_images_no_results() -> None:
     """Nothing asked, nothing answered."""
     assert nsfwscan.classify([]) == []
 
 
 def test_more_images_than_fit_at_once(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images are taken a few at a time, and the verdicts do not depend on how many."""
+    """Images are taken a few at a time, and the results do not depend on how many."""
     names = [f"{UPLOADS}/names/{name}" for name in ("no_extension", ".hidden.jpg", "number #1.jpg")]
     together = nsfwscan.classify([demo[0] / name for name in names])
     monkeypatch.setattr("nsfwscan.workflows.classify._AT_ONCE", 2)
@@ -69,10 +69,10 @@ def test_more_images_than_fit_at_once(demo: Demo, monkeypatch: pytest.MonkeyPatc
 def test_close_calls_are_borderline(score: float, borderline: bool) -> None:
     """A call is borderline where the two best categories are close, or where the policy wants a person to look."""
     [row] = report([staged_row("/a", nsfw_score=score)]).to_pylist()
-    verdict = _verdict({**row, "each_detection": None, "each_line": None})
-    assert isinstance(verdict, Verdict)
-    assert verdict.borderline == borderline
-    assert (abs(1 - 2 * score) < BORDERLINE_MARGIN) <= verdict.borderline
+    result = _classification({**row, "each_detection": None, "each_line": None})
+    assert isinstance(result, Classification)
+    assert result.borderline == borderline
+    assert (abs(1 - 2 * score) < BORDERLINE_MARGIN) <= result.borderline
 
 
 def test_options_reach_the_stages(demo: Demo, tmp_path: Path) -> None:
@@ -109,15 +109,15 @@ def test_an_image_may_be_given_in_many_forms(demo: Demo) -> None:
     data, image = path.read_bytes(), Image.open(path).convert("RGB")
     forms = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), image, np.asarray(image)]
     with path.open("rb") as file:
-        verdicts = nsfwscan.classify(form for form in [*forms, file])
-    assert [v.uri for v in verdicts] == [
+        results = nsfwscan.classify(form for form in [*forms, file])
+    assert [v.uri for v in results] == [
         *(str(path), str(path), "bytes[2]", "bytes[3]", "bytes[4]", "file[5]", "image[6]", "array[7]", "file[8]"),
     ]
-    assert {v.status for v in verdicts} == {"ok"}
-    assert [v.scores for v in verdicts] == [verdicts[0].scores] * 9
+    assert {v.status for v in results} == {"ok"}
+    assert [v.scores for v in results] == [results[0].scores] * 9
     for alone in (data, image, np.asarray(image)):
         [one] = nsfwscan.classify(alone)
-        assert one.scores == verdicts[0].scores
+        assert one.scores == results[0].scores
 
 
 def test_pixels_of_every_shape(demo: Demo) -> None:
@@ -162,7 +162,7 @@ def test_what_is_no_image_is_told_in_words(demo: Demo, image: Any, said: str) ->
 
 
 def test_a_generator_is_taken_a_few_at_a_time(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the images of one round are in memory; damaged and oversized bytes become verdicts, as files do."""
+    """Only the images of one round are in memory; damaged and oversized bytes become results, as files do."""
     monkeypatch.setattr("nsfwscan.workflows.classify._AT_ONCE", 2)
     taken: list[int] = []
     data = (demo[0] / "neutral/chelsea.jpg").read_bytes()
@@ -172,8 +172,8 @@ def test_a_generator_is_taken_a_few_at_a_time(demo: Demo, monkeypatch: pytest.Mo
             taken.append(number)
             yield one
 
-    verdicts = nsfwscan.classify(images(), read={"max_bytes": len(data) - 1})
-    assert verdicts[0].status == verdicts[-1].status == "too_large"
-    assert [v.uri for v in verdicts] == [f"bytes[{n}]" for n in taken] and len(taken) == 5
-    assert "unsupported" in {v.status for v in verdicts[1:4]}
+    results = nsfwscan.classify(images(), read={"max_bytes": len(data) - 1})
+    assert results[0].status == results[-1].status == "too_large"
+    assert [v.uri for v in results] == [f"bytes[{n}]" for n in taken] and len(taken) == 5
+    assert "unsupported" in {v.status for v in results[1:4]}
     assert nsfwscan.classify(io.BytesIO(data), read={"max_bytes": 100})[0].status == "too_large"
