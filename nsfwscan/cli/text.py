@@ -12,12 +12,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from nsfwscan.cli.console import echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
 from nsfwscan.config import StorageConfig
 from nsfwscan.runs.run import find_run
 from nsfwscan.text import printable
 from nsfwscan.texts.sealing import KEY_VARIABLE, make_key
-from nsfwscan.workflows.read_text import read_text_of
+from nsfwscan.workflows.read_text import read_text_of, why_none
 
 
 @click.group()
@@ -43,9 +43,13 @@ def read(run: str, uri: str | None, keys: tuple[str, ...], as_json: bool, **opti
     Text may be personal data: whoever reads it should be allowed to.
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command"):
-        for row in read_text_of(find_run(run, StorageConfig.of(given_options(options))), uri, keys):
+        found, lines = find_run(run, StorageConfig.of(given_options(options))), 0
+        for row in read_text_of(found, uri, keys):
+            lines += 1
             said = f"{printable(row['uri'])}  {printable(row['text'])}"
             click.echo(json.dumps(row) if as_json else said)
+        if not lines:
+            complain(f"run {found.run_id} has no text{f' of {uri}' if uri else ''}{why_none(found.record().config)}")
 
 
 @text.command()

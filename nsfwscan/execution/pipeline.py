@@ -170,6 +170,7 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
                 "name": one.name,
                 "labels": one.labels,
                 "gate": config.detectors[one.name].model_dump(include={"when", "shadow"}),
+                **({"abstain": config.detectors[one.name].abstain} if config.detectors[one.name].abstain else {}),
                 **({"text": config.text.keep} if one.takes == "picture" else {}),
                 **_behind(one, config.detectors[one.name]),
             }

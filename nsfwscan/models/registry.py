@@ -139,6 +139,8 @@ def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
             raise ModelError(
                 f"the detector {one.name} classifies text, and none before it reads any: name one (--detector text)"
             )
+        if config.detectors[one.name].abstain is not None and (one.gives, one.takes) != ("probabilities", "pixels"):
+            raise ModelError(f"detectors.{one.name}.abstain is for a classifier of pictures; {one.uri} is none")
     if not any(one.takes == "picture" for one in detectors):
         return AuxiliaryModels(prefilter, detectors)
     rules = TextRules.of(config.text, config.storage)

@@ -146,7 +146,7 @@ class Detect(ScoringStage):
         worst: int = 2,
     ) -> None:
         self._gate = Gate(spec.name, config) if config.when is not None else None
-        self._column = column
+        self._column, self._abstain = column, config.abstain
         self.name = f"detect-{spec.name}"
         own = {"boxes": [EACH_DETECTION], "embedding": [EACH_EMBEDDING]}.get(spec.gives, [])
         self.adds = pa.schema([*SIGNAL_COLUMNS, COST, *own])
@@ -168,11 +168,19 @@ class Detect(ScoringStage):
             for one in self._by_name(scored.views).T
         ]
         found = [
-            dict(zip(self._labels, row, strict=True)) if there else None
+            self._said(dict(zip(self._labels, row, strict=True))) if there else None
             for *row, there in zip(*of_labels, scored.finite, strict=True)
         ]
         table = with_cost(with_signals(table, found), self.name, scored.asked, scored.seconds)
         return table if scored.boxes is None else self._with_boxes(table, scored, scored.boxes)
+
+    def _said(self, found: dict[str, float]) -> dict[str, float]:
+        """Return the probabilities of a row without those that say nothing, and whether there were such ones."""
+        if self._abstain is None:
+            return found
+        low, high = self._abstain
+        kept = {name: value for name, value in found.items() if not low < value < high}
+        return {**kept, f"{self._spec.name}.abstained": float(len(kept) < len(found))}
 
     def _by_name(self, views: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the numbers of each name: of several labels, their sum, or the highest score of a box."""

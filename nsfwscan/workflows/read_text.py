@@ -7,10 +7,19 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from nsfwscan.config import ScanConfig
+from nsfwscan.models.registry import READERS
 from nsfwscan.runs.beside import TEXT
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import as_schema
 from nsfwscan.texts.sealing import Opener, given_keys
+
+
+def why_none(config: ScanConfig) -> str:
+    """Return why a run may have no text, for people; empty where it kept what it read."""
+    if not any(one.uri in READERS for one in config.detectors.values()):
+        return ": it read none (scan --detector text)"
+    return "" if config.text.keep else ": it was left out (--no-text)"
 
 
 def read_text_of(run: Run, uri: str | None, key_files: Iterable[str]) -> Iterator[dict[str, Any]]:

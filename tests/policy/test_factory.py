@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 import nsfwscan
 from nsfwscan.cli.main import main
 from nsfwscan.config import ScanConfig
-from nsfwscan.errors import PolicyError
+from nsfwscan.errors import ConfigError, ModelError, PolicyError
 from nsfwscan.models.exported import describe, sidecar_of
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.lint import lint, model_notes
@@ -160,3 +161,32 @@ def test_the_seats_of_a_user(seats: dict[str, dict[str, Any]], tmp_path: Path) -
     assert "note: the thresholds of factory@" in checked.output
     config = ScanConfig.of({"source": {"uris": [str(media)]}, "out": str(out), "policy": "factory", "detectors": seats})
     assert any(one.subject == "policy" and "other weights of the model" in one.detail for one in examine(config))
+
+
+def test_the_seat_of_a_probe_for_pictures_made_by_ai(tmp_path: Path) -> None:
+    """It abstains in its middle, and where a gate finds too much text; what it says reaches a rule of one's own, and no
+    preset asks for it."""
+    media, reader = tmp_path / "media", tmp_path / "reader"
+    media.mkdir()
+    for name, level in (("dark", 0), ("grey", 40), ("light", 255)):
+        Image.fromarray(np.full((30, 40, 3), level, np.uint8)).save(media / f"{name}.png")
+    probe = {"uri": str(exported(tmp_path / "probe", ("camera", "made"), [[-2, 2]] * 3)), "abstain": [0.1, 0.9]}
+    many = {"uri": str(exported(reader, ("none", "heavy"), [[-9, 9]] * 3)), "when": "uri LIKE '%light%'", "shadow": 0}
+    heavy = {"ai": {**probe, "when": "coalesce(signals['text.heavy'], 0) < 0.5", "shadow": 0}}
+    result = nsfwscan.scan(media, tmp_path / "out", run_id="1", detectors={"text": many, **heavy}, policy="factory")
+    rows = {Path(row["uri"]).stem: row for row in result.to_arrow().to_pylist()}
+    said = {
+        name: {key for key in signals_of_row(row["signals"]) if key.startswith("ai.")} for name, row in rows.items()
+    }
+    assert said == {"dark": {"ai.abstained"}, "grey": {"ai.abstained"}, "light": set()}
+    alone = nsfwscan.scan(media, tmp_path / "out", run_id="2", detectors={"ai": probe}, policy="factory")
+    signals = [signals_of_row(row["signals"]) for row in alone.to_arrow().sort_by("uri").to_pylist()]
+    assert [one["ai.abstained"] for one in signals] == [1, 1, 0] and signals[2]["ai.made"] > 0.9
+    for preset in ("factory", "open-nsfw", "binary", "five-class"):
+        told = [rule for rule in load_policy(preset).rules if re.search(r"'(ai|generator|c2pa|iptc)\.", rule.when)]
+        assert not any(rule.decision is Decision.BLOCK for rule in told), preset
+    for wrong in ([0.9, 0.1], [0.5, 0.5], [0.1, 1.5]):
+        with pytest.raises(ConfigError, match="abstain"):
+            ScanConfig.of({"source": {"uris": ["x"]}, "out": "y", "detectors": {"ai": {**probe, "abstain": wrong}}})
+    with pytest.raises(ModelError, match=r"detectors\.text\.abstain is for a classifier"):
+        nsfwscan.scan(media, tmp_path / "o", detectors={"text": {"uri": "embedded:link", "abstain": [0.1, 0.9]}})

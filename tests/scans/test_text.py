@@ -136,8 +136,11 @@ def test_lines_have_their_rows(media: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_text_can_be_left_out(media: Path, tmp_path: Path) -> None:
-    """Then only what it comes to is written, in the run and in staging; a night that keeps it again reads again."""
+    """Then only what it comes to is written, in the run and in staging, and `text read` says so; a night that keeps it
+    again reads again."""
     result = night(media, tmp_path, "1", text={"keep": False})
+    asked = CliRunner().invoke(main, ["text", "read", str(tmp_path)])
+    assert asked.exit_code == 0 and "run 1 has no text: it was left out (--no-text)" in asked.stderr
     rows, lines = read(tmp_path, "1")
     assert not lines and not (tmp_path / "runs" / "1" / "text").exists()
     assert rows["page.png"]["signals"]["text.chars"] == 27 and rows["page.png"]["text_language"] == "en"

@@ -54,6 +54,17 @@ def is_there(name: str) -> bool:
     return _place(name, find_pack(name)).is_file()
 
 
+def check_pull(name: str, accepted: frozenset[str]) -> tuple[str, Pack]:
+    """Return a pack and its plain name. Raises ModelError where there is none, or a licence must be accepted first."""
+    plain, pack = name.removeprefix(SCHEME), find_pack(name)
+    if pack.accept and pack.licence not in accepted:
+        raise ModelError(
+            f"the pack {plain} is under {pack.licence}: {pack.licence_note}. If you may use it so: nsfwscan models "
+            f"pull {plain} --accept {pack.licence}"
+        )
+    return plain, pack
+
+
 def pull(name: str, accepted: frozenset[str] = frozenset()) -> Pulled:
     """Fetch a pack into the cache, unless it is there.
 
@@ -64,12 +75,7 @@ def pull(name: str, accepted: frozenset[str] = frozenset()) -> Pulled:
         ModelError: the package cannot be fetched or read, is not what the catalogue says, or its licence must be
             accepted first.
     """
-    plain, pack = name.removeprefix(SCHEME), find_pack(name)
-    if pack.accept and pack.licence not in accepted:
-        raise ModelError(
-            f"the pack {plain} is under {pack.licence}: {pack.licence_note}. If you may use it so: nsfwscan models "
-            f"pull {plain} --accept {pack.licence}"
-        )
+    plain, pack = check_pull(name, accepted)
     graph = _place(plain, pack)
     try:
         graph.parent.parent.mkdir(parents=True, exist_ok=True)

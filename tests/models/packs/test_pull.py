@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -154,6 +155,8 @@ def test_a_licence_is_accepted_by_its_name(packs: Path) -> None:
     """The option names it; another name does not do."""
     shown = CliRunner().invoke(main, ["models", "pull", "heavy", "--accept", "MIT"])
     assert shown.exit_code == 1 and "AGPL-3.0" in shown.output
+    shown = CliRunner().invoke(main, ["models", "pull", "tiny", "heavy"])  # nothing is fetched of what comes before it
+    assert shown.exit_code == 1 and "--accept AGPL-3.0" in shown.output and "pulled" not in shown.output
     shown = CliRunner().invoke(main, ["models", "pull", "heavy", "--accept", "AGPL-3.0"])
     assert shown.exit_code == 0 and shown.output.startswith("pulled  ")
 
@@ -165,8 +168,14 @@ def test_the_command_line(pulled: None) -> None:
     assert CliRunner().invoke(main, ["models", "path", "tiny"]).stdout == f"{pack_path('tiny')}\n"
     shown = CliRunner().invoke(main, ["models", "list"])
     assert "it asks for much" in shown.output and sha256(tiny_graph()) in shown.output
-    listed = json.loads(CliRunner().invoke(main, ["models", "list", "--json"]).output)["packs"]
-    here = {one["name"]: one["is_here"] for one in listed}
+    assert "embedded:text" in shown.output and "embedded:link" in shown.output
+    said = json.loads(CliRunner().invoke(main, ["models", "list", "--json"]).output)
+    [open_nsfw, text, link] = said["embedded"]
+    assert open_nsfw["is_here"] and open_nsfw["bytes"] > 10**6 and len(open_nsfw["digest"]) == 64
+    for one in (text, link):
+        there = importlib.util.find_spec({"rapidocr": "rapidocr", "zxing-cpp": "zxingcpp"}[one["package"]]) is not None
+        assert (one["is_here"], one["version"] is not None) == (there, there)
+    here = {one["name"]: one["is_here"] for one in said["packs"]}
     assert (here["tiny"], here["heavy"], here["five-class"]) == (True, False, False)
 
 
