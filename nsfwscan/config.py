@@ -249,8 +249,9 @@ class ViewsConfig(Frozen):
     which are scored, too."""
     band: tuple[Share, Share] = (0.2, 0.8)
     """With `tiles`: a picture of any size is cut whose `nsfw_score` lies from the one to the other."""
-    closer: int = Field(8, ge=0, le=64)
-    """Further frames that are scored at most, around those of a video or an animation that scored high; 0: none."""
+    closer: int = Field(16, ge=0, le=64)
+    """Further frames that are scored at most, around those of a video or an animation that scored high, to find where
+    that begins and ends; 0: none."""
     spike: Share = 0.4
     """The `nsfw_score` of a frame from which on the frames around it are looked at."""
     max_pixels: int = Field(300_000_000, ge=0)

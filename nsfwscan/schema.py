@@ -396,8 +396,18 @@ DECODING, LOOKED = "decode", "frames"
 """Among the costs: seconds that decoding took, and, which is no time, the number of frames that were looked at."""
 DECODING_CLOSER, LOOKED_CLOSER = "decode, second look", "frames, second look"
 """Among the costs: the same of a second look."""
-LOOK_CLOSER = pa.field("look_closer", pa.list_(pa.int32()))
-"""In a listing for a second look: the frames, from 0, around which to look; none of a picture: it is cut into tiles."""
+LOOK_CLOSER = pa.field(
+    "look_closer",
+    pa.struct(
+        [
+            pa.field("frames", pa.list_(pa.int32())),
+            pa.field("views", pa.int32()),
+            pa.field("only", pa.bool_()),
+        ]
+    ),
+)
+"""In a listing for a second look: the frames to look at, from 0, the most important ones first (none of a picture: it
+is cut into tiles); how many of them may become views; whether those are all views that are wanted, as for a cover."""
 FULL_BATCH = "classify, full batches"
 """Among the costs: seconds that the model would have taken for it in a batch without room to spare."""
 """Known while a run is worked on; the report has what they add up to."""

@@ -34,9 +34,14 @@ SIDE_CPUS = 0.1
 """CPUs reserved for an actor that mostly waits: a model actor for its GPU, the staging actor for the store."""
 _MOST_THREADS = 8
 """Threads beyond this number do not make one image's forward pass faster."""
-_BLOCKS_A_CPU_ACTOR, _BLOCKS_A_MODEL_ACTOR = 2, 4
-"""Blocks in flight. Of a CPU actor: one in the making, one that waits for a model. Of a model actor: two in its queue,
-two that leave it."""
+_BLOCKS_A_CPU_ACTOR, _BLOCKS_A_MODEL_ACTOR = 2, 6
+"""Blocks in flight. Of a CPU actor: one in the making, one that waits for a model. Of a model actor: one in its hands,
+two whose second looks are decoded elsewhere, one in its queue, two that leave it."""
+BLOCKS_AT_ONCE, BLOCKS_WAITING = 3, 1
+"""Blocks that a model actor has begun, and those in its queue."""
+_READERS_A_CLOSER = 4
+"""CPU actors for each actor that decodes second looks, on the same cores: a second look costs as much as a first one,
+but few objects get one."""
 _LEAST_STORE_BYTES, _STORE_SHARE = 512 * MIB, 0.3
 
 
@@ -82,12 +87,14 @@ class Needs:
         """Return the memory of one actor in bytes.
 
         Args:
-            split: pixels travel between actors, a whole shard at a time. An actor that does everything itself scores
-                them before they are more than a shard of photographs has, give or take a chunk.
+            split: pixels travel between actors, a whole shard at a time, and others decode second looks; a CPU actor
+                has its share of their memory. An actor that does everything itself scores pixels before they are more
+                than a shard of photographs has, give or take a chunk.
         """
         model = _RUNTIME_BYTES[self.backend] + self.weights_bytes if with_model else 0
         further = (self.views - 1) * (self.shard_bytes if split else self.chunk_bytes)
-        return _ACTOR_BYTES + _SHARDS_HELD * self.shard_bytes + _COPIES * further + model
+        closer = _ACTOR_BYTES // _READERS_A_CLOSER if split and not with_model else 0
+        return _ACTOR_BYTES + closer + _SHARDS_HELD * self.shard_bytes + _COPIES * further + model
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,11 @@ class Layout:
     """CPUs reserved per CPU actor so that Ray never over-packs a node."""
     threads: int = 1
     """Threads of the model, in each actor that has one."""
+
+    @property
+    def closer_actors(self) -> int:
+        """Return the number of actors that read and decode for second looks, where the model has actors of its own."""
+        return -(-self.cpu_actors // _READERS_A_CLOSER) if self.model_actors else 0
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,17 @@ from nsfwscan.banks.pdq_index import Found, Hashes, search_on
 from nsfwscan.config import EngineConfig
 from nsfwscan.errors import NsfwscanError, Stalled, StoreError
 from nsfwscan.execution.deadline import NEVER, Deadline
-from nsfwscan.execution.layout import SIDE_CPUS, Fleet, Layout, Needs, Node, choose_layout, local_store_bytes
+from nsfwscan.execution.layout import (
+    BLOCKS_AT_ONCE,
+    BLOCKS_WAITING,
+    SIDE_CPUS,
+    Fleet,
+    Layout,
+    Needs,
+    Node,
+    choose_layout,
+    local_store_bytes,
+)
 from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
 from nsfwscan.execution.pulse import Pulse
@@ -48,6 +58,8 @@ _LOOK_S = 2.0
 _START_S = 300.0
 """Extra patience until a worker begins the first shard: nodes start, container images are pulled, libraries load."""
 _NAMED_SHARDS = 10
+_MOST_RETRIES = 3
+"""Of a second look whose actor dies; then the run stops."""
 
 
 class _Actor:
@@ -61,7 +73,7 @@ class _Actor:
     @cached_property
     def _read(self) -> CpuChain:
         search_on(1)
-        readers = self._layout.cpu_actors + self._layout.model_actors  # which read for second looks
+        readers = self._layout.cpu_actors + self._layout.closer_actors
         return CpuChain(self._job, readers, self._search if self._indexes else None)
 
     @cached_property
@@ -72,7 +84,10 @@ class _Actor:
 
     @cached_property
     def _look(self) -> SecondLook:
-        return SecondLook(self._job.config.views, lambda listing, moved: self._score(self._read.again(listing, moved)))
+        return SecondLook(self._job.config.views, self._again)
+
+    def _again(self, listing: pa.Table, moved: Callable[[], None]) -> pa.Table:
+        return self._score(self._read.again(listing, moved))
 
     @cached_property
     def _stage(self) -> Stager:
@@ -120,13 +135,44 @@ class _Cpu(_Actor):
         return _with_shard(self._read(shard, self._moved), shard)
 
 
+class _Closer(_Actor):
+    """An actor that reads and decodes objects for their second looks, so that no GPU waits for it."""
+
+    def again(self, listing: pa.Table) -> pa.Table:
+        """Return the rows with pixels."""
+        return self._read.again(listing, self._moved)
+
+
 class _Model(_Actor):
-    """An actor that runs the model chain on the worker's device, and reads and decodes for second looks."""
+    """An actor that runs the model chain on the worker's device, one block at a time: while second looks of one are
+    decoded elsewhere, it scores another.
+
+    Args:
+        closer: handles of `_Closer` actors.
+    """
+
+    def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any], closer: Sequence[Any]) -> None:
+        super().__init__(job, layout, pulse, indexes)
+        self._closer, self._turn = closer, threading.Lock()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
         self._begin(shard)
-        return block if rows is None else _with_shard(self._look(self._score(rows), self._moved), shard)
+        return block if rows is None else _with_shard(self._look(self._scored(rows), self._moved), shard)
+
+    def _scored(self, rows: pa.Table) -> pa.Table:
+        with self._turn:
+            return self._score(rows)
+
+    def _again(self, listing: pa.Table, moved: Callable[[], None]) -> pa.Table:
+        """Spread the objects over the actors: each of several videos takes seconds."""
+        first = random.randrange(len(self._closer))
+        turns = [self._closer[(first + row) % len(self._closer)] for row in range(listing.num_rows)]
+        asked = [actor.again.remote(listing.slice(row, 1)) for row, actor in enumerate(turns)]
+        try:
+            return self._scored(pa.concat_tables(ray.get(asked)))
+        except ray.exceptions.RayError as error:
+            raise _own_error(error) from error
 
 
 class _Stage(_Actor):
@@ -201,7 +247,8 @@ def run_shards(
         named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
         names = ray.data.from_items(named, override_num_blocks=len(named))
         indexes = _indexes(job)
-        dataset = _on_ray(names, job, layout, pulse, indexes)
+        closer = _closer(job, layout, pulse, indexes)
+        dataset = _on_ray(names, job, layout, pulse, indexes, closer)
         blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
         try:
@@ -210,7 +257,7 @@ def run_shards(
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
         finally:
-            for actor in (pulse, *indexes.values()):
+            for actor in (pulse, *indexes.values(), *closer):
                 ray.kill(actor)
 
 
@@ -371,13 +418,29 @@ def _indexes(job: Job) -> dict[str, Any]:
     return found
 
 
+def _closer(job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> list[Any]:
+    """Start the actors that decode second looks on the nodes by turns; none where CPU actors have the model, or nothing
+    is looked at again. They share the CPU actors' cores, and are idle most of the time."""
+    if not job.config.views.looks_again:
+        return []
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=_MOST_RETRIES)(_Closer)
+    spread = actor.options(scheduling_strategy="SPREAD")
+    return [spread.remote(job, layout, pulse, indexes) for _ in range(layout.closer_actors)]
+
+
 def _on_ray(
-    names: ray.data.Dataset, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]
+    names: ray.data.Dataset,
+    job: Job,
+    layout: Layout,
+    pulse: Any,
+    indexes: Mapping[str, Any],
+    closer: Sequence[Any],
 ) -> ray.data.Dataset:
+    common = job, layout, pulse, indexes
     blockwise: dict[str, Any] = {
         "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to pass whole blocks
         "batch_format": "pyarrow",
-        "fn_constructor_args": (job, layout, pulse, indexes),
+        "fn_constructor_args": common,
     }
     cpu_pool: dict[str, Any] = {
         "compute": ActorPoolStrategy(size=layout.cpu_actors),
@@ -386,11 +449,20 @@ def _on_ray(
     }
     if layout.kind == "fused":
         return names.map_batches(_Fused, **cpu_pool)
-    model_pool = ActorPoolStrategy(size=layout.model_actors)
+    model_pool: dict[str, Any] = {
+        "compute": ActorPoolStrategy(
+            size=layout.model_actors,
+            max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
+            max_tasks_in_flight_per_actor=BLOCKS_AT_ONCE + BLOCKS_WAITING,
+            enable_true_multi_threading=True,
+        ),
+        "num_cpus": SIDE_CPUS,
+        "num_gpus": layout.gpus_per_model_actor,
+        **blockwise,
+        "fn_constructor_args": (*common, closer),
+    }
     pixels = names.map_batches(_Cpu, **cpu_pool)
-    scored = pixels.map_batches(
-        _Model, compute=model_pool, num_cpus=SIDE_CPUS, num_gpus=layout.gpus_per_model_actor, **blockwise
-    )
+    scored = pixels.map_batches(_Model, **model_pool)
     return scored.map_batches(_Stage, compute=ActorPoolStrategy(size=1), num_cpus=SIDE_CPUS, **blockwise)
 
 

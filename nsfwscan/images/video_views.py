@@ -38,7 +38,6 @@ from nsfwscan.images.views import (
     ViewLimits,
     choose,
     choose_closer,
-    frames_around,
     weights_of,
 )
 
@@ -116,6 +115,24 @@ class _Walk:
                 if place >= max(run):
                     break
 
+    def only(self, places: Sequence[int]) -> list[tuple[_Kept, str]]:
+        """Look at the frames at some places and at nothing else; return them, ascending. Raises ValueError if there are
+        none."""
+        found: dict[int, _Kept] = {}
+        for run in self.video.runs([place for place in places if place < len(self.video.times)]):
+            for place, frame in self.video.frames_from(min(run), self.until):
+                if place in run:
+                    self.looks[place] = self.video.look_of(frame, LOOK)
+                    found[place] = self._kept(place, frame)
+                if place >= max(run):
+                    break
+        if not found:
+            raise ValueError("no frame can be decoded")
+        return [(found[place], "spike") for place in sorted(found)]
+
+    def _kept(self, place: int, frame: VideoFrame) -> _Kept:
+        return _Kept(place, self.looks[place], self.video.within(frame, _KEPT_PIXELS), frame.rotation)
+
     def _visit(self, wanted: int) -> None:
         """Look at the frame at a place, and on the way there at the keyframe before it and those at each step."""
         due = 0
@@ -136,7 +153,7 @@ class _Walk:
         look = self.looks[place] = self.video.look_of(frame, LOOK)
         if _nearest(look, kept) < ALIKE and (kept is self.close or place < len(self.video.times) - 1):
             return
-        kept.append(_Kept(place, look, self.video.within(frame, _KEPT_PIXELS), frame.rotation))
+        kept.append(self._kept(place, frame))
         kept.sort(key=lambda one: one.place)
         if len(kept) > self.most_kept:
             others = [[other for other in kept if other is not one] for one in kept]
@@ -193,23 +210,25 @@ def video_views(
         looks = max(1, limits.pixels // max(LEAST_COST, video.size[0] * video.size[1])) if several else 1
         until = begun + limits.seconds if several else float("inf")  # then the deadline of the file holds
         walk = _Walk(video, looks, max(1, ceil(len(video.times) / looks)), until, 4 * limits.most)
+        if limits.only and limits.closer:
+            return _made(walk, facts, geometries, walk.only(limits.closer), max_pixels, hashed=False)
         walk.walk()
         if not walk.kept:
             raise ValueError("no frame can be decoded")
-        around = frames_around(limits.around or (), len(video.times))[: looks + len(limits.around or ())]
-        walk.look_closer(around, time.monotonic() + limits.seconds / 2)
-        return _made(walk, facts, geometries, _chosen(walk, around, limits), max_pixels, hashed)
+        closer = [place for place in limits.closer or () if place < len(video.times)][: looks + limits.further]
+        walk.look_closer(closer, time.monotonic() + limits.seconds / 2)
+        return _made(walk, facts, geometries, _chosen(walk, closer, limits), max_pixels, hashed)
 
 
-def _chosen(walk: _Walk, around: list[int], limits: ViewLimits) -> list[tuple[_Kept, str]]:
+def _chosen(walk: _Walk, closer: list[int], limits: ViewLimits) -> list[tuple[_Kept, str]]:
     """Return the frames that become views, ascending by place, and the reason of each."""
     frames = [*walk.kept, *walk.close]
     looks = np.stack([one.look for one in frames])
     chosen = choose(looks[: len(walk.kept)], limits.most, "spread")
     if walk.close:
-        nearest = {place: rank for rank, place in enumerate(around)}
-        close = sorted(range(len(walk.kept), len(frames)), key=lambda index: nearest[frames[index].place])
-        chosen = choose_closer(looks, chosen, close, limits.closer)
+        ranks = {place: rank for rank, place in enumerate(closer)}
+        close = sorted(range(len(walk.kept), len(frames)), key=lambda index: ranks[frames[index].place])
+        chosen = choose_closer(looks, chosen, close, limits.further)
     return sorted(((frames[index], reason) for index, reason in chosen.items()), key=lambda one: one[0].place)
 
 

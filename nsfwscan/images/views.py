@@ -50,16 +50,19 @@ class ViewLimits:
         pixels: of all frames together.
         seconds: for looking; half of a file's time at most.
         tiles: cut large pictures, too.
-        around: in a second look, the frames around which to look closer; a picture is then cut whatever its size.
-        closer: number of views more, around these.
+        closer: in a second look, the frames to look at, the most important ones first; a picture is then cut, whatever
+            its size.
+        further: how many of these may become views.
+        only: they alone are views, whatever they look like.
     """
 
     most: int = 1
     pixels: int = 0
     seconds: float = 0.0
     tiles: bool = False
-    around: tuple[int, ...] | None = None
-    closer: int = 0
+    closer: tuple[int, ...] | None = None
+    further: int = 0
+    only: bool = False
 
 
 def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any) -> tuple[Facts, list[Facts], bytes]:
@@ -80,13 +83,16 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     decoded, pixels = decoded_pixels(data, *geometries, **how)
     facts = decoded.facts
     facts |= {"media": "image", "views": 1, "duration_s": None, "looked": 1}
-    if facts["frames"] == 1 and (limits.tiles or limits.around is not None):
+    if facts["frames"] == 1 and (limits.tiles or limits.closer is not None):
         return _with_tiles(decoded, pixels, geometries, limits, hashed=how.get("hashed", False))
     data = decoded.data
     del decoded
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
     walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
+    if limits.only and limits.closer:
+        views = [{"index": index, "at_s": None, "reason": "spike", "weight": 1} for index in sorted(set(limits.closer))]
+        return _made(walk.frames(), facts, views, pixels, geometries, data, hashed=False)
     looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, LOOK, LOOK, 3)
     facts["looked"] = max(1, len(looks))
     times = [shown_s for shown_s in walk.shown_s if shown_s is not None]
@@ -96,8 +102,8 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         known = (facts.get("signals") or {}).items()
         facts["signals"] = {**dict(islice(known, MOST_SIGNALS - 1)), "view.unseen": unseen}
     chosen = choose(looks, limits.most, "spread" if times else "page")
-    if limits.around:
-        chosen = choose_closer(looks, chosen, frames_around(limits.around, len(looks)), limits.closer)
+    if limits.closer:
+        chosen = choose_closer(looks, chosen, [one for one in limits.closer if one < len(looks)], limits.further)
     if len(chosen) < 2:
         return facts, [], pixels
     weights = weights_of(looks, list(chosen), [_WHOLE_S if shown_s is None else shown_s for shown_s in walk.shown_s])
@@ -105,10 +111,7 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         {"index": index, "at_s": None, "reason": reason, "weight": weight}
         for (index, reason), weight in zip(chosen.items(), weights, strict=True)
     ]
-    views[0] |= {name: facts.get(name) for name in ("width", "height", "pdq", "pdq_quality")}
-    made = [pixels, *_made(walk, views, geometries, hashed=how.get("hashed", False))]
-    facts["views"] = len(made)
-    return facts, views[: len(made)], b"".join(made)
+    return _made(walk.again(), facts, views, pixels, geometries, data, hashed=how.get("hashed", False))
 
 
 def _with_tiles(
@@ -120,7 +123,7 @@ def _with_tiles(
     views = [{"index": 0, "at_s": None, "reason": "first", "weight": _WHOLE, "place": None, **known}]
     made = [pixels]
     across, down = image.size[0] / facts["width"], image.size[1] / facts["height"]  # it may have been reduced
-    least = LEAST_PIXELS if limits.around is None else LEAST_PIXELS_CLOSER
+    least = LEAST_PIXELS if limits.closer is None else LEAST_PIXELS_CLOSER
     for left, top, right, bottom in tiles_of((facts["width"], facts["height"]), limits.most - 1, least):
         tile = image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
         pdq, quality = pdq_of(tile) if hashed else (None, None)
@@ -173,20 +176,39 @@ class _Walk:
         return max(0, frames - len(self.shown_s)) / max(1, frames)
 
 
-def _made(walk: _Walk, views: list[Facts], geometries: tuple[Geometry, ...], *, hashed: bool) -> Iterator[bytes]:
-    """Yield the pixels of all views but the first, and add each one's time and hash to its facts."""
-    left = list(views)
-    for frame in walk.again():
-        if frame.index != left[0]["index"]:
+def _made(
+    frames: Iterator[Frame],
+    facts: Facts,
+    views: list[Facts],
+    first: bytes,
+    geometries: tuple[Geometry, ...],
+    data: bytes,
+    *,
+    hashed: bool,
+) -> tuple[Facts, list[Facts], bytes]:
+    """Return what `to_views` does, of frames that are walked through.
+
+    Args:
+        views: ascending; those that the walk does not come to are left out.
+        first: pixels of the first frame.
+    """
+    made: list[bytes] = []
+    for frame in frames:
+        if len(made) == len(views):
+            break
+        view = views[len(made)]
+        if frame.index != view["index"]:
             continue
-        view = left.pop(0)
         view["at_s"] = frame.at_s
         if frame.index:
-            image, hashes = frame_of(frame.image, walk.data, hashed=hashed)
+            image, hashes = frame_of(frame.image, data, hashed=hashed)
             view |= {**hashes, "width": image.width, "height": image.height}
-            yield b"".join(geometry.apply(image) for geometry in geometries)
-        if not left:
-            return
+            made.append(b"".join(geometry.apply(image) for geometry in geometries))
+        else:
+            view |= {name: facts.get(name) for name in ("width", "height", "pdq", "pdq_quality")}
+            made.append(first)
+    facts["views"] = max(1, len(made))
+    return facts, views[: len(made)], b"".join(made) or first
 
 
 def weights_of(looks: Looks, chosen: list[int], shown_s: Sequence[float]) -> list[int]:
@@ -240,20 +262,12 @@ def choose(looks: Looks, most: int, between: str) -> dict[int, str]:
     return dict(sorted(chosen.items()))
 
 
-def frames_around(spikes: Sequence[int], frames: int) -> list[int]:
-    """Return the places of frames that scored high, then those a frame before and after them, then two, four, eight …,
-    the nearest first: whether a spike lasts a frame or an hour, its beginning and its end are between two of them."""
-    steps = [0, *(2**exponent for exponent in range(frames.bit_length()))]
-    places = [spike + step * side for step in steps for spike in spikes for side in (-1, 1)]
-    return [place for place in dict.fromkeys(places) if 0 <= place < frames]
-
-
-def choose_closer(looks: Looks, chosen: dict[int, str], around: Sequence[int], most: int) -> dict[int, str]:
-    """Return the chosen frames and, with the reason `spike`, those of `around` that look unlike all of them and each
+def choose_closer(looks: Looks, chosen: dict[int, str], closer: Sequence[int], most: int) -> dict[int, str]:
+    """Return the chosen frames and, with the reason `spike`, those of `closer` that look unlike all of them and each
     other, so many at most; the first ones first."""
     flat = looks.reshape(len(looks), -1).astype(np.int16)
     found = dict(chosen)
-    for index in around:
+    for index in closer:
         if len(found) < len(chosen) + most and np.abs(flat[[*found]] - flat[index]).mean(axis=1).min() >= ALIKE:
             found[index] = "spike"
     return dict(sorted(found.items()))

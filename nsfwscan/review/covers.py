@@ -113,29 +113,29 @@ class Artist:
     def draw(
         self,
         contents: Sequence[Content],
-        closer: Mapping[str, Sequence[int]] | None = None,
+        only: Mapping[str, Sequence[int]] | None = None,
         mapped: Collection[Content] = (),
     ) -> Iterator[Drawn]:
         """Yield what each object looks like, in order.
 
         Args:
-            closer: by URI, frames to look at that only a second look comes to.
+            only: by URI, the views to draw, as `views/` numbers them; of another object, those of a first look.
             mapped: contents of which maps are kept, where such are asked for.
         """
         rows = _LARGE_AT_ONCE if self._save else _AT_ONCE
         chunks = [contents[start : start + rows] for start in range(0, len(contents), rows)]
         with ThreadPoolExecutor(self._workers, thread_name_prefix="draw") as threads:
-            for drawn in threads.map(partial(self._chunk, closer or {}, mapped), chunks):
+            for drawn in threads.map(partial(self._chunk, only or {}, mapped), chunks):
                 yield from drawn
 
     def _chunk(
-        self, closer: Mapping[str, Sequence[int]], mapped: Collection[Content], contents: Sequence[Content]
+        self, only: Mapping[str, Sequence[int]], mapped: Collection[Content], contents: Sequence[Content]
     ) -> list[Drawn]:
         stages = self._idle.get()
         try:
             listing = pa.Table.from_pylist([{"uri": one.uri} for one in contents], schema=LISTING_SCHEMA)
-            around = pa.array([closer.get(one.uri) for one in contents], LOOK_CLOSER.type)
-            table = run(stages, fresh(listing.append_column(LOOK_CLOSER, around)))
+            wanted = [{"frames": only[one.uri], "only": True} if one.uri in only else None for one in contents]
+            table = run(stages, fresh(listing.append_column(LOOK_CLOSER, pa.array(wanted, LOOK_CLOSER.type))))
         finally:
             self._idle.put(stages)
         asked = ["status", "error", "sha256", "width", "height", EACH_VIEW.name]

@@ -48,18 +48,9 @@ def scores_of_views(run: Run, uris: Collection[str]) -> Scores:
     return found
 
 
-def found_closer(scores: Scores, most: int) -> dict[str, list[int]]:
-    """Return the worst frames of objects that have more views than a first look gives, by URI: a second look has found
-    some of them, and finds them again where it is told.
-
-    Args:
-        most: number of views of a first look.
-    """
-    return {
-        uri: sorted(known, key=lambda index, known=known: -known[index])[:MOST]  # type: ignore[misc]
-        for uri, known in scores.items()
-        if len(known) > most
-    }
+def worst_of(scores: Scores) -> dict[str, list[int]]:
+    """Return the worst views of each object, by URI: what of it is drawn."""
+    return {uri: sorted(known, key=lambda index, known=known: -known[index])[:MOST] for uri, known in scores.items()}  # type: ignore[misc]
 
 
 def parts_of_views(run: Run, uris: Collection[str]) -> Parts:

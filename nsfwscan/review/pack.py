@@ -25,7 +25,7 @@ from markupsafe import Markup
 from nsfwscan.errors import ConfigError, Status
 from nsfwscan.reports.html import page_environment
 from nsfwscan.review.covers import Artist, Content, Drawn, Save, View
-from nsfwscan.review.evidence import Parts, Scores, found_closer, minimal, parts_of_views, scores_of_views
+from nsfwscan.review.evidence import Parts, Scores, minimal, parts_of_views, scores_of_views, worst_of
 from nsfwscan.review.hands import Named
 from nsfwscan.review.originals import NoOriginals, Originals, origin_of
 from nsfwscan.review.ranking import Item
@@ -102,9 +102,8 @@ def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw:
     to_draw = dict.fromkeys(content for item in chosen if not item.row["illegal"] for content in _contents(item))
     uris = [item.row["uri"] for item in chosen]
     scores = scores_of_views(run, uris)
-    closer = found_closer(scores, run.record().config.views.most)
     mapped = {_contents(item)[0] for item in chosen if asked.maps and item.row["shield"] != Shield.HIDDEN}
-    drawn = dict(zip(to_draw, draw.draw(list(to_draw), closer, mapped), strict=True)) if draw else {}
+    drawn = dict(zip(to_draw, draw.draw(list(to_draw), worst_of(scores), mapped), strict=True)) if draw else {}
     made = _Maker(drawn, scores, parts_of_views(run, uris), asked)
     try:
         out.make_folder()

@@ -131,19 +131,19 @@ class Decode(Stage):
         after = {one: files[then] for one, then in pairwise(wanted) if closer[then] is None and not poisoned[then]}
 
         def decode(row: Row) -> Row:
-            content, around = contents[row["index"]], closer[row["index"]]
+            content, second = contents[row["index"]], closer[row["index"]]
             self._refuse_poison(content)
             began, looked = time.perf_counter(), 0
             try:
-                facts, views, found = self._child.decode_views(files[row["index"]], around, after.get(row["index"]))
+                facts, views, found = self._child.decode_views(files[row["index"]], second, after.get(row["index"]))
                 looked = facts.pop("looked", None) or 1
             except RowError as error:
-                if content and around is None:
+                if content and second is None:
                     self._poison.add(content, error)
                 raise
             finally:
                 held[row["index"]] = ", ".join(self._child.sandbox) or "none"
-                names = (DECODING, LOOKED) if around is None else (DECODING_CLOSER, LOOKED_CLOSER)
+                names = (DECODING, LOOKED) if second is None else (DECODING_CLOSER, LOOKED_CLOSER)
                 costs[row["index"]] = dict(zip(names, (time.perf_counter() - began, looked), strict=True))
             pixels.put(row["index"], found)
             return {**facts, EACH_VIEW.name: views or None}

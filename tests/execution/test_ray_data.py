@@ -6,11 +6,14 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +92,33 @@ def test_ray_equals_inline(
     result = _scan(demo[0], tmp_path, partial(ray_data.run_shards, layout=layout), **_SECOND_LOOKS)
     assert _report(result).equals(inline)
     assert result.record.media is not None and result.record.media["animation"].closer == 3
+
+
+def test_a_model_scores_while_second_looks_are_decoded() -> None:
+    """A block whose second looks take their time holds no other: as long as they are decoded elsewhere, the model is
+    free, and it has one block at a time."""
+    scoring, second_scored, most = threading.Semaphore(1), threading.Event(), []
+
+    def score(rows: pa.Table) -> pa.Table:
+        most.append(scoring.acquire(blocking=False))
+        scoring.release()
+        return rows
+
+    def look(rows: pa.Table, _: object) -> pa.Table:
+        if rows["row"][0].as_py() == "first":
+            assert second_scored.wait(60)
+        else:
+            second_scored.set()
+        return rows
+
+    to_nobody = SimpleNamespace(remote=lambda *_: None)
+    model = ray_data._Model(None, None, SimpleNamespace(begin=to_nobody, move=to_nobody), {}, [])
+    model.__dict__ |= {"_score": score, "_look": look}
+    blocks = [ray_data._with_shard(pa.table({"row": [row]}), Shard(0, 0, 1, row)) for row in ("first", "second")]
+    with ThreadPoolExecutor(2) as calls:
+        done = list(calls.map(model, blocks, timeout=60))
+    assert [ray_data._without_shard(block)[1]["row"].to_pylist() for block in done] == [["first"], ["second"]]
+    assert most == [True, True]
 
 
 @pytest.mark.long

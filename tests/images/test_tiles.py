@@ -43,7 +43,7 @@ def test_large_pictures_and_strips_are_cut(size: tuple[int, int], count: int) ->
 def views_of(image: Image.Image, *, tiles: bool = True, **how: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any]:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, exif=how.pop("exif", b""))
-    limits = ViewLimits(8, 300_000_000, 60.0, tiles, how.pop("around", None))
+    limits = ViewLimits(8, 300_000_000, 60.0, tiles, how.pop("closer", None))
     facts, views, pixels = to_views(buffer.getvalue(), GEOMETRY, limits=limits, max_pixels=10**8, **how)
     return facts, views, np.frombuffer(pixels, np.uint8).reshape(-1, 24, 24, 3)
 
@@ -66,11 +66,11 @@ def test_a_small_thing_fills_a_tile(fast: bool) -> None:
 
 def test_a_second_look_cuts_small_pictures() -> None:
     """In a second look a picture of any size is cut, but an icon."""
-    assert [view["reason"] for view in views_of(Image.new("RGB", (300, 200)), tiles=False, around=())[1]] == [
+    assert [view["reason"] for view in views_of(Image.new("RGB", (300, 200)), tiles=False, closer=())[1]] == [
         "first",
         *["tile"] * 6,
     ]
-    assert views_of(Image.new("RGB", (64, 64)), around=())[1] == []
+    assert views_of(Image.new("RGB", (64, 64)), closer=())[1] == []
 
 
 def test_nothing_is_cut_unless_asked_for() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nsfwscan.errors import ErrorCode, RowError
+from nsfwscan.execution.second_look import frames_around
 from nsfwscan.images.formats import containers
 from nsfwscan.images.formats.containers import container_of
 from nsfwscan.images.preprocessing import Geometry
@@ -165,12 +166,22 @@ def test_a_second_look_finds_both_ends_of_a_spike() -> None:
     _, first, pixels = views_of(data, limits)
     [spike] = [view for view, is_red in zip(first, seen_red(pixels), strict=True) if is_red]
     assert spike["weight"] > 50
-    facts, views, pixels = views_of(data, replace(limits, around=(spike["index"],), closer=4))
+    facts, views, pixels = views_of(
+        data, replace(limits, closer=tuple(frames_around([spike["index"]], 600)), further=4)
+    )
     assert {view["index"] for view in first} <= {view["index"] for view in views} and len(views) <= 12
     [known] = [view for view in views if view["index"] == spike["index"]]
     assert known["weight"] == pytest.approx(10, abs=4)
     assert [view["reason"] for view in views if view["index"] == 138] == ["spike"]
-    assert facts["looked"] == 18 and facts["views"] == len(views) == len(pixels)
+    assert facts["looked"] == 21 and facts["views"] == len(views) == len(pixels)
+
+
+def test_frames_that_are_known_are_drawn_alone() -> None:
+    """For covers: just these frames are decoded, each from the keyframe before it."""
+    data = video([moving(i) for i in range(200)], keys=20)
+    facts, views, pixels = views_of(data, replace(LIMITS, closer=(150, 31, 32, 900), only=True))
+    assert [(view["index"], view["at_s"]) for view in views] == [(31, 3.1), (32, 3.2), (150, 15.0)]
+    assert facts["looked"] == 3 and len(pixels) == facts["views"] == 3
 
 
 @pytest.mark.parametrize("index", ["used", "broken"])
@@ -185,7 +196,10 @@ def test_a_large_video_is_read_again_instead_of_kept(
     monkeypatch.setattr(looking._Walk, "_in_order", lambda walk: False)
     pictures = [moving(i) for i in range(200)]
     pictures[131:135] = [red()] * 4
-    data, limits = video(pictures, container, codec, keys=30), ViewLimits(8, 300_000_000, 60.0, False, (133,), 4)
+    data, limits = (
+        video(pictures, container, codec, keys=30),
+        ViewLimits(8, 300_000_000, 60.0, False, tuple(frames_around([133], 200)), 4),
+    )
     kept = views_of(data, limits)
     monkeypatch.setattr(decoding, "_HELD_BYTES", 0)
     if index == "broken":

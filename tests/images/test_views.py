@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nsfwscan.errors import RowError, Status
+from nsfwscan.execution.second_look import frames_around
 from nsfwscan.images.preprocessing import Geometry
-from nsfwscan.images.views import ViewLimits, choose, choose_closer, frames_around, to_views, weights_of
+from nsfwscan.images.views import ViewLimits, choose, choose_closer, to_views, weights_of
 
 _GEOMETRY = Geometry((24, 24), Image.Resampling.BILINEAR)
 _LIMITS = ViewLimits(8, 300_000_000, 60.0)
@@ -77,7 +78,7 @@ def test_a_second_look_is_closer_around_a_frame() -> None:
     limits = ViewLimits(3, 300_000_000, 60.0)
     first = views_of(data, limits)[1]
     [spike] = [view["index"] for view in first if 30 <= view["index"] < 34]
-    facts, views, pixels = views_of(data, replace(limits, around=(spike,), closer=5))
+    facts, views, pixels = views_of(data, replace(limits, closer=tuple(frames_around([spike], 60)), further=5))
     assert {view["index"] for view in first} < {view["index"] for view in views}
     close = [view for view in views if view["reason"] == "spike"]
     assert len(close) == 5 and {30, 31, 32} <= {spike, *(view["index"] for view in close)}
@@ -86,12 +87,25 @@ def test_a_second_look_is_closer_around_a_frame() -> None:
 
 
 def test_frames_around_reach_as_far_as_the_file() -> None:
-    """A spike's ends lie between two of the frames around it, wherever they are; what looks alike is looked at once."""
+    """However long a spike is, some of the frames are beside it; of those that look alike one becomes a view."""
     assert frames_around((5,), 20) == [5, 4, 6, 3, 7, 1, 9, 13]
     assert frames_around((0, 2), 4) == [0, 2, 1, 3]
     looks = np.repeat(np.array([0, 0, 90, 90, 200, 0], np.uint8), 32 * 32 * 3).reshape(6, 32, 32, 3)
     assert choose_closer(looks, {0: "first"}, [2, 3, 1, 4, 5], 8) == {0: "first", 2: "spike", 4: "spike"}
     assert choose_closer(looks, {0: "first"}, [4, 2], 1) == {0: "first", 4: "spike"}
+
+
+def test_frames_that_are_known_are_drawn_alone() -> None:
+    """For covers: just these frames, also those that look alike, and one that is not there any more is left out."""
+    data = animation(moving(20), duration=100)
+    facts, views, pixels = views_of(data, replace(_LIMITS, closer=(7, 3, 4, 99), only=True))
+    assert [(view["index"], view["at_s"]) for view in views] == [
+        (3, pytest.approx(0.3)),
+        (4, pytest.approx(0.4)),
+        (7, 0.7),
+    ]
+    assert facts["views"] == 3 and len(pixels) == 3 * _GEOMETRY.nbytes
+    assert views_of(data, replace(_LIMITS, closer=(0,), only=True))[2] == views_of(data, ViewLimits())[2]
 
 
 def test_a_blank_first_frame_hides_nothing() -> None:

@@ -23,7 +23,7 @@ from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.effects_text import describe_effects
 from nsfwscan.reports.progress import Silent
 from nsfwscan.review.covers import Artist, Content
-from nsfwscan.review.evidence import found_closer, scores_of_views
+from nsfwscan.review.evidence import minimal, scores_of_views, worst_of
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.schema import VIEW_SCHEMA
@@ -202,19 +202,20 @@ def test_what_scores_high_is_looked_at_again(tmp_path: Path) -> None:
 
 
 def test_a_reviewer_is_shown_what_a_second_look_found(tmp_path: Path) -> None:
-    """The worst frames are drawn again, also those that a first look does not come to."""
+    """The worst frames are drawn, also those that a first look does not come to, and nothing else is."""
     media, out = tmp_path / "media", tmp_path / "out"
     save(media / "long.gif", frames(*range(20)), duration=100)
     sections: Any = {"views": {"most": 4, "closer": 6, "spike": 0.0}}
     night(media, out, "1", **sections)
     uri = str(media / "long.gif")
     scores = scores_of_views(run_of(out, "1"), [uri])
-    worst = found_closer(scores, 4)
-    assert len(scores[uri]) == 10 and len(worst[uri]) == 6 and found_closer(scores, 10) == {}
+    worst = worst_of(scores)
+    assert len(scores[uri]) == 10 and len(worst[uri]) == 6
     config = ScanConfig.load(None, {"source": {"uris": [str(media)]}, "out": str(out), **sections})
     content = Content(uri, hashlib.sha256((media / "long.gif").read_bytes()).hexdigest())
     [drawn] = Artist(config, StorageConfig()).draw([content], worst)
-    assert set(worst[uri]) <= {view.index for view in drawn.views}
+    assert sorted(worst[uri]) == [view.index for view in drawn.views]
+    assert minimal(drawn.views, scores[uri]) == list(drawn.views)
 
 
 def test_a_second_look_is_of_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

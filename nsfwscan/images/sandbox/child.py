@@ -15,7 +15,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -90,12 +90,12 @@ class DecodeChild:
         return facts, pixels[0].tobytes()
 
     def decode_views(
-        self, data: Encoded, closer: Sequence[int] | None = None, then: Encoded | None = None
+        self, data: Encoded, closer: Mapping[str, Any] | None = None, then: Encoded | None = None
     ) -> tuple[Facts, list[Facts], NDArray[np.uint8]]:
         """Return the values of the content columns; of each view, if there are several; and the pixels of all views.
 
         Args:
-            closer: frames around which to look closer, in a second look; of a picture, none: it is cut into tiles.
+            closer: what a second look looks at: a value of `LOOK_CLOSER`.
             then: the very object that is `data` of the next call, a first look, if that is known: the worker goes on
                 with it at once. If something else is asked for, another worker is.
 
@@ -107,7 +107,7 @@ class DecodeChild:
             RowError: the file is at fault; its values are what was known of it by then.
             NsfwscanError: there is no child to decode it.
         """
-        asked = {} if closer is None else {"closer": list(closer)}
+        asked: wire.Said = {} if closer is None else {"closer": dict(closer)}
         try:
             facts, views, pixels = self._decoded(asked, data, then)
         except _Dead as death:
@@ -183,8 +183,8 @@ class DecodeChild:
                     self._hand_over(worker, {}, then, timeout_s)
                     self._ahead = then
             said, pixels = wire.receive_into(self._room, worker, deadline=deadline)
-            closer = self._settings.closer if "closer" in asked else 0
-            facts, views = self._understood(said, self._settings.most_views + closer)
+            further = self._settings.closer if "closer" in asked else 0
+            facts, views = self._understood(said, self._settings.most_views + further)
             if len(pixels) != (0 if "only" in asked else max(1, len(views)) * self._settings.pixel_bytes):
                 raise ValueError("pixels of other views")
             return facts, views, pixels

@@ -207,9 +207,12 @@ def _answer_of_video(container: Container, asked: Said, file: IO[bytes], setting
 
 
 def _view_limits(asked: Said, settings: Settings) -> ViewLimits:
-    around = asked.get("closer")
+    closer = asked.get("closer")
     limits = ViewLimits(settings.views, settings.view_pixels, settings.timeout_s / 2, settings.tiles)
-    return limits if around is None else replace(limits, around=tuple(around), closer=settings.closer)
+    if closer is None:
+        return limits
+    further = closer.get("views") or 0
+    return replace(limits, closer=tuple(closer["frames"]), further=further, only=bool(closer.get("only")))
 
 
 if __name__ == "__main__":
