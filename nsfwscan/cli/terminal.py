@@ -295,7 +295,8 @@ def _actors(plan: Explanation) -> str:
     fewer = f"; there would be room for {room:,}, but there are no more shards" if layout.cpu_actors < room else ""
     if layout.kind == "fused":
         return f"{layout.cpu_actors:,} in all, the model in each{fewer}"
-    return f"{layout.cpu_actors:,} that read and decode, {layout.model_actors:,} with the model, 1 that stages{fewer}"
+    decoding = f"{layout.cpu_actors:,} that read and decode, {layout.closer_actors:,} that do for second looks"
+    return f"{decoding}, {layout.model_actors:,} with the model, 1 that stages{fewer}"
 
 
 def _estimate(plan: Explanation) -> list[tuple[str, str]]:

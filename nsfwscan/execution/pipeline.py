@@ -156,10 +156,10 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     """Return the digests by which later runs tell whether a row can be reused; a row made with others is stale.
 
     `scoring` (models, labels, preprocessing, precision) covers scores, `decoding` covers failures to decode, and
-    `filtering` covers rows that a filter settled.
+    `filtering` covers rows that a filter settled. The settings of views are compared row by row (`ReusePolicy`).
     """
     pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
-    scoring = {**_behind(spec, config.model), "pixels": pixels, "views": config.views.model_dump()}
+    scoring = {**_behind(spec, config.model), "pixels": pixels}
     if config.decode.screenshots:  # else as digests were before there was such a setting
         scoring["screenshots"] = hashlib.sha256(SCREENSHOT_WEIGHTS.read_bytes()).hexdigest()
     if config.decode.c2pa:

@@ -144,7 +144,7 @@ def look_closer(views: Sequence[Mapping[str, Any]], spike: float, length: int, m
 
 
 def _is_high(view: Mapping[str, Any], spike: float) -> bool:
-    return (view["nsfw_score"] or 0.0) >= spike
+    return view["nsfw_score"] is not None and view["nsfw_score"] >= spike
 
 
 def _is_edge(one: Mapping[str, Any], other: Mapping[str, Any], spike: float) -> bool:

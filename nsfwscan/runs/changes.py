@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.config import SourceConfig
+from nsfwscan.config import SourceConfig, ViewsConfig
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
@@ -39,7 +39,7 @@ EARLIER = ["run_id", *_THEN, *_COPIES, "appeals", CALIBRATED.name]
 """Columns of an object's previous row that `compared` needs."""
 _MATCH = ("match_bank", "match_id", "match_kind")
 _VERDICT = ("verdict", "appeals")
-FACTS = ["run_id", "sha256", "etag", "size", "status", "filtered_by", "model", *_MATCH, *_VERDICT]
+FACTS = ["run_id", "sha256", "etag", "size", "status", "filtered_by", "model", "views", *_MATCH, *_VERDICT]
 """Columns of both rows of an object that `Facts` needs."""
 _WORDS = {
     Change.DELETED: "not listed any more",
@@ -122,6 +122,7 @@ class Behind:
     Attributes:
         banks: `name@version` of the banks that its rows were matched with.
         scoring, filtering: digests of model and filters; see `record.ReuseKeys`.
+        views: what was looked at of files with several views, and of which files.
         record: the run's record; None for a run that is not committed yet.
     """
 
@@ -129,13 +130,15 @@ class Behind:
     banks: tuple[str, ...]
     scoring: str
     filtering: str
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     record: RunRecord | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, record: RunRecord) -> Behind:
         """Return the settings behind a committed run."""
         keys = record.reuse_keys
-        return cls(record.policy.identity, tuple(banks_behind(record)), keys.scoring, keys.filtering, record)
+        views = record.config.views
+        return cls(record.policy.identity, tuple(banks_behind(record)), keys.scoring, keys.filtering, views, record)
 
     @cached_property
     def decider(self) -> Decider | None:
@@ -177,6 +180,8 @@ class Facts:
         by_filter = filtered & ~new & ((same_bytes & ~bank) | self._other(before, lambda behind: behind.filtering))
         scored = _mask(pc.and_(pc.is_valid(rows["model"]), pc.is_valid(before["model"])))
         other_model = _differs(rows, before, "model") | self._other(before, lambda behind: behind.scoring)
+        several = _mask(pc.greater(pc.max_element_wise(rows["views"], before["views"]), 1))
+        other_model |= several & self._other(before, lambda behind: behind.views)
         found = {
             Cause.LISTING: new,
             Cause.CONTENT: content,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from nsfwscan.config import ScanConfig
+from nsfwscan.config import ScanConfig, ViewsConfig
 from nsfwscan.policy.rules import OTHERWISE, Outcome, Rule
 from nsfwscan.runs.record.inputs import (
     AuxiliaryModelRecord,
@@ -30,6 +30,7 @@ _PREPARED = (
     "decode.c2pa",
     "decode.c2pa_trust_sha256",
     "model.dtype",
+    *(f"views.{name}" for name in ViewsConfig.model_fields),
 )
 
 

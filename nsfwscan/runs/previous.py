@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from urllib.parse import quote_from_bytes
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
-from nsfwscan.config import ScanConfig, SourceConfig
+from nsfwscan.config import ScanConfig, SourceConfig, ViewsConfig
 from nsfwscan.errors import BrokenRecord, Status, StoreError
 from nsfwscan.location import Location
 from nsfwscan.runs.beside import ALL as BESIDE
@@ -335,6 +335,7 @@ class ReusePolicy:
     max_memory_bytes: int = 2**31
     most_failures: int = 3
     """Runs in which a file may crash or stall the decoder; after that it is not read until it, or a limit, changes."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     banks: BankSet | None = None
     """This run's banks; unset: earlier matches stay as they are."""
     reuse: bool = True
@@ -371,14 +372,21 @@ class ReusePolicy:
         # Settled by a filter: good while the filters and the other models are the same.
         filtered = pc.and_not(pc.is_valid(rows["filtered_by"]), scored)
         same_filtering = same_scoring and made_with.filtering == self.filtering
+        same = pc.and_(pc.if_else(filtered, same_filtering, same_scoring), self._same_views(rows, limits.views))
         good = pc.if_else(
             pc.or_(scored, filtered),
-            pc.and_(pc.invert(over), pc.if_else(filtered, same_filtering, same_scoring)),
+            pc.and_(pc.invert(over), same),
             pc.and_(pc.and_(lasting, same_decoding), pc.or_(pc.invert(too_large), still_too_large)),
         )
         bad = pc.if_else(pc.or_(pc.or_(scored, filtered), lasting), str(Reusability.STALE), str(Reusability.FAILED))
         found = pc.if_else(good, str(Reusability.GOOD), bad)
         return found if self.banks is None else _by_banks(found, rows, record, self.banks)
+
+    def _same_views(self, rows: pa.Table, then: ViewsConfig) -> pa.ChunkedArray:
+        """Return a mask of the rows whose views are those that this run would look at. A picture has one view, whatever
+        is asked of others, unless it may be cut into tiles."""
+        alone = pc.and_(pc.equal(rows["media"], "image"), pc.equal(rows["frames"], 1))
+        return pc.or_(then == self.views, pc.and_(not (then.tiles or self.views.tiles), pc.fill_null(alone, False)))
 
     def _poison(self, rows: pa.Table, limits: ScanConfig) -> pa.ChunkedArray:
         """Return a mask of the rows whose files crashed or stalled the decoder too often, under this run's limits."""
@@ -388,7 +396,7 @@ class ReusePolicy:
 
 
 _JUDGED = (
-    "size", "status", "media", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by",
+    "size", "status", "media", "frames", "nsfw_score", "width", "height", "match_bank", "match_kind", "filtered_by",
     "failed_decodes",
 )  # fmt: skip
 

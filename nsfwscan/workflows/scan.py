@@ -436,6 +436,7 @@ def _reuse_policy(job: Job) -> ReusePolicy:
         timeout_s=decode.timeout_s,
         max_memory_bytes=decode.max_memory_bytes,
         most_failures=decode.most_failures,
+        views=job.config.views,
         banks=BankSet(job.banks, job.config.storage),
         reuse=job.config.previous.reuse,
     )
@@ -475,7 +476,8 @@ def _write(
     try:
         banks = BankSet(job.banks, job.config.storage)
         keys = reuse_keys(job.config, job.spec, job.auxiliary_models)
-        behind = Behind(job.policy.identity, tuple(banks.identities), keys["scoring"], keys["filtering"])
+        made_with = keys["scoring"], keys["filtering"], job.config.views
+        behind = Behind(job.policy.identity, tuple(banks.identities), *made_with)
         decider, calibration = Decider(job.policy), job.calibration
         return write_report(job.run, plan, previous, decider, job.config, shadows, banks, known, behind, calibration)
     except BalanceError as error:

@@ -32,7 +32,7 @@ INSERTS, PARTS, SHEETS = 6, 8, 30
 MILD = 0.1
 """Scores below it are of what nobody would mind."""
 LIMITS = (0.1, 0.2, 0.4)
-"""Scores over which a picture is raised; the last one is the least of open_nsfw's preset that a person looks at."""
+"""Scores over which a picture is raised; at 0.2, open_nsfw's preset sends it to a person."""
 
 
 def scores(pictures: Sequence[Image.Image], tiles: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsfwscan.config import SourceConfig
+from nsfwscan.config import SourceConfig, ViewsConfig
 from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
@@ -133,6 +134,8 @@ FACTS: list[tuple[dict[str, Any], dict[str, Any], Behind, list[str]]] = [
      ["content", "bank"]),
     ({"model": "made@9"}, {}, THEN, ["model"]),
     ({}, {}, Behind("made@1", ("known@1",), "bfloat16", "filtering"), ["model"]),
+    ({"views": 3}, {"views": 1}, replace(THEN, views=ViewsConfig(most=1)), ["model"]),
+    ({"views": 1}, {"views": 1}, replace(THEN, views=ViewsConfig(most=1)), ["other"]),
     ({"filtered_by": "icon", "model": None}, {}, Behind("made@1", ("known@1",), "scoring", "icons"), ["filter"]),
     ({}, {}, THEN, ["other"]),
     ({"cluster_size": 2}, {"cluster_size": 1}, THEN, ["copies"]),

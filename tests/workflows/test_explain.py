@@ -205,11 +205,11 @@ def test_a_cluster_of_cores_and_gpus(tmp_path: Path, vit: Path, monkeypatch: pyt
     assert [(e.count, e.place.cpu_actors, e.place.model_actors) for e in plan.expected] == [
         (3, 64, 0),
         (1, 14, 1),
-        (1, 13, 0),
+        (1, 11, 0),
     ]
     text = describe_plan(plan)
     assert "3 × 64 CPUs\n" in text and "1 × 16 CPUs, 1 × A10G\n" in text
-    assert "219 that read and decode, 1 with the model, 1 that stages" in text
+    assert "217 that read and decode, 55 that do for second looks, 1 with the model, 1 that stages" in text
     assert "memory for no more actors than these: cores stay idle" in text
     assert "of pixels in the object store" in text
 
