@@ -87,22 +87,23 @@ def _described(found: Audited) -> str:
         else "nothing harmful was found: what a plain random sample would take is unknown"
     )
     rows = [
-        ("harmful objects", _line(estimates.harmful, "{:,.0f}")),
-        ("prevalence", _line(estimates.prevalence, "{:.4%}")),
-        ("recall of the policy", _line(estimates.recall, "{:.2%}")),
-        ("false positive rate", _line(estimates.false_positive_rate, "{:.4%}")),
+        ("harmful objects", estimate_line(estimates.harmful, "{:,.0f}")),
+        ("prevalence", estimate_line(estimates.prevalence, "{:.4%}")),
+        ("recall of the policy", estimate_line(estimates.recall, "{:.2%}")),
+        ("false positive rate", estimate_line(estimates.false_positive_rate, "{:.4%}")),
     ]
     seen = f"{found.decided:,} looked at{open_}"
     head = f"audit {draw.audit_id} of {draw.objects:,} objects of run {draw.run_id}: {seen}"
     if found.by_views is not None:
         rows += [
-            ("prevalence in views", _line(found.by_views.prevalence, "{:.4%}")),
-            ("recall in views", _line(found.by_views.recall, "{:.2%}")),
-            ("false pos. in views", _line(found.by_views.false_positive_rate, "{:.4%}")),
+            ("prevalence in views", estimate_line(found.by_views.prevalence, "{:.4%}")),
+            ("recall in views", estimate_line(found.by_views.recall, "{:.2%}")),
+            ("false pos. in views", estimate_line(found.by_views.false_positive_rate, "{:.4%}")),
         ]
     return "\n".join([head, *(f"  {name:<22}{text}" for name, text in rows), f"  {plain}"])
 
 
-def _line(one: Estimate, form: str) -> str:
+def estimate_line(one: Estimate, form: str) -> str:
+    """Render an estimate with its interval."""
     value = "unknown" if one.value is None else form.format(one.value)
     return f"{value}  ({form.format(one.low)} to {form.format(one.high)})"

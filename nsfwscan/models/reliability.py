@@ -75,16 +75,20 @@ def measure(probabilities: Floats, sample: Sample) -> Measured:
         deviations.append(sqrt(max(spread, likely * (1 - likely) / alike)))
         whole = int(here.sum())
         bins.append(
-            Bin(objects=whole, share=shares[-1], said=float(weights @ said / total), removed=_rate(rate, alike))
+            Bin(objects=whole, share=shares[-1], said=float(weights @ said / total), removed=share_of(rate, alike))
         )
     ece = _error(*map(np.array, (shares, gaps, deviations)))
     loss = float((sample.weights * losses(probabilities, sample.removed)).sum() / sample.weights.sum())
     return Measured(ece=ece, log_loss=loss, bins=tuple(bins))
 
 
-def _rate(rate: float, alike: float) -> Interval:
+def share_of(rate: float, alike: float) -> Interval:
     """Return a share with its interval: Wilson's, and the exact one for few hits (Brown, Cai and DasGupta 2001), each
-    for as many objects as say as much (Korn and Graubard 1998, Survey Methodology 24: 193)."""
+    for as many objects as say as much (Korn and Graubard 1998, Survey Methodology 24: 193).
+
+    Args:
+        alike: objects, each for itself and of one weight, that would say as much.
+    """
     from scipy.stats import beta, norm
 
     hits, tail = rate * alike, (1 - CONFIDENCE) / 2

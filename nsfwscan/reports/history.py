@@ -1,12 +1,12 @@
 """Page over all nights of a store: volumes, prevalence, thresholds, models, cost, and what reaches people.
 
-Made from the records alone, by `nsfwscan history STORE --out PAGE`; like `summary.html` it is one file without scripts,
-requests or pixels of scanned images.
+Made from the records and from what drawn samples say, by `nsfwscan history STORE --out PAGE`; like `summary.html` it is
+one file without scripts, requests or pixels of scanned images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -42,14 +42,29 @@ class Series:
     """Nights whose settings were others than before, that stood out, or that a golden set was accepted for."""
 
 
-def render_history(store: str, records: Iterable[RunRecord]) -> str:
+@dataclass(frozen=True)
+class Sample:
+    """What a drawn sample says of the run that it was drawn from, each figure with its interval, in words."""
+
+    audit_id: str
+    run_id: str
+    looked_at: int
+    undecided: int
+    prevalence: str
+    recall: str
+    false_positive_rate: str
+
+
+def render_history(store: str, records: Iterable[RunRecord], samples: Sequence[Sample] = ()) -> str:
     """Return the page (HTML) over the scans among some records.
 
     Args:
         store: the store's URI.
+        samples: of the store, those of which something is decided.
     """
     template = page_environment().get_template("history.html")
-    return template.render(store=store, series=_series(records), looked_at=looked_at, for_people=for_people)
+    counted = {"looked_at": looked_at, "for_people": for_people, "opens": opens}
+    return template.render(store=store, series=_series(records), samples=samples, **counted)
 
 
 def looked_at(record: RunRecord) -> int:
@@ -60,6 +75,15 @@ def looked_at(record: RunRecord) -> int:
 def for_people(record: RunRecord) -> int:
     """Return the rows that wait for a person."""
     return sum(record.summary.decision.get(decision, 0) for decision in _FOR_PEOPLE)
+
+
+def opens(record: RunRecord) -> float | None:
+    """Return how many originals people are expected to open, if they open as many as their verdicts say; None where
+    nobody gave any, or the record does not count items."""
+    verdicts, items = record.verdicts, record.summary.items
+    if verdicts is None or not verdicts.given or items is None:
+        return None
+    return items * (verdicts.opened or 0) / verdicts.given
 
 
 def _series(records: Iterable[RunRecord]) -> list[Series]:
@@ -85,6 +109,9 @@ def _charts(nights: list[RunRecord]) -> Iterator[Chart]:
     yield _chart("Share that is flagged", "of all objects listed that night", nights, shares, percent)
     waiting = [float(for_people(one)) for one in nights]
     yield _chart("Objects for people", "decided review or escalate", nights, waiting, "{:,.0f}".format)
+    if any(opens(one) is not None for one in nights):
+        expected = [opens(one) or 0.0 for one in nights]
+        yield _chart("Originals opened", "expected, by the verdicts until then", nights, expected, "{:,.0f}".format)
     if currencies := {one.cost.currency for one in nights if one.cost is not None}:
         cost = [(one.cost.amount or 0.0) if one.cost is not None else 0.0 for one in nights]
         shown = partial(money, currency=min(currencies))

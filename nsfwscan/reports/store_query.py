@@ -15,6 +15,7 @@ from nsfwscan.reports.query import quoted, secret_of
 from nsfwscan.reports.reading import answer
 from nsfwscan.runs.catalogue import CATALOGUE, catalogue
 from nsfwscan.runs.changes import CHANGES_SCHEMA
+from nsfwscan.runs.drift import DRIFT_SCHEMA
 from nsfwscan.runs.escalations import ESCALATION_SCHEMA
 from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA
 from nsfwscan.schema import DETECTION_SCHEMA, EMBEDDING_SCHEMA, LINE_SCHEMA, REPORT_SCHEMA, TIMESTAMP, VIEW_SCHEMA
@@ -33,6 +34,7 @@ TABLES = {
     "text": ("text", LINE_SCHEMA),
     "escalations": ("escalations", ESCALATION_SCHEMA),
     "false_positives": ("false_positives", FALSE_POSITIVE_SCHEMA),
+    "drift": ("drift", DRIFT_SCHEMA),
 }
 """Tables beside `runs` and `files`, each with the folder of a run that it is made of, and the columns of a new one."""
 _WITH_RUN_ID = {"rows", "escalations"}

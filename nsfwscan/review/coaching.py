@@ -7,6 +7,7 @@ that cannot be written a `ConfigError`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,9 +15,9 @@ from itertools import combinations
 from typing import Any
 
 from nsfwscan.errors import ConfigError
+from nsfwscan.models.reliability import share_of
 from nsfwscan.reports.html import page_environment
 from nsfwscan.review.pack import TEMPLATES
-from nsfwscan.runs.effects import share_with_interval
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
@@ -29,13 +30,13 @@ DAYS, RECENT_DAYS = 90, 28
 _ANSWERS = (str(Word.APPROVE), str(Word.REMOVE))
 
 Row = dict[str, Any]
-Opinions = Sequence[tuple[datetime, bool]]
-"""When something was said, and whether it agreed."""
+Opinion = tuple[str, datetime, bool]
+"""Of which content something was said, when, and whether it agreed."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share, and its exact 95 % interval; None without trials."""
+    """A share, and its 95 % interval; None without trials."""
 
     hits: int
     trials: int
@@ -44,10 +45,25 @@ class Rate:
     high: float | None
 
     @classmethod
-    def of(cls, said: Iterable[bool]) -> Rate:
-        """Return the share of what is true."""
-        found = list(said)
-        return cls(sum(found), len(found), *share_with_interval(sum(found), len(found)))
+    def of(cls, said: Iterable[tuple[str, bool]]) -> Rate:
+        """Return the share of what is true. What is said of one content is alike, so the interval is of contents: it is
+        that of as many opinions, each for itself, as have its linearised variance.
+
+        Args:
+            said: content, and whether it agrees.
+        """
+        contents: dict[str, list[bool]] = defaultdict(list)
+        for content, agrees in said:
+            contents[content].append(agrees)
+        trials, hits, count = sum(map(len, contents.values())), sum(map(sum, contents.values())), len(contents)
+        if not trials:
+            return cls(0, 0, None, None, None)
+        value, alike = hits / trials, float(count)
+        off = sum((sum(agree) - value * len(agree)) ** 2 for agree in contents.values())
+        if off and count > 1:
+            alike = min(trials, value * (1 - value) * trials**2 * (count - 1) / (count * off))
+        interval = share_of(value, alike)
+        return cls(hits, trials, value, interval.low, interval.high)
 
     def differs_from(self, other: Rate) -> bool:
         """Return whether the intervals of two rates do not touch."""
@@ -105,14 +121,12 @@ def write_coaching(
     names = sorted({row["reviewer"] for row in rows if not row["reviewer"].startswith(FORMER)}, key=str.casefold)
     pairs, known = _pairs(rows), _known(rows, golden)
     recent = now - timedelta(RECENT_DAYS)
-    team = _figures(
-        "the team", [(at, same) for _, at, same in pairs[::2]], [(at, same) for _, at, same in known], recent
-    )
+    team = _figures("the team", [said for _, said in pairs[::2]], [said for _, said in known], recent)
     each = tuple(
         _figures(
             name,
-            [(at, same) for who, at, same in pairs if who == name],
-            [(at, same) for who, at, same in known if who == name],
+            [said for who, said in pairs if who == name],
+            [said for who, said in known if who == name],
             recent,
         )
         for name in (names if people else ())
@@ -131,8 +145,8 @@ def write_coaching(
     return Coaching(str(out.child(COACHING_PAGE)), team, each)
 
 
-def _pairs(rows: Sequence[Row]) -> list[tuple[str, datetime, bool]]:
-    """Return each two people's verdicts on one content as two opinions, one of each, one after the other."""
+def _pairs(rows: Sequence[Row]) -> list[tuple[str, Opinion]]:
+    """Return each two people's verdicts on one content as two opinions, with who gave them, one after the other."""
     latest: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row["kind"] in (Kind.REVIEW, Kind.AUDIT):
@@ -141,27 +155,27 @@ def _pairs(rows: Sequence[Row]) -> list[tuple[str, datetime, bool]]:
     for said in latest.values():
         for one, other in combinations(said.values(), 2):
             same = one["verdict"] == other["verdict"]
-            found += [(row["reviewer"], row["decided_at"], same) for row in (one, other)]
+            found += [(row["reviewer"], (row["sha256"], row["decided_at"], same)) for row in (one, other)]
     return found
 
 
-def _known(rows: Sequence[Row], golden: Mapping[str, str]) -> list[tuple[str, datetime, bool]]:
-    """Return whether each golden verdict is the known one."""
+def _known(rows: Sequence[Row], golden: Mapping[str, str]) -> list[tuple[str, Opinion]]:
+    """Return whether each golden verdict is the known one, with who gave it."""
     return [
-        (row["reviewer"], row["decided_at"], row["verdict"] == golden[row["uri"]])
+        (row["reviewer"], (row["sha256"], row["decided_at"], row["verdict"] == golden[row["uri"]]))
         for row in rows
         if row["kind"] == Kind.GOLDEN and row["uri"] in golden
     ]
 
 
-def _figures(name: str, pairs: Opinions, known: Opinions, recent: datetime) -> Figures:
+def _figures(name: str, pairs: Sequence[Opinion], known: Sequence[Opinion], recent: datetime) -> Figures:
     both = [*pairs, *known]
     return Figures(
         name,
-        Rate.of(same for _, same in pairs),
-        Rate.of(same for _, same in known),
-        Rate.of(same for at, same in both if at < recent),
-        Rate.of(same for at, same in both if at >= recent),
+        Rate.of((content, same) for content, _, same in pairs),
+        Rate.of((content, same) for content, _, same in known),
+        Rate.of((content, same) for content, at, same in both if at < recent),
+        Rate.of((content, same) for content, at, same in both if at >= recent),
     )
 
 

@@ -5,6 +5,10 @@ Counted are the rows that the run looked at (carried ones say nothing new), by s
 them. What is usual comes from these nights: the distance of each to all others. A night stands out where its distance
 is larger than that of every other, and by more than 3.5 in the modified z-score (Iglewicz and Hoaglin, 1993: 0.6745
 times the distance from the median, divided by the median absolute deviation).
+
+Rows are counted by Arrow in the threads of the commit, which have them in memory; distances are of some thirty nights
+by some twenty values, which numpy computes in less time than DuckDB binds a statement. Over SQL the counts are the
+table `drift` of `nsfwscan sql`; `tests/runs/test_drift.py` computes both distances there, too.
 """
 
 from __future__ import annotations

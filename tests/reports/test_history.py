@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from nsfwscan.cli.main import main
 from tests.scans.test_nightly import night, picture
+from tests.verdicts.lines import file, line
 
 STRICT = """
 name: strict
@@ -42,6 +44,35 @@ def test_it_has_each_night_with_what_changed(store: Path, tmp_path: Path) -> Non
     assert "n2: 3</title>" in page and "n1: 0</title>" in page, "three objects for people in the second night"
     assert "strict@" in page and "explicit 0.25" in page
     assert "<b onclick" not in page and "<script" not in page
+
+
+def test_it_has_what_drawn_samples_say_and_what_people_open(tmp_path: Path) -> None:
+    """A sample of which a stratum is undecided is not there yet; one that is not wholly decided says so; opens are expected
+    by the verdicts that a night knew."""
+    for number in range(6):
+        picture(tmp_path / "media" / f"{number}.png", number, size=(16, 16))
+    (tmp_path / "policy.yaml").write_text(STRICT)
+    policy = str(tmp_path / "policy.yaml")
+    night(tmp_path / "media", tmp_path / "reports", "n1", policy=policy)
+    asked = ["audit", "draw", str(tmp_path / "reports"), "--n", "6", "--out", str(tmp_path / "items.jsonl")]
+    page = ["history", str(tmp_path / "reports"), "--out", str(tmp_path / "page.html")]
+    assert CliRunner().invoke(main, asked).exit_code == 0 and CliRunner().invoke(main, page).exit_code == 0
+    assert "drawn samples" not in (tmp_path / "page.html").read_text()
+    items = [json.loads(one) for one in (tmp_path / "items.jsonl").read_text().splitlines()]
+    said = [
+        line(one["uri"], one["uri"], "remove", sha256=one["sha256"], kind="audit", probability=one["probability"], opened=n < 2)
+        for n, one in enumerate(items[:4])
+    ]  # fmt: skip
+    taken = CliRunner().invoke(
+        main, ["verdicts", "import", str(tmp_path / "reports"), str(file(tmp_path / "v.jsonl", said))]
+    )
+    assert taken.exit_code == 0, taken.output
+    night(tmp_path / "media", tmp_path / "reports", "n2", policy=policy)
+    assert CliRunner().invoke(main, page).exit_code == 0
+    shown = (tmp_path / "page.html").read_text()
+    assert "What people found in drawn samples" in shown
+    assert re.search(r'<td class="number">4<div class="muted">2 not yet</div></td><td>100\.00%', shown)
+    assert "n2: 1</title>" in shown, "two items that are not decided yet, of which half are opened"
 
 
 def test_to_standard_output_it_is_the_page_alone(store: Path) -> None:

@@ -148,8 +148,10 @@ POPULATIONS: list[tuple[list[int], list[float], list[int], list[bool]]] = [
 @pytest.mark.long
 @pytest.mark.parametrize(("sizes", "shares", "drawn", "flagged"), POPULATIONS)
 def test_intervals_cover(sizes: list[int], shares: list[float], drawn: list[int], flagged: list[bool]) -> None:
-    """Of a thousand draws from a known population, 93 to 97 % of the intervals of the prevalence hold the truth; those
-    of recall and false positives hold it as often or more often."""
+    """Of a thousand draws from a known population, 93 to 97 % of the intervals hold the truth: of prevalence, recall and
+    false positive rate. In the third population the policy passes about one harmful object of those drawn: none, one or
+    two hits have exact intervals, few values, and so a recall that is covered more often (Brown, Cai and DasGupta 2001);
+    a shorter interval would hold less often where that stratum is a little worse."""
     random, harmful = np.random.default_rng(0), [round(n * p) for n, p in zip(sizes, shares, strict=True)]
     total, size = sum(harmful), sum(sizes)
     caught = sum(h for h, f in zip(harmful, flagged, strict=True) if f)
@@ -164,30 +166,37 @@ def test_intervals_cover(sizes: list[int], shares: list[float], drawn: list[int]
         found = estimate(strata)
         for name, value in truth.items():
             held[name] += getattr(found, name).low <= value <= getattr(found, name).high
-    assert 930 <= held["prevalence"] <= 970, held
-    assert min(held.values()) >= 930, held
+    most = {"recall": 1000} if flagged[1:] == [True, True] and sizes[0] == 900 else {}
+    assert all(930 <= count <= most.get(name, 970) for name, count in held.items()), held
 
 
 @pytest.mark.long
 def test_intervals_by_views_cover() -> None:
-    """Where a few objects have most of the views, 93 to 98 % of a thousand intervals hold the truth."""
+    """Where a few objects have most of the views, 93 to 97 % of a thousand intervals hold the truth."""
     random = np.random.default_rng(1)
     population = []
     for size, share, drawn, flagged in ((20_000, 0.03, 400, False), (1_000, 0.5, 200, True)):
         views = random.lognormal(2, 0.8, size)
         population.append((views, random.random(size) < share, drawn, flagged))
     seen = sum(views.sum() for views, *_ in population)
-    truth = sum(views[harmful].sum() for views, harmful, *_ in population) / seen
-    held = 0
+    bad = [views[harmful].sum() for views, harmful, *_ in population]
+    wrong = population[1][0].sum() - bad[1]
+    truth = {
+        "prevalence": sum(bad) / seen,
+        "recall": bad[1] / sum(bad),
+        "false_positive_rate": wrong / (seen - sum(bad)),
+    }
+    held = dict.fromkeys(truth, 0)
     for _ in range(1000):
         strata = []
         for views, harmful, drawn, flagged in population:
             some = random.choice(len(views), drawn, replace=False)
             pairs = tuple(zip(views[some].tolist(), harmful[some].tolist(), strict=True))
             strata.append(Stratum(len(views), drawn, int(harmful[some].sum()), flagged, float(views.sum()), pairs))
-        found = estimate_views(strata).prevalence
-        held += found.low <= truth <= found.high
-    assert 930 <= held <= 980, held
+        found = estimate_views(strata)
+        for name, value in truth.items():
+            held[name] += getattr(found, name).low <= value <= getattr(found, name).high
+    assert all(930 <= count <= 970 for count in held.values()), held
 
 
 def test_stores_of_old_have_no_audits(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -80,6 +81,38 @@ def test_distances_are_those_of_scipy() -> None:
         assert jensen_shannon(one, other) == pytest.approx(distance.jensenshannon(one, other, base=2) ** 2, abs=1e-12)
         assert stability_index(one, other) == pytest.approx(stability_index(other, one))
     assert stability_index(np.array([1.0, 3.0]), np.array([2.0, 6.0])) == pytest.approx(0, abs=0.02)
+
+
+IN_SQL = """
+    WITH counts AS (
+        SELECT bin, coalesce(sum(rows) FILTER (run_id = 'now'), 0) AS one,
+               coalesce(sum(rows) FILTER (run_id <> 'now'), 0) AS other
+        FROM drift GROUP BY bin
+    ), shares AS (
+        SELECT one / sum(one) OVER () AS p, other / sum(other) OVER () AS q,
+               (one + 0.5) / sum(one + 0.5) OVER () AS a, (other + 0.5) / sum(other + 0.5) OVER () AS b
+        FROM counts
+    )
+    SELECT sum(coalesce(p * log2(nullif(2 * p / (p + q), 0)), 0) + coalesce(q * log2(nullif(2 * q / (p + q), 0)), 0)) / 2,
+           sum((a - b) * ln(a / b))
+    FROM shares
+"""
+
+
+def test_duckdb_finds_the_same_distances_in_the_files() -> None:
+    """Both distances of a night are a statement over the table `drift`, as `nsfwscan sql` has it."""
+    random, tables, earlier = np.random.default_rng(4), [], []
+    for night in ("1", "2", "3", "now"):
+        counts = {(SOURCE, "score"): Counter({str(bin): int(random.integers(0, 90)) for bin in range(8)})}
+        counts[SOURCE, "score"]["new" if night == "now" else "old"] = 60
+        rows = Night((SOURCE,), counts).as_table()
+        tables.append(rows.append_column("run_id", pa.repeat(night, rows.num_rows)))
+        earlier.append(counts)
+    (found,) = compare(earlier.pop(), earlier)
+    with duckdb.connect() as tables_of_a_store:
+        tables_of_a_store.register("drift", pa.concat_tables(tables))
+        told = tables_of_a_store.sql(IN_SQL).fetchall()[0]
+    assert told == (pytest.approx(found.distance), pytest.approx(found.psi))
 
 
 def test_rows_are_counted_by_source_and_value_and_carried_ones_are_not() -> None:
