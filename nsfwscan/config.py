@@ -23,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -417,7 +418,7 @@ class GoldenConfig(Frozen):
     tolerance: float = Field(0.02, ge=0, le=1)
     """By how much a score may move before the run stops. Machines, precisions and ways of decoding that count as the
     same differ by less than this."""
-    accept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    accept: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)] | None = None
     """Why scores and decisions may be others than before in this run; what they are now is expected from then on."""
 
     @model_validator(mode="after")

@@ -84,7 +84,7 @@ def _described(found: Audited) -> str:
     plain = (
         f"a plain random sample would take {estimates.plain_views:,} for intervals as narrow"
         if estimates.plain_views is not None
-        else "nothing harmful was found: what a plain random sample would take is unknown"
+        else "what a plain random sample would take is unknown: all or none of it is harmful, or all was looked at"
     )
     rows = [
         ("harmful objects", estimate_line(estimates.harmful, "{:,.0f}")),

@@ -213,8 +213,9 @@ def views_of(run: Run, draw: Draw, context: Iterable[pa.RecordBatch]) -> tuple[d
         context: batches of `CONTEXT_SCHEMA` with the key `views`; an object without it was not seen.
 
     Raises:
-        ConfigError: no row has `views`, or one has fewer than none; or the draw is one of `label`, whose strata go by
-            what was known when it was drawn, so that their views cannot be counted again.
+        ConfigError: no row has `views`, or one has fewer than none; no object of the population was seen; or the draw
+            is one of `label`, whose strata go by what was known when it was drawn, so that views cannot be counted
+            again.
     """
     if draw.design == LABEL:
         raise ConfigError(f"{draw.audit_id} was drawn by `nsfwscan label`: only an audit estimates by views")
@@ -226,6 +227,10 @@ def views_of(run: Run, draw: Draw, context: Iterable[pa.RecordBatch]) -> tuple[d
             raise ConfigError("the context has no column `views` with numbers of views from 0 on")
         _fill(tables, run, run.record())
         of_strata = dict(tables.execute(_ALL_VIEWS).fetchall())
+        if not sum(of_strata.values()):
+            raise ConfigError(
+                f"the context has no views of the objects of run {run.run_id}: are its URIs those of the report?"
+            )
         tables.register("drawn", draw.rows.select(["uri"]))
         return of_strata, dict(
             tables.execute("SELECT uri, coalesce(views, 0) FROM drawn LEFT JOIN seen USING (uri)").fetchall()

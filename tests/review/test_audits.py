@@ -83,6 +83,9 @@ def test_an_audit_from_draw_to_estimate(tmp_path: Path) -> None:
     seen.write_text("uri,likes\n/media/0001,3\n")
     wrong = run("audit", "estimate", tmp_path / "out", audit_id, "--context", seen)
     assert wrong.exit_code == 2 and "no column `views`" in wrong.output
+    seen.write_text("uri,views\n/media/0001,0\n/elsewhere,9\n")
+    unseen = run("audit", "estimate", tmp_path / "out", audit_id, "--context", seen)
+    assert unseen.exit_code == 2 and "has no views of the objects of run" in unseen.output
     again = run(
         "audit", "draw", tmp_path / "out", "--n", 60, "--floor", 20, "--seed", 1, "--out", tmp_path / "again.jsonl"
     )

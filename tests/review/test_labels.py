@@ -150,8 +150,8 @@ def test_from_the_draw_to_an_estimate_and_a_policy(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("count", "n", "slope"), [(4_000, 300, 1.0), (20_000, 500, 0.5), (1_500, 300, 1.3)])
 def test_intervals_of_labels_cover(tmp_path: Path, count: int, n: int, slope: float) -> None:
-    """Of a thousand draws from a known population, 93 to 97 % of the intervals of the prevalence hold the truth, however
-    the model is mistaken; those of recall and of false positives hold it as often or more often."""
+    """Of a thousand draws from a known population, 93 to 97 % of the intervals hold the truth, however the model is
+    mistaken: of prevalence, recall and false positive rate."""
     scores, random = spread(count), np.random.default_rng(1)
     harmful = {f"/m/{i:05}": random.random() < min(1.0, slope * score + 0.01) for i, score in enumerate(scores)}
     run = night(tmp_path / "out", [scored(f"/m/{i:05}", score) for i, score in enumerate(scores)])
@@ -173,5 +173,4 @@ def test_intervals_of_labels_cover(tmp_path: Path, count: int, n: int, slope: fl
         )
         for name, value in truth.items():
             held[name] += getattr(found, name).low <= value <= getattr(found, name).high
-    assert 930 <= held["prevalence"] <= 970, held
-    assert min(held.values()) >= 930, held
+    assert all(930 <= count <= 970 for count in held.values()), held
