@@ -195,9 +195,16 @@ def _arrange(hand: Hand, roster: Roster, golden: Sequence[Item], harmless: Seque
     hand.left += sum(one.opens for one in heavy)
     for _ in range(min(len(fillers), round(roster.harmless_share * len(order)))):
         order.insert(chance.randint(0, len(order)), _harmless(fillers.popleft()))
-    known = chance.sample(golden, min(len(golden), round(roster.golden_share * len(order))))
+    asked = {sha256 for one in order for sha256 in _contents(one.item)}
+    fresh = [item for item in golden if asked.isdisjoint(_contents(item))]
+    known = chance.sample(fresh, min(len(fresh), round(roster.golden_share * len(order))))
     hand.dealt = _with_golden(order, known, chance, open_rate)
     return len(heavy)
+
+
+def _contents(item: Item) -> set[str]:
+    """Return what is decided with an item: nobody is asked twice."""
+    return {item.row["sha256"], *(member["sha256"] for member in item.members)}
 
 
 def _harmless(item: Item) -> Dealt:

@@ -57,6 +57,15 @@ def test_budgets_are_kept() -> None:
     assert "ann" in describe_hands(hands) and "over everybody's budget" in describe_hands(hands)
 
 
+def test_nobody_is_asked_twice_about_one_content() -> None:
+    """A golden item whose content is in the hand anyway, or in a cluster of it, is not mixed in again."""
+    items = [item(number) for number in range(8)]
+    items[0] = items[0]._replace(members=[{"uri": "/copy", "sha256": f"{100:064x}"}])
+    one = roster(reviewers=[{"name": "ann", "opens": 50}], golden_share=1)
+    hands = deal(items, one, NOBODY, [item(1), item(100), item(200)], [])
+    assert of(hands, "ann", Kind.GOLDEN) == ["/200"]
+
+
 def test_skills_severity_and_disagreement() -> None:
     """An item goes to whoever may have it: by its skill and severity; what two disagree on, to a third person who leads;
     never to one who decided it."""

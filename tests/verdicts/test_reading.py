@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_by_line(tmp_path: Path) -> None:
         (whole[:-1] + b', "id": "x"}', "has the same key twice"),
         (b"PAR1 and no more", "the file: is damaged"),
         (gzip.compress(whole)[:-9], "the file: is damaged"),
-        (b"uri,truth\na,porn\n", "line 1: no JSON"),
+        (b"uri,truth\na,porn\n", "line 1: not valid JSON"),
     ]:
         assert said in refused(path, data), data
 
