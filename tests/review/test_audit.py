@@ -54,7 +54,7 @@ def test_pairs_groups_rows_and_images(run: Run, tmp_path: Path) -> None:
     assert copies == sorted(f"neutral/{hashlib.sha256(name).hexdigest()}.jpg" for name in (b"1", b"3"))
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert page.index(">confirmed</span>neutral") < page.index(">suspected</span>review")
-    assert "4 false positives" in page and "3 confirmed by ground truth, 1 only suspected" in page
+    assert "4 false positives" in page and "3 confirmed by ground truth. 1 only suspected" in page
     assert "/media/neutral</bdi>" in page and "<script" not in page and "<img" not in page
 
 
