@@ -7,6 +7,7 @@ pipeline it is there two seconds sooner.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 
 class Pulse:
@@ -17,6 +18,7 @@ class Pulse:
         self._is_under_way = False
         self._begun: dict[str, int] = {}
         self._workers: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}
 
     def begin(self, shard: str, worker: str) -> None:
         """Note that a worker has a shard in hand."""
@@ -39,3 +41,11 @@ class Pulse:
         """Return the seconds since the last report; whether any shard was begun; how often each unfinished shard was
         begun; and the worker that last began it."""
         return time.monotonic() - self._moved_at, self._is_under_way, self._begun, self._workers
+
+    def update_actor_location(self, worker: str, node: str) -> None:
+        """Note the node of one of Ray Data's workers, in place of an actor of Ray Data's own."""
+        self._nodes[worker] = node
+
+    def get_actor_locations(self, workers: Sequence[str]) -> dict[str, str | None]:
+        """Return the nodes of these workers."""
+        return {worker: self._nodes.get(worker) for worker in workers}

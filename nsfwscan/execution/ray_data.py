@@ -17,22 +17,22 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, astuple, fields
 from functools import cached_property, partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.banks.pdq_index import Found, Hashes, search_on
 from nsfwscan.config import EngineConfig
 from nsfwscan.errors import NsfwscanError, Stalled, StoreError
+from nsfwscan.execution.collecting import collect_rarely
 from nsfwscan.execution.deadline import NEVER, Deadline
 from nsfwscan.execution.layout import (
     BLOCKS_AT_ONCE,
@@ -48,10 +48,13 @@ from nsfwscan.execution.layout import (
 from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
 from nsfwscan.execution.pulse import Pulse
-from nsfwscan.execution.ray_session import ray_session
+from nsfwscan.execution.ray_session import ray_session, replaced
 from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
+
+if TYPE_CHECKING:
+    import ray.data
 
 _LEAVE_S = 10.0
 _LOOK_S = 2.0
@@ -67,6 +70,7 @@ class _Actor:
     constructor only as text, but one in a call as itself."""
 
     def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
+        collect_rarely()
         self._job, self._layout, self._pulse, self._indexes = job, layout, pulse, indexes
         self._worker = f"process {os.getpid()} on {socket.gethostname()}"
 
@@ -252,13 +256,50 @@ def run_shards(
         blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
         try:
-            for block in _watched(blocks, watchdog, deadline):
-                yield from (ShardResult(**row) for row in block.to_pylist())
+            with nullcontext() if job.config.engine.cluster or len(nodes) > 1 else _few_actors(pulse):
+                for block in _watched(blocks, watchdog, deadline):
+                    yield from (ShardResult(**row) for row in block.to_pylist())
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
         finally:
             for actor in (pulse, *indexes.values(), *closer):
                 ray.kill(actor)
+
+
+@contextmanager
+def _few_actors(pulse: Any) -> Iterator[None]:
+    """Let Ray Data have no actors of its own within the block: one for statistics on a dashboard, one that asks for
+    more machines, one that knows where workers are. On a local Ray nobody asks for the first two, and `pulse` is the
+    third. Each is a process that imports Ray Data while the workers do: 4 s of CPU time in all (Ray 2.60)."""
+    data, none = "ray.data._internal", lambda *_, **__: None
+    silent = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
+    where = {"get_or_create_actor_location_tracker": lambda: pulse}
+    with (
+        replaced(f"{data}.stats:_StatsManager", **dict.fromkeys(silent, none)),
+        replaced(f"{data}.execution.streaming_executor", create_cluster_autoscaler=_SameMachines),
+        replaced(f"{data}.execution.operators.actor_pool_map_operator", **where),
+        replaced(f"{data}.utils.cached_ray_internals", **where),
+    ):
+        yield
+
+
+class _SameMachines:
+    """An autoscaler for Ray Data where there will never be more machines."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        from ray.data._internal.execution.interfaces import ExecutionResources
+
+        self._resources = ExecutionResources.from_resource_dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+    def try_trigger_scaling(self) -> None:
+        """Do nothing."""
+
+    def on_executor_shutdown(self) -> None:
+        """Do nothing."""
+
+    def get_total_resources(self) -> Any:
+        """Return what the cluster has."""
+        return self._resources
 
 
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:
@@ -436,6 +477,8 @@ def _on_ray(
     indexes: Mapping[str, Any],
     closer: Sequence[Any],
 ) -> ray.data.Dataset:
+    from ray.data import ActorPoolStrategy
+
     common = job, layout, pulse, indexes
     blockwise: dict[str, Any] = {
         "batch_size": 1,  # a block is one row; with GPUs, Ray refuses to pass whole blocks
@@ -470,7 +513,11 @@ def _session(config: EngineConfig, needs: Needs, *, verbose: bool) -> AbstractCo
     """Connect to Ray as configured; a local Ray gets an object store of the size that the scan needs."""
     here = this_machine(config.num_cpus)
     return ray_session(
-        config.cluster, verbose=verbose, num_cpus=int(here.cpus), store_bytes=local_store_bytes(here, needs)
+        config.cluster,
+        verbose=verbose,
+        num_cpus=int(here.cpus),
+        store_bytes=local_store_bytes(here, needs),
+        meanwhile=partial(import_module, "ray.data"),
     )
 
 
@@ -501,6 +548,8 @@ def cluster_nodes(config: EngineConfig) -> tuple[Node, ...]:
 
 
 def _set_context(verbose: bool) -> None:
+    from ray.data import DataContext
+
     context = DataContext.get_current()
     context.raise_original_map_exception = True  # our exception instead of Ray's wrapper around its text
     callbacks: list[Any] = context.custom_execution_callback_classes

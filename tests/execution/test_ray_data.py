@@ -92,6 +92,8 @@ def test_ray_equals_inline(
     result = _scan(demo[0], tmp_path, partial(ray_data.run_shards, layout=layout), **_SECOND_LOOKS)
     assert _report(result).equals(inline)
     assert result.record.media is not None and result.record.media["animation"].closer == 3
+    helpers = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    assert not helpers & {"ActorLocationTracker", "AutoscalingCoordinator", "datasets_stats_actor"}
 
 
 def test_a_model_scores_while_second_looks_are_decoded() -> None:

@@ -20,24 +20,28 @@ with ray_session(None, verbose=False, num_cpus=1, store_bytes=100 * 2**20):
         return 1
 
     assert ray.get(one.remote()) == 1
-    found = set()
+    found, names = set(), []
     for process in psutil.Process().children(recursive=True) + [psutil.Process()]:
+        names.append(process.name())
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 found.add((process.name(), connection.laddr.ip))
-print(json.dumps(sorted(found)))
+print(json.dumps([sorted(found), sorted(names)]))
 """
 
 
 @pytest.mark.long
 @pytest.mark.ray
 def test_a_local_ray_listens_on_loopback_alone() -> None:
-    """No process of a local Ray, its workers included, can be reached from another machine."""
+    """No process of a local Ray, its workers included, can be reached from another machine; and there are no more of
+    them than it needs: each takes a second from the workers that start at the same time."""
     shown = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
-    found = json.loads(shown.stdout.splitlines()[-1])
+    found, names = json.loads(shown.stdout.splitlines()[-1])
     assert {name.split(":")[0] for name, _ in found} >= {"gcs_server", "raylet"}
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}
+    others = {name for name in names if not name.startswith("python")}  # this program, and workers that begin
+    assert others <= {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE", "ray::one"}
 
 
 @pytest.mark.long
