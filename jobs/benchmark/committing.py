@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -33,10 +34,9 @@ from nsfwscan.errors import NsfwscanError, Status
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job, finish
 from nsfwscan.models.onnx_backend import EMBEDDED
-from nsfwscan.policy.decide import Decider
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard, ShardReader
-from nsfwscan.runs.staging import ShardResult, stage_part
+from nsfwscan.runs.staging import ShardResult, to_arrow
 from nsfwscan.schema import SIGNALS
 from nsfwscan.workflows.scan import run_scan
 
@@ -114,7 +114,7 @@ def measure_commit(work: Path, rows: int, repetitions: int, say: Callable[[str],
         apart(write_manifest, manifest, rows)
     found = []
     for night in NIGHTS:
-        store = work / f"{night.replace(', ', '-').replace(' ', '-')}-{rows}"
+        store = work / f"night-{night.replace(', ', '-').replace(' ', '-')}-{rows}"
         if not store.exists():
             say(f"{night}: making {rows:,} rows")
             unfinished = store.with_suffix(".partial")
@@ -249,11 +249,17 @@ def _refuse(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[S
 
 
 def _made_up(trusted: float, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-    """Stage made-up rows: an engine that reads no object."""
-    decider, read, model = Decider(job.policy), ShardReader(job.run.folder), job.spec.identity
-    for shard in sorted(shards, key=lambda one: one.name):
-        rows = _rows(read(shard), np.random.default_rng([shard.file, shard.group]), model, trusted)
-        yield stage_part(job.run.staging, shard, finish(rows), decider)
+    """Stage made-up rows: an engine that reads no object. Those of a listing file are made at once, and nobody asks
+    what the policy flags among them."""
+    read, model = ShardReader(job.run.folder), job.spec.identity
+    for file, group in groupby(sorted(shards, key=lambda one: one.name), lambda one: one.file):
+        some = list(group)
+        listed = read.together(some).combine_chunks()
+        rows, start = finish(_rows(listed, np.random.default_rng(file), model, trusted)).combine_chunks(), 0
+        for shard in some:
+            job.run.staging.write(shard.part, to_arrow(rows.slice(start, shard.rows)))
+            start += shard.rows
+            yield ShardResult(shard.name, shard.rows, 0, 0)
 
 
 def _rows(listed: pa.Table, random: np.random.Generator, model: str, trusted: float) -> pa.Table:

@@ -161,7 +161,7 @@ def _watch(process: subprocess.Popen[bytes], staging: Path, began: float) -> flo
         now = time.perf_counter() - began
         if now > _COLD_LIMIT_S:
             return None
-        if first_s is None and any(staging.glob("*/*.parquet")):
+        if first_s is None and any(staging.glob("*/*.arrow")):
             first_s = now
         time.sleep(_POLL_S)
     return first_s

@@ -61,7 +61,6 @@ from nsfwscan.runs.summary import Summary
 from nsfwscan.schema import (
     CALIBRATED,
     DUPLICATE_COLUMNS,
-    LISTING_SCHEMA,
     REPORT_SCHEMA,
     STAGED_SCHEMA,
     VERDICT_COLUMNS,
@@ -294,8 +293,7 @@ class _Commit:
         """Yield the listings of all ranges."""
         after: str | None = None
         for part in self.plan.ranges:
-            read_listing = ShardReader(self.run.folder)
-            todo = pa.concat_tables([LISTING_SCHEMA.empty_table(), *map(read_listing, part.shards)])
+            todo = ShardReader(self.run.folder).together(part.shards)
             unchanged = read_carried(self.run.folder, part)
             ends = pa.array([pc.max(rows["uri"]).as_py() for rows in (todo, unchanged)], pa.string())
             upto = None if part is self.plan.ranges[-1] else pc.max(ends).as_py()
@@ -444,7 +442,7 @@ class _Commit:
             raise BalanceError(
                 f"shard {shard.name} ({shard.rows} objects) was never finished; run the same command again"
             ) from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise BalanceError(
                 f"the staged part of shard {shard.name} is damaged: delete it from {self.run.staging.uri}, then run "
                 "the same command again"

@@ -66,22 +66,24 @@ class Media:
 
     def add(self, staged: pa.Table) -> None:
         """Count staged rows of this run by their `media`, `views`, `duration_s` and `cost`."""
-        for row in staged.select(["media", "views", "duration_s", "cost"]).to_pylist():
-            if row["media"] is None:
-                continue
-            cost = {one["name"]: one["value"] for one in row["cost"] or ()}
+        for media in pc.unique(staged["media"].drop_null()).to_pylist():
+            rows = staged.filter(pc.equal(staged["media"], media))
+            parts = pc.list_flatten(rows["cost"])
+            costs = pa.table({"name": pc.struct_field(parts, "name"), "value": pc.struct_field(parts, "value")})
+            sums = costs.group_by("name").aggregate([("value", "sum"), ("value", "count")]).to_pylist()
+            cost = Counter({row["name"]: row["value_sum"] for row in sums})
             found = {
-                "objects": 1,
-                "views": row["views"] or 0,
-                "frames": int(cost.get(LOOKED, 0)),
-                "duration_s": row["duration_s"] or 0.0,
-                "decode_s": cost.get(DECODING, 0.0),
-                "closer": int(LOOKED_CLOSER in cost),
-                "closer_frames": int(cost.get(LOOKED_CLOSER, 0)),
-                "closer_s": cost.get(DECODING_CLOSER, 0.0),
+                "objects": rows.num_rows,
+                "views": pc.sum(rows["views"]).as_py() or 0,
+                "frames": int(cost[LOOKED]),
+                "duration_s": pc.sum(rows["duration_s"]).as_py() or 0.0,
+                "decode_s": cost[DECODING],
+                "closer": sum(row["value_count"] for row in sums if row["name"] == LOOKED_CLOSER),
+                "closer_frames": int(cost[LOOKED_CLOSER]),
+                "closer_s": cost[DECODING_CLOSER],
             }
-            before = self.counts.get(row["media"], dict.fromkeys(found, 0))
-            self.counts[row["media"]] = {name: before[name] + n for name, n in found.items()}
+            before = self.counts.get(media, dict.fromkeys(found, 0))
+            self.counts[media] = {name: before[name] + n for name, n in found.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON types by media."""

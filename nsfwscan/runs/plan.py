@@ -13,11 +13,11 @@ import io
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from typing import Any, Self
 
 import pyarrow as pa
@@ -38,6 +38,8 @@ from nsfwscan.warning import Warnings
 
 _SHARDS_PER_FILE = 64
 _SHA256 = re.compile(r"-([0-9a-f]{64})\.parquet$")
+PART_SUFFIX = ".arrow"
+"""Ending of the file of a finished shard, in the run's staging folder."""
 _LOST = "put it back from a backup, or begin a run of another name"
 _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
 """Rows of the first shards: small, so that first rows come soon and a small store is spread over all actors."""
@@ -139,6 +141,11 @@ class Shard:
     def name(self) -> str:
         """File and row group, such as `00003-0017`; sorts like the URIs."""
         return f"{self.file:05d}-{self.group:04d}"
+
+    @property
+    def part(self) -> str:
+        """File of the finished shard within the run's staging folder."""
+        return f"{self.name}{PART_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -414,15 +421,25 @@ class ShardReader:
 
     def __init__(self, run: Store) -> None:
         self._run = run
-        self._file = ""
-        self._data = b""
+        self._path = ""
+        self._file: pq.ParquetFile | None = None
 
     def __call__(self, shard: Shard) -> pa.Table:
         """Return the rows of a shard, as `LISTING_SCHEMA`."""
-        if shard.listing != self._file:
-            self._data, self._file = _read_listing(self._run, shard.listing), shard.listing
-        rows = pq.ParquetFile(io.BytesIO(self._data)).read_row_group(shard.group, use_threads=False)
-        return as_schema(rows, LISTING_SCHEMA)
+        return self.together([shard])
+
+    def together(self, shards: Sequence[Shard]) -> pa.Table:
+        """Return the rows of several shards one after the other, as `LISTING_SCHEMA`."""
+        rows = [LISTING_SCHEMA.empty_table()]
+        for path, some in groupby(shards, lambda shard: shard.listing):
+            groups = [shard.group for shard in some]
+            rows.append(as_schema(self._opened(path).read_row_groups(groups, use_threads=False), LISTING_SCHEMA))
+        return pa.concat_tables(rows)
+
+    def _opened(self, path: str) -> pq.ParquetFile:
+        if self._file is None or path != self._path:
+            self._file, self._path = pq.ParquetFile(io.BytesIO(_read_listing(self._run, path))), path
+        return self._file
 
 
 def read_carried(run: Store, part: Range) -> pa.Table:

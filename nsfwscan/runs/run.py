@@ -236,7 +236,7 @@ class Run:
             return None
         plan, settings = found
         shards = plan.shards
-        done = sum(shard.rows for shard in shards if f"{shard.name}.parquet" in staged)
+        done = sum(shard.rows for shard in shards if shard.part in staged)
         return Begun(self, settings, done, sum(shard.rows for shard in shards))
 
     @contextmanager

@@ -75,7 +75,7 @@ class StoreFaults:
 
 
 def _is_part(method: str, path: str) -> bool:
-    return method == "PUT" and "/staging/" in path and path.endswith(".parquet")
+    return method == "PUT" and "/staging/" in path and path.endswith(".arrow")
 
 
 def _drawn(method: str, draw: float) -> str | None:

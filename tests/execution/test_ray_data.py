@@ -190,7 +190,7 @@ def test_worker_error_is_itself(demo: tuple[Path, list[DemoObject]], tmp_path: P
     """A set-up that breaks on a worker stops the run with the worker's own message, and stages nothing."""
     with pytest.raises(ModelError, match="float32 only"):
         _scan(demo[0], tmp_path, ray_data.run_shards, model={"dtype": "float16"})
-    assert list((tmp_path / "staging").rglob("*.parquet")) == []  # but for the note of the attempt
+    assert list((tmp_path / "staging").rglob("*.arrow")) == []  # but for the note of the attempt
 
 
 def test_full_disk_is_not_success(
@@ -207,7 +207,7 @@ def test_full_disk_is_not_success(
 
 def _with_staging_in_the_way(out: Path, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
     for shard in shards:
-        (out / "staging" / "test" / f"{shard.name}.parquet").mkdir(parents=True)
+        (out / "staging" / "test" / shard.part).mkdir(parents=True)
     return ray_data.run_shards(job, shards, deadline)
 
 
@@ -296,10 +296,10 @@ def test_a_staged_shard_is_not_worked_on_again(tmp_path: Path, layout: Layout) -
     first = finished(run, plan.shards)
     config = ScanConfig.load(None, {"source": {"uris": ["/nowhere"]}, "out": str(tmp_path)})
     job = Job(config, resolve(config.model, config.storage), load_policy("open-nsfw"), run)
-    before = {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")}
+    before = {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.arrow")}
     again = list(ray_data.run_shards(job, plan.shards, layout=layout))
     assert sorted(again, key=lambda result: result.shard) == first
-    assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.parquet")} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "staging").rglob("*.arrow")} == before
 
 
 @pytest.mark.long

@@ -151,11 +151,11 @@ def test_an_unfinished_shard_does_not_balance(tmp_path: Path) -> None:
 
 
 def spoil_part(run: Run, plan: Plan) -> None:
-    run.staging.write("00000-0001.parquet", run.staging.read("00000-0001.parquet")[:-20])
+    run.staging.write("00000-0001.arrow", run.staging.read("00000-0001.arrow")[:-20])
 
 
 def empty_part(run: Run, plan: Plan) -> None:
-    run.staging.write("00000-0001.parquet", b"")
+    run.staging.write("00000-0001.arrow", b"")
 
 
 def swap_parts(run: Run, plan: Plan) -> None:
@@ -245,7 +245,9 @@ def test_copies_have_safe_names(tmp_path: Path, bucket: dict[str, bytes]) -> Non
     report = reported(run, plan, save_images=True)
     assert copied(run, report) == bucket
     images = {
-        name for name in written(tmp_path) - {f"media/{broken_name.name}"} if not name.endswith((".parquet", ".json"))
+        name
+        for name in written(tmp_path) - {f"media/{broken_name.name}"}
+        if not name.endswith((".parquet", ".arrow", ".json"))
     }
     assert images == {
         f"store/runs/made/false_positives/images/{hashlib.sha256(uri.encode()).hexdigest()[:32]}."

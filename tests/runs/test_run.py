@@ -358,7 +358,7 @@ def test_how_far_a_run_came(tmp_path: Path) -> None:
     assert run.begun() == Begun(run, {}, 0, 25)
     finished(run, plan.shards[1:])
     run.staging.write("alive.json", b"{}")
-    run.staging.write("stranger.parquet", b"")
+    run.staging.write("stranger.arrow", b"")
     assert run.begun() == Begun(run, {}, 20, 25)
     finished(run, plan.shards)
     assert run.begun() == Begun(run, {}, 25, 25)

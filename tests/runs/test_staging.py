@@ -52,7 +52,7 @@ def test_the_shards_that_are_done(planned: tuple[Run, Plan]) -> None:
     assert staged_shards(run.staging) == set()
     finished(run, plan.shards[1:])
     run.staging.write("alive.json", b"{}")
-    Path(run.staging.uri, ".tmp-00000-0000.parquet").write_bytes(b"half")
+    Path(run.staging.uri, ".tmp-00000-0000.arrow").write_bytes(b"half")
     assert staged_shards(run.staging) == {"00000-0001"}
     with pytest.raises(FileNotFoundError):
         read_part(run.staging, plan.shards[0])
@@ -95,7 +95,7 @@ def test_a_full_store_stops_the_run(planned: tuple[Run, Plan]) -> None:
     run, plan = planned
     Path(run.staging.uri).parent.mkdir()
     Path(run.staging.uri).write_bytes(b"in the way")
-    with pytest.raises(StoreError, match=r"cannot write .*00000-0000.parquet"):
+    with pytest.raises(StoreError, match=r"cannot write .*00000-0000.arrow"):
         finished(run, plan.shards)
 
 

@@ -150,7 +150,7 @@ def test_credentials_that_expire_stop_the_run_and_lose_nothing(
     with pytest.raises(NsfwscanError, match=r"the store refuses the credentials \(ExpiredToken\).*AWS_SESSION_TOKEN"):
         scan(config, first)
     run = run_of(config)
-    staged = {name.removesuffix(".parquet") for name in run.staging.names("") if name.endswith(".parquet")}
+    staged = {name.removesuffix(".arrow") for name in run.staging.names("") if name.endswith(".arrow")}
     assert staged >= set(first.ran) and is_unseen(run) and not run.folder.exists("run.json")
     proxy.clear()
     scan(config, second)

@@ -120,7 +120,7 @@ def test_lost_part_is_not_committed(demo: Demo, tmp_path: Path) -> None:
 
     def lose_one(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
         yield from run_inline(job, shards, deadline)
-        (tmp_path / "staging" / "r" / f"{shards[0].name}.parquet").unlink()
+        (tmp_path / "staging" / "r" / shards[0].part).unlink()
 
     settings, folder = config(demo[0], tmp_path), tmp_path / "runs" / "r"
     with pytest.raises(BalanceError, match="never finished"):
