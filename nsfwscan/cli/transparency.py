@@ -5,6 +5,7 @@ Exit codes are those of all commands.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,8 +20,8 @@ from nsfwscan.reports.export import json_line
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.text import plural, printable, write_csv
-from nsfwscan.workflows.statements import VISIBILITIES, requests
-from nsfwscan.workflows.transparency import Transparency
+from nsfwscan.workflows.dsa_templates import filled
+from nsfwscan.workflows.statements import VISIBILITIES, measures, requests
 from nsfwscan.workflows.transparency import transparency as count
 
 _COLUMNS = ("section", "indicator", "of", "value")
@@ -39,11 +40,17 @@ _COLUMNS = ("section", "indicator", "of", "value")
     help="With --out: statements of reasons for the DSA Transparency Database, as JSON lines; each is a request.",
 )
 @click.option(
+    "--templates",
+    is_flag=True,
+    help="With --out DIR: the parts of the DSA's templates that the store can fill, as CSV files: 6, 7 and 8.",
+)
+@click.option("--service", default="", metavar="NAME", help="With --templates: name of the service, in each row.")
+@click.option(
     "--visibility",
     type=click.Choice(VISIBILITIES),
     default=VISIBILITIES[0],
     show_default=True,
-    help="With --statements: what the platform does with what is blocked or removed.",
+    help="With --statements, --templates: what the platform does with what is blocked or removed.",
 )
 @storage_options
 @json_option
@@ -53,6 +60,8 @@ def transparency(
     until: str,
     out: str | None,
     statements: bool,
+    templates: bool,
+    service: str,
     visibility: str,
     as_json: bool,
     **options: Any,
@@ -61,15 +70,20 @@ def transparency(
 
     The sections are those of the templates of the EU's Digital Services Act for transparency reports (Implementing
     Regulation 2024/2835): own-initiative moderation, complaints, automated means. With --statements it writes one
-    statement of reasons for each measure instead, in the shape that the DSA Transparency Database takes.
+    statement of reasons for each measure instead, in the shape that the DSA Transparency Database takes; with
+    --templates it fills the templates.
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
         if out is not None and as_json:
             raise ConfigError("--json prints the figures, --out writes them as CSV: give one of them")
         target = None if out is None else Output.given(out, storage, "--out", stdout=True)
-        if statements and target is None:
-            raise ConfigError("--statements writes a file: name it with --out")
+        if statements and templates:
+            raise ConfigError("--statements and --templates exclude one another: name one")
+        if target is None and (statements or templates):
+            raise ConfigError("--statements writes a file, --templates a folder: name it with --out")
+        if templates and target is not None and target.is_stdout:
+            raise ConfigError("--templates writes several files: name a folder with --out")
         start, end = _time(since, "--since"), _time(until, "--until")
         if start >= end:
             raise ConfigError(f"--until {until} is not after --since {since}: the period is empty")
@@ -80,10 +94,14 @@ def transparency(
         if statements and target is not None:
             written = _write_statements(place, start, end, visibility, target)
             echo(f"{written} in {printable(str(target))}", err=target.is_stdout)
+        elif templates and target is not None:
+            for part in filled(found, measures(place, start, end), service, visibility):
+                _write(target.child(part.name), part.columns, part.rows)
+                echo(f"written to {printable(str(target.child(part.name)))}")
         elif as_json:
             print_json({"exit_code": 0, **found.as_json()})
         elif target is not None:
-            _write(found, target)
+            _write(target, _COLUMNS, found.lines())
             echo(f"written to {printable(str(target))}", err=target.is_stdout)
         else:
             echo("\n".join(f"{' '.join(filter(None, line[:3])):<70}{line[3]:>12}" for line in found.lines()))
@@ -110,9 +128,10 @@ def _write_statements(store: Store, start: datetime, end: datetime, visibility: 
     return plural(count, "statement")
 
 
-def _write(found: Transparency, target: Output) -> None:
+def _write(target: Output, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     try:
+        target.make_parent()
         with target.appearing() as path:
-            write_csv(path, _COLUMNS, found.lines())
+            write_csv(path, columns, rows)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror or error}") from error

@@ -29,7 +29,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.schema import NSFW_CATEGORIES
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.verdict import Kind, Word
-from nsfwscan.workflows.transparency import committed_within, decided_within, newly_blocked
+from nsfwscan.workflows.transparency import NO_CATEGORY, committed_within, decided_within, newly_blocked
 
 MOST = 100
 """Statements of one request, as the database allows."""
@@ -38,6 +38,7 @@ EU = (
     *("LV", "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK"),
 )
 VISIBILITIES = ("removed", "disabled", "demoted", "age_restricted", "interaction_restricted", "labelled")
+OTHER = "KEYWORD_OTHER"
 _OTHER_VIOLATION = "STATEMENT_CATEGORY_OTHER_VIOLATION_TC"
 _ADULT = {"category": _OTHER_VIOLATION, "category_specification": ["KEYWORD_ADULT_SEXUAL_MATERIAL"]}
 _CATEGORIES: Mapping[str, dict[str, Any]] = {
@@ -58,14 +59,14 @@ def requests(store: Store, since: datetime, until: datetime, visibility: str = "
     Args:
         visibility: of `VISIBILITIES`, what the platform does with what is blocked or removed.
     """
-    statements = (_statement(one, visibility) for one in _measures(store, since, until))
+    statements = (_statement(one, visibility) for one in measures(store, since, until))
     while some := list(islice(statements, MOST)):
         yield {"statements": some}
 
 
 @dataclass(frozen=True)
-class _Measure:
-    """What a statement says of one measure.
+class Measure:
+    """One measure, as a statement says it.
 
     Attributes:
         day: that it counts from.
@@ -83,7 +84,8 @@ class _Measure:
     decided: bool
 
 
-def _measures(store: Store, since: datetime, until: datetime) -> Iterator[_Measure]:
+def measures(store: Store, since: datetime, until: datetime) -> Iterator[Measure]:
+    """Yield the measures from `since` on and before `until` (UTC)."""
     runs = committed_within(store, since, until)
     for run, record in runs:
         for rows in newly_blocked(run, record):
@@ -91,7 +93,7 @@ def _measures(store: Store, since: datetime, until: datetime) -> Iterator[_Measu
             facts = f"found and decided without a person, by {record.model.identity or 'known hashes'}"
             for row in rows.to_pylist():
                 puid, said = _puid(record.run_id, row["uri"]), known.get(row["uri"], {})
-                yield _Measure(puid, at, said, row["label"], _ground(record, row["rule"]), facts, True, True)
+                yield Measure(puid, at, said, row["label"], _ground(record, row["rule"]), facts, True, True)
     decided = [row for row in decided_within(store, since, until) if row["verdict"] == Word.REMOVE]
     contents = pa.array([row["sha256"] for row in decided], pa.string())
     seen = _objects(*runs[-1], "sha256", contents) if runs else {}
@@ -99,7 +101,7 @@ def _measures(store: Store, since: datetime, until: datetime) -> Iterator[_Measu
         facts = f"found by {_FOUND_BY[row['kind']]}, decided by a person"
         ground = f"the provider's terms and conditions: {row['category'] or 'no category said'}"
         day, said = row["decided_at"].date().isoformat(), seen.get(row["sha256"], {})
-        yield _Measure(row["id"], day, said, row["category"], ground, facts, row["kind"] == Kind.REVIEW, False)
+        yield Measure(row["id"], day, said, row["category"], ground, facts, row["kind"] == Kind.REVIEW, False)
 
 
 def _objects(run: Run, record: RunRecord, key: str, values: pa.Array | pa.ChunkedArray) -> dict[str, dict[str, Any]]:
@@ -109,9 +111,9 @@ def _objects(run: Run, record: RunRecord, key: str, values: pa.Array | pa.Chunke
     return {row[key]: row for part in parts for row in part.to_pylist()}
 
 
-def _statement(measure: _Measure, visibility: str) -> dict[str, Any]:
-    posted, category = measure.said.get("modified_at"), measure.category or "not said"
-    other = {"category_specification": ["KEYWORD_OTHER"], "category_specification_other": category[:_LONGEST]}
+def _statement(measure: Measure, visibility: str) -> dict[str, Any]:
+    posted, category = measure.said.get("modified_at"), measure.category or NO_CATEGORY
+    other = {"category_specification": [OTHER], "category_specification_other": category[:_LONGEST]}
     return {
         "decision_visibility": [f"DECISION_VISIBILITY_CONTENT_{visibility.upper()}"],
         "decision_ground": "DECISION_GROUND_INCOMPATIBLE_CONTENT",
@@ -129,6 +131,14 @@ def _statement(measure: _Measure, visibility: str) -> dict[str, Any]:
         "automated_decision": f"AUTOMATED_DECISION_{'FULLY' if measure.decided else 'NOT_AUTOMATED'}",
         "puid": measure.puid,
     }
+
+
+def category_of(category: str | None) -> tuple[str, str, str]:
+    """Return the codes of a category and its sub-category, and what describes it where the sub-category is `OTHER`."""
+    said = category or NO_CATEGORY
+    known = _CATEGORIES.get(said.lower(), {"category": _OTHER_VIOLATION})
+    [keyword] = known.get("category_specification", [OTHER])
+    return known["category"], keyword, said[:_LONGEST] if keyword == OTHER else ""
 
 
 def _ground(record: RunRecord, rule: str) -> str:

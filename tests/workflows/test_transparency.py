@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nsfwscan.cli.main import main
+from nsfwscan.workflows.statements import category_of
 from tests.runs.rows import Row, scanned, staged_row
 from tests.verdicts.lines import file, id_of, line, sha256_of
 
@@ -126,3 +127,34 @@ def test_statements_of_reasons(store: Path, tmp_path: Path) -> None:
     assert how == [("Yes", "FULLY"), ("Yes", "FULLY"), ("No", "NOT_AUTOMATED")]  # the last one was decided on appeal
     text = (tmp_path / "s.jsonl").read_text()
     assert "media" not in text and "ann" not in text.replace("scanned", "") and ".jpg" not in text
+
+
+def test_the_templates_are_filled_with_what_is_known(store: Path, tmp_path: Path) -> None:
+    """The columns, rows and codes of the Commission's files; the numbers of the statements, and nothing where nothing is
+    known. A category that no code knows is described."""
+    given = ["transparency", store, "--since", "2026-11-01", "--until", "2027-01-01", "--templates"]
+    assert (
+        run(*given, "--out", "-").exit_code == 2 and run(*given, "--statements", "--out", tmp_path / "x").exit_code == 2
+    )
+    done = run(*given, "--service", "S", "--visibility", "disabled", "--out", tmp_path / "dsa")
+    assert done.exit_code == 0, done.output
+    own, complaints, automated = (
+        list(csv.DictReader((tmp_path / "dsa" / name).open(encoding="utf-8", newline="")))
+        for name in ("6_own_initiative_TC.csv", "7_appeals_and_recidivism.csv", "8_automated_means.csv")
+    )
+    assert (len(own), len(complaints), len(automated), len(own[0])) == (98, 47, 20, 37)
+    about = {(one["Applicability"], one["Service"], one["Reporting period"]) for one in own}
+    assert about == {("All", "S", "2026-11-01/2026-12-31")}
+    numbers = [name for name in own[0] if "Number of measures" in name or "restriction" in name]
+    told = {one["Category of incompatibility with the provider's terms and conditions"]: [one[n] for n in numbers[:4]]
+            for one in own if any(one[n] for n in numbers)}  # fmt: skip
+    three = ["3", "2", "", "3"]
+    assert told == dict.fromkeys(
+        ("TOTAL", "STATEMENT_CATEGORY_OTHER_VIOLATION_TC", "KEYWORD_ADULT_SEXUAL_MATERIAL"), three
+    )
+    known = {one["Scope"]: one["Value"] for one in complaints if one["Indicator"].startswith("Number of complaints")}
+    assert known == {"Total number": "2", "Decisions upheld": "1", "Decisions partially reversed": "", "Decisions reversed": "1",
+                     "Median time": "30.00", "Decision omitted": "0"}  # fmt: skip
+    assert [one["Value"] for one in automated if one["Value"]] == ["2", "1", "2", "1"]
+    assert category_of("gore") == ("STATEMENT_CATEGORY_VIOLENCE", "KEYWORD_OTHER", "gore")
+    assert category_of("nudity")[1:] == ("KEYWORD_NUDITY", "") and category_of(None)[2] == "not said"
