@@ -175,5 +175,8 @@ def verify_calibrations(store: Store) -> Iterator[Finding]:
 
 def _named(store: Store) -> dict[int, tuple[str, str]]:
     """Return the calibrations that runs went by: by number, the SHA-256 of the file and one of the runs."""
-    records = [record for _, record in read_records(runs_of(store)) if isinstance(record, RunRecord)]
-    return {one.calibration.number: (one.calibration.sha256, one.run_id) for one in records if one.calibration}
+    named: dict[int, tuple[str, str]] = {}
+    for run, record in read_records(runs_of(store)):
+        if isinstance(record, RunRecord) and record.calibration is not None:
+            named[record.calibration.number] = (record.calibration.sha256, run.run_id)
+    return named

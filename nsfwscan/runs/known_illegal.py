@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
 from nsfwscan.runs.previous import banks_behind
+from nsfwscan.runs.record.fields import FileRecord
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
@@ -73,8 +74,21 @@ class KnownIllegal:
         return {"runs": list(self.runs), "contents": contents, "released": self.released}
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """Part of a run's record that is needed: its files of known contents, and its banks."""
+
+    run: Run
+    files: tuple[FileRecord, ...]
+    banks: tuple[str, ...]
+
+    def contents(self) -> Iterator[pa.Table]:
+        for file in self.files:
+            yield contents_of(self.run.parquet(file).read(use_threads=False))
+
+
 def known_illegal(
-    records: Sequence[tuple[Run, RunRecord | BrokenRecord]], ignored: Collection[str] = ()
+    records: Iterable[tuple[Run, RunRecord | BrokenRecord]], ignored: Collection[str] = ()
 ) -> KnownIllegal:
     """Return the illegal contents that the committed runs of a store know together.
 
@@ -85,17 +99,20 @@ def known_illegal(
     Raises:
         BrokenRecord: a file differs from what its run recorded.
     """
-    whole = [(run, r) for run, r in records if not isinstance(r, BrokenRecord) and run.run_id not in ignored]
-    behind = {run_id for _, record in whole for run_id in record.known_illegal.runs}
-    newest = [(run, record) for run, record in whole if run.run_id not in behind]
-    trusted = {run.run_id for run, _ in whole}
-    broken = [run for run, _ in records if run.run_id not in trusted and run.run_id not in behind]
-    tables = [
-        *(t for run, record in newest for t in _recorded(run, record)),
-        *(t for run in broken for t in _found(run)),
-    ]
-    runs = sorted([*(run.run_id for run, _ in newest), *behind, *(run.run_id for run in broken)])
-    asked = {tuple(banks_behind(record)) for _, record in newest}
+    whole: list[_Recorded] = []
+    untrusted: list[Run] = []
+    behind: set[str] = set()
+    for run, record in records:
+        if isinstance(record, BrokenRecord) or run.run_id in ignored:
+            untrusted.append(run)
+        else:
+            whole.append(_Recorded(run, tuple(record.files_in(FOLDER)), tuple(banks_behind(record))))
+            behind.update(record.known_illegal.runs)
+    newest = [one for one in whole if one.run.run_id not in behind]
+    broken = [run for run in untrusted if run.run_id not in behind]
+    tables = [*(t for one in newest for t in one.contents()), *(t for run in broken for t in _found(run))]
+    runs = sorted([*(one.run.run_id for one in newest), *behind, *(run.run_id for run in broken)])
+    asked = {one.banks for one in newest}
     return KnownIllegal(once(tables), tuple(runs), asked=asked.pop() if len(asked) == 1 and not broken else None)
 
 
@@ -111,11 +128,6 @@ def contents_of(rows: pa.Table) -> pa.Table:
     """Return the illegal contents among report rows, as `KNOWN_SCHEMA`."""
     illegal = rows.filter(pc.and_(is_illegal(rows), pc.is_valid(rows["sha256"])))
     return as_schema(with_all(illegal, KNOWN_SCHEMA.names), KNOWN_SCHEMA)
-
-
-def _recorded(run: Run, record: RunRecord) -> Iterator[pa.Table]:
-    for file in record.files_in(FOLDER):
-        yield contents_of(run.parquet(file).read(use_threads=False))
 
 
 def _found(run: Run) -> Iterator[pa.Table]:

@@ -234,17 +234,19 @@ class _Broken:
         return base is not None and self.listed_at is not None and self.listed_at < base.record.age[0]
 
 
-def _all_previous(store: Store, ignored: set[str]) -> tuple[list[PreviousRun], list[_Broken]]:
-    """Return the runs whose reports cover a listing, newest first; and the broken runs that may be such runs."""
-    found: list[PreviousRun] = []
+def _all_previous(store: Store, ignored: set[str]) -> tuple[Iterator[PreviousRun], list[_Broken]]:
+    """Return the runs whose reports cover a listing, newest first, each read again when its turn comes; and the broken
+    runs that may be such runs."""
+    ages: dict[str, tuple[datetime, datetime]] = {}
     broken: list[_Broken] = []
     for run, record in read_records([run for run in runs_of(store) if run.run_id not in ignored]):
         if not isinstance(record, BrokenRecord):
             if record.kind in LISTED:
-                found.append(PreviousRun(run, record))
+                ages[run.run_id] = record.age
         elif (lost := _broken(run, record)) is not None:
             broken.append(lost)
-    return sorted(found, key=lambda base: base.record.age, reverse=True), broken
+    newest_first = (Run(store, run_id) for run_id in sorted(ages, key=lambda run_id: ages[run_id], reverse=True))
+    return (PreviousRun(run, run.record()) for run in newest_first), broken
 
 
 def _broken(run: Run, error: BrokenRecord) -> _Broken | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -101,7 +101,7 @@ def plan_pruning(store: Store, keep: timedelta, ignored: Collection[str] = ()) -
     return Pruning(tuple(removals), tuple(kept), frozenset(run.run_id for run in runs))
 
 
-def _sound(found: Sequence[tuple[Run, RunRecord | BrokenRecord]], ignored: Collection[str]) -> dict[str, RunRecord]:
+def _sound(found: Iterable[tuple[Run, RunRecord | BrokenRecord]], ignored: Collection[str]) -> dict[str, RunRecord]:
     sound: dict[str, RunRecord] = {}
     for run, record in found:
         if not isinstance(record, BrokenRecord):

@@ -355,20 +355,23 @@ def find_run(uri: str, storage: StorageConfig, tell: Callable[[str], None] = lam
         raise StoreError(f"{uri} is not committed: it has no report yet")
     if len(found) == 1:
         return found[0]
-    readable: list[tuple[Run, RunRecord]] = []
+    ages = {}
     for run, record in read_records(found):
         if isinstance(record, BrokenRecord):
             tell(f"run {run.run_id} is passed over, it may be newer: {record}")
         else:
-            readable.append((run, record))
-    if not readable:
+            ages[run.run_id] = (record.kind != "match", record.age)
+    if not ages:
         raise StoreError(f"{uri}: the record of every committed run is broken; `nsfwscan runs` says more")
-    whole = [found for found in readable if found[1].kind != "match"]
-    return max(whole or readable, key=lambda found: found[1].age)[0]
+    newest = max(ages, key=lambda run_id: ages[run_id])
+    return next(run for run in found if run.run_id == newest)
 
 
-def read_records(runs: Sequence[Run]) -> list[tuple[Run, RunRecord | BrokenRecord]]:
-    """Return the committed ones of some runs, each with its record, or with the error of a broken record.
+def read_records(runs: Sequence[Run]) -> Iterator[tuple[Run, RunRecord | BrokenRecord]]:
+    """Yield the committed ones of some runs, each with its record, or with the error of a broken record.
+
+    The record of a night over a hundred million objects names thousands of files and takes megabytes of memory: who
+    goes through all runs of a store keeps of each what is needed.
 
     Raises:
         StoreError: the store fails.
@@ -381,8 +384,11 @@ def read_records(runs: Sequence[Run]) -> list[tuple[Run, RunRecord | BrokenRecor
             return error
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        found = list(zip(runs, threads.map(read, runs), strict=True))
-    return [(run, record) for run, record in found if record is not None]
+        for at in range(0, len(runs), _AT_ONCE):
+            some = runs[at : at + _AT_ONCE]
+            for run, record in zip(some, threads.map(read, some), strict=True):
+                if record is not None:
+                    yield run, record
 
 
 def runs_of(store: Store, folder: Literal["runs", "staging"] = "runs") -> list[Run]:

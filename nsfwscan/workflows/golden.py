@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.config import SourceConfig
-from nsfwscan.errors import ConfigError, Drifted
+from nsfwscan.errors import BrokenRecord, ConfigError, Drifted
 from nsfwscan.execution.pipeline import Job
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.runs.calibrations import calibration_for
+from nsfwscan.runs.catalogue import catalogue
 from nsfwscan.runs.golden import (
     FOLDER,
     MOST_OBJECTS,
@@ -40,7 +41,7 @@ from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.record.fields import FileRecord
 from nsfwscan.runs.record.figures import GoldenRecord
 from nsfwscan.runs.record.run import RunRecord
-from nsfwscan.runs.run import Run, read_records, runs_of
+from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.storage.store import Store
@@ -206,10 +207,15 @@ def _recorded(
 
 def _newest(store: Store, uri: str, ignored: Collection[str] = ()) -> RunRecord | None:
     """Return the record of the newest committed run that has this set."""
-    runs = [run for run in runs_of(store) if run.run_id not in ignored]
-    records = [record for _, record in read_records(runs) if isinstance(record, RunRecord)]
-    scored = [record for record in records if record.golden is not None and record.golden.uri == uri]
-    return max(scored, key=lambda record: datetime.fromisoformat(record.committed_at), default=None)
+    runs = catalogue(store).select(["run_id", "committed_at", "files"]).to_pylist()
+    with_some = [run for run in runs if any(file["folder"] == FOLDER for file in run["files"])]
+    for run in sorted(with_some, key=lambda run: run["committed_at"], reverse=True):
+        if run["run_id"] not in ignored:
+            with suppress(BrokenRecord):  # the catalogue knows a run that is broken now
+                record = Run(store, run["run_id"]).record()
+                if record.golden is not None and record.golden.uri == uri:
+                    return record
+    return None
 
 
 def _examples(found: list[Found]) -> list[str]:
