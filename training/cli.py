@@ -16,6 +16,7 @@ from rich.console import Console
 
 import nsfwscan
 from nsfwscan.cli.console import echo, exit_codes
+from nsfwscan.errors import ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
 from nsfwscan.text import printable_lines, redacted
 from training.options import (
@@ -29,7 +30,6 @@ from training.options import (
 )
 from training.progress import shown_progress
 
-_errors = partial(exit_codes, program="nsfwscan-train", again="the same command goes on where it stopped")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 verbose_option = click.option("--verbose", is_flag=True, help="Show tracebacks, and what Ray says.")
 
@@ -65,9 +65,9 @@ def explore(out: str, model: str | None, no_thumbnails: bool, quiet: bool, verbo
     DATA is class folders, a zip of them, a table of uri and label, a file of reviewers' verdicts (local paths, s3://,
     any fsspec URI), or the hub's deepghs/nsfw_detect.
     """
-    from training.explore.explore import explore as look
-
     with _errors(Console(stderr=True), verbose):
+        from training.explore.explore import explore as look
+
         config, storage = data_config(options), storage_config(options)
         with shown_progress(is_quiet=quiet) as progress:
             findings = look(config, storage, out, model=model, thumbnails=not no_thumbnails, progress=progress)
@@ -84,9 +84,9 @@ def fit(verbose: bool, **options: Any) -> None:
 
     The same command goes on where a stopped one was, from the last checkpoint in --out. DATA is as for explore.
     """
-    from training.fit.fit import describe, train
-
     with _on_ray(verbose) as stream:
+        from training.fit.fit import describe, train
+
         config, data, storage = train_config(options), data_config(options), storage_config(options)
 
         def say(line: str) -> None:
@@ -105,9 +105,9 @@ def evaluate(quiet: bool, verbose: bool, **options: Any) -> None:
 
     Give DATA, --seed and the shares that it was trained with. The same command goes on where a stopped one was.
     """
-    from training.evaluate.evaluate import evaluate as measure
-
     with _on_ray(verbose) as stream:
+        from training.evaluate.evaluate import evaluate as measure
+
         config, data, storage = evaluate_config(options), data_config(options), storage_config(options)
         scan = partial(nsfwscan.scan, verbose=verbose)
         with shown_progress(is_quiet=quiet, stream=stream) as progress:
@@ -124,13 +124,25 @@ def export(folder: str, verbose: bool) -> None:
 
     A scan takes it without torch: nsfwscan scan SOURCE --out STORE --model FOLDER/model.onnx.
     """
-    from training.fit.onnx_export import export_onnx
-
     with _errors(Console(stderr=True), verbose):
+        from training.fit.onnx_export import export_onnx
+
         found = export_onnx(Path(folder))
         graph = f"{folder.rstrip('/')}/{found['file']}"
         echo(f"{graph} agrees with the checkpoint within {found['largest_difference']:.1e}")
         echo(f"a scan takes it with its sidecar, {found['sidecar']}: nsfwscan scan SOURCE --out STORE --model {graph}")
+
+
+@contextmanager
+def _errors(console: Console, verbose: bool) -> Iterator[None]:
+    """Turn an error into one message and an exit code; also that the extra `train` is not installed."""
+    with exit_codes(console, verbose, program="nsfwscan-train", again="the same command goes on where it stopped"):
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"nsfwscan-train needs the package {error.name}: pip install 'nsfwscan[train]'"
+            ) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from filelock import FileLock
 from PIL import Image
 
-from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig
+from nsfwscan.config import Dtype, ModelConfig, ScanConfig, StorageConfig, TextConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.images.preprocessing import Geometry, Normalisation, read_preprocessor
 from nsfwscan.location import Location
@@ -141,10 +141,25 @@ def resolve_auxiliary(config: ScanConfig) -> AuxiliaryModels:
             )
         if config.detectors[one.name].abstain is not None and (one.gives, one.takes) != ("probabilities", "pixels"):
             raise ModelError(f"detectors.{one.name}.abstain is for a classifier of pictures; {one.uri} is none")
+    _check_is_read(config.text, {one.uri for one in detectors})
     if not any(one.takes == "picture" for one in detectors):
         return AuxiliaryModels(prefilter, detectors)
     rules = TextRules.of(config.text, config.storage)
     return AuxiliaryModels(prefilter, tuple(_with_rules(one, rules) for one in detectors), rules)
+
+
+def _check_is_read(text: TextConfig, uris: set[str]) -> None:
+    """Raise ModelError for a setting of text that no detector gives: it would do nothing, and say nothing."""
+    lacking = (
+        ("text.patterns (--patterns)", text.patterns, {ocr.NAME}),
+        ("text.block (--block-hosts)", text.block, {codes.NAME}),
+        ("text.allow (--allow-hosts)", text.allow, {codes.NAME}),
+        ("text.key (--text-key)", text.key, {ocr.NAME, codes.NAME}),
+    )
+    for setting, value, readers in lacking:
+        if value and not readers & uris:
+            ways = " or ".join(f"--detector {name.removeprefix('embedded:')}" for name in sorted(readers, reverse=True))
+            raise ModelError(f"{setting} is set, and no detector reads what it is for: add {ways}")
 
 
 def _with_rules(spec: ModelSpec, rules: TextRules) -> ModelSpec:

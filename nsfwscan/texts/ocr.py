@@ -28,6 +28,7 @@ from nsfwscan.texts.lines import LINE, Line, Pixels, Said, place_of
 from nsfwscan.texts.patterns import PatternList, Search
 
 NAME = "embedded:text"
+INSTALL = "pip install 'nsfwscan[text]'"
 LABELS = ("chars", "lines", "profanity")
 _WEIGHTS = ("PP-OCRv6_det_small.onnx", "ch_ppocr_mobile_v2.0_cls_mobile.onnx", "PP-OCRv6_rec_small.onnx")
 """Those that rapidocr 3.10 takes by itself."""
@@ -129,7 +130,7 @@ def weights() -> tuple[Path, ...]:
     """Return the files of the weights. Raises ModelError where rapidocr or one of them is missing."""
     found = importlib.util.find_spec("rapidocr")
     if found is None or not found.submodule_search_locations:
-        raise ModelError(f"{NAME} needs the package rapidocr: pip install 'nsfwscan[text]'")
+        raise ModelError(f"{NAME} needs the package rapidocr: {INSTALL}")
     folder = Path(found.submodule_search_locations[0], "models")
     files = tuple(folder / name for name in _WEIGHTS)
     if missing := [file.name for file in files if not file.is_file()]:
@@ -141,10 +142,17 @@ def weights() -> tuple[Path, ...]:
 
 @cache
 def digest() -> str:
-    """Return the hex SHA-256 over the weights, and over what else decides the lines and their signals."""
-    packages = [f"{name} {metadata.version(name)}" for name in ("rapidocr", "py3langid", "glin-profanity")]
+    """Return the hex SHA-256 over the weights, and over what else decides the lines and their signals.
+
+    Raises ModelError where a package of the extra `text` is missing.
+    """
+    files = weights()
+    try:
+        packages = [f"{name} {metadata.version(name)}" for name in ("rapidocr", "py3langid", "glin-profanity")]
+    except metadata.PackageNotFoundError as error:
+        raise ModelError(f"{NAME} needs the package {error.name}: {INSTALL}") from None
     total = hashlib.sha256("\n".join([*packages, f"{_SIDE} {_LONGEST}"]).encode())
-    for file in weights():
+    for file in files:
         with file.open("rb") as opened:
             total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()

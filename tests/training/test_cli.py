@@ -34,6 +34,18 @@ def test_explore_writes_a_page_and_a_table(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "explore.csv").is_file()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["explore .", "fit . --backbone . --out out", "evaluate . --model . --out out"])
+def test_what_training_needs_is_named(tmp_path: Path, command: str) -> None:
+    """Without the extra, each command says what to install."""
+    script = "import sys; sys.modules['datasets'] = None; from training.cli import main; main()"
+    words = [sys.executable, "-c", script, *command.split()]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs the package datasets: pip install 'nsfwscan[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_errors_are_one_message_and_a_code(tmp_path: Path) -> None:
     """Bad data is 1, wrong usage 2, and neither shows a traceback nor what a terminal would act on."""
     write(tmp_path / "data" / "viol\x1b[31mence" / "a.jpg", b"x")
