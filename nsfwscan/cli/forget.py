@@ -47,6 +47,15 @@ def forget(store: str, uri: str | None, sha256: str | None, reason: str, by: str
         done = erase(place, by, reason, uri, sha256)
         what = f"{plural(done.objects, 'object')} forgotten: {plural(done.rows, 'row')} of {plural(done.files, 'file')}"
         echo(f"{what} (record {done.forget_id})")
+        echo(
+            "not reached: the object itself, and what lies elsewhere: review pages and their originals/, queues, "
+            "exports, downloaded verdicts, and older versions that a bucket keeps"
+        )
+        for path in done.banks:
+            complain(
+                f"{printable(path)} still has its hash, and goes on matching it: where the law asks for that too, "
+                "`nsfwscan banks retract` disables the entry; take its line out to erase it"
+            )
         for path in done.left:
             complain(
                 f"{printable(path)} still names it, and would not be sound without it, as where the object is a source "

@@ -97,7 +97,7 @@ def check_queues(record: RunRecord, names: Collection[str]) -> None:
 
 def _unknown(name: str, known: Collection[str]) -> str:
     there = ", ".join(sorted(known)) or "none"
-    return f"nothing goes to a queue {name!r}, and the policy names none; it names: {there}"
+    return f"there is no queue {name!r}: neither the policy nor a row of the run names it; there are: {there}"
 
 
 def _queues_of(policy: PolicyRecord) -> set[str]:

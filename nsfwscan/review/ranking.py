@@ -213,7 +213,8 @@ def ranked(
     asked = SHOWN if choice is None else REPORT_SCHEMA.names
     with spilling("queues", threads=_THREADS) as (tables, _):
         tables.execute("SET preserve_insertion_order = false")
-        shown = (knowing.decided(rows, asked) for rows in read_rows(run, record, knowing.columns(asked)))
+        there = map(_remembered, read_rows(run, record, knowing.columns(asked)))
+        shown = (knowing.decided(rows, asked) for rows in there)
         chosen = (rows.select(SHOWN) for rows in map(choice or unassigned, shown))
         _fill(tables, _QUEUED, chosen, _schema(SHOWN))
         seen = map(knowing.verdicts.onto, read_rows(run, record, _SEEN))
@@ -281,6 +282,11 @@ def _fill(
         tables.unregister("incoming")
 
 
+def _remembered(rows: pa.Table) -> pa.Table:
+    """Return the rows but those of objects that were forgotten: nobody can look at them any more."""
+    return rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
+
+
 class _Unassigned:
     """A function that keeps a table's rows of the wanted queues, and counts review and escalate rows without one."""
 
@@ -290,7 +296,6 @@ class _Unassigned:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         rows = rows.cast(_schema(rows.column_names))
-        rows = rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
         for_people = pc.is_in(rows["decision"], pa.array([str(Decision.REVIEW), str(Decision.ESCALATE)]))
         self.count += pc.sum(pc.and_(for_people, pc.is_null(rows["queue"]))).as_py() or 0
         return rows.filter(pc.is_in(rows["queue"], self._queues) if len(self._queues) else pc.is_valid(rows["queue"]))

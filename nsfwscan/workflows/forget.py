@@ -21,7 +21,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nsfwscan.banks.confirmed import FOLDER as BANKS
 from nsfwscan.errors import BrokenRecord, ConfigError, RunConflict
 from nsfwscan.location import Location
 from nsfwscan.review.audit_sample import FOLDER as AUDITS
@@ -81,6 +82,8 @@ class Forgotten:
     rows: int
     left: tuple[str, ...]
     """Files that still name an object, and cannot be written without it."""
+    banks: tuple[str, ...]
+    """Hash banks of the store that have the SHA-256 of an object, and go on matching it."""
 
 
 def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: str | None = None) -> Forgotten:
@@ -94,7 +97,7 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
     with Run(store, LEASE).lease():
         _check_finished(store)
         paths = _parquet_files(store)
-        uris = _objects(store, paths, uri, sha256)
+        uris, contents = _objects(store, paths, uri, sha256)
         record = _record(store, uris, by, reason)
         rows = 0
         for path in paths:
@@ -112,7 +115,8 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
         _delete_images(store, uris)
         record = record.model_copy(update={"done": True})
         write_forgotten(store, record)
-        return Forgotten(record.forget_id, len(uris), len(record.files), rows, tuple(_still_naming(store, uris)))
+        left, banks = tuple(_still_naming(store, uris)), tuple(_banks_with(store, contents))
+        return Forgotten(record.forget_id, len(uris), len(record.files), rows, left, banks)
 
 
 def _check_finished(store: Store) -> None:
@@ -133,11 +137,14 @@ def _pages(store: Store) -> Iterator[str]:
             yield f"runs/{run.run_id}/summary.html"
 
 
-def _objects(store: Store, paths: Sequence[str], uri: str | None, sha256: str | None) -> list[str]:
-    """Return the URIs to forget, as the reports spell them."""
+def _objects(
+    store: Store, paths: Sequence[str], uri: str | None, sha256: str | None
+) -> tuple[list[str], frozenset[str]]:
+    """Return the URIs to forget, as the reports spell them, and the SHA-256 of their contents."""
     spelled = [] if uri is None else list(dict.fromkeys([Location.of(uri).absolute().uri, Location.of(uri).uri, uri]))
     name, values = ("uri", spelled) if sha256 is None else ("sha256", [sha256.lower()])
     found: set[str] = set()
+    contents = {sha256.lower()} if sha256 is not None else set[str]()
     for path in paths:
         parquet = pq.ParquetFile(io.BytesIO(store.read(path)))
         columns = [one for one in ("uri", "sha256", "match_kind") if one in parquet.schema_arrow.names]
@@ -151,13 +158,14 @@ def _objects(store: Store, paths: Sequence[str], uri: str | None, sha256: str | 
                 "`nsfwscan quarantine --hold`, and ask a lawyer"
             )
         found.update(rows["uri"].to_pylist())
+        contents.update(filter(None, rows["sha256"].to_pylist() if "sha256" in columns else ()))
     found.update(one for one in spelled if any(_still_naming(store, [one])))
     cut_off = [record for record in forgotten(store) if not record.done]
     found |= {one for one in spelled if any(record.key(one) in record.tombstones for record in cut_off)}
     named = {one for one in found if not one.startswith(TOMBSTONE)}
     if not named:
         raise ConfigError(f"nothing in {store.uri} names {uri or sha256}: there is nothing to forget")
-    return sorted(named)
+    return sorted(named), frozenset(contents)
 
 
 def _record(store: Store, uris: list[str], by: str, reason: str) -> ForgottenRecord:
@@ -276,6 +284,14 @@ def _delete_images(store: Store, uris: Sequence[str]) -> None:
         for name in run.folder.names(_IMAGES):
             if name.partition(".")[0] in ids:
                 run.folder.delete(f"{_IMAGES}/{name}")
+
+
+def _banks_with(store: Store, contents: Collection[str]) -> Iterator[str]:
+    """Yield the banks of people's verdicts in which a content stands."""
+    for name in store.names(BANKS):
+        text = store.read(f"{BANKS}/{name}")
+        if any(content.encode() in text for content in contents):
+            yield f"{BANKS}/{name}"
 
 
 def _still_naming(store: Store, uris: Sequence[str]) -> Iterator[str]:

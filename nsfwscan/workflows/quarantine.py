@@ -14,6 +14,7 @@ from nsfwscan.reports.export import json_line
 from nsfwscan.reports.reading import query_report
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import in_utc
+from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.storage.output import Output
 from nsfwscan.workflows.finalize import now
 
@@ -32,7 +33,8 @@ def write_manifest(run: Run, where: str, action: Action, reason: str, by: str | 
         action: what the manifest is for.
         reason, by: why, and who says so; a hold has both.
     """
-    rows = query_report(run, f"SELECT {_NAMED} FROM report WHERE (\n{where}\n) ORDER BY uri")
+    there = f"NOT starts_with(uri, '{TOMBSTONE}')"  # what was forgotten has no place any more
+    rows = query_report(run, f"SELECT {_NAMED} FROM report WHERE (\n{where}\n) AND {there} ORDER BY uri")
     about = {"reason": reason, "by": by, "run_id": run.run_id, "run_sha256": run.digest(), "at": now()}
     try:
         with out.appearing() as path, path.open("w", encoding="utf-8") as file:

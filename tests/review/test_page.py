@@ -248,6 +248,31 @@ def test_a_page_without_a_name_decides_nothing(opened: Callable[..., Opened], li
     assert one.page.locator("#counts").inner_text().startswith("0 decided")
 
 
+def test_downloaded_packs_make_room_for_new_decisions(opened: Callable[..., Opened], linked: Path) -> None:
+    """A browser that is full lets go of other packs that were downloaded, and of no others; then it says that decisions
+    are lost with the tab."""
+    one = opened(linked)
+    full = """() => {
+        for (let size = 1 << 22; size >= 1; size >>= 1) {
+            for (let i = 0; ; i++) {
+                try { localStorage.setItem(`nsfwscan/old/entry/${size}-${i}`, "x".repeat(size)); } catch { break; }
+            }
+        }
+    }"""
+    one.page.evaluate("localStorage.setItem('nsfwscan/old/downloaded', '1')")
+    one.page.evaluate(full)
+    one.choose("plain.png")
+    one.keys("a")
+    assert one.page.locator("#warning").is_hidden()
+    assert one.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('nsfwscan/old/')).length") == 0
+    one.page.reload()
+    assert one.page.locator("#counts").inner_text().startswith("1 decided")
+    one.page.evaluate(full)
+    one.keys("a")
+    assert "can store nothing more" in one.page.locator("#warning").inner_text()
+    assert len(one.verdicts()) == 3
+
+
 def test_an_object_without_a_hash_can_only_be_skipped(
     opened: Callable[..., Opened], made: Store, tmp_path: Path
 ) -> None:

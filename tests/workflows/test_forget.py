@@ -223,3 +223,18 @@ def test_what_is_not_forgotten(made: Path, folder: Path, tmp_path: Path) -> None
 
     scanned(made / "media", tmp_path / "legal" / "out", illegal, run_id="1")
     assert "the law asks to keep" in forget(tmp_path / "legal", "--uri", made / "media" / "07.jpg").output
+
+
+def test_what_is_not_reached_is_said_and_what_is_forgotten_is_in_no_plan(made: Path, folder: Path) -> None:
+    """A bank of people's verdicts keeps the hash, and is named; no manifest and no page has an object that is no more."""
+    confirmed = run(
+        "banks", "confirm", folder / "out", "ok", "--kind", "allow", "--bytes", "--by", "L", "--reason", "r"
+    )
+    assert confirmed.exit_code == 0, confirmed.output
+    done = forget(folder, "--uri", made / "media" / "07.jpg")
+    assert done.exit_code == 0 and "not reached: the object itself" in done.output, done.output
+    assert "banks/ok.jsonl still has its hash" in done.output
+    plan = run("quarantine", folder / "out" / "runs" / "2", "--where", "true", "--reason", "r", "--out", "-")
+    assert plan.exit_code == 0 and "forgotten:" not in plan.output and plan.output.count('"action"') == len(NAMES) - 1
+    page = run("review", folder / "out" / "runs" / "2", "--where", "true", "--no-covers", "--out", folder / "page")
+    assert page.exit_code == 0 and "forgotten:" not in (folder / "page" / "index.html").read_text(), page.output

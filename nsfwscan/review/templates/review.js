@@ -24,12 +24,22 @@
   let lasting = true, active = Date.now(), ticked = Date.now();
 
   function keep(key, value) {
+    const put = () => localStorage.setItem(PREFIX + key, JSON.stringify(value));
     try {
-      localStorage.setItem(PREFIX + key, JSON.stringify(value));
+      try { put(); } catch (error) { if (!made_room()) throw error; put(); }
     } catch {
       lasting = false;
     }
     if (!lasting) warn("This browser can store nothing more. Your decisions are lost when you close this tab: download the verdicts now.");
+  }
+
+  /* Let go of other packs whose decisions were all downloaded: a browser stores some ten thousand decisions. */
+  function made_room() {
+    const keys = Object.keys(localStorage), mark = /^nsfwscan\/[^/]+\/downloaded$/;
+    const done = keys.filter((key) => mark.test(key) && !key.startsWith(PREFIX)).map((key) => key.slice(0, -"downloaded".length));
+    const gone = keys.filter((key) => done.some((prefix) => key.startsWith(prefix)));
+    gone.forEach((key) => localStorage.removeItem(key));
+    return gone.length > 0;
   }
 
   function load() {
@@ -247,6 +257,7 @@
     take(entry);
     settle();
     keep(`entry/${entry.id}`, entry);
+    if (lasting) localStorage.removeItem(`${PREFIX}downloaded`);
     return entry;
   }
 
@@ -314,6 +325,7 @@
     const found = lines(), who = at("reviewer").value.trim().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
     if (!found.length) { warn("Nothing is decided yet."); return; }
     save(`verdicts-${pack.pack}-${who}.jsonl`, `${[...found, ...session_lines()].join("\n")}\n`, "application/jsonl");
+    keep("downloaded", new Date().toISOString());
     say(`${found.length} verdicts downloaded. If you download again, the file has them again: an import takes each only once.`);
   }
 
