@@ -170,6 +170,10 @@ def _not_too_many(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return rules
 
 
+_BESIDE_THE_MODEL = re.compile(r"\bsignals\s*\[\s*'(?!view\.)|\b(text_language|link_host)\b")
+"""In a condition; `view.max` and the like are the model's own."""
+
+
 class Policy(Frozen):
     """Ordered rules; the first true one decides, and `otherwise` decides the rest."""
 
@@ -198,6 +202,11 @@ class Policy(Frozen):
         a policy keeps its digest when the language grows, and the words of reviewers."""
         deciding = self.model_dump(mode="json", exclude_defaults=True, exclude={"review"})
         return f"{self.name}@{digest_of(deciding)[:16]}"
+
+    @cached_property
+    def rules_beside_the_model(self) -> frozenset[str]:
+        """Return the names of the rules that ask what others than the model say: detectors, text, codes, the file."""
+        return frozenset(rule.name for rule in self.rules if _BESIDE_THE_MODEL.search(rule.when))
 
     def places(self, override: Override) -> tuple[str, ...]:
         """Return where an override applies."""

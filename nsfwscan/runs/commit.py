@@ -389,7 +389,7 @@ class _Commit:
         if self.previous.runs:
             changes = compared(rows, earlier, facts, self.facts, self.decider.columns)
         written = rows if self.config.report.mode == "snapshot" else _differing(rows, earlier)
-        false_positives = shown = select_false_positives(rows)
+        false_positives = shown = select_false_positives(rows, self.decider.policy.rules_beside_the_model)
         if written is not rows:
             shown = shown.filter(pc.is_in(shown["uri"], written["uri"]))
             beside = {name: some.filter(pc.is_in(some["uri"], written["uri"])) for name, some in beside.items()}

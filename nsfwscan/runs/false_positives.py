@@ -2,12 +2,14 @@
 
 `confirmed`: the ground truth is neutral and the label is an NSFW category; or people approved what the label calls
 NSFW, and no other truth is known. `suspected`: no truth is known, and the row contradicts itself: it is flagged, not by
-a hash bank or by people, although its label is safe. Suspected rows never count as confirmed. What people said counts
-in no rate: they saw what queues sent them, not a sample. An illegal match is never selected. The commit copies the
-images, on request.
+a hash bank, by people or by what a detector says, although its label is safe. Suspected rows never count as confirmed.
+What people said counts in no rate: they saw what queues sent them, not a sample. An illegal match is never selected.
+The commit copies the images, on request.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -73,10 +75,13 @@ def is_false_positive(table: pa.Table) -> pa.Array:
     return result.combine_chunks() if isinstance(result, pa.ChunkedArray) else result
 
 
-def select_false_positives(report: pa.Table) -> pa.Table:
+def select_false_positives(report: pa.Table, beside: Collection[str] = ()) -> pa.Table:
     """Return the false positives among report rows, confirmed ones first, then by confidence.
 
     The table has `FALSE_POSITIVE_SCHEMA`; its `image` is null.
+
+    Args:
+        beside: names of the rules that ask what others than the model say: a row of theirs is under no suspicion.
     """
     approved = pc.and_(pc.is_null(report["truth"]), pc.equal(report["verdict"], str(StandingVerdict.APPROVE)))
     nsfw = pc.is_in(report["label"], pa.array(sorted(NSFW_CATEGORIES)))
@@ -84,6 +89,7 @@ def select_false_positives(report: pa.Table) -> pa.Table:
     flagged = pc.is_in(report["decision"], pa.array(sorted(FLAGGED)))
     contradicts = pc.and_(flagged, pc.is_in(report["label"], pa.array(_SAFE_LABELS)))
     by_model = pc.and_(pc.is_null(report["match_kind"]), pc.is_null(report["verdict"]))
+    by_model = pc.and_(by_model, pc.invert(pc.is_in(report["rule"], pa.array(sorted(beside), pa.string()))))
     suspected = pc.and_(pc.and_(pc.is_null(report["truth"]), contradicts), by_model)
     shown = pc.fill_null(pc.not_equal(report["match_kind"], str(BankKind.ILLEGAL)), True)
     wanted = pc.and_(shown, pc.or_(confirmed, suspected))

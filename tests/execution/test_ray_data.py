@@ -126,19 +126,24 @@ def test_a_model_scores_while_second_looks_are_decoded() -> None:
 @pytest.mark.long
 def test_filters_and_detectors_on_ray(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
     """With filters and further models, on actors that pass several columns of pixels on, the report is that of a scan
-    without Ray; what was settled has no score, and what a model cost is known."""
+    without Ray, where one reads pictures again, too; what was settled has no score, and what a model cost is known."""
+    pytest.importorskip("zxingcpp", reason="the extra text is not installed")
     make_vit(tmp_path / "vit")
     sections: dict[str, Any] = {
         "model": {"uri": str(tmp_path / "vit"), "dtype": "float32"},
         "cascade": {"enabled": True, "audit_sample": 0.3},
-        "detectors": {"other": {"uri": str(tmp_path / "vit"), "labels": {"porn": "hot"}}, "light": {}},
+        "detectors": {
+            "other": {"uri": str(tmp_path / "vit"), "labels": {"porn": "hot"}},
+            "light": {},
+            "link": {"uri": "embedded:link"},
+        },
     }
     one_thread = {"engine": {"num_cpus": 1}}
     alone = _report(_scan(demo[0], tmp_path / "inline", run_inline, **sections, **one_thread))
     result = _scan(demo[0], tmp_path / "ray", partial(ray_data.run_shards, layout=_SPLIT), **sections)
     assert _report(result).equals(alone)
     assert result.record.balance.filtered > 10 and result.record.cascade.audit_sample > 3
-    assert {"classify", "prefilter", "detect-other", "detect-light"} == set(result.record.model_times)
+    assert {"classify", "prefilter", "detect-other", "detect-light", "detect-link"} == set(result.record.model_times)
 
 
 def test_every_object_as_declared(demo: tuple[Path, list[DemoObject]], inline: pa.Table) -> None:

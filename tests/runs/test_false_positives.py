@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsfwscan.policy.rules import parse_policy
 from nsfwscan.runs.false_positives import FALSE_POSITIVE_SCHEMA, is_false_positive, select_false_positives
 from tests.runs.rows import report, staged, staged_row
 
@@ -70,6 +71,18 @@ def test_suspected_without_truth() -> None:
     )
     assert (row["uri"], row["kind"]) == ("/odd", "suspected")
     assert row["reason"] == "decided review although the label is neutral; no truth is known"
+
+
+def test_what_a_detector_decided_is_no_contradiction() -> None:
+    """A rule over text or gore says nothing against the model's label; one over the worst view is the model's own."""
+    asks = {"text": "signals['text.extortion'] > 0.5", "worst": "signals['view.max'] > 0.9", "link": "link_host = 'x'"}
+    rules = [{"name": name, "when": when, "decision": "review"} for name, when in asks.items()]
+    given = {"name": "p", "version": "1", "rules": rules, "otherwise": {"decision": "allow"}}
+    beside = parse_policy(given).rules_beside_the_model
+    assert beside == {"text", "link"}
+    flagged = report([staged_row("/odd", nsfw_score=0.3), staged_row("/odder", nsfw_score=0.35)])
+    assert select_false_positives(flagged, {"borderline"}).num_rows == 0
+    assert select_false_positives(flagged, beside).num_rows == 2
 
 
 def test_what_a_bank_decided_is_no_contradiction() -> None:

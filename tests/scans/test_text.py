@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -32,6 +33,7 @@ from nsfwscan.texts.sealing import make_key
 from nsfwscan.workflows.forget import forget
 from nsfwscan.workflows.read_text import read_text_of
 from nsfwscan.workflows.scan import ScanResult
+from tests.s3.servers import S3Endpoint
 from tests.texts.pages import page
 
 pytest.importorskip("py3langid")
@@ -177,6 +179,42 @@ def test_text_can_be_encrypted(media: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and not refused.stdout and key_id in refused.stderr
     with pytest.raises(ConfigError, match="is the private key"):
         night(media, out, "3", text={"key": str(tmp_path / "private.pem")})
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("stand_in")
+def test_text_of_a_bucket(moto: S3Endpoint, media: Path, tmp_path: Path) -> None:
+    """Objects, report and key on S3: pictures are read again there, nothing of their text stands in the bucket as it is, a
+    second night carries it over, and it is read with the private key; a night without text has no such folder."""
+    make_key(tmp_path / "private.pem", tmp_path / "public.pem")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="texts")
+    for path in (*media.iterdir(), tmp_path / "public.pem"):
+        client.upload_file(str(path), "texts", f"media/{path.name}" if path.parent == media else "keys/text.pub")
+    for run_id, text in (("1", {"key": "s3://texts/keys/text.pub"}), ("2", {"key": "s3://texts/keys/text.pub"})):
+        found = nsfwscan.scan(
+            "s3://texts/media/",
+            "s3://texts/out",
+            run_id=run_id,
+            text=text,
+            detectors={"text": {"uri": "embedded:text"}},
+        )
+    assert (found.record.balance.carried, (found.record.detectors or ())[0].lines) == (5, 4)
+    store = Store.at("s3://texts/out", StorageConfig())
+    assert [one.text for one in verify(Run(store, "2"))] == []
+    lines = [row["text"] for row in read_text_of(Run(store, "2"), None, [str(tmp_path / "private.pem")])]
+    assert sorted(lines)[0] == "this picture is 200 by 100 pixels" and len(lines) == 4
+    nsfwscan.scan(
+        "s3://texts/media/",
+        "s3://texts/out",
+        run_id="3",
+        text={"keep": False},
+        detectors={"text": {"uri": "embedded:text"}},
+    )
+    keys = [found["Key"] for found in client.list_objects_v2(Bucket="texts", Prefix="out/")["Contents"]]
+    bodies = {key: client.get_object(Bucket="texts", Key=key)["Body"].read() for key in keys}
+    assert {key.split("/")[2] for key in keys if "/text/" in key} == {"1", "2"}
+    assert not [key for key, body in bodies.items() if b"this picture is" in body]
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -43,6 +43,7 @@ def test_weak_hints_add_up(examples: list[PatternList]) -> None:
     scores = [search("\n".join(asked[:count])).get("solicitation") for count in range(1, 5)]
     assert scores == [0.15, 0.5, 0.8, 0.95]
     assert search("how old are you? how old are u? i am 13")["solicitation"] == 0.15
+    assert search("add me on insta, dont tell anyone")["solicitation"] == 0.5
     assert search("Wie alt bist du? Schreib mir auf Telegram, sag es niemandem")["solicitation"] == 0.8
     assert search("send me 100 euro or i post your pics")["extortion"] == 0.9
     found = search("A cake for 12 guests takes an hour")
