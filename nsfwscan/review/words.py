@@ -16,7 +16,8 @@ from nsfwscan.schema import NSFW_CATEGORIES, SIGNAL_GROUPS, BankKind, Category, 
 from nsfwscan.text import plural
 
 Facts = list[tuple[str, list[str]]]
-_MOST_SIGNALS = 8
+_MOST_SIGNALS, _LONGEST = 8, 5_000
+"""Signals of an item that are shown, and characters of a text."""
 
 
 def line_of(item: Item) -> str:
@@ -82,7 +83,12 @@ def facts_of(item: Item) -> Facts:
     found += [("match", _match(row)), ("truth", [row["truth"]] if row["truth"] else [])]
     found += [("earlier", [_said(said) for said in item.prior]), ("error", [row["error"]] if row["error"] else [])]
     found += [(f"your {name}", [_text(value)]) for name, value in json.loads(item.context or "{}").items()]
-    return [(name, values) for name, values in found if values]
+    return [(_short(name), [_short(value) for value in values]) for name, values in found if values]
+
+
+def _short(text: str) -> str:
+    """Return a text that a page can show: a table of the user's may have megabytes in a cell."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"
 
 
 def _file(row: dict[str, Any]) -> list[str]:

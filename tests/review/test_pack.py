@@ -22,7 +22,7 @@ from nsfwscan.review.evidence import minimal, parts_of_views
 from nsfwscan.review.originals import NoOriginals, Presigned, Template, origin_of
 from nsfwscan.review.ranking import ranked
 from nsfwscan.review.selection import rows_where
-from nsfwscan.review.words import line_of
+from nsfwscan.review.words import facts_of, line_of
 from nsfwscan.schema import DETECTION_SCHEMA
 from nsfwscan.storage.store import to_json
 from tests.review.pages import of_file, packed, picture, store
@@ -152,6 +152,14 @@ def test_the_line_on_an_item(tmp_path: Path) -> None:
             "/d": "unreadable · decode_error",
             "/e": "known illegal content · not shown",
         }
+
+
+def test_a_cell_of_megabytes_is_cut(tmp_path: Path) -> None:
+    """A page stays as small as its items, whatever the user's own table or an error says."""
+    run = committed(tmp_path, [row("/a", error="e" * 9_000)])
+    with ranked(run) as found:
+        facts = dict(facts_of(next(found.items)._replace(context=json.dumps({"note": "x" * 1_000_000}))))
+    assert facts["your note"] == ["x" * 5_000 + " … (995,000 more characters)"] and len(facts["error"][0]) < 5_100
 
 
 def test_rows_for_which_a_condition_is_true(tmp_path: Path) -> None:
