@@ -35,7 +35,7 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import FLAGGED, BankKind, StandingVerdict
 from nsfwscan.storage.duckdb_temp import spilling
-from nsfwscan.storage.forgotten import is_known
+from nsfwscan.storage.forgotten import TOMBSTONE, is_known
 from nsfwscan.storage.store import Store, from_parquet
 from nsfwscan.verdicts.standing import standing
 
@@ -302,6 +302,11 @@ def read_kept(store: Store, folder: str, what: str, draw_id: str) -> pa.Table:
     if not named and not is_known(store, name, data):
         raise BrokenRecord(store.locate(name), "was changed: its content is not the one that its name says")
     return from_parquet(data)
+
+
+def forgotten_among(rows: pa.Table) -> int:
+    """Return how many drawn objects were forgotten since: the others of their strata stand for them."""
+    return pc.sum(pc.starts_with(rows["uri"], TOMBSTONE)).as_py() or 0
 
 
 def items_of(run: Run, draw: Draw, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.errors import ConfigError
 from nsfwscan.reports.export import json_line
-from nsfwscan.review.audit_sample import Draw, items_of, views_of
+from nsfwscan.review.audit_sample import Draw, forgotten_among, items_of, views_of
 from nsfwscan.review.estimates import Estimates, Stratum, ViewEstimates, estimate, estimate_views
 from nsfwscan.review.queues import shown_item
 from nsfwscan.review.ranking import SHOWN, Item
@@ -79,12 +79,13 @@ def estimate_audit(
         so_far: also where objects are not decided yet: as if these were like the others of their stratum.
 
     Raises:
-        ConfigError: there is no such audit; objects are not decided yet; or of a stratum none is.
+        ConfigError: there is no such audit; objects are not decided yet, forgotten ones apart, which nobody can decide;
+            or of a stratum none is.
     """
     draw = Draw.read(store, audit_id)
     rows = standing(store).onto(draw.rows)
     decided = rows.filter(is_decided(rows))
-    undecided = rows.num_rows - decided.num_rows
+    undecided = rows.num_rows - decided.num_rows - forgotten_among(rows)
     if undecided and not so_far:
         raise ConfigError(
             f"{undecided:,} of {rows.num_rows:,} drawn objects are not decided yet; --so-far estimates without them, "

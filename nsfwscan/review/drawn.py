@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nsfwscan.review.audit_sample import FOLDER, Draw
+from nsfwscan.review.audit_sample import FOLDER, Draw, forgotten_among
 from nsfwscan.schema import StandingVerdict
 from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
@@ -84,7 +84,7 @@ def drawn_objects(store: Store) -> Drawn:
         if missing := _undecided_stratum(drawn, decided):
             passed_over[audit_id] = f"of the stratum {missing!r} nothing is decided"
             continue
-        undecided += drawn.num_rows - decided.num_rows
+        undecided += drawn.num_rows - decided.num_rows - forgotten_among(drawn)
         found.append(_weighed(draw, decided))
     found.append(_by_verdicts(store, stands, pa.concat_arrays(known)))
     return Drawn(_once(pa.concat_tables(found)), undecided, passed_over)

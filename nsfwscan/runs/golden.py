@@ -29,6 +29,7 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import read_part, to_parquet
 from nsfwscan.schema import LISTING_SCHEMA, REPORT_SCHEMA, as_schema
+from nsfwscan.storage.forgotten import TOMBSTONE
 from nsfwscan.storage.store import from_parquet
 from nsfwscan.text import plural
 
@@ -123,7 +124,7 @@ def decided_again(run: Run, record: RunRecord, decider: Decider, calibration: Ca
     parts = [from_parquet(run.read(file)) for file in parts_of(record)]
     if any(set(ROW_SCHEMA.names) - set(part.column_names) for part in parts):
         return None
-    rows = pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts])
+    rows = _remembered(pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts]))
     return _decided(rows.filter(pc.is_valid(rows["status"])).select(ROW_SCHEMA.names), decider, calibration)
 
 
@@ -137,6 +138,11 @@ def newly_matched(run: Run, record: RunRecord, banks: BankSet) -> list[str]:
     return [f"{uri}: {bank} {entry}" for uri, bank, entry in named if bank is not None]
 
 
+def _remembered(rows: pa.Table) -> pa.Table:
+    """Return golden rows without those of objects that were forgotten since: nothing is expected of them."""
+    return rows.filter(pc.invert(pc.starts_with(rows["uri"], TOMBSTONE)))
+
+
 def _decided(rows: pa.Table, decider: Decider, calibration: Calibration | None) -> pa.Table:
     known = calibrated(as_schema(rows, ROW_SCHEMA), calibration)
     return as_schema(known.append_column("decision", decider(known)["decision"]), GOLDEN_SCHEMA)
@@ -145,7 +151,7 @@ def _decided(rows: pa.Table, decider: Decider, calibration: Calibration | None) 
 def expectations(before: Run, record: RunRecord) -> pa.Table:
     """Return the expected columns (and `uri`) that a committed run leaves to the next one."""
     parts = (as_schema(from_parquet(before.read(file)), GOLDEN_SCHEMA) for file in parts_of(record))
-    rows = pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts])
+    rows = _remembered(pa.concat_tables([GOLDEN_SCHEMA.empty_table(), *parts]))
     accepted = record.golden is not None and record.golden.accepted is not None
     taken = pc.or_(pc.is_null(rows["expected_by"]), accepted)
     columns = {f"expected_{name}": pc.if_else(taken, rows[name], rows[f"expected_{name}"]) for name in _HAD}

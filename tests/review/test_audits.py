@@ -91,6 +91,10 @@ def test_an_audit_from_draw_to_estimate(tmp_path: Path) -> None:
     )
     asked = {json.loads(one)["uri"] for one in (tmp_path / "again.jsonl").read_text().splitlines()}
     assert again.exit_code == 0 and not asked & {item["uri"] for item in items}
+    gone = ["--uri", items[0]["uri"], "--reason", "a law", "--by", "me", "--yes"]
+    assert run("forget", tmp_path / "out", *gone).exit_code == 0
+    less = json.loads(run("audit", "estimate", tmp_path / "out", audit_id, "--json").stdout)
+    assert (less["drawn"], less["decided"], less["undecided"]) == (60, 59, 0), "nobody can decide it any more"
 
 
 def test_a_draw_is_the_same_again_and_kept(tmp_path: Path) -> None:

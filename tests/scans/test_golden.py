@@ -168,6 +168,20 @@ def test_the_set_itself_must_not_change(media: Path, golden: Path, tmp_path: Pat
 
 
 @pytest.mark.long
+def test_nothing_is_expected_of_what_was_forgotten(media: Path, golden: Path, tmp_path: Path) -> None:
+    """A golden object that a store must forget, and that is removed from the set, stops neither a replay nor a scan."""
+    reports = tmp_path / "reports"
+    scan(media, golden, reports, "n1")
+    gone = ["--uri", f"{golden}/g00.png", "--reason", "a law", "--by", "me", "--yes"]
+    done = CliRunner().invoke(main, ["forget", str(reports), *gone])
+    assert done.exit_code == 0, done.output
+    replayed = CliRunner().invoke(main, ["policy", "replay", str(reports), "--policy", "open-nsfw"])
+    assert "0 of 39 objects are not as in run n1" in replayed.stdout, replayed.output
+    (golden / "g00.png").unlink()
+    after, _ = scan(media, golden, reports, "n2")
+    assert after.record.golden is not None and after.record.golden.drifted == {}
+
+
 def test_a_new_object_is_expected_from_then_on(media: Path, golden: Path, tmp_path: Path) -> None:
     scan(media, golden, tmp_path / "reports", "n1")
     picture(golden / "new.png", 300)
