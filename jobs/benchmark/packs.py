@@ -39,7 +39,8 @@ _LIBRARIES = {"text": "rapidocr", "link": "zxingcpp"}
 _CHAT = ("Are you coming tonight?", "I have to work until nine", "Then come later", "All right, where is it?",
          "At the old harbour, pier 4", "See you there!", "Bring something to drink")  # fmt: skip
 UNIT = "images/core-s"
-_PICTURES = 40
+_PICTURES, _FEWEST = 40, 5
+"""Pictures of the factory, each of which takes a second or more: two for each second of `--seconds`, within these."""
 _PASSES = 0.1
 _BATCH = 8
 _SECONDS = 0.5
@@ -61,7 +62,8 @@ def measure_packs(workload: Workload) -> list[Figure]:
         figure(f"packs.{name}", f"`pack:{name}` alone", apart(pack_rates, name, workload.seconds / 4), UNIT)
         for name in PACKS
     ]
-    pictures, detectors = workload.pictures[:_PICTURES], {name: {"uri": f"pack:{name}"} for name in FACTORY}
+    most = max(_FEWEST, min(_PICTURES, int(2 * workload.seconds)))
+    pictures, detectors = workload.pictures[:most], {name: {"uri": f"pack:{name}"} for name in FACTORY}
     detectors |= {name: {"uri": f"embedded:{name}"} for name in READERS if find_spec(_LIBRARIES[name]) is not None}
     alone, limit = apart(factory_rates, pictures, {}, workload.repetitions)
     every, _ = apart(factory_rates, pictures, detectors, workload.repetitions)
