@@ -520,11 +520,16 @@ def test_the_report_store_on_s3_is_no_media(s3: Any) -> None:
     assert listed == [f"s3://{BUCKET}/own/a", f"s3://{BUCKET}/own/reports2/b"]
 
 
-@pytest.mark.long
-def test_long_prefixes_are_paged_as_they_are_read(s3: Any, moto: S3Endpoint) -> None:
-    """1,003 keys are two pages; the second is asked for when the first has been used up, and not before."""
+@pytest.fixture(scope="module")
+def two_pages(s3: Any) -> None:
+    """Put 1,003 keys below `many/`: they are two pages of a listing."""
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda i: s3.put_object(Bucket=BUCKET, Key=f"many/{i:05d}", Body=b""), range(1003)))
+
+
+@pytest.mark.usefixtures("two_pages")
+def test_long_prefixes_are_paged_as_they_are_read(moto: S3Endpoint) -> None:
+    """The second page is asked for when the first has been used up, and not before."""
     with FaultyProxy(moto) as proxy:
         storage = StorageConfig(endpoint_url=proxy.endpoint.endpoint_url)
         keys = [f"s3://{BUCKET}/many/{i:05d}" for i in range(1003)]
@@ -552,7 +557,8 @@ def test_a_manifest_on_s3_is_read(s3: Any) -> None:
     assert uris_in(f"s3://{BUCKET}/lists/today.jsonl") == [f"s3://{BUCKET}/lists/a b.jpg", "s3://x/y"]
 
 
-def test_a_listing_that_breaks_off_is_an_error(s3: Any, moto: S3Endpoint) -> None:
+@pytest.mark.usefixtures("two_pages")
+def test_a_listing_that_breaks_off_is_an_error(moto: S3Endpoint) -> None:
     """Where the second page is refused, what came before is no listing: SourceError, with the reason."""
     with FaultyProxy(moto) as proxy:
         proxy.fail(lambda method, path: "continuation-token" in path, status=403, code="AccessDenied")
