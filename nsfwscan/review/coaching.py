@@ -20,6 +20,7 @@ from nsfwscan.reports.html import page_environment
 from nsfwscan.review.pack import TEMPLATES
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
+from nsfwscan.text import printable
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.standing import counting
 from nsfwscan.verdicts.verdict import FORMER, Kind, Word
@@ -184,7 +185,9 @@ def describe_coaching(coaching: Coaching) -> str:
     lines = [f"page       {coaching.page}"]
     for figures in (coaching.team, *coaching.people):
         drift = "; the last weeks differ" if figures.drifts else ""
-        lines.append(f"{figures.name}: agreement {rate(figures.agreement)}, golden {rate(figures.golden)}{drift}")
+        lines.append(
+            f"{printable(figures.name)}: agreement {rate(figures.agreement)}, golden {rate(figures.golden)}{drift}"
+        )
     return "\n".join(lines)
 
 

@@ -90,6 +90,14 @@ def test_the_command_names_nobody_unless_asked(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "agreement not known" in done.output, done.output
 
 
+def test_a_name_is_one_word_on_the_terminal(tmp_path: Path) -> None:
+    """A reviewer's name makes no line of its own, and does not act on the terminal."""
+    made = Store.at(str(tmp_path / "store"), StorageConfig())
+    add_verdicts(made, [verdict("ann\nthe team: agreement 100 %\x1b[2J", 1, "approve")])
+    shown = CliRunner().invoke(main, ["coaching", made.uri, "--people", "--out", str(tmp_path / "page")]).output
+    assert "ann\\nthe team" in shown and "\x1b" not in shown and len(shown.splitlines()) == 3
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_in_a_browser(browser: BrowserContext, tmp_path: Path, width: int, scheme: str) -> None:
