@@ -281,7 +281,7 @@ def test_killed_anywhere_it_goes_on(small: Small, compared: EvaluationResult, tm
         evaluated(small.data, small.model, out, scan=Killed("before"))
     with pytest.raises(Stopped):
         evaluated(small.data, small.model, out, progress=stop_at("scanned with", 1))
-    staged = {path: path.stat().st_mtime_ns for path in out.rglob("staging/*/*.parquet")}
+    staged = {path: path.stat().st_mtime_ns for path in out.rglob("staging/*/*.arrow")}
     assert staged and not list(out.rglob("run.json"))
     with pytest.raises(Stopped):
         evaluated(small.data, small.model, out, scan=Killed("after"))
