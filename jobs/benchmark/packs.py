@@ -31,7 +31,9 @@ from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import fresh, run
 from nsfwscan.texts.rules import TextRules
 
-PACKS = ("five-class", "nudity", "gore", "backbone")
+MODEL = "five-class"
+"""The factory's model; what the other packs take is told as a ratio to it."""
+PACKS = (MODEL, "five-class-large", "nudity", "gore", "backbone")
 FACTORY = ("nudity", "gore")
 """Packs of the factory, beside its model; what reads pictures comes to them where it is installed."""
 READERS = ("text", "link")
@@ -115,7 +117,7 @@ def pack_rates(name: str, seconds: float, repetitions: int = 3) -> list[float]:
 def factory_rates(pictures: tuple[Path, ...], detectors: dict[str, Any], repetitions: int) -> tuple[list[float], float]:
     """Return the rates of the models of a scan on decoded pictures, and the score that a tenth of these reach."""
     uris = [str(path) for path in pictures]
-    given = {"source": {"uris": uris}, "out": "", "model": {"uri": "pack:five-class"}, "detectors": detectors}
+    given = {"source": {"uris": uris}, "out": "", "model": {"uri": f"pack:{MODEL}"}, "detectors": detectors}
     config = ScanConfig.of({**given, "decode": {"pdq": "off"}})
     spec, beside = registry.resolve(config.model, config.storage), registry.resolve_auxiliary(config)
     listing = pa.Table.from_pylist([{"uri": uri} for uri in uris], schema=LISTING_SCHEMA)

@@ -211,6 +211,7 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "scan.overall": (("limit", "the limit"),),
     "views.steady": (("scan.steady", "photographs alone"),),
     "cascade.steady": (("scan.steady", "without filters"),),
+    **{f"packs.{name}": ((f"packs.{packs.MODEL}", "the model alone"),) for name in packs.PACKS if name != packs.MODEL},
     "packs.factory": (("packs.model", "the model alone"),),
     "packs.factory.gated": (("packs.model", "the model alone"), ("packs.factory", "without a gate")),
     "free.steady": (
