@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +48,20 @@ def red(_: int = 0) -> Picture:
     return np.broadcast_to(RED, (SIZE[1], SIZE[0], 3)).copy()
 
 
+@contextmanager
+def as_scheduled() -> Iterator[None]:
+    """Leave the process scheduled as it was. SVT-AV1 makes root's calling thread one of real time (SCHED_FIFO, 99), and so
+    the browsers, servers and children that the process starts later: all else on the machine then waits for them."""
+    if not hasattr(os, "sched_getscheduler"):  # macOS
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def video(
     pictures: Sequence[Picture],
     container: str = "mp4",
@@ -58,7 +74,7 @@ def video(
 ) -> bytes:
     """A video of 10 frames a second, or with frames shown at the given tenths of a second."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container, options=options) as output:
+    with as_scheduled(), av.open(buffer, "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=10)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt, stream.gop_size = "yuvj420p" if codec == "mjpeg" else "yuv420p", keys
