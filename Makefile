@@ -31,11 +31,11 @@ screenshots: $(VENV)/.ready browser ## after make demo: the pictures in README, 
 	$(BIN)/python -m tests.screenshots demo/reports deploy/pictures
 
 test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of processes
-	@echo "All tests but the long ones, in $(JOBS) processes: about 13 minutes on two cores. They are collected first, in half a minute."
+	@echo "All tests but the long ones, in $(JOBS) processes: about 8 minutes on two cores. They are collected first, in half a minute."
 	$(PYTEST) -m "not long and not full"
 
 test-long: $(VENV)/.ready browser ## what takes long, and needs nothing but time
-	@echo "The long tests, in $(JOBS) processes: about 7 minutes on two cores."
+	@echo "The long tests, in $(JOBS) processes: about 11 minutes on two cores."
 	$(PYTEST) -m "long and not full"
 
 test-full: $(VENV)/.ready browser ## every test: those of both, and those with a real S3 server (Ceph)
