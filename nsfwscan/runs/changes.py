@@ -25,8 +25,9 @@ from nsfwscan.errors import PolicyError
 from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
-from nsfwscan.runs.previous import banks_behind, belongs_to
+from nsfwscan.runs.previous import belongs_to
 from nsfwscan.runs.record.run import RunRecord
+from nsfwscan.runs.reuse import banks_behind
 from nsfwscan.schema import CALIBRATED, DUPLICATE_COLUMNS, FLAGGED, REPORT_SCHEMA, Cause, Change
 
 Mask = npt.NDArray[np.bool_]

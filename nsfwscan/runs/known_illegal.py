@@ -26,9 +26,9 @@ from nsfwscan.banks.matcher import HASH_COLUMNS, MATCH, BankSet
 from nsfwscan.errors import BrokenRecord
 from nsfwscan.runs.escalations import is_illegal
 from nsfwscan.runs.parts import with_all
-from nsfwscan.runs.previous import banks_behind
 from nsfwscan.runs.record.fields import FileRecord
 from nsfwscan.runs.record.run import RunRecord
+from nsfwscan.runs.reuse import banks_behind
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, as_schema
 from nsfwscan.storage.store import from_parquet

@@ -42,7 +42,7 @@ from nsfwscan.runs.known_illegal import KnownIllegal, known_illegal
 from nsfwscan.runs.losses import check_losses
 from nsfwscan.runs.pins import describe_pin_use
 from nsfwscan.runs.plan import Known, Plan, Shard, describe_actions, make_plan
-from nsfwscan.runs.previous import PreviousReports, PreviousRun, ReusePolicy, find_previous
+from nsfwscan.runs.previous import PreviousReports, PreviousRun, find_previous
 from nsfwscan.runs.record.inputs import (
     AuxiliaryModelRecord,
     BankRecord,
@@ -52,6 +52,7 @@ from nsfwscan.runs.record.inputs import (
     ReuseKeys,
 )
 from nsfwscan.runs.record.run import RunRecord, recorded_config
+from nsfwscan.runs.reuse import ReusePolicy
 from nsfwscan.runs.run import Begun, Run, read_records, runs_of, unfinished
 from nsfwscan.runs.staging import ShardResult, staged_shards
 from nsfwscan.sources.listing import list_sources
