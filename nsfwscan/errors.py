@@ -90,11 +90,6 @@ class ErrorCode(StrEnum):
     KILLED = "killed", Status.CRASHED, "its decoder was killed, as where the machine's memory is full"
     NO_SCORE = "no_score", Status.OK, "the model returned no finite score"
 
-    @classmethod
-    def of_status(cls, status: str) -> ErrorCode:
-        """Return the code of an error of which only its status is known."""
-        return cls.NO_SCORE if status == Status.OK else cls(status)
-
 
 POISON = (Status.TIMEOUT, Status.CRASHED)
 """What a file is that costs a decoder its time or its life, where its bytes could be read."""
