@@ -16,6 +16,7 @@ from rich.console import Console
 
 import nsfwscan
 from nsfwscan.cli.console import echo, exit_codes
+from nsfwscan.cli.help import Group
 from nsfwscan.errors import ConfigError
 from nsfwscan.execution.native_logs import mute_at_exit, without_native_chatter
 from nsfwscan.text import printable_lines, redacted
@@ -34,7 +35,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 verbose_option = click.option("--verbose", is_flag=True, help="Show tracebacks, and what Ray says.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(nsfwscan.__version__, prog_name="nsfwscan-train")
 def main() -> None:
     """Make a checkpoint that the scan trusts, from a folder of labelled images.

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
 from nsfwscan.cli.draws import draw_options, write_draw
+from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.audit_sample import draw_sample
@@ -24,7 +25,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
 
 
-@click.group()
+@group()
 def audit() -> None:
     """Know what is out there: draw a random sample of all objects, and estimate from people's verdicts on it."""
 

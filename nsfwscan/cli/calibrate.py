@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError
@@ -23,7 +24,7 @@ from nsfwscan.text import plural
 from nsfwscan.workflows.calibrate import calibrate as calibrate_run
 
 
-@click.command()
+@command()
 @click.argument("run")
 @click.option(
     "--method",

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from nsfwscan.api import classify as classify_images
 from nsfwscan.cli.console import echo, exit_codes, source_storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.options import model_options, sections_of
 from nsfwscan.cli.terminal import describe_classification
 
 
-@click.command()
+@command()
 @click.argument("images", nargs=-1, required=True)
 @model_options
 @source_storage_options

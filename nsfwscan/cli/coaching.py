@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.coaching import DAYS, describe_coaching, write_coaching
 from nsfwscan.review.hands import answers
@@ -18,7 +19,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option("--golden", metavar="FILE", help="Table with uri and verdict: the known answers of golden items.")
 @click.option(

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import echo, exit_codes
+from nsfwscan.cli.help import command
 from nsfwscan.cli.terminal import describe_balance, describe_counts, describe_since
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
@@ -36,7 +37,7 @@ def _folder(_: click.Context, __: click.Parameter, written: str) -> Path:
     return Path(place.path)
 
 
-@click.command()
+@command()
 @click.argument("folder", default="demo", callback=_folder)
 @click.option(
     "--open/--no-open",

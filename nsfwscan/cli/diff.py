@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.cli.terminal import CHANGES, describe_counts
 from nsfwscan.config import StorageConfig
@@ -26,7 +27,7 @@ _MOVES = 30
 """Most moves that are named; the rest are counted."""
 
 
-@click.command()
+@command()
 @click.argument("runs", nargs=-1, required=True, metavar="[STORE] RUN RUN")
 @click.option(
     "--out",

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from nsfwscan.api import load_config
 from nsfwscan.cli.console import commit_options, echo, exit_codes, hanging, source_storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.options import model_options, sections_of
 from nsfwscan.config import merge
 from nsfwscan.execution.native_logs import without_native_chatter
 
 
-@click.command()
+@command()
 @click.argument("sources", nargs=-1)
 @click.option("--out", metavar="STORE", help="Report store to check for writing.")
 @model_options

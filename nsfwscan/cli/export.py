@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
 from nsfwscan.reports.export import FORMATS, export_run
@@ -15,7 +16,7 @@ from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
 
 
-@click.command()
+@command()
 @click.argument("run")
 @click.option(
     "--format",

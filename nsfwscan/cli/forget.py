@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
 from nsfwscan.storage.store import Store
@@ -19,7 +20,7 @@ from nsfwscan.text import plural, printable
 from nsfwscan.workflows.forget import forget as erase
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option("--uri", help="The object to forget.")
 @click.option("--sha256", metavar="HASH", help="Forget all objects with these bytes.")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from nsfwscan.cli.audit import estimate_line
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.reports.history import Sample, render_history
@@ -22,7 +23,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option(
     "--out", required=True, metavar="PAGE", help="The page (HTML): a file, one in a store, or - for standard output."

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from nsfwscan.cli.console import complain, exit_codes, given_options, storage_options
 from nsfwscan.cli.draws import draw_options, write_draw
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.audit_sample import Draw
 from nsfwscan.review.label_sample import LEVELS, draw_labels
@@ -20,7 +21,7 @@ from nsfwscan.runs.run import find_run
 from nsfwscan.storage.output import Output
 
 
-@click.command()
+@command()
 @click.argument("run")
 @draw_options(200)
 @storage_options

@@ -20,6 +20,7 @@ from nsfwscan.cli.diff import diff
 from nsfwscan.cli.doctor import doctor
 from nsfwscan.cli.export import export
 from nsfwscan.cli.forget import forget
+from nsfwscan.cli.help import Group
 from nsfwscan.cli.history import history
 from nsfwscan.cli.label import label
 from nsfwscan.cli.match import match
@@ -41,44 +42,32 @@ from nsfwscan.cli.verdicts import verdicts
 from nsfwscan.cli.verify import verify
 from nsfwscan.cli.why import why
 
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Scan": (demo, doctor, models, pin, scan, classify, match),
+    "Read reports": (runs, history, diff, why, sql, text, export),
+    "Choose policies and thresholds": (policy, calibrate, audit, label),
+    "Let people decide": (queues, review, verdicts, banks, quarantine, norming, coaching, transparency),
+    "Keep a store": (verify, hold, prune, forget, gc),
+}
+"""Commands by what one wants to do, as the help shows them."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Program(Group):
+    """A group that lists its commands by section, with their whole first sentences."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands of the help."""
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(command.name), command.get_short_help_str(limit=200)) for command in commands])
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(nsfwscan.__version__, prog_name="nsfwscan")
 def main() -> None:
     """Scan media stores for NSFW and harmful images, and write a report that people can trust."""
 
 
-for command in (
-    audit,
-    banks,
-    calibrate,
-    classify,
-    coaching,
-    demo,
-    diff,
-    doctor,
-    export,
-    forget,
-    gc,
-    history,
-    hold,
-    label,
-    match,
-    models,
-    norming,
-    pin,
-    policy,
-    prune,
-    quarantine,
-    queues,
-    review,
-    runs,
-    scan,
-    sql,
-    text,
-    transparency,
-    verdicts,
-    verify,
-    why,
-):
-    main.add_command(command)
+for section in SECTIONS.values():
+    for command in section:
+        main.add_command(command)

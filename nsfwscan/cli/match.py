@@ -17,6 +17,7 @@ from nsfwscan.cli.console import (
     storage_and_sections,
     storage_options,
 )
+from nsfwscan.cli.help import command
 from nsfwscan.cli.options import bank_of, bank_option, ignore_run_option
 from nsfwscan.cli.results import show_result
 from nsfwscan.config import parts_of
@@ -27,7 +28,7 @@ from nsfwscan.workflows.match import FLOOD, match_store
 from nsfwscan.workflows.notices import noticed
 
 
-@click.command()
+@command()
 @click.argument("store")
 @bank_option
 @click.option("--policy", metavar="FILE|NAME", help="Policy to decide by (default: the policy of the newest run).")

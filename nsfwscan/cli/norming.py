@@ -20,6 +20,7 @@ from nsfwscan.cli.console import (
     source_storage_options,
     storage_options,
 )
+from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.norming import describe_norming, write_norming
@@ -30,7 +31,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import plural, printable
 
 
-@click.group()
+@group()
 def norming() -> None:
     """See whether reviewers mean the same: give all of them the same items, and compare what they say."""
 

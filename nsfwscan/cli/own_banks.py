@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import Command, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import group
 from nsfwscan.config import StorageConfig
 from nsfwscan.schema import BankKind
 from nsfwscan.storage.store import Store
@@ -18,7 +19,7 @@ from nsfwscan.text import plural, printable
 from nsfwscan.workflows.own_banks import KINDS, confirm, retract
 
 
-@click.group()
+@group()
 def banks() -> None:
     """Keep hash banks of what people decided, beside the reports of a STORE."""
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from nsfwscan.api import load_config
 from nsfwscan.cli.console import echo, exit_codes, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import pins_json, print_json
 from nsfwscan.cli.options import bank_option, sections_of
 from nsfwscan.cli.pin_text import describe_pins
@@ -21,7 +22,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.workflows.pin import clear_pin, pin_settings
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option("--policy", metavar="FILE|NAME", help="Policy to pin: a file, or the name of a preset.")
 @bank_option

@@ -23,6 +23,7 @@ from nsfwscan.cli.console import (
     storage_and_sections,
     storage_options,
 )
+from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json, scan_json
 from nsfwscan.cli.policy_solve import solve
 from nsfwscan.cli.policy_text import describe_comparison, describe_overlaps, describe_policy
@@ -47,7 +48,7 @@ from nsfwscan.workflows.replay import commit_replay, overlaps
 from nsfwscan.workflows.replay import replay as replay_run
 
 
-@click.group()
+@group()
 def policy() -> None:
     """Check a policy, and see what it would change before you use it."""
 

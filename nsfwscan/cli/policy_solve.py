@@ -12,6 +12,7 @@ from rich.console import Console
 
 import nsfwscan
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
@@ -23,7 +24,7 @@ from nsfwscan.workflows.solve import Solved
 from nsfwscan.workflows.solve import solve as solve_policy
 
 
-@click.command()
+@command()
 @click.argument("run")
 @click.option(
     "--miss",

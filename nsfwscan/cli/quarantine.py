@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
@@ -20,7 +21,7 @@ from nsfwscan.text import plural, printable
 from nsfwscan.workflows.quarantine import write_manifest
 
 
-@click.command()
+@command()
 @click.argument("run")
 @click.option("--where", required=True, metavar="SQL", help="Condition over the report's columns: decision = 'block'.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why: a rule, a case, a law.")

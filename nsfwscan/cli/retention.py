@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
 from nsfwscan.runs import holds
@@ -31,7 +32,7 @@ _REASONS = 2
 """Reasons shown for a run that stays; one of them is enough."""
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option(
     "--keep",
@@ -124,7 +125,7 @@ def _staying(one: Kept) -> str:
     return f"  {record.run_id}  {record.kind:<6}  committed {record.committed_at[:10]}  {why}"
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.argument("run_id", metavar="[RUN]", required=False)
 @click.option("--reason", metavar="TEXT", help="Why: a case, a request, a law.")

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, source_storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.terminal import describe_delta
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
@@ -28,7 +29,7 @@ from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.output import Output
 
 
-@click.command()
+@command()
 @click.argument("run")
 @click.option("--queue", "names", multiple=True, metavar="NAME", help="Items of this queue. Repeatable (default: all).")
 @click.option("--false-positives", "audits", is_flag=True, help="The run's false positives, by confidence.")

@@ -11,6 +11,7 @@ from rich.console import Console
 from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import scan as run_scan
 from nsfwscan.cli.console import commit_options, echo, exit_codes, json_option, source_storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.options import ignore_run_option, model_options, sections_of
 from nsfwscan.cli.results import show_result
 from nsfwscan.cli.terminal import describe_plan
@@ -22,7 +23,7 @@ from nsfwscan.text import LogFormat
 _RESUMED = "the same command with --resume last goes on where it stopped"
 
 
-@click.command()
+@command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="STORE", help="Report store: a directory, or s3://bucket/prefix.")
 @click.option("--run-id", help="Id of the run (default: the time, UTC). The id of an unfinished run resumes it.")

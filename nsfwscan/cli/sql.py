@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from nsfwscan.cli.console import echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.reports.store_query import query_store, store_sql
 from nsfwscan.storage.store import Store
@@ -22,7 +23,7 @@ _CELL = 60
 """Most characters of a value in a table."""
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.argument("statement", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per row, with whole values.")

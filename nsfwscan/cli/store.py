@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json, runs_json
 from nsfwscan.cli.terminal import describe_run
 from nsfwscan.config import StorageConfig
@@ -19,7 +20,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
 
 
-@click.command()
+@command()
 @click.argument("store")
 @storage_options
 @json_option
@@ -37,7 +38,7 @@ def runs(store: str, as_json: bool, **options: Any) -> None:
             echo(f"no runs in {printable(store)}")
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option(
     "--older-than",

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import group
 from nsfwscan.config import StorageConfig
 from nsfwscan.runs.run import find_run
 from nsfwscan.text import printable
@@ -20,7 +21,7 @@ from nsfwscan.texts.sealing import KEY_VARIABLE, make_key
 from nsfwscan.workflows.read_text import read_text_of, why_none
 
 
-@click.group()
+@group()
 def text() -> None:
     """Read the text that detectors found in pictures, and make keys for it."""
 

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
@@ -27,7 +28,7 @@ from nsfwscan.workflows.transparency import transparency as count
 _COLUMNS = ("section", "indicator", "of", "value")
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.option("--since", required=True, metavar="DAY", help="First day, or a time, in UTC: 2026-01-01.")
 @click.option("--until", required=True, metavar="DAY", help="The day after the last one, in UTC: 2026-07-01.")

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.cli.retention import age_of
 from nsfwscan.config import StorageConfig
@@ -20,7 +21,7 @@ from nsfwscan.text import plural, printable
 from nsfwscan.workflows.verdicts import FORMATS, Counts, count_verdicts, export_verdicts, import_verdicts
 
 
-@click.group()
+@group()
 def verdicts() -> None:
     """Take in, count and export what people decided: the verdicts of a report STORE."""
 

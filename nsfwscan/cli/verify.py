@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import echo, exit_codes, given_options, json_option, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json, verify_json
 from nsfwscan.cli.terminal import describe_verified
 from nsfwscan.config import StorageConfig
@@ -23,7 +24,7 @@ from nsfwscan.storage.store import Store
 from nsfwscan.workflows.verify import Verified, verify_all
 
 
-@click.command()
+@command()
 @click.argument("run")
 @storage_options
 @click.option("--expect", metavar="SHA256", help="Digest of a run.json, as a commit printed it: a run must have it.")

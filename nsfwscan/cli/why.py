@@ -13,13 +13,14 @@ import click
 from rich.console import Console
 
 from nsfwscan.cli.console import complain, echo, exit_codes, given_options, storage_options
+from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, redacted_json
 from nsfwscan.workflows.why import Why, explain_object
 
 
-@click.command()
+@command()
 @click.argument("store")
 @click.argument("uri")
 @click.option("--run", "run_id", metavar="ID", help="Run to explain (default: the newest scan or replay that has it).")
