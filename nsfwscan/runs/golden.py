@@ -184,7 +184,8 @@ def drifts(rows: pa.Table, tolerance: float) -> Iterator[Found]:
     """
     for row in rows.filter(pc.is_valid(rows["expected_by"])).to_pylist():
         was, now = row["expected_nsfw_score"], row["nsfw_score"]
-        decided = f"{row['expected_decision']}, now {row['decision']}"
+        flipped = row["expected_decision"] != row["decision"]
+        decided = f"{row['expected_decision']}, now {row['decision']}" if flipped else f"still {row['decision']}"
         if row["status"] is None:
             yield Found(row["uri"], Drift.GONE, "no longer listed")
         elif row["sha256"] is not None and row["sha256"] != row["expected_sha256"]:
@@ -193,7 +194,7 @@ def drifts(rows: pa.Table, tolerance: float) -> Iterator[Found]:
             yield Found(row["uri"], Drift.UNREADABLE, f"{was}, now {now}: {row['error'] or row['status']}")
         elif was is not None and abs(was - now) > tolerance:
             yield Found(row["uri"], Drift.MOVED, f"score {was:.4f}, now {now:.4f}; {decided}")
-        elif row["expected_decision"] != row["decision"]:
+        elif flipped:
             yield Found(row["uri"], Drift.FLIPPED, decided)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,9 @@ from click.testing import CliRunner
 from nsfwscan.cli.main import main
 from tests.scans.test_nightly import night, picture
 from tests.verdicts.lines import file, line
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 STRICT = """
 name: strict
@@ -40,10 +44,28 @@ def test_it_has_each_night_with_what_changed(store: Path, tmp_path: Path) -> Non
     done = CliRunner().invoke(main, ["history", str(store), "--out", str(tmp_path / "page.html")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "page.html").read_text()
-    assert re.findall(r'<th scope="row">(n\d)</th><td>\d', page) == ["n3", "n2", "n1"], "the newest first"
+    assert re.findall(r'<th scope="row">(n\d)<div class="muted">\d', page) == ["n3", "n2", "n1"], "the newest first"
     assert "n2: 3</title>" in page and "n1: 0</title>" in page, "three objects for people in the second night"
     assert "strict@" in page and "explicit 0.25" in page
     assert "<b onclick" not in page and "<script" not in page
+
+
+@pytest.mark.browser
+def test_no_column_of_nights_is_crushed(store: Path, tmp_path: Path, browser: BrowserContext) -> None:
+    """In a window of 960 pixels policy and model stand in a few lines; in a narrower one the table alone is scrolled, by
+    the keyboard, too."""
+    CliRunner().invoke(main, ["history", str(store), "--out", str(tmp_path / "page.html")])
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    for width in (960, 400):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.querySelector('td.by').clientWidth >= 200"), width
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    page.get_by_role("region", name="Night by night").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.activeElement.scrollLeft") > 0
+    page.close()
 
 
 def test_it_has_what_drawn_samples_say_and_what_people_open(tmp_path: Path) -> None:

@@ -237,6 +237,40 @@ def test_a_slip_of_the_hand_is_undone_from_the_next_item(opened: Callable[..., O
     assert one.page.evaluate(focused) == "list" and one.page.locator("#shown").inner_html() == ""
 
 
+def test_who_works_by_tab_and_enter_stays_where_they_are(opened: Callable[..., Opened], linked: Path) -> None:
+    """A decision by a button leaves the focus on the same button of the next item; a key that is held down decides once;
+    Enter goes from the list to the item, and Escape back. No two buttons for originals have one name."""
+    one = opened(linked)
+    focused = "document.activeElement.dataset.act ?? document.activeElement.id"
+    one.choose("plain.png")
+    one.keys("Enter")
+    assert one.page.evaluate("document.activeElement.tagName") == "H2"
+    one.page.keyboard.press("Escape")
+    assert one.page.evaluate(focused) == "list"
+    one.page.locator("#detail [data-act=a]").focus()
+    for _ in range(4):
+        one.page.keyboard.down("Enter")
+    one.page.keyboard.up("Enter")
+    assert one.page.evaluate(focused) == "a"
+    one.page.keyboard.press("Tab")
+    one.page.keyboard.press("Enter")
+    assert one.page.evaluate(focused) == "1"
+    one.page.locator("#list").focus()
+    for _ in range(4):
+        one.page.keyboard.down("s")
+    one.page.keyboard.up("s")
+    for _ in range(4):
+        one.page.keyboard.down("e")
+    one.page.keyboard.up("e")
+    lines = one.verdicts()
+    assert len({line["decided_at"] for line in lines}) == 3, lines
+    assert [line["verdict"] for line in lines if line["uri"].endswith("plain.png")] == ["approve"]
+    one.page.select_option("#filter", "all")
+    one.choose("one.png")
+    names = one.page.evaluate("[...document.querySelectorAll('#detail .covers li > button:not(.member)')].map((b) => b.ariaLabel)")
+    assert len(names) == 3 == len(set(names)), names
+
+
 def test_a_page_without_a_name_decides_nothing(opened: Callable[..., Opened], linked: Path) -> None:
     """A verdict says whose it is; and with single keys turned off, a letter decides nothing."""
     one = opened(linked, reviewer="")
@@ -388,6 +422,23 @@ def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: 
     assert one.colours() == 0
     one.page.get_by_role("button", name="Uncover").click()
     assert one.colours() > 10_000
+
+
+def test_parts_are_covered_in_grey_too(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
+    """The filter that greys an original does not lift it above the boxes on it."""
+    one = opened(_page(made, tmp_path, [{**_under_a_part(), "shield": "blur"}]))
+    one.keys("o")
+    one.page.get_by_role("button", name="Show it").click()
+    one.page.locator("#shown img").evaluate("img => img.decode()")
+
+    def darkest() -> int:
+        one.page.mouse.move(0, 0)
+        shown = Image.open(io.BytesIO(one.page.locator("#shown .frame").screenshot())).convert("L")
+        return int(np.asarray(shown)[20:-20, 40:-20].min())
+
+    assert darkest() == 0x55, "the colour of a covered part; the picture would be darker"
+    one.page.get_by_role("button", name="Uncover").click()
+    assert darkest() < 0x40
 
 
 def test_maps_of_an_original(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:

@@ -143,8 +143,9 @@ def test_scores_cannot_creep_from_night_to_night(
             if number < 2:
                 scan(media, golden, tmp_path / "reports", f"n{number}")
                 continue
-            with pytest.raises(Drifted, match=r"as in run n1 \(40: its score moved\)"):
+            with pytest.raises(Drifted, match=r"as in run n1 \(40: its score moved\)") as stopped:
                 scan(media, golden, tmp_path / "reports", f"n{number}")
+            assert "; still allow" in str(stopped.value) and "allow, now allow" not in str(stopped.value)
 
 
 def raised(rows: pa.Table, by: float) -> pa.Table:

@@ -10,7 +10,7 @@
   const KEYS = [
     ["a", "approve: harmless, may stay"], ...pack.categories.slice(0, 9).map((name, i) => [String(i + 1), `remove as ${name}`]),
     ["e", "escalate: somebody with more authority decides"], ["s", "skip"], ["u", "undo the decision on this item, or else the last one"],
-    ["o", "ask for the original"], ["r", "write a reason"], ["j, ↓", "next item"], ["k, ↑", "previous item"], ["n", "next undecided item"], ["?", "show these keys"],
+    ["o", "ask for the original"], ["r", "write a reason"], ["j, ↓", "next item"], ["k, ↑", "previous item"], ["n", "next undecided item"], ["Enter", "from the list to the item"], ["Esc", "back to the list"], ["?", "show these keys"],
   ];
 
   /* What a person has decided: entries by their id, and the standing one of each item. */
@@ -173,11 +173,13 @@
     const item = items[chosen], entry = standing.get(chosen);
     if (!item) { at("detail").replaceChildren(make("p", { text: "This pack has no items." })); return; }
     const parts = [
-      make("h2", { class: "text", text: item.line }),
+      make("h2", { class: "text", text: item.line, tabindex: -1 }),
       make("p", { class: "muted", text: `item ${chosen + 1} of ${items.length} · ${item.summary}` }),
       views(item), decisions(item, entry), members(item), facts(item),
     ];
+    const focused = document.activeElement?.closest("#detail [data-act]")?.dataset.act;
     at("detail").replaceChildren(...parts.filter((one) => one !== null));
+    if (focused) (at("detail").querySelector(`[data-act="${CSS.escape(focused)}"]`) ?? at("list")).focus();  // who works by Tab stays where they are
   }
 
   function views(item) {
@@ -190,12 +192,12 @@
 
   function ask(item, member) {
     if (!item.members[member].original && !(member === 0 && item.views.some((view) => view.picture))) return null;
-    return make("button", { type: "button", text: "Original …", on: { click: () => confirm_open(item, member) } });
+    return make("button", { type: "button", text: "Original …", "aria-label": `Original of ${spelled(item.members[member].uri)} …`, on: { click: () => confirm_open(item, member) } });
   }
 
   function decisions(item, entry) {
     if (!decidable(item)) return make("p", { class: "warning", text: "The scan could not read this object, so it has no hash, and a verdict needs one. You can only skip it." });
-    const button = (key, label, kind, act) => make("button", { type: "button", class: kind, on: { click: act } }, make_bdi(label), key ? make("kbd", { "aria-hidden": "true" }, key) : "");
+    const button = (key, label, kind, act) => make("button", { type: "button", class: kind, "data-act": key || label, on: { click: act } }, make_bdi(label), key ? make("kbd", { "aria-hidden": "true" }, key) : "");
     const which = included(item).length, many = item.members.length > 1 ? ` (${which} of ${item.members.length} contents)` : "";
     const options = make("datalist", { id: "reasons" }, ...pack.reasons.map((text) => make("option", { value: spelled(text) })));
     const field = make("input", { id: "reason", list: "reasons", maxlength: 2000, autocomplete: "off", on: { input: (event) => { reason = event.target.value; } } });
@@ -464,6 +466,9 @@
       return;
     }
     const moves = /^(Arrow|Page|Home|End)/.test(event.key);
+    if (event.repeat && !moves && event.key !== "Tab") { event.preventDefault(); return; }  // a key that is held down decides once
+    if (event.key === "Escape") { at("list").focus(); return; }
+    if (event.key === "Enter" && event.target === at("list")) { event.preventDefault(); at("detail").querySelector("h2")?.focus(); return; }
     if (moves ? event.target.closest("#detail") : !at("keys").checked) return;
     const digit = /^[1-9]$/.test(event.key) ? pack.categories[Number(event.key) - 1] : undefined;
     const act = digit !== undefined ? () => decide("remove", digit) : ACTIONS[event.key];
@@ -486,6 +491,7 @@
   at("show").addEventListener("click", show);
   at("colour").addEventListener("click", () => at("shown").classList.toggle("grey"));
   at("zoom").addEventListener("click", () => { zoomed = true; at("shown").classList.toggle("zoomed"); });
+  at("opening").addEventListener("cancel", cover_again);  // at once: "close" comes later
   at("opening").addEventListener("close", () => { cover_again(); asked = null; at("list").focus(); });
   addEventListener("storage", (event) => {
     if (event.key?.startsWith(`${PREFIX}entry/`) && event.newValue) { take(JSON.parse(event.newValue)); settle(); list(); detail(); }
