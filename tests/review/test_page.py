@@ -267,7 +267,9 @@ def test_who_works_by_tab_and_enter_stays_where_they_are(opened: Callable[..., O
     assert [line["verdict"] for line in lines if line["uri"].endswith("plain.png")] == ["approve"]
     one.page.select_option("#filter", "all")
     one.choose("one.png")
-    names = one.page.evaluate("[...document.querySelectorAll('#detail .covers li > button:not(.member)')].map((b) => b.ariaLabel)")
+    names = one.page.evaluate(
+        "[...document.querySelectorAll('#detail .covers li > button:not(.member)')].map((b) => b.ariaLabel)"
+    )
     assert len(names) == 3 == len(set(names)), names
 
 
