@@ -103,7 +103,7 @@ class BankSpec:
         held = ", ".join(f"{n:,} {kind}" for kind, n in self.entries.items() if n)
         others = "".join(f"; {n:,} {name} passed over" for name, n in self.passed_over.items() if n)
         wrong = f"; {self.malformed:,} malformed, e.g. {self.examples[0]}" if self.malformed else ""
-        return f"{self.identity} ({self.config.kind}): {held}{others}{wrong}"
+        return f"{self.identity} ({self.config.kind}): {held or 'no hash'}{others}{wrong}"
 
     def as_json(self) -> dict[str, Any]:
         """Return its entry in `run.json`."""
@@ -243,7 +243,7 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
         with reading, tempfile.TemporaryDirectory(dir=home, prefix=".reading-") as scratch:
             copy = Path(scratch, "file")
             content = _copied(config.uri, storage, copy)
-            _check_kind(config, copy)
+            own = _is_own(config, copy)
             spec = BankSpec(config, content, {})
             with FileLock(f"{spec.folder}.lock"):
                 if not _is_whole(spec.folder):
@@ -254,7 +254,8 @@ def _resolve(config: BankConfig, storage: StorageConfig) -> BankSpec:
     except NsfwscanError as error:
         raise BankError(f"bank {config.name}: {error}") from error
     spec = replace(spec, **{**found, "examples": tuple(found["examples"])})
-    _check_usable(spec)
+    if not (own and set(spec.passed_over) == {"disabled"}):  # people may take back all that they confirmed
+        _check_usable(spec)
     return spec
 
 
@@ -268,15 +269,18 @@ def _copied(uri: str, storage: StorageConfig, to: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_kind(config: BankConfig, copy: Path) -> None:
-    """Raise BankError for a bank that people made from their verdicts, where it is given as one of another kind: above
-    all as `illegal`, which is never one person's word."""
+def _is_own(config: BankConfig, copy: Path) -> bool:
+    """Return whether people made a bank from their verdicts. Raises BankError where it is given as one of another kind:
+    above all as `illegal`, which is never one person's word."""
     with copy.open("rb") as file:
         line = file.readline(_COPIED)
-    if line.startswith(MARK) and (kind := json.loads(line)["confirmed_as"]) != config.kind:
+    if not line.startswith(MARK):
+        return False
+    if (kind := json.loads(line)["confirmed_as"]) != config.kind:
         raise BankError(
             f"{config.uri} was confirmed as a bank of kind {kind} (`nsfwscan banks`): it cannot be {config.kind}"
         )
+    return True
 
 
 def _check_usable(spec: BankSpec) -> None:

@@ -62,6 +62,11 @@ def confirmed(
     return found
 
 
+def taken_back(entries: Sequence[Entry], content: Mapping[str, Any]) -> bool:
+    """Return whether an entry of a content was retracted, and nobody gave a verdict on it since it was confirmed."""
+    return any("retracted_by" in one and set(content["ids"]) <= set(one["from"]) for one in entries)
+
+
 def retracted(entries: Sequence[Entry], sha256s: Iterable[str], by: str, at: str, reason: str) -> list[Entry]:
     """Return the entries with those of some contents disabled."""
     gone, mark = set(sha256s), {"disabled": True, "retracted_by": by, "retracted_at": at, "retracted_for": reason}

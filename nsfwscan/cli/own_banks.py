@@ -62,6 +62,10 @@ def confirm_command(
         done = confirm(place, name, BankKind(kind), by, reason, sha256s, looks=looks)
         left = f"; {plural(done.left_out, 'content')} left out (illegal, or in no report)" if done.left_out else ""
         echo(f"{plural(done.added, 'entry', 'entries')} added, {done.active:,} active{left}")
+        if done.taken_back:
+            echo(
+                f"{plural(done.taken_back, 'content')} not added: retracted, and not decided since (--sha256 adds them)"
+            )
         echo(f"--bank {name}={printable(done.uri)},kind={kind}")
 
 

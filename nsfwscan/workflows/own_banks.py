@@ -8,13 +8,14 @@ person's word. A store that fails is a `StoreError`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nsfwscan.banks.confirmed import Entry, confirmed, parsed, path_of, retracted, written
+from nsfwscan.banks.confirmed import Entry, confirmed, parsed, path_of, retracted, taken_back, written
 from nsfwscan.errors import ConfigError
 from nsfwscan.runs.contents import contents_of_store
 from nsfwscan.runs.run import Run
@@ -46,6 +47,8 @@ class Confirmed:
     active: int
     left_out: int
     """Contents that match an illegal bank, or that no report has: they enter no bank."""
+    taken_back: int = 0
+    """Contents whose entry was retracted, and on which nobody gave a verdict since: they are not added again."""
 
 
 def confirm(
@@ -55,20 +58,20 @@ def confirm(
 
     Args:
         name: of the bank.
-        sha256s: the contents; empty: all that people decided so.
+        sha256s: the contents; empty: all that people decided so, but those that were retracted since.
         looks: whether to add PDQ hashes, so that what looks alike matches, too.
 
     Raises:
         ConfigError: the bank is of another kind, or people did not decide so of a content that is named.
         RunConflict: another command is at work on the banks.
     """
-    wanted, stands = KINDS[kind], standing(store).contents
-    fitting = stands.filter(pc.equal(stands["verdict"], str(wanted)))
+    verdict, stands = KINDS[kind], standing(store).contents
+    fitting = stands.filter(pc.equal(stands["verdict"], str(verdict)))
     if sha256s:
         asked = pa.array([one.lower() for one in sha256s], pa.string())
         fitting = fitting.filter(pc.is_in(fitting["sha256"], asked))
         if missing := set(asked.to_pylist()) - set(fitting["sha256"].to_pylist()):
-            raise ConfigError(f"{min(missing)}: the verdict on it is not {wanted}: no entry of a bank of kind {kind}")
+            raise ConfigError(f"{min(missing)}: the verdict on it is not {verdict}: no entry of a bank of kind {kind}")
     known = contents_of_store(store, fitting["sha256"], ("md5", "pdq", "pdq_quality", "match_kind"))
     contents = []
     for row in fitting.to_pylist():
@@ -81,8 +84,19 @@ def confirm(
         before = _entries(store, name)
         if other := {str(entry["confirmed_as"]) for entry in before} - {str(kind)}:
             raise ConfigError(f"the bank {name} is of kind {min(other)}, not {kind}: take another name")
-        entries = confirmed(before, contents, by, now(), reason, str(kind))
-        return _kept(store, name, before, entries, left_out=fitting.num_rows - len(contents))
+        gone = set() if sha256s else _taken_back(before, contents)
+        wanted = [content for content in contents if content["sha256"] not in gone]
+        entries = confirmed(before, wanted, by, now(), reason, str(kind))
+        done = _kept(store, name, before, entries, left_out=fitting.num_rows - len(contents))
+        return replace(done, taken_back=len(gone))
+
+
+def _taken_back(entries: Sequence[Entry], contents: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the contents that are not added again by themselves: a retracted entry would come back every week."""
+    retired: dict[str, list[Entry]] = {}
+    for entry in entries:
+        retired.setdefault(entry["sha256"], []).append(entry)
+    return {one["sha256"] for one in contents if taken_back(retired.get(one["sha256"], []), one)}
 
 
 def retract(store: Store, name: str, by: str, reason: str, sha256s: Sequence[str] = ()) -> Confirmed:

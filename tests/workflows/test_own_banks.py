@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
 from nsfwscan.banks.bank import resolve_banks
+from nsfwscan.banks.matcher import BankSet
 from nsfwscan.cli.main import main
 from nsfwscan.config import BankConfig, StorageConfig
 from nsfwscan.errors import BankError
@@ -86,7 +88,27 @@ def test_what_people_decided_becomes_a_bank(folder: Path) -> None:
     config = BankConfig.of({"name": "removed", "uri": str(folder / "out" / "banks" / "removed.jsonl")})
     [spec] = resolve_banks((config,), StorageConfig())
     assert (spec.entries["sha256"], spec.entries["pdq"], spec.passed_over["disabled"]) == (2, 1, 2)
-    assert "1 entry added, 3 active" in confirmed(folder, "removed", "block").output  # people still say remove
+    again = confirmed(folder, "removed", "block").output
+    assert "0 entries added, 2 active" in again and "1 content not added: retracted" in again
+    by_name = confirmed(folder, "removed", "block", "--sha256", sha256("bad")).output
+    assert "1 entry added, 3 active" in by_name and "not added" not in by_name
+
+
+def test_a_retracted_entry_comes_back_by_a_new_verdict_alone(folder: Path, tmp_path: Path) -> None:
+    """A weekly `confirm` does not undo a retraction; when somebody removes the content once more, it does. A bank of which
+    all is retracted matches nothing, and stops no scan."""
+    confirmed(folder, "weekly", "block")
+    gone = [word for name in ("bad", "worse", "flat") for word in ("--sha256", sha256(name))]
+    run("banks", "retract", folder / "out", "weekly", "--by", "Kim", "--reason", "wrong", *gone)
+    config = BankConfig.of({"name": "weekly", "uri": str(folder / "out" / "banks" / "weekly.jsonl")})
+    [spec] = resolve_banks((config,), StorageConfig())
+    assert "no hash; 5 disabled" in spec.describe() and not any(spec.entries.values())
+    looked_up = pa.table({"sha256": [sha256("bad")], "md5": ["0" * 32], "pdq": ["0" * 64], "pdq_quality": [90]})
+    assert BankSet((spec,), StorageConfig()).match(looked_up)["match_bank"].to_pylist() == [None]
+    assert "0 entries added, 0 active" in confirmed(folder, "weekly", "block").output
+    lines = [line("again", "bad", "remove", sha256=sha256("bad"), reviewer="zoe")]
+    assert run("verdicts", "import", folder / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+    assert "1 entry added, 1 active" in confirmed(folder, "weekly", "block").output
 
 
 def test_no_ones_word_makes_illegal(folder: Path) -> None:
