@@ -18,6 +18,8 @@ from nsfwscan.text import plural
 Facts = list[tuple[str, list[str]]]
 _MOST_SIGNALS, _LONGEST = 8, 5_000
 """Signals of an item that are shown, and characters of a text."""
+_LIKELY, _HEARD = 0.5, 0.01
+"""Scores from which a detector is louder than a blocked code, and from which it is named at all."""
 
 
 def line_of(item: Item) -> str:
@@ -41,15 +43,19 @@ def summary_of(item: Item) -> str:
 
 
 def _strongest(row: dict[str, Any]) -> str:
-    """Return what speaks loudest: the bank, else the detector with the highest score."""
+    """Return what speaks loudest: the bank, else the detector with the highest score. A code that leads to a blocked
+    host is louder than a detector that thinks no more likely than not, and none below one per cent speaks."""
     if row["match_bank"]:
         away = f", {plural(row['match_distance'], 'bit')} off" if row["match_distance"] else ""
         return f"matches {row['match_bank']}{away}"
     if row["status"] != Status.OK:
         return str(row["status"])
     said = {**_model(row), **_detectors(row)}
-    name = max(said, key=lambda one: said[one], default=None)
-    return "" if name is None else f"{name} {said[name]:.0%}"
+    name, score = max(said.items(), key=lambda one: one[1], default=("", 0.0))
+    blocked = any(value for name, value in signals_of_row(row["signals"]).items() if name.endswith(".blocked"))
+    if score < _LIKELY and blocked and row.get("link_host"):
+        return f"a code leads to {row['link_host']}"
+    return f"{name} {score:.0%}" if score >= _HEARD else ""
 
 
 def _model(row: dict[str, Any]) -> dict[str, float]:

@@ -128,6 +128,9 @@ def test_parts_come_from_detections(tmp_path: Path) -> None:
     assert parts_of_views(run, ["/a", "/c"]) == {"/a": {0: [torso]}}
 
 
+LEADS_AWAY = [{"name": "link.blocked", "value": 1.0}, {"name": "link.codes", "value": 1.0}]
+
+
 def test_the_line_on_an_item(tmp_path: Path) -> None:
     """Rule, strongest detector or match, what became of it before, places: and no more."""
     committed(tmp_path, [row("/a", sha256="1", decision="block", rule="x")], "mon", day=1)
@@ -142,6 +145,9 @@ def test_the_line_on_an_item(tmp_path: Path) -> None:
         ),
         row("/c", rule="known", match_bank="memes", match_kind="block", match_distance=3),
         row("/d", rule="unreadable", status="decode_error"),
+        row("/f", rule="link", link_host="evil.example", signals=LEADS_AWAY, nsfw_score=0.49),
+        row("/g", rule="explicit", link_host="evil.example", signals=LEADS_AWAY, nsfw_score=0.5),
+        row("/h", rule="spam", nsfw_score=0.0099),
         row("/e", match_bank="known", match_kind="illegal"),
     ]
     with ranked(committed(tmp_path, rows)) as found:
@@ -150,6 +156,9 @@ def test_the_line_on_an_item(tmp_path: Path) -> None:
             "/b": "gore · gore.blood 99%",
             "/c": "known · matches memes, 3 bits off",
             "/d": "unreadable · decode_error",
+            "/f": "link · a code leads to evil.example",
+            "/g": "explicit · nsfw 50%",
+            "/h": "spam",
             "/e": "known illegal content · not shown",
         }
 
