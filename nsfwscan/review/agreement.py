@@ -97,7 +97,7 @@ def _bca(value: float, found: Floats, left_out: Floats) -> tuple[float, float]:
 
     below = ((found < value).sum() + (found <= value).sum()) / (2 * len(found))
     bias = norm.ppf(np.clip(below, 1 / len(found), 1 - 1 / len(found)))
-    off = left_out.mean() - left_out
+    off = left_out.mean() - left_out if len(left_out) else left_out  # none is finite of two items, say
     skew = (off**3).sum() / (6 * (off**2).sum() ** 1.5) if (off**2).sum() > 0 else 0.0
     ends = bias + norm.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     low, high = np.quantile(found, norm.cdf(bias + ends / (1 - skew * ends)))
