@@ -12,13 +12,14 @@ from rich.console import Console
 from nsfwscan.api import classify as classify_images
 from nsfwscan.cli.console import echo, exit_codes, source_storage_options
 from nsfwscan.cli.help import command
-from nsfwscan.cli.options import model_options, sections_of
+from nsfwscan.cli.options import model_options, reading_options, sections_of
 from nsfwscan.cli.terminal import describe_classification
 
 
 @command()
 @click.argument("images", nargs=-1, required=True)
 @model_options
+@reading_options
 @source_storage_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option("--verbose", is_flag=True, help="Show tracebacks.")

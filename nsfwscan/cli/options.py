@@ -138,6 +138,26 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def reading_options(command: Command) -> Command:
+    """Add the options of what is searched for in text and codes that detectors read."""
+    for option in reversed(
+        (
+            click.option(
+                "--patterns",
+                multiple=True,
+                metavar="FILE",
+                help="Search the text that detectors read for these patterns (YAML), such as example:en. Repeatable.",
+            ),
+            click.option(
+                "--block-hosts", metavar="FILE", help="Hosts, one a line, that codes in pictures must not lead to."
+            ),
+            click.option("--allow-hosts", metavar="FILE", help="Hosts, one a line, that they may lead to."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 _SECTIONS = {
     "source": ("include", "exclude", "limit", "truth", "max_unmatched_truth", "allow"),
     "storage": (

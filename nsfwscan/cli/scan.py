@@ -12,7 +12,7 @@ from nsfwscan.api import explain as explain_scan
 from nsfwscan.api import scan as run_scan
 from nsfwscan.cli.console import commit_options, echo, exit_codes, json_option, source_storage_options
 from nsfwscan.cli.help import command
-from nsfwscan.cli.options import ignore_run_option, model_options, sections_of
+from nsfwscan.cli.options import ignore_run_option, model_options, reading_options, sections_of
 from nsfwscan.cli.results import show_result
 from nsfwscan.cli.terminal import describe_plan
 from nsfwscan.errors import ConfigError
@@ -98,14 +98,7 @@ _RESUMED = "the same command with --resume last goes on where it stopped"
     default=None,
     help="Keep the text that detectors read in pictures, in text/ (default); --no-text: only what it comes to.",
 )
-@click.option(
-    "--patterns",
-    multiple=True,
-    metavar="FILE",
-    help="Search the text that detectors read for these patterns (YAML), such as example:en. Repeatable.",
-)
-@click.option("--block-hosts", metavar="FILE", help="Hosts, one a line, that codes in pictures must not lead to.")
-@click.option("--allow-hosts", metavar="FILE", help="Hosts, one a line, that they may lead to.")
+@reading_options
 @click.option(
     "--text-key", metavar="FILE", help="Encrypt that text for the holder of the private key to this public one (PEM)."
 )

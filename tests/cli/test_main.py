@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import Result
+from PIL import Image
 
 import nsfwscan
 import nsfwscan.execution.choose
@@ -344,6 +346,18 @@ def test_classify_for_a_person(demo: Demo) -> None:
     assert lines[0] == str(demo[0] / "neutral" / "chelsea.jpg")
     assert lines[1].startswith("  neutral ") and "█" in lines[1]
     assert lines[-1] == "  unsupported: empty: 0 bytes"
+
+
+def test_classify_says_what_a_list_finds(tmp_path: Path) -> None:
+    """Whoever keeps a list of hosts or patterns tries it on a picture, without a scan."""
+    zxingcpp = pytest.importorskip("zxingcpp")
+    code = zxingcpp.create_barcode("https://sub.evil.example/x", zxingcpp.BarcodeFormat.QRCode)
+    Image.fromarray(np.asarray(code.to_image(scale=4))).convert("RGB").save(tmp_path / "code.png")
+    (tmp_path / "hosts.txt").write_text("evil.example\n")
+    done = call(
+        "classify", "--json", "--detector", "link", "--block-hosts", tmp_path / "hosts.txt", tmp_path / "code.png"
+    )
+    assert json.loads(done.stdout)["signals"]["link.blocked"] == 1.0
 
 
 def test_classify_with_a_broken_set_up(demo: Demo) -> None:
