@@ -52,6 +52,11 @@ def forget(store: str, uri: str | None, sha256: str | None, reason: str, by: str
             "not reached: the object itself, and what lies elsewhere: review pages and their originals/, queues, "
             "exports, downloaded verdicts, and older versions that a bucket keeps"
         )
+        if done.sharing:
+            complain(
+                f"{plural(len(done.sharing), 'other URI')} in the store, as {printable(done.sharing[0])}, had the same "
+                "bytes at a time, and stay: copies, or its names before and since; --sha256 forgets them, too"
+            )
         for path in done.banks:
             complain(
                 f"{printable(path)} still has its hash, and goes on matching it: where the law asks for that too, "

@@ -46,9 +46,15 @@ def import_command(store: str, files: tuple[str, ...], as_json: bool, **options:
                 f"{plural(done.strange_runs, 'verdict names a run', 'verdicts name runs')} that {printable(place.uri)} "
                 "does not have: is it the right store? They count all the same, for the same bytes"
             )
+        if done.forgotten:
+            named = plural(len(done.forgotten), "forgotten object is", "forgotten objects are")
+            complain(
+                f"{named} named again by these verdicts, as from a page that was made before: "
+                f"{printable(done.forgotten[0])}; where it did not come back, `nsfwscan forget` it once more"
+            )
         if as_json:
             added = {"new": done.added.new, "there": done.added.there, "part": done.added.part}
-            further = {"strange_runs": done.strange_runs, "sessions": done.sessions}
+            further = {"strange_runs": done.strange_runs, "sessions": done.sessions, "forgotten": len(done.forgotten)}
             print_json({"exit_code": 0, "store": place.uri, **added, **further})
         else:
             already = f"; {done.added.there:,} were there already" if done.added.there else ""

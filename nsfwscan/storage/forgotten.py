@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated
 
@@ -75,6 +76,12 @@ def _read(folder: Store, name: str) -> ForgottenRecord:
         raise BrokenRecord(
             folder.locate(name), f"is broken: it is not what `nsfwscan forget` writes ({first['msg']})"
         ) from None
+
+
+def names_forgotten(store: Store, uris: Iterable[str]) -> set[str]:
+    """Return those of some URIs that were forgotten in a store."""
+    records = forgotten(store)
+    return {uri for uri in uris if any(record.key(uri) in record.tombstones for record in records)}
 
 
 def is_known(store: Store, path: str, data: bytes) -> bool:

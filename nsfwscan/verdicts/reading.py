@@ -8,6 +8,7 @@ All files are read and checked before anything is taken from any: a file that is
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -97,6 +98,9 @@ def _verdicts(data: bytes, file: str) -> Iterator[tuple[str, PersonVerdict | Ses
             return
     except (*READING_ERRORS, OSError) as error:
         yield "the file", f"is damaged, or of another kind: {str(error) or 'it breaks off'}"
+        return
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield "the file", "is UTF-16, as PowerShell writes it: save it as UTF-8"
         return
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(f"line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -84,6 +84,8 @@ class Forgotten:
     """Files that still name an object, and cannot be written without it."""
     banks: tuple[str, ...]
     """Hash banks of the store that have the SHA-256 of an object, and go on matching it."""
+    sharing: tuple[str, ...]
+    """Other URIs that the store knows, whose bytes are those of an object; they were not forgotten."""
 
 
 def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: str | None = None) -> Forgotten:
@@ -99,9 +101,10 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
         paths = _parquet_files(store)
         uris, contents = _objects(store, paths, uri, sha256)
         record = _record(store, uris, by, reason)
-        rows = 0
+        rows, sharing = 0, set[str]()
         for path in paths:
             data, changed = _without(store, path, record, uris)
+            sharing |= _sharing(data, contents)
             if changed:
                 rows += changed
                 record = replace_file(store, path, data, record)
@@ -116,7 +119,7 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
         record = record.model_copy(update={"done": True})
         write_forgotten(store, record)
         left, banks = tuple(_still_naming(store, uris)), tuple(_banks_with(store, contents))
-        return Forgotten(record.forget_id, len(uris), len(record.files), rows, left, banks)
+        return Forgotten(record.forget_id, len(uris), len(record.files), rows, left, banks, tuple(sorted(sharing)))
 
 
 def _check_finished(store: Store) -> None:
@@ -198,6 +201,16 @@ def _without(store: Store, path: str, record: ForgottenRecord, uris: Sequence[st
             changed += count
             writer.write_table(rows, row_group_size=max(1, rows.num_rows))
     return (sink.getvalue(), changed) if changed else (data, 0)
+
+
+def _sharing(data: bytes, contents: Collection[str]) -> set[str]:
+    """Return the URIs of a Parquet file that have one of some contents, and are no tombstones."""
+    parquet = pq.ParquetFile(io.BytesIO(data))
+    if not {"uri", "sha256"} <= set(parquet.schema_arrow.names):
+        return set()
+    rows = parquet.read(["uri", "sha256"], use_threads=False)
+    named = rows["uri"].filter(pc.is_in(rows["sha256"], pa.array(sorted(contents), pa.string())))
+    return {uri for uri in named.to_pylist() if not uri.startswith(TOMBSTONE)}
 
 
 def _blanked(rows: pa.Table, path: str, record: ForgottenRecord, uris: Sequence[str]) -> tuple[pa.Table, int]:

@@ -22,10 +22,11 @@ from nsfwscan.reports.export import json_line
 from nsfwscan.runs.contents import contents_of_store
 from nsfwscan.runs.run import runs_of
 from nsfwscan.schema import StandingVerdict
+from nsfwscan.storage.forgotten import names_forgotten
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.exchange import as_coop, as_descriptors, label_of
-from nsfwscan.verdicts.kept import Added, add_verdicts, all_verdicts
+from nsfwscan.verdicts.kept import Added, add_verdicts, all_verdicts, read_part
 from nsfwscan.verdicts.reading import read_files
 from nsfwscan.verdicts.sessions import add_sessions
 from nsfwscan.verdicts.standing import counting, standing
@@ -43,6 +44,8 @@ class Imported:
     """Verdicts that name runs which the store does not know."""
     sessions: int
     """Sessions that the store did not know yet, or not so far."""
+    forgotten: tuple[str, ...]
+    """Objects that were forgotten, and that new verdicts name again."""
 
 
 def import_verdicts(store: Store, files: Sequence[str], storage: StorageConfig) -> Imported:
@@ -57,7 +60,10 @@ def import_verdicts(store: Store, files: Sequence[str], storage: StorageConfig) 
         raise StoreError(f"{store.uri} has no runs: verdicts belong to the store whose objects people looked at")
     given = read_files(files, storage)
     strange = sum(bool(verdict.run_id) and verdict.run_id not in known for verdict in given.verdicts)
-    return Imported(add_verdicts(store, given.verdicts), strange, add_sessions(store, given.sessions))
+    added = add_verdicts(store, given.verdicts)
+    new = set() if added.part is None else set(read_part(store, added.part, ["uri"])["uri"].to_pylist())
+    named = names_forgotten(store, new)
+    return Imported(added, strange, add_sessions(store, given.sessions), tuple(sorted(named)))
 
 
 @dataclass

@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said_by_line(tmp_path: Path) -> None:
     for data, said in [
         (whole + b"\n" + whole[:40], "line 2: not valid JSON; it was cut off"),
         (b"[1]\n", "line 1: a JSON list, not an object"),
-        (b"\xff\xfe\n", "line 1: is not UTF-8"),
+        (b"\xff\xfd\n", "line 1: is not UTF-8"),
         (b"\n \n", "the file: is empty"),
         (whole[:-1] + b', "id": "x"}', "has the same key twice"),
         (b"PAR1 and no more", "the file: is damaged"),
@@ -114,3 +114,12 @@ def test_a_packed_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytes
     packed.write_bytes(gzip.compress(bytes(10_000_000), mtime=0))
     with pytest.raises(SourceError, match=r"the file: has more than 9\.8 KiB, unpacked: split it"):
         read(str(packed))
+
+
+def test_the_encoding_of_powershell_is_named(tmp_path: Path) -> None:
+    """CRLF and a mark of UTF-8 are taken; UTF-16 is refused in one line that says what to do."""
+    path = tmp_path / "v.jsonl"
+    text = json.dumps(GOOD) + "\r\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read(str(path)) == [id_of("1")]
+    assert "the file: is UTF-16" in refused(path, text.encode("utf-16"))

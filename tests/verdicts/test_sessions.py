@@ -64,6 +64,7 @@ def test_sessions_are_taken_in_once_and_count(made: Path) -> None:
     again = run("verdicts", "import", made / "out", made / "v.jsonl", "--json")
     assert json.loads(again.stdout) | {"store": ""} == {
         "exit_code": 0, "store": "", "new": 0, "there": 4, "part": None, "strange_runs": 0, "sessions": 0,
+        "forgotten": 0,
     }  # fmt: skip
     later = file(made / "later.jsonl", [session("new", NOW + timedelta(seconds=5), opens=9, seconds=120)])
     assert "1 session of the page" in run("verdicts", "import", made / "out", later).output

@@ -225,6 +225,22 @@ def test_what_is_not_forgotten(made: Path, folder: Path, tmp_path: Path) -> None
     assert "the law asks to keep" in forget(tmp_path / "legal", "--uri", made / "media" / "07.jpg").output
 
 
+def test_copies_and_later_verdicts_are_told_of(made: Path, folder: Path) -> None:
+    """Another URI with the same bytes stays, and is told of; with --sha256 nothing stays. A verdict file that was taken in
+    before brings nothing back; a new verdict from an older page does, and the import says so."""
+    uri, store = made / "media" / "07.jpg", folder / "out"
+    done = forget(folder, "--uri", uri)
+    assert "1 other URI in the store" in done.output and str(made / "media" / "08.jpg") in done.output, done.output
+    again = run("verdicts", "import", store, made / "v.jsonl")
+    assert again.exit_code == 0 and "named again" not in again.output and str(uri) not in texts(folder)
+    later = line("later", "07", "remove", sha256=sha256("07"), uri=str(uri))
+    other = line("other", "03", "remove", sha256=sha256("03"))
+    told = run("verdicts", "import", store, file(folder / "later.jsonl", [later, other]))
+    assert told.exit_code == 0 and "1 forgotten object is named again" in told.output, told.output
+    gone = forget(folder, "--sha256", sha256("07"))
+    assert "other URI" not in gone.output and str(uri) not in texts(folder), gone.output
+
+
 def test_what_is_not_reached_is_said_and_what_is_forgotten_is_in_no_plan(made: Path, folder: Path) -> None:
     """A bank of people's verdicts keeps the hash, and is named; no manifest and no page has an object that is no more."""
     confirmed = run(
