@@ -43,9 +43,14 @@ _COLUMNS = ("section", "indicator", "of", "value")
 @click.option(
     "--templates",
     is_flag=True,
-    help="With --out DIR: the parts of the DSA's templates that the store can fill, as CSV files: 6, 7 and 8.",
+    help="With --out DIR: the parts of the DSA's templates that the store can fill, as CSV files: 5 to 8.",
 )
 @click.option("--service", default="", metavar="NAME", help="With --templates: name of the service, in each row.")
+@click.option(
+    "--languages",
+    is_flag=True,
+    help="With --templates: also the rows of part 8 by language, which very large platforms owe.",
+)
 @click.option(
     "--visibility",
     type=click.Choice(VISIBILITIES),
@@ -63,6 +68,7 @@ def transparency(
     statements: bool,
     templates: bool,
     service: str,
+    languages: bool,
     visibility: str,
     as_json: bool,
     **options: Any,
@@ -79,8 +85,8 @@ def transparency(
         if out is not None and as_json:
             raise ConfigError("--json prints the figures, --out writes them as CSV: give one of them")
         target = None if out is None else Output.given(out, storage, "--out", stdout=True)
-        if statements and templates:
-            raise ConfigError("--statements and --templates exclude one another: name one")
+        if (statements and templates) or (languages and not templates):
+            raise ConfigError("--statements and --templates exclude one another, and --languages needs --templates")
         if target is None and (statements or templates):
             raise ConfigError("--statements writes a file, --templates a folder: name it with --out")
         if templates and target is not None and target.is_stdout:
@@ -96,7 +102,7 @@ def transparency(
             written = _write_statements(place, start, end, visibility, target)
             echo(f"{written} in {printable(str(target))}", err=target.is_stdout)
         elif templates and target is not None:
-            for part in filled(found, measures(place, start, end), service, visibility):
+            for part in filled(found, measures(place, start, end), service, visibility, languages=languages):
                 _write(target.child(part.name), part.columns, part.rows)
                 echo(f"written to {printable(str(target.child(part.name)))}")
         elif as_json:
@@ -117,7 +123,7 @@ def _time(text: str, option: str) -> datetime:
 
 
 def _write_statements(store: Store, start: datetime, end: datetime, visibility: str, target: Output) -> str:
-    """Write the requests, and say how many statements they are."""
+    """Write the requests, and say how many statements they are, and of how much there is none."""
     count = 0
     try:
         with target.appearing() as path, path.open("w", encoding="utf-8") as file:
@@ -126,6 +132,12 @@ def _write_statements(store: Store, start: datetime, end: datetime, visibility: 
                 file.write(json_line(body))
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror or error}") from error
+    illegal = sum(one.illegal for one in measures(store, start, end))
+    if illegal:
+        complain(
+            f"no statement of {plural(illegal, 'content')} that a person removed, since an illegal bank has the same: "
+            "which law that is against, and what may be said of it, is for you to say"
+        )
     return plural(count, "statement")
 
 

@@ -6,7 +6,8 @@ became `block` without a person, or a content that a person removed. Nothing in 
 person: `puid` is a digest, by which the store finds the row again.
 
 Nudity and pornography are `STATEMENT_CATEGORY_OTHER_VIOLATION_TC` with `KEYWORD_ADULT_SEXUAL_MATERIAL`: what they are
-under the terms of the provider, who must know whether they are illegal, too. A report that cannot be read is a
+under the terms of the provider, who must know whether they are illegal, too. What matches an illegal bank has no
+statement: only the provider knows the law that it is against, and what to say of it. A report that cannot be read is a
 `StoreError`.
 """
 
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
-from nsfwscan.schema import NSFW_CATEGORIES
+from nsfwscan.schema import NSFW_CATEGORIES, BankKind
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.verdict import Kind, Word
 from nsfwscan.workflows.transparency import NO_CATEGORY, committed_within, decided_within, newly_blocked
@@ -48,18 +49,19 @@ _CATEGORIES: Mapping[str, dict[str, Any]] = {
     "gore": {"category": "STATEMENT_CATEGORY_VIOLENCE"},
     "self-harm": {"category": "STATEMENT_CATEGORY_SELF_HARM"},
 }
-_OBJECT = ["uri", "sha256", "media", "modified_at"]
+_OBJECT = ["uri", "sha256", "media", "modified_at", "match_kind", "text_language"]
 _LONGEST = 500
 _FOUND_BY = {Kind.REVIEW: "a scan", Kind.AUDIT: "a random sample", Kind.APPEAL: "an appeal"}
 
 
 def requests(store: Store, since: datetime, until: datetime, visibility: str = "removed") -> Iterator[dict[str, Any]]:
-    """Yield the bodies of requests for the measures from `since` on and before `until` (UTC).
+    """Yield the bodies of requests for the measures from `since` on and before `until` (UTC), but those on content that
+    matches an illegal bank.
 
     Args:
         visibility: of `VISIBILITIES`, what the platform does with what is blocked or removed.
     """
-    statements = (_statement(one, visibility) for one in measures(store, since, until))
+    statements = (_statement(one, visibility) for one in measures(store, since, until) if not one.illegal)
     while some := list(islice(statements, MOST)):
         yield {"statements": some}
 
@@ -82,6 +84,11 @@ class Measure:
     facts: str
     detected: bool
     decided: bool
+
+    @property
+    def illegal(self) -> bool:
+        """Whether the content matches an illegal bank. No machine alone blocks such content, so a person did."""
+        return self.said.get("match_kind") == BankKind.ILLEGAL
 
 
 def measures(store: Store, since: datetime, until: datetime) -> Iterator[Measure]:

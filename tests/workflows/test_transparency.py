@@ -129,6 +129,41 @@ def test_statements_of_reasons(store: Path, tmp_path: Path) -> None:
     assert "media" not in text and "ann" not in text.replace("scanned", "") and ".jpg" not in text
 
 
+def test_what_is_illegal_is_stated_by_nobody_and_languages_are_those_of_texts(tmp_path: Path) -> None:
+    """What a person removed that matches an illegal bank is in the total of part 5, in no statement, and told of."""
+    (tmp_path / "media").mkdir()
+    for name in ("a", "c", "d"):
+        (tmp_path / "media" / f"{name}.jpg").write_bytes(name.encode())
+
+    def of(uri: str) -> Row:
+        match = {
+            "match_bank": "b",
+            "match_id": "1",
+            "match_kind": "illegal",
+            "match_hash": "sha256",
+            "match_distance": 0,
+        }
+        return {**row(uri), "text_language": "de", **(match if Path(uri).stem == "c" else {})}
+
+    scanned(tmp_path / "media", tmp_path / "out", of, run_id="1")
+    lines = [line(n, n, "remove", category="porn", decided_at="2026-11-02T00:00:00Z") for n in ("c", "d")]
+    assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+    given = ["transparency", tmp_path / "out", "--since", "2026-11-01", "--until", "2027-01-01"]
+    stated = run(*given, "--statements", "--out", tmp_path / "s.jsonl")
+    assert "no statement of 1 content that a person removed" in stated.output and "2 statements in" in stated.output
+    done = run(*given, "--templates", "--languages", "--out", tmp_path / "dsa")
+    assert done.exit_code == 0 and run(*given, "--languages").exit_code == 2, done.output
+    illegal, own, automated = (
+        list(csv.DictReader((tmp_path / "dsa" / name).open(encoding="utf-8", newline="")))
+        for name in ("5_own_initiative_illegal.csv", "6_own_initiative_TC.csv", "8_automated_means.csv")
+    )
+    numbers = "Number of measures taken at the provider's own initiative "
+    assert [(one["Category of illegal content"], one[numbers]) for one in illegal if one[numbers]] == [("TOTAL", "1")]
+    assert own[0][numbers] == "2" and len(automated) == 20 + 5 * 24
+    by_language = [one for one in automated if one["Applicability"] == "Only for VLOPs"]
+    assert [(one["Scope"], one["Value"]) for one in by_language if one["Value"]] == [("de", "1"), ("de", "2")]
+
+
 def test_the_templates_are_filled_with_what_is_known(store: Path, tmp_path: Path) -> None:
     """The columns, rows and codes of the Commission's files; the numbers of the statements, and nothing where nothing is
     known. A category that no code knows is described."""
@@ -138,11 +173,20 @@ def test_the_templates_are_filled_with_what_is_known(store: Path, tmp_path: Path
     )
     done = run(*given, "--service", "S", "--visibility", "disabled", "--out", tmp_path / "dsa")
     assert done.exit_code == 0, done.output
-    own, complaints, automated = (
+    illegal, own, complaints, automated = (
         list(csv.DictReader((tmp_path / "dsa" / name).open(encoding="utf-8", newline="")))
-        for name in ("6_own_initiative_TC.csv", "7_appeals_and_recidivism.csv", "8_automated_means.csv")
+        for name in (
+            "5_own_initiative_illegal.csv",
+            "6_own_initiative_TC.csv",
+            "7_appeals_and_recidivism.csv",
+            "8_automated_means.csv",
+        )
     )
-    assert (len(own), len(complaints), len(automated), len(own[0])) == (98, 47, 20, 37)
+    assert (len(illegal), len(own), len(complaints), len(automated), len(own[0])) == (90, 98, 47, 20, 37)
+    assert list(illegal[0])[:3] == list(own[0])[:3] and "Category of illegal content" in illegal[0]
+    assert {value for one in illegal for name, value in one.items() if "restriction" in name or "measures" in name} == {
+        ""
+    }
     about = {(one["Applicability"], one["Service"], one["Reporting period"]) for one in own}
     assert about == {("All", "S", "2026-11-01/2026-12-31")}
     numbers = [name for name in own[0] if "Number of measures" in name or "restriction" in name]
@@ -154,7 +198,9 @@ def test_the_templates_are_filled_with_what_is_known(store: Path, tmp_path: Path
     )
     known = {one["Scope"]: one["Value"] for one in complaints if one["Indicator"].startswith("Number of complaints")}
     assert known == {"Total number": "2", "Decisions upheld": "1", "Decisions partially reversed": "", "Decisions reversed": "1",
-                     "Median time": "30.00", "Decision omitted": "0"}  # fmt: skip
+                     "Median time": "", "Decision omitted": "0"}  # fmt: skip
+    times = [one for one in complaints if one["Contextual Information"]]
+    assert [one["Contextual Information"] for one in times] == ["30.00 hours from the removal"] * 2
     assert [one["Value"] for one in automated if one["Value"]] == ["2", "1", "2", "1"]
     assert category_of("gore") == ("STATEMENT_CATEGORY_VIOLENCE", "KEYWORD_OTHER", "gore")
     assert category_of("nudity")[1:] == ("KEYWORD_NUDITY", "") and category_of(None)[2] == "not said"
