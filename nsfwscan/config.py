@@ -187,9 +187,10 @@ class ReadConfig(Frozen):
 class DecodeConfig(Frozen):
     """How bytes become pixels."""
 
-    mode: Literal["fast", "exact"] = "fast"
+    mode: Literal["fast", "exact", "gpu"] = "fast"
     """`fast`: a large JPEG is decoded at reduced scale, which moves scores by less than 0.02, unless `pdq` needs all of
-    its pixels; `exact`: every image is decoded in full."""
+    its pixels; `exact`: every image is decoded in full; `gpu`: so it is, ordinary JPEGs by the GPU that scores them,
+    see `images/left_to_gpu.py`."""
     pdq: Literal["exact", "reduced", "off"] = "exact"
     """The perceptual hash. `exact`: the reference's, of all pixels; `reduced`: of what `mode` decodes, which moves a
     few of its 256 bits for large JPEGs; `off`: none."""
@@ -230,6 +231,24 @@ class DecodeConfig(Frozen):
             raise ValueError("c2pa_trust is for c2pa: true; without verifying, nothing is trusted")
         if self.c2pa and not self.provenance:
             raise ValueError("c2pa verifies what provenance finds: let provenance be true, or c2pa false")
+        return self
+
+    @model_validator(mode="after")
+    def _on_the_gpu(self) -> Self:
+        if self.mode != "gpu":
+            return self
+        if self.pdq != "off":
+            raise ValueError(
+                "mode gpu is for pdq: off (--pdq off): a PDQ hash is of the pixels that a core decodes, so each file "
+                "would be decoded twice"
+            )
+        if self.screenshots:
+            raise ValueError("screenshots looks at pixels on a core, which mode gpu saves: leave one of them out")
+        if self.sandbox == "required":
+            raise ValueError(
+                "mode gpu decodes files in the process of the model, outside of the sandbox that is required: use mode "
+                "fast or exact, or sandbox: auto"
+            )
         return self
 
     @property
@@ -549,6 +568,10 @@ class ScanConfig(Frozen):
             raise ValueError(
                 f"cascade.prefilter is the model itself ({self.model.uri}), which would be asked twice: name a larger "
                 "model (--model, --preset), or leave --cascade out"
+            )
+        if self.cascade.enabled and self.decode.mode == "gpu":
+            raise ValueError(
+                "cascade filters by pixels that a core decodes, which decode.mode gpu saves: use one of them"
             )
         return self
 

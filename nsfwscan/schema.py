@@ -388,6 +388,11 @@ LISTING_SCHEMA = pa.schema([*OBJECT_COLUMNS[:4], AUDIT_COLUMNS[0], REFUSED])
 BYTES = pa.field("bytes", pa.large_binary())
 """Encoded bytes, between `read` and `decode`; never leaves the actor."""
 
+LEFT_TO_GPU = pa.field(
+    "left_to_gpu", pa.struct([pa.field("file", pa.large_binary()), pa.field("orientation", pa.int8())])
+)
+"""A JPEG that the GPU decodes, and its EXIF orientation; null of all other files, whose pixels are there."""
+
 REUSED = _column("reused", pa.bool_(), "whether the scores are those of the same bytes, seen just before")
 AUDIT_SAMPLE = _column("audit_sample", pa.bool_(), "settled by a filter, and scored all the same")
 SANDBOX = _column("sandbox", pa.string(), "which layers of the sandbox held where the file was decoded")

@@ -75,7 +75,9 @@ def test_ray_is_in_one_place() -> None:
     users = {name(p) for p in [*MODULES, *TRAINING] if "ray" in roots(p)}
     assert users == {"nsfwscan/execution/ray_data.py", "nsfwscan/execution/ray_session.py", "training/fit/ray.py"}
     heavy = {name(p) for p in MODULES if roots(p) & {"torch", "transformers"}}
-    models = {f"nsfwscan/models/{module}.py" for module in ("cuda", "torch_backend", "vit", "torch_text", "registry")}
+    models = {
+        f"nsfwscan/models/{module}.py" for module in ("cuda", "jpegs", "torch_backend", "vit", "torch_text", "registry")
+    }
     assert heavy <= models | {"nsfwscan/workflows/doctor.py"}
 
 

@@ -154,6 +154,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "decode": lambda suite: decoding.measure_decoding(suite.workload, apart(_geometry, suite.workload)),
     "formats": lambda suite: formats.measure_formats(suite.workload, apart(_geometry, suite.workload)),
     "model": lambda suite: scoring.measure_model(suite.workload),
+    "gpu": lambda suite: decoding.measure_on_gpu(suite.workload, apart(_geometry, suite.workload)),
     "limit": _limits,
     "scan": _scan,
     "cold": lambda suite: scans.measure_cold_start(suite.workload),
@@ -169,6 +170,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
 """The parts in their order. The long part `memory` is not among them (see `memory.py`)."""
 
 NEEDS = {
+    "gpu": ("decode", "model"),
     "limit": ("decode", "model"),
     "scan": ("decode", "model", "limit"),
     "views": ("decode", "model", "limit", "scan"),
@@ -190,6 +192,8 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
         _RAW,
         ("decode.hashed", "without the child"),
     ),
+    "decode.child.left": (("decode.child.exact", "decoded in full there"),),
+    "gpu.decode": (("decode.exact", "a core"), ("model.gpu", "the model alone")),
     "decode.exact": (_RAW,),
     "decode.pdqhash": (_RAW,),
     "decode.child.exact": (_RAW, ("decode.exact", "without the child")),

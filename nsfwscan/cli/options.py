@@ -49,9 +49,10 @@ def decode_options(command: Command) -> Command:
             ),
             click.option(
                 "--decode",
-                type=click.Choice(["fast", "exact"]),
+                type=click.Choice(["fast", "exact", "gpu"]),
                 help="fast (default): decode large JPEGs at reduced scale, unless --pdq exact needs all pixels; moves "
-                "scores by less than 0.02.",
+                "scores by less than 0.02. exact: decode in full. gpu: so, and ordinary JPEGs on the model's GPU, with "
+                "--pdq off (needs the extra nvjpeg).",
             ),
             click.option(
                 "--pdq",

@@ -77,11 +77,14 @@ class Needs:
     """Pixels of a chunk of it, which is decoded at once."""
     views: int = 1
     """Views of an object at most: a shard may be of animations alone."""
+    left_bytes: int = 0
+    """Files of a full shard that are left to a GPU, at most."""
 
     @property
     def largest_shard_bytes(self) -> int:
-        """Pixels of a full shard in which every object has as many views as it may have."""
-        return self.shard_bytes * self.views
+        """Pixels of a full shard in which every object has as many views as it may have; or its files, left to a GPU,
+        which have none."""
+        return max(self.shard_bytes * self.views, self.left_bytes)
 
     def actor_bytes(self, *, with_model: bool, split: bool = False) -> int:
         """Return the memory of one actor in bytes.
@@ -94,7 +97,8 @@ class Needs:
         model = _RUNTIME_BYTES[self.backend] + self.weights_bytes if with_model else 0
         further = (self.views - 1) * (self.shard_bytes if split else self.chunk_bytes)
         closer = _ACTOR_BYTES // _READERS_A_CLOSER if split and not with_model else 0
-        return _ACTOR_BYTES + closer + _SHARDS_HELD * self.shard_bytes + _COPIES * further + model
+        held = max(_SHARDS_HELD * self.shard_bytes + _COPIES * further, _SHARDS_HELD * self.left_bytes)
+        return _ACTOR_BYTES + closer + held + model
 
 
 @dataclass(frozen=True)

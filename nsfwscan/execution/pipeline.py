@@ -28,6 +28,7 @@ from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.images.formats.containers import videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS
+from nsfwscan.images.left_to_gpu import MOST_BYTES
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.trust import trust_list
 from nsfwscan.images.screenshots import WEIGHTS as SCREENSHOT_WEIGHTS
@@ -47,6 +48,7 @@ from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode, Poison
 from nsfwscan.stages.filters import Heuristics, Prefilter
 from nsfwscan.stages.fingerprint import Digest
+from nsfwscan.stages.finish_on_gpu import FinishOnGpu
 from nsfwscan.stages.judging import JudgeText
 from nsfwscan.stages.match import MatchDigests, MatchHashes
 from nsfwscan.stages.read import Read
@@ -94,10 +96,18 @@ def cpu_stages(
         Read(config.read, config.storage, pace),
         Digest(),
         *([MatchDigests(banks)] if banks else []),
-        Decode(config.decode, columns, poison, config.views, trust_list(config.decode, config.storage)),
+        decode_stage(config, columns, poison, leaves=config.decode.mode == "gpu"),
         *([MatchHashes(banks)] if banks else []),
         *_filters(config, spec, auxiliary_models, columns),
     ]
+
+
+def decode_stage(
+    config: ScanConfig, columns: dict[Geometry, str], poison: Poison | None = None, *, leaves: bool = False
+) -> Decode:
+    """Return the stage that decodes everything, or leaves ordinary JPEGs to a GPU."""
+    trust = trust_list(config.decode, config.storage)
+    return Decode(config.decode, columns, poison, config.views, trust, leaves=leaves)
 
 
 def _filters(
@@ -126,7 +136,10 @@ def model_stages(
     """
     columns = pixel_columns(spec, auxiliary_models)
     common: dict[str, Any] = {"threads": threads, "worst": config.views.worst}
-    stages: list[Stage] = [Classify(spec, config.model, config.storage, column=columns[spec.geometry], **common)]
+    stages: list[Stage] = []
+    if config.decode.mode == "gpu":
+        stages.append(FinishOnGpu(columns, decode_stage(config, columns)))
+    stages.append(Classify(spec, config.model, config.storage, column=columns[spec.geometry], **common))
     for one in auxiliary_models.detectors:
         detector = config.detectors[one.name]
         if one.takes == "picture":
@@ -158,7 +171,8 @@ def reuse_keys(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryM
     `scoring` (models, labels, preprocessing, precision) covers scores, `decoding` covers failures to decode, and
     `filtering` covers rows that a filter settled. The settings of views are compared row by row (`ReusePolicy`).
     """
-    pixels = [PIXELS_VERSION, "fast" if config.decode.reduces else "exact"]
+    how = "fast" if config.decode.reduces else "exact"
+    pixels = [PIXELS_VERSION, "gpu" if config.decode.mode == "gpu" else how]
     scoring = {**_behind(spec, config.model), "pixels": pixels}
     if config.decode.screenshots:  # else as digests were before there was such a setting
         scoring["screenshots"] = hashlib.sha256(SCREENSHOT_WEIGHTS.read_bytes()).hexdigest()
@@ -205,7 +219,8 @@ def needs_of(config: ScanConfig, spec: ModelSpec, auxiliary_models: AuxiliaryMod
     weights = sum(weights_bytes(model, config.storage) for model in models)
     weights += _READING_BYTES if any(model.takes == "picture" for model in models) else 0
     rows = config.engine.shard_rows
-    return Needs(backend, weights, rows * pixels, min(rows, CHUNK_ROWS) * pixels, config.views.most)
+    left = rows * MOST_BYTES if config.decode.mode == "gpu" else 0
+    return Needs(backend, weights, rows * pixels, min(rows, CHUNK_ROWS) * pixels, config.views.most, left)
 
 
 def finish(table: pa.Table) -> pa.Table:

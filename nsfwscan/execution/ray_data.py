@@ -34,6 +34,7 @@ from nsfwscan.config import EngineConfig
 from nsfwscan.errors import NsfwscanError, Stalled, StoreError
 from nsfwscan.execution.collecting import collect_rarely
 from nsfwscan.execution.deadline import NEVER, Deadline
+from nsfwscan.execution.gpu_decoding import refuse_without_gpus
 from nsfwscan.execution.layout import (
     BLOCKS_AT_ONCE,
     BLOCKS_WAITING,
@@ -246,7 +247,9 @@ def run_shards(
         _set_context(verbose)
         nodes = _nodes()
         layout = layout or choose_layout(nodes, len(shards), needs)
-        began(Fleet(nodes, layout))
+        fleet = Fleet(nodes, layout)
+        refuse_without_gpus(job.config, fleet)
+        began(fleet)
         pulse: Any = ray.remote(num_cpus=0, max_restarts=-1)(Pulse).remote()
         named = [dict(zip(_SHARD_COLUMNS, astuple(shard), strict=True)) for shard in shards]
         names = ray.data.from_items(named, override_num_blocks=len(named))

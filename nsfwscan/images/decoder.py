@@ -173,14 +173,12 @@ def _described(
         before: the size of the image before it was reduced; None where it was not.
         signals: what is known of its decoding.
     """
-    exif, size = _exif_of(image), before or image.size
+    exif, size = exif_of(image), before or image.size
     encoding, shown, signals = encoding_of(data, image), keyed(image, data), signals or {}
     if encoding is not None:
         shown = in_srgb(shown, encoding)
         signals |= {"decode.hdr": 1.0} if encoding.is_hdr else {}
-    make, model, software = (_text(exif.get(tag)) for tag in _TAGS)
-    camera = " ".join(part for part in (make, model) if part) or None
-    facts |= {"frames": count_frames(image, data), "camera": camera, "software": software}
+    facts |= {"frames": count_frames(image, data), **makers_of(exif)}
     if hashed:
         facts["pdq"], facts["pdq_quality"] = pdq_of(_as_stored(shown))
     if examined or signals:
@@ -205,7 +203,7 @@ def frame_of(image: Image.Image, data: bytes, *, hashed: bool) -> tuple[Image.Im
     if encoding is not None:
         shown = in_srgb(shown, encoding)
     pdq, quality = pdq_of(_as_stored(shown)) if hashed else (None, None)
-    return upright(to_srgb(shown), _exif_of(image)), {"pdq": pdq, "pdq_quality": quality}
+    return upright(to_srgb(shown), exif_of(image)), {"pdq": pdq, "pdq_quality": quality}
 
 
 def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Facts:
@@ -242,7 +240,14 @@ def _as_stored(image: Image.Image) -> Image.Image:
         return to_srgb(image)
 
 
-def _exif_of(image: Image.Image) -> Image.Exif:
+def makers_of(exif: Image.Exif) -> Facts:
+    """Return `camera` and `software`."""
+    make, model, software = (_text(exif.get(tag)) for tag in _TAGS)
+    return {"camera": " ".join(part for part in (make, model) if part) or None, "software": software}
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """Return the EXIF of an opened image; empty where there is none that can be read."""
     try:
         return image.getexif()
     except MemoryError:

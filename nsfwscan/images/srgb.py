@@ -32,6 +32,12 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def is_srgb(image: Image.Image) -> bool:
+    """Return whether `to_srgb` leaves the colours of an RGB or grey image as they are."""
+    profile = image.info.get("icc_profile")
+    return image.mode in ("RGB", "L") and not (profile and _transform(bytes(profile), image.mode))
+
+
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return a transform to sRGB; None where the profile is sRGB already, broken, or meant for another mode."""

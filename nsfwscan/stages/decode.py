@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.config import DecodeConfig, ViewsConfig
@@ -30,6 +31,7 @@ from nsfwscan.schema import (
     DECODING,
     DECODING_CLOSER,
     EACH_VIEW,
+    LEFT_TO_GPU,
     LOOK_CLOSER,
     LOOKED,
     LOOKED_CLOSER,
@@ -88,6 +90,7 @@ class Decode(Stage):
         poison: contents not to try again; unset, those that this process has met.
         trust: certificates that are trusted where C2PA manifests are verified, PEM.
         maps: further views of a picture are maps of where it may have been changed (`images/provenance/tampering.py`).
+        leaves: ordinary JPEGs are described, and left to a GPU (`LEFT_TO_GPU`); all others have no such value.
     """
 
     name = "decode"
@@ -102,13 +105,16 @@ class Decode(Stage):
         views: ViewsConfig = _ONE_VIEW,
         trust: str = "",
         maps: bool = False,
+        leaves: bool = False,
     ) -> None:
-        self._child = DecodeChild(replace(settings_of(config, *columns, views=views, trust=trust), maps=maps))
+        settings = settings_of(config, *columns, views=views, trust=trust)
+        self._child = DecodeChild(replace(settings, maps=maps, leaves=leaves))
+        self._leaves = leaves
         self._poison = OwnPoison() if poison is None else poison
         self._pixels = {name: geometry.nbytes for geometry, name in columns.items()}
         self._content = pa.schema([*(REPORT_SCHEMA.field(name) for name in _CONTENT), EACH_VIEW])
         fields = [pa.field(name, pixels_type(nbytes)) for name, nbytes in self._pixels.items()]
-        self.adds = pa.schema([*self._content, SANDBOX, COST, *fields])
+        self.adds = pa.schema([*self._content, SANDBOX, COST, *fields, *([LEFT_TO_GPU] if leaves else [])])
 
     def open(self) -> None:
         """Start the child; later stages load their models while it gets ready."""
@@ -119,13 +125,15 @@ class Decode(Stage):
         pixels = _Pixels(list(self._pixels.values()), table.num_rows)
         held: list[str | None] = [None] * table.num_rows
         costs: list[dict[str, float] | None] = [None] * table.num_rows
+        turns: list[int | None] = [None] * table.num_rows
+        encoded = table["bytes"]
 
         self._poison.look()
         unknown = [None] * table.num_rows
         contents, closer = (
             table[name].to_pylist() if name in table.column_names else unknown for name in ("sha256", LOOK_CLOSER.name)
         )
-        files = values_of(table["bytes"])
+        files = values_of(encoded)
         wanted = [i for i, file in enumerate(files) if file is not None]
         poisoned = [one is not None and self._poison.find(one) is not None for one in contents]
         after = {one: files[then] for one, then in pairwise(wanted) if closer[then] is None and not poisoned[then]}
@@ -136,7 +144,7 @@ class Decode(Stage):
             began, looked = time.perf_counter(), 0
             try:
                 facts, views, found = self._child.decode_views(files[row["index"]], second, after.get(row["index"]))
-                looked = facts.pop("looked", None) or 1
+                looked, turns[row["index"]] = facts.pop("looked", None) or 1, facts.pop("orientation", None)
             except RowError as error:
                 if content and second is None:
                     self._poison.add(content, error)
@@ -152,13 +160,21 @@ class Decode(Stage):
         table = with_signals(table, costs, COST)
         for name, images in zip(self._pixels, pixels.images(), strict=True):
             table = table.append_column(name, pixels_column(images, pixels.counts))
-        return table
+        return table.append_column(LEFT_TO_GPU, _left(encoded, turns)) if self._leaves else table
 
     def _refuse_poison(self, content: str | None) -> None:
         """Raise the RowError of a content that cost a decoder its life or its time before: a copy would do the same."""
         before = self._poison.find(content) if content else None
         if before is not None:
             raise RowError(before.code, f"{before.message} (the same bytes, tried before)", before.values)
+
+
+def _left(files: pa.ChunkedArray, turns: list[int | None]) -> pa.StructArray:
+    """Return the files that have an orientation, and it, as `LEFT_TO_GPU` has them."""
+    orientations = pa.array(turns, pa.int8())
+    kept = pc.if_else(orientations.is_valid(), files, None)
+    values = [kept.combine_chunks() if isinstance(kept, pa.ChunkedArray) else kept, orientations]
+    return pa.StructArray.from_arrays(values, fields=[*LEFT_TO_GPU.type], mask=orientations.is_null())
 
 
 class _Pixels:

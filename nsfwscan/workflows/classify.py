@@ -17,6 +17,7 @@ from nsfwscan.banks.bank import resolve_banks
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import PolicyError
+from nsfwscan.execution.gpu_decoding import refuse_undecodable
 from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.execution.pipeline import cpu_stages, finish, model_stages, opened, pictures_again
 from nsfwscan.execution.second_look import SecondLook
@@ -105,6 +106,7 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
     found = resolve_banks(config.banks, config.storage)
     banks = BankSet(found, config.storage) if found else None
     beside, threads = resolve_auxiliary(config), usable_cpus()
+    refuse_undecodable(config, spec, beside)
     read = Read(config.read, config.storage, held=held)
     scored = model_stages(config, spec, threads=threads, auxiliary_models=beside, again=pictures_again(config, read))
     stages = opened([read, *cpu_stages(config, spec, banks=banks, auxiliary_models=beside)[1:], *scored])

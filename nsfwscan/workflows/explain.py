@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import SourceError, StoreError
 from nsfwscan.execution.choose import is_inline
+from nsfwscan.execution.gpu_decoding import refuse_undecodable
 from nsfwscan.execution.layout import (
     Fleet,
     Layout,
@@ -126,6 +127,7 @@ def explain_scan(config: ScanConfig) -> Explanation:
     store = Store.at(config.out, config.store_options())
     pinned, config = Pinned.for_scan(store, config)
     spec, auxiliary_models = pinned.resolve_model(config.model, config.storage), resolve_auxiliary(config)
+    refuse_undecodable(config, spec, auxiliary_models)
     needs = needs_of(config, spec, auxiliary_models)
     cluster = config.engine.cluster
     nodes = _nodes(config, cluster, needs)

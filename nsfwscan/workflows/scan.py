@@ -21,6 +21,7 @@ from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import NotifyConfig, ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled
 from nsfwscan.execution.deadline import Deadline, deadline_of
+from nsfwscan.execution.gpu_decoding import refuse_undecodable
 from nsfwscan.execution.layout import Fleet
 from nsfwscan.execution.pipeline import Job, reuse_keys
 from nsfwscan.images.provenance.trust import with_trust
@@ -268,6 +269,7 @@ def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tu
         progress.say(f"model    its scores are calibrated, by the temperature {spec.temperature:.3f} that came with it")
     banks = _banks(config, pinned, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
+    refuse_undecodable(config, spec, job.auxiliary_models)
     for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
         progress.say(f"policy   {note}")
     for note in model_notes(job.policy, digests_of(spec, job.auxiliary_models)):

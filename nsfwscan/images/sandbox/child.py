@@ -38,12 +38,13 @@ _TYPES: dict[str, type] = {
     "views": int,
     "looked": int,
     "duration_s": float,
+    "orientation": int,
 }
 _OF_VIEW = {
     **dict.fromkeys(("index", "weight", "width", "height", "pdq_quality"), int),
     **{"at_s": float, "reason": str, "place": str, "pdq": str},
 }
-_MOST = {"pdq_quality": 100, "index": 2**31 - 1, "weight": 2**31 - 1}
+_MOST = {"pdq_quality": 100, "orientation": 8, "index": 2**31 - 1, "weight": 2**31 - 1}
 _PDQ_DIGITS = re.compile("[0-9a-f]{64}")
 _VERDICTS = (Status.UNSUPPORTED, Status.TOO_LARGE, Status.DECODE_ERROR)
 _TEXT_LIMIT = 300
@@ -101,7 +102,8 @@ class DecodeChild:
 
         Returns:
             The pixels are uint8 [views, `pixel_bytes`], in each view those of one geometry after the other. They are
-            valid until the next file is decoded.
+            valid until the next file is decoded. There are none of a file that is left to a GPU; the facts then have
+            its `orientation`.
 
         Raises:
             RowError: the file is at fault; its values are what was known of it by then.
@@ -112,7 +114,7 @@ class DecodeChild:
             facts, views, pixels = self._decoded(asked, data, then)
         except _Dead as death:
             raise RowError(death.code, str(death), self._header(data)) from None
-        return facts, views, np.frombuffer(pixels, np.uint8).reshape(max(1, len(views)), self._settings.pixel_bytes)
+        return facts, views, np.frombuffer(pixels, np.uint8).reshape(-1, self._settings.pixel_bytes)
 
     def retire(self) -> int | None:
         """End the worker, if there is one; the next file gets a new one. Return its exit code, negative for a signal,
@@ -185,7 +187,8 @@ class DecodeChild:
             said, pixels = wire.receive_into(self._room, worker, deadline=deadline)
             further = self._settings.closer if "closer" in asked else 0
             facts, views = self._understood(said, self._settings.most_views + further)
-            if len(pixels) != (0 if "only" in asked else max(1, len(views)) * self._settings.pixel_bytes):
+            left = self._settings.leaves and "orientation" in facts
+            if len(pixels) != (0 if left or "only" in asked else max(1, len(views)) * self._settings.pixel_bytes):
                 raise ValueError("pixels of other views")
             return facts, views, pixels
         except RowError:

@@ -55,6 +55,7 @@ class Settings:
         verified: verify C2PA manifests for them.
         trust: certificates that are trusted there, PEM.
         screens: say how likely a picture is one of a screen.
+        leaves: describe ordinary JPEGs, and leave their pixels to a GPU.
         maps: add maps of where it may have been changed as further views, of pictures.
         max_pixels: a file of more pixels (width x height) is not decoded.
         plugins: further formats, Pillow's name to the module that registers it.
@@ -85,6 +86,7 @@ class Settings:
     closer: int = 0
     screens: bool = False
     maps: bool = False
+    leaves: bool = False
 
     @property
     def sandboxed(self) -> bool:

@@ -37,6 +37,8 @@ from nsfwscan.images.formats.containers import (
     videos_are_decoded,
 )
 from nsfwscan.images.formats.registry import FORMATS, register_formats
+from nsfwscan.images.left_to_gpu import left_to_gpu
+from nsfwscan.images.opening import Facts
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.provenance.credentials import Verifier
 from nsfwscan.images.provenance.signals import Verify
@@ -186,6 +188,8 @@ def _answer(
             return {"code": None, "facts": header(data, **limits), "views": []}, b""
         wanted: dict[str, Any] = {"fast": settings.fast, "hashed": settings.hashed, "examined": settings.examined}
         wanted |= {"verify": verify, "screens": settings.screens, "limits": _view_limits(asked, settings)}
+        if settings.leaves and "closer" not in asked and (left := _left(data, settings, wanted["verify"], limits)):
+            return {"code": None, "facts": left, "views": []}, b""
         facts, views, pixels = to_views(data, *settings.geometries, **wanted, **limits)
         if settings.maps:
             views, more = with_maps(facts, views, maps_of(data, **limits), settings.geometries)
@@ -193,6 +197,11 @@ def _answer(
     except RowError as error:
         return {"code": error.code, "error": error.message, "facts": error.values, "views": []}, b""
     return {"code": None, "facts": facts, "views": views}, pixels
+
+
+def _left(data: bytes, settings: Settings, verify: Verify | None, limits: dict[str, Any]) -> Facts | None:
+    how: dict[str, Any] = {"examined": settings.examined, "verify": verify, **limits}
+    return left_to_gpu(data, *settings.geometries, tiles=settings.views - 1 if settings.tiles else 0, **how)
 
 
 def _answer_of_video(container: Container, asked: Said, file: IO[bytes], settings: Settings) -> tuple[Said, bytes]:
