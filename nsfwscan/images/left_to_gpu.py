@@ -39,9 +39,14 @@ _YCBCR = 1
 """Adobe's transform of what is not RGB (Adobe Technical Note 5116)."""
 
 
+def can_decode() -> bool:
+    """Return whether the extra is installed."""
+    return find_spec("nvidia") is not None and find_spec("nvidia.nvimgcodec") is not None
+
+
 def refuse_without_library() -> None:
     """Raise ConfigError where the extra is not installed."""
-    if find_spec("nvidia") is None or find_spec("nvidia.nvimgcodec") is None:
+    if not can_decode():
         raise ConfigError(f"--decode gpu needs the package nvidia-nvimgcodec-cu12, with nvJPEG: {INSTALL}")
 
 

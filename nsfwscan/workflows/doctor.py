@@ -173,6 +173,11 @@ def _decoder(config: ScanConfig) -> Iterator[Finding]:
         signers = trust.count("BEGIN CERTIFICATE")
         trusted = f"{signers} certificates are trusted" if signers else "no signer is trusted (--c2pa-trust)"
         yield Finding("ok", "decoder", f"C2PA manifests are verified; {trusted}")
+    if config.decode.mode == "gpu" and config.engine.cluster is None:
+        from nsfwscan.models.jpegs import JpegDecoder
+
+        JpegDecoder([])  # which decodes a picture
+        yield Finding("ok", "decoder", "ordinary JPEGs are decoded by the GPU, outside of the sandbox (--decode gpu)")
 
 
 def _sources(config: ScanConfig) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.execution.gpu_decoding import refuse_undecodable, refuse_without_gpus
 from nsfwscan.execution.layout import Fleet, Layout, Needs, Node, choose_layout
 from nsfwscan.execution.pipeline import cpu_stages, model_stages, needs_of, reuse_keys
-from nsfwscan.images.left_to_gpu import MOST_BYTES
+from nsfwscan.images.left_to_gpu import MOST_BYTES, can_decode
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ALONE, ModelSpec
@@ -95,14 +94,13 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_without_a_gpu_stops_the_run() -> None:
     """A worker never decodes on its cores what it was to decode on a GPU."""
-    pytest.importorskip("nvidia.nvimgcodec", reason="needs the extra nvjpeg")
-    if later("torch").cuda.is_available():
-        pytest.skip("there is a GPU")
+    if not can_decode() or later("torch").cuda.is_available():
+        pytest.skip("needs the extra nvjpeg, and no GPU")
     with pytest.raises(ConfigError, match="torch finds none here"):
         jpegs.JpegDecoder([SQUARE])
 
 
-def test_stages(tmp_path: Path) -> None:
+def test_stages() -> None:
     """The GPU's stage is the first of the model's, and the CPU's leaves it files; in other modes there is neither."""
     given = config()
     names = [stage.name for stage in model_stages(given, spec(), threads=1)]

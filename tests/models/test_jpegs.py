@@ -17,13 +17,14 @@ from PIL import Image
 
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.images.decoder import to_pixels
+from nsfwscan.images.left_to_gpu import can_decode
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Hardware
 from tests.checkpoints import make_vit
 from tests.later import later
 
-pytest.importorskip("nvidia.nvimgcodec", reason="needs the extra nvjpeg")
+pytestmark = pytest.mark.skipif(not can_decode(), reason="needs the extra nvjpeg")
 jpegs = later("nsfwscan.models.jpegs")
 on_cuda = pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="no CUDA device")
 

@@ -18,13 +18,14 @@ from PIL import Image, ImageCms
 
 from nsfwscan.config import DecodeConfig, ViewsConfig
 from nsfwscan.demo.media import DemoObject
+from nsfwscan.images.left_to_gpu import can_decode
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.schema import COST, LISTING_SCHEMA, LOOK_CLOSER, SANDBOX
 from nsfwscan.stages.base import fresh, run
 from nsfwscan.stages.decode import Decode
 from nsfwscan.stages.finish_on_gpu import FinishOnGpu
 
-pytest.importorskip("nvidia.nvimgcodec", reason="needs the extra nvjpeg")
+pytestmark = pytest.mark.skipif(not can_decode(), reason="needs the extra nvjpeg")
 
 COLUMNS = {
     Geometry((96, 96), Image.Resampling.BILINEAR): "pixels",

@@ -99,6 +99,14 @@ def test_videos_are_warned_of_without_their_extra(tmp_path: Path, extra: bool, m
 
 
 @pytest.mark.usefixtures("without_ray")
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU")
+def test_decoding_on_a_gpu_is_tried() -> None:
+    """Where JPEGs are to be decoded on a GPU and are not, the check of the decoder says why."""
+    found = failures(examined(None, None, decode={"mode": "gpu", "pdq": "off"}))
+    assert found["decoder"].startswith("--decode gpu needs ")
+
+
+@pytest.mark.usefixtures("without_ray")
 def test_a_source_without_images_is_warned_of(tmp_path: Path) -> None:
     """By the beginnings of some objects, with what they are; not where images are among them, or nobody minds."""
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 12345\n"
