@@ -29,8 +29,8 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import NSFW_CATEGORIES, BankKind
 from nsfwscan.storage.store import Store
-from nsfwscan.verdicts.verdict import Kind, Word
-from nsfwscan.workflows.transparency import NO_CATEGORY, committed_within, decided_within, newly_blocked
+from nsfwscan.verdicts.verdict import Kind
+from nsfwscan.workflows.transparency import NO_CATEGORY, committed_within, newly_blocked, removed_within
 
 MOST = 100
 """Statements of one request, as the database allows."""
@@ -101,7 +101,7 @@ def measures(store: Store, since: datetime, until: datetime) -> Iterator[Measure
             for row in rows.to_pylist():
                 puid, said = _puid(record.run_id, row["uri"]), known.get(row["uri"], {})
                 yield Measure(puid, at, said, row["label"], _ground(record, row["rule"]), facts, True, True)
-    decided = [row for row in decided_within(store, since, until) if row["verdict"] == Word.REMOVE]
+    decided = removed_within(store, since, until)
     contents = pa.array([row["sha256"] for row in decided], pa.string())
     seen = _objects(*runs[-1], "sha256", contents) if runs else {}
     for row in decided:

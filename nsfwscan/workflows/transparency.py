@@ -2,9 +2,9 @@
 
 The sections are those of Annex I of Commission Implementing Regulation (EU) 2024/2835: 1.4 measures on the provider's
 own initiative, 1.5 complaints, 1.6 automated means. A measure is an object that became `block` in a run that was
-committed in the period, or a content that a person removed in it. Orders, notices, recipients and staff (1.2, 1.3,
-1.7, 1.8) are known to other systems; nothing here says anything of them. A report that cannot be read is a
-`StoreError`.
+committed in the period, or a content that a person removed in it, whatever an appeal made of that. Orders, notices,
+recipients and staff (1.2, 1.3, 1.7, 1.8) are known to other systems; nothing here says anything of them. A report that
+cannot be read is a `StoreError`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Transparency:
     """Objects that were blocked without a person, by the model's label, or by the rule where it gave none."""
     by_rule: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
-    """Contents that a person removed, by category."""
+    """Contents that a person removed, by category; also those that an appeal gave back."""
     reasons: Counter[str] = field(default_factory=Counter)
     decided: Counter[str] = field(default_factory=Counter)
     """Contents that people decided about, by verdict, each as it was decided last in the period."""
@@ -148,11 +148,11 @@ def committed_within(store: Store, since: datetime, until: datetime) -> list[tup
     return sorted(found, key=lambda pair: pair[1].committed_at)
 
 
-def decided_within(store: Store, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """Return the last verdict on each content that somebody decided about in a period (`VERDICT_SCHEMA`)."""
+def removed_within(store: Store, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """Return the verdict by which each content was removed that a person removed in a period (`VERDICT_SCHEMA`)."""
     live = counting(all_verdicts(store), store)
     start, end = (pa.scalar(at.replace(tzinfo=None), pa.timestamp("us")) for at in (since, until))
-    return list(_decided(live, start, end)[1].values())
+    return _removals(_decided(live, start, end)[0])
 
 
 def newly_blocked(run: Run, record: RunRecord) -> Iterator[pa.Table]:
@@ -176,15 +176,30 @@ def _add_verdicts(found: Transparency, rows: pa.Table, live: pa.Table, start: pa
     """Count the verdicts of the period; what was taken back is no decision, but may be an overturned one."""
     decided, last = _decided(live, start, end)
     found.decided.update(row["verdict"] for row in last.values())
-    for row in last.values():
-        if row["verdict"] == Word.REMOVE:
-            found.removed[row["category"] or NO_CATEGORY] += 1
-            found.reasons[row["reason"] or NO_CATEGORY] += 1
+    for row in _removals(decided):
+        found.removed[row["category"] or NO_CATEGORY] += 1
+        found.reasons[row["reason"] or NO_CATEGORY] += 1
     appeals = [row for row in decided if row["kind"] == Kind.APPEAL]
     found.complaints.update(row["verdict"] for row in appeals)
     found.complaint_hours = tuple(_hours(appeals, rows))
     found.audited = len({row["sha256"] for row in decided if row["kind"] == Kind.AUDIT})
     found.overturned = _overturned(rows, start, end)
+
+
+def _removals(decided: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one removal of each content that was removed in the end, or until an appeal: what an appeal reverses was a
+    measure, what another reviewer sees otherwise was none yet.
+
+    Args:
+        decided: in the order of time.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in decided:
+        if row["verdict"] == Word.REMOVE:
+            found[row["sha256"]] = row
+        elif row["kind"] != Kind.APPEAL:
+            found.pop(row["sha256"], None)
+    return list(found.values())
 
 
 def _decided(
