@@ -9,17 +9,24 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from nsfwscan.errors import NsfwscanError
 
 _KNOCK_S = 10.0
+_NO_AGENT = str(Path(__file__).with_name("no_agent.py"))
+_NO_PORTS = {"metrics_agent_port": -1, "metrics_export_port": -1, "dashboard_agent_listen_port": -1}
+_NO_PORTS |= {"runtime_env_agent_port": 1}
+"""What Ray's agents would write, by the file's name: -1, as they do themselves, for what is not served. The last one
+has to be a port: one at which nobody listens."""
 
 
 def check_reachable(address: str | None) -> None:
@@ -116,9 +123,9 @@ def replaced(place: str, **values: object) -> Iterator[None]:
 def _few_processes(*, log_to_driver: bool) -> Iterator[None]:
     """Let a Ray that starts within the block have only the processes that a scan needs.
 
-    The autoscaler has no machines to start, the API server nobody to answer, the log monitor no output to pass on, and
-    the agent no metrics to serve: it starts as without the extra `ray[default]`. Together they take 4 s of CPU time
-    (Ray 2.60), while the workers start on the same cores, and Ray waits for two of them.
+    The autoscaler has no machines to start, the API server nobody to answer, the log monitor no output to pass on, one
+    agent no metrics to serve (it starts as without the extra `ray[default]`), and the other no environment to make.
+    Together they take 6 s of CPU time (Ray 2.60), and the raylet waits for the agents before it starts any worker.
     """
     from ray._private.parameter import RayParams
 
@@ -127,7 +134,43 @@ def _few_processes(*, log_to_driver: bool) -> Iterator[None]:
         replaced("ray._private.parameter", RayParams=partial(RayParams, **chosen)),
         replaced("ray._private.node:Node", start_api_server=lambda *_, **__: None),
         replaced("ray._private.utils", get_dashboard_dependency_error=lambda: ImportError("not asked for")),
+        nullcontext() if _makes_environments() else _no_agents(),
     ):
+        yield
+
+
+def _makes_environments() -> bool:
+    """Return whether workers are to run in an environment that Ray makes for them: under `uv run`, in a job, or where a
+    hook says so."""
+    from ray._private.runtime_env.uv_runtime_env_hook import _get_uv_run_cmdline
+
+    asked = {"RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & os.environ.keys()
+    return bool(asked) or _get_uv_run_cmdline() is not None
+
+
+@contextmanager
+def _no_agents() -> Iterator[None]:
+    """Let the raylet start `no_agent.py` in the place of its agents. It wants some command, and the files in which they
+    would say their ports; another version of Ray, which may have no such files, keeps its agents."""
+    from ray._private import services
+
+    try:
+        from ray._raylet import persist_port
+    except ImportError:
+        yield
+        return
+    start, instead = services.start_ray_process, subprocess.list2cmdline([sys.executable, "-I", "-S", _NO_AGENT])
+
+    def started(command: list[str], kind: str, *args: Any, **kwargs: Any) -> Any:
+        given = dict(one.partition("=")[::2] for one in command)
+        agents = [name for name in given if name.endswith("_agent_command")]
+        if agents:
+            for name, port in _NO_PORTS.items():
+                persist_port(given["--session_dir"], given["--node_id"], name, port)
+            command = [f"{name}={instead}" if (name := one.partition("=")[0]) in agents else one for one in command]
+        return start(command, kind, *args, **kwargs)
+
+    with replaced("ray._private.services", start_ray_process=started):
         yield
 
 

@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from nsfwscan.execution.ray_session import _NO_AGENT, _makes_environments
 
 _SCRIPT = """
 import json, psutil
@@ -41,7 +44,23 @@ def test_a_local_ray_listens_on_loopback_alone() -> None:
     assert {name.split(":")[0] for name, _ in found} >= {"gcs_server", "raylet"}
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}
     others = {name for name in names if not name.startswith("python")}  # this program, and workers that begin
-    assert others <= {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE", "ray::one"}
+    assert others <= {"gcs_server", "raylet", "ray::IDLE", "ray::one"}
+
+
+def test_what_stands_in_for_agents_ends_with_its_parent() -> None:
+    """A raylet that is killed leaves nothing behind."""
+    starts = f"import subprocess; print(subprocess.Popen([{sys.executable!r}, '-I', '-S', {_NO_AGENT!r}]).pid)"
+    shown = subprocess.run([sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    left = int(shown.stdout)
+    assert not psutil.pid_exists(left) or psutil.Process(left).wait(60) is None
+
+
+@pytest.mark.parametrize("name", ["RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_an_environment_for_workers_is_made_where_it_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray keeps its agents, one of which makes it."""
+    assert not _makes_environments()
+    monkeypatch.setenv(name, "{}")
+    assert _makes_environments()
 
 
 @pytest.mark.long
