@@ -43,6 +43,7 @@ from nsfwscan.execution.layout import (
     Layout,
     Needs,
     Node,
+    actors_worth,
     choose_layout,
     local_store_bytes,
 )
@@ -246,7 +247,8 @@ def run_shards(
     with _session(job.config.engine, needs, verbose=verbose):
         _set_context(verbose)
         nodes = _nodes()
-        layout = layout or choose_layout(nodes, len(shards), needs)
+        rows, alone = sum(shard.rows for shard in shards), not job.config.engine.cluster and len(nodes) == 1
+        layout = layout or choose_layout(nodes, actors_worth(len(shards), rows) if alone else len(shards), needs)
         fleet = Fleet(nodes, layout)
         refuse_without_gpus(job.config, fleet)
         began(fleet)
@@ -259,7 +261,7 @@ def run_shards(
         blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
         try:
-            with nullcontext() if job.config.engine.cluster or len(nodes) > 1 else _few_actors(pulse):
+            with _few_actors(pulse) if alone else nullcontext():
                 for block in _watched(blocks, watchdog, deadline):
                     yield from (ShardResult(**row) for row in block.to_pylist())
         except ray.exceptions.RayError as error:

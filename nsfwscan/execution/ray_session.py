@@ -155,7 +155,7 @@ def _no_agents() -> Iterator[None]:
     from ray._private import services
 
     try:
-        from ray._raylet import persist_port
+        from ray._raylet import persist_port  # type: ignore[attr-defined]
     except ImportError:
         yield
         return

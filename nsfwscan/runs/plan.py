@@ -42,7 +42,8 @@ PART_SUFFIX = ".arrow"
 """Ending of the file of a finished shard, in the run's staging folder."""
 _LOST = "put it back from a backup, or begin a run of another name"
 _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
-"""Rows of the first shards: small, so that first rows come soon and a small store is spread over all actors."""
+"""Rows of the first shards: small, so that first rows come soon, a small store is spread over all actors, and these end
+together (`Plan.handed_out`)."""
 RANGE_ROWS = 50_000
 """Objects per range, and so rows per report part: the driver holds one range at a time, about 4 KiB a row."""
 
@@ -214,10 +215,11 @@ class Plan:
         }
 
     def handed_out(self, seed: int) -> list[Shard]:
-        """Return the shards in work order: first the small ones, the rest shuffled, since S3 throttles by prefix."""
-        head, rest = list(self.shards[: len(_FIRST_SHARDS)]), list(self.shards[len(_FIRST_SHARDS) :])
+        """Return the shards in work order: half of the small ones first, the rest shuffled, since S3 throttles by
+        prefix, and the other small ones last, the largest before the smallest, so that all workers end together."""
+        small, rest = list(self.shards[: len(_FIRST_SHARDS)]), list(self.shards[len(_FIRST_SHARDS) :])
         random.Random(seed).shuffle(rest)
-        return head + rest
+        return [*small[::2], *rest, *reversed(small[1::2])]
 
     def as_record(self) -> ListingRecord:
         """Return the content of `plan.json`; `from_record` reads it."""

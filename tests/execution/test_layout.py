@@ -12,6 +12,7 @@ from nsfwscan.execution.layout import (
     Needs,
     Node,
     NodeAllocation,
+    actors_worth,
     choose_layout,
     choose_places,
     local_store_bytes,
@@ -76,6 +77,13 @@ def test_what_is_asked_of_ray_fits_exactly(nodes: list[Node]) -> None:
     taken = place.cpu_actors * layout.cpus_per_actor + 0.1 * place.model_actors
     assert taken + 0.1 <= place.node.cpus
     assert taken + layout.cpus_per_actor > place.node.cpus - 0.2
+
+
+def test_a_small_scan_starts_no_actor_that_it_has_no_work_for() -> None:
+    """Ten pictures in two shards are scored sooner by one actor with all threads than by two that start at once."""
+    assert [actors_worth(*given) for given in [(2, 10), (2, 63), (7, 160), (9, 300), (3, 700)]] == [1, 1, 5, 9, 3]
+    few = choose_layout([Node(2)], actors_worth(2, 10), VIT)
+    assert (few.cpu_actors, few.threads) == (1, 2)
 
 
 def test_second_looks_have_actors_beside_the_model_alone() -> None:

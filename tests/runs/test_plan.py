@@ -168,12 +168,24 @@ def test_shards_are_read_in_any_order(tmp_path: Path) -> None:
 
 
 def test_the_order_of_work_is_reproducible(tmp_path: Path) -> None:
-    """The small shards first, the rest shuffled by the seed: the same seed, the same order; every shard once."""
+    """Half of the small shards first, the rest shuffled by the seed: the same seed, the same order; every shard once."""
     plan, _ = plan_of(tmp_path, listing(named(2000)), shard_rows=32)
     first, again, other = plan.handed_out(1), plan.handed_out(1), plan.handed_out(2)
     assert first == again != other
-    assert first[:8] == other[:8] == list(plan.shards[:8])
+    assert first[:5] == other[:5] == list(plan.shards[:10:2])
+    assert first[-5:] == other[-5:] == list(plan.shards[9::-2])
     assert sorted(first, key=lambda shard: shard.name) == list(plan.shards)
+
+
+@pytest.mark.parametrize(("objects", "workers"), [(160, 2), (820, 2), (5_000, 4)])
+def test_workers_end_together(objects: int, workers: int, tmp_path: Path) -> None:
+    """Where each takes the next shard as it ends one, the last one works on for few objects longer than all would: the
+    small shards are not spent before."""
+    plan, _ = plan_of(tmp_path, listing(named(objects)), shard_rows=256)
+    ends = [0] * workers
+    for shard in plan.handed_out(0):
+        ends[ends.index(min(ends))] += shard.rows
+    assert max(ends) - objects / workers <= 64
 
 
 # Truth
