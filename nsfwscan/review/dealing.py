@@ -24,6 +24,7 @@ from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.roster import LEAD, Reviewer, Roster
 from nsfwscan.schema import StandingVerdict
+from nsfwscan.text import plural
 from nsfwscan.verdicts.sessions import opens_on
 from nsfwscan.verdicts.verdict import Kind
 
@@ -233,6 +234,6 @@ def describe_hands(hands: Hands) -> str:
     for hand in hands.hands:
         shown = f"{len(hand.dealt):7,}  {hand.opens:7.1f}  {hand.reviewer.opens:7g}"
         lines.append(f"{hand.reviewer.name:{width}}  {shown}")
-    lines += [f"{hands.second:,} items go to two people"] * bool(hands.second)
-    lines += [f"{count:,} items are in no hand: {why}" for why, count in hands.left.items()]
+    lines += [f"{plural(hands.second, 'item goes', 'items go')} to two people"] * bool(hands.second)
+    lines += [f"{plural(count, 'item is', 'items are')} in no hand: {why}" for why, count in hands.left.items()]
     return "\n".join(lines)
