@@ -105,20 +105,20 @@ def test_pictures_are_upright(decoder: Any, device: str) -> None:
     assert furthest(found, files) <= LEVELS[device]
 
 
-def test_scores_are_those_of_a_core(decoder: Any, tmp_path: Path) -> None:
-    """Scores of a sharp, random ViT are within a thousandth."""
+def test_scores_are_those_of_transformers(decoder: Any, device: str, tmp_path: Path) -> None:
+    """Scores of a sharp, random ViT are within a thousandth of those of Pillow's pixels, which transformers makes."""
     spec = registry.resolve(ModelConfig(uri=str(make_vit(tmp_path / "vit"))), StorageConfig())
     classify = registry.load(spec, StorageConfig(), Hardware("cpu", "float32", 1, 1))
     files = [encoded(photograph(name), quality=quality) for name in PHOTOGRAPHS for quality in (50, 75, 95)]
-    _, [found] = jpegs.JpegDecoder([spec.geometry], decoder._device)([jpeg(data) for data in files])
-    expected = np.array(
-        [np.frombuffer(to_pixels(data, spec.geometry, max_pixels=10**8)[1], np.uint8) for data in files]
-    )
+    _, [found] = jpegs.JpegDecoder([spec.geometry], device)([jpeg(data) for data in files])
+    height, width, _ = spec.geometry.shape
+    pillows = [np.asarray(Image.open(io.BytesIO(data)).resize((width, height), BILINEAR)) for data in files]
     ours, theirs = (
-        [classify(one.reshape(1, *spec.geometry.shape).copy())[0] for one in each] for each in (found, expected)
+        np.array([classify(one.reshape(1, height, width, 3).copy())[0] for one in pixels])
+        for pixels in (found, pillows)
     )
-    assert np.ptp(theirs, axis=0).max() > 0.1
-    assert np.abs(np.array(ours) - theirs).max() <= SCORES
+    assert np.ptp(theirs, axis=0).max() > 0.5
+    assert np.abs(ours - theirs).max() <= SCORES
 
 
 def cut(data: bytes) -> bytes:
