@@ -104,7 +104,7 @@ def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw:
     scores = scores_of_views(run, uris)
     mapped = {_contents(item)[0] for item in chosen if asked.maps and item.row["shield"] != Shield.HIDDEN}
     drawn = dict(zip(to_draw, draw.draw(list(to_draw), worst_of(scores), mapped), strict=True)) if draw else {}
-    made = _Maker(drawn, scores, parts_of_views(run, uris), asked)
+    made = _Maker(drawn, scores, parts_of_views(run, {content.uri for content in contents}), asked)
     try:
         out.make_folder()
         shown = [made.item(item) for item in chosen]
@@ -201,6 +201,7 @@ class _Maker:
             "cover": shown[0].cover if shown else None,
             "no_cover": self._no_cover(item, content),
             "original": linked or kept,
+            "parts": [] if row["illegal"] else self.parts.get(content.uri, {}).get(0, []),
         }
 
     def _no_cover(self, item: Item, content: Content) -> str | None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, NsfwscanError
+from nsfwscan.review import pack as packing
 from nsfwscan.review.covers import View
 from nsfwscan.review.evidence import minimal, parts_of_views
 from nsfwscan.review.originals import NoOriginals, Presigned, Template, origin_of
@@ -126,6 +127,18 @@ def test_parts_come_from_detections(tmp_path: Path) -> None:
     run.folder.write("run.json", to_json({**record, "files": [*record["files"], known]}))
     torso = {"label": "torso", "box": {"left": 0.25, "top": 0.5, "width": 0.125, "height": 0.25}}
     assert parts_of_views(run, ["/a", "/c"]) == {"/a": {0: [torso]}}
+
+
+def test_parts_of_each_content_of_a_cluster_are_in_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the item's own alone; of known illegal content there are none."""
+    monkeypatch.setattr(packing, "parts_of_views", lambda run, uris: {uri: {0: [{"label": uri}]} for uri in uris})
+    packed(store(tmp_path), tmp_path / "out", NoOriginals(), covers=False)
+    items = told(tmp_path / "out" / "index.html")["items"]
+    assert max(len(item["members"]) for item in items) > 1
+    for item in items:
+        labels = [[part["label"] for part in member["parts"]] for member in item["members"]]
+        illegal = "illegal content" in str(item["no_cover"])
+        assert labels == [[] if illegal else [member["uri"]] for member in item["members"]]
 
 
 LEADS_AWAY = [{"name": "link.blocked", "value": 1.0}, {"name": "link.codes", "value": 1.0}]

@@ -426,6 +426,21 @@ def test_parts_are_covered_until_asked_for(opened: Callable[..., Opened], made: 
     assert one.colours() > 10_000
 
 
+def test_parts_of_other_contents_of_a_cluster_are_covered(
+    opened: Callable[..., Opened], made: Store, tmp_path: Path
+) -> None:
+    """Also where no cover, and so no view, was drawn."""
+    item = _under_a_part()
+    covered = {**item["members"][0], "parts": item["views"][0]["parts"]}
+    one = opened(_page(made, tmp_path, [{**item, "views": [], "members": [covered, {**covered, "uri": "/other"}]}]))
+    for name in ("/other", "/0.jpg"):
+        one.page.locator(f"button[aria-label^='Original of {name}']").first.click()
+        one.page.get_by_role("button", name="Show it").click()
+        one.page.locator("#shown img").evaluate("img => img.decode()")
+        assert one.colours() == 0 and one.page.get_by_role("button", name="Uncover").count() == 1
+        one.page.get_by_role("button", name="Cover it again").click()
+
+
 def test_parts_are_covered_in_grey_too(opened: Callable[..., Opened], made: Store, tmp_path: Path) -> None:
     """The filter that greys an original does not lift it above the boxes on it."""
     one = opened(_page(made, tmp_path, [{**_under_a_part(), "shield": "blur"}]))

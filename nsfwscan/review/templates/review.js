@@ -377,7 +377,7 @@
     at("keep").focus();
     const pictures = member === 0 ? item.views.filter((view) => view.picture) : [];
     if (pictures.length > 1) return frames(pictures, item);
-    uncover(pictures[0]?.picture ?? item.members[member].original, item, pictures[0] ?? (member === 0 ? item.views[0] : undefined));
+    uncover(pictures[0]?.picture ?? item.members[member].original, item, pictures[0] ?? (member === 0 ? item.views[0] : undefined) ?? { parts: item.members[member].parts });
     counts();
   }
 
