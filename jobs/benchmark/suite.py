@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from jobs.benchmark import cascading, contenders, decoding, formats, limits, packs, replaying, scans, scoring
+from jobs.benchmark import cascading, contenders, decoding, formats, limits, nights, packs, replaying, scans, scoring
 from jobs.benchmark.figures import Figure, figure, missing, value_of
 from jobs.benchmark.media import make_mixed_store
 from jobs.benchmark.timing import apart
@@ -158,6 +158,7 @@ PARTS: dict[str, Callable[[Suite], list[Figure]]] = {
     "limit": _limits,
     "scan": _scan,
     "cold": lambda suite: scans.measure_cold_start(suite.workload),
+    "nights": lambda suite: nights.measure_nights(suite.workload),
     "views": _views,
     "cascade": _cascade,
     "packs": lambda suite: packs.measure_packs(suite.workload),
@@ -213,6 +214,7 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "scan.steady": (("limit", "the limit"), ("pipeline.one", "the pipeline loop"), ("ray.steady", "Ray Data")),
     "scan.overall": (("limit", "the limit"),),
+    **{f"nights.{night}": (("nights.first", "the first night"),) for night in ("same", "second")},
     "views.steady": (("scan.steady", "photographs alone"),),
     "cascade.steady": (("scan.steady", "without filters"),),
     **{f"packs.{name}": ((f"packs.{packs.MODEL}", "the model alone"),) for name in packs.PACKS if name != packs.MODEL},
