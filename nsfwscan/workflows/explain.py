@@ -24,6 +24,7 @@ from nsfwscan.execution.layout import (
     Needs,
     Node,
     NodeAllocation,
+    actors_worth,
     choose_layout,
     choose_places,
     local_store_bytes,
@@ -134,6 +135,8 @@ def explain_scan(config: ScanConfig) -> Explanation:
     objects, objects_from = _count(config, store)
     last = _last_over(config, store)
     shards = _MANY_SHARDS if objects is None else shard_count(objects, config.engine.shard_rows)
+    if objects is not None and not cluster:
+        shards = actors_worth(shards, objects)
     layout, places = choose_layout(nodes, shards, needs), choose_places(nodes, needs)
     expected = _expected(places, needs)
     if objects is not None and is_inline(config.engine, objects):
