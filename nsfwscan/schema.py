@@ -459,9 +459,13 @@ REPORT_SCHEMA = pa.schema(
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return the table with exactly the schema's columns; those that it lacks are null."""
-    there = set(table.column_names)
-    columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(table.num_rows, f.type) for f in schema]
+    there, rows = set(table.column_names), table.num_rows
+    columns = [_as_type(table[f.name], f.type) if f.name in there else pa.nulls(rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
+
+
+def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type.equals(kind) else column.cast(kind)  # a cast to the same type costs time, too
 
 
 def as_matrix(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:

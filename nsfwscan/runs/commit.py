@@ -304,6 +304,7 @@ class _Commit:
         """Read a range's staged, carried and earlier rows, once."""
         part, unchanged = listed.part, listed.unchanged
         staged = pa.concat_tables([STAGED_SCHEMA.empty_table(), *self.threads.map(self._staged, part.shards)])
+        staged = staged.combine_chunks()  # each step that follows would pay for each shard's chunk of each column
         check_uris(listed.todo["uri"], staged["uri"])
         uris = pa.concat_arrays([*staged["uri"].chunks, *unchanged["uri"].chunks])
         earlier, place, gone = self._earlier(uris, listed.after, listed.upto)
