@@ -17,6 +17,7 @@ gone. It searches around all contents where previous runs did not compare all wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,10 +160,10 @@ class _Spool:
         self._folder = folder
         self._ranges = 0
 
-    def append(self, rows: pa.Table) -> None:
-        """Write the next range."""
-        feather.write_feather(rows, str(self._folder / f"{self._ranges}.arrow"), compression="lz4")
-        self._ranges += 1
+    def write(self, number: int, rows: pa.Table) -> None:
+        """Write a range; ranges come in their order, from 0."""
+        feather.write_feather(rows, str(self._folder / f"{number}.arrow"), compression="lz4")
+        self._ranges = number + 1
 
     def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
         """Return a range with the given columns; all columns where `columns` is None."""
@@ -188,8 +189,12 @@ def find_duplicates(
     """
     with spilling("duplicates") as (connection, folder):
         spool = _Spool(folder)
-        for rows, flagged in ranges:
-            spool.append(rows.append_column("flagged", flagged))
+        with ThreadPoolExecutor(1, thread_name_prefix="spool") as writer:  # while the next range is gathered
+            written = writer.submit(lambda: None)
+            for number, (rows, flagged) in enumerate(ranges):
+                written.result()
+                written = writer.submit(spool.write, number, rows.append_column("flagged", flagged))
+            written.result()
         # DuckDB cannot know how many rows Arrow will give: keep the joins as written, the small side on the right.
         connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
         connection.register("objects", spool.scan(_scanned(_GROUPED)))
