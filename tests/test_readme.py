@@ -22,7 +22,7 @@ from nsfwscan.errors import ErrorCode
 from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.schema import GROUPS, column_doc
-from nsfwscan.texts.patterns import Content
+from nsfwscan.texts.patterns import ListContent
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("nsfwscan", "training", "jobs", "tests", "deploy")
@@ -133,7 +133,7 @@ def test_yaml_loads(page: str, text: str) -> None:
     if "rules" in content:
         assert list(lint(parse_policy({"name": "readme", **content}))) == []
     elif "topics" in content:
-        assert Content.of({**content, "version": str(content["version"])}).topics
+        assert ListContent.of({**content, "version": str(content["version"])}).topics
     else:
         ScanConfig.load(None, {"source": {"uris": []}, "out": "", "model": {"uri": "./checkpoint"}, **content})
 

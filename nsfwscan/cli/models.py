@@ -16,7 +16,7 @@ from nsfwscan.models.packs.pull import pull as pull_pack
 from nsfwscan.text import size
 
 if TYPE_CHECKING:
-    from nsfwscan.models.embedded import Embedded
+    from nsfwscan.models.embedded import EmbeddedModel
 
 
 @group()
@@ -46,7 +46,7 @@ def list_packs(as_json: bool) -> None:
             echo(_describe(name, pack))
 
 
-def _embedded_as_json(name: str, one: Embedded) -> dict[str, Any]:
+def _embedded_as_json(name: str, one: EmbeddedModel) -> dict[str, Any]:
     from nsfwscan.models.embedded import weights_here
 
     digest, weight = weights_here(name) or (None, None)
@@ -54,7 +54,7 @@ def _embedded_as_json(name: str, one: Embedded) -> dict[str, Any]:
     return {**known, **one.model_dump(mode="json")}
 
 
-def _describe_embedded(name: str, one: Embedded) -> str:
+def _describe_embedded(name: str, one: EmbeddedModel) -> str:
     from nsfwscan.models.embedded import weights_here
 
     digest, weight = weights_here(name) or (None, None)

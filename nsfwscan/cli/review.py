@@ -21,7 +21,7 @@ from nsfwscan.review.context import read_context
 from nsfwscan.review.covers import Artist
 from nsfwscan.review.hands import in_order, read_items
 from nsfwscan.review.originals import NoOriginals, Originals, Presigned, Template
-from nsfwscan.review.pack import MOST_ITEMS, Asked, describe_pack, picture_saver, write_pack
+from nsfwscan.review.pack import MOST_ITEMS, PackRequest, describe_pack, picture_saver, write_pack
 from nsfwscan.review.queues import check_queues
 from nsfwscan.review.ranking import BY_CONFIDENCE, BY_URGENCY, EARLIER_RUNS, Choice, ranked
 from nsfwscan.review.selection import FALSE_POSITIVES, false_positives, rows_named, rows_where
@@ -111,7 +111,7 @@ def review(
         choice = _choice(found, audits, where) if items is None else rows_named(named)
         reviewer = reviewer or next((one.reviewer for one in named.values()), "")
         kind, title = "audit" if audits else "review", _title(names, audits, where)
-        asked = Asked(title, kind, limit, offered, reviewer, named, tampering)
+        asked = PackRequest(title, kind, limit, offered, reviewer, named, tampering)
         save = picture_saver(target) if originals or tampering else None
         config = found.record().config
         artist = Artist(config, storage, save, pictures=originals, maps=tampering) if covers else None

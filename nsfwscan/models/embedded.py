@@ -14,8 +14,8 @@ from nsfwscan.models.registry import resolve_detector, weights_bytes
 _FILE = Path(__file__).with_name("packs") / "embedded.yaml"
 
 
-class Embedded(Frozen):
-    """What a package brings along."""
+class EmbeddedModel(Frozen):
+    """A model or reader that a package brings along."""
 
     title: str
     package: str
@@ -34,9 +34,11 @@ class Embedded(Frozen):
             return None
 
 
-def embedded() -> dict[str, Embedded]:
+def embedded() -> dict[str, EmbeddedModel]:
     """Return all by their names (`embedded:…`)."""
-    return {name: Embedded.of(said, str(_FILE)) for name, said in load_yaml(_FILE.read_text(encoding="utf-8")).items()}
+    return {
+        name: EmbeddedModel.of(said, str(_FILE)) for name, said in load_yaml(_FILE.read_text(encoding="utf-8")).items()
+    }
 
 
 def weights_here(name: str) -> tuple[str, int] | None:

@@ -49,8 +49,8 @@ class Bin(Frozen):
     removed: Interval
 
 
-class Measured(Frozen):
-    """How true some probabilities are."""
+class Reliability(Frozen):
+    """The calibration error and the loss of some probabilities."""
 
     ece: Interval
     log_loss: float
@@ -58,7 +58,7 @@ class Measured(Frozen):
     bins: tuple[Bin, ...]
 
 
-def measure(probabilities: Floats, sample: Sample) -> Measured:
+def measure(probabilities: Floats, sample: Sample) -> Reliability:
     """Return how true the probabilities of drawn objects are: float64 [objects]."""
     numbers = np.clip(np.ceil(probabilities * BINS).astype(int) - 1, 0, BINS - 1)
     bins, shares, gaps, deviations = [], [], [], []
@@ -79,7 +79,7 @@ def measure(probabilities: Floats, sample: Sample) -> Measured:
         )
     ece = _error(*map(np.array, (shares, gaps, deviations)))
     loss = float((sample.weights * losses(probabilities, sample.removed)).sum() / sample.weights.sum())
-    return Measured(ece=ece, log_loss=loss, bins=tuple(bins))
+    return Reliability(ece=ece, log_loss=loss, bins=tuple(bins))
 
 
 def share_of(rate: float, alike: float) -> Interval:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nsfwscan.models.reliability import Measured
+from nsfwscan.models.reliability import Reliability
 from nsfwscan.reports.charts import Chart, Mark, marked, points
 from nsfwscan.reports.html import page_environment
 from nsfwscan.runs.calibrations import Calibration
@@ -34,7 +34,7 @@ def _diagram(made: Calibration) -> Chart:
     return Chart("Objects that were not fitted", "what was said", "share removed", diagonal, legend, marks=marks)
 
 
-def _marks(measured: Measured, series: int) -> Iterator[Mark]:
+def _marks(measured: Reliability, series: int) -> Iterator[Mark]:
     for one in measured.bins:
         removed = one.removed
         words = f"{one.objects:,} objects, said {one.said:.3f}, removed {removed.value:.3f}"

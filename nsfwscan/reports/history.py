@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a drawn sample says of the run that it was drawn from, each figure with its interval, in words."""
+    """The figures that a drawn sample gives of its run, each with its interval, in words."""
 
     audit_id: str
     run_id: str

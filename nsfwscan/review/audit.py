@@ -41,8 +41,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What the model takes for what: the truth, or the decision where no truth is known, and the label."""
+class ConfusedPair:
+    """What is taken for what: the truth, or the decision where no truth is known, and the model's label."""
 
     kind: str
     of: str
@@ -64,8 +64,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What was written.
+class FalsePositiveAudit:
+    """The page of a run's false positives, and how many there are.
 
     Attributes:
         rows, confirmed, confident: numbers of false positives.
@@ -81,7 +81,7 @@ class Audit:
     left: int = 0
 
 
-def write_audit(run: Run, out: Output, classes: StorageConfig | None = None) -> Audit:
+def write_audit(run: Run, out: Output, classes: StorageConfig | None = None) -> FalsePositiveAudit:
     """Write the page and the rows into a folder.
 
     Args:
@@ -102,7 +102,9 @@ def write_audit(run: Run, out: Output, classes: StorageConfig | None = None) -> 
         raise ConfigError(f"cannot write the audit to {out}: {error.strerror or error}") from error
     confirmed = sum(row["kind"] == "confirmed" for row in rows)
     page = str(out.child(AUDIT_PAGE))
-    return Audit(page, len(rows), confirmed, sum(map(_is_confident, rows)), sum(copied), len(copied) - sum(copied))
+    return FalsePositiveAudit(
+        page, len(rows), confirmed, sum(map(_is_confident, rows)), sum(copied), len(copied) - sum(copied)
+    )
 
 
 def _with_clusters(run: Run, record: RunRecord) -> pa.Table:
@@ -145,14 +147,14 @@ def _page(record: RunRecord, rows: list[Row]) -> str:
     )
 
 
-def _pairs(rows: list[Row]) -> list[Pair]:
+def _pairs(rows: list[Row]) -> list[ConfusedPair]:
     """Return the pairs, the most confident errors first."""
     by_pair: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         of = row["truth"] if row["kind"] == "confirmed" else row["decision"]
         by_pair.setdefault((row["kind"], of, row["label"] or "no label"), []).append(row)
     pairs = [
-        Pair(
+        ConfusedPair(
             *pair, len(found), sum(map(_is_confident, found)), sum(one["confidence"] or 0 for one in found) / len(found)
         )
         for pair, found in by_pair.items()
@@ -214,7 +216,7 @@ def _copy(row: Row, out: Output, read: ReadConfig, storage: StorageConfig) -> bo
     return True
 
 
-def describe_audit(audit: Audit) -> str:
+def describe_audit(audit: FalsePositiveAudit) -> str:
     """Render an audit for the terminal."""
     known = f"{audit.confirmed:,} confirmed by truth, {audit.confident:,} with confidence {CONFIDENT}"
     lines = [f"audit   {audit.page}", f"rows    {audit.rows:,}, {known} or more"]

@@ -23,12 +23,12 @@ from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.standing import counting
-from nsfwscan.verdicts.verdict import FORMER, Kind, Word
+from nsfwscan.verdicts.verdict import FORMER, Kind, VerdictWord
 
 COACHING_PAGE = "coaching.html"
 DAYS, RECENT_DAYS = 90, 28
 """Days of verdicts that are used, and of those the last ones that drift is seen in."""
-_ANSWERS = (str(Word.APPROVE), str(Word.REMOVE))
+_ANSWERS = (str(VerdictWord.APPROVE), str(VerdictWord.REMOVE))
 
 Row = dict[str, Any]
 Opinion = tuple[str, datetime, bool]
@@ -96,8 +96,8 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Coaching:
-    """What was written."""
+class CoachingReport:
+    """The page of a coaching report, and its figures."""
 
     page: str
     team: Figures
@@ -106,7 +106,7 @@ class Coaching:
 
 def write_coaching(
     store: Store, out: Output, golden: Mapping[str, str], *, days: int = DAYS, people: bool = False
-) -> Coaching:
+) -> CoachingReport:
     """Write the page into a folder.
 
     Args:
@@ -143,7 +143,7 @@ def write_coaching(
             path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the page to {out}: {error.strerror or error}") from error
-    return Coaching(str(out.child(COACHING_PAGE)), team, each)
+    return CoachingReport(str(out.child(COACHING_PAGE)), team, each)
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[str, Opinion]]:
@@ -180,7 +180,7 @@ def _figures(name: str, pairs: Sequence[Opinion], known: Sequence[Opinion], rece
     )
 
 
-def describe_coaching(coaching: Coaching) -> str:
+def describe_coaching(coaching: CoachingReport) -> str:
     """Render the figures for the terminal."""
     lines = [f"page       {coaching.page}"]
     for figures in (coaching.team, *coaching.people):

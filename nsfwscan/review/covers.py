@@ -69,7 +69,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnViews:
     """The views of an object; none where there is a problem."""
 
     views: tuple[View, ...] = ()
@@ -115,7 +115,7 @@ class Artist:
         contents: Sequence[Content],
         only: Mapping[str, Sequence[int]] | None = None,
         mapped: Collection[Content] = (),
-    ) -> Iterator[Drawn]:
+    ) -> Iterator[DrawnViews]:
         """Yield what each object looks like, in order.
 
         Args:
@@ -130,7 +130,7 @@ class Artist:
 
     def _chunk(
         self, only: Mapping[str, Sequence[int]], mapped: Collection[Content], contents: Sequence[Content]
-    ) -> list[Drawn]:
+    ) -> list[DrawnViews]:
         stages = self._idle.get()
         try:
             listing = pa.Table.from_pylist([{"uri": one.uri} for one in contents], schema=LISTING_SCHEMA)
@@ -156,11 +156,11 @@ class Artist:
         covers: NDArray[np.uint8],
         shown: NDArray[np.uint8] | None,
         mapped: bool,
-    ) -> Drawn:
+    ) -> DrawnViews:
         if row["sha256"] is not None and row["sha256"] != content.sha256:
-            return Drawn(problem="it has changed since the scan")
+            return DrawnViews(problem="it has changed since the scan")
         if row["status"] != Status.OK:
-            return Drawn(problem=f"{row['status']}: {row['error']}")
+            return DrawnViews(problem=f"{row['status']}: {row['error']}")
         size = row["width"], row["height"]
         views, maps = list[View](), dict[str, str]()
         for number, known in enumerate(row[EACH_VIEW.name] or [{"index": 0, "at_s": None, "reason": None}]):
@@ -172,7 +172,7 @@ class Artist:
                 views.append(View(known["index"], known["at_s"], _cover(covers[number], size), kept))
             elif kept:
                 maps[a_map] = kept
-        return Drawn((replace(views[0], maps=maps), *views[1:]))
+        return DrawnViews((replace(views[0], maps=maps), *views[1:]))
 
 
 def _cover(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:

@@ -47,7 +47,7 @@ class Dealt:
 
 @dataclass
 class Hand:
-    """What a person is given, in order.
+    """The items that a person is dealt, in order.
 
     Attributes:
         left: opens that the budget still allows.
@@ -74,8 +74,8 @@ class Hands:
 
 
 @dataclass(frozen=True)
-class Past:
-    """What people decided so far.
+class PastDecisions:
+    """The decisions of people so far.
 
     Attributes:
         open_rate: share of the items that are opened.
@@ -88,7 +88,7 @@ class Past:
     decided_by: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, verdicts: pa.Table, roster: Roster, now: datetime, sessions: pa.Table | None = None) -> Past:
+    def of(cls, verdicts: pa.Table, roster: Roster, now: datetime, sessions: pa.Table | None = None) -> PastDecisions:
         """Return the past that verdicts (`VERDICT_SCHEMA`) tell; those that were taken back were opened, too.
 
         Args:
@@ -123,7 +123,9 @@ def expected_opens(item: Item, open_rate: float) -> float:
     return min(1.0, open_rate * (0.5 + (item.row["uncertainty"] or 0)))
 
 
-def deal(items: Iterable[Item], roster: Roster, past: Past, golden: Sequence[Item], harmless: Sequence[Item]) -> Hands:
+def deal(
+    items: Iterable[Item], roster: Roster, past: PastDecisions, golden: Sequence[Item], harmless: Sequence[Item]
+) -> Hands:
     """Deal items, which come the most urgent first.
 
     Args:
@@ -145,7 +147,7 @@ def deal(items: Iterable[Item], roster: Roster, past: Past, golden: Sequence[Ite
     return Hands(tuple(hands), {why: count for why, count in left.items() if count}, second)
 
 
-def _given(item: Item, hands: Sequence[Hand], past: Past, others: set[str]) -> Hand | str:
+def _given(item: Item, hands: Sequence[Hand], past: PastDecisions, others: set[str]) -> Hand | str:
     """Put an item into a hand and return it, or say why nobody may have it."""
     row, opens = item.row, expected_opens(item, past.open_rate)
     skills = {row["skill"]} - {None} | ({LEAD} if row["verdict"] == StandingVerdict.DISPUTED else set())

@@ -29,7 +29,7 @@ from nsfwscan.schema import StandingVerdict
 from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
 from nsfwscan.verdicts.kept import verdict_rows
-from nsfwscan.verdicts.standing import Standing, counting, is_decided, standing
+from nsfwscan.verdicts.standing import StandingVerdicts, counting, is_decided, standing
 from nsfwscan.verdicts.verdict import DECIDING, VERDICT_SCHEMA
 
 VERDICTS = "verdicts"
@@ -125,7 +125,7 @@ def _weighed(draw: Draw, decided: pa.Table) -> pa.Table:
     return _rows(f"seed {draw.seed}", draw.audit_id, decided, weight)
 
 
-def _by_verdicts(store: Store, stands: Standing, known: pa.Array) -> pa.Table:
+def _by_verdicts(store: Store, stands: StandingVerdicts, known: pa.Array) -> pa.Table:
     """Return the contents whose verdict says with which probability they were drawn, and that no draw has."""
     rows = counting(pa.concat_tables([VERDICT_SCHEMA.empty_table(), *verdict_rows(store)]), store)
     drawn = pc.and_(pc.is_in(rows["kind"], pa.array(list(map(str, DECIDING)))), pc.is_valid(rows["probability"]))

@@ -55,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What a sample says of its population."""
+    """Estimates that a sample gives of its population."""
 
     harmful: Estimate
     """Number of harmful objects."""
@@ -84,7 +84,7 @@ def estimate(strata: Sequence[Stratum], confidence: float = CONFIDENCE) -> Estim
 
 @dataclass(frozen=True)
 class ViewEstimates:
-    """What a sample says of the views of its population: how often people saw what."""
+    """Estimates of the views of a population: how often people saw what."""
 
     all_views: float
     prevalence: Estimate

@@ -20,7 +20,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError, SourceError
 from nsfwscan.reports.export import json_line
 from nsfwscan.review.context import read_context
-from nsfwscan.review.dealing import Dealt, Hands, Past, deal
+from nsfwscan.review.dealing import Dealt, Hands, PastDecisions, deal
 from nsfwscan.review.queues import file_name, shown_item
 from nsfwscan.review.ranking import EARLIER_RUNS, Item, ranked
 from nsfwscan.review.roster import Roster
@@ -30,14 +30,14 @@ from nsfwscan.schema import Decision
 from nsfwscan.storage.output import Output
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.sessions import all_sessions
-from nsfwscan.verdicts.verdict import Kind, Word
+from nsfwscan.verdicts.verdict import Kind, VerdictWord
 
 _MOST_HARMLESS = 2_000
 
 
 @dataclass(frozen=True)
-class Named:
-    """What a file says of an item.
+class NamedItem:
+    """An item as a file names it.
 
     Attributes:
         place: in the file, from 0.
@@ -67,8 +67,8 @@ def write_hands(
         names, context, earlier_runs: as for `ranked`.
     """
     verdicts = all_verdicts(run.store)
-    looked = verdicts.filter(pc.not_equal(verdicts["verdict"], str(Word.UNDO)))
-    past = Past.of(looked, roster, datetime.now(UTC), all_sessions(run.store))
+    looked = verdicts.filter(pc.not_equal(verdicts["verdict"], str(VerdictWord.UNDO)))
+    past = PastDecisions.of(looked, roster, datetime.now(UTC), all_sessions(run.store))
     golden, harmless = _beside(run, roster, storage)
     with ranked(run, names, context, earlier_runs, across=True) as found:
         hands = deal(found.items, roster, past, golden, harmless)
@@ -100,7 +100,7 @@ def answers(uri: str, storage: StorageConfig) -> dict[str, str]:
     for batch in read_context(uri, storage):
         for row in batch.to_pylist():
             verdict = json.loads(row["context"]).get("verdict")
-            if verdict not in (Word.APPROVE, Word.REMOVE):
+            if verdict not in (VerdictWord.APPROVE, VerdictWord.REMOVE):
                 raise SourceError(f"{uri}, row {row['number']}: the verdict of a golden item is approve or remove, "
                                   f"not {verdict!r}")  # fmt: skip
             found[row["uri"]] = verdict
@@ -116,9 +116,9 @@ def _lines(reviewer: str, dealt: list[Dealt]) -> Iterable[str]:
         yield json_line({**shown_item(one.item), "queue": queue, "kind": str(one.kind), "reviewer": reviewer})
 
 
-def read_items(uri: str, storage: StorageConfig) -> Mapping[str, Named]:
+def read_items(uri: str, storage: StorageConfig) -> Mapping[str, NamedItem]:
     """Return the items that a file names, by their URIs, in its order; of an item that is there twice, the first."""
-    found: dict[str, Named] = {}
+    found: dict[str, NamedItem] = {}
     for batch in read_context(uri, storage):
         for row in batch.to_pylist():
             said = json.loads(row["context"])
@@ -129,20 +129,20 @@ def read_items(uri: str, storage: StorageConfig) -> Mapping[str, Named]:
                 raise SourceError(
                     f"{where}: the probability of being drawn is {probability!r}, not above 0 and up to 1"
                 )
-            named = Named(
+            named = NamedItem(
                 len(found), str(said.get("queue") or ""), Kind(kind), str(said.get("reviewer") or ""), probability
             )
             found.setdefault(row["uri"], named)
     return found
 
 
-def in_order(items: Iterable[Item], named: Mapping[str, Named]) -> list[Item]:
+def in_order(items: Iterable[Item], named: Mapping[str, NamedItem]) -> list[Item]:
     """Return items in the order of their file, with its queues. One that was drawn stands for itself alone: what is
     like it was not drawn with its probability."""
     return [_as_named(item, named[item.row["uri"]]) for item in sorted(items, key=lambda i: named[i.row["uri"]].place)]
 
 
-def _as_named(item: Item, said: Named) -> Item:
+def _as_named(item: Item, said: NamedItem) -> Item:
     row = {**item.row, "queue": said.queue or "items"}
     if said.kind is Kind.NORMING:  # nobody is to know what others decided
         return item._replace(row={**row, "rule": None, "decision": "open", "severity": None}, near={}, prior=[])

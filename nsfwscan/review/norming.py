@@ -30,7 +30,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.standing import counting
-from nsfwscan.verdicts.verdict import Kind, Word
+from nsfwscan.verdicts.verdict import Kind, VerdictWord
 
 PAGE = "norming.html"
 _SHOWN_FACTS = ("scores", "signals", "match", "file")
@@ -70,7 +70,7 @@ class Disputed:
 
 @dataclass(frozen=True)
 class NormingReport:
-    """What a norming came to.
+    """The outcome of a norming.
 
     Attributes:
         answered: items that two people at least decided.
@@ -158,7 +158,7 @@ def _category(row: Mapping[str, Any] | None) -> str | None:
     """Return what a verdict calls an item: the category that it is removed as, else the verdict."""
     if row is None:
         return None
-    return row["category"] or "remove" if row["verdict"] == Word.REMOVE else str(row["verdict"])
+    return row["category"] or "remove" if row["verdict"] == VerdictWord.REMOVE else str(row["verdict"])
 
 
 def _report(norming: Norming, said: Said, people: Sequence[str], items: Mapping[str, Item]) -> NormingReport:

@@ -38,7 +38,7 @@ from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.standing import counting, unjudged
-from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
+from nsfwscan.verdicts.verdict import DECIDING, Kind, VerdictWord
 
 FOLDER = "norming"
 DISPUTED, THRESHOLD = "disputed", "threshold"
@@ -143,7 +143,7 @@ def disputed_contents(store: Store) -> pa.Array:
     """Return the SHA-256 of contents that one person approved and another one removed."""
     rows = counting(all_verdicts(store), store)
     rows = rows.filter(pc.is_in(rows["kind"], pa.array(list(map(str, DECIDING)))))
-    words = pa.array([str(Word.APPROVE), str(Word.REMOVE)])
+    words = pa.array([str(VerdictWord.APPROVE), str(VerdictWord.REMOVE)])
     said = rows.filter(pc.is_in(rows["verdict"], words)).group_by("sha256").aggregate(
         [("verdict", "count_distinct"), ("reviewer", "count_distinct")]
     )  # fmt: skip

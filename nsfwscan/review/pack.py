@@ -24,9 +24,9 @@ from markupsafe import Markup
 
 from nsfwscan.errors import ConfigError, Status
 from nsfwscan.reports.html import page_environment
-from nsfwscan.review.covers import Artist, Content, Drawn, Save, View
+from nsfwscan.review.covers import Artist, Content, DrawnViews, Save, View
 from nsfwscan.review.evidence import Parts, Scores, minimal, parts_of_views, scores_of_views, worst_of
-from nsfwscan.review.hands import Named
+from nsfwscan.review.hands import NamedItem
 from nsfwscan.review.originals import NoOriginals, Originals, origin_of
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.words import facts_of, line_of, summary_of
@@ -66,8 +66,8 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a pack is asked to be.
+class PackRequest:
+    """A request for a pack: what is on its page, and for whom.
 
     Args:
         title: over the page.
@@ -84,11 +84,11 @@ class Asked:
     most: int = MOST_ITEMS
     originals: Originals | None = NoOriginals()  # noqa: RUF009  # it has no state
     reviewer: str = ""
-    named: Mapping[str, Named] = field(default_factory=dict)
+    named: Mapping[str, NamedItem] = field(default_factory=dict)
     maps: bool = False
 
 
-def write_pack(run: Run, items: Iterable[Item], out: Output, asked: Asked, draw: Artist | None) -> Pack:
+def write_pack(run: Run, items: Iterable[Item], out: Output, asked: PackRequest, draw: Artist | None) -> Pack:
     """Write the page of some items into a folder, and beside it the pictures, if they are asked for.
 
     Args:
@@ -145,10 +145,10 @@ def _contents(item: Item) -> list[Content]:
 class _Maker:
     """Makes the items of a page."""
 
-    drawn: Mapping[Content, Drawn]
+    drawn: Mapping[Content, DrawnViews]
     scores: Scores
     parts: Parts
-    asked: Asked
+    asked: PackRequest
 
     def item(self, item: Item) -> dict[str, Any]:
         """Return an item as the page's script knows it."""
@@ -190,7 +190,7 @@ class _Maker:
         ]
 
     def _member(self, item: Item, content: Content) -> dict[str, Any]:
-        row, drawn = item.row, self.drawn.get(content, Drawn())
+        row, drawn = item.row, self.drawn.get(content, DrawnViews())
         shown: Sequence[View] = () if row["shield"] == Shield.HIDDEN else drawn.views
         offered = not row["illegal"] and self.asked.originals is not None
         named = {"uri": content.uri, "sha256": content.sha256, "object_id": _object_id(content.uri)}
@@ -225,7 +225,7 @@ def _digest(identity: str | None) -> str:
     return (identity or "").rpartition("@")[2]
 
 
-def _page(run: Run, asked: Asked, items: list[dict[str, Any]]) -> str:
+def _page(run: Run, asked: PackRequest, items: list[dict[str, Any]]) -> str:
     """Return the page. Its policy allows this very script and style, and nothing from elsewhere but images of the hosts
     that its links name."""
     record: RunRecord = run.record()
@@ -257,7 +257,7 @@ def _source(environment: Any, *names: str) -> str:
     return "\n".join(environment.loader.get_source(environment, name)[0] for name in names)
 
 
-def _pack_id(run_digest: str, asked: Asked, items: Sequence[Mapping[str, Any]]) -> str:
+def _pack_id(run_digest: str, asked: PackRequest, items: Sequence[Mapping[str, Any]]) -> str:
     """Return an id by which a browser finds the decisions of the very same items again."""
     contents = [[member["uri"], member["sha256"]] for item in items for member in item["members"]]
     return hashlib.sha256(to_json([run_digest, asked.kind, asked.reviewer, contents])).hexdigest()[:16]

@@ -40,7 +40,7 @@ def _named_once(reviewers: tuple[Reviewer, ...]) -> tuple[Reviewer, ...]:
 
 
 class Roster(Frozen):
-    """Who reviews, and what is mixed among the items."""
+    """The people who review, and what is mixed among their items."""
 
     reviewers: Annotated[tuple[Reviewer, ...], Field(min_length=1), AfterValidator(_named_once)]
     second_review: Share = 0.05

@@ -31,8 +31,8 @@ from nsfwscan.storage.forgotten import TOMBSTONE
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What lies beside the report.
+class SideTable:
+    """A table of a run beside its report, one row or more for an object.
 
     Attributes:
         folder: in a run.
@@ -74,11 +74,11 @@ class Beside:
         return objects.append_column(self.field, lists.take(pc.index_in(objects["uri"], known)))
 
 
-VIEWS = Beside("views", EACH_VIEW, VIEW_SCHEMA, ("index",))
+VIEWS = SideTable("views", EACH_VIEW, VIEW_SCHEMA, ("index",))
 """An object of one view has none there: its row in the report says all of it."""
-DETECTIONS = Beside("detections", EACH_DETECTION, DETECTION_SCHEMA, ("detector", "view"))
-EMBEDDINGS = Beside("embeddings", EACH_EMBEDDING, EMBEDDING_SCHEMA, ("detector", "view"))
-TEXT = Beside("text", EACH_LINE, LINE_SCHEMA, ("detector", "view", "line"))
+DETECTIONS = SideTable("detections", EACH_DETECTION, DETECTION_SCHEMA, ("detector", "view"))
+EMBEDDINGS = SideTable("embeddings", EACH_EMBEDDING, EMBEDDING_SCHEMA, ("detector", "view"))
+TEXT = SideTable("text", EACH_LINE, LINE_SCHEMA, ("detector", "view", "line"))
 """It may be personal data: on local disk its files are readable by their owner alone."""
 ALL = (VIEWS, DETECTIONS, EMBEDDINGS, TEXT)
 _COUNTS = {DETECTIONS.folder: "boxes", EMBEDDINGS.folder: "vectors", TEXT.folder: "lines"}

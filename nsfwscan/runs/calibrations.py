@@ -18,7 +18,7 @@ from pydantic import Field
 from nsfwscan.config import Frozen
 from nsfwscan.errors import BrokenRecord, PolicyError
 from nsfwscan.models.calibration import ScoreMap
-from nsfwscan.models.reliability import Interval, Measured
+from nsfwscan.models.reliability import Interval, Reliability
 from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.finding import Finding, damaged, tampered
 from nsfwscan.runs.numbered import History, Numbered
@@ -35,7 +35,7 @@ _VERSION = 1
 
 
 class Origin(Frozen):
-    """What a calibration was made from.
+    """The run and the sample that a calibration was made from.
 
     Attributes:
         run_id: whose scores were taken.
@@ -69,8 +69,8 @@ class Calibration(Numbered):
     origin: Origin
     held_out: int
     """Objects that it was measured on, and not fitted to."""
-    before: Measured
-    after: Measured
+    before: Reliability
+    after: Reliability
     gain: Interval
     """By how much the log loss falls on these."""
 

@@ -69,7 +69,7 @@ from nsfwscan.schema import (
 )
 from nsfwscan.storage.objects import fetch
 from nsfwscan.text import redacted
-from nsfwscan.verdicts.standing import Standing, standing
+from nsfwscan.verdicts.standing import StandingVerdicts, standing
 
 _PARTS_AT_ONCE = 16
 _RANGES_AT_ONCE = max(1, min(8, os.cpu_count() or 1))
@@ -107,7 +107,7 @@ class Report:
     """Decoded files by the layers of the sandbox."""
     known: dict[str, Any] | None = None
     """Known illegal contents, counted, and the runs that they come from (`KnownIllegal.as_json`)."""
-    verdicts: Standing = field(default_factory=Standing)
+    verdicts: StandingVerdicts = field(default_factory=StandingVerdicts)
     """People's verdicts that the rows were joined with."""
     calibration: Calibration | None = None
     """That `calibrated_score` was made by."""
@@ -285,7 +285,7 @@ class _Commit:
     threads: ThreadPoolExecutor
     report: Report
     facts: Facts
-    verdicts: Standing
+    verdicts: StandingVerdicts
     reused: int = 0
     _illegal: list[pa.Table] = field(default_factory=list)
 

@@ -17,7 +17,7 @@ from nsfwscan.policy.rules import parse_policy
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import DECISION_COLUMNS, REPORT_SCHEMA, VERDICT_COLUMNS
-from nsfwscan.verdicts.standing import Standing, standing
+from nsfwscan.verdicts.standing import StandingVerdicts, standing
 
 _DECISION = [field.name for field in DECISION_COLUMNS]
 _VERDICT = [field.name for field in VERDICT_COLUMNS]
@@ -34,7 +34,7 @@ class Knowing:
     def __init__(self, run: Run, record: RunRecord) -> None:
         self.verdicts = standing(run.store)
         self._record = record
-        known = Standing().digest if record.verdicts is None else record.verdicts.sha256
+        known = StandingVerdicts().digest if record.verdicts is None else record.verdicts.sha256
         self.is_needed = self.verdicts.digest != known
 
     @cached_property

@@ -21,13 +21,13 @@ from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import FOLDER, part_names, read_part
 from nsfwscan.verdicts.sessions import FOLDER as SESSIONS
 from nsfwscan.verdicts.sessions import all_sessions, read_session_part, session_parts
-from nsfwscan.verdicts.standing import Standing
-from nsfwscan.verdicts.verdict import Word
+from nsfwscan.verdicts.standing import StandingVerdicts
+from nsfwscan.verdicts.verdict import VerdictWord
 
 _AT_ONCE = 16
 
 
-def verdicts_record(store: Store, verdicts: Standing) -> Json | None:
+def verdicts_record(store: Store, verdicts: StandingVerdicts) -> Json | None:
     """Return the section of `run.json`; None where the store has no verdicts."""
     if not verdicts.parts:
         return None
@@ -62,7 +62,7 @@ def _looks(store: Store, parts: Sequence[str]) -> tuple[int, int]:
     opened: dict[str, bool] = {}
     for part in parts:
         rows = read_part(store, part, ["id", "verdict", "opened"])
-        rows = rows.filter(pc.not_equal(rows["verdict"], str(Word.UNDO)))
+        rows = rows.filter(pc.not_equal(rows["verdict"], str(VerdictWord.UNDO)))
         opened |= dict(zip(rows["id"].to_pylist(), rows["opened"].to_pylist(), strict=True))
     return len(opened), sum(map(bool, opened.values()))
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from nsfwscan.errors import ModelError
 from nsfwscan.texts.hosts import Link, link_of
-from nsfwscan.texts.lines import LINE, Line, Pixels, Said, place_of
+from nsfwscan.texts.lines import LINE, Line, Pixels, TextFindings, place_of
 from nsfwscan.texts.rules import TextRules
 
 NAME = "embedded:link"
@@ -57,7 +57,7 @@ class Codes:
             found.append(Line(kind, code.text, 1.0, place_of(corners, (width, height))))
         return found
 
-    def describe(self, lines: Sequence[Line]) -> Said:
+    def describe(self, lines: Sequence[Line]) -> TextFindings:
         """Return the signals of all codes of an object, and the host that counts most."""
         links = [link for line in lines if line.kind != LINE and (link := link_of(line.text)) is not None]
         block, allow = self._rules.block, self._rules.allow
@@ -71,7 +71,7 @@ class Codes:
             **({} if allow is None else {"allowed": list(ranks.values()).count(2)}),
         }
         worst = min(ranks, key=lambda host: (ranks[host], host), default=None)
-        return Said({name: float(count) for name, count in signals.items()}, {"link_host": worst})
+        return TextFindings({name: float(count) for name, count in signals.items()}, {"link_host": worst})
 
     def _rank(self, host: str) -> int:
         """Return 0 for a blocked host, 1 for one on no list, 2 for an allowed one."""

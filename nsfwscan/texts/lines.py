@@ -31,8 +31,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the lines of an object come to.
+class TextFindings:
+    """The signals and words that the lines of an object come to.
 
     Attributes:
         signals: numbers, by name without the detector's.
@@ -44,7 +44,7 @@ class Said:
 
 
 class Reader(Protocol):
-    """What reads pictures."""
+    """A reader of pictures."""
 
     def open(self) -> None:
         """Load what is heavy. Raises ModelError where it is missing."""
@@ -52,7 +52,7 @@ class Reader(Protocol):
     def read(self, pixels: Pixels) -> list[Line]:
         """Return what stands in a picture, in the order in which it is read."""
 
-    def describe(self, lines: Sequence[Line]) -> Said:
+    def describe(self, lines: Sequence[Line]) -> TextFindings:
         """Return what all lines of an object come to."""
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from nsfwscan.errors import ModelError
 from nsfwscan.texts.language import language_of, profane_words
-from nsfwscan.texts.lines import LINE, Line, Pixels, Said, place_of
+from nsfwscan.texts.lines import LINE, Line, Pixels, TextFindings, place_of
 from nsfwscan.texts.patterns import PatternList, Search
 
 NAME = "embedded:text"
@@ -88,7 +88,7 @@ class Ocr:
                     found.append(Line(LINE, str(text), float(score), place_of(moved, (width, height))))
         return found
 
-    def describe(self, lines: Sequence[Line]) -> Said:
+    def describe(self, lines: Sequence[Line]) -> TextFindings:
         """Return the signals of all lines of an object, and the language of their text."""
         text = "\n".join(line.text for line in lines)
         language = language_of(text)
@@ -96,7 +96,7 @@ class Ocr:
         profane = profane_words(text, language) if lines else frozenset()
         if profane is not None:
             signals["profanity"] = float(len(profane))
-        return Said({**signals, **self._search(text)}, {"text_language": language})
+        return TextFindings({**signals, **self._search(text)}, {"text_language": language})
 
     @cached_property
     def _search(self) -> Search:

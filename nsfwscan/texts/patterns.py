@@ -53,8 +53,8 @@ class Topic(Frozen):
         return self
 
 
-class Content(Frozen):
-    """What a list says."""
+class ListContent(Frozen):
+    """The content of a list of patterns."""
 
     name: Name
     version: Annotated[str, Field(min_length=1, max_length=40, coerce_numbers_to_str=True)]
@@ -78,7 +78,7 @@ class PatternList:
 
     uri: str
     text: str
-    content: Content
+    content: ListContent
 
     @property
     def sha256(self) -> str:
@@ -102,7 +102,7 @@ def read_list(uri: str, storage: StorageConfig) -> PatternList:
         raise ConfigError(f"the patterns {uri} are not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"the patterns {uri} must be a mapping with name, version, language, owner and topics")
-    found = PatternList(uri, text, Content.of(_with_text_version(loaded), uri))
+    found = PatternList(uri, text, ListContent.of(_with_text_version(loaded), uri))
     if taken := sorted(_TAKEN & found.content.topics.keys()):
         raise ConfigError(f"the patterns {uri}: a topic must not be called {taken[0]!r}, as a signal of the reader is")
     Search([found])

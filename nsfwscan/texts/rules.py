@@ -17,7 +17,7 @@ from nsfwscan.texts.sealing import key_id, read_public_key
 
 @dataclass(frozen=True)
 class TextRules:
-    """What becomes of text, light enough to travel to every worker.
+    """The rules for what becomes of text, light enough to travel to every worker.
 
     Attributes:
         keep: whether `text/` has the lines.

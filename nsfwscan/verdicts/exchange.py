@@ -12,7 +12,7 @@ from typing import Any
 from nsfwscan.models.labels import category_of
 from nsfwscan.schema import NSFW_CATEGORIES, Category, StandingVerdict, in_utc
 from nsfwscan.text import plural
-from nsfwscan.verdicts.verdict import Kind, Word
+from nsfwscan.verdicts.verdict import Kind, VerdictWord
 
 COOP_ITEM_TYPE = "image"
 _STATUS = {
@@ -33,8 +33,8 @@ def as_coop(row: Mapping[str, Any]) -> dict[str, Any]:
     item = {"id": row["uri"], "typeId": COOP_ITEM_TYPE}
     kept = ("id", "sha256", "run_id", "model", "policy", "kind", "verdict", "supersedes", "probability")
     custom = {**{name: row[name] for name in kept}, "decided_at": in_utc(row["decided_at"])}
-    if row["kind"] == Kind.APPEAL and row["verdict"] in (Word.APPROVE, Word.REMOVE):
-        decision = "ACCEPT" if row["verdict"] == Word.APPROVE else "REJECT"
+    if row["kind"] == Kind.APPEAL and row["verdict"] in (VerdictWord.APPROVE, VerdictWord.REMOVE):
+        decision = "ACCEPT" if row["verdict"] == VerdictWord.APPROVE else "REJECT"
         return {"appealId": row["id"], "item": item, "appealedBy": None, "appealDecision": decision, "custom": custom}
     policies = [{"id": row["category"], "name": row["category"], "penalty": "NONE"}] if row["category"] else []
     body = {"item": item, "action": {"id": row["verdict"]}, "policies": policies, "rules": [], "custom": custom}

@@ -30,8 +30,8 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Added:
-    """What became of verdicts that were to be taken in."""
+class ImportResult:
+    """The outcome of taking in verdicts."""
 
     new: int
     there: int
@@ -89,7 +89,7 @@ def all_verdicts(store: Store) -> pa.Table:
     return rows.take(first["place_min"]).sort_by([("decided_at", "ascending"), ("id", "ascending")])
 
 
-def add_verdicts(store: Store, given: Sequence[PersonVerdict]) -> Added:
+def add_verdicts(store: Store, given: Sequence[PersonVerdict]) -> ImportResult:
     """Write the verdicts that a store does not have yet as one more file.
 
     Raises:
@@ -106,14 +106,14 @@ def add_verdicts(store: Store, given: Sequence[PersonVerdict]) -> Added:
         raise SourceError("nothing was taken in:\n  " + "\n  ".join(wrong[:5]) + more)
     new = [verdict for verdict in given if verdict.id not in known]
     if not new:
-        return Added(0, len(given), None)
+        return ImportResult(0, len(given), None)
     data = _as_parquet(as_table(new))
     part = hashlib.sha256(data).hexdigest()
     try:
         store.create(f"{FOLDER}/{part}.parquet", data)
     except FileExistsError:  # somebody took the same file in at the same moment
         read_part(store, part)
-    return Added(len(new), len(given) - len(new), part)
+    return ImportResult(len(new), len(given) - len(new), part)
 
 
 def _as_parquet(rows: pa.Table) -> bytes:

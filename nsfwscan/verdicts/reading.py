@@ -35,15 +35,15 @@ _MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Given:
-    """What files say."""
+class ReadVerdicts:
+    """The verdicts and sessions that were read from files."""
 
     verdicts: list[PersonVerdict] = field(default_factory=list)
     """Each id once."""
     sessions: list[Session] = field(default_factory=list)
 
 
-def read_files(files: Sequence[str], storage: StorageConfig) -> Given:
+def read_files(files: Sequence[str], storage: StorageConfig) -> ReadVerdicts:
     """Return the verdicts and sessions of some files.
 
     Args:
@@ -73,7 +73,7 @@ def read_files(files: Sequence[str], storage: StorageConfig) -> Given:
     if wrong:
         refused = plural(len(wrong), "file is not a valid verdict file", "files are not valid verdict files")
         raise SourceError(f"{refused}; nothing was taken in:\n" + "\n".join(wrong))
-    return Given(list(found.values()), sessions)
+    return ReadVerdicts(list(found.values()), sessions)
 
 
 def _bytes(file: str, storage: StorageConfig) -> bytes:

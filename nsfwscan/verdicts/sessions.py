@@ -57,8 +57,8 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class Answer(BaseModel):
-    """What a person said when the page suggested a break."""
+class BreakAnswer(BaseModel):
+    """The answer of a person to whom the page suggested a break."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -83,8 +83,8 @@ class Session(BaseModel):
     unopened: Count = 0
     opens: Count
     seconds: Seconds
-    breaks: Annotated[tuple[Answer, ...], Field(strict=False)] = ()
-    changes: Annotated[tuple[Answer, ...], Field(strict=False)] = ()
+    breaks: Annotated[tuple[BreakAnswer, ...], Field(strict=False)] = ()
+    changes: Annotated[tuple[BreakAnswer, ...], Field(strict=False)] = ()
     at: Annotated[str, AfterValidator(utc_text)]
 
     def as_row(self) -> dict[str, Any]:

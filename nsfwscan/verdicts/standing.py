@@ -23,7 +23,7 @@ from nsfwscan.schema import VERDICT_COLUMNS, StandingVerdict
 from nsfwscan.storage.duckdb_temp import spilling
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import FOLDER, part_names, read_part
-from nsfwscan.verdicts.verdict import DECIDING, VERDICT_SCHEMA, Kind, Word
+from nsfwscan.verdicts.verdict import DECIDING, VERDICT_SCHEMA, Kind, VerdictWord
 
 _ASKED = ("id", "sha256", "verdict", "category", "reason", "kind", "reviewer", "decided_at", "supersedes")
 STANDING_SCHEMA = pa.schema(
@@ -42,7 +42,7 @@ _DECIDING = ", ".join(f"'{kind}'" for kind in DECIDING)
 _COUNTING = f"""
     CREATE TABLE counting AS
     SELECT * FROM (FROM given QUALIFY row_number() OVER (PARTITION BY id) = 1) ANTI JOIN dead USING (id)
-    WHERE verdict <> '{Word.UNDO}' AND kind IN ({_DECIDING})
+    WHERE verdict <> '{VerdictWord.UNDO}' AND kind IN ({_DECIDING})
 """
 _VOICES = f"""
     CREATE TABLE voices AS
@@ -57,10 +57,10 @@ _VOICES = f"""
 _STANDING = f"""
     WITH counted AS (
         SELECT sha256, any_value(appeals) AS appeals,
-               count(*) FILTER (verdict = '{Word.APPROVE}') AS approving,
-               count(*) FILTER (verdict = '{Word.REMOVE}') AS removing,
-               max(decided_at) FILTER (verdict = '{Word.ESCALATE}') AS escalated,
-               max(decided_at) FILTER (verdict <> '{Word.ESCALATE}') AS decided
+               count(*) FILTER (verdict = '{VerdictWord.APPROVE}') AS approving,
+               count(*) FILTER (verdict = '{VerdictWord.REMOVE}') AS removing,
+               max(decided_at) FILTER (verdict = '{VerdictWord.ESCALATE}') AS escalated,
+               max(decided_at) FILTER (verdict <> '{VerdictWord.ESCALATE}') AS decided
         FROM voices GROUP BY sha256
     ), settled AS (
         SELECT sha256, appeals,
@@ -75,14 +75,14 @@ _STANDING = f"""
            arg_max(reason, decided_at) FILTER (reason <> '') AS reason,
            count(*)::INTEGER AS people, list(id ORDER BY decided_at, id) AS ids
     FROM settled s JOIN voices v ON v.sha256 = s.sha256
-     AND (v.verdict = s.verdict OR (s.verdict = '{StandingVerdict.DISPUTED}' AND v.verdict <> '{Word.ESCALATE}'))
+     AND (v.verdict = s.verdict OR (s.verdict = '{StandingVerdict.DISPUTED}' AND v.verdict <> '{VerdictWord.ESCALATE}'))
     GROUP BY s.sha256, s.verdict ORDER BY s.sha256
 """
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What stands in a store.
+class StandingVerdicts:
+    """The verdicts that stand in a store.
 
     Attributes:
         contents: `STANDING_SCHEMA`, sorted by SHA-256.
@@ -107,10 +107,14 @@ class Standing:
         return rows
 
 
-def standing(store: Store) -> Standing:
+def standing(store: Store) -> StandingVerdicts:
     """Return what stands in a store. Raises BrokenRecord where a file of verdicts was changed."""
     parts = tuple(part_names(store))
-    return Standing(folded((read_part(store, part, _ASKED) for part in parts), store), parts) if parts else Standing()
+    return (
+        StandingVerdicts(folded((read_part(store, part, _ASKED) for part in parts), store), parts)
+        if parts
+        else StandingVerdicts()
+    )
 
 
 def folded(rows: Iterable[pa.Table], store: Store) -> pa.Table:
@@ -158,7 +162,7 @@ def counting(rows: pa.Table, store: Store) -> pa.Table:
     """Return the verdicts (`VERDICT_SCHEMA`) that count, of all kinds: not undone, not superseded, and no undo."""
     named = rows.filter(pc.not_equal(rows["supersedes"], "")).select(["id", "supersedes"])
     dead = _dead(zip(named["id"].to_pylist(), named["supersedes"].to_pylist(), strict=True), store)
-    gone = pc.or_(pc.is_in(rows["id"], pa.array(dead, pa.string())), pc.equal(rows["verdict"], str(Word.UNDO)))
+    gone = pc.or_(pc.is_in(rows["id"], pa.array(dead, pa.string())), pc.equal(rows["verdict"], str(VerdictWord.UNDO)))
     return rows.filter(pc.invert(gone))
 
 

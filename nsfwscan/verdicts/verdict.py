@@ -19,8 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, V
 from nsfwscan.schema import TIMESTAMP
 
 
-class Word(StrEnum):
-    """What a person says of a content."""
+class VerdictWord(StrEnum):
+    """The word of a person on a content."""
 
     APPROVE = "approve"
     """Harmless: it may stay."""
@@ -131,7 +131,7 @@ class PersonVerdict(BaseModel):
     run_id: Text = ""
     model: Text = ""
     policy: Text = ""
-    verdict: Annotated[Word, Field(strict=False)]
+    verdict: Annotated[VerdictWord, Field(strict=False)]
     category: Text = ""
     reason: Text = ""
     kind: Annotated[Kind, Field(strict=False)]
@@ -145,7 +145,7 @@ class PersonVerdict(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.verdict is Word.UNDO and not self.supersedes:
+        if self.verdict is VerdictWord.UNDO and not self.supersedes:
             raise ValueError("an undo must name the verdict that it takes back in `supersedes`")
         if self.supersedes == self.id:
             raise ValueError("a verdict cannot supersede itself")

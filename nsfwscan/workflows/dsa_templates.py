@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from nsfwscan.documents import load_yaml
-from nsfwscan.verdicts.verdict import Word
+from nsfwscan.verdicts.verdict import VerdictWord
 from nsfwscan.workflows.statements import OTHER, VISIBILITIES, Measure, category_of
 from nsfwscan.workflows.transparency import Transparency
 
@@ -151,9 +151,9 @@ def _complaints(found: Transparency, about: Sequence[str]) -> Iterator[list[Any]
     since = f"{median(found.complaint_hours):.2f} hours from the removal" if found.complaint_hours else ""
     values = {
         "Total number": found.complaints.total(),
-        "Decisions upheld": found.complaints[Word.REMOVE],
-        "Decisions reversed": found.complaints[Word.APPROVE],
-        "Decision omitted": found.complaints[Word.ESCALATE],
+        "Decisions upheld": found.complaints[VerdictWord.REMOVE],
+        "Decisions reversed": found.complaints[VerdictWord.APPROVE],
+        "Decision omitted": found.complaints[VerdictWord.ESCALATE],
     }
     applicability = "All"
     for section, indicators in _template()["complaints"].items():

@@ -73,8 +73,8 @@ _REFERENCES = ("uri", "duplicate_of")
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """What was erased."""
+class ForgetResult:
+    """The outcome of forgetting objects."""
 
     forget_id: str
     objects: int
@@ -88,7 +88,7 @@ class Forgotten:
     """Other URIs that the store knows, whose bytes are those of an object; they were not forgotten."""
 
 
-def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: str | None = None) -> Forgotten:
+def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: str | None = None) -> ForgetResult:
     """Erase the object at a URI, or all objects with some bytes.
 
     Raises:
@@ -119,7 +119,7 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
         record = record.model_copy(update={"done": True})
         write_forgotten(store, record)
         left, banks = tuple(_still_naming(store, uris)), tuple(_banks_with(store, contents))
-        return Forgotten(record.forget_id, len(uris), len(record.files), rows, left, banks, tuple(sorted(sharing)))
+        return ForgetResult(record.forget_id, len(uris), len(record.files), rows, left, banks, tuple(sorted(sharing)))
 
 
 def _check_finished(store: Store) -> None:

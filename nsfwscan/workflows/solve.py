@@ -44,7 +44,7 @@ _FOR_PEOPLE = (str(Decision.REVIEW), str(Decision.ESCALATE))
 
 @dataclass(frozen=True)
 class Effort:
-    """What people's decisions took, as their verdicts say.
+    """The time and the opens that decisions took, as their verdicts say.
 
     Attributes:
         opened: share of the items whose original was opened; 1 where nobody decided yet.
@@ -163,7 +163,7 @@ def _looked_at(run: Run, record: RunRecord, decider: Decider) -> _Looked:
 
 
 class _Night:
-    """What a run looked at, as it lies in its report."""
+    """The objects that a run looked at, as they lie in its report."""
 
     def __init__(self, run: Run, record: RunRecord) -> None:
         self._run, self._record = run, record

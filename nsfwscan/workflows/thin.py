@@ -34,15 +34,15 @@ from nsfwscan.workflows.forget import LEASE, replace_file
 
 
 @dataclass(frozen=True)
-class Thinned:
-    """What lost its names."""
+class ThinResult:
+    """The outcome of taking out names."""
 
     verdicts: int
     sessions: int
     files: int
 
 
-def thin(store: Store, keep: timedelta, by: str, *, dry_run: bool = False) -> Thinned:
+def thin(store: Store, keep: timedelta, by: str, *, dry_run: bool = False) -> ThinResult:
     """Take out the names of reviewers of verdicts and sessions that are older than `keep`.
 
     Raises:
@@ -60,7 +60,7 @@ def thin(store: Store, keep: timedelta, by: str, *, dry_run: bool = False) -> Th
         verdicts, sessions = (
             sum(n for path, _, n in plan if path.startswith(f"{one}/")) for one in (VERDICTS, SESSIONS)
         )
-        return Thinned(verdicts, sessions, len(plan))
+        return ThinResult(verdicts, sessions, len(plan))
 
 
 def _named_before(store: Store, before: datetime, salt: str) -> Iterator[tuple[str, pa.Table, int]]:

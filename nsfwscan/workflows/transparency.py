@@ -28,7 +28,7 @@ from nsfwscan.schema import Change, Decision
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
 from nsfwscan.verdicts.standing import counting
-from nsfwscan.verdicts.verdict import DECIDING, Kind, Word
+from nsfwscan.verdicts.verdict import DECIDING, Kind, VerdictWord
 
 NO_CATEGORY = "not said"
 _BY_PEOPLE = sorted(JUDGED.values())
@@ -81,9 +81,9 @@ class Transparency:
             },
             "1.5_complaints": {
                 "decided": appeals,
-                "upheld": self.complaints[Word.REMOVE],
-                "reversed": self.complaints[Word.APPROVE],
-                "left_open": self.complaints[Word.ESCALATE],
+                "upheld": self.complaints[VerdictWord.REMOVE],
+                "reversed": self.complaints[VerdictWord.APPROVE],
+                "left_open": self.complaints[VerdictWord.ESCALATE],
                 "median_hours": round(median(self.complaint_hours), 2) if self.complaint_hours else None,
             },
             "1.6_automated_means": {
@@ -195,7 +195,7 @@ def _removals(decided: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for row in decided:
-        if row["verdict"] == Word.REMOVE:
+        if row["verdict"] == VerdictWord.REMOVE:
             found[row["sha256"]] = row
         elif row["kind"] != Kind.APPEAL:
             found.pop(row["sha256"], None)
@@ -215,7 +215,9 @@ def _decided(
 def _hours(appeals: Sequence[dict[str, Any]], rows: pa.Table) -> Iterator[float]:
     """Yield the hours between each verdict on an appeal and the last removal of the content before it."""
     contents = pa.array([row["sha256"] for row in appeals], pa.string())
-    removed = rows.filter(pc.and_(pc.is_in(rows["sha256"], contents), pc.equal(rows["verdict"], str(Word.REMOVE))))
+    removed = rows.filter(
+        pc.and_(pc.is_in(rows["sha256"], contents), pc.equal(rows["verdict"], str(VerdictWord.REMOVE)))
+    )
     times: dict[str, list[datetime]] = {}
     for sha256, at in _pairs(removed, "sha256", "decided_at"):
         times.setdefault(sha256, []).append(at)
@@ -230,11 +232,11 @@ def _overturned(rows: pa.Table, start: pa.Scalar, end: pa.Scalar) -> int:
     by_id = {row["id"]: row for row in rows.select(["id", "sha256", "verdict", "reviewer", "decided_at"]).to_pylist()}
     first, last = start.as_py(), end.as_py()
     overturned: set[str] = set()
-    for later in rows.filter(pc.not_equal(rows["verdict"], str(Word.ESCALATE))).to_pylist():
+    for later in rows.filter(pc.not_equal(rows["verdict"], str(VerdictWord.ESCALATE))).to_pylist():
         named = by_id.get(later["supersedes"])
         if named is not None and named["reviewer"] != later["reviewer"] and named["verdict"] != later["verdict"]:
             overturned.add(named["id"])
-    decisions = (str(Word.APPROVE), str(Word.REMOVE))
+    decisions = (str(VerdictWord.APPROVE), str(VerdictWord.REMOVE))
     appeals = rows.filter(pc.equal(rows["kind"], str(Kind.APPEAL))).to_pylist()
     words = {row["sha256"]: row for row in appeals if row["verdict"] in decisions}
     for row in by_id.values():

@@ -26,7 +26,7 @@ from nsfwscan.storage.forgotten import names_forgotten
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.exchange import as_coop, as_descriptors, label_of
-from nsfwscan.verdicts.kept import Added, add_verdicts, all_verdicts, read_part
+from nsfwscan.verdicts.kept import ImportResult, add_verdicts, all_verdicts, read_part
 from nsfwscan.verdicts.reading import read_files
 from nsfwscan.verdicts.sessions import add_sessions
 from nsfwscan.verdicts.standing import counting, standing
@@ -39,7 +39,7 @@ _BATCH = 4096
 class Imported:
     """Outcome of an import."""
 
-    added: Added
+    added: ImportResult
     strange_runs: int
     """Verdicts that name runs which the store does not know."""
     sessions: int

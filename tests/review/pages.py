@@ -14,7 +14,7 @@ from PIL import Image
 from nsfwscan.config import StorageConfig
 from nsfwscan.review.covers import Artist
 from nsfwscan.review.originals import Originals
-from nsfwscan.review.pack import Asked, Pack, picture_saver, write_pack
+from nsfwscan.review.pack import Pack, PackRequest, picture_saver, write_pack
 from nsfwscan.review.ranking import ranked
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.output import Output
@@ -105,4 +105,4 @@ def packed(
     save = picture_saver(target) if originals is None else None
     artist = Artist(made.run.record().config, storage, save) if covers else None
     with ranked(made.run) as rows:
-        return write_pack(made.run, rows.items, target, Asked("Adult", originals=originals, **asked), artist)
+        return write_pack(made.run, rows.items, target, PackRequest("Adult", originals=originals, **asked), artist)

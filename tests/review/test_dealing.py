@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
-from nsfwscan.review.dealing import HEAVY, Hands, Past, deal, describe_hands, expected_opens, intensity
+from nsfwscan.review.dealing import HEAVY, Hands, PastDecisions, deal, describe_hands, expected_opens, intensity
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.roster import Roster, read_roster
 from nsfwscan.verdicts.verdict import VERDICT_SCHEMA, Kind
 from tests.review.stores import committed, row
 
-NOBODY = Past(0.3, {}, {})
+NOBODY = PastDecisions(0.3, {}, {})
 
 
 def item(number: int, **values: Any) -> Item:
@@ -46,7 +46,7 @@ def test_budgets_are_kept() -> None:
     """Each person's expected opens stay under the budget of the day, less what was opened today; the more urgent items
     are dealt, and the rest is counted."""
     items = [item(number) for number in range(200)]
-    hands = deal(items, roster(), Past(0.3, {"ben": 3}, {}), [], [])
+    hands = deal(items, roster(), PastDecisions(0.3, {"ben": 3}, {}), [], [])
     assert expected_opens(items[0], 0.3) == pytest.approx(0.3)
     opens = {hand.reviewer.name: hand.opens for hand in hands.hands}
     assert 9.6 < opens["ann"] <= 10 and 1.6 < opens["ben"] <= 2
@@ -82,7 +82,9 @@ def test_skills_severity_and_disagreement() -> None:
         item(5, skill="arabic"),
         item(6, signals=[{"name": "gore.blood", "value": 0.9}], severity=0),
     ]
-    past = Past(0.3, {}, {item(3).row["sha256"]: frozenset({"ann"}), item(5).row["sha256"]: frozenset({"ann"})})
+    past = PastDecisions(
+        0.3, {}, {item(3).row["sha256"]: frozenset({"ann"}), item(5).row["sha256"]: frozenset({"ann"})}
+    )
     hands = deal(items, roster(reviewers=people), past, [], [item(90 + n, severity=0) for n in range(5)])
     assert "/1" in of(hands, "ann") and "/3" in of(hands, "cy")
     assert {"/4", "/6"} & set(of(hands, "ben")) == set()
@@ -130,7 +132,7 @@ def test_the_past_says_how_much_is_opened() -> None:
          "decided_at": datetime(2026, 11, 26 + n % 2, 3)} for n in range(50)
     ]  # fmt: skip
     rows[1]["opened"] = True
-    past = Past.of(pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA), roster(open_rate=0.1), now)
+    past = PastDecisions.of(pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA), roster(open_rate=0.1), now)
     assert past.open_rate == pytest.approx((26 + 5) / 100) and past.opened_today == {"ann": 1}
     assert past.decided_by == {"a": {"ann"}, "b": {"ann"}}
 

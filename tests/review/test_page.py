@@ -19,7 +19,7 @@ from PIL import Image
 from nsfwscan.config import StorageConfig
 from nsfwscan.review import pack as packing
 from nsfwscan.review.originals import Template
-from nsfwscan.review.pack import Asked
+from nsfwscan.review.pack import PackRequest
 from nsfwscan.verdicts.reading import read_files
 from nsfwscan.verdicts.verdict import parsed
 from tests.reports.test_html_in_browser import _CONTRAST
@@ -343,7 +343,7 @@ def _items(count: int) -> list[dict[str, Any]]:
 
 def _page(made: Store, folder: Path, items: list[dict[str, Any]]) -> Path:
     page = folder / "index.html"
-    page.write_text(packing._page(made.run, Asked("Many"), items), encoding="utf-8")
+    page.write_text(packing._page(made.run, PackRequest("Many"), items), encoding="utf-8")
     return page
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
-from nsfwscan.review.dealing import Past
+from nsfwscan.review.dealing import PastDecisions
 from nsfwscan.review.roster import Roster
 from nsfwscan.storage.store import Store
 from nsfwscan.verdicts.kept import all_verdicts
@@ -74,7 +74,7 @@ def test_sessions_are_taken_in_once_and_count(made: Path) -> None:
         (9, 0, 0),
     ]
     roster = Roster.of({"reviewers": [{"name": "ann", "opens": 10}]})
-    past = Past.of(all_verdicts(store), roster, NOW, all_sessions(store))
+    past = PastDecisions.of(all_verdicts(store), roster, NOW, all_sessions(store))
     assert past.opened_today["ann"] == 9
     night = scanned(
         made / "media", made / "out", lambda uri: staged_row(uri, sha256=sha256_of(Path(uri).stem)), run_id="2"

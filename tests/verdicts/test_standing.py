@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, SourceError
 from nsfwscan.storage.store import Store
-from nsfwscan.verdicts.kept import Added, add_verdicts, part_names
-from nsfwscan.verdicts.standing import Standing, counting, folded, standing
+from nsfwscan.verdicts.kept import ImportResult, add_verdicts, part_names
+from nsfwscan.verdicts.standing import StandingVerdicts, counting, folded, standing
 from nsfwscan.verdicts.verdict import PersonVerdict, as_table, parsed
 from tests.verdicts.lines import Line, id_of, line, sha256_of
 
@@ -92,7 +92,7 @@ def test_a_store_takes_each_verdict_once(tmp_path: Path) -> None:
     here, given = store(tmp_path), verdicts(line("1", "a", "remove"), line("2", "b", "approve"))
     first = add_verdicts(here, given)
     assert (first.new, first.there) == (2, 0) and part_names(here) == [first.part]
-    assert add_verdicts(here, given[::-1]) == Added(0, 2, None)
+    assert add_verdicts(here, given[::-1]) == ImportResult(0, 2, None)
     assert add_verdicts(store(tmp_path / "other"), given[::-1]).part == first.part
     more = add_verdicts(here, [*given, *verdicts(line("3", "c", "remove"))])
     assert (more.new, more.there, len(part_names(here))) == (1, 2, 2)
@@ -132,11 +132,11 @@ def test_a_changed_file_is_told(tmp_path: Path) -> None:
 
 def test_verdicts_join_by_content(tmp_path: Path) -> None:
     """Whatever the object's name is; what was there before is replaced; rows without a digest have none."""
-    found = Standing(folded([as_table(verdicts(line("1", "a", "remove")))], store(tmp_path)))
+    found = StandingVerdicts(folded([as_table(verdicts(line("1", "a", "remove")))], store(tmp_path)))
     rows = pa.table({"sha256": [sha256_of("a"), sha256_of("b"), None], "verdict": ["approve", "approve", None]})
     joined = found.onto(rows)
     assert joined["verdict"].to_pylist() == ["remove", None, None] and joined["appeals"].to_pylist() == [0, None, None]
-    assert Standing().onto(rows)["verdict"].to_pylist() == [None, None, None]
+    assert StandingVerdicts().onto(rows)["verdict"].to_pylist() == [None, None, None]
 
 
 @settings(max_examples=40, deadline=None)
