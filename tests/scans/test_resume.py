@@ -166,7 +166,7 @@ def test_a_plain_command_tells_of_unfinished_runs(media: Path, out: Path, tmp_pa
     assert [said for said in listening.said if "over the same sources" in said] == [
         "run 20261122 over the same sources is unfinished: 0 of 10 objects done; "
         "--run-id 20261122 (the newest: --resume last) goes on with it",
-        "run 20261121 over the same sources is unfinished: 8 of 10 objects done; "
+        "run 20261121 over the same sources is unfinished: 6 of 10 objects done; "
         "--run-id 20261121 (the newest: --resume last) goes on with it",
     ]
     listening = Listening()
@@ -240,6 +240,6 @@ def test_a_deadline_is_no_other_setting(media: Path, out: Path) -> None:
 
 def test_a_stalled_run_says_how_to_go_on(media: Path, out: Path) -> None:
     """So does a run that the watchdog stopped."""
-    with pytest.raises(Stalled, match=r"nothing moves\n8 of 10 objects are done; --run-id r or --resume last"):
+    with pytest.raises(Stalled, match=r"nothing moves\n6 of 10 objects are done; --run-id r or --resume last"):
         scanned(media, out, run_id="r", run_shards=cut_after(2, Stalled("nothing moves")), **SMALL)
     assert resume(media, out).run_id == "r"
