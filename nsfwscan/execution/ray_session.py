@@ -141,9 +141,11 @@ def _few_processes(*, log_to_driver: bool) -> Iterator[None]:
 
 def _makes_environments() -> bool:
     """Return whether workers are to run in an environment that Ray makes for them: under `uv run`, in a job, or where a
-    hook says so."""
-    from ray._private.runtime_env.uv_runtime_env_hook import _get_uv_run_cmdline
-
+    hook says so; another version of Ray may do so elsewhere."""
+    try:
+        from ray._private.runtime_env.uv_runtime_env_hook import _get_uv_run_cmdline
+    except ImportError:
+        return True
     asked = {"RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & os.environ.keys()
     return bool(asked) or _get_uv_run_cmdline() is not None
 
