@@ -15,6 +15,8 @@ from functools import cache
 _INVISIBLE = frozenset({"Cf", "Cc", "Mn", "Me"})
 _SPACED = re.compile(r"(?<!\w)\w(?:[\s.\-_*]\w){2,}(?!\w)")
 _LONG = re.compile(r"(.)\1{2,}")
+_SYNTAX = re.compile(r"\\(?:[pP]\{[^}]*\}|x\{[^}]*\}|x..|[pP]?.)|\(\?P?<[^>]*>|\(\?[imsU-]+[:)]|\[:\^?\w+:\]", re.S)
+"""Parts of RE2's regular expressions in which letters do not mean themselves: escapes, names, flags, classes."""
 _LEET = str.maketrans("013457@$!|€", "oieastasiie")
 
 
@@ -28,6 +30,16 @@ def unmasked(text: str) -> str:
     shown = _visible(text).translate(_look_alikes()).translate(_LEET)
     shown = _SPACED.sub(lambda found: re.sub(r"[\W_]", "", found[0]), shown)  # two spaces end a word
     return re.sub(r"\s+", " ", _LONG.sub(r"\1\1", shown)).strip().casefold()
+
+
+def pattern_of(expression: str) -> str:
+    """Return a regular expression (RE2's) with its letters as `plain` has those of a text, which it would not find
+    otherwise: `Für` finds `fur`."""
+    folded, at = [], 0
+    for syntax in _SYNTAX.finditer(expression):
+        folded += [_visible(expression[at : syntax.start()]), syntax[0]]
+        at = syntax.end()
+    return "".join([*folded, _visible(expression[at:])])
 
 
 @cache

@@ -27,7 +27,7 @@ from nsfwscan.config import Frozen, StorageConfig
 from nsfwscan.documents import load_yaml
 from nsfwscan.errors import ConfigError
 from nsfwscan.storage.text_files import read_text
-from nsfwscan.texts.folding import plain, unmasked
+from nsfwscan.texts.folding import pattern_of, plain, unmasked
 
 EXAMPLES = Path(__file__).with_name("examples")
 _NAME = r"^[a-z][a-z0-9-]{0,39}$"
@@ -173,7 +173,7 @@ def _compiled(one: PatternList, topic: str) -> Iterator[tuple[str, list[Any]]]:
         compiled = []
         for pattern in patterns:
             try:
-                compiled.append(re2.compile(pattern, options=options))
+                compiled.append(re2.compile(pattern_of(pattern), options=options))
             except re2.error as error:
                 said = error.args[0]
                 _refuse(one, topic, group, pattern, said.decode() if isinstance(said, bytes) else str(said))

@@ -10,7 +10,7 @@ import yaml
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
-from nsfwscan.texts.folding import plain, unmasked
+from nsfwscan.texts.folding import pattern_of, plain, unmasked
 from nsfwscan.texts.patterns import EXAMPLES, PatternList, Search, read_list
 
 pytest.importorskip("re2")
@@ -61,6 +61,21 @@ def test_masks_are_taken_off(masked: str) -> None:
 
 def test_plain_keeps_numbers() -> None:
     assert plain("I'm  13,\nGRÜSSE aus Köln") == "i'm 13, grusse aus koln"
+
+
+@pytest.mark.parametrize("said", ["WIE ALT bist Du für Größe", "wie alt bist du fur grosse"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["Wie Alt", "für", "fu\u0308r GRÖSSE", "Größe", r"\bDU\b", r"[A-Z]{3} (?P<Age>ALT)", r"(?i)Wie\SALT|\x44u|DU\s\S+", r"\p{L}IE"],
+)  # fmt: skip
+def test_letters_of_patterns_are_folded_as_texts_are(tmp_path: Path, pattern: str, said: str) -> None:
+    """Capitals and accents would be found in no text; escapes, classes and names keep what they mean."""
+    assert Search([read_list(written(tmp_path, pattern), StorageConfig())])(said)["spam"] == 0.5
+
+
+@pytest.mark.parametrize("pattern", [r"\PL\D\W\S", r"\p{Lu}", r"[[:^ALPHA:]]x", r"\x{41}(?s-i:\W)(?P<Name>\B)"])
+def test_what_is_no_letter_in_a_pattern_stays(pattern: str) -> None:
+    assert pattern_of(pattern) == pattern
 
 
 @pytest.mark.parametrize(
