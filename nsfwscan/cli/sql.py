@@ -32,8 +32,8 @@ def sql(store: str, statement: str | None, as_json: bool, **options: Any) -> Non
     """Run an SQL STATEMENT (DuckDB's) over all committed runs of a report STORE.
 
     Tables: runs (one row for each run, pruned ones too), rows (the reports), changes, views, detections, text,
-    escalations and false_positives, each with run_id, run_kind and committed_at; files; verdicts (people's). Without
-    STATEMENT, print the SQL that opens the store in DuckDB's own shell.
+    embeddings, escalations, false_positives and drift, each with run_id, run_kind and committed_at; files; verdicts
+    (people's). Without STATEMENT, print the SQL that opens the store in DuckDB's own shell.
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command"):
         place = Store.at(store, StorageConfig.of(given_options(options)))

