@@ -110,11 +110,9 @@ class StandingVerdicts:
 def standing(store: Store) -> StandingVerdicts:
     """Return what stands in a store. Raises BrokenRecord where a file of verdicts was changed."""
     parts = tuple(part_names(store))
-    return (
-        StandingVerdicts(folded((read_part(store, part, _ASKED) for part in parts), store), parts)
-        if parts
-        else StandingVerdicts()
-    )
+    if not parts:
+        return StandingVerdicts()
+    return StandingVerdicts(folded((read_part(store, part, _ASKED) for part in parts), store), parts)
 
 
 def folded(rows: Iterable[pa.Table], store: Store) -> pa.Table:

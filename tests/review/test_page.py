@@ -237,6 +237,13 @@ def test_a_slip_of_the_hand_is_undone_from_the_next_item(opened: Callable[..., O
     assert one.page.evaluate(focused) == "list" and one.page.locator("#shown").inner_html() == ""
 
 
+def _hold(page: Any, key: str) -> None:
+    """Hold a key down so long that it repeats."""
+    for _ in range(4):
+        page.keyboard.down(key)
+    page.keyboard.up(key)
+
+
 def test_who_works_by_tab_and_enter_stays_where_they_are(opened: Callable[..., Opened], linked: Path) -> None:
     """A decision by a button leaves the focus on the same button of the next item; a key that is held down decides once;
     Enter goes from the list to the item, and Escape back. No two buttons for originals have one name."""
@@ -248,20 +255,14 @@ def test_who_works_by_tab_and_enter_stays_where_they_are(opened: Callable[..., O
     one.page.keyboard.press("Escape")
     assert one.page.evaluate(focused) == "list"
     one.page.locator("#detail [data-act=a]").focus()
-    for _ in range(4):
-        one.page.keyboard.down("Enter")
-    one.page.keyboard.up("Enter")
+    _hold(one.page, "Enter")
     assert one.page.evaluate(focused) == "a"
     one.page.keyboard.press("Tab")
     one.page.keyboard.press("Enter")
     assert one.page.evaluate(focused) == "1"
     one.page.locator("#list").focus()
-    for _ in range(4):
-        one.page.keyboard.down("s")
-    one.page.keyboard.up("s")
-    for _ in range(4):
-        one.page.keyboard.down("e")
-    one.page.keyboard.up("e")
+    _hold(one.page, "s")
+    _hold(one.page, "e")
     lines = one.verdicts()
     assert len({line["decided_at"] for line in lines}) == 3, lines
     assert [line["verdict"] for line in lines if line["uri"].endswith("plain.png")] == ["approve"]
