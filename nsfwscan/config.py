@@ -503,7 +503,7 @@ class ClusterConfig(Frozen):
 class EngineConfig(ClusterConfig):
     """Where it runs, and when it gives up."""
 
-    inline_rows: int = Field(256, ge=0)
+    inline_rows: int = Field(1000, ge=0)
     """Most objects that are scanned in this process, without a cluster: sooner than a local Ray has started."""
     shard_rows: int = Field(256, ge=1, le=1000)
     seed: int = 0

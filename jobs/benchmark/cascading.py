@@ -19,7 +19,7 @@ from jobs.benchmark.scans import measure_scan
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
 from nsfwscan.config import ScanConfig
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.workflows.scan import run_scan
 

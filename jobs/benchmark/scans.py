@@ -1,7 +1,9 @@
-"""Measure nsfwscan's own scan in steady state (figures `KEY.steady`, `KEY.overall`) and from a cold start (`cold.*`).
+"""Measure nsfwscan's own scan in steady state (figures `KEY.steady`, `KEY.overall`, `KEY.beside`) and from a cold start
+(`cold.*`).
 
 The steady state is that of `timing.steady`, over the shards as they arrive. The scan does all its work: it stages
-results and commits the report. A cold start is the command `nsfwscan scan` in a new process: it includes Python,
+results and commits the report. What it takes beside the time that all images would take at the steady rate is its
+start, its tail and its commit. A cold start is the command `nsfwscan scan` in a new process: it includes Python,
 imports and the model, and Ray where a scan uses it; the files are in the page cache.
 """
 
@@ -24,6 +26,7 @@ from jobs.benchmark.timing import Arrival, apart, steady, steady_rate
 from jobs.benchmark.workload import Workload
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import NsfwscanError
+from nsfwscan.execution.choose import choose_executor
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.layout import Fleet, Layout
 from nsfwscan.execution.pipeline import Job
@@ -65,8 +68,10 @@ def measure_scan(
     store: tuple[Path, int] | None = None,
     sections: dict[str, Any] | None = None,
     shards: int = _SHARDS,
+    *,
+    on_ray: bool = True,
 ) -> list[Figure]:
-    """Measure one scan: its steady state, and its overall rate with start and commit.
+    """Measure one scan: its steady state, its overall rate with start and commit, and what these take.
 
     Args:
         model: a value of `--model`.
@@ -75,13 +80,15 @@ def measure_scan(
         store: a media store and its number of objects; unset: one that lasts for the time to measure.
         sections: further sections of the configuration.
         shards: approximate number of shards of the store.
+        on_ray: on a local Ray, however few images there are; else in one process, however many.
 
     Raises:
         NsfwscanError: an image was neither scored nor settled by a filter.
     """
     media, images = store or workload.store_for(expected)
     shard_rows = shard_rows_for(images, shards)
-    course = apart(scan_once, media, model, workload.cores, shard_rows, sections or {})
+    engine = {"num_cpus": workload.cores, "shard_rows": shard_rows, "inline_rows": 0 if on_ray else images}
+    course = apart(scan_once, media, model, {**(sections or {}), "engine": engine})
     if course.settled != images:
         raise NsfwscanError(f"only {course.settled} of {images} generated images were scored: something is wrong here")
     actors = course.layout.cpu_actors + course.layout.model_actors
@@ -99,7 +106,13 @@ def measure_scan(
     overall = figure(
         f"{key}.overall", f"{label}, from start to commit", [images / course.total_s], note=f"{course.total_s:.1f} s"
     )
-    return [first, overall]
+    label = f"{label}, start, tail and commit"
+    beside = (
+        figure(f"{key}.beside", label, [course.total_s - images / rate], SECONDS, "beside the time at the steady rate")
+        if rate is not None
+        else missing(f"{key}.beside", label, "without a steady state")
+    )
+    return [first, overall, beside]
 
 
 def shard_rows_for(images: int, shards: int = _SHARDS) -> int:
@@ -167,33 +180,31 @@ def _watch(process: subprocess.Popen[bytes], staging: Path, began: float) -> flo
     return first_s
 
 
-def scan_once(media: Path, model: str, cores: int, shard_rows: int, sections: dict[str, Any]) -> Course:
-    """Scan once in this process, on a local Ray of its own, and delete the report."""
-    from nsfwscan.execution.ray_data import run_shards
+def scan_once(media: Path, model: str, sections: dict[str, Any]) -> Course:
+    """Scan once from this process, and delete the report.
 
+    Args:
+        sections: of the configuration.
+    """
     out = tempfile.mkdtemp(prefix="nsfwscan-bench-")
     began = time.perf_counter()
     arrivals: list[Arrival] = []
     fleets: list[Fleet] = []
 
     def timed(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-        for result in run_shards(job, shards, deadline, began=fleets.append):
+        for result in choose_executor(job, shards, deadline, began=fleets.append):
             arrivals.append((time.perf_counter() - began, result.rows))
             yield result
 
     try:
-        result = run_scan(_config(media, out, model, cores, shard_rows, sections), "bench", timed, Silent())
+        given = {"source": {"uris": [str(media)]}, "out": out, "model": {"uri": model}}
+        result = run_scan(ScanConfig.of({**given, **sections}), "bench", timed, Silent())
         total_s = time.perf_counter() - began
     finally:
         shutil.rmtree(out, ignore_errors=True)
     balance = result.record.balance
     settled = balance.scored + balance.filtered
     return Course(fleets[0].layout, tuple(arrivals), total_s, balance.listed, settled)
-
-
-def _config(media: Path, out: str, model: str, cores: int, shard_rows: int, sections: dict[str, Any]) -> ScanConfig:
-    given = {"source": {"uris": [str(media)]}, "out": out, "model": {"uri": model}}
-    return ScanConfig.of({**given, **sections, "engine": {"num_cpus": cores, "shard_rows": shard_rows}})
 
 
 def _link(pictures: Sequence[Path], folder: Path) -> None:

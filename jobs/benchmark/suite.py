@@ -129,7 +129,9 @@ def _views(suite: Suite) -> list[Figure]:
 def _free_scan(suite: Suite) -> list[Figure]:
     workload, label = suite.workload, "nsfwscan scan, a model that costs nothing"
     model = str(workload.free)
-    hashed = scans.measure_scan(workload, model, "free", label, suite.expected("decode.hashed.all"))
+    expected = suite.expected("decode.hashed.all")
+    hashed = scans.measure_scan(workload, model, "free", label, expected)
+    hashed += scans.measure_scan(workload, model, "free.inline", f"{label}, without Ray", expected, on_ray=False)
     expected = suite.expected("decode.fast.all")
     return hashed + scans.measure_scan(
         workload, model, "free.fast", f"{label}, no PDQ", expected, sections={"decode": {"pdq": "off"}}
@@ -228,6 +230,13 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
         _RAW_ALL,
         ("decode.hashed.all", "raw decoding and hashing"),
     ),
+    "free.inline.steady": (
+        ("free.steady", "on Ray"),
+        _RAW_ALL,
+        ("decode.hashed.all", "raw decoding and hashing"),
+    ),
+    "free.inline.overall": (("free.overall", "on Ray"),),
+    "free.inline.beside": (("free.beside", "on Ray"),),
     "free.fast.steady": (
         _RAW_ALL,
         ("decode.fast.all", "raw decoding"),

@@ -256,6 +256,7 @@ def _workers(plan: Explanation) -> list[tuple[str, str]]:
         return [
             ("cluster", "none: in this process, which is sooner for so few"),
             _machine(expected),
+            ("  threads", f"{plan.layout.cpu_actors}, the model in each"),
             ("  memory", size(expected.memory_bytes) + ("" if free is None else f"; {size(free)} are free")),
         ]
     in_flight = f"{size(plan.in_flight_bytes)} of pixels in the object store" if plan.in_flight_bytes else ""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nsfwscan.config import EngineConfig
 from nsfwscan.execution.deadline import NEVER, Deadline
-from nsfwscan.execution.layout import Fleet, Layout
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.layout import Fleet, inline_layout
 from nsfwscan.execution.machine import this_machine
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.pipeline import Job, needs_of
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
 
@@ -25,10 +26,13 @@ def choose_executor(
     began: Callable[[Fleet], None] = lambda fleet: None,
 ) -> Iterator[ShardResult]:
     """Run shards in this process or on Ray; arguments and errors are those of `ray_data.run_shards`."""
-    if is_inline(job.config.engine, sum(shard.rows for shard in shards)):
+    rows = sum(shard.rows for shard in shards)
+    if is_inline(job.config.engine, rows):
         here = this_machine(job.config.engine.num_cpus)
-        began(Fleet((here,), Layout("inline", 1, threads=int(here.cpus))))
-        return run_inline(job, shards, deadline)
+        needs = needs_of(job.config, job.spec, job.auxiliary_models)
+        layout = inline_layout(here, len(shards), rows, needs)
+        began(Fleet((here,), layout))
+        return run_inline(job, shards, deadline, layout)
     from nsfwscan.execution.ray_data import run_shards
 
     return run_shards(job, shards, deadline, verbose=verbose, began=began)

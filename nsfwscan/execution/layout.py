@@ -182,6 +182,15 @@ def choose_layout(nodes: Sequence[Node], shards: int, needs: Needs | None = None
     return Layout("fused", max(1, actors), cpus_per_actor=_rounded(asked), threads=max(1, threads))
 
 
+def inline_layout(here: Node, shards: int, rows: int, needs: Needs) -> Layout:
+    """Return the layout without Ray: threads of one process do what CPU actors would. Where a GPU scores, there is one
+    of them, since its model fills the GPU."""
+    split = needs.backend == "torch" and here.gpus >= 1
+    room = 1 if split else max(1, _place(here, needs, split).cpu_actors)
+    threads = min(room, actors_worth(shards, rows))
+    return Layout("inline", threads, threads=max(1, int(here.cpus) // threads))
+
+
 def actors_worth(shards: int, rows: int) -> int:
     """Return for how many actors, at most, there is work on one machine."""
     return min(shards, max(1, rows // _ROWS_AN_ACTOR))

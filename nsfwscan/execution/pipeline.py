@@ -5,7 +5,7 @@
 
 What scored high passes them once more (`second_look.py`). A `Job` holds everything that decides a row. Each shard ends
 as a part in staging. The same lists of stages run on Ray (`ray_data.py`) and in this process, without Ray
-(`run_inline`).
+(`inline.py`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ import pyarrow.compute as pc
 from nsfwscan.banks.bank import BankSpec
 from nsfwscan.banks.matcher import BankSet, Search
 from nsfwscan.config import ModelConfig, ScanConfig, digest_of
-from nsfwscan.execution.deadline import NEVER, Deadline
 from nsfwscan.execution.layout import Needs
-from nsfwscan.execution.machine import usable_cpus
 from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.images.formats.containers import videos_are_decoded
 from nsfwscan.images.formats.registry import FORMATS
@@ -55,6 +53,9 @@ from nsfwscan.stages.read import Read
 from nsfwscan.stages.reading import PICTURE, Again, KeepText, ReadPictures
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 from nsfwscan.texts.rules import TextRules
+
+Moved = Callable[[], None]
+"""Called now and then, as long as there is progress."""
 
 _CHUNK_BYTES = 32 * 2**20
 _ROW_BYTES = 8192
@@ -88,26 +89,36 @@ def cpu_stages(
     banks: BankSet | None = None,
     auxiliary_models: AuxiliaryModels = ALONE,
     poison: Poison | None = None,
+    moved: Moved = lambda: None,
 ) -> list[Stage]:
     """Return the stages from a listing to pixels. Exact hashes are matched before any decoding; known contents reach no
-    model, and clearly benign images no expensive one."""
+    model, and clearly benign images no expensive one.
+
+    Args:
+        moved: called now and then, as long as there is progress.
+    """
     columns = pixel_columns(spec, auxiliary_models)
     return [
         Read(config.read, config.storage, pace),
         Digest(),
         *([MatchDigests(banks)] if banks else []),
-        decode_stage(config, columns, poison, leaves=config.decode.mode == "gpu"),
+        decode_stage(config, columns, poison, leaves=config.decode.mode == "gpu", moved=moved),
         *([MatchHashes(banks)] if banks else []),
         *_filters(config, spec, auxiliary_models, columns),
     ]
 
 
 def decode_stage(
-    config: ScanConfig, columns: dict[Geometry, str], poison: Poison | None = None, *, leaves: bool = False
+    config: ScanConfig,
+    columns: dict[Geometry, str],
+    poison: Poison | None = None,
+    *,
+    leaves: bool = False,
+    moved: Moved = lambda: None,
 ) -> Decode:
     """Return the stage that decodes everything, or leaves ordinary JPEGs to a GPU."""
     trust = trust_list(config.decode, config.storage)
-    return Decode(config.decode, columns, poison, config.views, trust, leaves=leaves)
+    return Decode(config.decode, columns, poison, config.views, trust, leaves=leaves, moved=moved)
 
 
 def _filters(
@@ -153,7 +164,7 @@ def model_stages(
     return stages
 
 
-def pictures_again(config: ScanConfig, read: Read, moved: Callable[[], None] = lambda: None) -> Again:
+def pictures_again(config: ScanConfig, read: Read, moved: Moved = lambda: None) -> Again:
     """Return the stages that read objects again, as pictures that people could read.
 
     Args:
@@ -249,27 +260,30 @@ class CpuChain:
     Args:
         actors: number of chains that share the limit on requests to the media store.
         search: function that searches for similar hashes; unset: the chain has its own indexes.
+        moved: called now and then, as long as there is progress.
     """
 
-    def __init__(self, job: Job, actors: int = 1, search: Search | None = None) -> None:
+    def __init__(self, job: Job, actors: int = 1, search: Search | None = None, moved: Moved = lambda: None) -> None:
+        self._moved = moved
         self._read_shard = ShardReader(job.run.folder)
         is_asked = job.banks or (job.known is not None and job.known.num_rows)
         banks = BankSet(job.banks, job.config.storage, search, known=job.known) if is_asked else None
         pace = _pace(job, actors)
         poison = SharedPoison(job.run.staging, job.config.decode)
-        self._stages = opened(cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models, poison))
+        stages = cpu_stages(job.config, job.spec, pace, banks, job.auxiliary_models, poison, moved)
+        self._stages = opened(stages)
 
-    def __call__(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> pa.Table:
-        """Return the shard's rows with pixels; call `moved` now and then, as long as there is progress."""
-        return pa.concat_tables(self.chunks(shard, moved))
+    def __call__(self, shard: Shard) -> pa.Table:
+        """Return the shard's rows with pixels."""
+        return pa.concat_tables(self.chunks(shard))
 
-    def chunks(self, shard: Shard, moved: Callable[[], None] = lambda: None) -> Iterator[pa.Table]:
+    def chunks(self, shard: Shard) -> Iterator[pa.Table]:
         """Yield the same piece by piece."""
-        return overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, moved)
+        return overlapped(self._stages, fresh(self._read_shard(shard)), _CHUNK_BYTES, self._moved)
 
-    def again(self, listing: pa.Table, moved: Callable[[], None] = lambda: None) -> pa.Table:
+    def again(self, listing: pa.Table) -> pa.Table:
         """Return a few rows with pixels, for their second look."""
-        return run_overlapped(self._stages, fresh(listing), _CHUNK_BYTES, moved)
+        return run_overlapped(self._stages, fresh(listing), _CHUNK_BYTES, self._moved)
 
 
 def _pace(job: Job, actors: int) -> Pace:
@@ -286,7 +300,7 @@ class ModelChain:
         moved: called now and then, as long as there is progress.
     """
 
-    def __init__(self, job: Job, *, threads: int, actors: int = 1, moved: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, job: Job, *, threads: int, actors: int = 1, moved: Moved = lambda: None) -> None:
         pixels = sum(geometry.nbytes for geometry in pixel_columns(job.spec, job.auxiliary_models))
         self._most_bytes = job.config.engine.shard_rows * (pixels + _ROW_BYTES)
         config, beside = job.config, job.auxiliary_models
@@ -338,11 +352,23 @@ def opened(stages: Sequence[Stage]) -> Sequence[Stage]:
     return stages
 
 
-def run_inline(job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER) -> Iterator[ShardResult]:
-    """Run the whole pipeline in this process, shard by shard, without Ray; check the deadline before each shard."""
-    threads = job.config.engine.num_cpus or usable_cpus()
-    read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
-    look = SecondLook(job.config.views, lambda listing, moved: score(read.again(listing, moved)))
-    for shard in shards:
-        deadline.check()
-        yield stage(shard, look(score.together(read.chunks(shard))))
+class WholeChain:
+    """All stages over a shard, from its listing to its staged part, for one thread at a time.
+
+    Args:
+        actors: number of chains that share the limit on requests to the media store.
+        threads: of each model.
+        search: function that searches for similar hashes; unset: the chain has its own indexes.
+        moved: called now and then, as long as there is progress.
+    """
+
+    def __init__(self, job: Job, *, actors: int, threads: int, search: Search | None, moved: Moved) -> None:
+        self._read = CpuChain(job, actors, search, moved)
+        self._score = ModelChain(job, threads=threads, actors=actors, moved=moved)
+        self._look = SecondLook(job.config.views, lambda listing: self._score(self._read.again(listing)))
+        self._stage = Stager(job)
+
+    def __call__(self, shard: Shard) -> ShardResult:
+        """Stage the shard, and return its result; the one that it has, where it is staged already."""
+        found = self._stage.found(shard)
+        return found or self._stage(shard, self._look(self._score.together(self._read.chunks(shard))))

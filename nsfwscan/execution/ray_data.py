@@ -16,6 +16,7 @@ import queue
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -48,7 +49,7 @@ from nsfwscan.execution.layout import (
     local_store_bytes,
 )
 from nsfwscan.execution.machine import this_machine
-from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, needs_of
+from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, WholeChain, needs_of
 from nsfwscan.execution.pulse import Pulse
 from nsfwscan.execution.ray_session import ray_session, replaced
 from nsfwscan.execution.second_look import SecondLook
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 _LEAVE_S = 10.0
 _LOOK_S = 2.0
+_TELL_S = 1.0
 _START_S = 300.0
 """Extra patience until a worker begins the first shard: nodes start, container images are pulled, libraries load."""
 _NAMED_SHARDS = 10
@@ -74,26 +76,13 @@ class _Actor:
     def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
         collect_rarely()
         self._job, self._layout, self._pulse, self._indexes = job, layout, pulse, indexes
-        self._worker = f"process {os.getpid()} on {socket.gethostname()}"
+        self._worker, self._told_s = f"process {os.getpid()} on {socket.gethostname()}", 0.0
 
     @cached_property
     def _read(self) -> CpuChain:
         search_on(1)
         readers = self._layout.cpu_actors + self._layout.closer_actors
-        return CpuChain(self._job, readers, self._search if self._indexes else None)
-
-    @cached_property
-    def _score(self) -> ModelChain:
-        layout = self._layout
-        actors = layout.model_actors or layout.cpu_actors
-        return ModelChain(self._job, threads=layout.threads, actors=actors, moved=self._moved)
-
-    @cached_property
-    def _look(self) -> SecondLook:
-        return SecondLook(self._job.config.views, self._again)
-
-    def _again(self, listing: pa.Table, moved: Callable[[], None]) -> pa.Table:
-        return self._score(self._read.again(listing, moved))
+        return CpuChain(self._job, readers, self._search if self._indexes else None, self._moved)
 
     @cached_property
     def _stage(self) -> Stager:
@@ -110,7 +99,9 @@ class _Actor:
         self._pulse.begin.remote(shard.name, self._worker)
 
     def _moved(self) -> None:
-        self._pulse.move.remote()
+        if time.monotonic() - self._told_s > _TELL_S:
+            self._told_s = time.monotonic()
+            self._pulse.move.remote()
 
     def _finish(self, shard: Shard, result: ShardResult) -> pa.Table:
         self._pulse.finish.remote(shard.name)
@@ -120,14 +111,16 @@ class _Actor:
 class _Fused(_Actor):
     """An actor that runs the whole pipeline."""
 
+    @cached_property
+    def _chain(self) -> WholeChain:
+        search_on(1)
+        search, actors = self._search if self._indexes else None, self._layout.cpu_actors
+        return WholeChain(self._job, actors=actors, threads=self._layout.threads, search=search, moved=self._moved)
+
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, _ = _without_shard(block)
         self._begin(shard)
-        result = self._stage.found(shard)
-        if result is None:
-            rows = self._score.together(self._read.chunks(shard, self._moved))
-            result = self._stage(shard, self._look(rows, self._moved))
-        return self._finish(shard, result)
+        return self._finish(shard, self._chain(shard))
 
 
 class _Cpu(_Actor):
@@ -138,7 +131,7 @@ class _Cpu(_Actor):
         self._begin(shard)
         if self._stage.found(shard):
             return block
-        return _with_shard(self._read(shard, self._moved), shard)
+        return _with_shard(self._read(shard), shard)
 
 
 class _Closer(_Actor):
@@ -146,7 +139,7 @@ class _Closer(_Actor):
 
     def again(self, listing: pa.Table) -> pa.Table:
         """Return the rows with pixels."""
-        return self._read.again(listing, self._moved)
+        return self._read.again(listing)
 
 
 class _Model(_Actor):
@@ -161,16 +154,25 @@ class _Model(_Actor):
         super().__init__(job, layout, pulse, indexes)
         self._closer, self._turn = closer, threading.Lock()
 
+    @cached_property
+    def _look(self) -> SecondLook:
+        return SecondLook(self._job.config.views, self._again)
+
+    @cached_property
+    def _score(self) -> ModelChain:
+        layout = self._layout
+        return ModelChain(self._job, threads=layout.threads, actors=layout.model_actors, moved=self._moved)
+
     def __call__(self, block: pa.Table) -> pa.Table:
         shard, rows = _without_shard(block)
         self._begin(shard)
-        return block if rows is None else _with_shard(self._look(self._scored(rows), self._moved), shard)
+        return block if rows is None else _with_shard(self._look(self._scored(rows)), shard)
 
     def _scored(self, rows: pa.Table) -> pa.Table:
         with self._turn:
             return self._score(rows)
 
-    def _again(self, listing: pa.Table, moved: Callable[[], None]) -> pa.Table:
+    def _again(self, listing: pa.Table) -> pa.Table:
         """Spread the objects over the actors: each of several videos takes seconds."""
         first = random.randrange(len(self._closer))
         turns = [self._closer[(first + row) % len(self._closer)] for row in range(listing.num_rows)]

@@ -32,7 +32,6 @@ _MOST_LOOKS = 3
 _NEAR_S = 1.0
 """How closely the beginning and the end of a spike are to be known."""
 
-Moved = Callable[[], None]
 Closer = dict[str, Any]
 """What to look at: a value of `look_closer`."""
 
@@ -41,21 +40,21 @@ class SecondLook:
     """Second looks at the rows of a table that want one.
 
     Args:
-        again: takes a listing with `look_closer` through all stages; calls its second argument now and then.
+        again: takes a listing with `look_closer` through all stages.
     """
 
-    def __init__(self, views: ViewsConfig, again: Callable[[pa.Table, Moved], pa.Table]) -> None:
+    def __init__(self, views: ViewsConfig, again: Callable[[pa.Table], pa.Table]) -> None:
         self._views = views
         self._again = again
 
-    def __call__(self, rows: pa.Table, moved: Moved = lambda: None) -> pa.Table:
+    def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows (`STAGED_SCHEMA`) after their second looks, in the same order."""
         wanted = self._wanted(rows)
         for left in reversed(range(_MOST_LOOKS)):
             before = {row: rows["views"][row].as_py() for row in wanted}
             looks = iter(wanted.items())
             while some := dict(islice(looks, _AT_ONCE)):
-                rows = self._looked_at(rows, some, moved)
+                rows = self._looked_at(rows, some)
             grown = [row for row in wanted if rows["views"][row].as_py() > before[row]]
             wanted = self._spikes(rows, grown, left - 1) if left else {}
         return rows
@@ -92,11 +91,11 @@ class SecondLook:
                 found[row] = closer
         return found
 
-    def _looked_at(self, rows: pa.Table, wanted: Mapping[int, Closer], moved: Moved) -> pa.Table:
+    def _looked_at(self, rows: pa.Table, wanted: Mapping[int, Closer]) -> pa.Table:
         first = rows.take(pa.array(list(wanted)))
         listing = as_schema(first.select([n for n in LISTING_SCHEMA.names if n in first.column_names]), LISTING_SCHEMA)
         closer = pa.array(list(wanted.values()), LOOK_CLOSER.type)
-        second = self._again(listing.append_column(LOOK_CLOSER, closer), moved)
+        second = self._again(listing.append_column(LOOK_CLOSER, closer))
         settled = pc.or_(pc.is_valid(second["nsfw_score"]), pc.is_valid(second["match_kind"]))
         taken = pc.and_(pc.fill_null(pc.equal(first["sha256"], second["sha256"]), False), settled).to_numpy()
         spent = first[COST.name].to_pylist()

@@ -10,7 +10,7 @@ without anybody else's harm.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -91,6 +91,7 @@ class Decode(Stage):
         trust: certificates that are trusted where C2PA manifests are verified, PEM.
         maps: further views of a picture are maps of where it may have been changed (`images/provenance/tampering.py`).
         leaves: ordinary JPEGs are described, and left to a GPU (`LEFT_TO_GPU`); all others have no such value.
+        moved: called before each file: a video takes seconds.
     """
 
     name = "decode"
@@ -106,10 +107,11 @@ class Decode(Stage):
         trust: str = "",
         maps: bool = False,
         leaves: bool = False,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         settings = settings_of(config, *columns, views=views, trust=trust)
         self._child = DecodeChild(replace(settings, maps=maps, leaves=leaves))
-        self._leaves = leaves
+        self._leaves, self._moved = leaves, moved
         self._poison = OwnPoison() if poison is None else poison
         self._pixels = {name: geometry.nbytes for geometry, name in columns.items()}
         self._content = pa.schema([*(REPORT_SCHEMA.field(name) for name in _CONTENT), EACH_VIEW])
@@ -139,6 +141,7 @@ class Decode(Stage):
         after = {one: files[then] for one, then in pairwise(wanted) if closer[then] is None and not poisoned[then]}
 
         def decode(row: Row) -> Row:
+            self._moved()
             content, second = contents[row["index"]], closer[row["index"]]
             self._refuse_poison(content)
             began, looked = time.perf_counter(), 0

@@ -110,7 +110,7 @@ def classify_images(images: Picture | Iterable[Picture], config: ScanConfig) -> 
     read = Read(config.read, config.storage, held=held)
     scored = model_stages(config, spec, threads=threads, auxiliary_models=beside, again=pictures_again(config, read))
     stages = opened([read, *cpu_stages(config, spec, banks=banks, auxiliary_models=beside)[1:], *scored])
-    look = SecondLook(config.views, lambda listing, _: finish(run(stages, fresh(listing))))
+    look = SecondLook(config.views, lambda listing: finish(run(stages, fresh(listing))))
     classified: list[Classification] = []
     given = given_images(images, config.read.max_bytes)
     while some := list(islice(given, _AT_ONCE)):

@@ -27,6 +27,7 @@ from nsfwscan.execution.layout import (
     actors_worth,
     choose_layout,
     choose_places,
+    inline_layout,
     local_store_bytes,
     node_bytes,
     object_store_bytes,
@@ -141,8 +142,9 @@ def explain_scan(config: ScanConfig) -> Explanation:
     expected = _expected(places, needs)
     if objects is not None and is_inline(config.engine, objects):
         nodes = (this_machine(config.engine.num_cpus),)
-        layout, places = Layout("inline", 1, threads=int(nodes[0].cpus)), [NodeAllocation(nodes[0], 0)]
-        own = needs.actor_bytes(with_model=True)
+        layout = inline_layout(nodes[0], shard_count(objects, config.engine.shard_rows), objects, needs)
+        places = [NodeAllocation(nodes[0], layout.cpu_actors)]
+        own = layout.cpu_actors * needs.actor_bytes(with_model=True)
         expected = (Expected(places[0], 1, own, own, own),)
     has_gpu = spec.backend == "torch" and any(node.gpus >= 1 for node in nodes)
     device: Literal["cuda", "cpu"] = "cuda" if has_gpu else "cpu"

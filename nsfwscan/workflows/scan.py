@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
-"""A function that runs shards until a deadline: on Ray (`ray_data.run_shards`) or here (`pipeline.run_inline`)."""
+"""A function that runs shards until a deadline: on Ray (`ray_data.run_shards`) or here (`inline.run_inline`)."""
 
 _NO_TRUTH = {"path", "none"}
 

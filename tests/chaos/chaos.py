@@ -25,7 +25,9 @@ import pyarrow as pa
 import yaml
 
 from nsfwscan.execution.deadline import Deadline
-from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.layout import Layout
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
@@ -142,9 +144,7 @@ def _undisturbed(form: Form, stores: Stores, model: str) -> pa.Table:
 
     def engine(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
         threads = max(1, (os.cpu_count() or 1) // 2) if form.vit else 1
-        read, score, stage = CpuChain(job), ModelChain(job, threads=threads), Stager(job)
-        for shard in shards:
-            yield stage(shard, score(read(shard)))
+        return run_inline(job, shards, deadline, Layout("inline", 1, threads=threads))
 
     sections = {"engine": {"shard_rows": form.shard_rows}, "model": {"uri": model}, "report": {"max_error_rate": 1.0}}
     config = stores.config(str(stores.folder / "undisturbed"), **sections)

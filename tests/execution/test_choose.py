@@ -17,8 +17,8 @@ from nsfwscan.execution.choose import is_inline
     ("given", "rows", "expected"),
     [
         ({}, 0, True),
-        ({}, 256, True),
-        ({}, 257, False),
+        ({}, 1000, True),
+        ({}, 1001, False),
         ({"inline_rows": 0}, 1, False),
         ({"inline_rows": 10_000}, 10_000, True),
         ({"address": "ray://head:10001"}, 1, False),

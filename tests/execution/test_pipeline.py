@@ -19,7 +19,8 @@ import nsfwscan
 from nsfwscan.config import ScanConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.execution.deadline import Deadline
-from nsfwscan.execution.pipeline import Job, finish, run_inline
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.pipeline import Job, finish
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult, read_part

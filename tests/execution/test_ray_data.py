@@ -27,8 +27,9 @@ from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import DeadlineReached, ModelError, NsfwscanError, Stalled
 from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.execution.layout import Layout
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.models.registry import resolve
 from nsfwscan.models.spec import ModelSpec
@@ -106,7 +107,7 @@ def test_a_model_scores_while_second_looks_are_decoded() -> None:
         scoring.release()
         return rows
 
-    def look(rows: pa.Table, _: object) -> pa.Table:
+    def look(rows: pa.Table) -> pa.Table:
         if rows["row"][0].as_py() == "first":
             assert second_scored.wait(60)
         else:

@@ -21,7 +21,8 @@ from nsfwscan.config import ScanConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import NsfwscanError, StoreError
 from nsfwscan.execution.deadline import Deadline
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.pruning import plan_pruning, prune

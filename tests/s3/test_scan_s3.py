@@ -17,7 +17,8 @@ from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import SourceError
 from nsfwscan.execution.deadline import Deadline
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.run import Run

@@ -16,8 +16,9 @@ from PIL import Image
 
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.execution.deadline import Deadline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.execution.layout import Layout
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.models.registry import resolve

@@ -20,7 +20,8 @@ from PIL import Image
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import StoreError, TooManyDeleted
 from nsfwscan.execution.deadline import Deadline
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs import plan as planning
 from nsfwscan.runs.plan import Shard, ShardReader

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import Status
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.schema import Accounted
 from nsfwscan.workflows.scan import run_scan

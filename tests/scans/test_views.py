@@ -17,7 +17,7 @@ from PIL import Image
 
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.execution import pipeline
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.effects_text import describe_effects

@@ -10,7 +10,7 @@ import pytest
 
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.location import Location
 from nsfwscan.reports.progress import Silent
 from nsfwscan.sources.listing import list_sources

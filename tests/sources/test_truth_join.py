@@ -11,7 +11,7 @@ import pytest
 from nsfwscan.cli.terminal import describe_scan
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import SourceError
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.workflows.scan import ScanResult, run_scan
 from tests.scans.test_nightly import picture, report

@@ -181,12 +181,13 @@ def test_rates_of_a_benchmark(tmp_path: Path) -> None:
 
 def test_few_objects_need_no_ray(tmp_path: Path, vit: Path) -> None:
     """A few objects without a cluster are scanned in this process, and the plan says so; one more, and Ray is there."""
-    plan = explained("media", tmp_path, model={"uri": str(vit)}, source={"limit": 256}, engine={"num_cpus": 2})
+    plan = explained("media", tmp_path, model={"uri": str(vit)}, source={"limit": 1000}, engine={"num_cpus": 2})
     text = describe_plan(plan)
-    assert (plan.layout.kind, plan.layout.threads) == ("inline", 2)
+    assert (plan.layout.kind, plan.layout.cpu_actors, plan.layout.threads) == ("inline", 2, 1)
     assert "  cluster   none: in this process" in text
+    assert "  threads 2, the model in each" in text
     assert "actors" not in text and "object store" not in text
-    assert "a Ray on this machine" in describe_plan(explained("media", tmp_path, source={"limit": 257}))
+    assert "a Ray on this machine" in describe_plan(explained("media", tmp_path, source={"limit": 1001}))
 
 
 # --- machines -------------------------------------------------------------------------------------------------------

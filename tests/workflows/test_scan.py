@@ -15,7 +15,8 @@ from nsfwscan.config import ScanConfig, merge
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import BalanceError, NsfwscanError, RunConflict, SourceError
 from nsfwscan.execution.deadline import Deadline
-from nsfwscan.execution.pipeline import Job, run_inline
+from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.pipeline import Job
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.run import Run

@@ -12,7 +12,7 @@ import pytest
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.errors import NsfwscanError, RowError
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.images.sandbox import confinement
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.confinement import LAYERS

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError, RunConflict, SourceError, StoreError
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.models.registry import resolve
 from nsfwscan.reports.progress import Silent
 from nsfwscan.storage.store import Store

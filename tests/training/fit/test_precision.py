@@ -15,7 +15,7 @@ import pytest
 import nsfwscan
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.errors import ConfigError, RunConflict
-from nsfwscan.execution.pipeline import run_inline
+from nsfwscan.execution.inline import run_inline
 from nsfwscan.reports.progress import Silent
 from nsfwscan.schema import score_column
 from nsfwscan.workflows.scan import run_scan
