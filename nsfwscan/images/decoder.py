@@ -70,12 +70,9 @@ def decoded_pixels(data: bytes, *geometries: Geometry, fast: bool = False, **how
         data, **how: as for `decode`.
 
     Raises:
-        RowError, MemoryError: as `decode`; and `too_large` where resizing would make a sliver enormous.
+        RowError, MemoryError: as `decode`.
     """
     decoded = decode(data, reduced=partial(_reduce, geometries) if fast else None, **how)
-    size = decoded.facts["width"], decoded.facts["height"]
-    for geometry in geometries:
-        check_resized(geometry.resized(size), how["max_pixels"], decoded.facts)
     with as_row_error(decoded.facts):
         return decoded, b"".join(geometry.apply(decoded.image) for geometry in geometries)
 
@@ -211,14 +208,6 @@ def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) ->
     a header that can be read than pixels that can be decoded."""
     with warnings.catch_warnings(action="ignore"):
         return open_within(data, max_pixels, formats)[1]
-
-
-def check_resized(size: tuple[int, int], max_pixels: int, facts: Facts) -> None:
-    """Refuse a sliver of a few pixels that becomes enormous when its shortest edge is resized to the model's."""
-    if size[0] * size[1] > max_pixels:
-        shape, becomes = f"{facts['width']:,} × {facts['height']:,}", f"{size[0]:,} × {size[1]:,}"
-        message = f"{shape} pixels become {becomes} in the model's preprocessing, over the limit of {max_pixels:,}"
-        raise RowError(ErrorCode.TOO_MANY_PIXELS, f"{message} (--max-pixels)", facts)
 
 
 def _reduce(geometries: Sequence[Geometry], image: Image.Image) -> None:

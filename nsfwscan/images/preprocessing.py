@@ -7,14 +7,15 @@ Bilinear resizing is that of `cykooz-resizer`, which takes a fraction of Pillow'
 Pillow does, and computes in whole numbers: a pixel is at most one level of 255 from Pillow's, the same on every
 processor, and on photographs what transformers' fast processors make. Other filters are up to 50 levels from Pillow's
 on noise, so Pillow resizes with them. So it does before a round trip through JPEG, which would make several levels of
-one, and move scores of open_nsfw by up to 0.008.
+one, and move scores of open_nsfw by up to 0.008. And so it does for a sliver, which would become enormous by its
+shortest edge: of that only what the crop keeps is made.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, floor, prod, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,10 @@ from nsfwscan.errors import ModelError
 from nsfwscan.images.raster import blank
 
 _RESIZER, _BILINEAR = Resizer(), ResizeOptions(ResizeAlg.convolution(FilterType.bilinear))
+_MOST_WHOLE = 100_000_000
+"""Pixels of a resized picture that is made whole before it is cropped: 400 MB."""
+_WIDEST = 3
+"""Pixels on each side that a filter of Pillow's looks at, at the larger of both scales: Lanczos."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ class Geometry:
 
     def apply(self, image: Image.Image) -> bytes:
         """Return the model's pixels of an RGB image: H*W*3 bytes, row by row."""
-        image = self._resize(image)
+        size = self.resized(image.size)
+        is_sliver = isinstance(self.resize, int) and prod(size) > _MOST_WHOLE
+        image = self._middle(image, size) if is_sliver else self._resize(image, size)
         if self.letterbox == "within":
             return image.tobytes().ljust(self.nbytes, b"\0")
         if self.letterbox:
@@ -87,8 +94,16 @@ class Geometry:
             image = Image.open(buffer)
         return image.tobytes()
 
-    def _resize(self, image: Image.Image) -> Image.Image:
-        size, resample = self.resized(image.size), Image.Resampling(self.resample)
+    def _middle(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """Return what a picture resized to `size`, across, then down, has in its middle, of the pixels there."""
+        (height, width, _), resample = self.shape, Image.Resampling(self.resample)
+        across, down = _Span.of(image.width, size[0], width), _Span.of(image.height, size[1], height)
+        near = image.crop((across.first, down.first, across.last, down.last))
+        near = near.resize((width, near.height), resample, (across.start, 0, across.end, near.height))
+        return near.resize((width, height), resample, (0, down.start, width, down.end))
+
+    def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        resample = Image.Resampling(self.resample)
         if resample != Image.Resampling.BILINEAR or self.reencode_jpeg or image.mode != "RGB":
             return image.resize(size, resample)
         for target in ((size[0], image.height), size):  # across, then down, as Pillow does: at once it is the other way
@@ -113,6 +128,28 @@ class Geometry:
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The part of an edge behind the middle of the resized one, in pixels.
+
+    Attributes:
+        first, last: of the pixels that a filter looks at.
+        start, end: of the part itself, from `first` on.
+    """
+
+    first: int
+    last: int
+    start: float
+    end: float
+
+    @classmethod
+    def of(cls, edge: int, resized: int, kept: int) -> _Span:
+        scale, start = edge / resized, (resized - kept) // 2 * edge / resized
+        end, beside = min(edge, start + kept * scale), _WIDEST * max(1.0, scale) + 1
+        first, last = max(0, floor(start - beside)), min(edge, ceil(end + beside))
+        return cls(first, last, start - first, end - first)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from nsfwscan.errors import ErrorCode
-from nsfwscan.images.decoder import check_resized
 from nsfwscan.images.formats.containers import Container
 from nsfwscan.images.formats.endings import ends_early
 from nsfwscan.images.formats.videos import Video, opened, pictures_of
@@ -211,13 +210,13 @@ def video_views(
         until = begun + limits.seconds if several else float("inf")  # then the deadline of the file holds
         walk = _Walk(video, looks, max(1, ceil(len(video.times) / looks)), until, 4 * limits.most)
         if limits.only and limits.closer:
-            return _made(walk, facts, geometries, walk.only(limits.closer), max_pixels, hashed=False)
+            return _made(walk, facts, geometries, walk.only(limits.closer), hashed=False)
         walk.walk()
         if not walk.kept:
             raise ValueError("no frame can be decoded")
         closer = [place for place in limits.closer or () if place < len(video.times)][: looks + limits.further]
         walk.look_closer(closer, time.monotonic() + limits.seconds / 2)
-        return _made(walk, facts, geometries, _chosen(walk, closer, limits), max_pixels, hashed)
+        return _made(walk, facts, geometries, _chosen(walk, closer, limits), hashed=hashed)
 
 
 def _chosen(walk: _Walk, closer: list[int], limits: ViewLimits) -> list[tuple[_Kept, str]]:
@@ -237,7 +236,7 @@ def _made(
     facts: Facts,
     geometries: tuple[Geometry, ...],
     chosen: list[tuple[_Kept, str]],
-    max_pixels: int,
+    *,
     hashed: bool,
 ) -> tuple[Facts, list[Facts], bytes]:
     video, places = walk.video, sorted(walk.looks)
@@ -250,8 +249,6 @@ def _made(
         if not views:
             width, height = video.shown_size(one.rotation)
             facts |= {"width": width, "height": height, "pdq": pdq, "pdq_quality": quality}
-            for geometry in geometries:
-                check_resized(geometry.resized(image.size), max_pixels, facts)
         at_s = float(video.times[one.place])
         views.append({"index": one.place, "at_s": at_s, "reason": reason, "weight": weight, "pdq": pdq,
                       "pdq_quality": quality})  # fmt: skip

@@ -150,6 +150,31 @@ def test_any_size_gives_the_same_pixels(edge: int, share: float, height: int, wi
     assert geometry.nbytes == crop * crop * 3
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    edge=st.integers(20, 80),
+    share=st.floats(0.3, 1),
+    short=st.integers(1, 90),
+    long=st.integers(90, 3000),
+    lies=st.booleans(),
+    resample=st.sampled_from([1, 2, 3]),
+)
+def test_a_sliver_has_the_same_middle(
+    edge: int, share: float, short: int, long: int, lies: bool, resample: int
+) -> None:
+    """What is made of a sliver without resizing all of it is what Pillow makes of all of it, to one level."""
+    geometry = Geometry(edge, resample, (max(1, int(edge * share)), max(1, edge // 2)))
+    image = pixels_of(*((short, long) if lies else (long, short)))
+    width, height = geometry.resized(image.size)
+    whole = image.resize((width, image.height), resample).resize((width, height), resample)
+    left, top = (width - geometry.shape[1]) // 2, (height - geometry.shape[0]) // 2
+    expected = whole.crop((left, top, left + geometry.shape[1], top + geometry.shape[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocessing, "_MOST_WHOLE", 0)
+        found = applied(geometry, image)
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(4000, 3000), (3000, 7), (2, 1900), (640, 427), (1, 1)])
 def test_bilinear_pixels_are_the_same_on_every_processor(size: tuple[int, int]) -> None:
     """One level from Pillow's at most, on noise and on black and white; without vector instructions the same pixels."""

@@ -7,13 +7,14 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nsfwscan.config import DecodeConfig
+from nsfwscan.config import DecodeConfig, ViewsConfig
 from nsfwscan.errors import ErrorCode, NsfwscanError
 from nsfwscan.images.decoder import to_pixels
 from nsfwscan.images.preprocessing import Geometry
@@ -76,19 +77,21 @@ def test_signals_are_of_the_files_that_have_some() -> None:
 
 
 def test_a_sliver_is_not_blown_up() -> None:
-    """A picture so thin that scaling its short edge to the model's would take gigabytes is `too_large`, with what is
-    known of it; a long, but usual one is scored."""
-    stage = Decode(
-        DecodeConfig(max_pixels=10_000_000), {Geometry(224, Image.Resampling.BILINEAR, (224, 224)): "pixels"}
-    )
-    files = [encode(Image.new("RGB", size)) for size in ((1, 40_000), (40_000, 1), (70, 3000))]
-    rows = stage(table(files)).to_pylist()
-    assert [(r["status"], r["format"], r["width"], r["height"]) for r in rows] == [
-        ("too_large", "PNG", 1, 40_000),
-        ("too_large", "PNG", 40_000, 1),
-        ("ok", "PNG", 70, 3000),
-    ]
-    assert "224 × 8,960,000" in rows[0]["error"]
+    """A picture so thin that scaling its short edge to the model's would take gigabytes has the pixels of its middle,
+    whichever model asks for them, first or beside another, and so has such a page after an ordinary one."""
+    columns = {GEOMETRY: "pixels", Geometry(256, Image.Resampling.BICUBIC, (224, 224)): "pixels_1"}
+    stage = Decode(DecodeConfig(max_memory_bytes=2**29), columns, views=ViewsConfig(tiles=True))
+    slivers = [gradient().resize(size) for size in ((1, 40_000), (40_000, 1))]
+    pages = io.BytesIO()
+    gradient().save(pages, "TIFF", save_all=True, append_images=slivers)
+    rows = stage(table([*map(encode, slivers), pages.getvalue()])).to_pylist()
+    assert [(row["status"], row["width"], row["height"]) for row in rows] == [
+        ("ok", 1, 40_000), ("ok", 40_000, 1), ("ok", *gradient().size)
+    ]  # fmt: skip
+    assert [len(row["pixels_1"]) for row in rows] == [len(row["pixels"]) for row in rows] == [8, 8, 2]
+    middle = gradient().resize((1, 40_000)).getpixel((0, 20_000))
+    shown = np.frombuffer(rows[0]["pixels_1"][0], np.uint8).reshape(224, 224, 3)
+    assert np.abs(shown.astype(int) - middle).max() <= 1
 
 
 def test_poison_costs_once(hardened: Decode) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch.utils.data import Dataset, Sampler
 
-from nsfwscan.errors import ErrorCode, RowError, SourceError
+from nsfwscan.errors import RowError, SourceError
 from nsfwscan.images.decoder import decode, to_pixels
 from nsfwscan.images.preprocessing import Geometry
 
@@ -95,10 +94,6 @@ class Pixels(Dataset[dict[str, Any]]):
         if self._augmentation is None:
             return to_pixels(data, self._geometry, max_pixels=self._max_pixels)[1]
         image = self._augmentation.crop(decode(data, max_pixels=self._max_pixels).image, place)
-        if prod(self._geometry.resized(image.size)) > self._max_pixels:
-            raise RowError(
-                ErrorCode.TOO_MANY_PIXELS, "it is a sliver that the model's preprocessing would make enormous"
-            )
         return self._augmentation.jitter(self._geometry.apply(image), self._geometry, place)
 
 

@@ -101,15 +101,15 @@ def test_the_order_is_the_epoch_s() -> None:
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_an_image_that_no_longer_serves_is_named(changed: bool) -> None:
-    """A file that decodes no more, or a sliver that resizing would make enormous, ends the training by its name."""
+    """A file that decodes no more, or has more pixels than are allowed, ends the training by its name."""
     buffer = io.BytesIO()
-    Image.new("RGB", (1, 30_000)).save(buffer, "PNG")
-    rows = [{"uri": "/media/sliver.png", "bytes": buffer.getvalue(), "label": 0}]
+    Image.new("RGB", (2000, 1000)).save(buffer, "PNG")
+    rows = [{"uri": "/media/large.png", "bytes": buffer.getvalue(), "label": 0}]
     rows += [{"uri": "/media/broken.png", "bytes": b"\x89PNG\r\n\x1a\n", "label": 0}]
     split = transforms.Pixels(
         rows, GEOMETRY, max_pixels=10**6, augmentation=transforms.Augmentation(0) if changed else None
     )  # type: ignore[arg-type]
-    with pytest.raises(SourceError, match=r"cannot train with /media/sliver\.png: .*; leave it out"):
+    with pytest.raises(SourceError, match=r"cannot train with /media/large\.png: .*; leave it out"):
         split[0]
     with pytest.raises(SourceError, match=r"cannot train with /media/broken\.png"):
         split[1]
