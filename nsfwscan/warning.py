@@ -110,6 +110,13 @@ class WarningKind(StrEnum):
         "A threshold means nothing for other weights: measure them on your images (nsfwscan-train evaluate "
         "--write-policy), or take the policy that belongs to the model. `made_for` of the policy names the weights.",
     )
+    LACKING = (
+        "lacking",
+        "detectors or options that rules of the policy ask for and this run lacks",
+        "Those rules read null there, and a comparison with null is never true. Scan with what is lacking: the start "
+        "of a scan and `nsfwscan policy check POLICY --on STORE` name each. What the policy may do without belongs in "
+        "its `seats`.",
+    )
     BANK_OVERRULED = (
         "bank_overruled",
         "ways in which the policy decides matches of a hash bank otherwise than its kind says",

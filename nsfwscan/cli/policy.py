@@ -42,6 +42,7 @@ from nsfwscan.storage.store import to_json
 from nsfwscan.storage.text_files import read_text
 from nsfwscan.text import redacted_json
 from nsfwscan.workflows.golden import look_again
+from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.notices import noticed
 from nsfwscan.workflows.pin import Pinned
 from nsfwscan.workflows.replay import commit_replay, overlaps
@@ -195,12 +196,14 @@ def _known_of(record: RunRecord) -> Known:
 
 
 def _say_notes(policy: Policy, record: RunRecord) -> None:
-    """Print a note where a policy decides differently from the kind of a run's hash bank, which is no fault, and where
-    its thresholds were made for other weights."""
+    """Print a note where a policy decides differently from the kind of a run's hash bank, which is no fault, where its
+    thresholds were made for other weights, and where its rules ask for what the run lacks."""
     for note in bank_notes(policy, [(bank.name, bank.kind) for bank in record.banks]):
         echo(f"note: {note}")
     beside = {one.name: one.sha256 for one in record.auxiliary_models}
     for note in model_notes(policy, {**beside, "model": record.model.sha256}):
+        echo(f"note: {note}")
+    for note in lacking_notes(policy, Given.of_record(record)):
         echo(f"note: {note}")
 
 

@@ -21,7 +21,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import OTHERWISE, Override, Policy, Rule, queues_named
 from nsfwscan.policy.sql import MATCH_NAMES, SCORE_NAMES, columns_of, condition, connect, parsed, shape_of
 from nsfwscan.policy.thresholds import thresholds_in
-from nsfwscan.policy.values import Known, Value, read
+from nsfwscan.policy.values import Known, Value, asked_by, read, signal_of
 from nsfwscan.schema import BankKind, Decision
 
 _COMPARISON = re.compile(r"\s*(\w+)\s*(>=|>|<=|<)\s*\(?\s*(-?\d+(?:\.\d+)?)\s*\)?\s*")
@@ -43,6 +43,8 @@ def lint(policy: Policy, known: Known | None = None) -> Iterator[str]:
     yield from (f"threshold {name!r} is named by no rule" for name in policy.thresholds if name not in named)
     over = {override.region for override in policy.overrides}
     yield from (f"region {name!r} is named by no override" for name in policy.regions if name not in over)
+    begun = {name.partition(".")[0] for one in asked_by(policy) if (name := signal_of(one)) is not None}
+    yield from (f"seat {name!r} is asked for by no rule" for name in policy.seats if name not in begun)
     sent = {queue for _, queue in queues_named(policy)}
     yield from (f"queue {name!r}: no rule sends anything to it" for name in policy.queues if name not in sent)
 

@@ -161,6 +161,8 @@ class ReviewWords(Frozen):
     """Why, beside any text of the reviewer's own."""
 
 
+Seat = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+
 MOST_RULES = 5_000
 
 
@@ -183,6 +185,9 @@ class Policy(Frozen):
     made_for: dict[str, Annotated[tuple[Digest, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """The weights that the thresholds were made for: digests, or how they begin, of the `model` and of detectors by
     name. Decides nothing; where a run has others, it warns."""
+    seats: tuple[Seat, ...] = ()
+    """Detectors that rules ask for and a run may lack, by name, or other beginnings of signals (`screenshot`). They
+    decide nothing; where a run lacks another one, it warns."""
     thresholds: dict[str, Number] = Field(default_factory=dict)
     """Named numbers, used as `nsfw_score >= $explicit`."""
     regions: dict[str, Annotated[tuple[UriPattern, ...], Field(min_length=1)]] = Field(default_factory=dict)
@@ -199,8 +204,8 @@ class Policy(Frozen):
     @cached_property
     def identity(self) -> str:
         """`name@digest`, as in the report. The digest covers everything that decides. It leaves out default values, so
-        a policy keeps its digest when the language grows, and the words of reviewers."""
-        deciding = self.model_dump(mode="json", exclude_defaults=True, exclude={"review"})
+        a policy keeps its digest when the language grows, the words of reviewers, and seats."""
+        deciding = self.model_dump(mode="json", exclude_defaults=True, exclude={"review", "seats"})
         return f"{self.name}@{digest_of(deciding)[:16]}"
 
     @cached_property

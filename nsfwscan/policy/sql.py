@@ -107,7 +107,7 @@ def lies_in(place: str) -> duckdb.Expression:
 def columns_of(connection: duckdb.DuckDBPyConnection, when: str) -> set[str]:
     """Return the columns of `VISIBLE` that a bound condition may use."""
     named: set[str] = set()
-    for node in _nodes(parsed(connection, when)):
+    for node in nodes_of(parsed(connection, when)):
         if node.get("class") == "STAR":  # COLUMNS(…): any that match its pattern
             return set(VISIBLE.names)
         named |= {str(name).lower() for name in node.get("column_names", ())}
@@ -179,7 +179,8 @@ def _depth(tree: Any) -> int:
     return depth
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield all nodes of a syntax tree, in any order."""
     left = [tree]
     while left:
         one = left.pop()
@@ -210,7 +211,7 @@ _CLOCKS = frozenset({"current_date", "current_time", "current_timestamp", "local
 
 def _foreign(connection: duckdb.DuckDBPyConnection, when: str) -> str | None:
     """Return the part of a condition that depends on more than its row, so that a decision could not be repeated."""
-    nodes = list(_nodes(parsed(connection, when)))
+    nodes = list(nodes_of(parsed(connection, when)))
     if any(node.get("class") in _OTHER_ROWS for node in nodes):
         return "a window or subquery"
     unstable, aggregates = _function_names()
@@ -263,7 +264,7 @@ def bind(connection: duckdb.DuckDBPyConnection, conditions: Mapping[str, str], s
     in_doubt = kinds != ["BOOLEAN"] * len(conditions)  # one by one, to name the rule
     for name, when in conditions.items():
         foreign = None
-        if in_doubt or parsed(connection, when)["error"] or _may_fail(_nodes(parsed(connection, when))):
+        if in_doubt or parsed(connection, when)["error"] or _may_fail(nodes_of(parsed(connection, when))):
             foreign = _bind_one(connection, name, when, source)
         foreign = foreign or _foreign(connection, when)
         if foreign is not None:
@@ -282,7 +283,7 @@ def _check_text(connection: duckdb.DuckDBPyConnection, when: str) -> None:
     """Raise ValueError for a condition that is too long, too deep, or could take any amount of memory, before DuckDB
     computes constants."""
     try:
-        growing = sorted(_called(_nodes(parsed(connection, when))) & _GROWING)
+        growing = sorted(_called(nodes_of(parsed(connection, when))) & _GROWING)
     except ValueError as error:
         raise ValueError(f"`when` {error}") from None
     except duckdb.Error:

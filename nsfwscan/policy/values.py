@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from nsfwscan.images.formats.containers import CONTAINERS
 from nsfwscan.images.formats.registry import FORMATS
-from nsfwscan.policy.sql import VISIBLE, without_places
+from nsfwscan.policy.rules import Policy
+from nsfwscan.policy.sql import VISIBLE, columns_of, connect, nodes_of, parsed, without_places
 from nsfwscan.schema import RANGES, WORDS
 
 Value = str | float | bool | None
@@ -77,6 +78,23 @@ def read(tree: Any, known: Known | None = None) -> Read:
     found = _Condition(known or Known())
     holds = found.compiled(node)
     return Read(tuple(dict.fromkeys(found.findings)), found.always(holds))
+
+
+def signal_of(operand: str) -> str | None:
+    """Return NAME of `signals['NAME']`; None of a column."""
+    return operand[len("signals['") : -len("']")] if operand.startswith("signals[") else None
+
+
+def asked_by(policy: Policy) -> dict[str, list[str]]:
+    """Return what a policy's rules ask for, columns and `signals['NAME']`, and which rules ask for each, in order."""
+    found: dict[str, list[str]] = {}
+    with connect() as connection:
+        for rule in policy.under().rules:
+            operands = map(_operand, nodes_of(parsed(connection, rule.when)))
+            signals = {one.column for one in operands if one is not None and signal_of(one.column)}
+            for name in sorted(columns_of(connection, rule.when) | signals):
+                found.setdefault(name, []).append(rule.name)
+    return found
 
 
 Holds = Callable[[Row], bool | None]
@@ -278,9 +296,9 @@ class _Condition:
         self.constants.setdefault(operand.column, set()).update(values)
 
     def _check_signal(self, column: str) -> None:
-        if not column.startswith("signals["):
+        name = signal_of(column)
+        if name is None:
             return
-        name = column[len("signals['") : -2]
         group, _, rest = name.partition(".")
         known = self.known.signals
         closed = {f"{group}.{one}" for one in _CLOSED_SIGNALS.get(group, ())}

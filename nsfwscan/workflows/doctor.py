@@ -49,6 +49,7 @@ from nsfwscan.storage.objects import fetch, open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, size
 from nsfwscan.texts.rules import TextRules
+from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.pin import Pinned
 
 _SAMPLE = 24
@@ -342,11 +343,14 @@ def _banks(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _models(config: ScanConfig) -> Iterator[Finding]:
-    """Load the models here, and let each score one batch of grey images; warn of thresholds for other weights."""
+    """Load the models here, and let each score one batch of grey images; warn of thresholds for other weights, and
+    of rules over what is lacking."""
     spec, beside = registry.resolve(config.model, config.storage), registry.resolve_auxiliary(config)
     yield _model("model", spec, config.model, config.storage)
     policy = load_policy(config.policy or spec.policy, config.storage)
     for note in model_notes(policy, digests_of(spec, beside)):
+        yield Finding("warn", "policy", note)
+    for note in lacking_notes(policy, Given.of_models(config, spec, beside)):
         yield Finding("warn", "policy", note)
     if beside.prefilter is not None:
         yield _model("prefilter", beside.prefilter, config.cascade.prefilter, config.storage)

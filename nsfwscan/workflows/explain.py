@@ -1,13 +1,13 @@
 """Explain a scan without running it: machines, actors and their sizes, hours and money.
 
 This lists no source, reads no object, writes nothing to the store and starts no Ray; it asks a running cluster for its
-nodes. Figures that need more than that stay unknown. A model, cluster or store that cannot be reached raises
+nodes. Figures that need more than that stay unknown. A model, policy, cluster or store that cannot be reached raises
 `NsfwscanError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,7 +39,9 @@ from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.location import Location
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve_auxiliary
-from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
+from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec, digests_of
+from nsfwscan.policy.lint import bank_notes, model_notes
+from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.plan import PlanAction, shard_count
 from nsfwscan.runs.record.figures import MediaRecord
 from nsfwscan.runs.record.run import RunRecord, recorded_config
@@ -48,6 +50,7 @@ from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
+from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.pin import Pinned
 
 _LOOKED_AT = 50
@@ -90,6 +93,7 @@ class Explanation:
         estimate: cost of these objects; None without a measured rate that fits or without a number of objects.
         why_no_estimate: the reason why `estimate` is None.
         per_million: cost of a million objects; None without a rate that fits, or if too few objects were measured.
+        notes: what is odd in the policy beside these models and banks, in sentences.
     """
 
     model: ModelSpec
@@ -109,6 +113,7 @@ class Explanation:
     estimate: Estimate | None
     why_no_estimate: str | None
     per_million: Estimate | None
+    notes: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -170,7 +175,16 @@ def explain_scan(config: ScanConfig) -> Explanation:
         estimate=found,
         why_no_estimate=why,
         per_million=million,
+        notes=tuple(_notes(config, pinned, spec, auxiliary_models)),
     )
+
+
+def _notes(config: ScanConfig, pinned: Pinned, spec: ModelSpec, beside: AuxiliaryModels) -> Iterator[str]:
+    """Yield what a scan would say of its policy as it begins."""
+    policy = pinned.load_policy(config.policy, config.storage) if config.policy else load_policy(spec.policy)
+    yield from bank_notes(policy, [(bank.name, bank.kind) for bank in config.banks])
+    yield from model_notes(policy, digests_of(spec, beside))
+    yield from lacking_notes(policy, Given.of_models(config, spec, beside))
 
 
 def _nodes(config: ScanConfig, cluster: str | None, needs: Needs) -> tuple[Node, ...]:

@@ -32,6 +32,7 @@ from nsfwscan.runs.ending import ending_of
 from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.plan import Plan
 from nsfwscan.runs.record.fields import FileRecord, ParentRecord
+from nsfwscan.runs.record.figures import WarningRecord
 from nsfwscan.runs.record.inputs import PolicyRecord
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
@@ -39,6 +40,7 @@ from nsfwscan.runs.verdict_parts import verdicts_record
 from nsfwscan.schema import Cause, Change
 from nsfwscan.storage.store import to_json
 from nsfwscan.warning import WarningKind, Warnings
+from nsfwscan.workflows.lacking import Given, lacking_notes
 
 _SUMMARY = "summary.html"
 _LIBRARIES = (
@@ -67,9 +69,6 @@ def record_of(
         base: the newest previous run, whose settings this run's are compared with; unset: they are not.
         **further: the other sections, as JSON values.
     """
-    banks = [(bank["name"], bank["kind"]) for bank in further["banks"]]
-    beside = {one["name"]: one["sha256"] for one in further["auxiliary_models"]}
-    models = {**beside, "model": further["model"]["sha256"]}
     content = {
         "run_id": run.run_id,
         "kind": kind,
@@ -98,11 +97,13 @@ def record_of(
         "detectors": report.detections and report.detections.as_dict(report.costs),
         "summary": report.summary.as_dict(),
         "sandbox": report.sandbox,
-        "warnings": _warnings(plan, report, bank_notes(policy, banks), model_notes(policy, models)).as_json(),
+        "warnings": (),
         "shadow_policies": [shadow.as_dict() for shadow in report.shadows],
         "files": [file.model_dump() for file in (*report.files, *plan.files)],
     }
     record = RunRecord.made_of({**content, **further})
+    warnings = _warnings(plan, report, policy, record).as_json()
+    record = record.model_copy(update={"warnings": tuple(WarningRecord.model_validate(one) for one in warnings)})
     return record if base is None else record.model_copy(update={"differences": differences(base, record)})
 
 
@@ -111,14 +112,18 @@ def _counted(counts: Counter[str], words: Iterable[str], *, some: bool = False) 
     return {str(word): counts[word] for word in words if counts[word] or not some}
 
 
-def _warnings(plan: Plan, report: Report, overruled: Iterable[str], other_weights: Iterable[str]) -> Warnings:
-    """Return the warnings of the listing, of banks that the policy overrules, of thresholds for other weights, and
-    of an unconfined decoder."""
+def _warnings(plan: Plan, report: Report, policy: Policy, record: RunRecord) -> Warnings:
+    """Return the warnings of the listing, what is to be noted of the policy, and that of an unconfined decoder."""
     warnings = Warnings.from_json(plan.warnings.as_json())
-    for note in overruled:
-        warnings.add(WarningKind.BANK_OVERRULED, note)
-    for note in other_weights:
-        warnings.add(WarningKind.OTHER_WEIGHTS, note)
+    models = {**{one.name: one.sha256 for one in record.auxiliary_models}, "model": record.model.sha256}
+    notes = {
+        WarningKind.BANK_OVERRULED: bank_notes(policy, [(bank.name, bank.kind) for bank in record.banks]),
+        WarningKind.OTHER_WEIGHTS: model_notes(policy, models),
+        WarningKind.LACKING: lacking_notes(policy, Given.of_record(record)),
+    }
+    for kind, said in notes.items():
+        for note in said:
+            warnings.add(kind, note)
     for held, files in report.sandbox.items():
         if held != ", ".join(LAYERS):
             warnings.add(WarningKind.UNCONFINED, f"only {held}" if held != "none" else "no layer of it", count=files)

@@ -70,6 +70,7 @@ from nsfwscan.workflows.cost import Prices
 from nsfwscan.workflows.effort import Effort
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
 from nsfwscan.workflows.golden import Golden
+from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.notices import Notices, noticed
 from nsfwscan.workflows.pin import Pinned
 
@@ -273,6 +274,8 @@ def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tu
     for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
         progress.say(f"policy   {note}")
     for note in model_notes(job.policy, digests_of(spec, job.auxiliary_models)):
+        progress.say(f"policy   {note}")
+    for note in lacking_notes(job.policy, Given.of_models(config, spec, job.auxiliary_models)):
         progress.say(f"policy   {note}")
     pin = pinned.record(job.policy, banks, spec)
     for line in describe_pin_use(pin):

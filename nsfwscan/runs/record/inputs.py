@@ -87,6 +87,8 @@ class PolicyRecord(Section):
     """Left out where the policy names none, and in records of older versions."""
     made_for: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """Likewise."""
+    seats: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Likewise."""
 
     @classmethod
     def of(cls, policy: Policy) -> Json:
