@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import nsfwscan.cli
 from nsfwscan.cli.help import _OPTIONS
 from nsfwscan.cli.main import SECTIONS, main
 from training.cli import main as train
@@ -27,10 +32,19 @@ def shown_of(program: click.Command, *path: str) -> str:
 
 
 def test_every_command_is_in_one_section() -> None:
-    """Each is listed once, with a first sentence that is not cut."""
+    """Each that there is in the code is listed once, by its own name, with a first sentence that is not cut."""
     shown = shown_of(main)
-    named = [command.name for section in SECTIONS.values() for command in section]
-    assert sorted(map(str, named)) == sorted(main.commands)
+    named = [name for section in SECTIONS.values() for name in section]
+    assert [main.commands[name].name for name in named] == named
+    modules = [import_module(f"nsfwscan.cli.{module.name}") for module in iter_modules(nsfwscan.cli.__path__)]
+    there = {value for module in modules for value in vars(module).values() if isinstance(value, click.Command)}
+    within = {
+        one
+        for group in there
+        if isinstance(group, click.Group) and group is not main
+        for one in group.commands.values()
+    }
+    assert sorted(str(one.name) for one in there - within - {main}) == sorted(named)
     assert re.findall(r"^  ([a-z]+)  ", shown.split("\nScan:\n")[1], re.M) == named
     assert [title for title in re.findall(r"^(\S.*):$", shown, re.M) if title != "Options"] == list(SECTIONS)
     assert "..." not in shown.split("\nScan:\n")[1]
@@ -61,3 +75,14 @@ def test_the_options_of_a_scan_come_by_sections() -> None:
     assert titles == ["Options", *_OPTIONS]
     assert shown_of(main, "scan").index("--out STORE") < shown_of(main, "scan").index("Objects:")
     assert re.findall(r"^(\S.*):$", shown_of(main, "runs"), re.M) == ["Options", "Stores on S3"]
+
+
+def test_a_command_imports_no_other() -> None:
+    """The help of one needs the modules of that one: a scan does not wait for those of reviews."""
+    script = (
+        "import sys\nfrom nsfwscan.cli.main import main\nmain(['scan', '--help'], standalone_mode=False)\n"
+        "print([name for name in ('review', 'calibrate', 'forget') if f'nsfwscan.cli.{name}' in sys.modules])\n"
+        "main.commands['forget']\nprint('nsfwscan.cli.forget' in sys.modules)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-2:] == ["[]", "True"]
