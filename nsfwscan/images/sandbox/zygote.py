@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from contextlib import suppress
@@ -22,6 +23,8 @@ from nsfwscan.images.sandbox.wire import FORK, REAP, Area, Settings, area_file
 _START_S = 120.0
 """Time for its imports, on a busy node with a slow disk."""
 _ANSWER_S = 10.0
+_LAST_ANSWER_S = 1.0
+"""Time for the last worker to be waited for: without that, nobody is told what CPU time it took."""
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -56,7 +59,8 @@ class Zygote:
             except OSError as error:
                 self._control.close()
                 raise NsfwscanError(f"cannot start a process to decode images in: {error}") from error
-        self._end = weakref.finalize(self, _end, self._process, self._control)
+        self._has_worker = threading.Event()
+        self._end = weakref.finalize(self, _end, self._process, self._control, self._has_worker)
         self._ready = False
         with suppress(OSError):  # what is wrong shows when it should be ready
             wire.send(self._control, *settings.said())
@@ -70,6 +74,7 @@ class Zygote:
             with theirs:  # then it is the worker's alone, and ends with it
                 self._control.settimeout(_ANSWER_S)
                 socket.send_fds(self._control, [FORK], [theirs.fileno()])
+            self._has_worker.set()
             said, _ = wire.receive(ours, deadline=time.monotonic() + _ANSWER_S)
         except BaseException:
             ours.close()
@@ -85,6 +90,7 @@ class Zygote:
         """
         self._control.settimeout(_ANSWER_S)
         self._control.sendall(REAP)
+        self._has_worker.clear()
         said, _ = wire.receive(self._control, deadline=time.monotonic() + _ANSWER_S)
         return said["exit_code"], said["max_rss_bytes"]
 
@@ -130,9 +136,14 @@ def _rest(fd: int) -> bytes:
     return b""
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+def _end(process: subprocess.Popen[bytes], control: socket.socket, has_worker: threading.Event) -> None:
+    if has_worker.is_set():
+        with suppress(OSError):  # it is dead, or stuck
+            control.settimeout(_LAST_ANSWER_S)
+            control.sendall(REAP)
+            control.recv(1)
     control.close()
-    process.kill()  # the kernel ends its worker with it
+    process.kill()  # the kernel ends its worker with it, if it is still there
     process.wait()
     if process.stderr is not None:
         process.stderr.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.zygote import Zygote
 from tests.hostile_format import PLUGINS, hostile
-from tests.images.sandbox.test_child import GREY, settings, worker_of
+from tests.images.sandbox.test_child import GREY, jpeg, settings, worker_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,6 +94,25 @@ def test_workers_do_not_outlive_their_zygote() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_time_of_a_worker_is_counted() -> None:
+    """Whoever has waited for the child knows the CPU time of its last worker, too, although nobody retired it."""
+    child = DecodeChild(settings())
+    while not child.workers or cpu_s(worker_of(child)) < 0.3:
+        child.decode(jpeg())
+    assert child._zygote is not None
+    took = cpu_s(child._zygote._process.pid) + cpu_s(worker_of(child))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    child.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime >= took - 0.05  # its clock ticks
 
 
 @pytest.mark.parametrize("deed", ["hang", "hang in C"])
