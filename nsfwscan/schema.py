@@ -459,6 +459,8 @@ REPORT_SCHEMA = pa.schema(
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return the table with exactly the schema's columns; those that it lacks are null."""
+    if table.schema.equals(schema, check_metadata=True):
+        return table
     there, rows = set(table.column_names), table.num_rows
     columns = [_as_type(table[f.name], f.type) if f.name in there else pa.nulls(rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)

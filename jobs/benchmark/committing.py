@@ -1,9 +1,13 @@
-"""Measure the commit of a night: rows a second, and CPU seconds by step.
+"""Measure the commit of a night: rows a second, CPU seconds, and how many of these other cores could not take over.
 
 The rows are made up. The scan is nsfwscan's own; only its engine reads no objects. It stops when it is about to commit,
 and each measurement resumes it in a process of its own; the clock runs from the line `committing` until the run is
 committed. Of a night on which nothing changed, all rows are carried over from a committed first night. The first night
 of other stores is measured itself: all of its rows are new.
+
+What the thread that commits does itself, no other core takes over; the rest is divided among the cores there are. By
+that the time of a store of any size on any machine is reckoned (`Commit.reckoned_s`). What threads wait for each other
+and for the memory is not in it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -49,25 +54,32 @@ _UNREADABLE, _NEW_BYTES, _SIGNED, _NEAR = 0.01, 0.95, 0.1, 0.1
 _RUN = "measured"
 _FLIPPED = 8
 """Bits by which near-duplicates differ."""
+_LARGE, _CORES = 10**8, 16
+"""Rows of a large store, and cores of the machine that commits it, for which the time is reckoned."""
 _STEPS = {
-    "read_carried": "read the listing",
+    "Gatherer.listed": "read the listing",
+    "Gatherer.gather": "gather rows",
     "PreviousReports.rows": "read earlier reports",
-    "_Commit.gather": "gather rows",
+    "Spool.write": "spool",
     "find_duplicates": "find duplicates",
-    "Duplicates.rows": "find duplicates",
-    "Duplicates.settled": "find duplicates",
+    "Duplicates.rows": "settle duplicates",
+    "Duplicates.settled": "settle duplicates",
     "Decider.choose": "decide",
     "Decider.__call__": "decide",
     "Facts.causes": "compare with earlier rows",
     "compared": "compare with earlier rows",
     "select_false_positives": "select false positives",
-    "to_parquet": "write",
+    "write_part": "write",
     "Balance.add": "read back and balance",
     "Summary.add": "count",
     "Cascade.add": "count",
+    "Night.add": "count",
+    "_Commit._count": "count",
+    "_Commit._count_work": "count",
     "commit_record": "summary page and record",
 }
 """Functions, and the step that their time counts for; time of other steps within it is subtracted."""
+_REST = "the rest"
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,22 @@ class Commit:
     wall_s: float
     cpu_s: float
     """CPU seconds of all threads of the process."""
+    alone_s: float
+    """CPU seconds of the thread that commits: all that is done by it alone, and its share of what others help with."""
     peak: int
     """Peak memory of the process, in bytes."""
+
+    def reckoned_s(self, times: float, cores: int) -> float:
+        """Return the seconds that a commit of so many times the rows takes on so many cores (Amdahl, 1967)."""
+        return times * (self.alone_s + (self.cpu_s - self.alone_s) / cores)
+
+
+@dataclass(frozen=True)
+class Step:
+    """CPU seconds of a step: of the thread that commits, and of the threads that it starts."""
+
+    alone_s: float
+    others_s: float
 
 
 @dataclass(frozen=True)
@@ -87,8 +113,8 @@ class NightFigures:
 
     night: str
     commits: tuple[Commit, ...]
-    steps: dict[str, float]
-    """CPU seconds of each step, from one more commit with profiling; of the first thread alone."""
+    steps: dict[str, Step]
+    """From one more commit with profiling, the longest first; without what Arrow and DuckDB do in threads of theirs."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +150,9 @@ def measure_commit(work: Path, rows: int, repetitions: int, say: Callable[[str],
         commits = []
         for _ in range(repetitions):
             commits.append(apart(_commit, manifest, store)[0])
-            say(f"  {night}: {rows / commits[-1].wall_s:,.0f} rows/s, {commits[-1].cpu_s:.1f} s of CPU")
+            last = commits[-1]
+            rate, parts = rows / last.wall_s, f"{last.cpu_s:.1f} s of CPU, {last.alone_s:.1f} of one thread"
+            say(f"  {night}: {rate:,.0f} rows/s, {parts}")
         say(f"{night}: once more, profiled")
         found.append(NightFigures(night, tuple(commits), apart(_commit, manifest, store, profiled=True)[1]))
     return CommitFigures(rows, tuple(found))
@@ -133,51 +161,90 @@ def measure_commit(work: Path, rows: int, repetitions: int, say: Callable[[str],
 def as_markdown(found: CommitFigures) -> str:
     """Render a table for a page."""
     lines = [
-        f"| {found.rows:,} rows | rows/s | seconds | CPU seconds | rows for a CPU second | peak of the process |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| {found.rows:,} rows | rows/s | seconds | CPU seconds | of one thread | peak of the process "
+        f"| {_LARGE:,} rows on {_CORES} cores |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for one in found.nights:
-        wall, cpu = (median(getattr(commit, name) for commit in one.commits) for name in ("wall_s", "cpu_s"))
+        wall, cpu, alone = (
+            median(getattr(commit, n) for commit in one.commits) for n in ("wall_s", "cpu_s", "alone_s")
+        )
         peak = max(commit.peak for commit in one.commits) / 1e6
-        rates = f"{found.rows / wall:,.0f} | {wall:.1f} | {cpu:.1f} | {found.rows / cpu:,.0f}"
-        lines.append(f"| {one.night} | {rates} | {peak:,.0f} MB |")
-    lines += ["", f"Medians of {len(found.nights[0].commits)}. Seconds by step, of one further commit each, profiled:"]
+        large = median(commit.reckoned_s(_LARGE / found.rows, _CORES) for commit in one.commits) / 60
+        rates = f"{found.rows / wall:,.0f} | {wall:.1f} | {cpu:.1f} | {alone:.1f}"
+        lines.append(f"| {one.night} | {rates} | {peak:,.0f} MB | {large:.1f} min |")
+    lines += [
+        "",
+        f"Medians of {len(found.nights[0].commits)}. CPU seconds by step, of one further commit each, profiled:",
+    ]
+    lines += ["of the thread that commits + of those that it starts."]
     for one in found.nights:
-        steps = "; ".join(f"{name} {seconds:.1f}" for name, seconds in one.steps.items())
+        steps = "; ".join(f"{name} {step.alone_s:.1f} + {step.others_s:.1f}" for name, step in one.steps.items())
         lines += ["", f"- {one.night}: {steps}."]
     return "\n".join(lines)
 
 
+@dataclass
+class _OfThread:
+    """Steps of one thread.
+
+    Attributes:
+        since: its CPU seconds when time was counted last.
+        within: frames of the steps that it is in, with their names.
+    """
+
+    since: float
+    within: list[tuple[FrameType, str]] = field(default_factory=list)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def count(self) -> None:
+        """Count the time since for the step that the thread is in."""
+        now = time.thread_time()
+        self.seconds[self.within[-1][1] if self.within else _REST] += now - self.since
+        self.since = now
+
+
 class _Steps:
-    """CPU seconds of this thread's steps, counted as the interpreter enters and leaves their functions."""
+    """CPU seconds of steps, counted as the interpreter enters and leaves their functions in this thread and in those
+    that start later."""
 
     def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._within = ["the rest"]
-        self._since = 0.0
+        self._threads: list[_OfThread] = []
+        self._here = threading.local()
 
     def begin(self) -> None:
         """Start the count."""
-        self._since = time.process_time()
+        self._of_this_thread(time.thread_time())
+        threading.setprofile(self._seen)
         sys.setprofile(self._seen)
+
+    def _of_this_thread(self, since: float = 0.0) -> _OfThread:
+        if not hasattr(self._here, "steps"):
+            self._here.steps = _OfThread(since)
+            self._threads.append(self._here.steps)
+        found: _OfThread = self._here.steps
+        return found
 
     def _seen(self, frame: FrameType, event: str, arg: object) -> None:
         step = _STEPS.get(frame.f_code.co_qualname)
         if step is None or event not in ("call", "return"):
             return
-        now = time.process_time()
-        self.seconds[self._within[-1]] += now - self._since
-        self._since = now
+        thread = self._of_this_thread()
+        thread.count()
         if event == "call":
-            self._within.append(step)
-        elif len(self._within) > 1:
-            self._within.pop()
+            thread.within.append((frame, step))
+        elif thread.within and thread.within[-1][0] is frame:  # a generator that is thrown away returns uncalled
+            thread.within.pop()
 
-    def end(self) -> dict[str, float]:
-        """Stop the count, and return the seconds of each step, the longest first."""
+    def end(self) -> dict[str, Step]:
+        """Stop the count, and return the steps, the longest first."""
         sys.setprofile(None)
-        self.seconds[self._within[-1]] += time.process_time() - self._since
-        return dict(sorted(self.seconds.items(), key=lambda step: -step[1]))
+        threading.setprofile(None)
+        first, *others = self._threads
+        first.count()
+        names = {name for thread in self._threads for name in list(thread.seconds)}
+        found = {name: Step(first.seconds[name], sum(one.seconds[name] for one in others)) for name in names}
+        return dict(sorted(found.items(), key=lambda step: -step[1].alone_s - step[1].others_s))
 
 
 @dataclass
@@ -185,14 +252,19 @@ class _Clock(Silent):
     """A progress that starts a clock when the scan commits."""
 
     steps: _Steps | None
-    began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+    began: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3), init=False)
 
     def say(self, line: str) -> None:
-        """Start at the line `committing`; `began` is (wall clock, CPU time) in seconds."""
+        """Start at the line `committing`."""
         if line == "committing":
-            self.began = time.perf_counter(), time.process_time()
+            self.began = _now()
             if self.steps is not None:
                 self.steps.begin()
+
+
+def _now() -> NDArray[np.float64]:
+    """Return wall clock, CPU time and CPU time of this thread, in seconds."""
+    return np.array([time.perf_counter(), time.process_time(), time.thread_time()])
 
 
 class _Planned(Exception):
@@ -217,12 +289,12 @@ def _prepare(manifest: Path, store: Path, night: str) -> None:
         shutil.copytree(store / "staging" / _RUN, store / "kept", copy_function=os.link)
 
 
-def _commit(manifest: Path, store: Path, *, profiled: bool = False) -> tuple[Commit, dict[str, float]]:
+def _commit(manifest: Path, store: Path, *, profiled: bool = False) -> tuple[Commit, dict[str, Step]]:
     """Commit the run, then undo that commit."""
     clock = _Clock(_Steps() if profiled else None)
     try:
         run_scan(_config(manifest, store), _RUN, _refuse, clock)
-        wall, cpu = time.perf_counter() - clock.began[0], time.process_time() - clock.began[1]
+        wall, cpu, alone = (_now() - clock.began).tolist()
         steps = clock.steps.end() if clock.steps is not None else {}
     finally:
         for path in (store / "runs" / _RUN).iterdir():
@@ -232,7 +304,7 @@ def _commit(manifest: Path, store: Path, *, profiled: bool = False) -> tuple[Com
                 path.unlink()
         if (store / "kept").exists():
             shutil.copytree(store / "kept", store / "staging" / _RUN, copy_function=_linked, dirs_exist_ok=True)
-    return Commit(wall, cpu, peak_rss_bytes()), steps
+    return Commit(wall, cpu, alone, peak_rss_bytes()), steps
 
 
 def _linked(source: str, target: str) -> None:

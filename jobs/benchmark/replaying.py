@@ -21,12 +21,14 @@ from jobs.benchmark.workload import Workload
 from nsfwscan.config import ReportConfig, ScanConfig, StorageConfig
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy
-from nsfwscan.runs.commit import ROW_SCHEMA, Report, decided
+from nsfwscan.runs.commit import Report
+from nsfwscan.runs.gathering import ROW_SCHEMA
 from nsfwscan.runs.plan import Plan, PlanAction
 from nsfwscan.runs.record.fields import FileRecord
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import to_parquet
+from nsfwscan.runs.writing import decided
 from nsfwscan.schema import as_schema
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.finalize import record_of

@@ -283,8 +283,8 @@ class Decider:
 
     def _evaluated(self, rows: pa.Table, expression: duckdb.Expression) -> pa.Array:
         try:
-            with self._lock, limited(self._connection, _MOST_S):
-                found = self._connection.from_arrow(rows).select(expression.alias("found")).to_arrow_table()
+            with self._connection.cursor() as own, limited(own, _MOST_S):  # for several threads at once
+                found = own.from_arrow(rows).select(expression.alias("found")).to_arrow_table()
         except duckdb.Error as error:
             raise PolicyError(
                 f"a rule of {self.policy.identity} fails on a row: {str(error).splitlines()[0]}"

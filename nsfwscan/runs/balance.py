@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from nsfwscan.errors import BalanceError
+from nsfwscan.runs.counts import counts_of
 from nsfwscan.schema import Accounted
 from nsfwscan.storage.store import from_parquet
 
@@ -43,8 +44,13 @@ class Balance:
         rows = from_parquet(part, ["uri", "accounted_as"])
         check_uris(expected, rows["uri"])
         self.listed += len(expected)
-        for term in rows["accounted_as"].value_counts().to_pylist():
-            self.accounted[term["values"]] += term["counts"]
+        self.accounted.update(counts_of(rows["accounted_as"], nulls=True))
+
+    def include(self, other: Balance) -> None:
+        """Count what another balance has counted, too."""
+        self.listed += other.listed
+        self.repeated += other.repeated
+        self.accounted.update(other.accounted)
 
     def leave(self, carried: int) -> None:
         """Count carried rows that a delta report does not write again."""

@@ -88,6 +88,11 @@ class Night:
             for row in counted.to_pylist():
                 self.counts.setdefault((row["source"], measure), Counter())[row["bin"]] += row["count_all"]
 
+    def include(self, other: Night) -> None:
+        """Count what another one has counted, of other rows."""
+        for key, found in other.counts.items():
+            self.counts.setdefault(key, Counter()).update(found)
+
     def as_table(self) -> pa.Table:
         """Return the counts as `DRIFT_SCHEMA`."""
         rows = [(*key, value, n) for key, found in sorted(self.counts.items()) for value, n in sorted(found.items())]

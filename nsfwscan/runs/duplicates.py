@@ -1,9 +1,9 @@
 """Find copies and near-duplicates: one content gets one score, and near-duplicates get one cluster id.
 
-The rows of a run arrive range by range and wait on local disk until all are known. Then each range is read again, with
-`duplicate_of` and `cluster…`, and with one score for all objects of the same bytes. Memory holds a hash of each
-content, or, where there are very many, only of flagged, copied and clustered ones. DuckDB groups and joins, and spills
-to disk.
+The rows of a run are put on local disk range by range (`Spool`), by several threads at once, until all are known. Then
+each range is read again, with `duplicate_of` and `cluster…`, and with one score for all objects of the same bytes.
+Memory holds a hash of each content, or, where there are very many, only of flagged, copied and clustered ones. DuckDB
+groups and joins, and spills to disk.
 
 Copies are objects with the same bytes. Their original is the original of a previous run, else the first by URI; an
 object with a score comes before one without. Near-duplicates are contents whose PDQ hashes differ by a few bits, both
@@ -16,10 +16,11 @@ gone. It searches around all contents where previous runs did not compare all wi
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import feather
+from pyarrow import dataset, feather
 
 from nsfwscan.banks.pdq_index import HASH_BYTES, NearIndex
 from nsfwscan.config import DuplicatesConfig
 from nsfwscan.errors import Status
-from nsfwscan.schema import DUPLICATE_COLUMNS, EACH_VIEW, MODEL_COLUMNS, REPORT_SCHEMA, SIGNAL_COLUMNS, Accounted
+from nsfwscan.schema import (
+    DUPLICATE_COLUMNS,
+    EACH_VIEW,
+    MODEL_COLUMNS,
+    REPORT_SCHEMA,
+    SIGNAL_COLUMNS,
+    Accounted,
+    as_matrix,
+)
 from nsfwscan.storage.duckdb_temp import spilling
 
 _OF_CONTENT = [f.name for f in (*MODEL_COLUMNS, *SIGNAL_COLUMNS)] + ["filtered_by"]
@@ -110,8 +119,7 @@ class Found:
 class Duplicates:
     """Copies and near-duplicates among the rows of a run, for several threads; `find_duplicates` makes one."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, spool: _Spool, found: Found) -> None:
-        self._connection = connection
+    def __init__(self, spool: Spool, found: Found) -> None:
         self._spool = spool
         self.found = found
 
@@ -146,68 +154,70 @@ class Duplicates:
             return _SETTLED.empty_table()
         query = "FROM read_parquet($settled) WHERE uri >= $first AND uri <= $last"
         given = {"settled": self._spool.settled, "first": first, "last": last}
-        return self._connection.cursor().sql(query, params=given).to_arrow_table().cast(_SETTLED)
+        return self._spool.connection.cursor().sql(query, params=given).to_arrow_table().cast(_SETTLED)
 
 
-class _Spool:
-    """Ranges of a run on local disk, one file each.
+class Spool:
+    """Ranges of a run on local disk, one file each, for several threads; and a DuckDB that reads them.
 
     The format is Arrow with LZ4: 0.3 KiB a row, and ten times as fast to write as Parquet.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        self.connection = connection
         self.settled = str(folder / "settled.parquet")
         self._folder = folder
-        self._ranges = 0
 
-    def write(self, number: int, rows: pa.Table) -> None:
-        """Write a range; ranges come in their order, from 0."""
-        feather.write_feather(rows, str(self._folder / f"{number}.arrow"), compression="lz4")
-        self._ranges = number + 1
+    def write(self, number: int, rows: pa.Table, flagged: pa.Array | pa.ChunkedArray) -> None:
+        """Write a range.
 
-    def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
-        """Return a range with the given columns; all columns where `columns` is None."""
-        path = str(self._folder / f"{number}.arrow")
-        return feather.read_table(path, columns, use_threads=False, memory_map=False)
+        Args:
+            rows: before duplicates are known (`gathering.ROW_SCHEMA`, and any further columns, which are kept).
+            flagged: a mask of the flagged ones.
+        """
+        feather.write_feather(rows.append_column("flagged", flagged), self._path(number), compression="lz4")
 
-    def scan(self, schema: pa.Schema) -> pa.RecordBatchReader:
-        """Return a reader of the schema's columns over all ranges, one range after the other."""
-        ranges = (self.read(number, schema.names).cast(schema) for number in range(self._ranges))
-        return pa.RecordBatchReader.from_batches(schema, (batch for rows in ranges for batch in rows.to_batches()))
+    def read(self, number: int) -> pa.Table:
+        """Return a range as it was written, with the column `flagged`."""
+        return feather.read_table(self._path(number), use_threads=False, memory_map=False)
+
+    def register(self, name: str, columns: Iterable[str]) -> None:
+        """Let the DuckDB read these columns of all ranges as a table, in no order."""
+        ranges = sorted(str(path) for path in self._folder.glob("*.arrow"))
+        self.connection.register(name, dataset.dataset(ranges, _scanned(columns), format="ipc"))
+
+    def _path(self, number: int) -> str:
+        return str(self._folder / f"{number}.arrow")
 
 
 @contextmanager
-def find_duplicates(
-    ranges: Iterable[tuple[pa.Table, pa.ChunkedArray]], config: DuplicatesConfig, *, compared: bool = False
-) -> Iterator[Duplicates]:
+def spooling() -> Iterator[Spool]:
+    """Yield an empty spool, which is removed at the end."""
+    with spilling("duplicates") as (connection, folder):
+        yield Spool(connection, folder)
+
+
+def find_duplicates(spool: Spool, config: DuplicatesConfig, *, compared: bool = False) -> Duplicates:
     """Find copies and near-duplicates among all rows of a run.
 
     Args:
-        ranges: rows before duplicates are known (`commit.ROW_SCHEMA`, and any further columns, which are kept), with
-            a mask of the flagged ones.
+        spool: holds all ranges; it is needed as long as what is returned.
         compared: previous runs compared all contents of carried rows with each other, by the same rules.
     """
-    with spilling("duplicates") as (connection, folder):
-        spool = _Spool(folder)
-        with ThreadPoolExecutor(1, thread_name_prefix="spool") as writer:  # while the next range is gathered
-            written = writer.submit(lambda: None)
-            for number, (rows, flagged) in enumerate(ranges):
-                written.result()
-                written = writer.submit(spool.write, number, rows.append_column("flagged", flagged))
-            written.result()
-        # DuckDB cannot know how many rows Arrow will give: keep the joins as written, the small side on the right.
-        connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
-        connection.register("objects", spool.scan(_scanned(_GROUPED)))
-        connection.execute(_CONTENTS)
-        [(number,)] = connection.execute("SELECT count(*) FROM contents").fetchall()
-        looked_for_all = number <= config.most_contents
-        contents = connection.sql(_COMPARED, params={"all": looked_for_all}).to_arrow_table()
-        clusters = _clusters(contents, config, looked_for_all=looked_for_all, compared=compared)
-        connection.register("clusters", clusters)
-        connection.register("objects", spool.scan(_scanned(("uri", "sha256", "status"))))
-        connection.register("originals", spool.scan(_scanned(("uri", *_OF_CONTENT))))
-        connection.execute(_WRITE_SETTLED, {"settled": spool.settled})
-        yield Duplicates(connection, spool, _counted(contents, clusters, looked_for_all))
+    connection = spool.connection
+    # DuckDB cannot know how many rows Arrow will give: keep the joins as written, the small side on the right.
+    connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+    spool.register("objects", _GROUPED)
+    connection.execute(_CONTENTS)
+    [(number,)] = connection.execute("SELECT count(*) FROM contents").fetchall()
+    looked_for_all = number <= config.most_contents
+    contents = connection.sql(_COMPARED, params={"all": looked_for_all}).to_arrow_table()
+    clusters = _clusters(contents, config, looked_for_all=looked_for_all, compared=compared)
+    connection.register("clusters", clusters)
+    spool.register("objects", ("uri", "sha256", "status"))
+    spool.register("originals", ("uri", *_OF_CONTENT))
+    connection.execute(_WRITE_SETTLED, {"settled": spool.settled})
+    return Duplicates(spool, _counted(contents, clusters, looked_for_all))
 
 
 def _scanned(names: Iterable[str]) -> pa.Schema:
@@ -277,52 +287,51 @@ def _joined(
         ends = np.cumsum(counts[some])
         asked = np.arange(counts[some].sum()) + np.repeat(begin[some] - ends + counts[some], counts[some])
         found = index.search(hashes[asked])
-        own, limits = np.repeat(asked, np.diff(found.limits)), found.limits[np.concatenate([[0], ends])]
-        for i in np.flatnonzero(np.diff(limits) > counts[some]).tolist():  # the others are near none but themselves
-            if leader[one := some[i]] < 0:
-                pairs = slice(limits[i], limits[i + 1])
-                near = _alike(own[pairs], found.entries[pairs], owner, counts, counts[one])
-                if len(near) > 1:
-                    _join(one, near, leader, rows)
+        for one, near in _alike(np.repeat(asked, np.diff(found.limits)), found.entries, owner, counts):
+            if leader[one] < 0:
+                _join(one, near, leader, rows)
         number = _QUERIES if len(found.entries) > _MANY else min(2 * number, _MOST_QUERIES)
     return leader
 
 
 def _alike(
-    own: NDArray[np.int64],
-    theirs: NDArray[np.int64],
-    owner: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    count: np.int64,
-) -> NDArray[np.int64]:
-    """Return the contents of which enough views are alike with enough of one content's, itself among them.
+    own: NDArray[np.int64], theirs: NDArray[np.int64], owner: NDArray[np.int64], counts: NDArray[np.int64]
+) -> Iterator[tuple[np.int64, NDArray[np.int64]]]:
+    """Yield contents in ascending order, each with all others of which enough views are alike with enough of its own.
 
     Args:
-        own, theirs: pairs of hashes that are near each other: that content's, and others'.
+        own, theirs: pairs of hashes that are near each other; all pairs of those in `own`.
         owner: the content of each hash.
-        counts, count: number of hashes of each content, and of that one.
+        counts: number of hashes of each content.
     """
-    others, which = np.unique(owner[theirs], return_inverse=True)
-    shares = [
-        np.bincount(np.unique(which * len(owner) + hashes) // len(owner), minlength=len(others)) / number
-        for hashes, number in ((own, count), (theirs, counts[others]))
-    ]
-    return others[(shares[0] >= _SHARE) & (shares[1] >= _SHARE)]
+    others = owner[own] != owner[theirs]
+    own, theirs = own[others], theirs[others]
+    pairs, which = np.unique(owner[own] * len(counts) + owner[theirs], return_inverse=True)
+    contents = np.divmod(pairs, len(counts))
+    enough = np.ones(len(pairs), bool)
+    for content, hashes in zip(contents, (own, theirs), strict=True):
+        near = np.bincount(np.unique(which * len(owner) + hashes) // len(owner), minlength=len(pairs))
+        enough &= near / counts[content] >= _SHARE
+    asking, alike = (content[enough] for content in contents)
+    starts = np.flatnonzero(np.diff(asking, prepend=-1)).tolist()
+    for start, end in pairwise([*starts, len(asking)]):
+        yield asking[start], alike[start:end]
 
 
 def _join(one: np.int64, near: NDArray[np.int64], leader: NDArray[np.int64], rows: NDArray[np.intp]) -> None:
-    """Join a content to the first leader near it, or else make it the leader of those near it that have none."""
-    leads = np.sort(near[leader[near] == rows[near]])
+    """Join a content to the first leader near it, or else make it the leader of itself and of those near it that have
+    none."""
+    leads = near[leader[near] == rows[near]]
     if len(leads):
-        leader[one] = rows[leads[0]]
+        leader[one] = rows[leads.min()]
     else:
-        leader[near[leader[near] < 0]] = rows[one]
+        leader[near[leader[near] < 0]] = leader[one] = rows[one]
 
 
 def _matrix(hashes: pa.Array) -> NDArray[np.uint8]:
     """Return hex hashes as uint8 [n, 32]."""
-    digits = bytes.fromhex("".join(hashes.to_pylist()))
-    return np.frombuffer(digits, np.uint8).reshape(-1, HASH_BYTES)
+    digits = as_matrix(hashes.cast(pa.binary(2 * HASH_BYTES)))
+    return np.frombuffer(unhexlify(digits.data), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def _counted(contents: pa.Table, clusters: pa.Table, looked_for_all: bool) -> Found:

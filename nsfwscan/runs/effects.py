@@ -20,6 +20,7 @@ from nsfwscan.config import DetectorConfig
 from nsfwscan.errors import Status
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.signals import signals_array, signals_of_row
+from nsfwscan.runs.counts import counts_of
 from nsfwscan.schema import DECODING, DECODING_CLOSER, FLAGGED, FULL_BATCH, LOOKED, LOOKED_CLOSER
 
 CONFIDENCE = 0.95
@@ -116,12 +117,18 @@ class Cascade:
         rows = rows.select(["filtered_by", "nsfw_score", "carried_from", "decision"]).filter(alone)
         filtered, scored = pc.is_valid(rows["filtered_by"]), pc.is_valid(rows["nsfw_score"])
         settled = rows.filter(pc.and_not(filtered, scored))
-        self.settled_by.update(settled["filtered_by"].to_pylist())
+        self.settled_by.update(counts_of(settled["filtered_by"]))
         self.looked_at += settled["carried_from"].null_count
         self.forwarded += pc.sum(pc.and_not(scored, filtered)).as_py() or 0
         audit_sample = rows.filter(pc.and_(filtered, scored))
         self.audit_sample += audit_sample.num_rows
         self.misses += pc.sum(pc.is_in(audit_sample["decision"], pa.array(sorted(FLAGGED)))).as_py() or 0
+
+    def include(self, other: Cascade) -> None:
+        """Count what another one has counted, of other rows."""
+        self.settled_by.update(other.settled_by)
+        for name in ("looked_at", "forwarded", "audit_sample", "misses"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def as_dict(self, costs: Costs) -> dict[str, Any]:
         """Return JSON types.

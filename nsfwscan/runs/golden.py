@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.policy.decide import Decider
 from nsfwscan.runs.calibrations import Calibration, calibrated
-from nsfwscan.runs.commit import ROW_SCHEMA
+from nsfwscan.runs.gathering import ROW_SCHEMA
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.record.fields import FileRecord
 from nsfwscan.runs.record.figures import GoldenRecord

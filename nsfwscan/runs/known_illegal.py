@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -119,7 +120,7 @@ def known_illegal(
 def once(tables: Sequence[pa.Table]) -> pa.Table:
     """Return each content once, sorted by SHA-256, with the row of the first table that has it."""
     rows = pa.concat_tables([KNOWN_SCHEMA.empty_table(), *tables]).combine_chunks()
-    places = rows.append_column("place", pa.array(range(rows.num_rows), pa.int64()))
+    places = rows.append_column("place", pa.array(np.arange(rows.num_rows)))
     first = places.group_by("sha256").aggregate([("place", "min")])["place_min"]
     return rows.take(first).sort_by("sha256")
 

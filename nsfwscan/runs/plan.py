@@ -45,7 +45,8 @@ _FIRST_SHARDS = (8, 8, 16, 16, 32, 32, 64, 64, 128, 128)
 """Rows of the first shards: small, so that first rows come soon, a small store is spread over all actors, and these end
 together (`Plan.handed_out`)."""
 RANGE_ROWS = 50_000
-"""Objects per range, and so rows per report part: the driver holds one range at a time, about 4 KiB a row."""
+"""Objects per range, and so rows per report part: the driver holds as many ranges as it works on at a time, about 4 KiB
+a row."""
 
 
 class Reusability(StrEnum):

@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import accumulate
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -39,8 +41,8 @@ from nsfwscan.storage.store import Store
 
 _AT_ONCE = 4
 """Parts read at a time; each is whole in memory, about 16 MiB."""
-_HELD = 8
-"""Parts that are kept, beside one of each run."""
+_HELD = 16
+"""Parts that are kept, beside one of each run: neighbours of the ranges that the commit works on at a time."""
 _SETTLED = timedelta(seconds=2)
 """A modification time this close to the read proves nothing: a file that changes again within the resolution of its
 modification time (2 s on FAT, 1 s on NFSv2) looks unchanged."""
@@ -106,13 +108,22 @@ class PreviousRun:
 
     @cached_property
     def gone(self) -> pa.Array:
-        """URIs of the objects that this run reported as deleted."""
+        """URIs of the objects that this run reported as deleted, sorted."""
         found = [pa.array([], pa.string())]
         for file in self.record.files_in("changes"):
             rows = self.parquet(file).read(["change", "uri"], use_threads=False)
             deleted = rows.filter(pc.equal(rows["change"], str(Change.DELETED)))
             found.append(deleted["uri"].combine_chunks())
-        return pa.concat_arrays(found)
+        return pa.concat_arrays(found).sort()
+
+    @cached_property
+    def _beside(self) -> dict[tuple[str, str], list[FileRecord]]:
+        """Files beside the report, by folder and range."""
+        found: dict[tuple[str, str], list[FileRecord]] = {}
+        for one in BESIDE:
+            for file in self.record.files_in(one.folder):
+                found.setdefault((one.folder, _number_of(file)), []).append(file)
+        return found
 
     @property
     def banks(self) -> list[str]:
@@ -132,7 +143,7 @@ class PreviousRun:
         found = found if _BANK_VERSION in rows.column_names else self._with_bank_versions(found)
         number = _number_of(part.file)
         for one in BESIDE:
-            files = [file for file in self.record.files_in(one.folder) if _number_of(file) == number]
+            files = self._beside.get((one.folder, number), ())
             there = [as_schema(self.parquet(file).read(use_threads=False), one.schema) for file in files]
             found = one.into(found, pa.concat_tables([one.schema.empty_table(), *there]))
         return found
@@ -317,6 +328,21 @@ def belongs_to(uris: pa.ChunkedArray, sources: Sequence[str], lists: Collection[
     return mask
 
 
+class _Parts:
+    """Parts of one report, to be asked again and again for those that may hold some URIs."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.all = sorted(parts, key=lambda part: part.first)
+        self._firsts = [part.first for part in self.all]
+        self._reach = list(accumulate((part.last for part in self.all), max))
+
+    def between(self, after: str | None, upto: str | None) -> list[Part]:
+        """Return the parts with URIs in `after < uri <= upto` (None: no bound)."""
+        start = 0 if after is None else bisect_right(self._reach, after)
+        end = len(self.all) if upto is None else bisect_right(self._firsts, upto)
+        return [part for part in self.all[start:end] if after is None or part.last > after]
+
+
 class PreviousReports:
     """Rows of some committed reports, newest first, limited to parts that some sources concern; None: all parts."""
 
@@ -338,11 +364,14 @@ class PreviousReports:
                 )
         return cls([PreviousRun(run, run.record()) for run in (Run(store, run_id) for run_id in run_ids)], sources)
 
-    def _parts(self, base: PreviousRun) -> list[Part]:
+    @cached_property
+    def _parts(self) -> list[_Parts]:
+        """Parts of each run that the sources concern."""
+        return [_Parts(filter(self._concerned, base.parts)) for base in self.runs]
+
+    def _concerned(self, part: Part) -> bool:
         starts = self._starts
-        if starts is None:
-            return list(base.parts)
-        return [part for part in base.parts if any(s <= part.last and part.first <= s + _LAST for s in starts)]
+        return starts is None or any(s <= part.last and part.first <= s + _LAST for s in starts)
 
     def known(self, reuse_policy: ReusePolicy) -> Known:
         """Return the objects of the previous reports with their reusability, for the plan."""
@@ -354,7 +383,7 @@ class PreviousReports:
             # An object deleted then hides its older rows, here as in `rows`: if it is listed again, it is new.
             gone = [{"uri": uri, "age": age} for uri in base.gone.to_pylist()]
             yield pa.Table.from_pylist(gone, schema=KNOWN_SCHEMA)
-            for part in self._parts(base):
+            for part in self._parts[age].all:
                 parquet = base.parquet(part.file)
                 there = [name for name in columns if name in parquet.schema_arrow.names]
                 for batch in parquet.iter_batches(65536, columns=there, use_threads=False):
@@ -367,17 +396,19 @@ class PreviousReports:
                     yield pa.table([values.get(n, rows[n] if n in columns else None) for n in KNOWN_SCHEMA.names],
                                    schema=KNOWN_SCHEMA)  # fmt: skip
 
-    @property
-    def ends(self) -> set[str]:
-        """Last URIs of the parts."""
-        return {part.last for base in self.runs for part in self._parts(base)}
+    @cached_property
+    def ends(self) -> list[str]:
+        """Last URIs of the parts, sorted, each once."""
+        return sorted({part.last for parts in self._parts for part in parts.all})
 
     def rows(self, after: str | None, upto: str | None) -> Iterator[pa.Table]:
         """Yield report rows with `after < uri <= upto` (None: no bound), for each URI the newest run's.
 
         Each table is no larger than a few parts.
         """
-        cuts = sorted(end for end in self.ends if (after is None or end > after) and (upto is None or end < upto))
+        start = 0 if after is None else bisect_right(self.ends, after)
+        end = len(self.ends) if upto is None else bisect_left(self.ends, upto)
+        cuts = self.ends[start:end]
         for low, high in zip([after, *cuts], [*cuts, upto], strict=True):
             piece = self._piece(low, high)
             if piece is not None and piece.num_rows:
@@ -386,23 +417,16 @@ class PreviousReports:
     def _piece(self, after: str | None, upto: str | None) -> pa.Table | None:
         found: list[pa.Table] = []
         seen: list[pa.Array] = []
-        for base in self.runs:
-            rows = [self._within(base, part, after, upto) for part in self._overlapping(base, after, upto)]
+        for base, parts in zip(self.runs, self._parts, strict=True):
+            rows = [self._within(base, part, after, upto) for part in parts.between(after, upto)]
             if rows:
                 known = pa.concat_tables(rows)
                 for newer in seen:
                     known = known.filter(pc.invert(pc.is_in(known["uri"], newer)))
                 found.append(known)
                 seen.append(known["uri"])
-            seen.append(base.gone)
+            seen.append(_between(base.gone, after, upto))
         return pa.concat_tables(found) if found else None
-
-    def _overlapping(self, base: PreviousRun, after: str | None, upto: str | None) -> list[Part]:
-        return [
-            part
-            for part in self._parts(base)
-            if (upto is None or part.first <= upto) and (after is None or part.last > after)
-        ]
 
     def _within(self, base: PreviousRun, part: Part, after: str | None, upto: str | None) -> pa.Table:
         rows = self._read(base, part)
@@ -426,6 +450,15 @@ class PreviousReports:
             except BaseException as error:  # noqa: BLE001  # else who waits for the part would wait for ever
                 found.set_exception(error)
         return found.result()
+
+
+def _between(uris: pa.Array, after: str | None, upto: str | None) -> pa.Array:
+    """Return those of sorted URIs with `after < uri <= upto` (None: no bound)."""
+    start, end = (
+        unbounded if bound is None else bisect_right(uris, bound, key=lambda uri: uri.as_py())
+        for bound, unbounded in ((after, 0), (upto, len(uris)))
+    )
+    return uris.slice(start, end - start)
 
 
 def _settled(rows: pa.Table) -> pa.Array:

@@ -6,9 +6,9 @@ the size of the run.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.errors import Status
+from nsfwscan.runs.counts import counts_of
 from nsfwscan.schema import FLAGGED, NSFW_CATEGORIES, BankKind, Category, Decision
 
 HISTOGRAM_BINS = 20
 SHOWN = 20
 """Most severe objects that are named."""
-_OF_ASSETS = ["queue", "cluster", "sha256", "uri"]
+_OF_ERRORS = ["error_code", "status", "error", "uri"]
 _OF_SEVERE = ["uri", "decision", "rule", "queue", "severity", "nsfw_score"]
 _WORST_FIRST = [("severity", "descending"), ("nsfw_score", "descending"), ("uri", "ascending")]
+_NUMBERS = ("rows", "bytes", "scored", "settled", "neutral", "suspected", "_settled_no_image")
 _COUNTED = ("status", "decision", "label", "rule", "queue", "format", "match_bank")
 
 
@@ -70,7 +72,7 @@ class Summary:
         self.settled += pc.sum(settled).as_py() or 0
         self._settled_no_image += pc.sum(pc.and_(settled, pc.equal(report["status"], Status.UNSUPPORTED))).as_py() or 0
         for name in _COUNTED:
-            getattr(self, name).update(_counts(report[name]))
+            getattr(self, name).update(counts_of(report[name]))
         scores = report["nsfw_score"].drop_null().to_numpy()
         bins, _ = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
         self.histogram = [old + int(new) for old, new in zip(self.histogram, bins, strict=True)]
@@ -78,29 +80,49 @@ class Summary:
         self._add_errors(report)
         self._add_truth(report)
         self._add_severe(report)
-        self.suspected += sum(kind == "suspected" for kind in false_positives["kind"].to_pylist())
+        self.suspected += pc.sum(pc.equal(false_positives["kind"], "suspected")).as_py() or 0
+
+    def include(self, other: Summary) -> None:
+        """Count what another summary has counted, of rows that come later."""
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in (*_COUNTED, "false_positives_by_label", "neutral_by_decision", "truths"):
+            getattr(self, name).update(getattr(other, name))
+        self.histogram = [sum(both) for both in zip(self.histogram, other.histogram, strict=True)]
+        self._assets += other._assets
+        for code, entry in other.errors.items():
+            self.errors.setdefault(code, {**entry, "count": 0})["count"] += entry["count"]
+        self._keep_severe(other.most_severe)
 
     def _add_errors(self, report: pa.Table) -> None:
-        failed = report.filter(pc.and_not(pc.is_valid(report["error"]), _is_settled(report)))
-        for row in failed.select(["status", "error_code", "error", "uri"]).to_pylist():
-            code, status, message = row["error_code"], row["status"], row["error"]
-            entry = {"status": status, "code": code, "count": 0, "example": row["uri"], "message": message}
-            self.errors.setdefault(code, entry)["count"] += 1
+        failed = report.select(_OF_ERRORS).filter(pc.and_not(pc.is_valid(report["error"]), _is_settled(report)))
+        by_code = failed.group_by("error_code", use_threads=False)  # in one thread, since the first is wanted
+        firsts = [(name, "first") for name in _OF_ERRORS[1:]]
+        for one in by_code.aggregate([([], "count_all"), *firsts]).to_pylist():
+            code, status, message, uri = (
+                one[name] for name in ("error_code", "status_first", "error_first", "uri_first")
+            )
+            entry = {"status": status, "code": code, "count": 0, "example": uri, "message": message}
+            self.errors.setdefault(code, entry)["count"] += one["count_all"]
 
     def _add_severe(self, report: pa.Table) -> None:
         legal = pc.not_equal(pc.fill_null(report["match_kind"], ""), str(BankKind.ILLEGAL))
         flagged = pc.is_in(report["decision"], pa.array(sorted(map(str, FLAGGED))))
-        found = report.filter(pc.and_(flagged, legal)).select(_OF_SEVERE)
-        both = found if self.most_severe is None else pa.concat_tables([self.most_severe, found])
-        self.most_severe = both.take(pc.select_k_unstable(both, SHOWN, _WORST_FIRST))
+        self._keep_severe(report.select(_OF_SEVERE).filter(pc.and_(flagged, legal)))
+
+    def _keep_severe(self, found: pa.Table | None) -> None:
+        both = [rows for rows in (self.most_severe, found) if rows is not None]
+        if both:
+            rows = pa.concat_tables(both)
+            self.most_severe = rows.take(pc.select_k_unstable(rows, SHOWN, _WORST_FIRST))
 
     def _add_truth(self, report: pa.Table) -> None:
-        self.truths.update(_counts(report["truth"]))
+        self.truths.update(counts_of(report["truth"]))
         judged = report.filter(pc.and_(pc.equal(report["truth"], str(Category.NEUTRAL)), pc.is_valid(report["label"])))
         self.neutral += judged.num_rows
-        labels = _counts(judged["label"])
+        labels = counts_of(judged["label"])
         self.false_positives_by_label.update({label: n for label, n in labels.items() if label in NSFW_CATEGORIES})
-        self.neutral_by_decision.update(_counts(judged["decision"]))
+        self.neutral_by_decision.update(counts_of(judged["decision"]))
 
     @property
     def flagged(self) -> int:
@@ -169,10 +191,10 @@ class Summary:
 def _assets_of(report: pa.Table) -> npt.NDArray[np.uint64]:
     """Return a digest of queue and asset for each queued row but illegal matches, each once; 8 bytes an asset."""
     legal = pc.not_equal(pc.fill_null(report["match_kind"], ""), str(BankKind.ILLEGAL))
-    queued = report.filter(pc.and_(pc.is_valid(report["queue"]), legal)).select(_OF_ASSETS).to_pylist()
-    names = {(row["queue"], row["cluster"] or row["sha256"] or row["uri"]) for row in queued}
-    digests = (hashlib.blake2b(repr(name).encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
-    return np.frombuffer(b"".join(digests), np.uint64)
+    queued = report.filter(pc.and_(pc.is_valid(report["queue"]), legal))
+    assets = pc.coalesce(queued["cluster"], queued["sha256"], queued["uri"])
+    names = pc.binary_join_element_wise(queued["queue"], assets, "\0").unique().cast(pa.binary())
+    return np.frombuffer(b"".join(blake2b(name, digest_size=8).digest() for name in names.to_pylist()), np.uint64)
 
 
 def _is_settled(report: pa.Table) -> pa.ChunkedArray:
@@ -183,8 +205,3 @@ def _is_settled(report: pa.Table) -> pa.ChunkedArray:
 
 def _rate(count: int, total: int) -> dict[str, float]:
     return {"count": count, "rate": count / total}
-
-
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """Return how often each value occurs, without nulls."""
-    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist() if row["values"] is not None}

@@ -208,7 +208,7 @@ def _said(value: Any) -> str | None:
 
 def _changes(before: _Side, now: _Side, found: Diff) -> Iterator[pa.Table]:
     """Yield what changed, as `CHANGES_SCHEMA`, in the order of the URIs, and count the objects."""
-    cuts = sorted(before.reports.ends | now.reports.ends)
+    cuts = sorted({*before.reports.ends, *now.reports.ends})
     for low, high in zip([None, *cuts], [*cuts, None], strict=True):
         old, new = before.rows(low, high), now.rows(low, high)
         found.objects[0] += old.num_rows

@@ -20,8 +20,9 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.reports.progress import Progress, Silent
 from nsfwscan.runs.balance import Balance
-from nsfwscan.runs.commit import ROW_SCHEMA, Report, decided, write_report
+from nsfwscan.runs.commit import Report, write_report
 from nsfwscan.runs.effects import Cascade, Costs
+from nsfwscan.runs.gathering import ROW_SCHEMA
 from nsfwscan.runs.plan import Known, Plan, Shard, ShardReader, make_plan
 from nsfwscan.runs.previous import PreviousReports
 from nsfwscan.runs.record.fields import RECORD_VERSION
@@ -30,6 +31,7 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, stage_part
 from nsfwscan.runs.summary import Summary
+from nsfwscan.runs.writing import decided
 from nsfwscan.schema import LISTING_SCHEMA, STAGED_SCHEMA, as_schema
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.scan import Engine, ScanResult, run_scan

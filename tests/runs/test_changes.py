@@ -15,7 +15,8 @@ from nsfwscan.policy.compare import COMPARED
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import parse_policy
 from nsfwscan.runs.changes import CHANGES_SCHEMA, EARLIER, Behind, Facts, compared, deleted_among
-from nsfwscan.runs.commit import ROW_SCHEMA, decided
+from nsfwscan.runs.gathering import ROW_SCHEMA
+from nsfwscan.runs.writing import decided
 from nsfwscan.schema import FLAGGED, REPORT_SCHEMA, Cause, Change, Decision, as_schema
 
 DECISIONS = [str(decision) for decision in Decision]

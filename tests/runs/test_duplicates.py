@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from nsfwscan.banks.pdq_index import Found, Hashes, NearIndex
 from nsfwscan.config import DuplicatesConfig
-from nsfwscan.runs.commit import ROW_SCHEMA
-from nsfwscan.runs.duplicates import find_duplicates
+from nsfwscan.runs.duplicates import find_duplicates, spooling
+from nsfwscan.runs.gathering import ROW_SCHEMA
 from nsfwscan.schema import as_schema
 from tests.runs.rows import scanned, staged_row
 
@@ -50,8 +50,10 @@ def settled(
     table = as_schema(pa.Table.from_pylist(ordered, schema=pa.schema(ROW_SCHEMA)), ROW_SCHEMA)
     step = -(-len(rows) // ranges)
     parts = [table.slice(start, step) for start in range(0, len(rows), step)]
-    flagged = [pc.fill_null(pc.greater(part["nsfw_score"], 0.5), False) for part in parts]
-    with find_duplicates(zip(parts, flagged, strict=True), config, compared=compared) as duplicates:
+    with spooling() as spool:
+        for number, part in reversed(list(enumerate(parts))):  # in any order
+            spool.write(number, part, pc.fill_null(pc.greater(part["nsfw_score"], 0.5), False))
+        duplicates = find_duplicates(spool, config, compared=compared)
         return [one for part in parts for one in duplicates.settled(part).to_pylist()]
 
 

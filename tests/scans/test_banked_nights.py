@@ -120,8 +120,8 @@ def test_a_match_names_the_version_that_it_was_matched_with(
     out, entries = tmp_path / "out", [f"sha256 {sha(media / f'{name}.jpg')}" for name in ("coffee", "rocket")]
     with monkeypatch.context() as patch:  # the columns of before
         old = pa.schema([f for f in REPORT_SCHEMA if f.name not in ("match_bank_version", "error_code")])
-        patch.setattr("nsfwscan.runs.commit.REPORT_SCHEMA", old)
-        patch.setattr("nsfwscan.runs.commit.select_escalations", lambda rows: rows.slice(0, 0))
+        patch.setattr("nsfwscan.runs.writing.REPORT_SCHEMA", old)
+        patch.setattr("nsfwscan.runs.writing.select_escalations", lambda rows: rows.slice(0, 0))
         patch.setattr("nsfwscan.runs.summary.Summary._add_errors", lambda *_: None)
         first, _ = night(media, out, "one", banks=bank(tmp_path, "csam", entries[0]))
     assert "error_code" not in pq.read_schema(first.report_files[0]).names
