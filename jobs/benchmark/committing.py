@@ -190,17 +190,17 @@ class _OfThread:
 
     Attributes:
         since: its CPU seconds when time was counted last.
-        within: frames of the steps that it is in, with their names.
+        within: the steps that it is in, the innermost last.
     """
 
     since: float
-    within: list[tuple[FrameType, str]] = field(default_factory=list)
+    within: list[str] = field(default_factory=list)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def count(self) -> None:
         """Count the time since for the step that the thread is in."""
         now = time.thread_time()
-        self.seconds[self.within[-1][1] if self.within else _REST] += now - self.since
+        self.seconds[self.within[-1] if self.within else _REST] += now - self.since
         self.since = now
 
 
@@ -232,8 +232,8 @@ class _Steps:
         thread = self._of_this_thread()
         thread.count()
         if event == "call":
-            thread.within.append((frame, step))
-        elif thread.within and thread.within[-1][0] is frame:  # a generator that is thrown away returns uncalled
+            thread.within.append(step)
+        elif thread.within:
             thread.within.pop()
 
     def end(self) -> dict[str, Step]:
