@@ -33,7 +33,7 @@ def test_commits_of_each_kind_of_night_are_measured(tmp_path: Path, monkeypatch:
         and text.count("new, all compared") == 2
     )
     for night in ("carried", "new", "new-all-compared"):
-        run = tmp_path / f"{night}-3000" / "runs" / "measured"
+        run = tmp_path / f"night-{night}-3000" / "runs" / "measured"
         assert sorted(path.name for path in run.iterdir()) == ["listing", "plan.json"]
     assert said[0] == "carried: making 3,000 rows"
     monkeypatch.setattr(committing, "_prepare", None)  # the stores are kept
