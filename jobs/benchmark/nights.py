@@ -1,9 +1,9 @@
 """Measure what the nights after the first one cost (figures `nights.*`).
 
 A store of small pictures is scanned three times by the command `nsfwscan scan`: as it is, again, and again with one new
-object to a hundred others. The time is the CPU time of the command and of the processes that it waited for, since a
-night of few objects is mostly start-up, and machines are noisy. Pictures are small so that the first night costs
-little: the share of the others is then the highest that is seen.
+object to a hundred others. The time is the CPU time of the command and of all its processes (each waits for those that
+it started, also for the decode workers), since a night of few objects is mostly start-up, and machines are noisy.
+Pictures are small so that the first night costs little: the share of the others is then the highest that is seen.
 """
 
 from __future__ import annotations
