@@ -2,7 +2,8 @@
 
 The sections are those of Annex I of Commission Implementing Regulation (EU) 2024/2835: 1.4 measures on the provider's
 own initiative, 1.5 complaints, 1.6 automated means. A measure is an object that became `block` in a run that was
-committed in the period, or a content that a person removed in it, whatever an appeal made of that. Orders, notices,
+committed in the period, or a content that a person removed in it, whatever an appeal made of that. Who removes what is
+removed already, as on an appeal that upholds it, takes no new measure. Orders, notices,
 recipients and staff (1.2, 1.3, 1.7, 1.8) are known to other systems; nothing here says anything of them. A report that
 cannot be read is a `StoreError`.
 """
@@ -116,7 +117,7 @@ def transparency(store: Store, since: datetime, until: datetime) -> Transparency
     _add_runs(found, store)
     rows = all_verdicts(store)
     start, end = (pa.scalar(at.replace(tzinfo=None), pa.timestamp("us")) for at in (since, until))
-    _add_verdicts(found, rows, counting(rows, store), start, end)
+    _add_verdicts(found, rows, _counting(rows, store), start, end)
     return found
 
 
@@ -150,9 +151,17 @@ def committed_within(store: Store, since: datetime, until: datetime) -> list[tup
 
 def removed_within(store: Store, since: datetime, until: datetime) -> list[dict[str, Any]]:
     """Return the verdict by which each content was removed that a person removed in a period (`VERDICT_SCHEMA`)."""
-    live = counting(all_verdicts(store), store)
+    live = _counting(all_verdicts(store), store)
     start, end = (pa.scalar(at.replace(tzinfo=None), pa.timestamp("us")) for at in (since, until))
-    return _removals(_decided(live, start, end)[0])
+    return _removals(live, start, end)
+
+
+def _counting(rows: pa.Table, store: Store) -> pa.Table:
+    """Return the verdicts that count; also those that an appeal supersedes: they were decisions until then."""
+    appeals = pc.and_(pc.equal(rows["kind"], str(Kind.APPEAL)), pc.not_equal(rows["verdict"], str(VerdictWord.UNDO)))
+    place = rows.schema.get_field_index("supersedes")
+    kept = pc.if_else(appeals, "", rows["supersedes"])
+    return counting(rows.set_column(place, rows.schema.field(place), kept), store)
 
 
 def newly_blocked(run: Run, record: RunRecord) -> Iterator[pa.Table]:
@@ -174,9 +183,10 @@ def _changed(run: Run, record: RunRecord) -> Iterator[pa.Table]:
 
 def _add_verdicts(found: Transparency, rows: pa.Table, live: pa.Table, start: pa.Scalar, end: pa.Scalar) -> None:
     """Count the verdicts of the period; what was taken back is no decision, but may be an overturned one."""
-    decided, last = _decided(live, start, end)
+    decided = _decided(live, start, end)
+    last = {row["sha256"]: row for row in decided}
     found.decided.update(row["verdict"] for row in last.values())
-    for row in _removals(decided):
+    for row in _removals(live, start, end):
         found.removed[row["category"] or NO_CATEGORY] += 1
         found.reasons[row["reason"] or NO_CATEGORY] += 1
     appeals = [row for row in decided if row["kind"] == Kind.APPEAL]
@@ -186,30 +196,32 @@ def _add_verdicts(found: Transparency, rows: pa.Table, live: pa.Table, start: pa
     found.overturned = _overturned(rows, start, end)
 
 
-def _removals(decided: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one removal of each content that was removed in the end, or until an appeal: what an appeal reverses was a
-    measure, what another reviewer sees otherwise was none yet.
-
-    Args:
-        decided: in the order of time.
-    """
+def _removals(live: pa.Table, start: pa.Scalar, end: pa.Scalar) -> list[dict[str, Any]]:
+    """Return the removal by which each content was removed in a period, in the end or until an appeal: what an appeal
+    reverses was a measure, what another reviewer sees otherwise was none yet. An appeal against what a machine blocked
+    removes nothing new either."""
     found: dict[str, dict[str, Any]] = {}
-    for row in decided:
-        if row["verdict"] == VerdictWord.REMOVE:
-            found[row["sha256"]] = row
-        elif row["kind"] != Kind.APPEAL:
-            found.pop(row["sha256"], None)
-    return list(found.values())
+    before: dict[str, str] = {}
+    for row in _decided(live, None, end):
+        content, word, appeal = row["sha256"], row["verdict"], row["kind"] == Kind.APPEAL
+        stood = before.get(content, VerdictWord.REMOVE if appeal else None)
+        if word == VerdictWord.REMOVE and stood != VerdictWord.REMOVE:
+            found[content] = row
+        elif word != VerdictWord.REMOVE and not appeal:
+            found.pop(content, None)
+        if not (appeal and word == VerdictWord.ESCALATE):  # which leaves it as it is
+            before[content] = word
+    return [row for row in found.values() if row["decided_at"] >= start.as_py()]
 
 
-def _decided(
-    live: pa.Table, start: pa.Scalar, end: pa.Scalar
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return the verdicts of a period that decide, and the last one on each content."""
-    inside = pc.and_(pc.greater_equal(live["decided_at"], start), pc.less(live["decided_at"], end))
+def _decided(live: pa.Table, start: pa.Scalar | None, end: pa.Scalar) -> list[dict[str, Any]]:
+    """Return the verdicts that decide, from `start` on and before `end`, in the order of time."""
+    inside = pc.less(live["decided_at"], end)
+    if start is not None:
+        inside = pc.and_(inside, pc.greater_equal(live["decided_at"], start))
     deciding = pc.is_in(live["kind"], pa.array([str(kind) for kind in DECIDING]))
-    decided = live.filter(pc.and_(inside, deciding)).to_pylist()
-    return decided, {row["sha256"]: row for row in decided}  # sorted by time: the last one stays
+    found: list[dict[str, Any]] = live.filter(pc.and_(inside, deciding)).to_pylist()
+    return found
 
 
 def _hours(appeals: Sequence[dict[str, Any]], rows: pa.Table) -> Iterator[float]:

@@ -37,6 +37,14 @@ from nsfwscan.storage.store import Store, to_json
 from nsfwscan.workflows.scan import Engine, ScanResult, run_scan
 
 Row = Mapping[str, Any]
+ILLEGAL_MATCH: Row = {
+    "match_bank": "b",
+    "match_id": "1",
+    "match_kind": "illegal",
+    "match_hash": "sha256",
+    "match_distance": 0,
+}
+"""What is known of an object with the bytes of an entry of an illegal bank."""
 
 
 @cache

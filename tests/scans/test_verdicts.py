@@ -20,7 +20,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.replay import commit_replay, replay
 from nsfwscan.workflows.scan import ScanResult
-from tests.runs.rows import Row, scanned, staged_row
+from tests.runs.rows import ILLEGAL_MATCH, Row, scanned, staged_row
 from tests.s3.servers import S3Endpoint
 from tests.verdicts.lines import Line, file, line
 
@@ -184,13 +184,7 @@ def test_an_illegal_match_stays_one(tmp_path: Path, first: Path) -> None:
 
     def matched(uri: str) -> Row:
         found = row(uri)
-        match = {
-            "match_bank": "known",
-            "match_id": "1",
-            "match_kind": "illegal",
-            "match_hash": "sha256",
-            "match_distance": 0,
-        }
+        match = {**ILLEGAL_MATCH, "match_bank": "known"}
         return {**found, **match} if found["sha256"] == sha256("review") else found
 
     scanned(first / "media", tmp_path / "out", matched, run_id="1", banks=banks)

@@ -21,7 +21,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.storage import store as storing
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.replay import commit_replay
-from tests.runs.rows import Row, begun, scanned, staged_row
+from tests.runs.rows import ILLEGAL_MATCH, Row, begun, scanned, staged_row
 from tests.s3.servers import S3Endpoint
 from tests.verdicts.lines import file, line
 
@@ -212,14 +212,7 @@ def test_what_is_not_forgotten(made: Path, folder: Path, tmp_path: Path) -> None
     assert "run open is not finished" in forget(folder, "--uri", made / "media" / "07.jpg").output
 
     def illegal(uri: str) -> Row:
-        match = {
-            "match_bank": "b",
-            "match_id": "1",
-            "match_kind": "illegal",
-            "match_hash": "sha256",
-            "match_distance": 0,
-        }
-        return {**row(uri), **match}
+        return {**row(uri), **ILLEGAL_MATCH}
 
     scanned(made / "media", tmp_path / "legal" / "out", illegal, run_id="1")
     assert "the law asks to keep" in forget(tmp_path / "legal", "--uri", made / "media" / "07.jpg").output

@@ -15,7 +15,7 @@ import pytest
 from nsfwscan.errors import BalanceError, ConfigError, NsfwscanError
 from nsfwscan.reports.progress import Silent
 from nsfwscan.workflows import notices, scan
-from tests.runs.rows import files, scanned, staged_row
+from tests.runs.rows import ILLEGAL_MATCH, files, scanned, staged_row
 
 LOGIN = f"Basic {base64.b64encode(b'nightly:p/w').decode()}"
 
@@ -105,14 +105,7 @@ def test_escalations(webhook: Webhook, tmp_path: Path) -> None:
     """They are counted in a notice of their own."""
 
     def known(uri: str) -> dict[str, Any]:
-        found = {
-            "match_bank": "b",
-            "match_id": "1",
-            "match_kind": "illegal",
-            "match_hash": "sha256",
-            "match_distance": 0,
-        }
-        return staged_row(uri, nsfw_score=None, status="ok", accounted_as="matched", sha256="0" * 64, **found)
+        return staged_row(uri, nsfw_score=None, status="ok", accounted_as="matched", sha256="0" * 64, **ILLEGAL_MATCH)
 
     night(tmp_path, f"http://{webhook.place}", row=known)
     assert webhook.events == ["start", "commit", "escalations"] and webhook.got[2]["escalations"] == 2

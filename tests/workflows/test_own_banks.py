@@ -18,7 +18,7 @@ from nsfwscan.config import BankConfig, StorageConfig
 from nsfwscan.errors import BankError
 from nsfwscan.schema import Category
 from nsfwscan.verdicts.exchange import label_of
-from tests.runs.rows import Row, scanned, staged_row
+from tests.runs.rows import ILLEGAL_MATCH, Row, scanned, staged_row
 from tests.verdicts.lines import file, line
 
 NAMES = {"bad": 0.2, "worse": 0.9, "fine": 0.95, "flat": 0.6, "known": 0.9}
@@ -30,13 +30,7 @@ def sha256(name: str) -> str:
 
 def row(uri: str) -> Row:
     name = Path(uri).stem
-    match = {
-        "match_bank": "csam",
-        "match_id": "1",
-        "match_kind": "illegal",
-        "match_hash": "sha256",
-        "match_distance": 0,
-    }
+    match = {**ILLEGAL_MATCH, "match_bank": "csam"}
     pdq = hashlib.sha256(b"pdq" + name.encode()).hexdigest()
     found = staged_row(
         uri, nsfw_score=NAMES[name], sha256=sha256(name), pdq=pdq, pdq_quality=10 if name == "flat" else 90

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from nsfwscan.cli.main import main
 from nsfwscan.workflows.statements import category_of
-from tests.runs.rows import Row, scanned, staged_row
+from tests.runs.rows import ILLEGAL_MATCH, Row, scanned, staged_row
 from tests.verdicts.lines import file, id_of, line, sha256_of
 
 SCORES = {"a": 0.9, "b": 0.95, "c": 0.1, "d": 0.5, "e": 0.1}
@@ -130,10 +130,35 @@ def test_statements_of_reasons(store: Path, tmp_path: Path) -> None:
         (one["automated_detection"], one["automated_decision"].removeprefix("AUTOMATED_DECISION_"))
         for one in statements
     ]
-    found_by_scan = [("Yes", "FULLY"), ("Yes", "FULLY"), ("Yes", "NOT_AUTOMATED")]
-    assert how == [*found_by_scan, ("No", "NOT_AUTOMATED")]  # the last one was decided on appeal
+    assert how == [("Yes", "FULLY")] * 2 + [("Yes", "NOT_AUTOMATED")] * 2
+    assert statements[3]["application_date"] == "2026-11-02"  # not that of the appeal, which upheld it
     text = (tmp_path / "s.jsonl").read_text()
     assert "media" not in text and "ann" not in text.replace("scanned", "") and ".jpg" not in text
+
+
+@pytest.mark.parametrize("supersedes", ["", id_of("1")])
+def test_an_appeal_that_upholds_is_no_measure(tmp_path: Path, supersedes: str) -> None:
+    """A removal counts in its own period, however often it is upheld later, and whether an appeal names it or not; so does
+    one by a machine. What was given back and is removed anew is a new one."""
+    (tmp_path / "media").mkdir()
+    for name in ("b", "c"):
+        (tmp_path / "media" / f"{name}.jpg").write_bytes(name.encode())
+    scanned(tmp_path / "media", tmp_path / "out", row, run_id="1")  # blocks b
+    appeal = {"kind": "appeal", "reviewer": "lee"}
+    lines = [
+        line("1", "c", "remove", decided_at="2026-01-05T00:00:00Z"),
+        line("2", "c", "escalate", decided_at="2026-02-05T00:00:00Z", **appeal),
+        line("3", "c", "remove", decided_at="2026-02-06T00:00:00Z", **appeal, supersedes=supersedes),
+        line("4", "b", "remove", decided_at="2026-02-07T00:00:00Z", **appeal),
+        line("5", "c", "remove", decided_at="2026-03-05T00:00:00Z", reviewer="bo"),
+        line("6", "c", "approve", decided_at="2026-04-05T00:00:00Z", **appeal),
+        line("7", "c", "remove", decided_at="2026-05-05T00:00:00Z"),
+    ]
+    assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+    months = [counted(tmp_path / "out", f"2026-0{month}-01", f"2026-0{month + 1}-01") for month in range(1, 6)]
+    assert [one["1.4_own_initiative"]["decided_by_a_person"] for one in months] == [1, 0, 0, 0, 1]
+    assert [one["1.5_complaints"]["upheld"] for one in months] == [0, 2, 0, 0, 0]
+    assert counted(tmp_path / "out", "2026-01-01", "2026-05-01")["1.4_own_initiative"]["decided_by_a_person"] == 1
 
 
 def test_what_is_illegal_is_stated_by_nobody_and_languages_are_those_of_texts(tmp_path: Path) -> None:
@@ -143,14 +168,7 @@ def test_what_is_illegal_is_stated_by_nobody_and_languages_are_those_of_texts(tm
         (tmp_path / "media" / f"{name}.jpg").write_bytes(name.encode())
 
     def of(uri: str) -> Row:
-        match = {
-            "match_bank": "b",
-            "match_id": "1",
-            "match_kind": "illegal",
-            "match_hash": "sha256",
-            "match_distance": 0,
-        }
-        return {**row(uri), "text_language": "de", **(match if Path(uri).stem == "c" else {})}
+        return {**row(uri), "text_language": "de", **(ILLEGAL_MATCH if Path(uri).stem == "c" else {})}
 
     scanned(tmp_path / "media", tmp_path / "out", of, run_id="1")
     lines = [line(n, n, "remove", category="porn", decided_at="2026-11-02T00:00:00Z") for n in ("c", "d")]
@@ -199,9 +217,9 @@ def test_the_templates_are_filled_with_what_is_known(store: Path, tmp_path: Path
     numbers = [name for name in own[0] if "Number of measures" in name or "restriction" in name]
     told = {one["Category of incompatibility with the provider's terms and conditions"]: [one[n] for n in numbers[:4]]
             for one in own if any(one[n] for n in numbers)}  # fmt: skip
-    adult, violence = (["3", "2", "", "3"], ["1", "1", "", "1"])
+    adult, violence = (["3", "3", "", "3"], ["1", "1", "", "1"])
     assert told == {
-        "TOTAL": ["4", "3", "", "4"],
+        "TOTAL": ["4", "4", "", "4"],
         **dict.fromkeys(("STATEMENT_CATEGORY_OTHER_VIOLATION_TC", "KEYWORD_ADULT_SEXUAL_MATERIAL"), adult),
         **dict.fromkeys(("STATEMENT_CATEGORY_VIOLENCE", "KEYWORD_OTHER"), violence),
     }
