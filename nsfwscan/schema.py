@@ -205,8 +205,8 @@ SIGNAL_COLUMNS = [
     )
 ]
 SIGNAL_GROUPS = (
-    "boxes", "c2pa", "decode", "exif", "gate", "generator", "iptc", "jpeg", "lines", "prefilter", "screenshot",
-    "software", "thumbnail", "vectors", "view",
+    "boxes", "c2pa", "decode", "exif", "file", "gate", "generator", "iptc", "jpeg", "lines", "prefilter",
+    "screenshot", "software", "thumbnail", "vectors", "view",
 )  # fmt: skip
 """What signals begin with that are not a detector's; a dot follows."""
 TEXT_COLUMNS = [

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
 from PIL import Image
 
@@ -24,8 +24,6 @@ _ANIMATED = ("PNG", "WEBP", "AVIF")
 """Formats whose frames have times that Pillow tells."""
 _SHORTEST_S, _SHOWN_S = 0.011, 0.1
 """Browsers show a frame that asks for a hundredth of a second or less for a tenth, whatever the format."""
-_GAIN_MAPS = (b"http://ns.adobe.com/hdr-gain-map/", b"urn:iso:std:iso:ts:21496")
-"""What a JPEG says whose second image makes the first one brighter on an HDR screen, and is no picture."""
 _CLEAR, _RESTORE = 2, 3
 """Disposal methods of a frame (GIF89a, 23): clear its box, or restore what was there before it."""
 
@@ -39,29 +37,36 @@ class Frame:
         at_s: seconds from the beginning until it is shown; None for a page.
         shown_s: seconds that it is shown; None for a page.
         image: loaded; valid until the next frame is asked for.
+        data: the whole file that it is a frame of.
     """
 
     index: int
     at_s: float | None
     shown_s: float | None
     image: Image.Image
+    data: bytes
 
 
-def frames_of(data: bytes, name: str) -> Iterator[Frame]:
-    """Yield the frames of a file, and end before the first one that cannot be decoded.
+def frames_of(data: bytes, name: str, enclosed: Iterable[tuple[bytes, str]] = ()) -> Iterator[Frame]:
+    """Yield the frames of a file, and end before the first one that cannot be decoded; then those of enclosed pictures.
 
     Args:
         name: its format, as the registry names it, or MPO.
+        enclosed: encoded pictures with their formats, whose frames are pages.
     """
     at_s = 0.0
     walked = _FRAMES[name](data) if name in _FRAMES else _pillow_frames(data, name)
+    index = -1
     for index, (image, shown_s) in enumerate(_until_damage(walked)):
         if shown_s is None:
-            yield Frame(index, None, None, image)
+            yield Frame(index, None, None, image, data)
             continue
         lasts_s = _SHOWN_S if shown_s < _SHORTEST_S else shown_s
-        yield Frame(index, at_s, lasts_s, image)
+        yield Frame(index, at_s, lasts_s, image, data)
         at_s += lasts_s
+    for frame in chain.from_iterable(frames_of(*picture) for picture in enclosed):
+        index += 1
+        yield Frame(index, None, None, frame.image, frame.data)
 
 
 _Walked = Iterator[tuple[Image.Image, float | None]]
@@ -84,10 +89,9 @@ def _until_damage(frames: _Walked) -> _Walked:
 
 def _pillow_frames(data: bytes, name: str) -> _Walked:
     register_formats()
-    image = Image.open(io.BytesIO(data), formats=[plugin_of("JPEG" if name == "MPO" else name)])
+    image = Image.open(io.BytesIO(data), formats=[plugin_of(name)])
     hidden = 1 if getattr(image, "default_image", False) else 0  # an animated PNG may hide its first image
-    alone = name == "MPO" and any(mark in data for mark in _GAIN_MAPS)
-    for index in range(hidden, hidden + 1) if alone else count(hidden):  # a damaged file does not know its number
+    for index in range(1) if name == "MPO" else count(hidden):  # a damaged file does not know its number
         image.seek(index)
         image.load()
         yield image, max(0.0, float(image.info.get("duration") or 0)) / 1000 if name in _ANIMATED else None

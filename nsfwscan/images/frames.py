@@ -7,11 +7,12 @@ cover only a part of its screen.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 from PIL import Image
 
 from nsfwscan.images.formats.heif import track_length
-from nsfwscan.images.formats.png_chunks import hidden_default
+from nsfwscan.images.formats.png_chunks import HEAD_BYTES, hidden_default
 from nsfwscan.images.formats.registry import load, plugin_of
 from nsfwscan.images.formats.svg import SvgFile
 from nsfwscan.images.opening import check_pixels
@@ -21,14 +22,12 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 
 _MOST_WITHIN = 30_000
-"""Frames of pictures within a drawing; no more are counted."""
-_HEAD_BYTES = 2**16
-"""An animated PNG says so (`acTL`) before its pixels."""
+"""Frames of pictures within a file; no more are counted."""
 
 
 def first_frame(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image:
     """Return the first frame of an animated PNG whose default image is not part of the animation; else the image."""
-    found = hidden_default(data) if image.format == "PNG" and b"acTL" in data[:_HEAD_BYTES] else None
+    found = hidden_default(data) if image.format == "PNG" and b"acTL" in data[:HEAD_BYTES] else None
     if found is None:
         return image
     png, (left, top, *_) = found
@@ -67,8 +66,11 @@ def _around(image: Image.Image) -> tuple[Box, ...]:
 def count_frames(image: Image.Image, data: bytes) -> int | None:
     """Return how many frames a file has; None where counting them fails or takes too long."""
     if isinstance(image, SvgFile):
-        return _count_within(image)
+        within = count_pictures(image.pictures())
+        return None if within is None else image.n_frames + within - len([*image.pictures()])
     try:
+        if image.format == "MPO":
+            return 1  # `enclosed.py` finds those after the first
         if image.format == "HEIF":
             items, track = getattr(image, "n_frames", 1), track_length(data)
             return None if track is None else items + track
@@ -79,14 +81,14 @@ def count_frames(image: Image.Image, data: bytes) -> int | None:
         return None
 
 
-def _count_within(drawing: SvgFile) -> int | None:
-    """Return the number of a drawing and of all frames of the pictures within it."""
-    found = drawing.n_frames
-    for picture, name in drawing.pictures():
-        frames = count_frames(Image.open(io.BytesIO(picture), formats=[name]), picture)
+def count_pictures(pictures: Iterable[tuple[bytes, str]]) -> int | None:
+    """Return the number of all frames of encoded pictures, each with its format; None as `count_frames`."""
+    found = 0
+    for picture, name in pictures:
+        frames = count_frames(Image.open(io.BytesIO(picture), formats=[plugin_of(name)]), picture)
         if frames is None or found > _MOST_WITHIN:
             return None
-        found += frames - 1
+        found += frames
     return found
 
 

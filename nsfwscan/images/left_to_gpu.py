@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from nsfwscan.errors import ConfigError, RowError
 from nsfwscan.images.decoder import exif_of, makers_of
+from nsfwscan.images.formats.file_end import end_of
 from nsfwscan.images.opening import Facts, as_row_error, open_within
 from nsfwscan.images.orientation import upright_size
 from nsfwscan.images.preprocessing import Geometry
@@ -30,8 +31,6 @@ MOST_BYTES = 4 * 2**20
 """Of a file: whole shards of them travel to the GPU's process."""
 MOST_PIXELS = 50_000_000
 """Of a picture, and of what it is resized to: 600 MB as float32, on the device, one at a time."""
-_END_OF_IMAGE = b"\xff\xd9"
-"""After which an ordinary file has nothing; to look for it further ahead takes longer than all the rest."""
 _LEAST_EDGE = 16
 _SAMPLINGS = {((1, 1),), ((1, 1),) * 3, *(((h, v), (1, 1), (1, 1)) for h, v in ((2, 1), (2, 2), (1, 2)))}
 """(across, down) of each component: grey, 4:4:4, 4:2:2, 4:2:0, 4:4:0."""
@@ -74,7 +73,7 @@ def left_to_gpu(
         geometries, max_pixels, formats, examined, verify: as for `to_pixels`.
         tiles: number of tiles that a picture is cut into at most.
     """
-    if len(data) > MOST_BYTES or not data.endswith(_END_OF_IMAGE):
+    if len(data) > MOST_BYTES or end_of(data, "JPEG") != len(data):
         return None
     try:
         with warnings.catch_warnings(action="ignore"):

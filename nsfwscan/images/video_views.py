@@ -4,7 +4,8 @@ If there is time to decode all of it, frames are looked at in even distances; ot
 gap between those before, until the time is used up. Never only at keyframes, since whoever makes a video chooses them.
 In a second look, which knows what scored high, frames around that are looked at, too. The signal:
 
-    view.unseen     share of the duration that is further than a second from all that shows a frame that was looked at
+    view.unseen     share of the duration that is further than a second from all that shows a frame that was looked at;
+                    a further track counts as a whole one that was not
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -22,10 +23,11 @@ from typing import IO
 import numpy as np
 from av.video.frame import VideoFrame
 
-from nsfwscan.errors import ErrorCode
+from nsfwscan.errors import ErrorCode, RowError
+from nsfwscan.images.decoder import Decoded, decode
 from nsfwscan.images.formats.containers import Container
 from nsfwscan.images.formats.endings import ends_early
-from nsfwscan.images.formats.videos import Video, opened, pictures_of
+from nsfwscan.images.formats.videos import Video, covers_of, opened, pictures_of
 from nsfwscan.images.opening import Facts, as_row_error, check_pixels
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
@@ -33,6 +35,7 @@ from nsfwscan.images.views import (
     ALIKE,
     LEAST_COST,
     LOOK,
+    WHOLE,
     Looks,
     ViewLimits,
     choose,
@@ -211,23 +214,40 @@ def video_views(
         walk = _Walk(video, looks, max(1, ceil(len(video.times) / looks)), until, 4 * limits.most)
         if limits.only and limits.closer:
             return _made(walk, facts, geometries, walk.only(limits.closer), hashed=False)
+        covers = _covers(file, container, max_pixels, hashed=hashed) if several and video.covers else []
+        covers = covers[: limits.most // 2]
         walk.walk()
         if not walk.kept:
             raise ValueError("no frame can be decoded")
         closer = [place for place in limits.closer or () if place < len(video.times)][: looks + limits.further]
         walk.look_closer(closer, time.monotonic() + limits.seconds / 2)
-        return _made(walk, facts, geometries, _chosen(walk, closer, limits), hashed=hashed)
+        chosen = _chosen(walk, closer, limits.most - len(covers), limits.further)
+        return _made(walk, facts, geometries, chosen, hashed=hashed, covers=covers)
 
 
-def _chosen(walk: _Walk, closer: list[int], limits: ViewLimits) -> list[tuple[_Kept, str]]:
-    """Return the frames that become views, ascending by place, and the reason of each."""
+def _covers(file: IO[bytes], container: Container, max_pixels: int, *, hashed: bool) -> list[Decoded]:
+    """Return the covers that can be decoded."""
+    found = []
+    for cover in covers_of(file, container):
+        with suppress(RowError):
+            found.append(decode(cover, max_pixels=max_pixels, hashed=hashed))
+    return found
+
+
+def _chosen(walk: _Walk, closer: list[int], most: int, further: int) -> list[tuple[_Kept, str]]:
+    """Return the frames that become views, ascending by place, and the reason of each.
+
+    Args:
+        most: number of them.
+        further: number of further ones, of those that were looked at closer.
+    """
     frames = [*walk.kept, *walk.close]
     looks = np.stack([one.look for one in frames])
-    chosen = choose(looks[: len(walk.kept)], limits.most, "spread")
+    chosen = choose(looks[: len(walk.kept)], most, "spread")
     if walk.close:
         ranks = {place: rank for rank, place in enumerate(closer)}
         close = sorted(range(len(walk.kept), len(frames)), key=lambda index: ranks[frames[index].place])
-        chosen = choose_closer(looks, chosen, close, limits.further)
+        chosen = choose_closer(looks, chosen, close, further)
     return sorted(((frames[index], reason) for index, reason in chosen.items()), key=lambda one: one[0].place)
 
 
@@ -238,7 +258,14 @@ def _made(
     chosen: list[tuple[_Kept, str]],
     *,
     hashed: bool,
+    covers: Sequence[Decoded] = (),
 ) -> tuple[Facts, list[Facts], bytes]:
+    """Return what `video_views` does.
+
+    Args:
+        chosen: frames that become views, and the reason of each.
+        covers: further views, which count as pages do, after the last frame.
+    """
     video, places = walk.video, sorted(walk.looks)
     weights = _weights(walk, [one.place for one, _ in chosen])
     views: list[Facts] = []
@@ -253,6 +280,10 @@ def _made(
         views.append({"index": one.place, "at_s": at_s, "reason": reason, "weight": weight, "pdq": pdq,
                       "pdq_quality": quality})  # fmt: skip
         pixels.append(b"".join(geometry.apply(image) for geometry in geometries))
+    for index, cover in enumerate(covers, start=len(video.times)):
+        known = {name: cover.facts.get(name) for name in ("width", "height", "pdq", "pdq_quality")}
+        views.append({"index": index, "at_s": None, "reason": "page", "weight": WHOLE, **known})
+        pixels.append(b"".join(geometry.apply(cover.image) for geometry in geometries))
     facts |= {"looked": len(places), "views": len(views), "frames": None if video.cut else len(video.times)}
     facts["duration_s"] = None if video.cut else video.end_s
     if unseen := _unseen(video, places):
@@ -272,8 +303,13 @@ def _weights(walk: _Walk, chosen: list[int]) -> list[int]:
 def _unseen(video: Video, places: list[int]) -> float:
     least = 0.5 if video.cut else 0.0  # of a length that nobody knows
     if not video.end_s:
-        return least
+        return _with_others(video, least)
     limits = np.append(video.times, video.end_s)  # a frame is shown until the next one, however long
     begin, end = np.append(-_NEAR_S, limits[np.array(places) + 1]), np.append(limits[places], limits[-1] + _NEAR_S)
     gaps = end - begin - 2 * _NEAR_S
-    return float(min(1.0, max(least, gaps.clip(0).sum() / video.end_s)))
+    return _with_others(video, float(min(1.0, max(least, gaps.clip(0).sum() / video.end_s))))
+
+
+def _with_others(video: Video, unseen: float) -> float:
+    """Return the share of all tracks; none of the further ones was looked at."""
+    return (unseen + video.others) / (1 + video.others)

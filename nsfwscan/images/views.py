@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -22,10 +22,11 @@ from PIL import Image
 
 from nsfwscan.images.animations import Frame, frames_of
 from nsfwscan.images.decoder import Decoded, decoded_pixels, frame_of
+from nsfwscan.images.enclosed import Enclosed, enclosed_in
 from nsfwscan.images.opening import Facts
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
-from nsfwscan.images.provenance.signals import MOST_SIGNALS
+from nsfwscan.images.provenance.signals import MOST_SIGNALS, Signals
 from nsfwscan.images.tiles import LEAST_PIXELS, LEAST_PIXELS_CLOSER, tiles_of
 
 LOOK = 32
@@ -33,7 +34,7 @@ LOOK = 32
 ALIKE = 2.0
 """Frames whose small pictures differ by fewer levels of 255 on average look alike: compression alone gives 1."""
 _TENTH_S = 0.1
-_WHOLE, _WHOLE_S = 1000, 100.0
+WHOLE, _WHOLE_S = 1000, 100.0
 """The weight of what is a verdict by itself: a page, which people look at for as long as they like."""
 LEAST_COST = 2**16
 """Pixels that a frame counts as at least: 10⁵ frames of nine pixels take as long as some large ones."""
@@ -83,24 +84,25 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
     decoded, pixels = decoded_pixels(data, *geometries, **how)
     facts = decoded.facts
     facts |= {"media": "image", "views": 1, "duration_s": None, "looked": 1}
+    enclosed = _enclosed(data, facts, how["max_pixels"]) if limits.most > 1 else Enclosed()
     if facts["frames"] == 1 and (limits.tiles or limits.closer is not None):
         return _with_tiles(decoded, pixels, geometries, limits, hashed=how.get("hashed", False))
-    data = decoded.data
+    repaired = decoded.data
     del decoded
     if limits.most < 2 or facts["frames"] == 1:
         return facts, [], pixels
-    walk = _Walk(data, facts["format"], limits.pixels, how["max_pixels"], until)
+    still = facts["frames"] is not None and facts["frames"] - (enclosed.frames or 0) == 1
+    walk = _Walk(repaired, facts["format"], enclosed.pictures, still, limits.pixels, how["max_pixels"], until)
     if limits.only and limits.closer:
         views = [{"index": index, "at_s": None, "reason": "spike", "weight": 1} for index in sorted(set(limits.closer))]
-        return _made(walk.frames(), facts, views, pixels, geometries, data, hashed=False)
+        return _made(walk.frames(), facts, views, pixels, geometries, hashed=False)
     looks = np.array([look_of(frame.image) for frame in walk.frames()], np.uint8).reshape(-1, LOOK, LOOK, 3)
     facts["looked"] = max(1, len(looks))
     times = [shown_s for shown_s in walk.shown_s if shown_s is not None]
     if times:
         facts |= {"media": "animation", "duration_s": None if walk.cut else sum(times)}
     if unseen := walk.unseen(facts["frames"]):
-        known = (facts.get("signals") or {}).items()
-        facts["signals"] = {**dict(islice(known, MOST_SIGNALS - 1)), "view.unseen": unseen}
+        _say(facts, {"view.unseen": unseen})
     chosen = choose(looks, limits.most, "spread" if times else "page")
     if limits.closer:
         chosen = choose_closer(looks, chosen, [one for one in limits.closer if one < len(looks)], limits.further)
@@ -111,7 +113,23 @@ def to_views(data: bytes, *geometries: Geometry, limits: ViewLimits, **how: Any)
         {"index": index, "at_s": None, "reason": reason, "weight": weight}
         for (index, reason), weight in zip(chosen.items(), weights, strict=True)
     ]
-    return _made(walk.again(), facts, views, pixels, geometries, data, hashed=how.get("hashed", False))
+    return _made(walk.again(), facts, views, pixels, geometries, hashed=how.get("hashed", False))
+
+
+def _enclosed(data: bytes, facts: Facts, max_pixels: int) -> Enclosed:
+    """Return what a file encloses, and add it to its facts."""
+    found = enclosed_in(data, facts, max_pixels)
+    none = facts["frames"] is None or found.frames is None
+    facts["frames"] = None if none else facts["frames"] + found.frames
+    if found.signals:
+        _say(facts, found.signals)
+    return found
+
+
+def _say(facts: Facts, signals: Signals) -> None:
+    """Add signals to a file's, in the place of others where these are too many."""
+    known = islice((facts.get("signals") or {}).items(), MOST_SIGNALS - len(signals))
+    facts["signals"] = {**dict(known), **signals}
 
 
 def _with_tiles(
@@ -120,7 +138,7 @@ def _with_tiles(
     """Return a picture and its tiles as views. The picture counts in full, a tile once: a single one is no verdict."""
     facts, image = decoded.facts, decoded.image
     known = {name: facts.get(name) for name in ("width", "height", "pdq", "pdq_quality")}
-    views = [{"index": 0, "at_s": None, "reason": "first", "weight": _WHOLE, "place": None, **known}]
+    views = [{"index": 0, "at_s": None, "reason": "first", "weight": WHOLE, "place": None, **known}]
     made = [pixels]
     across, down = image.size[0] / facts["width"], image.size[1] / facts["height"]  # it may have been reduced
     least = LEAST_PIXELS if limits.closer is None else LEAST_PIXELS_CLOSER
@@ -140,6 +158,9 @@ def _with_tiles(
 class _Walk:
     """A walk through the frames, within the limits. It can be taken again, and then ends at the same frame.
 
+    Args:
+        still: the file itself has one frame, which is a page, too.
+
     Attributes:
         shown_s: seconds that each frame is shown that it came to; None for a page.
         cut: whether a limit ended it.
@@ -147,6 +168,8 @@ class _Walk:
 
     data: bytes
     name: str
+    enclosed: list[tuple[bytes, str]]
+    still: bool
     pixels: int
     max_pixels: int
     until: float
@@ -156,7 +179,7 @@ class _Walk:
     def frames(self) -> Iterator[Frame]:
         """Yield the frames for the first time."""
         left = self.pixels
-        for frame in frames_of(self.data, self.name):
+        for frame in self._all():
             width, height = frame.image.size
             left -= max(LEAST_COST, width * height)
             if left < 0 or time.monotonic() > self.until or width * height > self.max_pixels:
@@ -167,7 +190,11 @@ class _Walk:
 
     def again(self) -> Iterator[Frame]:
         """Yield the frames that were seen once more."""
-        return islice(frames_of(self.data, self.name), len(self.shown_s))
+        return islice(self._all(), len(self.shown_s))
+
+    def _all(self) -> Iterator[Frame]:
+        found = frames_of(self.data, self.name, self.enclosed)
+        return (replace(frame, at_s=None, shown_s=None) for frame in found) if self.still else found
 
     def unseen(self, frames: int | None) -> float:
         """Return the share of the frames that were not seen; of an unknown number, half."""
@@ -182,7 +209,6 @@ def _made(
     views: list[Facts],
     first: bytes,
     geometries: tuple[Geometry, ...],
-    data: bytes,
     *,
     hashed: bool,
 ) -> tuple[Facts, list[Facts], bytes]:
@@ -201,7 +227,7 @@ def _made(
             continue
         view["at_s"] = frame.at_s
         if frame.index:
-            image, hashes = frame_of(frame.image, data, hashed=hashed)
+            image, hashes = frame_of(frame.image, frame.data, hashed=hashed)
             view |= {**hashes, "width": image.width, "height": image.height}
             made.append(b"".join(geometry.apply(image) for geometry in geometries))
         else:
@@ -219,9 +245,9 @@ def weights_of(looks: Looks, chosen: list[int], shown_s: Sequence[float]) -> lis
     """
     flat = looks.reshape(len(looks), -1).astype(np.int16)
     distances = np.stack([np.abs(flat - flat[index]).mean(axis=1) for index in chosen])
-    counts = np.maximum(1, np.rint(np.array(shown_s) / _TENTH_S)).clip(max=_WHOLE)
+    counts = np.maximum(1, np.rint(np.array(shown_s) / _TENTH_S)).clip(max=WHOLE)
     found = np.bincount(distances.argmin(axis=0), weights=counts, minlength=len(chosen))
-    return [int(weight) for weight in found.clip(1, _WHOLE)]
+    return [int(weight) for weight in found.clip(1, WHOLE)]
 
 
 def look_of(image: Image.Image) -> Looks:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,7 @@ def refusal(data: bytes, **how: Any) -> RowError:
         ("avi", "mpeg4", "AVI"),
         ("mpegts", "libx264", "TS"),
         ("mpegts", "mpeg2video", "TS"),
+        ("ogg", "libvpx", "OGG"),
     ],
 )
 def test_a_video_is_read_in_the_sandbox(container: str, codec: str, name: str) -> None:
@@ -428,3 +430,58 @@ def test_without_the_extra_a_row_says_what_helps(monkeypatch: pytest.MonkeyPatch
 def test_an_image_is_no_video(data: bytes) -> None:
     """Nothing but a video is taken for one."""
     assert container_of(data) is None
+
+
+def tracks(container: str, *pictures: Sequence[Picture], cover: bytes = b"") -> bytes:
+    """A video of several tracks, 10 frames a second each, and a cover."""
+    buffer = io.BytesIO()
+    with as_scheduled(), av.open(buffer, "w", format=container) as output:
+        streams = [output.add_stream("libx264", rate=10) for _ in pictures]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        if cover:
+            still = output.add_stream("png", rate=1)
+            still.width, still.height, still.pix_fmt = *SIZE, "rgb24"
+            still.disposition = decoding.Disposition.attached_pic
+            packet = av.Packet(cover)
+            packet.stream, packet.pts, packet.dts = still, 0, 0
+            output.mux(packet)
+        for stream, shown in zip(streams, pictures, strict=True):
+            for place, picture in enumerate(shown):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = place
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_a_further_track_is_said(container: str) -> None:
+    """A player can be told to show it; one that nobody looked at is half of two."""
+    facts, _, pixels = views_of(tracks(container, [moving(i) for i in range(5)], [red()] * 5))
+    assert facts["signals"] == {"view.unseen": 0.5} and not any(seen_red(pixels))
+
+
+def test_a_cover_is_a_view() -> None:
+    """Galleries show it in place of the video: it counts as a page does, and a damaged one costs nothing else."""
+    png = io.BytesIO()
+    Image.fromarray(red()).save(png, "PNG")
+    facts, views, pixels = views_of(tracks("mp4", [moving(0)] * 5, cover=png.getvalue()))
+    assert (facts["frames"], facts["views"], seen_red(pixels)) == (5, 2, [False, True])
+    assert (views[1]["at_s"], views[1]["reason"], views[1]["weight"]) == (None, "page", 1000)
+    assert views_of(tracks("mp4", [moving(0)] * 5, cover=png.getvalue()[:60]))[0]["views"] == 1
+    many = [np.full((*SIZE[::-1], 3), level, np.uint8) for level in range(0, 250, 10)]
+    facts, _, pixels = views_of(tracks("mp4", many, cover=png.getvalue()))
+    assert facts["views"] == LIMITS.most and seen_red(pixels)[-1]
+
+
+def test_pictures_in_what_is_called_a_recording_are_looked_at() -> None:
+    """An Ogg with Theora, whatever stands before it, and an MPEG-4 recording with a track of pictures. theora.ogv was
+    made by FFmpeg, since PyAV has no encoder: a tenth of a second of red."""
+    theora = Path(__file__).with_name("theora.ogv").read_bytes()
+    assert any(seen_red(views_of(theora)[2])) and views_of(theora)[0]["format"] == "OGG"
+    sound = b"OggS\0\2" + bytes(20) + b"\1\x1e\1vorbis" + bytes(22)
+    assert container_of(sound) is None and container_of(sound + theora) is not None
+    m4a = tracks("mp4", [red()] * 5).replace(b"ftypisom", b"ftypM4A ", 1)
+    facts, _, pixels = views_of(m4a)
+    assert facts["format"] == "MP4" and any(seen_red(pixels))

@@ -24,11 +24,13 @@ class Container:
         name: the report's `format`.
         demuxer: FFmpeg's name of what reads it; no other is tried.
         called: as `content_names.yaml` names it.
+        is_sound: it says that it is a recording, which does not keep a video out of it.
     """
 
     name: str
     demuxer: str
     called: str
+    is_sound: bool = False
 
 
 READ = (
@@ -39,13 +41,15 @@ READ = (
     Container("MKV", "matroska", "a Matroska video (MKV)"),
     Container("AVI", "avi", "an AVI video"),
     Container("TS", "mpegts", "an MPEG transport stream (TS)"),
+    Container("OGG", "ogg", "an Ogg video (OGV)"),
+    Container("MP4", "mov", "an MPEG-4 recording (M4A)", is_sound=True),
 )
 CONTAINERS = tuple(dict.fromkeys(found.name for found in READ))
 """The formats of videos, as the report has them."""
 
 _BY_CALL = {found.called: found for found in READ}
 _MAY_BE = re.compile(
-    rb".{4}(?:ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3|RIF[FX].{4}AVI |\x47.{187}\x47|.{4}\x47.{191}\x47",
+    rb".{4}(?:ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3|RIF[FX].{4}AVI |OggS|\x47.{187}\x47|.{4}\x47.{191}\x47",
     re.DOTALL,
 )
 """How videos begin, and few images do: only such a file is looked at closer."""
@@ -57,7 +61,8 @@ HEAD_BYTES = 65_536
 
 def container_of(data: bytes) -> Container | None:
     """Return the kind of video that a file is; None where it is none, or none that is decoded."""
-    return _BY_CALL.get(content_of(data).name) if _MAY_BE.match(data) else None
+    found = _BY_CALL.get(content_of(data).name) if _MAY_BE.match(data) else None
+    return None if found and found.is_sound and not videos_are_decoded() else found
 
 
 def videos_are_decoded() -> bool:

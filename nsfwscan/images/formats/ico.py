@@ -47,7 +47,7 @@ class IcoFile(ImageFile.ImageFile):
         if not accepts(data):
             raise SyntaxError("no ICO and no CUR")
         self.format = _NAMES[data[2]]
-        entries = sorted(_entries(data), key=lambda e: (e.width * e.height, e.bits), reverse=True)
+        entries = _best_first(data)
         for entry in entries:
             try:
                 self._open_entry(entry.data)
@@ -93,6 +93,26 @@ def _entries(data: bytes) -> Iterator[_Entry]:
         if offset < len(data):
             known = bits if data[2] == _ICON else 0
             yield _Entry(width or 256, height or 256, known, data[offset : offset + size])
+
+
+def _best_first(data: bytes) -> list[_Entry]:
+    return sorted(_entries(data), key=lambda e: (e.width * e.height, e.bits), reverse=True)
+
+
+def other_icons(data: bytes, least: int) -> Iterator[bytes]:
+    """Yield the pictures beside the one that is shown, each as an icon of its own: those that have so many pixels each
+    way, whatever the directory says."""
+    opened = 0
+    for entry in _best_first(data):
+        line = struct.pack("<BBBBHHII", entry.width % 256, entry.height % 256, 0, 0, 0, entry.bits, len(entry.data), 22)
+        icon = struct.pack("<3H", 0, _ICON, 1) + line + entry.data
+        try:
+            size = IcoFile(io.BytesIO(icon)).size
+        except (SyntaxError, ValueError, OSError, struct.error):
+            continue
+        opened += 1
+        if opened > 1 and min(size) >= least:
+            yield icon
 
 
 def _masked(drawn: Image.Image, data: bytes, header: bmp.Header) -> Image.Image:

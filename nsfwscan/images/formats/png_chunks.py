@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+HEAD_BYTES = 2**16
+"""An animated PNG says so (`acTL`) before its pixels."""
 _COLOUR = (b"PLTE", b"tRNS", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI", b"sBIT")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ONE_TEXT_BYTES, _MOST_TEXTS = 2**16, 32
@@ -103,6 +105,14 @@ def hidden_default(data: bytes) -> tuple[bytes, tuple[int, int, int, int]] | Non
             break
     frame = struct.pack(">2I", width, height) + header[8:]
     return (_made_of(frame, chunks, pixels), (left, top, width, height)) if pixels else None
+
+
+def default_image(data: bytes) -> bytes | None:
+    """Return the default image of an animation that it is not part of, as a PNG of its own; else None."""
+    if b"acTL" not in data[:HEAD_BYTES] or hidden_default(data) is None:
+        return None
+    chunks = list(chunks_of(data))
+    return _made_of(chunks[0].body, chunks, [chunk.body for chunk in chunks if chunk.kind == b"IDAT"])
 
 
 def _made_of(header: bytes, chunks: list[Chunk], pixels: list[bytes]) -> bytes:

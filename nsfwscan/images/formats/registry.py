@@ -61,6 +61,8 @@ READ = {
 """By their names. PSD, EPS, FITS, JPEG 2000 and the like are left out for their security history."""
 
 FORMATS = tuple(READ)
+_WITH = {"MPO": "JPEG", "CUR": "ICO"}
+"""Formats that another one's plugin opens, as an image names them."""
 
 
 @lru_cache(maxsize=1)
@@ -74,12 +76,13 @@ def register_formats() -> None:
 
 def plugin_of(name: str) -> str:
     """Return the name of Pillow's plugin for a format; a user's plugin has the format's own name."""
+    name = _WITH.get(name, name)
     return READ[name].plugin if name in READ else name
 
 
 def load(image: Image.Image, data: bytes) -> None:
     """Decode an opened image: by its format's own `load`, else by Pillow. Raises nearly anything, as Pillow does."""
-    found = READ.get("JPEG" if image.format == "MPO" else str(image.format))
+    found = READ.get(_WITH.get(str(image.format), str(image.format)))
     if found is None or found.load is None or not found.load(image, data):
         image.load()
 

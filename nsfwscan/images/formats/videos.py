@@ -27,7 +27,7 @@ from PIL import Image
 from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.images.formats.containers import Container
 
-_CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video")
+_CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video", "theora")
 """FFmpeg's names of the decoders that are used."""
 _HELD_BYTES = 64 * 2**20
 """Packets of more bytes than these are not kept in memory."""
@@ -35,6 +35,7 @@ _ODD_ASPECT = 16
 """A pixel that claims to be wider, or higher, by this is taken for a square one."""
 _MOST_BYTES, _MOST_PIXELS = 2**27, 2**27
 """Of a track that is walked through from its beginning to its end: packets of all frames, and pixels of each."""
+_MOST_COVERS = 4
 _LARGEST_LOOK = 4096
 """Edge above which FFmpeg's scaler does not go down to a look in one step."""
 
@@ -53,6 +54,8 @@ class Video:
         times: float64, ascending: seconds at which each frame is shown, from the first one on.
         end_s: seconds at which the last one ends.
         cut: whether there are more packets than were read.
+        covers: number of covers.
+        others: number of further tracks with pictures that move, which are not looked at.
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class Video:
     ) -> None:
         self._opening = opening
         self._opened, stream = opening()
+        tracks = self._opened.streams.video
+        self.covers = sum(map(_is_cover, tracks))
+        self.others = len(tracks) - self.covers - 1
         self._stream, self._context = stream, stream.codec_context
         self._context.thread_count = 1
         self._context.thread_type = "NONE"
@@ -202,7 +208,7 @@ def opened(file: IO[bytes], container: Container) -> tuple[InputContainer, Video
 
 def _stream_of(opened: InputContainer, container: Container) -> VideoStream:
     for stream in opened.streams.video:
-        if stream.disposition & Disposition.attached_pic:  # a cover
+        if _is_cover(stream):
             continue
         name = stream.codec_context.name if stream.codec_context is not None else "an unknown codec"
         if name not in _CODECS:
@@ -211,6 +217,19 @@ def _stream_of(opened: InputContainer, container: Container) -> VideoStream:
         return stream
     words = f"{container.called} without pictures that move"
     raise RowError(ErrorCode.AUDIO, words, {"format": container.name})
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def covers_of(file: IO[bytes], container: Container) -> list[bytes]:
+    """Return the covers of a video, encoded, a few at most: a folder or a gallery shows one in place of the video."""
+    source, _ = opened(file, container)
+    with closing(source):
+        covers = [stream for stream in source.streams.video if _is_cover(stream)][:_MOST_COVERS]
+        found = [next((bytes(packet) for packet in source.demux(stream) if packet.size), b"") for stream in covers]
+    return [cover for cover in found if cover]
 
 
 def pictures_of(frame: VideoFrame, rotation: int) -> tuple[Image.Image, Image.Image]:

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from nsfwscan.documents import load_yaml
+from nsfwscan.images.formats.registry import plugin_of
 from nsfwscan.images.provenance.c2pa import manifests_of
 from nsfwscan.images.provenance.quantisation import double_quantisation
 
@@ -50,7 +51,8 @@ LONGEST_NAME = 64
 _EXIF_BLOCK, _EXIF_BYTES, _EXIF_READS = 2**20, 2**18, 5_000
 """Limits on what is read: bytes of a block, thumbnail and all; bytes of its tags; number of reads."""
 _TEXT_BYTES = 2**16
-_THUMBNAIL_PIXELS = 512 * 512
+_THUMBNAIL_EDGE, _THUMBNAIL_PIXELS = 256, 512 * 512
+"""A larger thumbnail is decoded at a scale that leaves as much; one that has too many pixels even then is not."""
 
 _SOURCE_TYPE = re.compile(rb"newscodes/digitalsourcetype/(\w{1,64})")
 _ASKED = re.compile(
@@ -93,6 +95,17 @@ def signals_of(data: bytes, image: Image.Image, size: tuple[int, int], verify: V
     return dict(islice(finite, MOST_SIGNALS))
 
 
+def thumbnail_of(data: bytes, name: str) -> bytes | None:
+    """Return EXIF's thumbnail of a file, as it is stored; None where there is none that can be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[plugin_of(name)]) as image:
+            return _File(data, image, image.size).thumbnail
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # as above
+        return None
+
+
 @dataclass(frozen=True)
 class _File:
     """A file, and the parts of its metadata, read once for all looks."""
@@ -116,6 +129,14 @@ class _File:
             except Exception:  # noqa: BLE001  # as above
                 return Image.Exif()
         return exif
+
+    @cached_property
+    def thumbnail(self) -> bytes:
+        """EXIF's thumbnail, as it is stored. Raises nearly anything where there is none."""
+        small = self.exif.get_ifd(ExifTags.IFD.IFD1)
+        start, length = small[ExifTags.Base.JpegIFOffset], small[ExifTags.Base.JpegIFByteCount]
+        found: bytes = self.exif.fp.getvalue()[start : start + length]  # type: ignore[attr-defined]
+        return found
 
     @cached_property
     def photo(self) -> dict[int, Any]:
@@ -258,11 +279,10 @@ def _thumbnail(file: _File) -> Iterator[tuple[str, float]]:
     picture, or of its middle alone; turned with it or not. The least mean difference counts."""
     if not len(file.exif):
         return
-    small = file.exif.get_ifd(ExifTags.IFD.IFD1)
-    start, length = small[ExifTags.Base.JpegIFOffset], small[ExifTags.Base.JpegIFByteCount]
-    raw = file.exif.fp.getvalue()[start : start + length]  # type: ignore[attr-defined]
-    with Image.open(io.BytesIO(raw), formats=("JPEG",)) as thumbnail:
+    with Image.open(io.BytesIO(file.thumbnail), formats=("JPEG",)) as thumbnail:
+        thumbnail.draft("L", (_THUMBNAIL_EDGE, _THUMBNAIL_EDGE))
         if thumbnail.width * thumbnail.height > _THUMBNAIL_PIXELS:
+            yield "thumbnail.distance", 1.0  # no camera makes such a one
             return
         little = thumbnail.convert("L")
     whole, middle = _little(file.image), _little(file.image, _middle(file.image.size, little.size))

@@ -318,10 +318,14 @@ def test_a_reduced_image_is_compared_as_well() -> None:
     assert set(reduced.facts["signals"]) == set(signals(data)) == {"exif.camera_absent", "thumbnail.distance"}
 
 
-def test_a_thumbnail_that_is_none_is_not_decoded() -> None:
-    """One of millions of pixels is no thumbnail, however few bytes it takes."""
-    huge = encoded(image=Image.new("L", (2400, 1600)), quality=1)
-    assert "thumbnail.distance" not in signals(with_thumbnail(Image.new("L", (240, 160)), huge))
+def test_a_large_thumbnail_is_not_decoded_whole() -> None:
+    """One of some millions of pixels is compared at a smaller scale; one of more is another picture's, unseen, however
+    few bytes it takes."""
+    black = Image.new("L", (240, 160))
+    large = encoded(image=Image.new("L", (2400, 1600)), quality=1)
+    huge = large.replace(struct.pack(">2H", 1600, 2400), struct.pack(">2H", 12_000, 12_000))
+    assert signals(with_thumbnail(black, large))["thumbnail.distance"] < 0.01
+    assert signals(with_thumbnail(black, huge))["thumbnail.distance"] == 1
 
 
 @pytest.mark.parametrize("thumbnail", [b"", b"\xff\xd8\xff\xd9", b"GIF89a" + b"\0" * 99, encoded(image=PICTURE)[:-300]])
