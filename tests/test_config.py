@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nsfwscan.config import ScanConfig, StorageConfig, digest_of, merge, parts_of
 from nsfwscan.errors import ConfigError
-from nsfwscan.images import colours, salvage, screenshots, views
+from nsfwscan.images import colours, enclosed, salvage, screenshots, views
 from nsfwscan.images.provenance import signals
 from nsfwscan.schema import SIGNAL_GROUPS
 
@@ -327,7 +327,7 @@ def test_all_groups_of_signals_are_known() -> None:
     """Whatever a file's making is told by is among the names that no detector may have."""
     told = re.findall(
         r"^    (?:[a-z0-9]+\.<term>, )?([a-z0-9]+)\.",
-        f"{signals.__doc__}{salvage.__doc__}{colours.__doc__}{views.__doc__}{screenshots.__doc__}",
+        f"{signals.__doc__}{salvage.__doc__}{colours.__doc__}{views.__doc__}{screenshots.__doc__}{enclosed.__doc__}",
         re.MULTILINE,
     )
     assert len(told) > 10 and {*told, "boxes", "c2pa", "gate", "lines", "prefilter", "vectors"} == set(SIGNAL_GROUPS)
