@@ -267,6 +267,8 @@ def setup_error(error: Exception, doing: str) -> NsfwscanError:
     strerror = error.strerror if isinstance(error, OSError) and code is None else None
     if code in _FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         why = f"the store is full ({strerror or code}): make room, then run the same command again"
+    elif getattr(error, "errno", None) == errno.EROFS:
+        why = f"{strerror}: mount it for writing, or name another place"
     elif strerror:
         why = strerror
     elif isinstance(error, NOT_A_LISTING):

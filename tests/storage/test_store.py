@@ -255,6 +255,13 @@ def test_a_full_disk_says_so_and_leaves_nothing(small_disk: Path, act: str) -> N
     getattr(store, act)(f"{act}-again", b"fits")
 
 
+def test_a_disk_that_is_mounted_read_only_says_what_to_do(small_disk: Path) -> None:
+    """EROFS is a StoreError with a way out."""
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match=r"Read-only file system: mount it for writing, or name another place"):
+        Store.at(str(small_disk), LOCAL).write("part", b"x")
+
+
 def test_a_file_size_limit_leaves_nothing(tmp_path: Path) -> None:
     """A write that the system stops half way (EFBIG) is a StoreError, and its temporary file is gone."""
     script = (
@@ -270,7 +277,7 @@ def test_a_file_size_limit_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_read_only_disk_says_so() -> None:
+def test_a_folder_that_is_closed_says_so() -> None:
     """A folder that may not be written, or not be looked into, is a StoreError, never an empty store."""
     with TemporaryDirectory() as name:  # pytest's own folders are closed to others
         folder = Path(name)
