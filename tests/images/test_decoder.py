@@ -3,113 +3,33 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from nsfwscan.demo.drawings import draw_gradient
 from nsfwscan.demo.media import (
     EXIF_MAKE,
     EXIF_MODEL,
     EXIF_ORIENTATION,
     EXIF_SOFTWARE,
     UPLOADS,
-    DemoObject,
     _ball_frames,
     _into_profile,
     _photo,
     _wide_gamut_profile,
 )
-from nsfwscan.errors import ErrorCode, RowError, Status
-from nsfwscan.images.decoder import Decoded, decode, header, to_pixels
-from nsfwscan.images.formats.endings import is_cut_off
-from nsfwscan.images.formats.registry import FORMATS
+from nsfwscan.errors import RowError
+from nsfwscan.images.decoder import decode, header, to_pixels
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.views import ViewLimits, to_views
 from tests.bombs import many_pages_tiff
-
-Demo = tuple[Path, list[DemoObject]]
-
-PLENTY = 100_000_000
-SCENE = draw_gradient().crop((0, 0, 440, 330)).resize((64, 48))
-"""No two of its orientations look alike."""
-
-
-def encode(image: Image.Image, fmt: str = "PNG", **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, fmt, **options)
-    return out.getvalue()
-
-
-def encode_heif(image: Image.Image, **options: Any) -> bytes:
-    out = io.BytesIO()
-    pillow_heif.from_pillow(image).save(out, quality=95, **options)
-    return out.getvalue()
-
-
-def pixels(data: bytes) -> NDArray[np.int16]:
-    """Decoded pixels, int16 [H, W, 3], for differences."""
-    image = decode(data, max_pixels=PLENTY).image
-    assert image.mode == "RGB"
-    return np.asarray(image).astype(np.int16)
-
-
-def rgb(image: Image.Image) -> NDArray[np.int16]:
-    return np.asarray(image.convert("RGB")).astype(np.int16)
-
-
-def difference(first: NDArray[np.int16], second: NDArray[np.int16]) -> float:
-    """Mean absolute difference, in levels of 255."""
-    assert first.shape == second.shape
-    return float(np.abs(first - second).mean())
-
-
-def failure(data: bytes, max_pixels: int = PLENTY) -> RowError:
-    with pytest.raises(RowError) as caught:
-        decode(data, max_pixels=max_pixels)
-    assert caught.value.status != Status.OK
-    return caught.value
-
-
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
-def test_a_file_that_was_cut_off_says_so(name: str) -> None:
-    """A file whose end is missing, and of which nothing can be shown, is `truncated`; one that is broken otherwise is
-    not."""
-    out = io.BytesIO()
-    picture = Image.effect_noise((64, 64), 80).convert("RGB")
-    (pillow_heif.from_pillow(picture) if name == "HEIF" else picture).save(out, format=name)
-    whole = out.getvalue()
-    assert not is_cut_off(whole, name)
-    assert all(is_cut_off(whole[:size], name) for size in (24, 60, 100))
-    lost = [e for size in (24, 30) if isinstance(e := _tried(whole[:size]), RowError)]
-    assert lost and all(error.code == ErrorCode.TRUNCATED for error in lost)
-
-
-def _tried(data: bytes) -> object:
-    try:
-        return decode(data, max_pixels=PLENTY)
-    except RowError as error:
-        return error
-
-
-def test_a_broken_file_is_not_called_cut_off() -> None:
-    """Its end is there."""
-    out = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(out, "JPEG")
-    data = out.getvalue()
-    broken = failure(data[:20] + bytes(len(data) - 22) + data[-2:])
-    assert (broken.status, broken.code) == (Status.DECODE_ERROR, ErrorCode.DECODE_ERROR)
-
+from tests.images.decoding import EXIF_HEAD, PLENTY, SCENE, TINY, Demo, difference, encode, encode_heif, pixels, rgb
 
 # --- the demo store -------------------------------------------------------------------------------------------------
 
@@ -334,7 +254,6 @@ def test_camera_and_software_are_text_for_a_person() -> None:
     assert facts_of({}, "PNG")["camera"] is None
 
 
-_EXIF_HEAD = b"Exif\0\0"
 _BROKEN_EXIF = {
     "noise": b"\xff\xee\xdd" * 40,
     "empty": b"",
@@ -353,7 +272,7 @@ _BROKEN_EXIF = {
 def test_malformed_exif_is_ignored(broken: str, fmt: str) -> None:
     """A picture with a damaged EXIF block is shown like the one without, and names no camera."""
     clean = encode(SCENE, fmt)
-    decoded = decode(encode(SCENE, fmt, exif=_EXIF_HEAD + _BROKEN_EXIF[broken]), max_pixels=PLENTY)
+    decoded = decode(encode(SCENE, fmt, exif=EXIF_HEAD + _BROKEN_EXIF[broken]), max_pixels=PLENTY)
     assert difference(rgb(decoded.image), pixels(clean)) == 0
     assert decoded.facts["camera"] is None
 
@@ -363,8 +282,8 @@ def test_malformed_exif_is_ignored(broken: str, fmt: str) -> None:
 def test_no_exif_fails_a_picture(block: bytes, order: bytes) -> None:
     """Whatever bytes stand where EXIF should be, the picture is decoded; at most it is turned."""
     for fmt in ("JPEG", "PNG"):
-        decoded = decode(encode(_TINY, fmt, exif=_EXIF_HEAD + order + block), max_pixels=PLENTY)
-        assert sorted(decoded.image.size) == sorted(_TINY.size)
+        decoded = decode(encode(TINY, fmt, exif=EXIF_HEAD + order + block), max_pixels=PLENTY)
+        assert sorted(decoded.image.size) == sorted(TINY.size)
 
 
 def test_the_header_alone() -> None:
@@ -388,201 +307,6 @@ def test_too_little_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None
             patched.setattr(step, none_left)
             with pytest.raises(MemoryError):
                 decode(encode(SCENE), max_pixels=PLENTY)
-
-
-# --- limits ---------------------------------------------------------------------------------------------------------
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, payload: bytes) -> bytes:
-        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
-
-    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
-
-
-def claiming(fmt: str, width: int, height: int) -> bytes:
-    """A small valid file whose header was changed to promise another size."""
-    data = bytearray(encode(SCENE, fmt))
-    if fmt == "GIF":
-        data[6:10] = struct.pack("<HH", width, height)
-    elif fmt == "BMP":
-        data[18:26] = struct.pack("<ii", width, height)
-    elif fmt == "JPEG":
-        start = data.index(b"\xff\xc0")
-        data[start + 5 : start + 9] = struct.pack(">HH", height, width)
-    else:
-        return png_that_claims(width, height)
-    return bytes(data)
-
-
-@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "GIF", "BMP"])
-@pytest.mark.parametrize("size", [(60_000, 60_000), (12_000, 10_000)], ids=["more than Pillow takes", "over the limit"])
-def test_a_huge_header_is_too_large(fmt: str, size: tuple[int, int]) -> None:
-    """A file that claims more pixels than allowed is not decoded, and its row says how large it claims to be."""
-    error = failure(claiming(fmt, *size))
-    assert error.status == Status.TOO_LARGE
-    assert error.values == {"format": fmt, "width": size[0], "height": size[1]}
-    assert f"{size[0]:,} × {size[1]:,} pixels" in str(error)
-
-
-def test_a_frame_larger_than_its_file_is_too_large() -> None:
-    """A GIF of 8 × 8 whose first frame claims 4 gigapixels is an object's fault like any other."""
-    data = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
-    frame = data.index(b"\x2c")
-    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
-    error = failure(bytes(data))
-    assert (error.status, error.values) == (Status.TOO_LARGE, {"format": "GIF"})
-    assert "4294836225 pixels" in str(error)
-
-
-def test_the_limit_is_inclusive() -> None:
-    """A picture of exactly as many pixels as allowed is decoded, one more is not."""
-    data = encode(Image.new("RGB", (10, 10)))
-    assert decode(data, max_pixels=100).image.size == (10, 10)
-    assert failure(data, max_pixels=99).status == Status.TOO_LARGE
-
-
-def test_the_limit_may_be_above_that_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the configuration allows is decoded, even where Pillow on its own would refuse it as a bomb."""
-    for fmt in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        assert failure(encode(SCENE, fmt), max_pixels=200).status == Status.TOO_LARGE
-        assert Image.MAX_IMAGE_PIXELS == 100
-        assert decode(encode(SCENE, fmt), max_pixels=64 * 48).image.size == SCENE.size
-
-
-# --- no images ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("empty.jpg", "empty: 0 bytes"),
-        ("notes.jpg", "plain text"),
-        ("document.pdf", "portable document format"),
-        ("album.zip", "zip archive"),
-        ("not_found.html", "html"),
-        ("clip.mp4", "mpeg-4"),
-        ("noise.bin", "unknown binary data"),
-    ],
-)
-def test_what_is_no_image_is_named(demo: Demo, name: str, words: str) -> None:
-    """A file that is no image is `unsupported`, and its error says what it looks like."""
-    error = failure((demo[0] / "broken" / name).read_bytes())
-    assert (error.status, error.values) == (Status.UNSUPPORTED, {})
-    assert words in str(error).lower()
-
-
-@pytest.mark.parametrize("fmt", ["JPEG2000", "PPM", "TGA", "SGI", "PCX", "EPS", "PDF", "DDS"])
-def test_formats_off_the_list_are_not_opened(fmt: str) -> None:
-    """Formats that Pillow reads, but that are not on the allow-list, never reach their decoders."""
-    assert fmt not in FORMATS
-    assert failure(encode(SCENE, fmt)).status == Status.UNSUPPORTED
-
-
-@pytest.mark.parametrize(
-    ("head", "fmt"), [(b"\xff\xd8\xff\xe0junk", "JPEG"), (b"\x89PNG\r\n\x1a\njunk", "PNG"), (b"GIF89a", "GIF")]
-)
-def test_a_damaged_header_is_an_image_that_failed(head: bytes, fmt: str) -> None:
-    """A file that begins like an image counts as a broken image, not as something else."""
-    error = failure(head + bytes(40))
-    assert (error.status, error.values.get("format")) == (Status.DECODE_ERROR, fmt)
-
-
-@pytest.mark.parametrize(
-    ("fmt", "old", "new", "words"),
-    [
-        ("JPEG", b"\xff\xc0\x00\x11\x08", b"\xff\xc1\x00\x11\x0c", "a JPEG of 12 bits a sample"),
-        ("JPEG", b"\xff\xc0", b"\xff\xc3", "a lossless JPEG"),
-        ("JPEG", b"\xff\xc0", b"\xff\xc5", "a hierarchical JPEG"),
-        ("JPEG", b"\xff\xc0", b"\xff\xf7", "a JPEG-LS image"),
-        ("HEIF", b"hvc1", b"vvc1", "an HEIF image coded as VVC"),
-        ("HEIF", b"hvc1", b"j2k1", "an HEIF image coded as JPEG 2000"),
-    ],
-)
-def test_a_kind_that_is_not_decoded_is_not_called_damaged(fmt: str, old: bytes, new: bytes, words: str) -> None:
-    """A JPEG or HEIF that is coded in a way which nobody here decodes is `unsupported`, with that way in words."""
-    data = encode_heif(SCENE) if fmt == "HEIF" else encode(SCENE, fmt)
-    assert old in data
-    error = failure(data.replace(old, new))
-    assert (error.status, error.message) == (Status.UNSUPPORTED, f"{words} is not supported")
-    assert error.values["format"] == fmt
-
-
-# --- anything at all ------------------------------------------------------------------------------------------------
-
-_TINY = SCENE.resize((24, 16))
-_VALID: dict[str, bytes] = {
-    "JPEG": encode(_TINY, "JPEG"),
-    "progressive JPEG": encode(_TINY.convert("CMYK"), "JPEG", progressive=True, exif=_EXIF_HEAD + b"II*\0\x08\0\0\0"),
-    "PNG": encode(_TINY.convert("RGBA"), icc_profile=_wide_gamut_profile()),
-    "palette PNG": encode(_TINY.quantize(8), transparency=0),
-    "WEBP": encode(_TINY, "WEBP"),
-    "animated WEBP": encode(_TINY, "WEBP", save_all=True, append_images=[_TINY.rotate(90)], lossless=True),
-    "GIF": encode(_TINY, "GIF", save_all=True, append_images=[_TINY.rotate(90)]),
-    "BMP": encode(_TINY.quantize(8), "BMP"),
-    "TIFF": encode(_TINY, "TIFF", compression="tiff_lzw"),
-    "MPO": encode(_TINY, "MPO", save_all=True, append_images=[_TINY.rotate(90)]),
-    "AVIF": encode(_TINY, "AVIF", speed=10, max_threads=1),
-    "HEIF": encode_heif(_TINY),
-}
-
-
-_GEOMETRY = Geometry((16, 16), Image.Resampling.BILINEAR)
-
-
-def check(data: bytes) -> Decoded | RowError:
-    """Decode in a small limit, and see to it that the outcome can be written into a row."""
-    try:
-        facts, found = to_pixels(data, _GEOMETRY, max_pixels=100_000)
-    except RowError as error:
-        return _writable(error)
-    assert len(found) == _GEOMETRY.nbytes
-    decoded = decode(data, max_pixels=100_000)
-    assert decoded.facts == facts
-    assert to_pixels(data, _GEOMETRY, fast=True, max_pixels=100_000)[0] == facts
-    return decoded
-
-
-def _writable(error: RowError) -> RowError:
-    assert error.status in ("unsupported", "too_large", "decode_error")
-    assert error.message and "\n" not in error.message
-    return error
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    head=st.sampled_from([b"", *(data[:16] for data in _VALID.values()), b"BM", b"II*\0", b"MM\0*", b"RIFF"]),
-    tail=st.binary(max_size=400),
-)
-def test_any_bytes_end_in_an_error_of_the_row(head: bytes, tail: bytes) -> None:
-    """Arbitrary bytes, with or without an image's beginning, decode or fail as their row's error, never otherwise."""
-    check(head + tail)
-
-
-@pytest.mark.parametrize("kind", _VALID)
-@settings(max_examples=120, deadline=None)
-@given(data=st.data())
-def test_any_damage_ends_in_an_error_of_the_row(kind: str, data: st.DataObject) -> None:
-    """A valid file cut off, with bytes changed, dropped or doubled, decodes or fails as its row's error."""
-    whole = _VALID[kind]
-    assert isinstance(check(whole), Decoded)
-    damaged = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(damaged)))
-        match data.draw(st.sampled_from(["cut", "set", "drop", "double", "insert"])):
-            case "cut":
-                del damaged[at:]
-            case "set":
-                damaged[at : at + 4] = data.draw(st.binary(min_size=1, max_size=4))
-            case "drop":
-                del damaged[at : at + data.draw(st.integers(1, 40))]
-            case "double":
-                damaged[at:at] = damaged[at : at + data.draw(st.integers(1, 200))]
-            case "insert":
-                damaged[at:at] = data.draw(st.binary(max_size=40))
-    check(bytes(damaged))
 
 
 # --- the model's pixels ---------------------------------------------------------------------------------------------

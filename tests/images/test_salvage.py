@@ -20,7 +20,7 @@ from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.images.sandbox.wire import Settings
 from nsfwscan.images.views import ViewLimits, to_views
 from tests.images.damage import PHOTO, interlaced_png, large_profile, small_frame_gif, with_chunks
-from tests.images.test_decoder import PLENTY, difference, encode, failure, pixels, rgb
+from tests.images.decoding import PLENTY, difference, encode, failure, pixels, rgb
 
 _JPEG, _PNG = encode(PHOTO, "JPEG", quality=90), encode(PHOTO)
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
