@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -205,6 +207,24 @@ def test_one_that_is_too_large_or_too_many_are_said() -> None:
     assert (facts["frames"], red) == (3, [False, True]) and "view.unseen" not in facts["signals"]  # both are red
     facts, red = looked_at(JPEG + RED_PNG * 40)
     assert (facts["frames"], facts["signals"]["view.unseen"]) == (None, 0.5) and any(red)
+
+
+def test_the_search_costs_an_ordinary_photograph_little() -> None:
+    """Its share of what decoding takes, hash and signals included, of CPU time: 0.3 to 1.4 % of JPEGs of 12 megapixels to
+    500 x 375 pixels when it was written."""
+    noise = np.random.default_rng(0).normal(128, 12, (1200, 1600, 3)).clip(0, 255).astype(np.uint8)
+    photo = saved(Image.fromarray(noise), "JPEG", quality=85)
+
+    def median_s(call: Callable[[], object]) -> float:
+        def once() -> float:
+            begun = time.process_time()
+            call()
+            return time.process_time() - begun
+
+        return sorted(once() for _ in range(9))[4]
+
+    whole = median_s(lambda: looked_at(photo, hashed=True))
+    assert median_s(lambda: enclosed_in(photo, {"format": "JPEG"}, 10**8)) < 0.05 * whole
 
 
 def test_one_view_is_one_view() -> None:

@@ -62,8 +62,7 @@ def _after_segment(data: bytes, at: int) -> int:
 
 
 def _find_end_of_image(data: bytes, start: int) -> int:
-    """Return the first place of FF D9. Raises IndexError. NumPy finds two bytes three times as fast as `bytes.find`:
-    0.3 ms for a megabyte, of which a core decodes 15 ms."""
+    """Return the first place of FF D9. Raises IndexError. NumPy finds two bytes three times as fast as `bytes.find`."""
     for at in range(start, len(data) - 1, _BLOCK_BYTES):
         found = [place for shift in (0, 1) if (place := _in_words(data, at + shift)) is not None]
         if found:
