@@ -30,6 +30,17 @@ def classify(
     with exit_codes(Console(stderr=True), verbose):
         for classified in classify_images(images, preset=preset, config=config, **sections_of(options)):
             if as_json:
-                click.echo(json.dumps(asdict(classified)))  # for a program: the URI as the user gave it
+                click.echo(json.dumps(_shortened(asdict(classified))))  # for a program: the URI as the user gave it
             else:
                 echo(describe_classification(classified))
+
+
+def _shortened(value: Any) -> Any:
+    """Return a value whose numbers, all float32, are their shortest decimals."""
+    from nsfwscan.reports.reading import shortest
+
+    if isinstance(value, dict):
+        return {key: _shortened(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(one) for one in value]
+    return shortest(value) if isinstance(value, float) else value

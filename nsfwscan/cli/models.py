@@ -10,7 +10,7 @@ from rich.console import Console
 from nsfwscan.cli.console import echo, exit_codes, json_option
 from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
-from nsfwscan.models.packs.catalogue import Pack, catalogue
+from nsfwscan.models.packs.catalogue import Pack, catalogue, left_out
 from nsfwscan.models.packs.pull import check_pull, is_there, pack_path
 from nsfwscan.models.packs.pull import pull as pull_pack
 from nsfwscan.text import size
@@ -31,19 +31,23 @@ def models() -> None:
 @json_option
 def list_packs(as_json: bool) -> None:
     """List the packs, and what is embedded: licences, sizes and digests, what was measured and by whom, and which are
-    here."""
+    here; and what was left out, and why."""
     from nsfwscan.models.embedded import embedded
 
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         packs, own = catalogue(), embedded()
         if as_json:
             there = [_embedded_as_json(name, one) for name, one in own.items()]
-            print_json({"packs": [_as_json(name, pack) for name, pack in packs.items()], "embedded": there})
+            without = [{"name": name, **one.model_dump(mode="json")} for name, one in left_out().items()]
+            known = [_as_json(name, pack) for name, pack in packs.items()]
+            print_json({"packs": known, "embedded": there, "left_out": without})
             return
         for name, one in own.items():
             echo(_describe_embedded(name, one))
         for name, pack in packs.items():
             echo(_describe(name, pack))
+        for name, absent in left_out().items():
+            echo(f"{name:<18}  {'left out':<8}  {'-':>9}  {absent.title}\n  why       {absent.why}")
 
 
 def _embedded_as_json(name: str, one: EmbeddedModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from nsfwscan.cli.console import echo, exit_codes, given_options, storage_options
 from nsfwscan.cli.help import command
 from nsfwscan.config import StorageConfig
+from nsfwscan.reports.reading import shown_rows
 from nsfwscan.reports.store_query import query_store, store_sql
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, redacted
@@ -44,7 +45,7 @@ def sql(store: str, statement: str | None, as_json: bool, **options: Any) -> Non
 
 
 def _print(found: pa.Table, as_json: bool) -> None:
-    rows = found.to_pylist()
+    rows = shown_rows(found)
     if as_json:
         for row in rows:
             click.echo(json.dumps(row, default=str))

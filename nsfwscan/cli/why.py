@@ -105,7 +105,7 @@ def _carried(found: Why) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "null" if value is None else str(value)
+    return "null" if value is None else str(value)
 
 
 def _entry(entry: dict[str, Any]) -> str:

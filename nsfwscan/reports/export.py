@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from nsfwscan.errors import ConfigError
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports import vendor_formats
+from nsfwscan.reports.reading import shown_rows
 from nsfwscan.runs.parts import read_rows
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import REPORT_SCHEMA, Category, in_utc, score_column
@@ -129,7 +130,7 @@ FORMATS: dict[str, Callable[[Run, Output], Exported]] = {
 
 def _rows(run: Run, columns: list[str]) -> Iterator[dict[str, Any]]:
     for table in read_rows(run, run.record(), columns):
-        yield from table.to_pylist()
+        yield from shown_rows(table)
 
 
 class _Counted:

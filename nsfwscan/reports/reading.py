@@ -8,8 +8,10 @@ others is a `StoreError`. A column that the report does not have, and a statemen
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from nsfwscan.errors import ConfigError
@@ -37,6 +39,37 @@ def with_signal_maps(table: pa.Table) -> pa.Table:
     """Return the table with its signals, if it has them, as maps from name to value."""
     place = table.schema.get_field_index("signals")
     return table if place < 0 else table.set_column(place, pa.field("signals", SIGNAL_MAP), as_maps(table["signals"]))
+
+
+def shown_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows as Python's values, for people: a float32 is the shortest decimal that is the same float32, as
+    0.04, and not its 0.0399999991 as a float64. Wherever it stands, in lists, structs and maps, too."""
+    columns = [
+        [_shown(table.schema.field(i).type, v) for v in table.column(i).to_pylist()] for i in range(table.num_columns)
+    ]
+    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def shortest(value: float) -> float:
+    """Return the number with the fewest digits that is the same float32 as a value that is one."""
+    return float(str(np.float32(value)))
+
+
+def _shown(kind: pa.DataType, value: Any) -> Any:
+    if value is None or not _has_float32(kind):
+        return value
+    if pa.types.is_float32(kind):
+        return shortest(value)
+    if pa.types.is_map(kind):
+        return [(key, _shown(kind.item_type, item)) for key, item in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _shown(field.type, value[field.name]) for field in kind}
+    return [_shown(kind.value_type, item) for item in value]
+
+
+def _has_float32(kind: pa.DataType) -> bool:
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return bool(pa.types.is_float32(kind)) or any(map(_has_float32, inner))
 
 
 def query_report(run: Run, statement: str) -> pa.Table:

@@ -23,6 +23,7 @@ from nsfwscan.errors import ConfigError
 from nsfwscan.policy.rules import NO_QUEUE
 from nsfwscan.policy.signals import signals_of_row
 from nsfwscan.reports.export import json_line
+from nsfwscan.reports.reading import shortest
 from nsfwscan.review.ranking import EARLIER_RUNS, MATCHED, Item, ranked
 from nsfwscan.runs.record.inputs import PolicyRecord
 from nsfwscan.runs.record.run import RunRecord
@@ -36,7 +37,7 @@ _ALWAYS = (
     *("queue", "rank", "uri", "object_id", "decision", "rule", "severity", "skill", "shield", "decided_by"),
     "sha256",
 )
-_SEEN = ("status", "format", "width", "height", "frames", "label", "nsfw_score")
+_SEEN = ("status", "format", "width", "height", "frames", "label")
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,13 @@ def shown_item(item: Item) -> dict[str, Any]:
 
 def _content(row: dict[str, Any]) -> dict[str, Any]:
     """Return the fields about the picture; items of illegal matches lack them."""
-    scores = {str(c): row[score_column(c)] for c in Category if row[score_column(c)] is not None}
+    scores = {str(c): shortest(row[score_column(c)]) for c in Category if row[score_column(c)] is not None}
     return {
         **{name: row[name] for name in _SEEN},
+        "nsfw_score": None if row["nsfw_score"] is None else shortest(row["nsfw_score"]),
         "scores": scores or None,
         "uncertainty": row["uncertainty"],
-        "signals": signals_of_row(row["signals"]) or None,
+        "signals": {name: shortest(value) for name, value in signals_of_row(row["signals"]).items()} or None,
         "duplicate_of": row["duplicate_of"],
     }
 

@@ -83,7 +83,7 @@ class Given:
         elif group == "prefilter":
             there, option = self.config.cascade.enabled, "--cascade"
         else:
-            there, option = group in ("decode", "view") or decode.provenance, "decode.provenance: true"
+            there, option = group in ("decode", "file", "view") or decode.provenance, "decode.provenance: true"
         return None if there else option
 
     def _labels(self, detector: DetectorConfig) -> Collection[str] | None:

