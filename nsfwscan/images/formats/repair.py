@@ -21,8 +21,8 @@ _ALONE = (0x00, 0x01, *range(0xD0, 0xD9), 0xFF)
 _ANY_MARKER, _MARKER = re.compile(rb"\xff(?=\xff*[^\0\xff])"), re.compile(rb"\xff(?=\xff*[^\0\xd0-\xd7\xff])")
 _RESTARTS, _MORE = b"\xff\xdd", (b"\xda", b"\xc4", b"\xdb", b"\xdd")
 """The definition of restart intervals; what may follow a scan: another scan, or tables for it."""
-_KEPT = (*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE)
-"""Segments that a picture needs: tables; JFIF, EXIF and XMP, profiles, Adobe's colours."""
+_KEPT = (*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEB, 0xEE)
+"""Segments that are kept: tables; JFIF, EXIF and XMP, profiles, C2PA's manifests, Adobe's colours."""
 _NOISE = bytes(byte % 251 for byte in hashlib.shake_128(b"in place of what is missing").digest(4096))
 """Never 0xFF, which would begin a marker of a JPEG."""
 _PADDING_BYTES = 2**25

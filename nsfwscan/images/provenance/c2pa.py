@@ -1,7 +1,7 @@
 """Find the C2PA manifests that are embedded in a file, without parsing them or checking a signature.
 
 Each format has its own place for them (C2PA Technical Specification 2.1, annex A). `signals.py` searches their first
-bytes for words. `c2pa-python` checks signatures; it is a library of 16 MB that would run on strangers' files.
+bytes for words. `credentials.py` checks signatures, where it is asked to.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ def manifests_of(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes | N
         case "JPEG" | "MPO":
             found = _in_jpeg(image)
         case "PNG":
-            chunks = image.private_chunks  # type: ignore[attr-defined]
-            found = next((chunk[1] for chunk in chunks if chunk[0] == b"caBX"), None)
+            found = next((body for kind, body in _png_chunks(data) if kind == b"caBX"), None)
         case "WEBP":
             found = next((body for kind, body in _riff_chunks(data) if kind == b"C2PA"), None)
         case "HEIF" | "AVIF":
@@ -51,6 +50,17 @@ def _in_jpeg(image: Image.Image) -> bytes | None:
     if any(part[12:16] == b"jumb" and part[24:40] == _JUMBF for part in parts):
         return b"".join(part[16:] for part in parts)
     return None
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield type and body of chunks, from the file itself: a damaged one was opened without those beside the pixels."""
+    at = 8
+    for _ in range(_BOXES):
+        if at + 8 > len(data):
+            return
+        length = int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + min(length, _MANIFEST_BYTES)]
+        at += 12 + length
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

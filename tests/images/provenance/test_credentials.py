@@ -156,11 +156,19 @@ def test_what_nobody_signed_is_invalid() -> None:
     assert verified(encoded()) == {}
 
 
-def test_a_picture_that_is_cut_off_is_invalid() -> None:
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
+def test_a_picture_that_is_cut_off_is_invalid(fmt: str) -> None:
     """What is left is still decoded, and its manifest is not of these bytes."""
-    data = signed()
+    data = signed(fmt)
     found = decode(data[: len(data) - 300], max_pixels=10**8, examined=True, verify=Verifier("")).facts["signals"]
-    assert found["decode.salvaged"] == found["c2pa.invalid"] == 1
+    assert found["decode.salvaged"] == found["c2pa.invalid"] == found["c2pa.manifest"] == 1
+
+
+def test_a_picture_with_a_damaged_header_is_invalid() -> None:
+    """A segment that no decoder knows costs it neither its picture nor its manifest."""
+    data = signed().replace(b"\xff\xdb", b"\xff\x02\0\4ab\xff\xdb", 1)
+    found = decode(data, max_pixels=10**8, examined=True, verify=Verifier("")).facts["signals"]
+    assert found["decode.salvaged"] == found["c2pa.invalid"] == found["c2pa.manifest"] == 1
 
 
 @pytest.fixture(scope="module")
