@@ -4,7 +4,7 @@ The time is the processor's, with one thread, so a busy machine changes little. 
 pixels. The factory scores pictures that are decoded beforehand: by its model, with its detectors, and with a gate that
 lets a tenth of them through to the detectors, and a hundredth of the others; text and codes are read in pictures that
 are decoded again, by another process, whose time is not counted. Packs are not fetched for it. Text and codes are also
-read on pages like a phone's screen, and on pictures without any.
+read in pictures without text, with a line, and full of it (`written.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
 
 from jobs.benchmark.figures import Figure, figure, missing
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
+from jobs.benchmark.written import WRITTEN
 from nsfwscan.config import DetectorConfig, ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.execution.pipeline import cpu_stages, model_stages, opened
 from nsfwscan.models import registry
@@ -38,8 +38,6 @@ FACTORY = ("nudity", "gore")
 """Packs of the factory, beside its model; what reads pictures comes to them where it is installed."""
 READERS = ("text", "link")
 _LIBRARIES = {"text": "rapidocr", "link": "zxingcpp"}
-_CHAT = ("Are you coming tonight?", "I have to work until nine", "Then come later", "All right, where is it?",
-         "At the old harbour, pier 4", "See you there!", "Bring something to drink")  # fmt: skip
 UNIT = "images/core-s"
 _PICTURES, _FEWEST = 40, 5
 """Pictures of the factory, each of which takes a second or more: two for each second of `--seconds`, within these."""
@@ -52,9 +50,14 @@ _SECONDS = 0.5
 def measure_packs(workload: Workload) -> list[Figure]:
     """Measure each pack, and the factory without detectors, with them, and with a gate before them."""
     reading = [
-        figure(f"packs.{name}{suffix}", f"`embedded:{name}` {what}", apart(reading_rates, name, drawn, 3), UNIT)
+        figure(
+            f"packs.{name}{kind}",
+            f"`embedded:{name}` on {what}",
+            apart(reading_rates, name, kind, workload.pictures[0], 3),
+            UNIT,
+        )
         for name in READERS
-        for suffix, what, drawn in ((".page", "on a page of a chat", True), ("", "on a picture without any", False))
+        for kind, (what, _) in WRITTEN.items()
         if find_spec(_LIBRARIES[name]) is not None
     ]
     if absent := [name for name in PACKS if not is_there(name)]:
@@ -80,29 +83,15 @@ def measure_packs(workload: Workload) -> list[Figure]:
     ]
 
 
-def reading_rates(name: str, drawn: bool, repetitions: int) -> list[float]:
-    """Return the rates at which pictures are read, of 1080 × 2340 pixels: pages of a chat, or noise made smooth."""
+def reading_rates(name: str, kind: str, picture: Path, repetitions: int) -> list[float]:
+    """Return the rates at which a picture is read, one of `WRITTEN`."""
     spec = registry.resolve_detector(name, DetectorConfig(uri=f"embedded:{name}"), StorageConfig())
     reader = registry.reader_of_pictures(spec, TextRules(), 1)
     reader.open()
-    page = np.asarray(_page() if drawn else _smooth())
-    reader.read(page)  # loads what is loaded with the first picture
-    return [_rate(lambda: len([reader.describe(reader.read(page))]), _SECONDS) for _ in range(repetitions)]
-
-
-def _page() -> Image.Image:
-    image = Image.new("RGB", (1080, 2340), (236, 229, 221))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(40)
-    for number, line in enumerate(_CHAT):
-        left, top = (40, 380)[number % 2], 200 + 150 * number
-        draw.rounded_rectangle((left, top, left + 660, top + 90), 20, fill=(255, 255, 255))
-        draw.text((left + 20, top + 20), line, fill=(20, 20, 20), font=font)
-    return image
-
-
-def _smooth() -> Image.Image:
-    noise = np.random.default_rng(0).integers(0, 256, (9, 5, 3), np.uint8)
-    return Image.fromarray(noise).resize((1080, 2340), Image.Resampling.BICUBIC)
+    _, drawn = WRITTEN[kind]
+    pixels = np.asarray(drawn(picture))
+    reader.read(pixels)  # loads what is loaded with the first picture
+    return [_rate(lambda: len([reader.describe(reader.read(pixels))]), _SECONDS) for _ in range(repetitions)]
 
 
 def pack_rates(name: str, seconds: float, repetitions: int = 3) -> list[float]:

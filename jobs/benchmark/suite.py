@@ -17,6 +17,7 @@ from jobs.benchmark.figures import Figure, figure, missing, value_of
 from jobs.benchmark.media import make_mixed_store
 from jobs.benchmark.timing import apart
 from jobs.benchmark.workload import Workload
+from jobs.benchmark.written import WRITTEN
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.models.onnx_backend import EMBEDDED
@@ -220,6 +221,12 @@ RATIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "views.steady": (("scan.steady", "photographs alone"),),
     "cascade.steady": (("scan.steady", "without filters"),),
     **{f"packs.{name}": ((f"packs.{packs.MODEL}", "the model alone"),) for name in packs.PACKS if name != packs.MODEL},
+    **{
+        f"packs.{name}{kind}": ((f"packs.{name}", "without text"),)
+        for name in packs.READERS
+        for kind in WRITTEN
+        if kind
+    },
     "packs.factory": (("packs.model", "the model alone"),),
     "packs.factory.gated": (("packs.model", "the model alone"), ("packs.factory", "without a gate")),
     "free.steady": (
