@@ -321,14 +321,14 @@ def _money(cost: Cost) -> str:
 
 
 def describe_classification(image: Classification) -> str:
-    """Render one image: ranked scores as bars, and detectors' signals; or the match, filter or error in their place."""
+    """Render one image: ranked scores as bars, and signals; or the match, filter or error in their place."""
     name = printable(image.uri)
     if image.match is not None:
         match = image.match
         known = f"in bank {match.bank} as {printable(match.id)}"
         known += f", {match.distance} bits off" if match.distance else ""
         return f"{name}\n  {known} → {image.decision} ({image.rule})"
-    further = [f"  {printable(signal)} {value:.3f}" for signal, value in image.signals.items() if _is_detectors(signal)]
+    further = [f"  {printable(signal)} {value:.3f}" for signal, value in image.signals.items() if _is_shown(signal)]
     if not image.scores and image.filtered_by is not None:
         settled = f"  settled by {printable(image.filtered_by)} → {image.decision} ({image.rule})"
         return "\n".join([name, *further, settled])
@@ -339,8 +339,10 @@ def describe_classification(image: Classification) -> str:
     return "\n".join([name, *bars, *further, f"  nsfw_score {image.nsfw_score:.3f} → {call}"])
 
 
-def _is_detectors(signal: str) -> bool:
-    return signal.partition(".")[0] not in SIGNAL_GROUPS
+def _is_shown(signal: str) -> bool:
+    """Return whether a signal is a detector's, or one of those that `--c2pa` and `--screenshots` ask for."""
+    group = signal.partition(".")[0]
+    return group not in SIGNAL_GROUPS or group in ("c2pa", "screenshot")
 
 
 def describe_run(seen: Overview) -> str:

@@ -64,6 +64,7 @@ def describe_why(found: Why) -> str:
         ("model", _model(found)),
         *[(name, _value(value)) for name, value in found.values.items()],
         *[("detector", f"{name}: {said}") for name, said in found.detectors.items()],
+        *[("signal", f"{name} {number:.3g}") for name, number in found.signals.items()],
         ("read", f"{found.read['scanned_at']}" + _carried(found)),
     ]
     lines = [printable(found.uri), *(f"  {name:<15}{printable(str(text))}" for name, text in rows), "", "history"]

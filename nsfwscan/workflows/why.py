@@ -26,7 +26,7 @@ from nsfwscan.reports.reading import shown_rows
 from nsfwscan.runs.previous import LISTED, PreviousRun
 from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.runs.run import read_records, runs_of
-from nsfwscan.schema import REPORT_SCHEMA, Category, Change, as_schema, in_utc, score_column
+from nsfwscan.schema import REPORT_SCHEMA, SIGNAL_GROUPS, Category, Change, as_schema, in_utc, score_column
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable
 
@@ -52,6 +52,8 @@ _SHOWN = (
     "verdict",
     "appeals",
 )
+_ACCOUNTS = ("boxes", "gate", "lines", "vectors")
+"""Groups of signals that say what detectors did."""
 _MATCH = ("match_bank", "match_kind", "match_id", "match_hash", "match_distance")
 
 
@@ -65,6 +67,8 @@ class Why:
     outcome: dict[str, Any]
     detectors: dict[str, str]
     """What each detector said, or why it did not look."""
+    signals: dict[str, float]
+    """What else is known of the file, such as `c2pa.invalid` with its reasons, or `screenshot.chat`."""
     rule: dict[str, Any]
     """`name`; `when`, with numbers for thresholds; `overrides` that apply; `looked_at`, values by column; `not_true`,
     the rules before it that are false; `true_too`, those that are true, but that a bank's kind or the guard overrules;
@@ -196,6 +200,13 @@ def _detectors(record: RunRecord, values: dict[str, Any]) -> Iterator[tuple[str,
         )
 
 
+def _of_the_file(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the signals that are no detector's, nor its accounts."""
+    for name, number in signals_of_row(values["signals"]).items():
+        if (group := name.partition(".")[0]) in SIGNAL_GROUPS and group not in _ACCOUNTS:
+            yield name, number
+
+
 def _explained(
     run: PreviousRun, row: pa.Table, holder: str, by_id: dict[str, PreviousRun], history: list[dict[str, Any]]
 ) -> Why:
@@ -208,6 +219,7 @@ def _explained(
         },
         outcome={name: values[name] for name in (*COMPARED, "rule", "decided_by")},
         detectors=dict(_detectors(record, values)),
+        signals=dict(_of_the_file(values)),
         rule=_rule(run, row, values),
         policy={"identity": record.policy.identity, "version": record.policy.version},
         model=_model(values["model"], record.run_id, by_id),

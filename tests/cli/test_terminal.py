@@ -276,14 +276,21 @@ def test_an_unreadable_image_has_its_reason() -> None:
 
 
 def test_an_image_without_the_model() -> None:
-    """What a filter settled says which one and what was decided; detectors say their part, files not what they are."""
-    signals = {"exif.camera_absent": 1.0, "prefilter.nsfw": 0.01, "violence.weapon": 0.25}
+    """What a filter settled says which one and what was decided; detectors say their part; of the file only what
+    `--c2pa` and `--screenshots` ask for is said."""
+    signals = {
+        "exif.camera_absent": 1.0,
+        "prefilter.nsfw": 0.01,
+        "violence.weapon": 0.25,
+        "c2pa.invalid.claim.missing": 1.0,
+    }
     made = classified(
         scores={}, nsfw_score=None, filtered_by="icon", decision="allow", rule="otherwise", signals=signals
     )
     assert describe_classification(made).splitlines() == [
         "cat.jpg",
         "  violence.weapon 0.250",
+        "  c2pa.invalid.claim.missing 1.000",
         "  settled by icon → allow (otherwise)",
     ]
     assert "  violence.weapon 0.250" in describe_classification(classified(signals=signals)).splitlines()

@@ -37,7 +37,15 @@ def policy(folder: Path, name: str, limit: float, over: float | None = None) -> 
 
 
 def row(uri: str) -> Row:
-    return staged_row(uri, nsfw_score=0.7, sha256=hashlib.sha256(uri.encode()).hexdigest())
+    signals = {
+        "c2pa.invalid": 1.0,
+        "c2pa.invalid.assertion.dataHash.mismatch": 1.0,
+        "gate.nudity": 0.0,
+        "nudity.FACE": 0.5,
+    }
+    return staged_row(
+        uri, nsfw_score=0.7, sha256=hashlib.sha256(uri.encode()).hexdigest(), signals=list(signals.items())
+    )
 
 
 @pytest.fixture
@@ -117,6 +125,8 @@ def test_the_command_prints_it(folder: Path) -> None:
     assert (
         "rule           explicit: nsfw_score >= (0.5)" in text.output and "decided again now: the same" in text.output
     )
+    assert "signal         c2pa.invalid.assertion.dataHash.mismatch 1" in text.output
     found = json.loads(CliRunner().invoke(main, [*given, "--json"]).stdout)
+    assert found["signals"] == {"c2pa.invalid": 1, "c2pa.invalid.assertion.dataHash.mismatch": 1}
     assert found["uri"].endswith(ODD) and found["outcome"]["decision"] == "block"
     assert CliRunner().invoke(main, [*given[:2], "/nowhere"]).exit_code == 1
