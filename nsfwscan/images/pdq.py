@@ -37,6 +37,8 @@ _FEW_PIXELS = 2**19
 """The reference hashes as few as these sooner than a step in Python for each row and column would."""
 _STRIP_PIXELS = 2**18
 """Pixels that become luma at a time."""
+_BLOCK = 8
+"""Samples across that are summed in one product: more would be mostly zeros, fewer mostly calls."""
 _QUALITY_DIVISOR = 90
 """The reference's: this sum of gradients, in hundredths of the range and cut to whole numbers, makes one point."""
 
@@ -69,18 +71,33 @@ def _in_hex(bits: NDArray[np.bool_]) -> str:
 
 def _samples(image: Image.Image) -> Samples:
     """Return the blurred luma at 64 x 64 points. So many rows become luma at a time as a cache holds."""
-    spans, across = _spans(image.height), _spans(image.width)
-    rows, samples = np.empty((SIDE, image.width), np.float32), np.empty((SIDE, SIDE))
+    spans, luma_of_rows = _spans(image.height), luma_of(image)
+    rows = np.empty((SIDE, image.width), np.float32)
     at_once = max(1, SIDE * _STRIP_PIXELS // (image.width * image.height))
     for start in range(0, SIDE, at_once):
         strip = spans[start : start + at_once]
         first = strip[0][0]
-        luma = luma_of(image, slice(first, strip[-1][1]))
+        luma = luma_of_rows(first, strip[-1][1])
         for row, (top, bottom, shares) in zip(rows[start:], strip, strict=False):
             np.dot(shares, luma[top - first : bottom - first], out=row)
-    for column, (left, right, shares) in enumerate(across):
-        samples[:, column] = rows[:, left:right] @ shares
-    return samples
+    return np.concatenate(
+        [rows[:, left:right] @ shares for left, right, shares in _blocks(image.width)], axis=1
+    ).astype(np.float64)
+
+
+@lru_cache(maxsize=32)  # of a megabyte for 32,000 pixels
+def _blocks(edge: int) -> tuple[tuple[int, int, NDArray[np.float32]], ...]:
+    """Return the same as `_spans` for blocks of samples: the first pixel, the one after the last, the shares of each
+    sample in a column. A product for each block takes a third of the time of one for each sample."""
+    spans, found = _spans(edge), []
+    for start in range(0, SIDE, _BLOCK):
+        block = spans[start : start + _BLOCK]
+        left, right = block[0][0], block[-1][1]
+        shares = np.zeros((right - left, _BLOCK), np.float32)
+        for column, (first, last, of_sample) in zip(shares.T, block, strict=True):
+            column[first - left : last - left] = of_sample
+        found.append((left, right, shares))
+    return tuple(found)
 
 
 @lru_cache(maxsize=256)
@@ -128,7 +145,7 @@ def _bits(samples: Samples) -> tuple[NDArray[np.bool_], bool]:
 
 def _quality(samples: Samples) -> tuple[int, int]:
     """Return the least and the greatest quality, 0 to 100, that the reference may round to."""
-    steps = [np.abs(np.diff(samples, axis=axis)) * (100 / 255) for axis in (0, 1)]
-    off = 2 * _SAMPLE_ERROR * (100 / 255)
-    least, most = (sum(int(np.floor(np.maximum(step + by, 0)).sum()) for step in steps) for by in (-off, off))
+    steps = np.abs(np.concatenate([np.diff(samples, axis=0).ravel(), np.diff(samples, axis=1).ravel()]))
+    off = 2 * _SAMPLE_ERROR
+    least, most = (int(((steps + by) * (100 / 255)).astype(np.int32).sum()) for by in (-off, off))  # cut towards zero
     return min(100, least // _QUALITY_DIVISOR), min(100, most // _QUALITY_DIVISOR)

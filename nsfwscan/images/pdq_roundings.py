@@ -65,10 +65,10 @@ def are_reproduced() -> bool:
 def _samples(image: Image.Image) -> Floats:
     """Return the blurred luma at 64 x 64 points."""
     width, height = image.size
-    luma = np.empty((width, height), np.float32)  # turned: a line is a column of pixels
+    turned, luma = np.empty((width, height), np.float32), luma_of(image)  # a line is a column of pixels
     for top in range(0, height, _BLOCK):
-        luma[:, top : top + _BLOCK] = luma_of(image, slice(top, top + _BLOCK)).T
-    down = _means(_turned(_means(luma)))
+        turned[:, top : top + _BLOCK] = luma(top, min(height, top + _BLOCK)).T
+    down = _means(_turned(_means(turned)))
     return _means(_turned(_means(_turned(down), sampled(width))), sampled(height))
 
 

@@ -7,7 +7,7 @@ for a photograph each takes longer than resizing it. Nothing is raised but `Memo
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,16 @@ _ArrowArray._fields_ = [
     ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
 ]
 
+
+class _Memory:
+    """Memory that an array is made over (NumPy's array interface), and what keeps it alive. An array type of `ctypes`
+    would be made anew for each size, which takes longer than the luma of a small strip."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], owner: object) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": "|u1", "version": 3}
+        self._owner = owner
+
+
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
@@ -38,19 +48,21 @@ def blank(mode: str, size: tuple[int, int]) -> tuple[Image.Image, NDArray[np.uin
     return _over(memory, mode), memory
 
 
-def luma_of(image: Image.Image, rows: slice = slice(None)) -> NDArray[np.float32]:
-    """Return 0.299 R + 0.587 G + 0.114 B of some rows of an RGB image, 0 to 255, [rows, W], in memory of their own.
+def luma_of(image: Image.Image) -> Callable[[int, int], NDArray[np.float32]]:
+    """Return a function of the first row and the one after the last, which gives 0.299 R + 0.587 G + 0.114 B of these
+    rows of an RGB image, 0 to 255, [rows, W], in memory of their own.
 
     Pillow divides a whole number of thousandths, so there is one rounding, as in PDQ's reference.
     """
     memory = memory_of(image)
-    if memory is not None:
-        grey = _over(memory[rows], "RGB").convert("F")
-    else:
-        top, bottom, _ = rows.indices(image.height)
-        grey = image.crop((0, top, image.width, bottom)).convert("F")
-    found = memory_of(grey)
-    return np.asarray(grey) if found is None else found.view(np.float32)[..., 0]
+
+    def luma(top: int, bottom: int) -> NDArray[np.float32]:
+        part = image.crop((0, top, image.width, bottom)) if memory is None else _over(memory[top:bottom], "RGB")
+        grey = part.convert("F")
+        found = memory_of(grey)
+        return np.asarray(grey) if found is None else found.view(np.float32)[..., 0]
+
+    return luma
 
 
 def _over(memory: NDArray[np.uint8], mode: str) -> Image.Image:
@@ -76,6 +88,4 @@ def memory_of(image: Image.Image) -> NDArray[np.uint8] | None:
     array = ctypes.cast(_pointer_of(capsules[1], b"arrow_array"), ctypes.POINTER(_ArrowArray)).contents
     values = array.children[0].contents if array.n_children else array  # a list of four for each pixel
     shape = image.height, image.width, channels
-    memory: Any = (ctypes.c_uint8 * int(np.prod(shape))).from_address(values.buffers[1])
-    memory.owner = capsules
-    return np.frombuffer(memory, np.uint8).reshape(shape)
+    return np.asarray(_Memory(values.buffers[1], shape, capsules))
