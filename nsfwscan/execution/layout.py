@@ -187,7 +187,7 @@ def inline_layout(here: Node, shards: int, rows: int, needs: Needs) -> Layout:
     of them, since its model fills the GPU."""
     split = needs.backend == "torch" and here.gpus >= 1
     room = 1 if split else max(1, _place(here, needs, split).cpu_actors)
-    threads = min(room, actors_worth(shards, rows))
+    threads = max(1, min(room, actors_worth(shards, rows)))
     return Layout("inline", threads, threads=max(1, int(here.cpus) // threads))
 
 

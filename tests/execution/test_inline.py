@@ -130,6 +130,7 @@ def test_nobody_waits_for_the_rest(demo: Demo, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "shards", "rows", "threads", "of_each"),
     [
+        (Node(2), 0, 0, 1, 2),
         (Node(2), 1, 10, 1, 2),
         (Node(2), 6, 63, 1, 2),
         (Node(2), 6, 64, 2, 1),

@@ -48,8 +48,9 @@ class Scanned:
         }
 
     def _inline(self, job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
-        for shard, told in zip(shards, run_inline(job, shards, deadline), strict=True):
-            self.staged[shard.name] = read_part(job.run.staging, shard)
+        named = {shard.name: shard for shard in shards}
+        for told in run_inline(job, shards, deadline):
+            self.staged[told.shard] = read_part(job.run.staging, named[told.shard])
             self.told.append(told)
             yield told
 

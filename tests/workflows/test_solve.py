@@ -142,7 +142,8 @@ def test_draws_by_one_seed_are_one_sample(scored: Path, tmp_path: Path) -> None:
         return found
 
     alone = after(300, 0)
-    assert alone["drawn"] == 300 and after(200, 0) == alone
+    assert alone["drawn"] == 300
+    assert after(200, 0) == {**alone, "bound": pytest.approx(alone["bound"], rel=1e-12)}  # a sum in any order
     assert after(100, 1)["drawn"] == 400
     rows = drawn_objects(Store.at(str(tmp_path / "out"), StorageConfig())).rows
     assert sum(rows["weight"].to_pylist()) == pytest.approx(2 * OBJECTS)

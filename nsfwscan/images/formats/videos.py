@@ -202,6 +202,9 @@ def opened(file: IO[bytes], container: Container) -> tuple[InputContainer, Video
     except MemoryError:
         raise
     except av.FFmpegError as error:  # whose own words name files and numbers that nobody knows
+        if container.is_sound:  # nothing says that there are pictures in it
+            words = f"not a format that is scanned: looks like {container.called}"
+            raise RowError(ErrorCode.AUDIO, words) from error
         raise ValueError(error.strerror) from error
     return source, _stream_of(source, container)
 

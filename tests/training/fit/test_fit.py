@@ -60,9 +60,11 @@ def test_the_checkpoint_goes_into_a_scan(bench: Bench, trained: TrainingResult, 
 def test_the_directory_is_whole(trained: TrainingResult) -> None:
     """Safetensors, labels by name, preprocessor, card, record and curves lie there; no checkpoint on the way does."""
     folder = Path(trained.uri)
-    assert {path.name for path in folder.iterdir()} == {
+    there = {path.name for path in folder.iterdir()}
+    assert ("temperature.json" in there) == (trained.record["calibration"]["temperature"] is not None)
+    assert there - {"temperature.json"} == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "model_card.md", "training.json"),
-        *("tensorboard", "state", "temperature.json"),
+        *("tensorboard", "state"),
     }
     assert not (folder / "state" / "checkpoints").exists()
     spec = resolve(ModelConfig(uri=trained.uri), StorageConfig())
@@ -92,11 +94,17 @@ def test_the_card_has_the_figures(trained: TrainingResult) -> None:
         assert f"| `{label}` | 16 | {found['precision']:.4f} | {found['recall']:.4f} | {found['f1']:.4f} |" in card
     assert "| train | 128 | 128 | 128 | 128 | 128 |" in card
     assert "only 80 images" in card
-    assert f"divided by the temperature {trained.record['calibration']['temperature']:.3f}" in card
+    temperature = trained.record["calibration"]["temperature"]
+    assert ("divided by the temperature" in card) == (temperature is not None)
+    assert temperature is None or f"divided by the temperature {temperature:.3f}" in card
 
 
 def test_the_temperature_is_applied_by_scans(trained: TrainingResult) -> None:
-    """The temperature that fits the validation split best is shipped, and is in the digest and the scores of a scan."""
+    """The temperature that fits the validation split best is shipped, and is in the digest and the scores of a scan; none
+    where all of it is right, as on some processors."""
+    if trained.record["calibration"]["temperature"] is None:
+        assert resolve(ModelConfig(uri=trained.uri), StorageConfig()).temperature is None
+        return
     shipped = json.loads((Path(trained.uri) / "temperature.json").read_text())
     assert shipped["temperature"] == trained.record["calibration"]["temperature"]
     assert shipped["fitted_on"]["images"] == 80
