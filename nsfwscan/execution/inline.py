@@ -49,7 +49,7 @@ class _GivenUp(Exception):
 
 
 class _Threads:
-    """Threads that each run shards by a chain of their own, which the first of them builds."""
+    """Threads that run shards, each by a chain of its own, which it builds with its first shard."""
 
     def __init__(self, job: Job, layout: Layout, deadline: Deadline) -> None:
         self._job, self._layout, self._deadline = job, layout, deadline
@@ -71,7 +71,7 @@ class _Threads:
             self._idle.put(chain)
 
     def run_all(self, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        """Run all shards, and yield results as they come. Where this ends early, threads end with their next chunk."""
+        """Run all shards, and yield results as they come. Where this ends early, threads end with the file in hand."""
         with ThreadPoolExecutor(self._layout.cpu_actors, thread_name_prefix="shard") as threads:
             try:
                 for done in as_completed([threads.submit(self.run, shard) for shard in shards]):
