@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from PIL import Image, _imaging
 
 _CHANNELS = {"L": 1, "RGB": 4, "F": 4}
 """Bytes a pixel, by mode; the fourth of RGB is padding."""
+_LEVELS = {"L": np.uint8, "F": np.float32}
 
 
 class _ArrowArray(ctypes.Structure):
@@ -48,19 +50,19 @@ def blank(mode: str, size: tuple[int, int]) -> tuple[Image.Image, NDArray[np.uin
     return _over(memory, mode), memory
 
 
-def luma_of(image: Image.Image) -> Callable[[int, int], NDArray[np.float32]]:
+def luma_of(image: Image.Image, mode: Literal["L", "F"] = "F") -> Callable[[int, int], NDArray[Any]]:
     """Return a function of the first row and the one after the last, which gives 0.299 R + 0.587 G + 0.114 B of these
-    rows of an RGB image, 0 to 255, [rows, W], in memory of their own.
+    rows of an image (RGB or L), 0 to 255, [rows, W], in memory of their own: float32, or rounded to uint8 (`L`).
 
     Pillow divides a whole number of thousandths, so there is one rounding, as in PDQ's reference.
     """
     memory = memory_of(image)
 
-    def luma(top: int, bottom: int) -> NDArray[np.float32]:
-        part = image.crop((0, top, image.width, bottom)) if memory is None else _over(memory[top:bottom], "RGB")
-        grey = part.convert("F")
+    def luma(top: int, bottom: int) -> NDArray[Any]:
+        part = image.crop((0, top, image.width, bottom)) if memory is None else _over(memory[top:bottom], image.mode)
+        grey = part.convert(mode)
         found = memory_of(grey)
-        return np.asarray(grey) if found is None else found.view(np.float32)[..., 0]
+        return np.asarray(grey) if found is None else found.view(_LEVELS[mode])[..., 0]
 
     return luma
 

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nsfwscan.images.raster import luma_of
+
 FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0), (2, 2))
 """(down, across): frequencies with enough coefficients that are not zero."""
 _BLOCKS = 1024
@@ -52,15 +54,18 @@ def double_quantisation(image: Image.Image, size: tuple[int, int]) -> float | No
     """
     if image.size != size or image.mode not in ("L", "RGB") or image.info.get("adobe_transform") == 0:
         return None
-    levels = np.rint(np.abs(transform() @ _blocks(image)) / steps_of(image)[:, None]).clip(max=_LEVELS).astype(np.int16)
-    histograms = np.stack([np.bincount(row, minlength=_LEVELS + 1) for row in levels])[:, 1:_LEVELS]
+    multiples = np.minimum(np.rint(np.abs(_coefficients(image)) / steps_of(image)[:, None]), _LEVELS)
+    places = multiples + (_LEVELS + 1) * np.arange(len(FREQUENCIES))[:, None]
+    counted = np.bincount(places.astype(np.intp).ravel(), minlength=len(FREQUENCIES) * (_LEVELS + 1))
+    histograms = counted.reshape(len(FREQUENCIES), -1)[:, 1:_LEVELS]
     found = histograms.sum(1)
     if np.count_nonzero(found >= _LEAST) < _AGREE:
         return None
     kept = histograms[found >= _LEAST]
     spectra = (kept / kept.sum(1, keepdims=True)) @ _waves()
     rises = (spectra - np.minimum.accumulate(spectra, axis=1)).max(1)
-    return float(np.sort(rises)[-_AGREE:].mean().clip(0, 1))
+    highest: list[float] = sorted(rises.tolist())[-_AGREE:]
+    return min(1.0, sum(highest) / _AGREE)
 
 
 def steps_of(image: Image.Image) -> Floats:
@@ -75,27 +80,34 @@ def steps_of(image: Image.Image) -> Floats:
     return np.array([table[at] for at in FREQUENCIES], np.float32).clip(1)
 
 
-def _blocks(image: Image.Image) -> Floats:
-    """Return the luma of about `_BLOCKS` blocks from evenly spaced bands, [64, N]."""
+def _coefficients(image: Image.Image) -> Floats:
+    """Return the coefficients at `FREQUENCIES` of about `_BLOCKS` blocks from evenly spaced bands, [frequencies, N]."""
     across, down = min(image.width // 8, _WIDEST), image.height // 8
     if not across or not down:
-        return np.zeros((64, 0), np.float32)
+        return np.zeros((len(FREQUENCIES), 0), np.float32)
     left, rows = (image.width // 8 - across) // 2 * 8, min(_BAND, down)
     bands = min(-(-_BLOCKS // (across * rows)), down // rows)
-    found = []
-    for top in np.linspace(0, down - rows, bands).astype(int).tolist():
-        luma = image.crop((left, top * 8, left + across * 8, (top + rows) * 8)).convert("L")
-        found.append(np.frombuffer(luma.tobytes(), np.uint8).reshape(rows, 8, across, 8))
-    pixels = np.concatenate(found, axis=0)
-    return pixels.transpose(1, 3, 0, 2).astype(np.float32).reshape(64, -1)
+    luma, waves = luma_of(image, "L"), _edge_waves()
+    tops = [(down - rows) * band // max(1, bands - 1) for band in range(bands)]
+    strips = [luma(top * 8, (top + rows) * 8)[:, left : left + across * 8] for top in tops]
+    lines = np.concatenate(strips).astype(np.float32).reshape(bands * rows, 8, across * 8)
+    both = (waves @ lines).reshape(-1, 8) @ waves.T  # down each block, then across
+    found: Any = both.reshape(bands * rows, len(waves), across, len(waves)).transpose(1, 3, 0, 2)
+    return np.asarray(found[tuple(zip(*FREQUENCIES, strict=True))].reshape(len(FREQUENCIES), -1), np.float32)
 
 
 @lru_cache(maxsize=1)
 def transform() -> Floats:
     """Return the map from a block's pixels to its coefficients, [frequencies, 64]."""
-    at = np.arange(8)
-    waves = [np.sqrt((2 if u else 1) / 8) * np.cos((2 * at + 1) * u * np.pi / 16) for u in range(4)]
+    waves = _edge_waves()
     return np.asarray([np.outer(waves[down], waves[across]).ravel() for down, across in FREQUENCIES], np.float32)
+
+
+@lru_cache(maxsize=1)
+def _edge_waves() -> Floats:
+    """Return the four lowest waves of the cosine transform of 8 pixels, [4, 8]."""
+    at, waves = np.arange(8), np.arange(4)[:, None]
+    return np.asarray(np.sqrt((1 + (waves > 0)) / 8) * np.cos((2 * at + 1) * waves * np.pi / 16), np.float32)
 
 
 @lru_cache(maxsize=1)
