@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
-from playwright.sync_api import BrowserContext
 
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
@@ -18,6 +17,9 @@ from nsfwscan.storage.store import Store
 from tests.review.stores import committed, row
 from tests.runs.rows import policy_of
 from tests.verdicts.lines import Line, file, line
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 PEOPLE = ("ann", "ben", "cem")
 RULES = [{"name": "borderline", "when": "nsfw_score >= 0.5", "decision": "review", "queue": "adult"}]

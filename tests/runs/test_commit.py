@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 
 from nsfwscan.errors import BalanceError, ErrorCode
 from nsfwscan.policy.decide import Decider, Indices
@@ -23,8 +22,11 @@ from nsfwscan.runs.previous import Part, PreviousRun
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import stage_part
 from nsfwscan.schema import REPORT_SCHEMA
+from tests.later import later
 from tests.runs.rows import begun, decider, finished, is_of_schema, reported, scanned, staged, staged_row
 from tests.s3.servers import S3Endpoint
+
+s3fs = later("s3fs")
 
 URIS = [f"/media/{i:03}.jpg" for i in range(35)]
 

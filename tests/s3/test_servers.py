@@ -8,15 +8,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.config
 import botocore.exceptions
 import botocore.session
 import pytest
-import s3fs
 
+from tests.later import later
 from tests.s3.servers import FaultyProxy, S3Endpoint, ceph_server, moto_server
+
+if TYPE_CHECKING:
+    from s3fs import S3FileSystem
+
+s3fs = later("s3fs")
 
 pytestmark = pytest.mark.long
 
@@ -34,7 +39,7 @@ def client(endpoint: S3Endpoint, **options: Any) -> Any:
     )
 
 
-def filesystem(endpoint: S3Endpoint) -> s3fs.S3FileSystem:
+def filesystem(endpoint: S3Endpoint) -> S3FileSystem:
     return s3fs.S3FileSystem(
         endpoint_url=endpoint.endpoint_url,
         key=endpoint.access_key,

@@ -14,7 +14,6 @@ import boto3
 import fsspec
 import pyarrow as pa
 import pytest
-import s3fs
 from botocore.config import Config
 
 from nsfwscan.config import ReadConfig, StorageConfig
@@ -23,8 +22,11 @@ from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.stages.base import Row, fresh
 from nsfwscan.stages.read import Read
 from nsfwscan.storage.rate_limit import Pace
+from tests.later import later
 from tests.permissions import unprivileged
 from tests.s3.servers import FaultyProxy, S3Endpoint
+
+s3fs = later("s3fs")
 
 BUCKET = "media-to-read"
 OBJECTS = {f"{BUCKET}/{i:02}.jpg": f"object {i}".encode() for i in range(12)}

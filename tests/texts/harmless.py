@@ -29,11 +29,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.stats import binomtest
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.texts.patterns import EXAMPLES, PatternList, Search, read_list
+from tests.later import later
 from tests.texts.pages import page
+
+stats = later("scipy.stats")
 
 REVIEW = {"solicitation": 0.75, "extortion": 0.75, "self-harm": 0.55, "contact-spam": 0.75}
 """Scores from which the policy `factory` sends to review; tests/texts/test_harmless.py holds them to it."""
@@ -196,7 +198,7 @@ def table(lists: Sequence[PatternList], texts: Sequence[Text]) -> Iterator[str]:
 def _row(topic: str, scored: Sequence[tuple[Text, float]]) -> str:
     lines = sum(len(text.text.splitlines()) for text, _ in scored)
     review = sum(score >= REVIEW[topic] for _, score in scored)
-    low, high = binomtest(review, len(scored)).proportion_ci()
+    low, high = stats.binomtest(review, len(scored)).proportion_ci()
     some = sum(score > 0 for _, score in scored)
     return f"{len(scored):,} ({lines:,}) | {some:,} | {review:,} ({low:.3%} to {high:.3%})"
 

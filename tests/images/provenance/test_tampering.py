@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.stats import mannwhitneyu
 
 from nsfwscan.config import DecodeConfig
 from nsfwscan.images.formats.registry import FORMATS
@@ -26,6 +25,9 @@ from nsfwscan.images.provenance.tampering import (
 from nsfwscan.images.sandbox.child import DecodeChild
 from nsfwscan.stages.decode import settings_of
 from tests.images.provenance.test_quantisation import pictures, saved
+from tests.later import later
+
+stats = later("scipy.stats")
 
 _GRASS = 6
 """Its number among the photographs."""
@@ -50,7 +52,7 @@ def lighter(levels: NDArray[np.uint8], box: tuple[int, int, int, int], size: tup
     top, bottom = (round(edge * down / size[1]) for edge in box[1::2])
     inside = np.zeros(levels.shape, bool)
     inside[top + 1 : bottom - 1, left + 1 : right - 1] = True
-    found = mannwhitneyu(levels[inside], levels[~inside]).statistic
+    found = stats.mannwhitneyu(levels[inside], levels[~inside]).statistic
     return float(found / inside.sum() / (~inside).sum())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from nsfwscan.errors import ModelError
@@ -13,6 +12,7 @@ from nsfwscan.models.packs.tfjs import convert
 from tests.later import later
 from tests.packs import layer, tfjs_model
 
+onnxruntime = later("onnxruntime")
 torch = later("torch")
 nn = later("torch.nn")
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pyarrow.parquet as pq
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError, RunConflict, SourceError, StoreError
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 dataset = later("training.data.dataset")
 fit = later("training.fit.fit")
+events = later("tensorboard.backend.event_processing.event_accumulator")
 
 
 def test_a_small_model_learns_what_colours_do_not_tell(bench: Bench, trained: TrainingResult) -> None:
@@ -114,7 +114,7 @@ def test_the_temperature_is_applied_by_scans(trained: TrainingResult) -> None:
 
 def test_curves(trained: TrainingResult) -> None:
     """TensorBoard reads a loss for steps and figures of the validation split for every epoch."""
-    curves = EventAccumulator(str(Path(trained.uri) / "tensorboard"))
+    curves = events.EventAccumulator(str(Path(trained.uri) / "tensorboard"))
     curves.Reload()
     assert [point.step for point in curves.Scalars("validation/accuracy")] == [40 * epoch for epoch in range(1, 6)]
     losses = [point.value for point in curves.Scalars("train/loss")]

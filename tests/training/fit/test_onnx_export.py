@@ -10,7 +10,6 @@ from pathlib import Path
 
 import boto3
 import numpy as np
-import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -29,6 +28,7 @@ from training.cli import main
 
 pytestmark = pytest.mark.long
 
+onnxruntime = later("onnxruntime")
 torch_backend = later("nsfwscan.models.torch_backend")
 torch = later("torch")
 onnx_export = later("training.fit.onnx_export")
