@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo screenshots test test-long test-full chaos loop fuzz bench bench-packs bench-memory bench-commit bench-banks lint types format browser clean
+.PHONY: help demo screenshots test test-long test-full chaos loop fuzz search bench bench-packs bench-memory bench-commit bench-banks lint types format browser clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ loop: $(VENV)/.ready browser ## scan, decide in a browser, fine-tune, solve, rep
 
 fuzz: $(VENV)/.ready ## damaged files into every reader; SECONDS=60 SEED=
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+
+search: $(VENV)/.ready ## the property tests, with examples that no run has had before; SEED=
+	$(PYTEST) -m "hypothesis and not full" --hypothesis-profile search $(if $(SEED),--hypothesis-seed $(SEED))
 
 bench: $(VENV)/.ready ## measure it all on this machine, beside its neighbours; BENCH='--seconds 60' for other options
 	$(BIN)/python jobs/bench.py --work build/bench --json build/bench/results.json --page deploy/SCALE.md $(BENCH)

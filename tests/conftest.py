@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
 
-settings.register_profile("whatever else the machine does", deadline=None)
-settings.load_profile("whatever else the machine does")
+settings.register_profile("the same examples", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, print_blob=True)  # `make search`
+settings.load_profile("the same examples")
 
 Load = Callable[[ModelSpec, Path, Hardware], Classifier]
 
@@ -225,14 +226,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-@pytest.fixture(scope="session")
-def ray_local(moto: S3Endpoint) -> Iterator[None]:
-    """A Ray on two cores, and one GPU that is only a number; its workers have the S3 server's environment."""
+@pytest.fixture
+def ray_local(moto: S3Endpoint) -> None:
+    """A Ray on two cores, and one GPU that is only a number; its workers have the S3 server's environment. All tests of
+    this process that are marked `ray` share it."""
     import ray
 
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End Ray after the last test that is marked `ray`: its daemons take a tenth of a core, whatever runs beside them."""
+    if item.get_closest_marker("ray") and not (nextitem and nextitem.get_closest_marker("ray")):
+        import ray
+
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

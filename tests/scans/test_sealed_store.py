@@ -83,6 +83,11 @@ def the_part(place: Path) -> Path:
 ALLOW = "version: '1'\nrules: []\notherwise: {decision: allow}\n"
 
 
+def _break(place: Path, data: bytes | None) -> None:
+    path = place / "out/runs/one/run.json"
+    path.unlink() if data is None else path.write_bytes(data)
+
+
 def _export(place: Path, kind: str) -> Result:
     return said("export", place / "out" / "runs" / "one", "--format", kind, "--out", place / "file")
 
@@ -183,20 +188,26 @@ def test_a_plan_cannot_lead_out(place: Path) -> None:
 @pytest.mark.parametrize(
     "data", [None, b"", b'{"run_id": "one"', b"[]", b'{"run_id": "one"}', b'{"record_version": 3, "run_id": "one"}']
 )
-def test_a_broken_record_stops_what_rests_on_it(place: Path, night: Path, data: bytes | None) -> None:
-    """Behind a `_SUCCESS`: the next scan, match, replay and export stop and say the way out; the list of runs shows it,
-    another source is scanned, and --ignore-run, which the new run records, goes on without it, for good."""
-    path = place / "out/runs/one/run.json"
-    path.unlink() if data is None else path.write_bytes(data)
-    out, media = place / "out", night / "media"
+def test_no_scan_rests_on_a_broken_record(place: Path, night: Path, data: bytes | None) -> None:
+    """Behind a `_SUCCESS`: the next scan stops and says the way out; the list of runs and an export show it."""
+    _break(place, data)
+    out = place / "out"
     with pytest.raises(StoreError, match=r"one/run\.json is (absent|broken|of version 1,).*--ignore-run one"):
-        scanned(media, out, row, run_id="two")
+        scanned(night / "media", out, row, run_id="two")
+    listed = said("runs", out)
+    assert listed.exit_code == 0 and "one  broken" in listed.output
+    assert _export(place, "csv").exit_code == 1
+
+
+@pytest.mark.parametrize("data", [None, b'{"run_id": "one"}'], ids=["absent", "broken"])
+def test_the_way_past_a_broken_record(place: Path, night: Path, data: bytes | None) -> None:
+    """A match stops and says it; another source is scanned; and --ignore-run, which the new run records, goes on without
+    the broken run, for good."""
+    _break(place, data)
+    out, media = place / "out", night / "media"
     (place / "bank.txt").write_text("0" * 64)
     matched = said("match", out, "--bank", f"b={place / 'bank.txt'},hash=sha256")
     assert matched.exit_code == 1 and "--ignore-run one" in matched.output
-    assert _export(place, "csv").exit_code == 1
-    listed = said("runs", out)
-    assert listed.exit_code == 0 and "one  broken" in listed.output
     other = scanned(files(place / "other", 2), out, row, run_id="other")
     assert other.exit_code == 0 and other.record.previous_runs == ()
     two = scanned(media, out, row, run_id="two", previous={"ignore_runs": ["one"]})

@@ -27,6 +27,8 @@ worker = later("training.fit.worker")
 
 
 Say = Callable[[str], None]
+TRAINED = {"epochs": 5, "learning_rate": 5e-3}
+"""The settings of `trained`."""
 
 
 @dataclass
@@ -120,4 +122,4 @@ def small_bench(shared: Path) -> Bench:
 def trained(bench: Bench, shared: Path) -> TrainingResult:
     """A checkpoint trained from scratch until it knows the stand-in; by one of the processes, for all."""
     with FileLock(shared / "trained.lock"):
-        return bench.train(shared / "trained" / "checkpoint", epochs=5, learning_rate=5e-3)
+        return bench.train(shared / "trained" / "checkpoint", **TRAINED)

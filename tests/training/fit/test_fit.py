@@ -23,7 +23,7 @@ from tests import checkpoints
 from tests.later import later
 from tests.permissions import unprivileged
 from tests.s3.servers import S3Endpoint
-from tests.training.conftest import Bench, Heard, Stopped
+from tests.training.conftest import TRAINED, Bench, Heard, Stopped
 from tests.training.stand_in import LABELS, mean_colour_accuracy, write_folders
 from training.config import DataConfig
 
@@ -172,53 +172,53 @@ def test_resumed_from_s3(small_bench: Bench, undisturbed: TrainingResult, moto: 
     assert store.names("state/checkpoints") == [] and store.names("tensorboard")
 
 
-def test_finished_is_finished(small_bench: Bench, undisturbed: TrainingResult) -> None:
+def test_finished_is_finished(bench: Bench, trained: TrainingResult) -> None:
     """The same command again says that it is done, and touches nothing."""
-    before = {path: path.stat().st_mtime_ns for path in Path(undisturbed.uri).rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in Path(trained.uri).rglob("*") if path.is_file()}
     heard = Heard()
-    again = small_bench.train(undisturbed.uri, heard, checkpoint_steps=3)
-    assert not again.is_new and again.record == undisturbed.record
-    assert heard.lines == [f"{undisturbed.uri} is finished already; nothing was done"]
-    assert {path: path.stat().st_mtime_ns for path in Path(undisturbed.uri).rglob("*") if path.is_file()} == before
+    again = bench.train(trained.uri, heard, **TRAINED)
+    assert not again.is_new and again.record == trained.record
+    assert heard.lines == [f"{trained.uri} is finished already; nothing was done"]
+    assert {path: path.stat().st_mtime_ns for path in Path(trained.uri).rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"learning_rate": 1e-4}, r"learning_rate: 0\.001 then, 0\.0001 now"),
-        ({"epochs": 3, "augment": False}, r"epochs: 2 then, 3 now\n  augment: True then, False now"),
+        ({"learning_rate": 1e-4}, r"learning_rate: 0\.005 then, 0\.0001 now"),
+        ({"epochs": 3, "augment": False}, r"epochs: 5 then, 3 now\n  augment: True then, False now"),
     ],
 )
 def test_other_settings_are_refused(
-    small_bench: Bench, undisturbed: TrainingResult, changed: dict[str, Any], message: str
+    bench: Bench, trained: TrainingResult, changed: dict[str, Any], message: str
 ) -> None:
     """A training cannot go on with other settings; what differs is named."""
     with pytest.raises(RunConflict, match=message):
-        small_bench.train(undisturbed.uri, **changed)
+        bench.train(trained.uri, **TRAINED | changed)
 
 
-def test_other_labels_are_refused(small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path) -> None:
+def test_other_labels_are_refused(bench: Bench, trained: TrainingResult, tmp_path: Path) -> None:
     """A checkpoint of another label set is not gone on from: both sets are named."""
     data = DataConfig(
         uris=(str(write_folders(tmp_path / "three", each=30, labels=("neutral", "porn"))),),
         cache=str(tmp_path / "cache"),
     )
     with pytest.raises(RunConflict, match=r"labels: drawings, hentai, neutral, porn, sexy then, neutral, porn now"):
-        small_bench.train(undisturbed.uri, data=data)
+        bench.train(trained.uri, data=data, **TRAINED)
 
 
-def test_other_images_are_refused(small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path) -> None:
+def test_other_images_are_refused(bench: Bench, trained: TrainingResult, tmp_path: Path) -> None:
     """Nor with other data of the same labels."""
     data = DataConfig(uris=(str(write_folders(tmp_path / "other", each=20, seed=9)),), cache=str(tmp_path / "cache"))
     with pytest.raises(RunConflict, match=r"data: [0-9a-f]{64} then, [0-9a-f]{64} now"):
-        small_bench.train(undisturbed.uri, data=data)
+        bench.train(trained.uri, data=data, **TRAINED)
 
 
-def test_another_backbone_is_refused(small_bench: Bench, undisturbed: TrainingResult, tmp_path: Path) -> None:
+def test_another_backbone_is_refused(bench: Bench, trained: TrainingResult, tmp_path: Path) -> None:
     """Nor from another backbone, were it only by its weights; the same one may lie elsewhere."""
-    other = replace(small_bench, backbone=checkpoints.make_vit(tmp_path / "vit"))
+    other = replace(bench, backbone=checkpoints.make_vit(tmp_path / "vit"))
     with pytest.raises(RunConflict, match="backbone: "):
-        other.train(undisturbed.uri)
+        other.train(trained.uri, **TRAINED)
 
 
 def test_a_foreign_directory_is_left_alone(small_bench: Bench, tmp_path: Path) -> None:
