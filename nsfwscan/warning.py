@@ -117,6 +117,12 @@ class WarningKind(StrEnum):
         "of a scan and `nsfwscan policy check POLICY --on STORE` name each. What the policy may do without belongs in "
         "its `seats`.",
     )
+    UNREAD_LETTERS = (
+        "unread_letters",
+        "lists of patterns with letters that the reader of text cannot give",
+        "What is written with them is not found in pictures. Add how people write it in letters that are read "
+        "(`nsfwscan models list` says which), and do not count on the list for the rest.",
+    )
     BANK_OVERRULED = (
         "bank_overruled",
         "ways in which the policy decides matches of a hash bank otherwise than its kind says",

@@ -10,10 +10,12 @@ import click
 from rich.console import Console
 
 from nsfwscan.api import classify as classify_images
-from nsfwscan.cli.console import echo, exit_codes, source_storage_options
+from nsfwscan.api import load_config
+from nsfwscan.cli.console import complain, echo, exit_codes, source_storage_options
 from nsfwscan.cli.help import command
 from nsfwscan.cli.options import model_options, reading_options, sections_of
 from nsfwscan.cli.terminal import describe_classification
+from nsfwscan.config import merge
 
 
 @command()
@@ -28,11 +30,24 @@ def classify(
 ) -> None:
     """Score single IMAGES (paths or URIs) immediately, without Ray."""
     with exit_codes(Console(stderr=True), verbose):
-        for classified in classify_images(images, preset=preset, config=config, **sections_of(options)):
+        sections = sections_of(options)
+        found = classify_images(images, preset=preset, config=config, **sections)
+        _say_unread(preset, config, sections)
+        for classified in found:
             if as_json:
                 click.echo(json.dumps(_shortened(asdict(classified))))  # for a program: the URI as the user gave it
             else:
                 echo(describe_classification(classified))
+
+
+def _say_unread(preset: str | None, config: str | None, sections: dict[str, Any]) -> None:
+    """Say which patterns have letters that are never read in a picture."""
+    from nsfwscan.texts.alphabet import unread_notes
+    from nsfwscan.texts.patterns import read_list
+
+    settings = load_config(preset, config, merge(sections, {"source": {"uris": ()}, "out": ""}))
+    for note in unread_notes([read_list(uri, settings.storage) for uri in settings.text.patterns]):
+        complain(f"note: {note}")
 
 
 def _shortened(value: Any) -> Any:

@@ -244,7 +244,7 @@ def describe_plan(plan: Explanation) -> str:
         ("objects", f"{'not known' if plan.objects is None else f'{plan.objects:,}'}: {plan.objects_from}"),
         *describe_media(plan.media),
         *_estimate(plan),
-        *[("policy", note) for note in plan.notes],
+        *plan.notes,
     ]
     return "\n".join([f"  {name:<10}{printable(text)}" for name, text in rows] + ["", "Nothing was listed or written."])
 

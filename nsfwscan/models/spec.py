@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nsfwscan.images.preprocessing import Geometry, Normalisation
 from nsfwscan.schema import Category
+from nsfwscan.texts.patterns import PatternList
 from nsfwscan.texts.rules import TextRules
 
 Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -120,6 +121,11 @@ class AuxiliaryModels:
     def all(self) -> tuple[ModelSpec, ...]:
         """Return every one of them."""
         return (*((self.prefilter,) if self.prefilter else ()), *self.detectors)
+
+    @property
+    def lists(self) -> tuple[PatternList, ...]:
+        """Return the patterns that text is searched for."""
+        return () if self.text is None else self.text.lists
 
 
 ALONE = AuxiliaryModels()

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 _INVISIBLE = frozenset({"Cf", "Cc", "Mn", "Me"})
 _SPACED = re.compile(r"(?<!\w)\w(?:[\s.\-_*]\w){2,}(?!\w)")
@@ -35,11 +37,20 @@ def unmasked(text: str) -> str:
 def pattern_of(expression: str) -> str:
     """Return a regular expression (RE2's) with its letters as `plain` has those of a text, which it would not find
     otherwise: `Für` finds `fur`."""
-    folded, at = [], 0
-    for syntax in _SYNTAX.finditer(expression):
-        folded += [_visible(expression[at : syntax.start()]), syntax[0]]
-        at = syntax.end()
-    return "".join([*folded, _visible(expression[at:])])
+    return "".join(syntax + letters for syntax, letters in _split(expression))
+
+
+def letters_of(expression: str) -> frozenset[str]:
+    """Return what a regular expression (RE2's) asks for by itself, as `pattern_of` has it: letters, digits and signs,
+    also those that have a meaning in its syntax."""
+    return frozenset(letter for _, letters in _split(expression) for letter in letters if not letter.isspace())
+
+
+def _split(expression: str) -> Iterator[tuple[str, str]]:
+    """Yield each part in which letters do not mean themselves, and the folded text behind it."""
+    found = [(0, 0), *(syntax.span() for syntax in _SYNTAX.finditer(expression)), (len(expression), len(expression))]
+    for (begin, end), (following, _) in pairwise(found):
+        yield expression[begin:end], _visible(expression[end:following])
 
 
 @cache

@@ -85,6 +85,12 @@ class PatternList:
         """Return the SHA-256 of its YAML."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    @property
+    def patterns(self) -> list[str]:
+        """Return the patterns of all topics."""
+        groups = [group for topic in self.content.topics.values() for group in topic.groups.values()]
+        return [pattern for group in groups for pattern in group]
+
     def as_json(self) -> dict[str, Any]:
         """Return where it comes from, for `run.json`."""
         said = self.content.model_dump(mode="json", include={"name", "version", "language", "region", "owner"})

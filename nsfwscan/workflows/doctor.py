@@ -37,8 +37,7 @@ from nsfwscan.images.sandbox.confinement import LAYERS
 from nsfwscan.location import Location
 from nsfwscan.models import registry
 from nsfwscan.models.cache import cache_folder
-from nsfwscan.models.spec import ModelSpec, digests_of
-from nsfwscan.policy.lint import bank_notes, model_notes
+from nsfwscan.models.spec import ModelSpec
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.evidence import Evidence
 from nsfwscan.runs.pins import describe_pin_use
@@ -49,8 +48,8 @@ from nsfwscan.storage.objects import fetch, open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.text import printable, size
 from nsfwscan.texts.rules import TextRules
-from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.pin import Pinned
+from nsfwscan.workflows.start_notes import start_notes
 
 _SAMPLE = 24
 """Number of a source's first objects whose beginnings are read."""
@@ -328,30 +327,22 @@ def _policy(config: ScanConfig) -> Iterator[Finding]:
 
 
 def _banks(config: ScanConfig) -> Iterator[Finding]:
-    """Read each bank, and keep it on this machine; warn where the policy overrules it."""
+    """Read each bank, and keep it on this machine."""
     for bank in config.banks:
         [spec] = resolve_banks((bank,), config.storage)
         needed, free = index_bytes(spec.entries["pdq"]) if spec.is_large else 0, this_machine().memory_bytes
         verdict: Literal["ok", "warn"] = "warn" if spec.malformed or (free is not None and needed > free) else "ok"
         memory = f"; its index takes about {size(needed)} on each node" if needed else ""
         yield Finding(verdict, "banks", f"{spec.describe()}{memory}")
-    if not config.banks:
-        return
-    policy = load_policy(config.policy or registry.resolve(config.model, config.storage).policy, config.storage)
-    for note in bank_notes(policy, [(bank.name, bank.kind) for bank in config.banks]):
-        yield Finding("warn", "banks", f"{policy.identity}: {note}")
 
 
 def _models(config: ScanConfig) -> Iterator[Finding]:
-    """Load the models here, and let each score one batch of grey images; warn of thresholds for other weights, and
-    of rules over what is lacking."""
+    """Load the models here, and let each score one batch of grey images; warn of what a scan would say as it begins."""
     spec, beside = registry.resolve(config.model, config.storage), registry.resolve_auxiliary(config)
     yield _model("model", spec, config.model, config.storage)
     policy = load_policy(config.policy or spec.policy, config.storage)
-    for note in model_notes(policy, digests_of(spec, beside)):
-        yield Finding("warn", "policy", note)
-    for note in lacking_notes(policy, Given.of_models(config, spec, beside)):
-        yield Finding("warn", "policy", note)
+    for subject, note in start_notes(config, policy, spec, beside):
+        yield Finding("warn", subject, note)
     if beside.prefilter is not None:
         yield _model("prefilter", beside.prefilter, config.cascade.prefilter, config.storage)
     for detector in beside.detectors:

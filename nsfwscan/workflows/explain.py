@@ -39,8 +39,7 @@ from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.location import Location
 from nsfwscan.models.onnx_backend import EMBEDDED
 from nsfwscan.models.registry import hardware_on, resolve_auxiliary
-from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec, digests_of
-from nsfwscan.policy.lint import bank_notes, model_notes
+from nsfwscan.models.spec import AuxiliaryModels, Hardware, ModelSpec
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.plan import PlanAction, shard_count
 from nsfwscan.runs.record.figures import MediaRecord
@@ -50,8 +49,8 @@ from nsfwscan.storage.failures import STORE_ERRORS, setup_error
 from nsfwscan.storage.objects import open_file
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.cost import Estimate, Prices, Rate, benchmarked, estimate, measured
-from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.pin import Pinned
+from nsfwscan.workflows.start_notes import start_notes
 
 _LOOKED_AT = 50
 """Number of newest committed runs among which one over the same sources is searched."""
@@ -93,7 +92,7 @@ class Explanation:
         estimate: cost of these objects; None without a measured rate that fits or without a number of objects.
         why_no_estimate: the reason why `estimate` is None.
         per_million: cost of a million objects; None without a rate that fits, or if too few objects were measured.
-        notes: what is odd in the policy beside these models and banks, in sentences.
+        notes: what is odd in the policy or in lists of patterns: which of the two, and a sentence.
     """
 
     model: ModelSpec
@@ -179,12 +178,10 @@ def explain_scan(config: ScanConfig) -> Explanation:
     )
 
 
-def _notes(config: ScanConfig, pinned: Pinned, spec: ModelSpec, beside: AuxiliaryModels) -> Iterator[str]:
-    """Yield what a scan would say of its policy as it begins."""
+def _notes(config: ScanConfig, pinned: Pinned, spec: ModelSpec, beside: AuxiliaryModels) -> Iterator[tuple[str, str]]:
+    """Return what a scan would say of what it is given as it begins."""
     policy = pinned.load_policy(config.policy, config.storage) if config.policy else load_policy(spec.policy)
-    yield from bank_notes(policy, [(bank.name, bank.kind) for bank in config.banks])
-    yield from model_notes(policy, digests_of(spec, beside))
-    yield from lacking_notes(policy, Given.of_models(config, spec, beside))
+    return start_notes(config, policy, spec, beside)
 
 
 def _nodes(config: ScanConfig, cluster: str | None, needs: Needs) -> tuple[Node, ...]:

@@ -44,8 +44,8 @@ class Given:
     @classmethod
     def of_models(cls, config: ScanConfig, spec: ModelSpec, beside: AuxiliaryModels) -> Given:
         """Return what a run will give that has not begun."""
-        lists = beside.text.lists if beside.text is not None else ()
-        return cls(config, frozenset(spec.known), frozenset(topic for one in lists for topic in one.content.topics))
+        topics = frozenset(topic for one in beside.lists for topic in one.content.topics)
+        return cls(config, frozenset(spec.known), topics)
 
     @classmethod
     def of_record(cls, record: RunRecord) -> Given:

@@ -27,9 +27,7 @@ from nsfwscan.execution.pipeline import Job, reuse_keys
 from nsfwscan.images.provenance.trust import with_trust
 from nsfwscan.location import Location
 from nsfwscan.models.registry import resolve_auxiliary
-from nsfwscan.models.spec import digests_of
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.lint import bank_notes, model_notes
 from nsfwscan.policy.rules import Policy, load_policy
 from nsfwscan.reports.progress import Progress
 from nsfwscan.reports.reading import query_report, read_report, with_signal_maps
@@ -64,15 +62,16 @@ from nsfwscan.storage.failures import STORE_ERRORS
 from nsfwscan.storage.rate_limit import Pace
 from nsfwscan.storage.store import Store, to_json
 from nsfwscan.text import plural
+from nsfwscan.texts.alphabet import unread_notes
 from nsfwscan.verdicts.kept import check_verdicts
-from nsfwscan.warning import Warnings
+from nsfwscan.warning import WarningKind, Warnings
 from nsfwscan.workflows.cost import Prices
 from nsfwscan.workflows.effort import Effort
 from nsfwscan.workflows.finalize import commit_record, complete, now, record_of
 from nsfwscan.workflows.golden import Golden
-from nsfwscan.workflows.lacking import Given, lacking_notes
 from nsfwscan.workflows.notices import Notices, noticed
 from nsfwscan.workflows.pin import Pinned
+from nsfwscan.workflows.start_notes import start_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -271,12 +270,8 @@ def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tu
     banks = _banks(config, pinned, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
     refuse_undecodable(config, spec, job.auxiliary_models)
-    for note in bank_notes(job.policy, [(bank.name, bank.config.kind) for bank in banks]):
-        progress.say(f"policy   {note}")
-    for note in model_notes(job.policy, digests_of(spec, job.auxiliary_models)):
-        progress.say(f"policy   {note}")
-    for note in lacking_notes(job.policy, Given.of_models(config, spec, job.auxiliary_models)):
-        progress.say(f"policy   {note}")
+    for subject, note in start_notes(config, job.policy, spec, job.auxiliary_models):
+        progress.say(f"{subject:<8} {note}")
     pin = pinned.record(job.policy, banks, spec)
     for line in describe_pin_use(pin):
         progress.say(f"pin      {line}")
@@ -373,6 +368,8 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     known = PreviousReports(previous_runs, _within(config)).known(_reuse_policy(job)) if previous_runs else Known()
     check = partial(check_losses, config=config, base=previous_runs[0]) if previous_runs else None
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
+    for note in unread_notes(job.auxiliary_models.lists):
+        warnings.add(WarningKind.UNREAD_LETTERS, note)
     plan = make_plan(_until(tables, deadline), judged, known, run.folder, shard_rows, warnings, check, bound)
     if previous_runs:
         progress.say(f"since    run {previous_runs[0].run.run_id}: {describe_actions(plan.actions)}")

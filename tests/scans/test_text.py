@@ -27,7 +27,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.runs.verify import verify
 from nsfwscan.schema import LINE_SCHEMA
 from nsfwscan.storage.store import Store
-from nsfwscan.texts import ocr
+from nsfwscan.texts import alphabet, ocr
 from nsfwscan.texts.lines import Line, Pixels, Reader
 from nsfwscan.texts.sealing import make_key
 from nsfwscan.workflows.forget import forget
@@ -58,6 +58,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ocr, "Ocr", Counting)
     monkeypatch.setattr(ocr, "digest", lambda: "0" * 64)
     monkeypatch.setattr(ocr, "weights", lambda: ())
+    monkeypatch.setattr(alphabet, "letters", lambda: frozenset(map(chr, range(33, 127))))
 
 
 @pytest.fixture(scope="module")
