@@ -136,6 +136,12 @@ class WarningKind(StrEnum):
     )
 
 
+SENTENCES = frozenset(
+    {WarningKind.OTHER_WEIGHTS, WarningKind.LACKING, WarningKind.UNREAD_LETTERS, WarningKind.BANK_OVERRULED}
+)
+"""Kinds whose examples are sentences, to be shown whole; those of others are places, known by their ends."""
+
+
 @dataclass
 class _Noticed:
     example: str

@@ -23,6 +23,7 @@ from nsfwscan.runs.record.run import RunRecord
 from nsfwscan.schema import SIGNAL_GROUPS, Accounted, Change
 from nsfwscan.sources.truth_join import Meeting
 from nsfwscan.text import duration, money, plural, printable, size
+from nsfwscan.warning import SENTENCES
 
 if TYPE_CHECKING:
     from nsfwscan.workflows.classify import Classification
@@ -196,7 +197,8 @@ def _warnings(warnings: Sequence[WarningRecord]) -> list[str]:
     lines = []
     for found in warnings:
         detail = f" ({found.detail})" if found.detail else ""
-        example = printable(found.example)[-80:]
+        example = printable(found.example)
+        example = example if found.name in SENTENCES else example[-80:]
         lines += [f"    {found.count:>6,}  {found.said}{printable(detail)}  e.g. {example}"]
         lines += [f"            {found.remedy}"]
     return ["", "  warnings:", *lines] if lines else []

@@ -117,7 +117,7 @@ def test_every_command_says_it(tmp_path: Path) -> None:
     options = ["--detector", "text", "--patterns", patterns]
     for command in (
         ["scan", source, "--out", out, *options, "--explain"],
-        ["scan", source, "--out", out, *options, "--run-id", "2"],
+        ["scan", source, "--out", out, *options, "--full"],
         ["classify", f"{source}/a.png", *options],
     ):
         said = CliRunner().invoke(main, command).output
