@@ -33,11 +33,11 @@ def unread_notes(lists: Sequence[PatternList]) -> Iterator[str]:
     for one in lists:
         unread = {pattern: lacking for pattern in one.patterns if (lacking := letters_of(pattern) - letters())}
         if unread:
-            all_of_them = sorted(frozenset[str]().union(*unread.values()))
-            named = unicodedata.name(all_of_them[0], "a sign without a name")
+            signs = sorted(frozenset[str]().union(*unread.values()))
+            named = unicodedata.name(signs[0], "a sign without a name")
             yield (
                 f"{one.uri}: {len(unread)} of {len(one.patterns)} patterns have letters that {ocr.NAME} does not read "
-                f"({_some(all_of_them)}: {named}): {_some(map(repr, unread))}. What is written with them is not found in "
+                f"({_some(signs)}: {named}): {_some(map(repr, unread))}. What is written with them is not found in "
                 f"pictures. It reads {SCRIPTS}: add how people write it in those, or do not count on these patterns"
             )
 
