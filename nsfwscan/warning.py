@@ -112,8 +112,8 @@ class WarningKind(StrEnum):
     )
     LACKING = (
         "lacking",
-        "detectors or options that rules of the policy ask for and this run lacks",
-        "Those rules read null there, and a comparison with null is never true. Scan with what is lacking: the start "
+        "detectors or options that a policy's rules or a gate ask for and this run lacks",
+        "They read null there, and a comparison with null is never true. Scan with what is lacking: the start "
         "of a scan and `nsfwscan policy check POLICY --on STORE` name each. What the policy may do without belongs in "
         "its `seats`.",
     )

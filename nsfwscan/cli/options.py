@@ -27,7 +27,7 @@ detector_option = click.option(
     multiple=True,
     metavar="NAME[=URI]",
     help="Also ask this model; its scores become signals NAME.LABEL. Without a URI: the pack NAME, or text or "
-    "link, which read text and codes in pictures. Repeatable.",
+    "link, which read text (in Latin, Greek, Chinese and kana, no other script) and codes in pictures. Repeatable.",
 )
 
 

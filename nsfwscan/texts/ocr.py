@@ -1,7 +1,7 @@
 """Read lines of text in pictures with rapidocr: PP-OCR's detection, direction and recognition, on ONNX Runtime.
 
 The weights lie in rapidocr's wheel. Where one is missing, rapidocr would fetch it, and a scan reaches no network but
-its stores': that is a `ModelError`. Latin letters and Chinese are read, other scripts are not. The signals:
+its stores': that is a `ModelError`. Which letters are read, `alphabet.py` says. The signals:
 
     <detector>.chars        characters of all lines, without spaces
     <detector>.lines        lines

@@ -341,7 +341,8 @@ def _models(config: ScanConfig) -> Iterator[Finding]:
     spec, beside = registry.resolve(config.model, config.storage), registry.resolve_auxiliary(config)
     yield _model("model", spec, config.model, config.storage)
     policy = load_policy(config.policy or spec.policy, config.storage)
-    for subject, note in start_notes(config, policy, spec, beside):
+    shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
+    for subject, note in start_notes(config, policy, shadows, spec, beside):
         yield Finding("warn", subject, note)
     if beside.prefilter is not None:
         yield _model("prefilter", beside.prefilter, config.cascade.prefilter, config.storage)

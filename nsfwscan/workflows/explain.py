@@ -112,7 +112,7 @@ class Explanation:
     estimate: Estimate | None
     why_no_estimate: str | None
     per_million: Estimate | None
-    notes: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -181,7 +181,8 @@ def explain_scan(config: ScanConfig) -> Explanation:
 def _notes(config: ScanConfig, pinned: Pinned, spec: ModelSpec, beside: AuxiliaryModels) -> Iterator[tuple[str, str]]:
     """Return what a scan would say of what it is given as it begins."""
     policy = pinned.load_policy(config.policy, config.storage) if config.policy else load_policy(spec.policy)
-    return start_notes(config, policy, spec, beside)
+    shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
+    return start_notes(config, policy, shadows, spec, beside)
 
 
 def _nodes(config: ScanConfig, cluster: str | None, needs: Needs) -> tuple[Node, ...]:

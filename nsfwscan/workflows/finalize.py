@@ -40,7 +40,7 @@ from nsfwscan.runs.verdict_parts import verdicts_record
 from nsfwscan.schema import Cause, Change
 from nsfwscan.storage.store import to_json
 from nsfwscan.warning import WarningKind, Warnings
-from nsfwscan.workflows.lacking import Given, lacking_notes
+from nsfwscan.workflows.lacking import Given, run_notes
 
 _SUMMARY = "summary.html"
 _LIBRARIES = (
@@ -115,11 +115,12 @@ def _counted(counts: Counter[str], words: Iterable[str], *, some: bool = False) 
 def _warnings(plan: Plan, report: Report, policy: Policy, record: RunRecord) -> Warnings:
     """Return the warnings of the listing, what is to be noted of the policy, and that of an unconfined decoder."""
     warnings = Warnings.from_json(plan.warnings.as_json())
+    shadows = [one.decider.policy for one in report.shadows]
     models = {**{one.name: one.sha256 for one in record.auxiliary_models}, "model": record.model.sha256}
     notes = {
         WarningKind.BANK_OVERRULED: bank_notes(policy, [(bank.name, bank.kind) for bank in record.banks]),
         WarningKind.OTHER_WEIGHTS: model_notes(policy, models),
-        WarningKind.LACKING: lacking_notes(policy, Given.of_record(record)),
+        WarningKind.LACKING: run_notes(policy, shadows, Given.of_record(record)),
     }
     for kind, said in notes.items():
         for note in said:

@@ -1,7 +1,8 @@
 """Say which rules of a policy ask for what a run does not give: a detector, an option, a category of the model.
 
 Such a rule reads null there, and a comparison with null is never true: it would never decide, and nobody would know.
-What a policy may do without stands in its `seats`, and is passed over. Nothing is raised.
+So it is with rules of shadow policies, and with gates of detectors, which would never let a row through. What a policy
+may do without stands in its `seats`, and is passed over. Nothing is raised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from nsfwscan.config import DetectorConfig, ScanConfig
 from nsfwscan.models.labels import renamed
 from nsfwscan.models.packs.catalogue import SCHEME, catalogue
 from nsfwscan.models.spec import AuxiliaryModels, ModelSpec
+from nsfwscan.policy.gate import policy_of
 from nsfwscan.policy.rules import Policy
 from nsfwscan.policy.values import asked_by, signal_of
 from nsfwscan.runs.record.run import RunRecord
@@ -109,9 +111,35 @@ class _Lack:
     rules: dict[str, None] = field(default_factory=dict)
 
 
+def run_notes(policy: Policy, shadows: Iterable[Policy], given: Given) -> Iterator[str]:
+    """Yield what a run lacks: of what its policy asks for, its shadow policies, and the gates of its detectors."""
+    said = list(lacking_notes(policy, given))
+    yield from said
+    for shadow in shadows:
+        for note in lacking_notes(shadow, given):
+            if note not in said:
+                yield f"shadow policy {shadow.identity}: {note}"
+    yield from gate_notes(given)
+
+
+def gate_notes(given: Given) -> Iterator[str]:
+    """Yield one sentence for each detector or option that the gate of a detector asks for and a run lacks."""
+    for name, config in given.config.detectors.items():
+        if config.when is not None:
+            for lack, one in _lacks(policy_of(name, config), given).items():
+                yield f"the gate of the detector {name} asks for {_what(lack, one, given)}"
+
+
 def lacking_notes(policy: Policy, given: Given) -> Iterator[str]:
     """Yield one sentence for each detector or option that rules of a policy ask for and a run lacks, with what brings
     it."""
+    for lack, one in _lacks(policy, given).items():
+        asks = "rule {} asks" if len(one.rules) == 1 else "rules {} ask"
+        yield f"{asks.format(_some(map(repr, one.rules)))} for {_what(lack, one, given)}"
+
+
+def _lacks(policy: Policy, given: Given) -> dict[str, _Lack]:
+    """Return what rules of a policy ask for and a run lacks, by what brings it."""
     found: dict[str, _Lack] = {}
     for asked, rules in asked_by(policy).items():
         lack = given.lacks(asked)
@@ -119,10 +147,12 @@ def lacking_notes(policy: Policy, given: Given) -> Iterator[str]:
             one = found.setdefault(lack, _Lack())
             one.asked.append(asked)
             one.rules |= dict.fromkeys(rules)
-    for lack, one in found.items():
-        asks = "rule {} asks" if len(one.rules) == 1 else "rules {} ask"
-        what, remedy = _shown(one.asked), _remedy(lack, one.asked, there=lack in given.config.detectors)
-        yield f"{asks.format(_some(map(repr, one.rules)))} for {what}, which this run lacks: {remedy}"
+    return found
+
+
+def _what(lack: str, one: _Lack, given: Given) -> str:
+    remedy = _remedy(lack, one.asked, there=lack in given.config.detectors)
+    return f"{_shown(one.asked)}, which this run lacks: {remedy}"
 
 
 def _remedy(lack: str, asked: Iterable[str], *, there: bool) -> str:

@@ -227,7 +227,7 @@ def _run_scan(
         return ScanResult.before(run, evidence)
     pinned, config = Pinned.for_scan(store, config)
     shadows = [load_policy(name, config.storage) for name in config.shadow_policies]
-    job, pin = _job(config, pinned, run, progress)
+    job, pin = _job(config, pinned, run, shadows, progress)
     deciders = [Decider(policy) for policy in (job.policy, *shadows)]
     calibration = calibration_for(store, job.spec.identity, job.spec.digest, deciders)
     job = replace(job, calibration=calibration)
@@ -260,7 +260,9 @@ def _run_scan(
     return notices.committed(ScanResult.of(run, *committed))
 
 
-def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tuple[Job, PinRecord | None]:
+def _job(
+    config: ScanConfig, pinned: Pinned, run: Run, shadows: Sequence[Policy], progress: Progress
+) -> tuple[Job, PinRecord | None]:
     """Read policy, model and banks, say what is odd in them, and return them with what the store pins."""
     policy = pinned.load_policy(config.policy, config.storage) if config.policy else None
     progress.say(f"model    {config.model.uri}")
@@ -270,7 +272,7 @@ def _job(config: ScanConfig, pinned: Pinned, run: Run, progress: Progress) -> tu
     banks = _banks(config, pinned, progress)
     job = Job(config, spec, policy or load_policy(spec.policy), run, banks, resolve_auxiliary(config))
     refuse_undecodable(config, spec, job.auxiliary_models)
-    for subject, note in start_notes(config, job.policy, spec, job.auxiliary_models):
+    for subject, note in start_notes(config, job.policy, shadows, spec, job.auxiliary_models):
         progress.say(f"{subject:<8} {note}")
     pin = pinned.record(job.policy, banks, spec)
     for line in describe_pin_use(pin):

