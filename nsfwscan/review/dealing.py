@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.review.attention import concerns_of
 from nsfwscan.review.ranking import Item
 from nsfwscan.review.roster import LEAD, Reviewer, Roster
 from nsfwscan.schema import StandingVerdict
@@ -111,8 +112,8 @@ class PastDecisions:
 
 def intensity(item: Item) -> float:
     """Return how hard an item is to look at, 0 to 4: its severity, or a detector of gore, whichever is more."""
-    signals = signals_of_row(item.row["signals"])
-    gore = max((value for name, value in signals.items() if any(word in name for word in _GORE)), default=0.0)
+    said = concerns_of(signals_of_row(item.row["signals"]))
+    gore = max((value for name, value in said.items() if any(word in name for word in _GORE)), default=0.0)
     return max(float(item.row["severity"] or 0), 4 * gore)
 
 

@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from nsfwscan.errors import Status
-from nsfwscan.policy.signals import probabilities_of, signals_of_row
+from nsfwscan.policy.signals import signals_of_row
+from nsfwscan.review.attention import HEARD, concerns_of, shown_of
 from nsfwscan.review.ranking import Item
 from nsfwscan.schema import NSFW_CATEGORIES, SIGNAL_GROUPS, BankKind, Category, Decision, score_column
 from nsfwscan.text import plural
@@ -18,8 +19,8 @@ from nsfwscan.text import plural
 Facts = list[tuple[str, list[str]]]
 _MOST_SIGNALS, _LONGEST = 8, 5_000
 """Signals of an item that are shown, and characters of a text."""
-_LIKELY, _HEARD = 0.5, 0.01
-"""Scores from which a detector is louder than a blocked code, and from which it is named at all."""
+_LIKELY = 0.5
+"""Score from which a detector is louder than a blocked code."""
 
 
 def line_of(item: Item) -> str:
@@ -55,7 +56,7 @@ def _strongest(row: dict[str, Any]) -> str:
     blocked = any(value for name, value in signals_of_row(row["signals"]).items() if name.endswith(".blocked"))
     if score < _LIKELY and blocked and row.get("link_host"):
         return f"a code leads to {row['link_host']}"
-    return f"{name} {score:.0%}" if score >= _HEARD else ""
+    return f"{name} {score:.0%}" if score >= HEARD else ""
 
 
 def _model(row: dict[str, Any]) -> dict[str, float]:
@@ -64,7 +65,7 @@ def _model(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _detectors(row: dict[str, Any]) -> dict[str, float]:
-    return probabilities_of(signals_of_row(row["signals"]))
+    return concerns_of(signals_of_row(row["signals"]))
 
 
 def _before(item: Item) -> str:
@@ -110,8 +111,8 @@ def _scores(row: dict[str, Any]) -> list[str]:
 
 
 def _signals(row: dict[str, Any]) -> list[str]:
-    signals = sorted(signals_of_row(row["signals"]).items(), key=lambda one: -one[1])
-    return [", ".join(f"{name} {value:.2f}" for name, value in signals[:_MOST_SIGNALS])] if signals else []
+    shown = shown_of(signals_of_row(row["signals"]))
+    return [", ".join(shown[:_MOST_SIGNALS])] if shown else []
 
 
 def _text_in(row: dict[str, Any]) -> list[str]:

@@ -81,7 +81,9 @@ def test_skills_severity_and_disagreement() -> None:
         item(4, severity=4),
         item(5, skill="arabic"),
         item(6, signals=[{"name": "gore.blood", "value": 0.9}], severity=0),
+        item(7, signals=[{"name": "gore.SFW", "value": 0.9}, {"name": "boxes.gore", "value": 3.0}], severity=0),
     ]
+    assert [intensity(one) for one in items[-2:]] == [pytest.approx(3.6), 0.0]
     past = PastDecisions(
         0.3, {}, {item(3).row["sha256"]: frozenset({"ann"}), item(5).row["sha256"]: frozenset({"ann"})}
     )

@@ -144,6 +144,27 @@ def test_parts_of_each_content_of_a_cluster_are_in_the_pack(tmp_path: Path, monk
 LEADS_AWAY = [{"name": "link.blocked", "value": 1.0}, {"name": "link.codes", "value": 1.0}]
 
 
+HARMLESS = [
+    {"name": name, "value": value}
+    for name, value in {
+        "gore.SFW": 0.93, "gore.NSFL": 0.03, "kinds.Neutral": 0.9, "nudity.FACE_FEMALE": 0.8, "age.adult": 0.99,
+        "text.chars": 120.0, "text.lines": 4.0, "text.solicitation": 0.15, "text.solicitation.age": 1.0,
+        "text.profanity": 2.0, "link.codes": 1.0, "link.blocked": 0.0, "boxes.nudity": 3.0, "gate.text": 1.0,
+        "lines.text": 4.0, "screenshot.chat": 0.97, "decode.complete": 1.0, "c2pa.invalid": 1.0, "file.after_end": 900.0,
+    }.items()
+]  # fmt: skip
+
+
+def test_the_signals_of_an_item(tmp_path: Path) -> None:
+    """What asks for attention, in its unit: no label that means nothing is there, no count of letters or boxes."""
+    with ranked(committed(tmp_path, [row("/a", nsfw_score=0.04, signals=HARMLESS)])) as found:
+        facts = dict(facts_of(next(found.items)))
+    assert facts["signals"] == [
+        "text.solicitation 15%, gore.NSFL 3%, text.profanity 2, screenshot.chat 97%, c2pa.invalid, file.after_end 900"
+    ]
+    assert facts["text"] == ["hints: text.solicitation.age"]
+
+
 def test_the_line_on_an_item(tmp_path: Path) -> None:
     """Rule, strongest detector or match, what became of it before, places: and no more."""
     committed(tmp_path, [row("/a", sha256="1", decision="block", rule="x")], "mon", day=1)
@@ -161,6 +182,7 @@ def test_the_line_on_an_item(tmp_path: Path) -> None:
         row("/f", rule="link", link_host="evil.example", signals=LEADS_AWAY, nsfw_score=0.49),
         row("/g", rule="explicit", link_host="evil.example", signals=LEADS_AWAY, nsfw_score=0.5),
         row("/h", rule="spam", nsfw_score=0.0099),
+        row("/i", rule="spam", nsfw_score=0.04, signals=HARMLESS),
         row("/e", match_bank="known", match_kind="illegal"),
     ]
     with ranked(committed(tmp_path, rows)) as found:
@@ -172,6 +194,7 @@ def test_the_line_on_an_item(tmp_path: Path) -> None:
             "/f": "link · a code leads to evil.example",
             "/g": "explicit · nsfw 50%",
             "/h": "spam",
+            "/i": "spam · text.solicitation 15%",
             "/e": "known illegal content · not shown",
         }
 

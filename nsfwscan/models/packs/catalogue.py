@@ -52,6 +52,8 @@ class Pack(Frozen):
     """Size of the graph."""
     labels: tuple[str, ...] = ()
     """In the model's order; none of what gives vectors."""
+    harmless: tuple[str, ...] = ()
+    """Those that mean that nothing is there which asks for a person's attention, and that are no category."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Numbers of a vector."""
     preprocessor: dict[str, Any]
@@ -71,6 +73,8 @@ class Pack(Frozen):
             raise ValueError("a graph is cut at a tensor, and only a cut has one")
         if not (self.gives == "embedding") == (self.dimensions is not None) == (not self.labels):
             raise ValueError("an embedding has dimensions and no labels, everything else labels and no dimensions")
+        if unknown := set(self.harmless) - set(self.labels):
+            raise ValueError(f"it has no label {sorted(unknown)[0]}")
         if len(self.labels) == 1:
             raise ValueError("one label says nothing: a pack has two or more")
         return self
