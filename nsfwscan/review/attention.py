@@ -49,7 +49,8 @@ def shown_of(signals: Mapping[str, float]) -> list[str]:
 
 def _is_of_file(name: str, value: float) -> bool:
     group = name.partition(".")[0]
-    return group in SIGNAL_GROUPS and group not in _ACCOUNTS and value > 0 and (name, value) not in _WHOLE
+    least = HEARD if name in _SHARES else 0.0
+    return group in SIGNAL_GROUPS and group not in _ACCOUNTS and value > least and (name, value) not in _WHOLE
 
 
 def _of_file(name: str, value: float) -> str:

@@ -150,7 +150,7 @@ HARMLESS = [
         "gore.SFW": 0.93, "gore.NSFL": 0.03, "kinds.Neutral": 0.9, "nudity.FACE_FEMALE": 0.8, "age.adult": 0.99,
         "text.chars": 120.0, "text.lines": 4.0, "text.solicitation": 0.15, "text.solicitation.age": 1.0,
         "text.profanity": 2.0, "link.codes": 1.0, "link.blocked": 0.0, "boxes.nudity": 3.0, "gate.text": 1.0,
-        "lines.text": 4.0, "screenshot.chat": 0.97, "decode.complete": 1.0, "c2pa.invalid": 1.0, "file.after_end": 900.0,
+        "lines.text": 4.0, "screenshot": 0.004, "screenshot.chat": 0.97, "decode.complete": 1.0, "c2pa.invalid": 1.0, "file.after_end": 900.0,
     }.items()
 ]  # fmt: skip
 
