@@ -22,7 +22,17 @@ _COUNTS = ("blocked", "odd", "profanity")
 """What readers count that asks for attention."""
 _ACCOUNTS = ("boxes", "gate", "lines", "vectors")
 """Groups of signals that a run counts."""
-_SHARES = frozenset({"decode.complete", "prefilter.nsfw", "screenshot", "screenshot.chat", "view.max", "view.unseen"})
+_SHARES = frozenset(
+    {
+        "decode.complete",
+        "jpeg.double_quantisation",
+        "prefilter.nsfw",
+        "screenshot",
+        "screenshot.chat",
+        "view.max",
+        "view.unseen",
+    }
+)
 """Signals of the file between 0 and 1; the others there are flags and counts."""
 _WHOLE = frozenset({("decode.complete", 1.0), ("view.closer", 1.0)})
 """What is so with any ordinary file."""

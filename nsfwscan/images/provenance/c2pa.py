@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-_MANIFEST_BYTES, _BOXES = 2**18, 1_000
+_MANIFEST_BYTES, _BOXES = 2**18, 10_000
 _GIF_BYTES = 2**16
 """A GIF's manifest begins in these, before the first frame."""
 _JUMBF = bytes.fromhex("6332706100110010800000aa00389b71")
@@ -39,7 +39,7 @@ def manifests_of(data: bytes, image: Image.Image, exif: Image.Exif) -> bytes | N
             found = tag if isinstance(tag, bytes) else None if tag is None else b""
         case "GIF":
             at = data.find(_GIF_BLOCK, 0, _GIF_BYTES)
-            found = data[at : at + _MANIFEST_BYTES] if at >= 0 else None
+            found = b"".join(_gif_blocks(data, at + len(_GIF_BLOCK))) if at >= 0 else None
     return None if found is None else found[:_MANIFEST_BYTES]
 
 
@@ -61,6 +61,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length = int.from_bytes(data[at : at + 4], "big")
         yield data[at + 4 : at + 8], data[at + 8 : at + 8 + min(length, _MANIFEST_BYTES)]
         at += 12 + length
+
+
+def _gif_blocks(data: bytes, at: int) -> Iterator[bytes]:
+    """Yield the bodies of a GIF's sub-blocks, of 255 bytes at most: a word may begin in one and end in the next."""
+    end = at + _MANIFEST_BYTES
+    while at < min(end, len(data)) and data[at]:
+        yield data[at + 1 : at + 1 + data[at]]
+        at += 1 + data[at]
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

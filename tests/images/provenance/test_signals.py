@@ -146,6 +146,20 @@ def test_a_manifest_over_several_segments_is_read_as_one() -> None:
     assert "c2pa.digitalCapture" in signals(after_soi(segments, encoded()))
 
 
+def test_a_word_of_a_gif_over_two_blocks_is_read_as_one() -> None:
+    """A GIF's blocks have 255 bytes: wherever one ends, the source type is found."""
+    for before in range(0, 255, 15):
+        assert "c2pa.digitalCapture" in signals(with_manifest("GIF", b"\0" * before + VOCABULARY + b"digitalCapture"))
+
+
+def test_the_manifest_behind_a_webp_of_many_frames_is_seen() -> None:
+    """It stands behind the frames, which may be thousands of chunks."""
+    data = with_manifest("WEBP", VOCABULARY + b"digitalCapture")
+    at = data.index(b"C2PA")
+    body = data[8:at] + (b"FILL" + struct.pack("<I", 2) + b"ab") * 2_000 + data[at:]
+    assert "c2pa.digitalCapture" in signals(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
 def test_a_manifest_elsewhere_is_told_apart() -> None:
     """XMP that says where the manifest is: a signal of its own."""
     found = signals(encoded(xmp=xmp(b'dcterms:provenance="https://cdn.example/a.c2pa"')))
