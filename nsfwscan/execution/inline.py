@@ -2,15 +2,15 @@
 
 A thread does what an actor of Ray does: it has a decode child and a model of its own, and takes one shard after the
 other. Reading, digests and models leave Python's lock alone, so threads use the cores nearly as well as processes do,
-and nothing is imported twice.
+and nothing is imported twice. The caller's own thread only waits, so that a deadline and a signal find it free.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
 
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.execution.deadline import NEVER, Deadline
@@ -19,24 +19,42 @@ from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import Job, WholeChain, needs_of
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
+from nsfwscan.storage.threads import Call, Threads
+
+_LEAVE_S = 10.0
+"""A read from a store that does not answer takes minutes to end: nobody waits longer for it than this."""
+_LOOK_S = 1.0
+
+_Ended = SimpleQueue[Call[ShardResult]]
 
 
 def run_inline(
     job: Job, shards: Iterable[Shard], deadline: Deadline = NEVER, layout: Layout | None = None
 ) -> Iterator[ShardResult]:
-    """Run shards in this process, and yield their results as they end.
+    """Run shards in this process, and yield their results as they end. Where this ends early, threads end with the file
+    or the batch in hand.
 
     Args:
         layout: number of threads, and of those of each model; unset: chosen for this machine.
 
     Raises:
-        DeadlineReached: the deadline has come before a shard was begun.
+        DeadlineReached: the deadline has come; shards in hand are given up.
         NsfwscanError: a shard cannot be read, scored or staged.
     """
     shards = list(shards)
     layout = layout or _layout(job, shards)
-    threads = _Threads(job, layout, deadline)
-    return map(threads.run, shards) if layout.cpu_actors == 1 else threads.run_all(shards)
+    deadline.check()
+    chains, ended = _Chains(job, layout), _Ended()
+    threads = Threads(layout.cpu_actors, "shard")
+    calls = [threads.submit(partial(_run, chains, shard, ended)) for shard in shards]
+    try:
+        for _ in calls:
+            yield _next(ended, deadline).result()
+    finally:
+        chains.give_up()
+        for call in calls:
+            call.cancel()
+        threads.close(_LEAVE_S)
 
 
 def _layout(job: Job, shards: Sequence[Shard]) -> Layout:
@@ -44,43 +62,49 @@ def _layout(job: Job, shards: Sequence[Shard]) -> Layout:
     return inline_layout(this_machine(job.config.engine.num_cpus), len(shards), rows, needs)
 
 
+def _run(chains: _Chains, shard: Shard, ended: _Ended, call: Call[ShardResult]) -> ShardResult:
+    try:
+        return chains.run(shard)
+    finally:
+        ended.put(call)
+
+
+def _next(ended: _Ended, deadline: Deadline) -> Call[ShardResult]:
+    """Return the next call that has ended; check the deadline before, and while none does."""
+    while True:
+        deadline.check()
+        try:
+            return ended.get(timeout=_LOOK_S)
+        except Empty:
+            continue
+
+
 class _GivenUp(Exception):
     """Nobody waits for the shard any more."""
 
 
-class _Threads:
-    """Threads that run shards, each by a chain of its own, which it builds with its first shard."""
+class _Chains:
+    """A chain for each thread, which builds it with its first shard."""
 
-    def __init__(self, job: Job, layout: Layout, deadline: Deadline) -> None:
-        self._job, self._layout, self._deadline = job, layout, deadline
+    def __init__(self, job: Job, layout: Layout) -> None:
+        self._job, self._layout = job, layout
         self._search = BankSet(job.banks, job.config.storage).search if layout.cpu_actors > 1 else None
         self._is_given_up = threading.Event()
-        self._idle: SimpleQueue[WholeChain | None] = SimpleQueue()
-        for _ in range(layout.cpu_actors):
-            self._idle.put(None)
+        self._own = threading.local()
 
     def run(self, shard: Shard) -> ShardResult:
         """Run a shard in this thread."""
         self._moved()
-        self._deadline.check()
-        chain = self._idle.get()
-        try:
-            chain = chain or self._chain()
-            return chain(shard)
-        finally:
-            self._idle.put(chain)
+        if not hasattr(self._own, "chain"):
+            self._own.chain = self._built()
+        found: ShardResult = self._own.chain(shard)
+        return found
 
-    def run_all(self, shards: Sequence[Shard]) -> Iterator[ShardResult]:
-        """Run all shards, and yield results as they come. Where this ends early, threads end with the file in hand."""
-        with ThreadPoolExecutor(self._layout.cpu_actors, thread_name_prefix="shard") as threads:
-            try:
-                for done in as_completed([threads.submit(self.run, shard) for shard in shards]):
-                    yield done.result()
-            finally:
-                self._is_given_up.set()
-                threads.shutdown(wait=False, cancel_futures=True)
+    def give_up(self) -> None:
+        """Let the threads end soon."""
+        self._is_given_up.set()
 
-    def _chain(self) -> WholeChain:
+    def _built(self) -> WholeChain:
         actors, threads = self._layout.cpu_actors, self._layout.threads
         return WholeChain(self._job, actors=actors, threads=threads, search=self._search, moved=self._moved)
 

@@ -139,14 +139,16 @@ def model_stages(
     threads: int,
     auxiliary_models: AuxiliaryModels = ALONE,
     again: Again | None = None,
+    moved: Moved = lambda: None,
 ) -> list[Stage]:
     """Return the stages from pixels to scores; all models share one decoding.
 
     Args:
         again: reads pictures again, for the detectors that take them; unset: `pictures_again` of the configuration.
+        moved: called now and then, as long as there is progress.
     """
     columns = pixel_columns(spec, auxiliary_models)
-    common: dict[str, Any] = {"threads": threads, "worst": config.views.worst}
+    common: dict[str, Any] = {"threads": threads, "worst": config.views.worst, "moved": moved}
     stages: list[Stage] = []
     if config.decode.mode == "gpu":
         stages.append(FinishOnGpu(columns, decode_stage(config, columns)))
@@ -305,7 +307,7 @@ class ModelChain:
         self._most_bytes = job.config.engine.shard_rows * (pixels + _ROW_BYTES)
         config, beside = job.config, job.auxiliary_models
         again = pictures_again(config, Read(config.read, config.storage, _pace(job, actors)), moved)
-        stages = model_stages(config, job.spec, threads=threads, auxiliary_models=beside, again=again)
+        stages = model_stages(config, job.spec, threads=threads, auxiliary_models=beside, again=again, moved=moved)
         self._stages = opened([*stages, *([KeepText(beside.text)] if beside.text is not None else [])])
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -78,16 +78,29 @@ def reader_of(spec: ModelSpec) -> Callable[[NDArray[np.float32]], Findings]:
 
 
 class Scorer:
-    """A model on the device of this worker; `column` holds its pixels."""
+    """A model on the device of this worker.
+
+    Args:
+        column: of its pixels.
+        moved: called before each batch, as long as there is progress.
+    """
 
     def __init__(
-        self, spec: ModelSpec, config: ModelConfig, storage: StorageConfig, *, threads: int, column: str
+        self,
+        spec: ModelSpec,
+        config: ModelConfig,
+        storage: StorageConfig,
+        *,
+        threads: int,
+        column: str,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec = spec
         self._config = config
         self._storage = storage
         self._threads = threads
         self._column = column
+        self._moved = moved
         self._remembered: dict[Content, tuple[NDArray[np.float32], list[Boxes]]] = {}
         self._read = reader_of(spec)
 
@@ -158,6 +171,7 @@ class Scorer:
 
     def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return at most one batch of images, padded with black ones to the fixed shape."""
+        self._moved()
         missing = self.hardware.batch_size - len(images)
         batch = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
         return np.ascontiguousarray(batch)

@@ -7,7 +7,7 @@ A stage is a callable `Table -> Table` that declares its columns. It never chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from nsfwscan.models.scorer import Mask, Scorer
 from nsfwscan.policy.gate import Gate
 from nsfwscan.policy.signals import entries_of, merged, signals_array
 from nsfwscan.schema import COST, SIGNAL_COLUMNS
+from nsfwscan.storage.threads import Call, Threads
 
 
 class Stage(Protocol):
@@ -160,24 +161,28 @@ def overlapped(
     stages: Sequence[Stage], table: pa.Table, chunk_bytes: int, moved: Callable[[], None] = lambda: None
 ) -> Iterator[pa.Table]:
     """Yield the table after all stages, in chunks: while one chunk passes the later stages, the first stage already
-    reads the next one.
+    reads the next one. Where this ends early, nobody waits for what is being read.
 
     Args:
         chunk_bytes: listed bytes in a chunk; no more than two chunks are in memory.
         moved: called after each chunk.
     """
     first, rest = stages[0], stages[1:]
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
-        cuts = cut(table["size"].to_pylist(), CHUNK_ROWS, chunk_bytes)
-        chunks = (table.slice(rows.start, rows.stop - rows.start) for rows in cuts)
-        pending = ahead.submit(first, next(chunks))
-        for chunk in chunks:
-            current, pending = pending.result(), ahead.submit(first, chunk)
-            current = run(rest, current)
-            moved()
-            yield current
-            del current
-        yield run(rest, pending.result())
+    ahead = Threads(1, "ahead")
+    cuts = cut(table["size"].to_pylist(), CHUNK_ROWS, chunk_bytes)
+    chunks = (table.slice(rows.start, rows.stop - rows.start) for rows in cuts)
+    pending = ahead.submit(partial(_begun, first, next(chunks)))
+    for chunk in chunks:
+        current, pending = pending.result(), ahead.submit(partial(_begun, first, chunk))
+        current = run(rest, current)
+        moved()
+        yield current
+        del current
+    yield run(rest, pending.result())
+
+
+def _begun(stage: Stage, chunk: pa.Table, _: Call[pa.Table]) -> pa.Table:
+    return stage(chunk)
 
 
 CHUNK_ROWS = 64

@@ -14,7 +14,7 @@ image leaves that row without a score; one that returns none for any image raise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,12 @@ class Classify(ScoringStage):
         threads: int,
         column: str = "pixels",
         worst: int = 2,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self.needs: tuple[str, ...] = (column, "sha256")
         self._spec = spec
         self._worst = worst
-        self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
+        self._scorer = Scorer(spec, config, storage, threads=threads, column=column, moved=moved)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with scores."""
@@ -144,6 +145,7 @@ class Detect(ScoringStage):
         threads: int,
         column: str,
         worst: int = 2,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._gate = Gate(spec.name, config) if config.when is not None else None
         self._column, self._abstain = column, config.abstain
@@ -154,7 +156,7 @@ class Detect(ScoringStage):
         self._worst = worst
         self.needs: tuple[str, ...] = (column, "sha256")
         self._labels = [f"{spec.name}.{label}" for label in dict.fromkeys(spec.labels)]
-        self._scorer = Scorer(spec, config, storage, threads=threads, column=column)
+        self._scorer = Scorer(spec, config, storage, threads=threads, column=column, moved=moved)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with the detector's probabilities among its `signals`."""

@@ -85,9 +85,8 @@ class Threads:
         self._name = name
         self._calls: SimpleQueue[Call[object] | None] = SimpleQueue()
         self._left: list[Call[object]] = []
-        for _ in range(count):
-            self._start()
-        weakref.finalize(self, _dismiss, self._calls, count)
+        self._started = [self._start() for _ in range(count)]
+        self._dismiss = weakref.finalize(self, _dismiss, self._calls, count)
 
     def submit(self, work: Callable[[Call[_Result]], _Result]) -> Call[_Result]:
         """Hand a call to the next free thread; ask for results in the order of submission."""
@@ -98,11 +97,20 @@ class Threads:
     def replace(self, call: Call[_Result]) -> int:
         """Start a thread in place of one that a call has hung. Return how many hang now."""
         self._left = [earlier for earlier in self._left if not earlier.has_ended] + [call]  # type: ignore[list-item]
-        self._start()
+        self._started.append(self._start())
         return len(self._left)
 
-    def _start(self) -> None:
-        threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True).start()
+    def close(self, within_s: float) -> None:
+        """Take no more calls, and wait so long at most for those that were given, unless they are cancelled."""
+        self._dismiss()
+        until = time.monotonic() + within_s
+        for thread in self._started:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=_serve, args=(self._calls,), name=self._name, daemon=True)
+        thread.start()
+        return thread
 
 
 def _serve(calls: SimpleQueue[Call[object] | None]) -> None:

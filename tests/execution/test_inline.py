@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,10 +19,11 @@ from nsfwscan.config import ScanConfig
 from nsfwscan.demo.media import DemoObject
 from nsfwscan.errors import DeadlineReached, StoreError
 from nsfwscan.execution.deadline import NEVER, Deadline
-from nsfwscan.execution.inline import run_inline
+from nsfwscan.execution.inline import _Chains, run_inline
 from nsfwscan.execution.layout import Layout, Needs, Node, inline_layout
 from nsfwscan.execution.pipeline import Job
 from nsfwscan.images.pdq import pdq_of
+from nsfwscan.models.spec import Classifier
 from nsfwscan.reports.progress import Silent
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
@@ -125,6 +126,71 @@ def test_nobody_waits_for_the_rest(demo: Demo, tmp_path: Path) -> None:
         run_scan(ScanConfig.of(given), "night", engine, Silent())
     assert len(taken) == 1
     assert len(_rows(_scan(demo[0], tmp_path, 2))) == len(demo[1])
+
+
+class _When(Deadline):
+    """A deadline that comes when something has happened."""
+
+    happened: ClassVar[threading.Event]
+
+    def check(self) -> None:
+        """Raise DeadlineReached if it has."""
+        if self.happened.is_set():
+            raise DeadlineReached("it has happened")
+
+
+@pytest.fixture
+def deadline(monkeypatch: pytest.MonkeyPatch) -> _When:
+    monkeypatch.setattr(_When, "happened", threading.Event(), raising=False)
+    monkeypatch.setattr("nsfwscan.execution.inline._LOOK_S", 0.01)
+    return _When()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_deadline_waits_for_no_more_than_a_batch(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline: _When, threads: int
+) -> None:
+    """Shards that are being scored when the deadline comes are given up, however many objects they still have."""
+    batches: list[int] = []
+    given_up, give_up = threading.Event(), _Chains.give_up
+
+    def stream(model: Classifier, waiting: Iterable[Any]) -> Iterator[Any]:
+        for pixels in waiting:
+            batches.append(len(pixels))
+            deadline.happened.set()
+            given_up.wait(60)
+            yield model(pixels)
+
+    monkeypatch.setattr(Classifier, "stream", stream)
+    monkeypatch.setattr(_Chains, "give_up", lambda chains: (give_up(chains), given_up.set()))
+    with pytest.raises(DeadlineReached):
+        _scan(demo[0], tmp_path, threads, deadline, engine={"shard_rows": 40}, model={"batch_size": 1})
+    assert len(batches) <= threads
+    assert not _threads()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nobody_waits_for_a_store_that_does_not_answer(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline: _When, threads: int
+) -> None:
+    """Reads that hang when the deadline comes are left behind: they end minutes later, or never."""
+    answers = threading.Event()
+
+    def fetch(*_: Any, **__: Any) -> Any:
+        deadline.happened.set()
+        answers.wait(60)
+        raise StoreError("too late")
+
+    monkeypatch.setattr("nsfwscan.stages.read.fetch", fetch)
+    monkeypatch.setattr("nsfwscan.execution.inline._LEAVE_S", 0.1)
+    try:
+        began = time.monotonic()
+        with pytest.raises(DeadlineReached):
+            _scan(demo[0], tmp_path, threads, deadline)
+        assert time.monotonic() - began < 30
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name in ("shard", "ahead", "read"))
+    finally:
+        answers.set()
 
 
 @pytest.mark.parametrize(
