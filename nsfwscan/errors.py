@@ -61,7 +61,7 @@ class ErrorCode(StrEnum):
     CONNECTION = "connection", Status.FETCH_ERROR, "the store could not be reached, or the connection broke"
     INCOMPLETE = "incomplete", Status.FETCH_ERROR, "fewer bytes came than were announced, or it changed meanwhile"
     CHECKSUM = "checksum", Status.FETCH_ERROR, "the bytes do not match the store's checksum"
-    NOT_A_FILE = "not_a_file", Status.FETCH_ERROR, "a directory, a pipe or a device"
+    NOT_A_FILE = "not_a_file", Status.FETCH_ERROR, "a directory, a pipe, a socket or a device"
     IO_ERROR = "io_error", Status.FETCH_ERROR, "the disk or the mounted file system failed"
     TIMEOUT = "timeout", Status.TIMEOUT, "it took too long"
     READ_TIMEOUT = "read_timeout", Status.TIMEOUT, "reading took longer than `read.timeout_s`"

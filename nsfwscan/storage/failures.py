@@ -183,7 +183,7 @@ def _code_of(error: Exception) -> ErrorCode:
     """Return the code of a failed read that is neither throttled, archived, absent, denied nor timed out."""
     if isinstance(error, NotWhole):
         return ErrorCode.INCOMPLETE
-    if isinstance(error, IsADirectoryError):
+    if isinstance(error, IsADirectoryError) or getattr(error, "errno", None) == errno.ENXIO:  # that is a socket
         return ErrorCode.NOT_A_FILE
     if type(error).__name__ == _CHECKSUM_ERROR:
         return ErrorCode.CHECKSUM

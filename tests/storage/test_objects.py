@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -92,11 +93,12 @@ def test_a_local_file_that_is_gone_is_not_found(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_a_fetch_error_at_once(tmp_path: Path) -> None:
-    """A directory or a named pipe without a writer is a `fetch_error`; the pipe is not waited for."""
+    """A directory, a socket or a named pipe without a writer is a `fetch_error`; the pipe is not waited for."""
     os.mkfifo(tmp_path / "pipe")
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
     assert failure(str(tmp_path / "pipe")).message == "not a regular file"
     assert failure(str(tmp_path)).status == Status.FETCH_ERROR
-    assert failure(str(tmp_path / "pipe")).code == failure(str(tmp_path)).code == ErrorCode.NOT_A_FILE
+    assert {failure(str(tmp_path / name)).code for name in ("pipe", "socket", "")} == {ErrorCode.NOT_A_FILE}
 
 
 def test_a_path_with_nul_is_a_fetch_error() -> None:
