@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, astuple, fields
 from functools import cached_property, partial
@@ -51,7 +51,7 @@ from nsfwscan.execution.layout import (
 from nsfwscan.execution.machine import this_machine
 from nsfwscan.execution.pipeline import CpuChain, Job, ModelChain, Stager, WholeChain, needs_of
 from nsfwscan.execution.pulse import Pulse
-from nsfwscan.execution.ray_session import ray_session, replaced
+from nsfwscan.execution.ray_session import few_actors, ray_session
 from nsfwscan.execution.second_look import SecondLook
 from nsfwscan.runs.plan import Shard
 from nsfwscan.runs.staging import ShardResult
@@ -75,12 +75,12 @@ class _Actor:
 
     def __init__(self, job: Job, layout: Layout, pulse: Any, indexes: Mapping[str, Any]) -> None:
         collect_rarely()
+        search_on(1)
         self._job, self._layout, self._pulse, self._indexes = job, layout, pulse, indexes
         self._worker, self._told_s = f"process {os.getpid()} on {socket.gethostname()}", 0.0
 
     @cached_property
     def _read(self) -> CpuChain:
-        search_on(1)
         readers = self._layout.cpu_actors + self._layout.closer_actors
         return CpuChain(self._job, readers, self._search if self._indexes else None, self._moved)
 
@@ -113,7 +113,6 @@ class _Fused(_Actor):
 
     @cached_property
     def _chain(self) -> WholeChain:
-        search_on(1)
         search, actors = self._search if self._indexes else None, self._layout.cpu_actors
         return WholeChain(self._job, actors=actors, threads=self._layout.threads, search=search, moved=self._moved)
 
@@ -263,7 +262,7 @@ def run_shards(
         blocks: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         watchdog = _Watchdog(pulse, job.config.engine, {shard.name: shard for shard in shards})
         try:
-            with _few_actors(pulse) if alone else nullcontext():
+            with few_actors(pulse) if alone else nullcontext():
                 for block in _watched(blocks, watchdog, deadline):
                     yield from (ShardResult(**row) for row in block.to_pylist())
         except ray.exceptions.RayError as error:
@@ -271,42 +270,6 @@ def run_shards(
         finally:
             for actor in (pulse, *indexes.values(), *closer):
                 ray.kill(actor)
-
-
-@contextmanager
-def _few_actors(pulse: Any) -> Iterator[None]:
-    """Let Ray Data have no actors of its own within the block: one for statistics on a dashboard, one that asks for
-    more machines, one that knows where workers are. On a local Ray nobody asks for the first two, and `pulse` is the
-    third. Each is a process that imports Ray Data while the workers do: 4 s of CPU time in all (Ray 2.60)."""
-    data, none = "ray.data._internal", lambda *_, **__: None
-    silent = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
-    where = {"get_or_create_actor_location_tracker": lambda: pulse}
-    with (
-        replaced(f"{data}.stats:_StatsManager", **dict.fromkeys(silent, none)),
-        replaced(f"{data}.execution.streaming_executor", create_cluster_autoscaler=_SameMachines),
-        replaced(f"{data}.execution.operators.actor_pool_map_operator", **where),
-        replaced(f"{data}.utils.cached_ray_internals", **where),
-    ):
-        yield
-
-
-class _SameMachines:
-    """An autoscaler for Ray Data where there will never be more machines."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        from ray.data._internal.execution.interfaces import ExecutionResources
-
-        self._resources = ExecutionResources.from_resource_dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-    def try_trigger_scaling(self) -> None:
-        """Do nothing."""
-
-    def on_executor_shutdown(self) -> None:
-        """Do nothing."""
-
-    def get_total_resources(self) -> Any:
-        """Return what the cluster has."""
-        return self._resources
 
 
 def _watched(blocks: Iterator[Any], watchdog: _Watchdog, deadline: Deadline) -> Iterator[Any]:

@@ -177,6 +177,43 @@ def _no_agents() -> Iterator[None]:
 
 
 @contextmanager
+def few_actors(pulse: Any) -> Iterator[None]:
+    """Let Ray Data have no actors of its own within the block: one for statistics on a dashboard, one that asks for
+    more machines, one that knows where workers are. On a local Ray nobody asks for the first two, and `pulse` is the
+    third. Each is a process that imports Ray Data while the workers do: 4 s of CPU time in all (Ray 2.60)."""
+    data, none = "ray.data._internal", lambda *_, **__: None
+    silent = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
+    where = {"get_or_create_actor_location_tracker": lambda: pulse}
+    with (
+        replaced(f"{data}.stats:_StatsManager", **dict.fromkeys(silent, none)),
+        replaced(f"{data}.execution.streaming_executor", create_cluster_autoscaler=_SameMachines),
+        replaced(f"{data}.execution.operators.actor_pool_map_operator", **where),
+        replaced(f"{data}.utils.cached_ray_internals", **where),
+    ):
+        yield
+
+
+class _SameMachines:
+    """An autoscaler for Ray Data where there will never be more machines."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        import ray
+        from ray.data._internal.execution.interfaces import ExecutionResources
+
+        self._resources = ExecutionResources.from_resource_dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+    def try_trigger_scaling(self) -> None:
+        """Do nothing."""
+
+    def on_executor_shutdown(self) -> None:
+        """Do nothing."""
+
+    def get_total_resources(self) -> Any:
+        """Return what the cluster has."""
+        return self._resources
+
+
+@contextmanager
 def _keeping_sigterm() -> Iterator[None]:
     """Keep the program's handler of SIGTERM: Ray installs its own ones as it starts, which exit without a word of ours,
     and none as it ends. A program without a handler gets Ray's, which stops Ray's processes."""
