@@ -77,9 +77,10 @@ def test_threads_share_the_index_of_a_large_bank(demo: Demo, tmp_path: Path, mon
 
     monkeypatch.setattr(Bank, "near", noted)
     banks = {"large": {"uri": str(bank), "hash": "pdq"}}
-    one = _rows(_scan(demo[0], tmp_path / "1", 1, banks=banks))
+    photographs = demo[0] / "neutral"
+    one = _rows(_scan(photographs, tmp_path / "1", 1, banks=banks))
     opened.clear()
-    assert one == _rows(_scan(demo[0], tmp_path / "3", 3, banks=banks))
+    assert one == _rows(_scan(photographs, tmp_path / "3", 3, banks=banks))
     assert any(row["match_kind"] for row in one)
     assert opened == ["large"]
 
@@ -87,10 +88,11 @@ def test_threads_share_the_index_of_a_large_bank(demo: Demo, tmp_path: Path, mon
 def test_a_deadline_stops_all_threads(demo: Demo, tmp_path: Path) -> None:
     """No shard is begun after the deadline; what was staged is kept, and the run goes on with the rest."""
     passed = Deadline(datetime.now(UTC) - timedelta(seconds=1))
+    photographs = demo[0] / "neutral"
     with pytest.raises(DeadlineReached):
-        _scan(demo[0], tmp_path, 3, passed)
+        _scan(photographs, tmp_path, 3, passed)
     assert not _threads()
-    assert len(_rows(_scan(demo[0], tmp_path, 3))) == len(demo[1])
+    assert len(_rows(_scan(photographs, tmp_path, 3))) == sum(o.path.startswith("neutral/") for o in demo[1])
 
 
 def test_a_failure_in_one_thread_ends_the_run(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class DecodeChild:
         self._zygote: Zygote | None = None
         self._worker: socket.socket | None = None
         self._ahead: Encoded | None = None
-        self._room = memoryview(bytearray(settings.area_bytes))
+        self._room = np.empty(settings.area_bytes, np.uint8).data  # in memory only where pixels have come
         self._unverifiable = set[bytes]()
         self.sandbox: tuple[str, ...] = ()
         self.workers = 0

@@ -174,6 +174,21 @@ def test_memory_is_really_limited() -> None:
     assert MEMORY / 2 < child.peak_rss_bytes < MEMORY + 2**26
 
 
+def test_no_memory_is_taken_for_views_that_nobody_has() -> None:
+    """A child whose files may have 200 MB of views takes next to nothing of it before one comes: a scan has such a child,
+    for detectors that read pictures, whether there are any or not."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    large = settings(geometries=(Geometry((1600, 1600), Image.Resampling.BILINEAR),), views=26)
+    assert large.area_bytes > 190 * 10**6
+    before = resident_bytes()
+    child = DecodeChild(large)
+    assert resident_bytes() - before < 20 * 10**6
+    child.close()
+
+
 def test_what_a_file_leaves_behind_is_not_the_next_ones_fault(child: DecodeChild) -> None:
     """A picture that dies of what an earlier one did to the decoder gets another decoder, and its pixels."""
     assert child.decode(hostile("poison"))[1] == GREY
