@@ -29,9 +29,9 @@ from training.screenshots.pages import CHATS, OTHERS, UNSEEN, Page, chat, other,
 
 SIGNALS = {"screenshot": ("chat-", "page-"), "screenshot.chat": ("chat-",)}
 """Which families each signal tells from all others."""
-_AT = 0.5
+AT = 0.5
 """Likelihood from which a picture counts as found in the table."""
-_SEED = 20261127
+SEED = 20261127
 _OF_PHOTO, _DRAWN = 8, 90
 """Parts of each photograph, and the same with words; drawings, and scans."""
 
@@ -169,7 +169,7 @@ def pages_in(folder: Path, each: int) -> Iterator[tuple[str, Image.Image]]:
     """Yield the family and the picture of each page in a folder, where they are rendered first if there are none."""
     if not any(folder.glob("*.png")):
         folder.mkdir(parents=True, exist_ok=True)
-        draw = random.Random(_SEED)
+        draw = random.Random(SEED)
         pages = [chat(family, draw) for family in CHATS for _ in range(each)]
         pages += [other(family, draw) for family in OTHERS for _ in range(each)]
         for number, (family, image) in enumerate(rendered(pages)):
@@ -180,7 +180,7 @@ def pages_in(folder: Path, each: int) -> Iterator[tuple[str, Image.Image]]:
 
 def examples(pages: Path, folders: Sequence[Path], each: int) -> list[Example]:
     """Make all pictures, two of each page, and measure them."""
-    draw, found = random.Random(_SEED), list[Example]()
+    draw, found = random.Random(SEED), list[Example]()
     for family, image in pages_in(pages, each):
         found += [Example(family, family in UNSEEN, measures(uploaded(image, draw))) for _ in range(2)]
     for number, photo in enumerate(photographs(folders)):
@@ -220,7 +220,7 @@ def table(found: Sequence[Example], signals: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the model card: what is found of each held-out family, with exact 95 % intervals."""
     held = [one for one in found if one.is_held_out]
     for name, weights in signals.items():
-        said = likelihoods(held, weights) >= _AT
+        said = likelihoods(held, weights) >= AT
         true = np.array([one.family.startswith(SIGNALS[name]) for one in held])
         yield _line(name, "**precision**", said & true, said)
         yield _line(name, "**recall**", said & true, true)
@@ -245,7 +245,7 @@ def main() -> None:
     given = parser.parse_args()
     found = examples(given.pages, given.photos, given.each)
     signals = {name: fitted(found, families) for name, families in SIGNALS.items()}
-    made = {"by": "training/screenshots/fit.py", "seed": _SEED, "examples": len(found)}
+    made = {"by": "training/screenshots/fit.py", "seed": SEED, "examples": len(found)}
     content = {"made": made, "measures": NAMES, "signals": signals}
     given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(found, signals)))  # noqa: T201
