@@ -30,7 +30,7 @@ from nsfwscan.workflows.match import match_store
 from nsfwscan.workflows.scan import ScanResult
 
 PAGE = (Path(nsfwscan.__file__).parent / "policy" / "README.md").read_text(encoding="utf-8")
-EXAMPLE, BY_NAME, BY_VERDICT = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLE, _SEATS, BY_NAME, BY_VERDICT = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 ROWS = re.findall(r"^\| `(\{.*?\})` \| (\w+) \| (\w*) ?\| `([\w-]+)` \|$", PAGE, re.MULTILINE)
 REPORTED = pa.schema([REPORT_SCHEMA.field(name) for name in VISIBLE.names])
 NAMES = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "moon", "page")
