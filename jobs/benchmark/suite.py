@@ -42,6 +42,7 @@ class Suite:
     def run(self, parts: Collection[str]) -> Iterator[list[Figure]]:
         """Run these parts and the parts that they need; yield all figures so far after each."""
         os.environ.pop("RAY_ADDRESS", None)  # measure this machine, not a cluster
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # nor compilation at every start
         wanted = set(parts)
         wanted.update(needed for part in parts for needed in NEEDS.get(part, ()))
         for name, part in PARTS.items():
