@@ -17,7 +17,7 @@ from nsfwscan.cli.main import main
 from nsfwscan.config import ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.texts import alphabet, ocr
-from nsfwscan.texts.alphabet import letters, metadata_of, unread_notes
+from nsfwscan.texts.alphabet import letters, unread_notes
 from nsfwscan.texts.folding import letters_of
 from nsfwscan.texts.patterns import EXAMPLES, PatternList, read_list
 from nsfwscan.workflows.doctor import examine
@@ -77,30 +77,35 @@ def test_syntax_has_no_letters() -> None:
     assert letters_of(r"(?i)\bÄ\p{Cyrillic}\x{430}[[:alpha:]](?P<age>ß)\d{2}") == frozenset("a[]s){2}")
 
 
-def test_metadata_is_what_onnx_reads(tmp_path: Path) -> None:
-    """Before and after weights, empty, and in any script; of a file that is cut off or none, an error says so."""
-    helper = onnx.helper
-    heavy = onnx.numpy_helper.from_array(np.zeros(100_000, np.float32), "heavy")
-    graph = helper.make_graph([helper.make_node("Identity", ["heavy"], ["y"])], "g", [], [], [heavy])
-    model = helper.make_model(graph)
-    helper.set_model_props(model, {"character": "а\nб\n你", "empty": "", "long": "x" * 70_000})
-    data = model.SerializeToString()
-    path = tmp_path / "model.onnx"
-    path.write_bytes(data)
-    assert metadata_of(path) == {one.key: one.value for one in onnx.load(str(path)).metadata_props}
-    for broken in (b"", data[:-1], b"\x80" * 40, b"no model at all"):
-        path.write_bytes(broken)
-        with pytest.raises(ModelError, match=r"model\.onnx is no ONNX file that can be read"):
-            metadata_of(path)
-
-
-def test_letters_that_are_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights without them stop the command: nobody would know what is never found."""
-    path = tmp_path / "model.onnx"
-    path.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])).SerializeToString())
+def weights_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **metadata: str) -> Path:
+    """A model that gives its input, with metadata, in the place of the reader's."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, kind, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    helper.set_model_props(model, metadata)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
     monkeypatch.setattr(ocr, "weights", lambda: (path,))
+    return path
+
+
+def test_letters_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line each, as `plain` leaves them."""
+    weights_of(tmp_path, monkeypatch, character="Ä\nб\n你", other="z")
+    assert letters.__wrapped__() == frozenset("aб你")
+
+
+def test_weights_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as do not name their letters, are cut off, or are no weights stop the command: nobody would know what is
+    never found."""
+    path = weights_of(tmp_path, monkeypatch)
     with pytest.raises(ModelError, match=r"does not name its letters: install the rapidocr of constraints\.txt"):
         letters.__wrapped__()
+    for data in (b"", b"no model at all", path.read_bytes()[:-1]):
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=r"ONNX Runtime cannot open .*model\.onnx: "):
+            letters.__wrapped__()
 
 
 @with_weights
