@@ -31,7 +31,7 @@ screenshots: $(VENV)/.ready browser ## after make demo: the pictures in README, 
 	$(BIN)/python -m tests.screenshots demo/reports deploy/pictures
 
 test: $(VENV)/.ready browser ## the test suite; JOBS=2 for the number of processes
-	@echo "All tests but the long ones, in $(JOBS) processes: about 8 minutes on two cores. They are collected first, in half a minute."
+	@echo "All tests but the long ones, in $(JOBS) processes: 8 to 15 minutes on two cores, by their speed. They are collected first, in half a minute."
 	$(PYTEST) -m "not long and not full"
 
 test-long: $(VENV)/.ready browser ## what takes long, and needs nothing but time
