@@ -27,6 +27,7 @@ from training.config import DataConfig
 from training.fit.config import TrainConfig
 
 fit = later("training.fit.fit")
+stats = later("scipy.stats")
 
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ class Outcome:
 
     @property
     def closes(self) -> bool:
-        """Whether no more is missed than the bound allows, and fewer opens are expected than before."""
-        within = self.after.missed <= self.bound * self.removable
-        return within and self.opens(self.after) < self.opens(self.before)
+        """Whether fewer opens are expected than before, and the held-out pictures, which are a sample, do not contradict
+        the bound: if so large a share of all were missed, so many of them would be, or more, in one sample of twenty."""
+        as_many = stats.binom.sf(self.after.missed - 1, self.removable, self.bound)
+        return bool(as_many >= 1 - CONFIDENCE) and self.opens(self.after) < self.opens(self.before)
 
     def opens(self, side: Side) -> float:
         """Return the expected opens of a thousand pictures."""
