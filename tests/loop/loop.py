@@ -1,9 +1,9 @@
 """Run the whole loop by its commands, on generated pictures, with a real checkpoint and a real browser.
 
 Scan; draw, and decide in the browser by keyboard; take the verdicts in; fine-tune on them; evaluate against the old
-checkpoint; scan again, calibrate, choose a threshold, replay, commit. Then what the policy misses and sends to people
-is counted on pictures that nothing of this has seen. Patterns stand in for what nobody should have to see: stripes and
-rings are to be removed, chessboards may stay. A command that fails is a `LoopError`.
+checkpoint; scan new uploads, audit them, calibrate, choose a threshold, replay, commit. Then what the policy misses and
+sends to people is counted on pictures that nothing of this has seen. Patterns stand in for what nobody should have to
+see: stripes and rings are to be removed, chessboards may stay. A command that fails is a `LoopError`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from training.config import DataConfig
 from training.fit.config import TrainConfig
 
 fit = later("training.fit.fit")
-stats = later("scipy.stats")
 
 
 if TYPE_CHECKING:
@@ -37,8 +36,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 LABELS = ("neutral", "porn", "sexy")
-FIRST, MEDIA, HELD_OUT = 12, 50, 50
-"""Pictures of each pattern: that the first checkpoint learns from, in the media store, and that only the end sees."""
+FIRST, MEDIA, HELD_OUT = 12, 50, 150
+"""Pictures of each pattern: that the first checkpoint learns from, in the media store and again in the new uploads, and
+that only the end sees."""
 MISS, CONFIDENCE = 0.1, 0.95
 OPENED_EACH = 15
 """A reviewer opens the original of every fifteenth item."""
@@ -88,10 +88,9 @@ class Outcome:
 
     @property
     def closes(self) -> bool:
-        """Whether fewer opens are expected than before, and the held-out pictures, which are a sample, do not contradict
-        the bound: if so large a share of all were missed, so many of them would be, or more, in one sample of twenty."""
-        as_many = stats.binom.sf(self.after.missed - 1, self.removable, self.bound)
-        return bool(as_many >= 1 - CONFIDENCE) and self.opens(self.after) < self.opens(self.before)
+        """Whether no more is missed than the bound allows, and fewer opens are expected than before."""
+        within = self.after.missed <= self.bound * self.removable
+        return within and self.opens(self.after) < self.opens(self.before)
 
     def opens(self, side: Side) -> float:
         """Return the expected opens of a thousand pictures."""
@@ -118,16 +117,17 @@ class Loop:
         self._fit("first", self.folder / "blank", str(self.folder / "labelled"))
         self.say("2. scan")
         self._scan("media", "first", self.policy, run_id="night-1")
-        self.say("3. draw what to label next, and an audit; decide both in a browser")
+        self.say("3. draw what to label next; decide it in a browser")
         self._decided("label", "label", str(self.reports), "--n", "60")
-        self._decided("audit", "audit", "draw", str(self.reports), "--n", str(3 * MEDIA))
         self.say("4. fine-tune on what people said, and evaluate")
         labels = self.folder / "verdicts.jsonl"
         self._command("verdicts", "export", self.reports, "--format", "labels", "--out", labels)
         self._fit("second", self.folder / "first", str(self.folder / "labelled"), str(labels))
         self._evaluate()
-        self.say("5. scan again; calibrate, choose a threshold, replay, commit")
-        self._scan("media", "second", self.policy, run_id="night-2")
+        self.say("5. scan new uploads, and audit them: a bound holds for what the checkpoint has not learned from")
+        self._scan("uploads", "second", self.policy, run_id="night-2")
+        self._decided("audit", "audit", "draw", str(self.reports), "--n", str(3 * MEDIA))
+        self.say("6. calibrate, choose a threshold, replay, commit")
         self.say(self._command("calibrate", self.reports))
         solved = self.folder / "solved.yaml"
         asked = ("--miss", MISS, "--confidence", CONFIDENCE, "--threshold", "review", "--out", solved, "--json")
@@ -135,7 +135,7 @@ class Loop:
         self.say(f"   ${found['threshold']} = {found['value']}: misses at most {found['bound']:.1%}")
         self._command("policy", "replay", self.reports, "--policy", solved, "--commit", "--run-id", "night-2-solved")
         self._command("verify", self.reports)
-        self.say("6. the same on pictures that nothing has seen")
+        self.say("7. the same on pictures that nothing has seen")
         before, after = self._side("first", self.policy), self._side("second", solved)
         rate = found["opens"] / found["views"] if found["views"] else 0.0
         return Outcome(found["bound"], 2 * HELD_OUT, 3 * HELD_OUT, rate, before, after)
@@ -143,13 +143,19 @@ class Loop:
     def _pictures(self) -> None:
         write_folders(self.folder / "labelled", FIRST, seed=1, labels=LABELS)
         write_folders(self.folder / "held-out", HELD_OUT, seed=2, labels=LABELS)
-        write_folders(self.folder / "made", MEDIA, seed=3, labels=LABELS)
-        (self.folder / "media").mkdir()
-        for number, picture in enumerate(sorted((self.folder / "made").rglob("*.png"), key=lambda path: path.name)):
-            self.truth[f"{number:04}.png"] = picture.parent.name
-            picture.rename(self.folder / "media" / f"{number:04}.png")
+        self._unlabelled("media", seed=3)
+        self._unlabelled("uploads", seed=4)
         small_resnet(self.folder / "blank")
         self.policy.write_text(POLICY, encoding="utf-8")
+
+    def _unlabelled(self, name: str, *, seed: int) -> None:
+        """Make a media store whose names tell nothing, and keep the truth of it."""
+        made = self.folder / f"{name}-made"
+        write_folders(made, MEDIA, seed=seed, labels=LABELS)
+        (self.folder / name).mkdir()
+        for number, picture in enumerate(sorted(made.rglob("*.png"), key=lambda path: path.name)):
+            self.truth[f"{name}-{number:04}.png"] = picture.parent.name
+            picture.rename(self.folder / name / f"{name}-{number:04}.png")
 
     def _command(self, *arguments: object, program: Any = nsfwscan) -> str:
         """Run a command in this process, and return its standard output."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.mark.long
 @pytest.mark.browser
 def test_the_loop_closes(browser: BrowserContext, tmp_path: Path) -> None:
-    """Pictures that nothing of it has seen do not contradict the bound on what is missed that `policy solve` stated, and
+    """On pictures that nothing of it has seen, the share that is missed is within the bound that `policy solve` stated, and
     fewer originals are expected to be opened than by the first checkpoint and policy."""
 
     def in_process(job: TrainJob, _: Callable[[str], None]) -> None:  # as the other trainings of the suite, without Ray
