@@ -217,20 +217,16 @@ def test_it_ends_with_its_object() -> None:
 
 
 def test_it_starts_while_others_work() -> None:
-    """Starting does not wait for the imports: seen at least once in five times, however busy the machine is."""
-
-    def share() -> float:
-        started = time.monotonic()
-        zygote = Zygote(settings())
-        took = time.monotonic() - started
-        zygote.fork()[0].close()
-        return took / (time.monotonic() - started)
-
-    assert any(share() < 1 / 2 for _ in range(5))
+    """Starting does not wait for the imports."""
+    started = time.monotonic()
+    zygote = Zygote(settings())
+    took = time.monotonic() - started
+    zygote.fork()[0].close()
+    assert took < (time.monotonic() - started) / 2
 
 
 def test_another_worker_comes_quickly() -> None:
-    """A replacement is forked, not started: the quickest takes a small part of the time."""
+    """A replacement is forked, not started: that takes a small part of the time."""
     started = time.monotonic()
     zygote = Zygote(settings())
     zygote.fork()[0].close()
@@ -241,7 +237,7 @@ def test_another_worker_comes_quickly() -> None:
         started = time.monotonic()
         zygote.fork()[0].close()
         times.append(time.monotonic() - started)
-    assert min(times) < first / 5, (times, first)
+    assert sorted(times)[4] < first / 5, (times, first)
 
 
 def test_it_says_what_became_of_a_worker() -> None:
