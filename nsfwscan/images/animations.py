@@ -18,7 +18,6 @@ from PIL import Image
 from nsfwscan.images.formats.heif import TrackFile, open_heif, track_frames
 from nsfwscan.images.formats.registry import plugin_of, register_formats
 from nsfwscan.images.formats.svg import SvgFile
-from nsfwscan.images.srgb import to_srgb
 
 _ANIMATED = ("PNG", "WEBP", "AVIF")
 """Formats whose frames have times that Pillow tells."""
@@ -55,7 +54,11 @@ def frames_of(data: bytes, name: str, enclosed: Iterable[tuple[bytes, str]] = ()
         enclosed: encoded pictures with their formats, whose frames are pages.
     """
     at_s = 0.0
-    walked = _FRAMES[name](data) if name in _FRAMES else _pillow_frames(data, name)
+    if name == "SVG":  # the pictures within it: the drawing may cover them, or show them small
+        drawing = SvgFile(io.BytesIO(data), "")
+        walked, enclosed = _svg_frames(drawing), chain(drawing.pictures(), enclosed)
+    else:
+        walked = _FRAMES[name](data) if name in _FRAMES else _pillow_frames(data, name)
     index = -1
     for index, (image, shown_s) in enumerate(_until_damage(walked)):
         if shown_s is None:
@@ -109,14 +112,9 @@ def _heif_frames(data: bytes) -> _Walked:
     yield from track_frames(data)
 
 
-def _svg_frames(data: bytes) -> _Walked:
-    """Yield the drawing, then each picture within it, all its frames: the drawing may cover it, or show it small."""
-    drawing = SvgFile(io.BytesIO(data), "")
+def _svg_frames(drawing: SvgFile) -> _Walked:
     drawing.load()
     yield drawing, None
-    for picture, name in drawing.pictures():
-        for frame in frames_of(picture, name):  # one that is damaged says nothing of the next
-            yield to_srgb(frame.image), None
 
 
 def _gif_frames(data: bytes) -> _Walked:
@@ -135,7 +133,7 @@ def _gif_frames(data: bytes) -> _Walked:
             canvas.paste((0, 0, 0, 0), (found.left, found.top, found.left + image.width, found.top + image.height))
 
 
-_FRAMES = {"GIF": _gif_frames, "HEIF": _heif_frames, "SVG": _svg_frames}
+_FRAMES = {"GIF": _gif_frames, "HEIF": _heif_frames}
 
 
 @dataclass(frozen=True)

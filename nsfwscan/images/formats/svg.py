@@ -13,6 +13,7 @@ import base64
 import binascii
 import io
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,9 +23,11 @@ from urllib.parse import unquote_to_bytes
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from nsfwscan.errors import ErrorCode, RowError
+from nsfwscan.images.formats import bmp, ico
+from nsfwscan.images.orientation import upright
 
 EDGE = 1024
 """Pixels of the longest edge of a drawing."""
@@ -33,8 +36,12 @@ _MOST_BYTES = 64 * 2**20
 _MOST_ELEMENTS, _DEEPEST = 100_000, 200
 _MOST_PIXELS = 2**27
 """Of all pictures within a file; resvg has no limit of its own."""
-_INSIDE = ("PNG", "JPEG", "GIF", "WEBP")
-"""Formats of pictures that browsers, and resvg, show within an SVG."""
+_INSIDE = ("PNG", "JPEG", "GIF", "WEBP", "AVIF")
+"""Formats of pictures that browsers show within an SVG, beside BMP and ICO."""
+_DRAWN = ("PNG", "JPEG", "GIF", "WEBP")
+"""Those of them that resvg draws."""
+_CSS_DPI = 96
+"""Pixels of an inch in a browser (CSS Values and Units, 6.2), so that a size in millimetres has some."""
 _SVG = "http://www.w3.org/2000/svg"
 _GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 2**16
@@ -73,8 +80,8 @@ class SvgFile(ImageFile.ImageFile):
         if self._im is None:
             import resvg_py  # takes a millisecond, of the few processes that meet an SVG
 
-            size: dict[str, Any] = {"width": EDGE, "height": EDGE}  # its shape stays as it is
-            png = resvg_py.svg_to_bytes(self._text, background="white", skip_system_fonts=True, **size)
+            how: dict[str, Any] = {"width": EDGE, "height": EDGE, "dpi": _CSS_DPI}  # its shape stays as it is
+            png = resvg_py.svg_to_bytes(self._text, background="white", skip_system_fonts=True, **how)
             drawn = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB")
             self._size, self.im = drawn.size, drawn.im
         return Image.Image.load(self)
@@ -133,6 +140,7 @@ class _Document:
 
     Attributes:
         pictures: encoded, each once, in their order, with their formats.
+        drawn: the URIs that draw them.
         pixels: of the pictures together.
         left: number of pictures that are too large.
         read: number of elements so far.
@@ -141,6 +149,7 @@ class _Document:
     """
 
     pictures: dict[bytes, str] = field(default_factory=dict)
+    drawn: dict[bytes, str | None] = field(default_factory=dict)
     pixels: int = 0
     left: int = 0
     read: int = 0
@@ -151,20 +160,46 @@ class _Document:
         """Raise RowError where it has too many elements, or too deep ones, with those that references repeat."""
         _measured("", self, {}, 0)
 
-    def add(self, picture: bytes) -> bool:
-        """Keep a picture; return False where it is none, or too large."""
-        if picture not in self.pictures:
-            try:
-                image = Image.open(io.BytesIO(picture), formats=_INSIDE)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-                return False
-            width, height = image.size
-            if self.pixels + width * height > _MOST_PIXELS:
-                self.left += 1
-                return False
-            self.pixels += width * height
-            self.pictures[picture] = str(image.format)
-        return True
+    def add(self, picture: bytes) -> str | None:
+        """Keep a picture; return the URI that draws it, None where it is none, or too large."""
+        if picture in self.drawn:
+            return self.drawn[picture]
+        try:
+            image = _opened(picture)
+        except (OSError, SyntaxError, ValueError, struct.error, RowError, Image.DecompressionBombError):
+            return None
+        width, height = image.size
+        if self.pixels + width * height > _MOST_PIXELS:
+            self.left += 1
+            return None
+        self.pixels += width * height
+        self.pictures[picture], self.drawn[picture] = str(image.format), _drawn(image, picture)
+        return self.drawn[picture]
+
+
+def _opened(picture: bytes) -> Image.Image:
+    for accepts, decoder in ((bmp.accepts, bmp.BmpFile), (ico.accepts, ico.IcoFile)):
+        if accepts(picture[:16]):
+            return decoder(io.BytesIO(picture), "")
+    return Image.open(io.BytesIO(picture), formats=_INSIDE)
+
+
+def _drawn(image: Image.Image, picture: bytes) -> str | None:
+    """Return a URI of a picture that resvg draws: upright, and of a format that it knows. None where it is damaged; it
+    is looked at by itself all the same."""
+    kind = str(image.format)
+    try:
+        exif = image.getexif()
+        if kind not in _DRAWN or exif.get(ExifTags.Base.Orientation, 1) != 1:
+            shown, encoded = upright(image.convert("RGBA"), exif), io.BytesIO()
+            shown.thumbnail((EDGE, EDGE))
+            shown.save(encoded, "PNG", compress_level=1)
+            picture, kind = encoded.getvalue(), "PNG"
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # Pillow's plugins raise nearly anything on a malformed file
+        return None
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(picture).decode()}"
 
 
 def _measured(part: str, document: _Document, known: dict[str, tuple[int, int]], above: int) -> tuple[int, int]:
@@ -277,11 +312,13 @@ class _Cleaner:
         head, _, body = uri[5:].partition(",")
         try:
             data = unquote_to_bytes(body)
-            data = base64.b64decode(data) if head.rstrip().lower().endswith("base64") else data
+            data = (
+                base64.b64decode(data + b"==") if head.rstrip().lower().endswith("base64") else data
+            )  # it may lack "="
         except (binascii.Error, ValueError):
             return None
         if not claims(data):
-            return uri if self._document.add(data) else None
+            return self._document.add(data)
         if self._within >= _MOST_WITHIN:
             return None
         try:

@@ -94,6 +94,48 @@ def test_a_picture_within_is_looked_at_by_itself(inside: str) -> None:
     assert colours[1] == RED and min(colours[0]) > 245
 
 
+@pytest.mark.parametrize("fmt", ["AVIF", "BMP", "ICO", "WEBP", "TIFF"])
+def test_a_picture_within_is_of_any_format_that_browsers_show(fmt: str) -> None:
+    """A picture that resvg cannot draw, or calls by another type, is drawn and looked at; TIFF is not, as in browsers."""
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), RED).save(out, fmt)
+    picture = (
+        f'<image href="{embedded(out.getvalue(), "image/jpeg")}" width="100" height="10" preserveAspectRatio="none"/>'
+    )
+    facts, colours = views_of(svg(picture))
+    if fmt == "TIFF":
+        assert (facts["frames"], facts["views"], colours) == (1, 1, [(255, 255, 255)])
+        return
+    assert (facts["frames"], facts["media"]) == (2, "image")
+    assert np.abs(np.subtract(colours, RED)).max() <= 6
+
+
+def test_a_picture_within_is_found_without_its_padding_and_upright() -> None:
+    """Browsers read base64 that lacks its last signs, and turn a photograph as its EXIF says."""
+    photo, out, turned = Image.new("RGB", (80, 40), BLUE), io.BytesIO(), Image.Exif()
+    photo.paste(RED, (0, 0, 80, 20))
+    turned[0x0112] = 6
+    photo.save(out, "JPEG", exif=turned, quality=95, comment=b"12")
+    uri = embedded(out.getvalue(), "image/jpeg")
+    assert uri.endswith("=")
+    drawing = svg(f'<image href="{uri.rstrip("=")}" width="100" height="10" preserveAspectRatio="none"/>')
+    facts, _, pixels = to_views(drawing.encode(), GEOMETRY, limits=ViewLimits(8, 300_000_000, 60.0), max_pixels=10**8)
+    views = np.frombuffer(pixels, np.uint8).reshape(-1, 24, 24, 3).astype(int)
+    assert (facts["frames"], len(views)) == (2, 2)
+    assert np.abs(views[:, 6:18, 4:8] - BLUE).max() <= 6 and np.abs(views[:, 6:18, 16:20] - RED).max() <= 6
+
+
+@pytest.mark.parametrize("unit", ["", "px", "mm", "cm", "in", "pt", "pc", "em", "%"])
+def test_a_drawing_may_have_a_size_in_any_unit(unit: str) -> None:
+    """Inkscape writes millimetres."""
+    drawn = svg('<rect width="100" height="10" fill="red"/>').replace(
+        "<svg", f'<svg width="50{unit}" height="5{unit}"', 1
+    )
+    facts, colours = views_of(drawn)
+    assert facts["width"] == 1024 and 98 <= facts["height"] <= 107  # resvg rounds the size to whole pixels first
+    assert np.abs(np.subtract(colours, RED)).max() <= 3
+
+
 def test_a_picture_within_may_move() -> None:
     """Browsers show all frames of a GIF within a drawing, resvg the first: each is a view."""
     colours = [(0, 0, 250), (250, 0, 0), (0, 250, 0)]
