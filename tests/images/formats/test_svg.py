@@ -125,14 +125,14 @@ def test_a_picture_within_is_found_without_its_padding_and_upright() -> None:
     assert np.abs(views[:, 6:18, 4:8] - BLUE).max() <= 6 and np.abs(views[:, 6:18, 16:20] - RED).max() <= 6
 
 
-@pytest.mark.parametrize("unit", ["", "px", "mm", "cm", "in", "pt", "pc", "em", "%"])
+@pytest.mark.parametrize("unit", ["", "px", "mm", "cm", "in", "pt", "pc", "em"])
 def test_a_drawing_may_have_a_size_in_any_unit(unit: str) -> None:
     """Inkscape writes millimetres."""
     drawn = svg('<rect width="100" height="10" fill="red"/>').replace(
-        "<svg", f'<svg width="50{unit}" height="5{unit}"', 1
+        "<svg", f'<svg width="300{unit}" height="30{unit}"', 1
     )
     facts, colours = views_of(drawn)
-    assert facts["width"] == 1024 and 98 <= facts["height"] <= 107  # resvg rounds the size to whole pixels first
+    assert facts["width"] == 1024 and facts["height"] in (102, 103)
     assert np.abs(np.subtract(colours, RED)).max() <= 3
 
 
