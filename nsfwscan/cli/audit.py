@@ -15,6 +15,7 @@ from nsfwscan.cli.draws import draw_options, write_draw
 from nsfwscan.cli.help import group
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
+from nsfwscan.models.learned import in_words as learned_in_words
 from nsfwscan.review.audit_sample import draw_sample
 from nsfwscan.review.audits import Audited, estimate_audit
 from nsfwscan.review.context import read_context
@@ -101,7 +102,8 @@ def _described(found: Audited) -> str:
             ("recall in views", estimate_line(found.by_views.recall, "{:.2%}")),
             ("false pos. in views", estimate_line(found.by_views.false_positive_rate, "{:.4%}")),
         ]
-    return "\n".join([head, *(f"  {name:<22}{text}" for name, text in rows), f"  {plain}"])
+    learned = (f"  {line}" for line in learned_in_words(found.learned, found.unknown))
+    return "\n".join([head, *(f"  {name:<22}{text}" for name, text in rows), f"  {plain}", *learned])
 
 
 def estimate_line(one: Estimate, form: str) -> str:

@@ -14,6 +14,7 @@ from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError
 from nsfwscan.models.calibration import Method
+from nsfwscan.models.learned import in_words as learned_in_words
 from nsfwscan.models.reliability import Interval
 from nsfwscan.reports.calibration import render_calibration
 from nsfwscan.runs.calibrations import FOLDER, HISTORY, Calibration
@@ -109,6 +110,7 @@ def _described(made: Calibration) -> Iterator[str]:
         )
     if origin.undecided:
         yield f"{plural(origin.undecided, 'drawn object')} are not decided yet: others of their strata stand for them"
+    yield from learned_in_words(origin.learned, origin.unknown)
     for draw, why in origin.passed_over.items():
         yield f"draw {draw} does not count yet: {why}"
 

@@ -16,6 +16,7 @@ from nsfwscan.cli.help import command
 from nsfwscan.cli.json_text import print_json
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ConfigError
+from nsfwscan.models.learned import in_words as learned_in_words
 from nsfwscan.policy.rules import Policy, load_policy, parse_policy
 from nsfwscan.runs.run import Run, find_run
 from nsfwscan.storage.output import Output
@@ -70,9 +71,10 @@ def solve(
     """Write a policy that misses few of what people would remove, and asks as little of people as it can.
 
     RUN (STORE/runs/ID, or a STORE's newest) has the scores. What is missed is known from draws alone: objects that
-    `nsfwscan audit draw` or `label` drew with a known probability, and that people decided. The bound holds with the
-    confidence that is asked for. With a budget of opens or hours, the threshold is the lowest that fits, and the
-    command says what may then be missed. Exit with 1 if too few are known, and say how many are needed.
+    `nsfwscan audit draw` or `label` drew with a known probability, and that people decided; those that a model of the
+    run learned from are left out. The bound holds with the confidence that is asked for. With a budget of opens or
+    hours, the threshold is the lowest that fits, and the command says what may then be missed. Exit with 1 if too few
+    are known, and say how many are needed.
     """
     with exit_codes(Console(stderr=True), verbose=False, as_json=as_json):
         storage = StorageConfig.of(given_options(options))
@@ -102,6 +104,7 @@ def _described(found: Solved, run: Run, miss: float, confidence: float) -> Itera
         f"misses at most {solution.bound:.1%} of what people would remove, with a confidence of {confidence:.0%}: "
         f"{solution.missed:,} of {plural(found.positives, 'removed object')} among {found.drawn:,} drawn"
     )
+    yield from learned_in_words(found.learned, found.unknown)
     yield (
         f"people see {found.views:,} of the {plural(found.looked_at, 'object')} that run {run.run_id} looked at "
         f"({found.views_before:,} by the policy as it was)"
@@ -133,6 +136,8 @@ def _json(found: Solved, run: Run, miss: float, confidence: float, target: str) 
         "missed": solution.missed,
         "positives": found.positives,
         "drawn": found.drawn,
+        "learned": found.learned,
+        "unknown": found.unknown,
         "looked_at": found.looked_at,
         "views": found.views,
         "views_before": found.views_before,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nsfwscan.models.learned import in_words as learned_in_words
 from nsfwscan.models.reliability import Reliability
 from nsfwscan.reports.charts import Chart, Mark, marked, points
 from nsfwscan.reports.html import page_environment
@@ -21,7 +22,9 @@ def render_calibration(store: str, made: Calibration) -> str:
         store: the store's URI.
     """
     template = page_environment().get_template("calibration.html")
-    return template.render(store=store, made=made, chart=_diagram(made), sides=[made.before, made.after])
+    learned = list(learned_in_words(made.origin.learned, made.origin.unknown))
+    sides = [made.before, made.after]
+    return template.render(store=store, made=made, chart=_diagram(made), sides=sides, learned=learned)
 
 
 def _diagram(made: Calibration) -> Chart:

@@ -1,7 +1,8 @@
 """Write a drawn sample as items for reviewers, and estimate from what people said of it.
 
 A content's standing verdict counts, whoever gave it and why: that an object is in the sample was decided by chance
-alone. Escalated and disputed contents are not decided. A draw or a verdict that was changed is a `BrokenRecord`.
+alone. Escalated and disputed contents are not decided. What a model of the run learned from does not count: others of
+its stratum stand for it. A draw or a verdict that was changed is a `BrokenRecord`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nsfwscan.errors import ConfigError
+from nsfwscan.models.learned import learned_by
 from nsfwscan.reports.export import json_line
 from nsfwscan.review.audit_sample import Draw, forgotten_among, items_of, views_of
 from nsfwscan.review.estimates import Estimates, Stratum, ViewEstimates, estimate, estimate_views
@@ -24,6 +26,7 @@ from nsfwscan.runs.run import Run
 from nsfwscan.schema import StandingVerdict
 from nsfwscan.storage.output import Output
 from nsfwscan.storage.store import Store
+from nsfwscan.text import plural
 from nsfwscan.verdicts.standing import is_decided, standing
 from nsfwscan.verdicts.verdict import Kind
 
@@ -36,6 +39,10 @@ class Audited:
     decided: int
     undecided: int
     estimates: Estimates
+    learned: int
+    """Decided contents that are left out, since a model of the run learned from them."""
+    unknown: tuple[str, ...]
+    """Models of which nothing says what they learned from."""
     by_views: ViewEstimates | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -43,8 +50,9 @@ class Audited:
         names = ("audit_id", "run_id", "seed", "objects", "illegal", "unread")
         about = {name: getattr(self.draw, name) for name in names}
         counts = {"drawn": self.draw.rows.num_rows, "decided": self.decided, "undecided": self.undecided}
+        learned = {"learned": self.learned, "unknown": self.unknown}
         by_views = None if self.by_views is None else asdict(self.by_views)
-        return {**about, **counts, **asdict(self.estimates), "by_views": by_views}
+        return {**about, **counts, **learned, **asdict(self.estimates), "by_views": by_views}
 
 
 def write_items(run: Run, draw: Draw, out: Output) -> int:
@@ -91,13 +99,22 @@ def estimate_audit(
             f"{undecided:,} of {rows.num_rows:,} drawn objects are not decided yet; --so-far estimates without them, "
             "as if they were like the others of their strata"
         )
-    strata = _strata(draw, decided)
+    learned = learned_by(_models_of(store, draw), store.storage)
+    decided, contents = learned.without(decided)
+    strata = _strata(draw, decided, learned=contents)
     by_views = None
     if context is not None:
         of_strata, of_drawn = views_of(Run(store, draw.run_id), draw, context)
         strata = {name: _viewed(one, name, of_strata, of_drawn, decided) for name, one in strata.items()}
         by_views = estimate_views(list(strata.values()))
-    return Audited(draw, decided.num_rows, undecided, estimate(list(strata.values())), by_views)
+    estimates = estimate(list(strata.values()))
+    return Audited(draw, decided.num_rows, undecided, estimates, contents, learned.unknown, by_views)
+
+
+def _models_of(store: Store, draw: Draw) -> list[str]:
+    """Return the models of the run that was drawn from; none where its record is gone."""
+    run = Run(store, draw.run_id)
+    return run.record().models if run.is_committed() or run.pruned() else []
 
 
 def _viewed(
@@ -109,11 +126,14 @@ def _viewed(
     return replace(one, all_views=of_strata.get(name, 0.0), views=views)
 
 
-def _strata(draw: Draw, decided: pa.Table) -> dict[str, Stratum]:
+def _strata(draw: Draw, decided: pa.Table, *, learned: int) -> dict[str, Stratum]:
     looked_at = Counter(decided["stratum"].to_pylist())
     removed = decided.filter(pc.equal(decided["verdict"], str(StandingVerdict.REMOVE)))
     harmful = Counter(removed["stratum"].to_pylist())
     sizes = {row["stratum"]: row for row in draw.rows.select(["stratum", "size", "flagged"]).to_pylist()}
     if blank := sorted(sizes.keys() - looked_at.keys()):
-        raise ConfigError(f"of the stratum {blank[0]!r} no object is decided yet: nothing can be estimated without it")
+        but = f", but for what a model learned from ({plural(learned, 'content')})" if learned else ""
+        raise ConfigError(
+            f"of the stratum {blank[0]!r} no object is decided yet{but}: nothing can be estimated without it"
+        )
     return {name: Stratum(row["size"], looked_at[name], harmful[name], row["flagged"]) for name, row in sizes.items()}

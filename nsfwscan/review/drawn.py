@@ -1,7 +1,8 @@
 """Find the objects that were drawn with a known probability, what people said of them, and how many each stands for.
 
-What queues showed, and nobody drew, is left out: it says nothing of what they did not show. A drawn object that nobody
-decided is taken to be like the others of its stratum. A draw or a verdict that was changed is a `BrokenRecord`.
+What queues showed, and nobody drew, is left out: it says nothing of what they did not show. So is what a model of the
+run learned from: it says nothing of other objects. A drawn object that nobody decided is taken to be like the others of
+its stratum. A draw or a verdict that was changed is a `BrokenRecord`.
 
 One rule for several draws, whatever is estimated:
 
@@ -17,13 +18,15 @@ One rule for several draws, whatever is estimated:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nsfwscan.models.learned import Learned
+from nsfwscan.models.learned import in_words as learned_in_words
 from nsfwscan.review.audit_sample import FOLDER, Draw, forgotten_among
 from nsfwscan.schema import StandingVerdict
 from nsfwscan.storage.store import Store
@@ -56,14 +59,24 @@ class Drawn:
         rows: `DRAWN_SCHEMA`; an object of two samples is there twice.
         undecided: objects that nobody decided.
         passed_over: draws that say nothing yet, each with the reason.
+        learned: contents that are not in `rows`, since a model learned from them.
+        unknown: models of which nothing says what they learned from.
     """
 
     rows: pa.Table
     undecided: int
     passed_over: dict[str, str]
+    learned: int = 0
+    unknown: tuple[str, ...] = ()
 
-    def what_waits(self) -> Iterator[str]:
-        """Yield in words what would count, if people decided it."""
+    def without(self, learned: Learned) -> Drawn:
+        """Return those that no model learned from."""
+        rows, contents = learned.without(self.rows)
+        return replace(self, rows=rows, learned=contents, unknown=learned.unknown)
+
+    def what_does_not_count(self) -> Iterator[str]:
+        """Yield in words what does not count, and what may not."""
+        yield from learned_in_words(self.learned, self.unknown)
         if self.undecided:
             yield f"{plural(self.undecided, 'drawn object')} are not decided yet"
         for draw, why in self.passed_over.items():

@@ -44,6 +44,8 @@ class Origin(Frozen):
         objects, removed: looked at, and removed of these.
         undecided: objects that were drawn and that nobody decided: others of their strata stand for them.
         passed_over: draws that say nothing, each with the reason.
+        learned: contents that were left out, since the model learned from them.
+        unknown: the model, where nothing says what it learned from.
     """
 
     run_id: RunId
@@ -52,6 +54,8 @@ class Origin(Frozen):
     removed: int
     undecided: int = 0
     passed_over: dict[str, str] = Field(default_factory=dict)
+    learned: int = 0
+    unknown: tuple[str, ...] = ()
 
 
 class Calibration(Numbered):

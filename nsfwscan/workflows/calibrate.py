@@ -7,7 +7,7 @@ store, and the next scan or replay fills `calibrated_score` by it. A store or a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ import nsfwscan
 from nsfwscan.errors import NsfwscanError
 from nsfwscan.models.calibration import Floats, Method
 from nsfwscan.models.calibration_fit import Sample, choose, fit, folds_of, methods_for
+from nsfwscan.models.learned import learned_by
 from nsfwscan.models.reliability import improvement, measure
 from nsfwscan.review.drawn import DRAWN_SCHEMA, Drawn, drawn_objects, weights_of
 from nsfwscan.runs.calibrations import HISTORY, Calibration, Origin
@@ -41,7 +42,7 @@ class _Looked:
     """Drawn objects with their scores, and what else there is.
 
     Attributes:
-        rows: `_SCHEMA`, sorted by SHA-256.
+        rows: `_SCHEMA`, sorted by SHA-256; none of what the model learned from.
         unscored: drawn objects that the run has no score of.
         truths: objects whose truth is known, and not used, since nobody knows why it is known of them.
     """
@@ -130,7 +131,10 @@ def _looked_at(run: Run, record: RunRecord, truth_probability: float | None) -> 
         drawn_too = there.cast(_SCHEMA).slice(length=0 if whole else None)
         there = pa.concat_tables([drawn_too, _as_draw(truth, truth_probability or 1.0)])
     unscored = found.num_rows - found["score"].drop_null().length()
-    return _Looked(there.cast(_SCHEMA).sort_by("sha256"), drawn, unscored, 0 if counts else truth.num_rows)
+    learned = learned_by([record.model.uri], run.store.storage)
+    rows, contents = learned.without(there.cast(_SCHEMA).sort_by("sha256"))
+    drawn = replace(drawn, learned=contents, unknown=learned.unknown)
+    return _Looked(rows, drawn, unscored, 0 if counts else truth.num_rows)
 
 
 def _scored(rows: pa.Table, removed: pa.ChunkedArray | None = None) -> pa.Table:
@@ -174,7 +178,7 @@ def _check_enough(run: Run, looked: _Looked) -> None:
         "what people say of them counts once it is imported (`nsfwscan verdicts import`); what queues showed does not "
         "count"
     ]
-    said += looked.drawn.what_waits()
+    said += looked.drawn.what_does_not_count()
     if looked.truths:
         said.append(
             f"the truth of {plural(looked.truths, 'object')} does not count, since only some have one: if they were "
@@ -194,4 +198,6 @@ def _origin(run: Run, looked: _Looked) -> Origin:
         removed=pc.sum(rows["removed"]).as_py(),
         undecided=looked.drawn.undecided,
         passed_over=looked.drawn.passed_over,
+        learned=looked.drawn.learned,
+        unknown=looked.drawn.unknown,
     )

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nsfwscan.errors import NsfwscanError
+from nsfwscan.models.learned import learned_by
 from nsfwscan.policy.decide import Decider
 from nsfwscan.policy.rules import Policy
 from nsfwscan.policy.solve import (
@@ -66,6 +67,8 @@ class Solved:
         drawn, positives: objects drawn and looked at; those that were removed.
         looked_at: objects that the run looked at: a night.
         views, views_before: of these, those that wait for a person; the same by the policy as it was given.
+        learned: drawn contents that are left out, since a model of the run learned from them.
+        unknown: models of which nothing says what they learned from.
     """
 
     policy: Policy
@@ -78,6 +81,8 @@ class Solved:
     views: int
     views_before: int
     effort: Effort
+    learned: int
+    unknown: tuple[str, ...]
 
 
 def solve(
@@ -132,7 +137,7 @@ def solve(
     chosen = moved(policy, name, found.threshold)
     before = night.views(policy)
     counts = (len(drawn.removed), drawn.positives, night.rows, night.views(chosen), before)
-    return Solved(chosen, name, found, over, *counts, effort)
+    return Solved(chosen, name, found, over, *counts, effort, looked.of.learned, looked.of.unknown)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class _Looked:
     Attributes:
         rows: of the report, one for each, without what people said.
         drawn: what people said.
-        of: all drawn objects of the store, those that the run lacks, too.
+        of: all drawn objects of the store that no model of the run learned from, those that the run lacks, too.
     """
 
     rows: pa.Table
@@ -151,7 +156,7 @@ class _Looked:
 
 
 def _looked_at(run: Run, record: RunRecord, decider: Decider) -> _Looked:
-    found = drawn_objects(run.store)
+    found = drawn_objects(run.store).without(learned_by(record.models, run.store.storage))
     wanted = found.rows["sha256"].combine_chunks().unique()
     names = list(dict.fromkeys(["sha256", *decider.columns]))
     parts = [part.filter(pc.is_in(part["sha256"], wanted)) for part in read_calibrated(run, record, names, [decider])]
@@ -210,7 +215,7 @@ def _too_few(run: Run, looked: _Looked, least: int, miss: float, confidence: flo
         f"{said}. {more:,} more are needed{about}: `nsfwscan audit draw {run.store.uri} --n N` draws them, and what "
         "people say of them counts once it is imported (`nsfwscan verdicts import`)"
     )
-    return "\n".join([needs, *looked.of.what_waits()])
+    return "\n".join([needs, *looked.of.what_does_not_count()])
 
 
 def _never_holds(name: str, looked: _Looked, missed: NDArray[np.bool_], miss: float, confidence: float) -> str:
@@ -233,4 +238,4 @@ def _never_holds(name: str, looked: _Looked, missed: NDArray[np.bool_], miss: fl
         f"policy allows {int(missed.sum()):,} of {drawn.positives:,} removed objects, so it may miss "
         f"{miss_bound(drawn, missed, confidence):.1%}; {more}"
     )
-    return "\n".join([said, *looked.of.what_waits()])
+    return "\n".join([said, *looked.of.what_does_not_count()])

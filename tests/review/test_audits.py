@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import BrokenRecord, ConfigError
+from nsfwscan.models.learned import LEARNED, learned_parquet
 from nsfwscan.review.audit_sample import Draw, allocate, draw_sample
 from nsfwscan.review.estimates import Stratum, estimate, estimate_views
 from nsfwscan.storage.store import Store
@@ -211,3 +212,39 @@ def test_stores_of_old_have_no_audits(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path), StorageConfig())
     with pytest.raises(ConfigError, match="there are: none"):
         Draw.read(store, "a-b")
+
+
+def test_what_the_model_learned_from_is_left_out(tmp_path: Path) -> None:
+    """Others of its stratum stand for it; where a stratum has no others, it is said why nothing is estimated."""
+    committed(tmp_path / "out", objects(100), part_rows=200)
+    run_json = tmp_path / "out" / "runs" / "tonight" / "run.json"
+    record = json.loads(run_json.read_text())
+    run_json.write_text(json.dumps({**record, "model": {**record["model"], "uri": str(tmp_path)}}))
+    drawn = run("audit", "draw", tmp_path / "out", "--n", 100, "--out", tmp_path / "items.jsonl")
+    assert drawn.exit_code == 0, drawn.output
+    audit_id = drawn.output.split()[1].rstrip(":")
+    missed = "/media/0001"
+    lines = [
+        line(item["uri"], item["uri"], "remove" if item["decision"] == "review" or item["uri"] == missed else "approve",
+             sha256=item["sha256"], kind="audit", probability=1.0)
+        for item in map(json.loads, (tmp_path / "items.jsonl").read_text().splitlines())
+    ]  # fmt: skip
+    assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
+
+    def estimated(*learned: int) -> dict[str, Any]:
+        (tmp_path / LEARNED).write_bytes(learned_parquet({"train": [sha256(str(number)) for number in learned]}))
+        found: dict[str, Any] = json.loads(run("audit", "estimate", tmp_path / "out", audit_id, "--json").stdout)
+        return found
+
+    of_all, of_others = estimated(), estimated(*range(0, 100, 2))
+    assert of_all["recall"]["value"] == pytest.approx(20 / 21) and of_all["learned"] == 0
+    assert of_others["recall"]["value"] == pytest.approx(20 / 22), (
+        "of 40 allowed ones, which stand for 80, one is missed"
+    )
+    assert (of_others["learned"], of_others["decided"], of_others["unknown"]) == (50, 50, [])
+    shown = run("audit", "estimate", tmp_path / "out", audit_id)
+    assert "50 drawn contents are left out: a model of the run learned from them" in shown.output
+    none_left = estimated(*range(0, 100, 5))
+    assert none_left["exit_code"] == 2 and "but for what a model learned from (20 contents)" in none_left["error"]
+    (tmp_path / LEARNED).unlink()
+    assert f"nothing says what {tmp_path} learned from" in run("audit", "estimate", tmp_path / "out", audit_id).output

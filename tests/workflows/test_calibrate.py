@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from nsfwscan.cli.main import main
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import PolicyError
+from nsfwscan.models.learned import LEARNED, learned_parquet
 from nsfwscan.models.registry import resolve
 from nsfwscan.runs.calibrations import HISTORY
 from nsfwscan.runs.run import Run
@@ -248,3 +249,21 @@ def test_the_history_is_a_chain_that_verify_reads(scored: Path, store: Path) -> 
     path.unlink()
     checked = run("verify", store)
     assert checked.exit_code == 8 and "absent or broken, although run 2 went by it" in checked.output
+
+
+def test_what_the_model_learned_from_does_not_count(store: Path) -> None:
+    """Neither drawn objects nor truth; the calibration says how many, and so does its page."""
+    looked_at(store, range(OBJECTS))
+    run_json = store / "runs" / "1" / "run.json"
+    record = json.loads(run_json.read_text())
+    run_json.write_text(json.dumps({**record, "model": {**record["model"], "uri": str(store.parent)}}))
+    learned = [sha256(number) for number in range(0, OBJECTS, 3)]
+    (store.parent / LEARNED).write_bytes(learned_parquet({"train": learned}))
+    made = done("calibrate", store, "--page", store.parent / "page.html")
+    assert (made["origin"]["objects"], made["origin"]["learned"], made["origin"]["unknown"]) == (160, 80, [])
+    assert "80 drawn contents are left out" in (store.parent / "page.html").read_text()
+    assert "80 drawn contents are left out" in run("calibrate", store, "--show").output
+    (store.parent / LEARNED).write_bytes(learned_parquet({"train": [sha256(number) for number in range(OBJECTS)]}))
+    refused = run("calibrate", store)
+    assert refused.exit_code == 1 and "there are 0 and 0" in refused.stderr
+    assert "240 drawn contents are left out: a model of the run learned from them" in refused.stderr

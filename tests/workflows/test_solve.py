@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 
 from nsfwscan.cli.main import main
 from nsfwscan.config import StorageConfig
+from nsfwscan.models.learned import LEARNED, learned_parquet
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.review.drawn import drawn_objects, weights_of
 from nsfwscan.storage.store import Store
+from tests.checkpoints import make_vit
 from tests.runs.rows import Row, scanned, staged_row
 from tests.verdicts.lines import file, line
 
@@ -156,3 +158,37 @@ def test_what_queues_showed_does_not_count(scored: Path, tmp_path: Path) -> None
     assert run("verdicts", "import", tmp_path / "out", file(tmp_path / "v.jsonl", lines)).exit_code == 0
     done = run("policy", "solve", tmp_path / "out", "--miss", 0.05, "--out", "-")
     assert done.exit_code == 1 and "there are 0 among 0 drawn ones" in done.stderr
+
+
+def test_what_a_model_learned_from_does_not_count(tmp_path: Path) -> None:
+    """The model is right of what it was trained on, and misses others: the bound is that of the others."""
+    checkpoint = make_vit(tmp_path / "vit")
+    (tmp_path / "media").mkdir()
+    for number in range(OBJECTS):
+        (tmp_path / "media" / f"{number:04}.jpg").write_bytes(f"{number:04}".encode())
+
+    def learned(number: int) -> bool:
+        return number % 4 > 0
+
+    def scored_by_it(uri: str) -> Row:
+        number = int(Path(uri).stem)
+        removed = score(number) >= 0.5
+        sure = 0.9 if removed else 0.1
+        return {**row(uri), "nsfw_score": sure if learned(number) else 0.3 + 0.2 * removed}
+
+    scanned(tmp_path / "media", tmp_path / "out", scored_by_it, run_id="1", model={"uri": str(checkpoint)})
+    store = audited(tmp_path, tmp_path / "audited", removed_from=0.5)
+    solve = ("policy", "solve", store, "--miss", 0.05, "--policy", "open-nsfw", "--out", tmp_path / "solved.yaml")
+    unsaid = run(*solve, "--json")
+    assert unsaid.exit_code == 0, unsaid.output
+    before = json.loads(unsaid.stdout)
+    assert (before["drawn"], before["learned"], before["unknown"]) == (400, 0, [str(checkpoint)])
+    contents = [sha256(number) for number in range(OBJECTS) if learned(number)]
+    (checkpoint / LEARNED).write_bytes(learned_parquet({"train": contents[:200], "validation": contents[200:]}))
+    refused = run(*solve)
+    assert refused.exit_code == 1 and "there are 50 among 100 drawn ones" in refused.stderr, refused.output
+    assert "300 drawn contents are left out: a model of the run learned from them" in refused.stderr
+    done = run(*solve[:4], 0.06, *solve[5:])
+    assert done.exit_code == 0, done.output
+    assert "0 of 50 removed objects among 100 drawn\n300 drawn contents are left out" in done.stdout
+    assert load_policy(str(tmp_path / "solved.yaml")).thresholds["borderline"] == 0.5

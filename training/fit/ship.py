@@ -1,9 +1,9 @@
 """Write the directory that `nsfwscan scan --model DIR` takes, with a record of everything that made it.
 
 It holds `model.safetensors`, `config.json` with the labels by name, `preprocessor_config.json`, `temperature.json`
-(where validation determines one), `model_card.md`, `model.onnx` with its sidecar (where asked), and, last of all,
-`training.json`: without it the training is not finished. Before anything is written, the directory is loaded as a scan
-would load it; one that does not give the model's own scores is a `ModelError`.
+(where validation determines one), `learned.parquet`, `model_card.md`, `model.onnx` with its sidecar (where asked), and,
+last of all, `training.json`: without it the training is not finished. Before anything is written, the directory is
+loaded as a scan would load it; one that does not give the model's own scores is a `ModelError`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import TrainerState
 from nsfwscan.config import ModelConfig, StorageConfig
 from nsfwscan.errors import ModelError
 from nsfwscan.models.checkpoint import TEMPERATURE
+from nsfwscan.models.learned import LEARNED
 from nsfwscan.models.registry import load, resolve
 from nsfwscan.models.spec import Hardware
 from nsfwscan.models.torch_backend import Normaliser
@@ -55,6 +56,7 @@ class Trained:
 def ship(
     trained: Trained,
     probe: NDArray[np.uint8],
+    learned: bytes,
     store: Store,
     record: dict[str, Any],
     folder: Path,
@@ -65,6 +67,7 @@ def ship(
 
     Args:
         probe: pixels [images, H, W, 3] on which the directory's scores are compared with the model's.
+        learned: content of `learned.parquet`.
         record: the driver's part of training.json.
         folder: on this node, for the files before they are uploaded.
     """
@@ -72,7 +75,8 @@ def ship(
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_bytes(to_json(trained.backbone.preprocessor))
-    files = ["model.safetensors", "preprocessor_config.json", "model_card.md", CONFIG]
+    (folder / LEARNED).write_bytes(learned)
+    files = ["model.safetensors", "preprocessor_config.json", LEARNED, "model_card.md", CONFIG]
     if trained.calibration["temperature"] is not None:
         (folder / TEMPERATURE).write_bytes(to_json(_temperature(trained, record)))
         files.insert(0, TEMPERATURE)

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from nsfwscan.config import StorageConfig
 from nsfwscan.errors import ModelError, RunConflict, SourceError
+from nsfwscan.models.learned import learned_by, learned_parquet
 from nsfwscan.storage.store import Store
 from nsfwscan.text import plural
 from training.data.dataset import Prepared
@@ -97,8 +98,15 @@ class _Worker:
             probe = [
                 self._pixels("validation")[i]["pixel_values"].numpy() for i in range(min(8, self._count("validation")))
             ]
-            ship(trained, np.stack(probe), self._job.store, self._job.record, self._scratch / "shipped", self._tell.say)
+            place = self._job.store, self._job.record, self._scratch / "shipped"
+            ship(trained, np.stack(probe), self._learned(), *place, self._tell.say)
             self._checkpoints.clear()
+
+    def _learned(self) -> bytes:
+        """Return the list of what the checkpoint learned from, and its backbone before it, if that says so."""
+        contents = {split: self._prepared.splits[split]["sha256"] for split in ("train", "validation")}
+        before = learned_by([self._backbone.uri], self._job.storage).contents
+        return learned_parquet({**contents, "backbone": before.to_pylist()})
 
     def _count(self, split: str) -> int:
         return len(self._prepared.splits[split])

@@ -168,6 +168,11 @@ class RunRecord(Section):
         return tuple(one for one in self.differences or () if one not in told)
 
     @property
+    def models(self) -> list[str]:
+        """URIs of the models behind its rows, the one that scores first."""
+        return [self.model.uri, *(one.uri for one in self.auxiliary_models)]
+
+    @property
     def is_delta(self) -> bool:
         """Return whether the report leaves rows to the reports of previous runs."""
         return self.config.report.mode == "delta" and bool(self.previous_runs)

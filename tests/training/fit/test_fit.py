@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ import pytest
 from nsfwscan.config import ModelConfig, ScanConfig, StorageConfig
 from nsfwscan.errors import ModelError, RunConflict, SourceError, StoreError
 from nsfwscan.execution.inline import run_inline
+from nsfwscan.models.learned import learned_parquet
 from nsfwscan.models.registry import resolve
 from nsfwscan.reports.progress import Silent
 from nsfwscan.storage.store import Store
@@ -63,12 +66,38 @@ def test_the_directory_is_whole(trained: TrainingResult) -> None:
     there = {path.name for path in folder.iterdir()}
     assert ("temperature.json" in there) == (trained.record["calibration"]["temperature"] is not None)
     assert there - {"temperature.json"} == {
-        *("config.json", "model.safetensors", "preprocessor_config.json", "model_card.md", "training.json"),
+        *(
+            "config.json",
+            "learned.parquet",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "model_card.md",
+            "training.json",
+        ),
         *("tensorboard", "state"),
     }
     assert not (folder / "state" / "checkpoints").exists()
     spec = resolve(ModelConfig(uri=trained.uri), StorageConfig())
     assert (spec.labels, spec.digest) == (LABELS, trained.record["digest"])
+
+
+def test_it_lists_what_it_learned_from(bench: Bench, trained: TrainingResult) -> None:
+    """By content and split, as a scan digests files; nothing of the test split is there."""
+    listed = pq.read_table(Path(trained.uri) / "learned.parquet").to_pylist()
+    splits = dataset.prepare(bench.data, StorageConfig()).splits
+    of = {split: {hashlib.sha256(row["bytes"]).hexdigest() for row in splits[split]} for split in splits}
+    assert {split: {one["sha256"] for one in listed if one["split"] == split} for split in ("train", "validation")} == {
+        split: of[split] for split in ("train", "validation")
+    }
+    assert not of["test"] & {one["sha256"] for one in listed} and {one["split"] for one in listed} <= of.keys()
+
+
+def test_it_lists_what_its_backbone_learned_from_too(small_bench: Bench, tmp_path: Path) -> None:
+    backbone = shutil.copytree(small_bench.backbone, tmp_path / "backbone")
+    (backbone / "learned.parquet").write_bytes(learned_parquet({"train": ["0" * 64]}))
+    made = replace(small_bench, backbone=backbone).train(tmp_path / "out", epochs=1)
+    listed = pq.read_table(Path(made.uri) / "learned.parquet").to_pylist()
+    assert [one["split"] for one in listed if one["sha256"] == "0" * 64] == ["backbone"] and len(listed) > 100
 
 
 def test_everything_is_recorded(bench: Bench, trained: TrainingResult) -> None:
