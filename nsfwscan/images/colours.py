@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nsfwscan.images.formats.levels import Range
-from nsfwscan.images.formats.png_chunks import SIGNATURE
+from nsfwscan.images.formats.png_chunks import SIGNATURE, side_chunks
 
 Floats = NDArray[np.float32]
 Primaries = tuple[float, float, float, float, float, float, float, float]
@@ -29,16 +29,27 @@ Primaries = tuple[float, float, float, float, float, float, float, float]
 
 _SRGB: Primaries = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _PRIMARIES: dict[int, Primaries] = {
+    4: (0.310, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
+    5: (0.3127, 0.3290, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
+    6: (0.3127, 0.3290, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    7: (0.3127, 0.3290, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    8: (0.310, 0.316, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049),
     9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    10: (1 / 3, 1 / 3, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0),
     11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    22: (0.3127, 0.3290, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
-"""BT.2020, DCI-P3 and Display P3, by their code points (ITU-T H.273, table 2); all others are close to sRGB's."""
-_LINEAR, _PQ, _HLG = 8, 16, 18
-_GAMMAS = {4: 2.2, 5: 2.8, _LINEAR: 1.0}
-"""Transfer characteristics that are powers (the same, table 3); others are sRGB's, except PQ and HLG."""
+"""By their code points (ITU-T H.273, table 2); all others are sRGB's."""
+_LINEAR, _SRGB_CODE, _PQ, _CINEMA, _HLG, _EARLY_HDTV = 8, 13, 16, 17, 18, 7
+_VIDEO = (1, 6, 11, 14, 15)
+_GAMMAS = {4: 2.2, 5: 2.8, _LINEAR: 1.0, **dict.fromkeys(_VIDEO, 2.4)}
+"""Transfer characteristics that are powers (the same, table 3; of video, as screens show it: ITU-R BT.1886)."""
+_CURVES = {_SRGB_CODE: (0.055, 1 / 12.92, 2.4, 0.04045), _EARLY_HDTV: (0.1115, 1 / 4, 1 / 0.45, 0.0912)}
+"""The offset and the exponent of a power, and before it the slope and the end of a line; other codes are sRGB's."""
+_LAST_INTENT = 3
+"""Of those that an sRGB chunk may state (PNG, 11.3.2.5)."""
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _GAMMA_TOLERANCE, _PRIMARIES_TOLERANCE = 0.05, 0.005
 _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
 _SYSTEM_GAMMA = 1.2
@@ -58,7 +69,7 @@ class Encoding:
     """
 
     primaries: Primaries = _SRGB
-    transfer: int = 13
+    transfer: int = _SRGB_CODE
     gamma: float | None = None
 
     @property
@@ -71,13 +82,15 @@ class Encoding:
         """Return whether it is sRGB, as near as browsers care."""
         near = np.allclose(self.primaries, _SRGB, atol=_PRIMARIES_TOLERANCE)
         power = _GAMMAS.get(self.transfer) if self.gamma is None else self.gamma
-        return near and not self.is_hdr and (power is None or abs(power / 2.2 - 1) < _GAMMA_TOLERANCE)
+        if power is None:
+            return near and self.transfer not in (_PQ, _HLG, _CINEMA, _EARLY_HDTV)
+        return near and abs(power / 2.2 - 1) < _GAMMA_TOLERANCE
 
 
 def encoding_of(data: bytes, image: Image.Image) -> Encoding | None:
     """Return the encoding that a file states beside a profile; None where it states none that changes its colours."""
     if data.startswith(SIGNATURE):
-        found = _of_png(data)
+        found = _of_png(side_chunks(data), image)
     elif image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
         found = _of_boxes(data)
     else:
@@ -85,31 +98,14 @@ def encoding_of(data: bytes, image: Image.Image) -> Encoding | None:
     return None if found is None or found.is_plain else found
 
 
-def _of_png(data: bytes) -> Encoding | None:
-    there = _side_chunks(data)
-    code = there.get(b"cICP", b"")
+def _of_png(there: dict[bytes, bytes], image: Image.Image) -> Encoding | None:
+    code, srgb, gamma = (there.get(kind, b"") for kind in (b"cICP", b"sRGB", b"gAMA"))
     if len(code) == 4 and code[2] == 0:
         return Encoding(_PRIMARIES.get(code[0], _SRGB), code[1])
-    if b"iCCP" in there or b"sRGB" in there or len(there.get(b"gAMA", b"")) != 4:
+    stated = image.info.get("icc_profile") or (len(srgb) == 1 and srgb[0] <= _LAST_INTENT)
+    if stated or len(gamma) != 4 or not any(gamma):
         return None
-    gamma = int.from_bytes(there[b"gAMA"], "big") / 100_000
-    if not 0 < gamma < 100:
-        return None
-    return Encoding(_corners(there.get(b"cHRM", b"")), gamma=1 / gamma)
-
-
-def _side_chunks(data: bytes) -> dict[bytes, bytes]:
-    """Return the first chunk of each kind of colour chunk before a PNG's pixels."""
-    found: dict[bytes, bytes] = {}
-    at = len(SIGNATURE)
-    while len(data) >= at + 8:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IDAT":
-            break
-        if kind in _CHUNKS:
-            found.setdefault(kind, data[at + 8 : at + 8 + length])
-        at += 12 + length
-    return found
+    return Encoding(_corners(there.get(b"cHRM", b"")), gamma=100_000 / int.from_bytes(gamma, "big"))
 
 
 def _corners(body: bytes) -> Primaries:
@@ -126,12 +122,12 @@ def _corners(body: bytes) -> Primaries:
 
 
 def _of_boxes(data: bytes) -> Encoding | None:
-    """Return the `nclx` of the first `colr` box (ISO 14496-12, 12.1.5)."""
+    """Return the `nclx` of the first `colr` box (ISO 14496-12, 12.1.5). Browsers take the curve of video for sRGB's."""
     at = data.find(b"colrnclx", 0, 2**20)
     if at < 0 or len(data) < at + 14:
         return None
     primaries, transfer = struct.unpack_from(">HH", data, at + 8)
-    return Encoding(_PRIMARIES.get(primaries, _SRGB), transfer)
+    return Encoding(_PRIMARIES.get(primaries, _SRGB), _SRGB_CODE if transfer in _VIDEO else transfer)
 
 
 def in_srgb(image: Image.Image, encoding: Encoding) -> Image.Image:
@@ -170,8 +166,11 @@ def _light(encoding: Encoding) -> Floats:
         )
     elif encoding.transfer == _HLG:  # the same, table 5
         light = np.where(level <= 0.5, level**2 / 3, (np.exp((level - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+    elif encoding.transfer == _CINEMA:  # H.273, table 3
+        light = 52.37 / 48 * level**2.6
     else:
-        light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+        offset, slope, exponent, end = _CURVES.get(encoding.transfer, _CURVES[_SRGB_CODE])
+        light = np.where(level <= end, level * slope, ((level + offset) / (1 + offset)) ** exponent)
     return light.astype(np.float32)
 
 
@@ -210,7 +209,7 @@ def _matrix(primaries: Primaries) -> Floats:
 
 
 def _to_xyz(primaries: Primaries) -> NDArray[np.float64]:
-    corners = np.stack([_xyz(*primaries[at : at + 2]) for at in (2, 4, 6)], axis=1)
+    corners = np.array([(x, y, 1 - x - y) for x, y in zip(primaries[2::2], primaries[3::2], strict=True)]).T
     return corners * np.linalg.solve(corners, _xyz(*primaries[:2]))
 
 
@@ -222,9 +221,16 @@ def _xyz(x: float, y: float) -> NDArray[np.float64]:
 
 
 def keyed(image: Image.Image, data: bytes) -> Image.Image:
-    """Apply the transparent colour of a PNG of grey samples or 16 bits; Pillow compares it with other levels."""
+    """Apply the transparent colour of a PNG of grey samples or 16 bits; Pillow compares it with other levels. One that
+    stands before the palette or after the pixels does not count."""
     key = image.info.get("transparency")
-    if not data.startswith(SIGNATURE) or len(data) < 26 or key is None or isinstance(key, bytes):
+    if not data.startswith(SIGNATURE) or len(data) < 26 or key is None:
+        return image
+    before = [kind for kind in side_chunks(data) if kind in (b"PLTE", b"tRNS")]
+    if before[-1:] != [b"tRNS"]:
+        image.info.pop("transparency")
+        return image
+    if isinstance(key, bytes):
         return image
     bits, grey = data[24], data[25] == 0
     if bits == 8 or image.mode not in ("1", "L", "RGB", "I;16", "I;16B", "I;16L", "I;16N", "I"):

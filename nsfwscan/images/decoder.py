@@ -24,10 +24,11 @@ from nsfwscan.images.formats.registry import FORMATS, claimed_format
 from nsfwscan.images.formats.unsupported_kinds import undecoded_kind
 from nsfwscan.images.frames import count_frames, first_frame, load_frame
 from nsfwscan.images.opening import Facts, as_row_error, check_pixels, open_within
-from nsfwscan.images.orientation import upright, upright_size
+from nsfwscan.images.orientation import orientation_of, upright, upright_size
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.profiles import settle_profile
 from nsfwscan.images.provenance.signals import MOST_SIGNALS, Signals, Verify, signals_of
 from nsfwscan.images.salvage import salvaged
 from nsfwscan.images.screenshots import screenshot_signals
@@ -170,7 +171,8 @@ def _described(
         before: the size of the image before it was reduced; None where it was not.
         signals: what is known of its decoding.
     """
-    exif, size = exif_of(image), before or image.size
+    exif, size, orientation = exif_of(image), before or image.size, orientation_of(image, data)
+    settle_profile(image, data)
     encoding, shown, signals = encoding_of(data, image), keyed(image, data), signals or {}
     if encoding is not None:
         shown = in_srgb(shown, encoding)
@@ -181,11 +183,11 @@ def _described(
     if examined or signals:
         found = signals_of(data, image, size, verify) if examined else {}
         facts["signals"] = dict(islice({**signals, **found}.items(), MOST_SIGNALS)) or None
-    turned = upright(to_srgb(shown), exif)
+    turned = upright(to_srgb(shown), orientation)
     if screens:
         known = {**screenshot_signals(turned), **(facts.get("signals") or {})}
         facts["signals"] = dict(islice(known.items(), MOST_SIGNALS))
-    width, height = upright_size(before, exif) if before else turned.size
+    width, height = upright_size(before, orientation) if before else turned.size
     return Decoded(turned, {**facts, "width": width, "height": height}, data)
 
 
@@ -196,11 +198,13 @@ def frame_of(image: Image.Image, data: bytes, *, hashed: bool) -> tuple[Image.Im
         image: loaded.
         data: the whole encoded file.
     """
+    orientation = orientation_of(image, data)
+    settle_profile(image, data)
     encoding, shown = encoding_of(data, image), keyed(image, data)
     if encoding is not None:
         shown = in_srgb(shown, encoding)
     pdq, quality = pdq_of(_as_stored(shown)) if hashed else (None, None)
-    return upright(to_srgb(shown), exif_of(image)), {"pdq": pdq, "pdq_quality": quality}
+    return upright(to_srgb(shown), orientation), {"pdq": pdq, "pdq_quality": quality}
 
 
 def header(data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS) -> Facts:

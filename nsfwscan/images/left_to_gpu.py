@@ -18,8 +18,9 @@ from nsfwscan.errors import ConfigError, RowError
 from nsfwscan.images.decoder import exif_of, makers_of
 from nsfwscan.images.formats.file_end import end_of
 from nsfwscan.images.opening import Facts, as_row_error, open_within
-from nsfwscan.images.orientation import upright_size
+from nsfwscan.images.orientation import orientation_of, upright_size
 from nsfwscan.images.preprocessing import Geometry
+from nsfwscan.images.profiles import settle_profile
 from nsfwscan.images.provenance.signals import Verify, signals_of
 from nsfwscan.images.srgb import is_srgb
 from nsfwscan.images.tiles import tiles_of
@@ -79,7 +80,8 @@ def left_to_gpu(
         with warnings.catch_warnings(action="ignore"):
             image, facts = open_within(data, max_pixels, formats)
             with as_row_error(facts):
-                size = upright_size(image.size, exif_of(image))
+                settle_profile(image, data)
+                size = upright_size(image.size, orientation_of(image, data))
                 if tiles_of(size, tiles) or not _is_ordinary(image, size, geometries, max_pixels):
                     return None
                 return _described(
@@ -97,9 +99,8 @@ def _described(data: bytes, image: Image.Image, facts: Facts, verify: Verify | N
             return None
         image.draft(None, (1, 1))  # at a reduced scale, no signal but that of a thumbnail asks for pixels
         facts["signals"] = signals_of(data, image, stored, verify) or None
-    orientation = exif.get(ExifTags.Base.Orientation)
     facts |= {"frames": 1, **makers_of(exif), "media": "image", "views": 1, "duration_s": None, "looked": 1}
-    return {**facts, "orientation": orientation if orientation in range(1, 9) else 1}
+    return {**facts, "orientation": orientation_of(image, data)}
 
 
 def _is_ordinary(image: Image.Image, size: tuple[int, int], geometries: Sequence[Geometry], max_pixels: int) -> bool:

@@ -15,7 +15,9 @@ def to_srgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB, its ICC profile applied."""
     profile = image.info.get("icc_profile")
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        return _eight_bit(image).convert("RGB")
+        image = _eight_bit(image)
+    elif profile and (image.mode == "LA" or (image.mode == "L" and "transparency" in image.info)):
+        image = _grey_over_white(image.convert("LA"), bytes(profile))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = _over_white(image)
     elif image.mode in ("P", "1", "YCbCr", "HSV"):
@@ -59,6 +61,18 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     for strip in strips:
         grey[strip] = found.levels(values[strip])
     return Image.fromarray(grey)
+
+
+def _grey_over_white(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return an image with alpha as RGBA, the profile of its greys applied; as it is where that is none of greys."""
+    grey, alpha = image.split()
+    transform = _transform(profile, "L")
+    if transform is None:
+        return image
+    shown = ImageCms.applyTransform(grey, transform)
+    assert shown is not None
+    shown.putalpha(alpha)
+    return shown
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -53,6 +53,17 @@ def chunks_of(data: bytes) -> Iterator[Chunk]:
         at += 12 + length
 
 
+def side_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Return the whole chunks before a PNG's pixels by their kinds, the first one of each, in their order."""
+    found: dict[bytes, bytes] = {}
+    for chunk in chunks_of(data):
+        if chunk.kind == b"IDAT":
+            break
+        if chunk.whole:
+            found.setdefault(chunk.kind, chunk.body)
+    return found
+
+
 def rebuilt(data: bytes, *, bare: bool = False) -> bytes | None:
     """Return the same picture with its pixels, colours, texts and EXIF, and nothing else. None without a header, or
     without pixels.
@@ -143,7 +154,7 @@ def _is_bounded(chunk: Chunk) -> bool:
         return False
     if chunk.kind == b"eXIf":
         return len(chunk.body) <= _EXIF_BYTES
-    return chunk.kind == b"iCCP" and _inflated(chunk.body.partition(b"\0")[2][1:], PROFILE_BYTES)[1]
+    return chunk.kind == b"iCCP" and inflated(chunk.body.partition(b"\0")[2][1:], PROFILE_BYTES)[1]
 
 
 def _short(chunk: Chunk) -> Chunk | None:
@@ -152,10 +163,10 @@ def _short(chunk: Chunk) -> Chunk | None:
     if chunk.kind == b"tEXt":
         return Chunk(b"tEXt", key + b"\0" + rest[:_ONE_TEXT_BYTES])
     if chunk.kind == b"zTXt":
-        text, _ = _inflated(rest[1:], _ONE_TEXT_BYTES)
+        text, _ = inflated(rest[1:], _ONE_TEXT_BYTES)
         return Chunk(b"tEXt", key + b"\0" + text)
     packed, (_, _, text) = rest[:1] == b"\1", rest[2:].partition(b"\0")[2].partition(b"\0")
-    text = _inflated(text, _ONE_TEXT_BYTES)[0] if packed else text[:_ONE_TEXT_BYTES]
+    text = inflated(text, _ONE_TEXT_BYTES)[0] if packed else text[:_ONE_TEXT_BYTES]
     text = text.decode("utf-8", errors="ignore").encode()
     return Chunk(b"iTXt", key + b"\0\0\0\0\0" + text)
 
@@ -172,7 +183,7 @@ def _without_checksum(packed: bytes) -> bytes:
     return packed[: len(packed) - len(inflate.unused_data)]
 
 
-def _inflated(packed: bytes, most: int) -> tuple[bytes, bool]:
+def inflated(packed: bytes, most: int) -> tuple[bytes, bool]:
     """Return at most so many bytes, and whether that is all."""
     inflate = zlib.decompressobj()
     try:

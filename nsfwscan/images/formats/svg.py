@@ -23,11 +23,11 @@ from urllib.parse import unquote_to_bytes
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
 from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.images.formats import bmp, ico
-from nsfwscan.images.orientation import upright
+from nsfwscan.images.orientation import orientation_of, upright
 
 EDGE = 1024
 """Pixels of the longest edge of a drawing."""
@@ -189,9 +189,9 @@ def _drawn(image: Image.Image, picture: bytes) -> str | None:
     is looked at by itself all the same."""
     kind = str(image.format)
     try:
-        exif = image.getexif()
-        if kind not in _DRAWN or exif.get(ExifTags.Base.Orientation, 1) != 1:
-            shown, encoded = upright(image.convert("RGBA"), exif), io.BytesIO()
+        orientation = orientation_of(image, picture)
+        if kind not in _DRAWN or orientation != 1:
+            shown, encoded = upright(image.convert("RGBA"), orientation), io.BytesIO()
             shown.thumbnail((EDGE, EDGE))
             shown.save(encoded, "PNG", compress_level=1)
             picture, kind = encoded.getvalue(), "PNG"

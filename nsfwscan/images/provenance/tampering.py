@@ -28,7 +28,7 @@ from nsfwscan.errors import RowError
 from nsfwscan.images.formats.registry import load
 from nsfwscan.images.frames import first_frame
 from nsfwscan.images.opening import Facts, as_row_error, open_within
-from nsfwscan.images.orientation import upright
+from nsfwscan.images.orientation import orientation_of, upright
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.quantisation import Floats, steps_of, transform
 
@@ -72,11 +72,11 @@ def maps_of(data: bytes, max_pixels: int, formats: Sequence[str]) -> dict[str, I
         if image.format not in _FORMATS:
             return {}
         with as_row_error(facts):
-            exif = image.getexif()
+            orientation = orientation_of(image, data)
             image = first_frame(image, data, max_pixels)
             load(image, data)
             drawn = {ERROR_LEVELS: error_levels(image), DOUBLE_QUANTISATION: double_quantisation_map(image)}
-            return {name: upright(one, exif) for name, one in drawn.items() if one is not None}
+            return {name: upright(one, orientation) for name, one in drawn.items() if one is not None}
     except (RowError, MemoryError):
         return {}
 
