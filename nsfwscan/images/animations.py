@@ -15,6 +15,7 @@ from itertools import chain, count
 
 from PIL import Image
 
+from nsfwscan.images.formats.gif_blocks import EXTENSION, HEAD_BYTES, blocks_of, palette_bytes
 from nsfwscan.images.formats.heif import TrackFile, open_heif, track_frames
 from nsfwscan.images.formats.registry import plugin_of, register_formats
 from nsfwscan.images.formats.svg import SvgFile
@@ -120,9 +121,14 @@ def _svg_frames(drawing: SvgFile) -> _Walked:
 def _gif_frames(data: bytes) -> _Walked:
     """Yield the frames of a GIF on a transparent canvas. Pillow fills what no frame covers with the background colour,
     which browsers ignore."""
-    screen = struct.unpack_from("<HH", data, 6)
-    canvas = Image.new("RGBA", screen)
+    canvas = None
     for found in _gif_images(data):
+        if canvas is None:  # the first image makes the screen larger, others are cut
+            width, height = struct.unpack_from("<HH", data, 6)
+            canvas = Image.new("RGBA", (max(width, found.left + found.width), max(height, found.top + found.height)))
+        if not found.width or not found.height:
+            yield canvas, found.delay_s
+            continue
         before = canvas.copy() if found.disposal == _RESTORE else None
         image = Image.open(io.BytesIO(found.gif), formats=["GIF"]).convert("RGBA")
         canvas.paste(image, (found.left, found.top), image)
@@ -143,32 +149,28 @@ class _GifImage:
     gif: bytes
     left: int
     top: int
+    width: int
+    height: int
     disposal: int
     delay_s: float
 
 
 def _gif_images(data: bytes) -> Iterator[_GifImage]:
     """Yield the images of a GIF (GIF89a, appendix B). Raises IndexError or struct.error where it is cut off."""
-    flags = data[10]
-    at = 13 + _palette_bytes(flags)
-    palette = flags, data[13:at]
+    screen = data[10], data[HEAD_BYTES : HEAD_BYTES + palette_bytes(data[10])]
     control = b"\0\0\0\0"
-    while data[at] != 0x3B:  # the trailer
-        if data[at] == 0x21:  # an extension
-            end = _after_blocks(data, at + 2)
+    for at, end in blocks_of(data):
+        if data[at] == EXTENSION:
             if data[at + 1] == 0xF9 and data[at + 2] == 4:
                 control = data[at + 3 : at + 7]
-            at = end
-        elif data[at] == 0x2C:
-            left, top, width, height, own = struct.unpack_from("<4HB", data, at + 1)
-            pixels = at + 10 + _palette_bytes(own)
-            colours = (own, data[at + 10 : pixels]) if own & 0x80 else palette
-            at = _after_blocks(data, pixels + 1)
-            gif = _single_gif((width, height), colours, own & 0x40, control, data[pixels:at])
-            yield _GifImage(gif, left, top, control[0] >> 2 & 7, int.from_bytes(control[1:3], "little") / 100)
-            control = b"\0\0\0\0"
-        else:
-            raise ValueError("no block of a GIF")
+            continue
+        left, top, width, height, own = struct.unpack_from("<4HB", data, at + 1)
+        pixels = at + 10 + palette_bytes(own)
+        colours = (own, data[at + 10 : pixels]) if own & 0x80 else screen
+        gif = _single_gif((width, height), colours, own & 0x40, control, data[pixels:end])
+        delay_s = int.from_bytes(control[1:3], "little") / 100
+        yield _GifImage(gif, left, top, width, height, control[0] >> 2 & 7, delay_s)
+        control = b"\0\0\0\0"
 
 
 def _single_gif(
@@ -178,14 +180,3 @@ def _single_gif(
     screen = b"GIF89a" + struct.pack("<2H", *size) + bytes([flags & 0x87, 0, 0]) + palette
     transparency = b"\x21\xf9\x04" + bytes([control[0] & 1, 0, 0, control[3]]) + b"\0"
     return screen + transparency + b"\x2c" + struct.pack("<4HB", 0, 0, *size, interlaced) + pixels + b"\x3b"
-
-
-def _palette_bytes(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def _after_blocks(data: bytes, at: int) -> int:
-    """Return where a series of data blocks ends. Raises IndexError where it does not."""
-    while size := data[at]:
-        at += size + 1
-    return at + 1

@@ -20,11 +20,11 @@ from PIL import ExifTags, Image
 from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.colours import encoding_of, in_srgb, keyed
 from nsfwscan.images.formats.endings import is_cut_off
+from nsfwscan.images.formats.orientation import orientation_of, upright, upright_size
 from nsfwscan.images.formats.registry import FORMATS, claimed_format
 from nsfwscan.images.formats.unsupported_kinds import undecoded_kind
 from nsfwscan.images.frames import count_frames, first_frame, load_frame
 from nsfwscan.images.opening import Facts, as_row_error, check_pixels, open_within
-from nsfwscan.images.orientation import orientation_of, upright, upright_size
 from nsfwscan.images.out_of_memory import forget_lack_of_memory, lacks_memory
 from nsfwscan.images.pdq import pdq_of
 from nsfwscan.images.preprocessing import Geometry

@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, JpegImagePlugin
 from nsfwscan.errors import ConfigError, RowError
 from nsfwscan.images.decoder import exif_of, makers_of
 from nsfwscan.images.formats.file_end import end_of
+from nsfwscan.images.formats.orientation import orientation_of, upright_size
 from nsfwscan.images.opening import Facts, as_row_error, open_within
-from nsfwscan.images.orientation import orientation_of, upright_size
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.profiles import settle_profile
 from nsfwscan.images.provenance.signals import Verify, signals_of

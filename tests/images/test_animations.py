@@ -14,7 +14,10 @@ from PIL import Image, ImageDraw
 
 from nsfwscan.images.animations import Frame, frames_of
 from nsfwscan.images.srgb import to_srgb
+from nsfwscan.images.views import ViewLimits, to_views
 from tests.images.chromium import frames_shown
+from tests.images.decoding import pixels as decoded_pixels
+from tests.images.decoding import rgb
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -60,6 +63,38 @@ def gif(images: Sequence[tuple[Image.Image, int, int, int, int]], palette: bool 
     return b"".join([*parts, b"\x3b"])
 
 
+def on_screen(data: bytes, width: int, height: int) -> bytes:
+    """A GIF that says that its screen has another size."""
+    return data[:6] + struct.pack("<2H", width, height) + data[10:]
+
+
+def before_first_image(data: bytes, image: bytes) -> bytes:
+    """A GIF without a palette of its screen, with one more image."""
+    return data[:13] + image + data[13:]
+
+
+EMPTY_IMAGE = b"\x21\xf9\4\0\x0a\0\0\0" + b"\x2c" + struct.pack("<4HB", 0, 0, 0, 0, 0) + b"\2\2\x4c\1\0"
+
+
+def webp(images: Sequence[tuple[Image.Image, int, int, bool]]) -> bytes:
+    """A WebP without alpha, of images as they are: picture, left, top (both even), whether it is cleared afterwards."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+    def three(*numbers: int) -> bytes:
+        return b"".join(number.to_bytes(3, "little") for number in numbers)
+
+    parts = [chunk(b"VP8X", b"\2\0\0\0" + three(_SIZE[0] - 1, _SIZE[1] - 1)), chunk(b"ANIM", bytes(6))]
+    for image, left, top, clears in images:
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "WEBP", lossless=True)
+        place = three(left // 2, top // 2, image.width - 1, image.height - 1, 100)
+        parts.append(chunk(b"ANMF", place + bytes([clears]) + buffer.getvalue()[12:]))
+    body = b"WEBP" + b"".join(parts)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def saved(fmt: str, images: Sequence[Image.Image], **how: Any) -> bytes:
     buffer = io.BytesIO()
     images[0].save(buffer, fmt, save_all=True, append_images=images[1:], **how)
@@ -93,6 +128,15 @@ _ANIMATIONS = {
         [(patch("red", hole=True), 0, 0, 1, 10), (patch("lime", hole=True), 5, 5, 2, 10), (patch("blue"), 20, 9, 1, 5)]
     ),
     "a GIF beyond its screen": gif([(patch("red"), 0, 0, 1, 10), (patch("lime"), 30, 20, 1, 10)]),
+    "a GIF on a screen of one pixel": on_screen(gif([(patch("red"), 0, 0, 1, 10), (patch("lime"), 9, 9, 1, 10)]), 1, 1),
+    "a GIF on no screen": on_screen(gif([(patch("red"), 4, 2, 1, 10), (patch("lime"), 0, 0, 1, 10)]), 0, 0),
+    "a GIF that begins with nothing": before_first_image(
+        gif([(patch("red"), 0, 0, 1, 10), (patch("lime", _SMALL), 9, 9, 1, 10)]), EMPTY_IMAGE
+    ),
+    "a WebP without alpha whose frames cover parts": webp(
+        [(patch("red", _SMALL), 4, 2, False), (patch("lime", _SMALL), 8, 8, False), (patch("blue"), 0, 0, False)]
+    ),
+    "a WebP without alpha that clears": webp([(patch("red"), 0, 0, True), (patch("lime", _SMALL), 8, 8, False)]),
     "a PNG": saved("PNG", [patch("red"), patch("lime", hole=True), patch("blue")], duration=[100, 250, 40], blend=1),
     "a PNG that disposes": saved(
         "PNG", [patch("red"), patch("lime", hole=True), patch("blue", hole=True)], duration=80, disposal=1, blend=1
@@ -151,3 +195,14 @@ def test_damage_ends_the_frames(name: str) -> None:
         for (frame, pixels), (same, expected) in zip(found[:-1], whole, strict=False):
             assert frame.index == same.index
             assert np.array_equal(pixels, expected)
+
+
+def test_a_gif_that_begins_with_nothing_is_decoded() -> None:
+    """Browsers pass over an image without pixels, and show the next one, which is the first here; it is a view like all
+    others."""
+    images = [(patch("red"), 0, 0, 1, 10), (patch("lime"), 0, 0, 1, 10)]
+    data = before_first_image(gif(images), EMPTY_IMAGE)
+    assert np.abs(decoded_pixels(data) - rgb(patch("red"))).max() == 0
+    facts, views, _ = to_views(data, limits=ViewLimits(8, 10**8, 60.0), max_pixels=10**8)
+    assert (facts["frames"], len(views)) == (2, 2)
+    assert facts["signals"] == {"decode.salvaged": 1.0, "decode.complete": 1.0}

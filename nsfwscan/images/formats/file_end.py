@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nsfwscan.images.formats.gif_blocks import HEAD_BYTES, blocks_of, palette_bytes
 from nsfwscan.images.formats.png_chunks import SIGNATURE
 
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
@@ -32,7 +33,7 @@ def end_of(data: bytes, name: str | None, start: int = 0) -> int | None:
         return None
     try:
         end = _ENDS[name](data, start)
-    except (IndexError, struct.error):
+    except (IndexError, ValueError, struct.error):
         return None
     return end if end <= len(data) else None
 
@@ -87,17 +88,10 @@ def _png(data: bytes, start: int) -> int:
 
 
 def _gif(data: bytes, start: int) -> int:
-    at = start + 13 + _palette_bytes(data[start + 10])
-    while data[at] != 0x3B:  # the trailer
-        at += 2 if data[at] == 0x21 else 11 + _palette_bytes(data[at + 9])
-        while size := data[at]:
-            at += size + 1
-        at += 1
-    return at + 1
-
-
-def _palette_bytes(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+    end = start + HEAD_BYTES + palette_bytes(data[start + 10])
+    for _, end in blocks_of(data, start):  # noqa: B007  # the last one's is wanted
+        pass
+    return end + 1
 
 
 def _webp(data: bytes, start: int) -> int:

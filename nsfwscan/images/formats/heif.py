@@ -1,4 +1,4 @@
-"""Open HEIF files: libheif reads their pictures, PyAV their track.
+"""Open HEIF files: libheif reads their pictures, PyAV their track. AVIF files are HEIF, too, and libavif reads them.
 
 An HEIF file holds pictures (items), a track of them that moves (an image sequence: ISO/IEC 23008-12, 7), or both. The
 item that is shown first comes first, and the track last. The track needs the extra that videos need: without it, a file
@@ -15,16 +15,38 @@ from typing import IO, Any
 
 from pi_heif import HeifImageFile
 from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 
+from nsfwscan.images.formats.brands import MOST_BYTES, brands_of
 from nsfwscan.images.formats.containers import Container, refuse_without_extra, videos_are_decoded
+from nsfwscan.images.formats.file_end import end_of
 
 TRACK = Container("HEIF", "mov", "an HEIF image sequence")
-_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_AVIF = frozenset((b"avif", b"avis"))
+_HEIF = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
 
 
 def accepts(prefix: bytes) -> bool:
-    """Return whether a file may be an HEIF by its first bytes."""
-    return prefix[4:8] == b"ftyp" and prefix[8:12] in _BRANDS
+    """Return whether a file may be an HEIF or an AVIF by its first bytes; which of them, its brands tell."""
+    return prefix[4:8] == b"ftyp"
+
+
+def is_avif(data: bytes) -> bool:
+    """Return whether a file says that it is an AVIF."""
+    return not _AVIF.isdisjoint(brands_of(data))
+
+
+def is_heif(data: bytes) -> bool:
+    """Return whether a file says that it is an HEIF."""
+    return not _HEIF.isdisjoint(brands_of(data))
+
+
+def open_avif(file: IO[bytes], name: str | bytes = "") -> ImageFile.ImageFile:
+    """Return the opened file. Raises SyntaxError where it is no AVIF."""
+    if not is_avif(file.read(MOST_BYTES)):
+        raise SyntaxError("no brand of an AVIF")
+    file.seek(0)
+    return AvifImageFile(file, name)
 
 
 def open_heif(file: IO[bytes], name: str | bytes = "") -> ImageFile.ImageFile:
@@ -34,16 +56,17 @@ def open_heif(file: IO[bytes], name: str | bytes = "") -> ImageFile.ImageFile:
         SyntaxError: it has neither pictures nor a track.
         RowError: it has a track alone, and videos are not decoded here (`unsupported`).
     """
+    data = file.read()
+    if not is_heif(data):
+        raise SyntaxError("no brand of an HEIF")
     try:
-        found: ImageFile.ImageFile = HeifImageFile(file, name)
+        found: ImageFile.ImageFile = HeifImageFile(io.BytesIO(data[: end_of(data, "HEIF")]), name)
         return found
     except SyntaxError:
-        file.seek(0)
-        if not has_track(file.read()):
+        if not has_track(data):
             raise
         refuse_without_extra(TRACK)
-        file.seek(0)
-        return TrackFile(file, name)
+        return TrackFile(io.BytesIO(data), name)
 
 
 class TrackFile(ImageFile.ImageFile):

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from nsfwscan.images.formats import bmp, heif, ico, jpeg, repair, svg, tiff
+from nsfwscan.images.formats import bmp, heif, ico, jpeg, repair, svg, tiff, webp
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ READ = {
     for found in (
         Format("JPEG", repair.jpeg, keeps_partial=True, load=jpeg.load),  # MPO, too
         Format("PNG", repair.png, keeps_partial=True),
-        Format("WEBP", repair.webp),
-        Format("GIF", repair.as_it_is, keeps_partial=True),
+        Format("WEBP", repair.webp, decoder=(webp.WebpFile, webp.accepts)),
+        Format("GIF", repair.gif, keeps_partial=True),
         Format("BMP", repair.bmp, keeps_partial=True, decoder=(bmp.BmpFile, bmp.accepts)),
         Format("ICO", repair.ico, keeps_partial=True, decoder=(ico.IcoFile, ico.accepts)),  # CUR, too
         Format("TIFF", repair.as_it_is, keeps_partial=True, decoder=(tiff.TiffFile, tiff.accepts)),
-        Format("AVIF", repair.boxed),
-        Format("HEIF", repair.boxed, decoder=(heif.open_heif, heif.accepts)),
+        Format("AVIF", repair.boxed, decoder=(heif.open_avif, heif.accepts), claims=heif.is_avif),
+        Format("HEIF", repair.boxed, decoder=(heif.open_heif, heif.accepts), claims=heif.is_heif),
         Format("SVG", repair.nothing, decoder=(svg.SvgFile, svg.accepts), claims=svg.claims),
     )
 }

@@ -10,10 +10,13 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from nsfwscan.images.formats.gif_blocks import without_empty_images
 from nsfwscan.images.formats.png_chunks import SIGNATURE, rebuilt
+from nsfwscan.images.formats.webp import chunks_of
 
 _EOI, _SOS = b"\xff\xd9", 0xDA
 _ALONE = (0x00, 0x01, *range(0xD0, 0xD9), 0xFF)
@@ -35,7 +38,7 @@ class Repaired:
 
     Args:
         streamed: the edge at which the pixels begin, where they are one stream and each needs those before it.
-        lost: number of frames that it lacks, as far as the file shows.
+        lost: number of frames that it lacks, as far as the file shows; below 0, of those that were left out for good.
     """
 
     data: bytes
@@ -50,6 +53,14 @@ Repair = Callable[[bytes], Iterator[Repaired]]
 def as_it_is(data: bytes) -> Iterator[Repaired]:
     """Change nothing: the decoder itself is tolerant."""
     yield Repaired(data, data)
+
+
+def gif(data: bytes) -> Iterator[Repaired]:
+    """Change nothing; then leave out images without pixels, which browsers pass over."""
+    yield from as_it_is(data)
+    with suppress(IndexError, ValueError):
+        made, left_out = without_empty_images(data)
+        yield Repaired(made, made, lost=-left_out)
 
 
 def nothing(_: bytes) -> Iterator[Repaired]:
@@ -111,21 +122,19 @@ def _jpeg_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def webp(data: bytes) -> Iterator[Repaired]:
     """Fill up a cut chunk of pixels with zeros, or leave out a cut chunk of anything else."""
     chunks: list[bytes] = []
-    at, lost = 12, 0
-    while at + 8 <= len(data):
-        kind, size = struct.unpack_from("<4sI", data, at)
-        end = at + 8 + size + size % 2
-        if end > len(data):
-            drawn = any(chunk[:4] in (b"VP8 ", b"VP8L", b"ANMF") for chunk in chunks)
-            if drawn or kind not in (b"VP8 ", b"VP8L", b"ANMF") or end - len(data) > _PADDING_BYTES:
-                lost = int(kind == b"ANMF")
-                break
-            chunks.append(data[at:])
-            missing = end - len(data)
-            yield Repaired(_riff(chunks, bytes(missing)), _riff(chunks, _noise(missing)), streamed="top")
-            return
-        chunks.append(data[at:end])
-        at = end
+    lost = 0
+    for kind, at, end in chunks_of(data):
+        missing = end - len(data)
+        if missing <= 0:
+            chunks.append(data[at:end])
+            continue
+        drawn = any(chunk[:4] in (b"VP8 ", b"VP8L", b"ANMF") for chunk in chunks)
+        if drawn or kind not in (b"VP8 ", b"VP8L", b"ANMF") or missing > _PADDING_BYTES:
+            lost = int(kind == b"ANMF")
+            break
+        chunks.append(data[at:])
+        yield Repaired(_riff(chunks, bytes(missing)), _riff(chunks, _noise(missing)), streamed="top")
+        return
     whole = _riff(chunks, b"")
     yield Repaired(whole, whole, lost=lost)
 

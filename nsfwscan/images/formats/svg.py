@@ -27,7 +27,7 @@ from PIL import Image, ImageFile
 
 from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.images.formats import bmp, ico
-from nsfwscan.images.orientation import orientation_of, upright
+from nsfwscan.images.formats.orientation import orientation_of, upright
 
 EDGE = 1024
 """Pixels of the longest edge of a drawing."""

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, JpegImagePlugin
 
 from nsfwscan.errors import RowError
+from nsfwscan.images.formats.orientation import orientation_of, upright
 from nsfwscan.images.formats.registry import load
 from nsfwscan.images.frames import first_frame
 from nsfwscan.images.opening import Facts, as_row_error, open_within
-from nsfwscan.images.orientation import orientation_of, upright
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.provenance.quantisation import Floats, steps_of, transform
 

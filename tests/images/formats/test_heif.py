@@ -94,3 +94,37 @@ def test_a_sequence_that_is_not_decoded_is_said(monkeypatch: pytest.MonkeyPatch)
     assert refused.value.code == ErrorCode.VIDEO and "pip install 'nsfwscan[video]'" in refused.value.message
     facts, views, colours = views_of(both)
     assert (facts["frames"], views, colours, facts["signals"]) == (None, [], ["blue"], {"view.unseen": 0.5})
+
+
+def avif() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", SIZE, "blue").save(out, "AVIF")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("brand", [b"miaf", b"abcd", b"1pic", b"mif2"])
+@pytest.mark.parametrize("fmt", ["HEIF", "AVIF"])
+def test_the_brand_that_tells_may_be_any(fmt: str, brand: bytes) -> None:
+    """Browsers and phones go by all brands of a file, not by the first alone."""
+    data = avif() if fmt == "AVIF" else pictures("blue")
+    facts, _, colours = views_of(data[:8] + brand + data[12:])
+    assert (facts["format"], colours) == (fmt, ["blue"])
+
+
+@pytest.mark.parametrize("brand", [b"abcd", b"isom", b"crx "])
+def test_other_brands_are_no_picture(brand: bytes) -> None:
+    """A file of the same boxes that says something else is named, not decoded."""
+    with pytest.raises(RowError) as caught:
+        views_of(struct.pack(">I", 20) + b"ftyp" + brand + bytes(4) + brand + pictures("blue")[28:])
+    assert caught.value.status == "unsupported"
+
+
+@pytest.mark.parametrize("behind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("before", ["HEIF", "AVIF"])
+def test_a_file_behind_another_hides_neither(before: str, behind: str) -> None:
+    """Of two files in one, the first is shown, and the second is looked at."""
+    made = {"HEIF": pictures("red"), "AVIF": avif()}
+    facts, _, colours = views_of(made[before] + made[behind])
+    assert (facts["format"], facts["frames"]) == (before, 2)
+    first, second = ({"HEIF": "red", "AVIF": "blue"}[name] for name in (before, behind))
+    assert colours == ([first] if before == behind else [first, second])
