@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
+from time import CLOCK_BOOTTIME
+from time import clock_gettime as time_of
 
 from nsfwscan.errors import ConfigError, DeadlineReached
 
@@ -17,12 +19,21 @@ _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment with a time zone, or none."""
+    """A moment with a time zone, or none.
+
+    Attributes:
+        at: the moment, as this machine's clock had it when the deadline was made.
+        uptime_s: of this machine, at which a deadline that was given as a duration comes, whatever somebody sets the
+            clock to; None for a moment.
+    """
 
     at: datetime | None = None
+    uptime_s: float | None = None
 
     def left_s(self) -> float | None:
         """Return the seconds left, negative after the deadline; None without one."""
+        if self.uptime_s is not None:
+            return self.uptime_s - _uptime_s()
         return None if self.at is None else (self.at - datetime.now().astimezone()).total_seconds()
 
     def check(self) -> None:
@@ -38,6 +49,11 @@ class Deadline:
 NEVER = Deadline()
 
 
+def _uptime_s() -> float:
+    """Return the seconds since this machine was started, also those in which it slept."""
+    return time_of(CLOCK_BOOTTIME)
+
+
 def deadline_of(text: str | None) -> Deadline:
     """Return the deadline that a text means, seen from now: `90m`, `6h30m`, `45s`, `06:00` (the next one) or an ISO
     8601 time. Times without a zone are in this machine's zone; None means no deadline. Raises ConfigError where the
@@ -49,7 +65,8 @@ def deadline_of(text: str | None) -> Deadline:
     try:
         if text and match:
             hours, minutes, seconds = (int(part or 0) for part in match.groups())
-            return Deadline(now + timedelta(hours=hours, minutes=minutes, seconds=seconds))
+            after = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+            return Deadline(now + after, _uptime_s() + after.total_seconds())
         if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text):
             today, clock = now.date(), time.fromisoformat(text)
             days = (datetime.combine(today + timedelta(days=ahead), clock).astimezone() for ahead in (0, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -135,3 +136,20 @@ def test_a_deadline_is_noticed_when_it_has_come() -> None:
     with pytest.raises(DeadlineReached, match=r"the deadline \(2026-11-22T06:00:00\+00:00\) has come"):
         past.check()
     assert (past.left_s() or 0) < 0
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-1), timedelta(days=1)])
+def test_a_duration_is_as_long_as_it_is_whatever_the_clock_says(
+    monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    """Somebody sets the clock: 90 minutes stay 90 minutes, while a moment is one by the new clock."""
+    duration, moment = deadline_of("90m"), Deadline(datetime.now(UTC) + timedelta(minutes=90))
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + jump
+
+    monkeypatch.setattr(deadline, "datetime", Clock)
+    assert duration.left_s() == pytest.approx(5400, abs=60)
+    assert moment.left_s() == pytest.approx(5400 - jump.total_seconds(), abs=60)
