@@ -52,7 +52,11 @@ class ErrorCode(StrEnum):
     DENIED = "denied", Status.DENIED, "permissions forbid reading it"
     HTTP_401 = "http_401", Status.DENIED, "the store wants credentials for it"
     HTTP_403 = "http_403", Status.DENIED, "the store forbids reading it (`AccessDenied`)"
-    OUT_OF_REACH = "out_of_reach", Status.DENIED, "a list names it, and may not: it lies outside of what was asked for"
+    OUT_OF_REACH = (
+        "out_of_reach",
+        Status.DENIED,
+        "a list names it, or a link leads to it, and may not: it lies outside of what was asked for",
+    )
     FETCH_ERROR = "fetch_error", Status.FETCH_ERROR, "reading failed otherwise"
     THROTTLED = "throttled", Status.FETCH_ERROR, "the store asked for fewer requests until the last attempt"
     ARCHIVED = "archived", Status.FETCH_ERROR, "the store keeps it in an archive, from which it must be restored"

@@ -55,8 +55,8 @@ _RESUMED = "the same command with --resume last goes on where it stopped"
     "allow",
     multiple=True,
     metavar="PREFIX",
-    help="Allow lists to name objects with this prefix. Without it, a list in a bucket names only objects there. "
-    "Repeatable.",
+    help="Allow lists to name objects with this prefix, and symbolic links to lead there. Without it, a list in a "
+    "bucket names only objects there, and a link leads only to places within the sources. Repeatable.",
 )
 @click.option(
     "--full",

@@ -41,6 +41,7 @@ from nsfwscan.runs.poison import SharedPoison
 from nsfwscan.runs.run import Run
 from nsfwscan.runs.staging import ShardResult, describe_part, read_part, stage_part
 from nsfwscan.schema import STAGED_SCHEMA, Accounted, as_schema
+from nsfwscan.sources.reach import Links
 from nsfwscan.stages.base import CHUNK_ROWS, Stage, fresh, overlapped, run, run_overlapped
 from nsfwscan.stages.classify import Classify, Detect
 from nsfwscan.stages.decode import Decode, Poison
@@ -99,13 +100,20 @@ def cpu_stages(
     """
     columns = pixel_columns(spec, auxiliary_models)
     return [
-        Read(config.read, config.storage, pace),
+        read_stage(config, pace),
         Digest(),
         *([MatchDigests(banks)] if banks else []),
         decode_stage(config, columns, poison, leaves=config.decode.mode == "gpu", moved=moved),
         *([MatchHashes(banks)] if banks else []),
         *_filters(config, spec, auxiliary_models, columns),
     ]
+
+
+def read_stage(config: ScanConfig, pace: Pace = UNPACED) -> Read:
+    """Return the stage that reads objects, and follows no link out of the sources and the golden set."""
+    golden = [] if config.golden.uri is None else [config.golden.uri]
+    links = Links((*config.source.uris, *golden), config.source.allow)
+    return Read(config.read, config.storage, pace, check=links.check)
 
 
 def decode_stage(
@@ -156,7 +164,7 @@ def model_stages(
     for one in auxiliary_models.detectors:
         detector = config.detectors[one.name]
         if one.takes == "picture":
-            again = again or pictures_again(config, Read(config.read, config.storage))
+            again = again or pictures_again(config, read_stage(config))
             reader = reader_of_pictures(one, auxiliary_models.text or TextRules(), threads)
             stages.append(ReadPictures(one, detector, reader, again, column=columns[spec.geometry]))
         elif one.takes == "text":
@@ -306,7 +314,7 @@ class ModelChain:
         pixels = sum(geometry.nbytes for geometry in pixel_columns(job.spec, job.auxiliary_models))
         self._most_bytes = job.config.engine.shard_rows * (pixels + _ROW_BYTES)
         config, beside = job.config, job.auxiliary_models
-        again = pictures_again(config, Read(config.read, config.storage, _pace(job, actors)), moved)
+        again = pictures_again(config, read_stage(config, _pace(job, actors)), moved)
         stages = model_stages(config, job.spec, threads=threads, auxiliary_models=beside, again=again, moved=moved)
         self._stages = opened([*stages, *([KeepText(beside.text)] if beside.text is not None else [])])
 

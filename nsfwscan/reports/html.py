@@ -42,7 +42,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories whose characters a browser does not show, or takes as a change of direction."""
 
 _REMEDIES = {
-    Status.DENIED: "Check the scanner's permissions: run `nsfwscan doctor` with the same sources. Then scan again.",
+    Status.DENIED: "Go by the messages below. If permissions are lacking, run `nsfwscan doctor` with the same sources.",
     Status.NOT_FOUND: "Vanished between listing and reading. Nothing to do, unless something deletes unasked.",
     Status.FETCH_ERROR: "The next run tries them again. If the same objects fail again, go by the messages below.",
     Status.TIMEOUT: "The next run tries them again. If it fails as well, raise the limit that the messages below name.",

@@ -25,7 +25,7 @@ from nsfwscan.schema import LISTING_SCHEMA
 from nsfwscan.sources.local_listing import Walk
 from nsfwscan.sources.manifests import list_shape, read_manifest
 from nsfwscan.sources.patterns import Choice
-from nsfwscan.sources.reach import Reach
+from nsfwscan.sources.reach import Links, Reach
 from nsfwscan.sources.s3_inventory import read_inventory, source_bucket
 from nsfwscan.sources.s3_listing import is_folder_marker, list_prefix
 from nsfwscan.sources.truth import truth_from_path
@@ -42,7 +42,8 @@ _PAGE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One object as its store lists it; `name` is its place within the source, for globs."""
+    """One object as its store lists it; `name` is its place within the source, for globs. `is_wanted` is True where
+    these were asked before."""
 
     uri: str
     name: str
@@ -51,6 +52,7 @@ class Listed:
     modified_at: datetime | None = None
     truth: str | None = None
     refused: str | None = None
+    is_wanted: bool = False
 
 
 def list_sources(
@@ -111,7 +113,7 @@ class _Lister:
             for found in self._all(Location.of(uri).absolute()):
                 if self.store is not None and found.uri.startswith(f"{self.store}/"):
                     continue
-                if self.choice.wants(found.name, found.uri):
+                if found.is_wanted or self.choice.wants(found.name, found.uri):
                     yield found
         except STORE_ERRORS as error:
             if error_code(error) in ("NoSuchBucket", "404"):
@@ -132,8 +134,13 @@ class _Lister:
             raise SourceError(f"{path}: no such file or directory")
         if os.path.isdir(path):
             above = len(path.rstrip("/")) + 1
-            for file in Walk(path, self.choice, self.warnings).files():
-                yield self._file(file, file[above:])
+            links = Links(self.choice.source.uris, self.choice.source.allow)
+            for found in Walk(path, self.choice, links, self.warnings).files():
+                name = found.path[above:]
+                if found.refused is None:
+                    yield self._file(found.path, name)
+                else:
+                    yield Listed(local_uri(found.path), name, refused=found.refused, is_wanted=found.is_folder)
         else:
             yield self._file(path, os.path.basename(path))
 

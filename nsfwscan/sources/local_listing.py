@@ -3,9 +3,10 @@
 A folder that cannot be read is a `SourceError` with what to do; pipes, sockets and devices hold no image and are
 counted as warnings.
 
-Links to folders are entered, each folder once, however many links lead to it: a few dozen links can make millions of
-paths. At most a million folders behind links are entered; more are a `SourceError`. A link that leads nowhere is a file
-like any other, and ends as a row that says so.
+A link that leads out of the sources (`sources/reach.py`) is not followed: it is listed as refused, whether it leads to
+a file or to a folder. Other links to folders are entered, each folder once, however many links lead to it: a few dozen
+links can make millions of paths. At most a million folders behind links are entered; more are a `SourceError`. A link
+that leads nowhere is a file like any other, and ends as a row that says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from nsfwscan.errors import SourceError
 from nsfwscan.location import local_uri
 from nsfwscan.sources.patterns import Choice
+from nsfwscan.sources.reach import Links
 from nsfwscan.storage.failures import setup_error
 from nsfwscan.text import printable
 from nsfwscan.warning import WarningKind, Warnings
@@ -28,6 +30,21 @@ _MOST_LINKED = 1_000_000
 _Inode = tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One file, or a link that must not be followed.
+
+    Attributes:
+        path: absolute.
+        refused: why it must not be read, or None.
+        is_folder: True for a link to a folder; something below it may be wanted.
+    """
+
+    path: str
+    refused: str | None = None
+    is_folder: bool = False
+
+
 @dataclass
 class Walk:
     """One walk through a folder.
@@ -35,16 +52,18 @@ class Walk:
     Attributes:
         root: the folder's absolute path.
         choice: what need not be entered.
+        links: where links may lead.
         warnings: where it is counted what is left out.
     """
 
     root: str
     choice: Choice
+    links: Links
     warnings: Warnings
     _linked: set[_Inode] = field(default_factory=set)
 
-    def files(self) -> Iterator[str]:
-        """Yield the paths of all files, depth first, by name. Raises SourceError."""
+    def files(self) -> Iterator[Found]:
+        """Yield all files, depth first, by name, and the links that must not be followed. Raises SourceError."""
         self._linked = {_inode(self.root)}
         stack = [(iter(_entries(self.root, "")), False)]
         while stack:
@@ -53,18 +72,26 @@ class Walk:
             if entry is None:
                 stack.pop()
                 continue
+            refused = self.links.refusal(entry.path, os.path.realpath(entry.path)) if entry.is_symlink() else None
             if not _leads_to_folder(entry):
-                yield from self._file(entry)
+                yield from self._file(entry, refused)
                 continue
             place = self._place(entry)
+            if refused is not None:
+                yield from self._folder_elsewhere(entry, place, refused)
+                continue
             if self._enters(entry, place, behind_link):
                 stack.append((iter(_entries(entry.path, place)), behind_link or entry.is_symlink()))
 
-    def _file(self, entry: os.DirEntry[str]) -> Iterator[str]:
+    def _file(self, entry: os.DirEntry[str], refused: str | None) -> Iterator[Found]:
         if entry.is_file(follow_symlinks=False) or entry.is_symlink():
-            yield entry.path
+            yield Found(entry.path, refused)
         elif self.choice.wants(self._place(entry), uri := local_uri(entry.path)):
             self.warnings.add(WarningKind.SPECIAL_FILE, uri)
+
+    def _folder_elsewhere(self, entry: os.DirEntry[str], place: str, refused: str) -> Iterator[Found]:
+        if self.choice.may_want(place) and not self.choice.leaves_out(place):
+            yield Found(entry.path, refused, is_folder=True)
 
     def _place(self, entry: os.DirEntry[str]) -> str:
         return entry.path[len(self.root.rstrip("/")) + 1 :]

@@ -1,7 +1,9 @@
-"""Refuse what the rows of a list must not name: its writer must not make a scan read what the list's reader may read.
+"""Refuse what the rows of a list must not name, and where links must not lead.
+
+Whoever writes a list, or puts a symbolic link into a media store, must not make a scan read what only the scan may.
 
 A person names the list at the command line, and the prefixes that it may name beside its own (`--allow-source`).
-Nothing is read, and no name is resolved, here.
+Nothing is read here, and no host's name is resolved.
 
 - A list in a bucket, or on a web server, names objects of that bucket or server; one elsewhere (any other fsspec URI),
   objects of its own folder. Others may be able to write it, so nothing else, and no file of this machine, is read.
@@ -10,6 +12,10 @@ Nothing is read, and no name is resolved, here.
 - A list on this machine is the person's own. It may name files of this machine, but not the system's (`/etc`, `/proc`,
   `/sys`, `/dev`, `/run`, `/boot`), and objects of any store; and no web server on this machine or on its link, where
   clouds keep credentials.
+
+- A link in a folder that is scanned leads to places within the sources, or to those that are allowed, and nowhere else;
+  so does a file that an allowed prefix lets a list name. A file that a list on this machine names may be a link to any
+  place but the system's.
 
 Not checked: to which address a name of a web server resolves, and where a server redirects to. See README.md here.
 """
@@ -20,8 +26,9 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.location import Location
 from nsfwscan.text import printable
 
@@ -78,13 +85,55 @@ class Reach:
     def _refusal_at_home(self, place: Location) -> str | None:
         """Return why an object must not be read that a list on this machine names, or None."""
         if place.is_local:
-            path = os.path.normpath(place.path)
-            system = next((root for root in _SYSTEM if path == root or path.startswith(f"{root}/")), None)
-            return f"not read: {system} is the system's; {_HELP}" if system else None
+            return _refusal_of_system(os.path.normpath(place.path))
         for link in (place, *map(Location.of, place.uri.split("::"))):  # an IPv6 address, too, may hold `::`
             if link.is_web and is_of_this_machine(link.authority):
                 return f"not read: {printable(link.authority)} is this machine, or keeps its credentials; {_HELP}"
         return None
+
+
+class Links:
+    """Where the symbolic links of local sources may lead.
+
+    Args:
+        sources: URIs of the sources; those elsewhere do not count.
+        allowed: prefixes that a person allows beside.
+    """
+
+    def __init__(self, sources: Iterable[str], allowed: Iterable[str] = ()) -> None:
+        self._written = tuple(map(_as_folder, _local_paths((*sources, *allowed))))
+        self._real = tuple(_as_folder(os.path.realpath(path)) for path in self._written)
+
+    def refusal(self, path: str, real: str) -> str | None:
+        """Return why a file must not be read, or None.
+
+        Args:
+            path: the absolute path that names it.
+            real: the path without any link that this leads to.
+        """
+        if _as_folder(real).startswith(self._real):
+            return None
+        if _as_folder(path).startswith(self._written):
+            return f"not read: a symbolic link leads to {printable(real)}, out of the sources; {_HELP}"
+        return _refusal_of_system(real)
+
+    def check(self, path: str, real: str) -> None:
+        """Raise RowError for a file that must not be read; arguments are those of `refusal`."""
+        if refused := self.refusal(path, real):
+            raise RowError(ErrorCode.OUT_OF_REACH, refused)
+
+
+def _local_paths(uris: Iterable[str]) -> Iterator[str]:
+    return (place.absolute().path for place in map(Location.of, uris) if place.is_local)
+
+
+def _as_folder(path: str) -> str:
+    return f"{path.rstrip('/')}/"
+
+
+def _refusal_of_system(path: str) -> str | None:
+    system = next((root for root in _SYSTEM if _as_folder(path).startswith(f"{root}/")), None)
+    return f"not read: {system} is the system's; {_HELP}" if system else None
 
 
 def _own_places(home: Location) -> tuple[str, ...]:

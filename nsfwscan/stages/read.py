@@ -2,7 +2,8 @@
 
 A failed read becomes the row's `status` and `error`. An object over the size limit is not read, unless it begins as a
 video and is within the limit of those: it is copied to a temporary file, range by range, which is mapped into memory.
-Nor is one that the listing refuses (`refused`), which becomes `denied`. Refused credentials stop the run.
+Nor is one that the listing refuses (`refused`), or a local file to which a link leads from
+where it must not (`check`): they become `denied`. Refused credentials stop the run.
 
 Every read ends. Reads from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
 filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.
@@ -25,7 +26,7 @@ from nsfwscan.images.formats.containers import HEAD_BYTES, container_of, videos_
 from nsfwscan.location import Location
 from nsfwscan.schema import BYTES
 from nsfwscan.stages.base import Row, Stage, map_rows, put
-from nsfwscan.storage.objects import fetch, read_head, too_large
+from nsfwscan.storage.objects import Check, fetch, read_head, too_large, unchecked
 from nsfwscan.storage.rate_limit import UNPACED, Pace
 from nsfwscan.storage.spool import spool
 from nsfwscan.storage.threads import Call, Hung, Threads
@@ -38,19 +39,26 @@ _MAX_HUNG = 64
 
 
 class Read(Stage):
-    """Fetches every object of a table, `config.concurrency` at a time, at the `pace` of this worker's requests."""
+    """Fetches every object of a table, `config.concurrency` at a time, at the `pace` of this worker's requests; `check`
+    is that of `fetch`."""
 
     name = "read"
     needs: tuple[str, ...] = ("uri",)
     adds = pa.schema([BYTES])
 
     def __init__(
-        self, config: ReadConfig, storage: StorageConfig, pace: Pace = UNPACED, held: Mapping[str, bytes] | None = None
+        self,
+        config: ReadConfig,
+        storage: StorageConfig,
+        pace: Pace = UNPACED,
+        held: Mapping[str, bytes] | None = None,
+        check: Check = unchecked,
     ) -> None:
         self._config = config
         self._held = {} if held is None else held
         self._storage = storage
         self._pace = pace
+        self._check = check
 
     def open(self) -> None:
         """Start the reading threads."""
@@ -107,6 +115,7 @@ class Read(Stage):
                 size=row["size"],
                 etag=row["etag"],
                 wait=wait,
+                check=self._check,
             )
         except RowError as error:
             if error.code != ErrorCode.TOO_MANY_BYTES:
@@ -119,9 +128,9 @@ class Read(Stage):
         limits, place = self._config, Location.of(row["uri"])
         if error.values.get("size", 0) > limits.max_video_bytes or not videos_are_decoded():
             raise error
-        if container_of(read_head(place, self._storage, HEAD_BYTES)) is None:
+        if container_of(read_head(place, self._storage, HEAD_BYTES, self._check)) is None:
             raise error
-        how: Any = {"timeout_s": limits.timeout_s, "attempts": limits.attempts, "wait": wait}
+        how: Any = {"timeout_s": limits.timeout_s, "attempts": limits.attempts, "wait": wait, "check": self._check}
         copy = spool(place, self._storage, max_bytes=limits.max_video_bytes, **how)
         return _read(copy.data, copy.etag)
 

@@ -22,6 +22,7 @@ import io
 import os
 import stat
 import zlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ _MOST_OF_OURS = 4 * 2**30
 """Of a file of ours that is read at once; the largest, such as parts of reports, have far less."""
 _ANY_ZLIB = 32 + zlib.MAX_WBITS
 """gzip or zlib, as the first bytes have it."""
+
+
+Check = Callable[[str, str], None]
+"""A function that raises RowError where a local file must not be read, by the path that names it, and by the path
+without any link that this leads to."""
+
+
+def unchecked(path: str, real: str) -> None:
+    """Let a local file be read wherever it is."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ def fetch(
     size: int | None = None,
     etag: str | None = None,
     wait: Wait = UNPACED.wait,
+    check: Check = unchecked,
 ) -> Fetched:
     """Read one object whole. Raises RowError where this object cannot be read, with the status that says why;
     NsfwscanError where the credentials are refused.
@@ -84,10 +95,11 @@ def fetch(
             answers are retried below this, with another).
         size, etag: as listed, where that is known.
         wait: called before each attempt.
+        check: of the place to which the path of a local file leads.
     """
 
     def attempt() -> Fetched:
-        found = _fetch(place, storage, max_bytes, timeout_s)
+        found = _fetch(place, storage, max_bytes, timeout_s, check)
         if etag is not None and found.etag == etag and size is not None:
             _check_whole(len(found.data), size)
         return found
@@ -168,11 +180,12 @@ class RemoteFile(io.RawIOBase):
         return end - start
 
 
-def read_head(place: Location, storage: StorageConfig, size: int) -> bytes:
-    """Return the first bytes of an object, of so many at most; nothing where they cannot be read."""
-    with suppress(*STORE_ERRORS):
+def read_head(place: Location, storage: StorageConfig, size: int, check: Check = unchecked) -> bytes:
+    """Return the first bytes of an object, of so many at most; nothing where they cannot be read. `check` is that of
+    `fetch`."""
+    with suppress(RowError, *STORE_ERRORS):
         if place.is_local:
-            with open(os.open(place.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            with open_local(place.path, check) as file:
                 return file.read(size)
         return RemoteFile(place.absolute(), storage).read(size) or b""
     return b""
@@ -183,9 +196,11 @@ def _check_whole(read: int, expected: int | None) -> None:
         raise NotWhole(f"read {read:,} of {expected:,} bytes")
 
 
-def _fetch(place: Location, storage: StorageConfig, max_bytes: int, timeout_s: float | None) -> Fetched:
+def _fetch(
+    place: Location, storage: StorageConfig, max_bytes: int, timeout_s: float | None, check: Check = unchecked
+) -> Fetched:
     if place.is_local:
-        return _read_local(place.path, max_bytes)
+        return _read_local(place.path, max_bytes, check)
     place = place.absolute()
     fs = filesystem(place, storage)
     if fs.async_impl:
@@ -197,18 +212,22 @@ def _fetch(place: Location, storage: StorageConfig, max_bytes: int, timeout_s: f
         return _taken(fs.cat_file(place.uri, **_up_to(info, max_bytes)), info, max_bytes)
 
 
-def open_local(path: str) -> IO[bytes]:
-    """Open a file of this machine. Raises OSError, and RowError where it is no regular file."""
-    # O_NONBLOCK: opening a named pipe must not wait for a writer.
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise RowError(ErrorCode.NOT_A_FILE, "not a regular file")
-    return file
+def open_local(path: str, check: Check = unchecked) -> IO[bytes]:
+    """Open a regular file of this machine. Nothing else is opened, not even for a moment: to open a pipe may wait for
+    its writer, and to open a device may start it. Raises OSError, RowError, and what `check` raises."""
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise RowError(ErrorCode.NOT_A_FILE, "not a regular file")
+        itself = f"/proc/self/fd/{handle}"
+        check(path, os.readlink(itself))  # of what is held: a link that is put there now leads nowhere else
+        return open(os.open(itself, os.O_RDONLY | os.O_CLOEXEC), "rb")
+    finally:
+        os.close(handle)
 
 
-def _read_local(path: str, max_bytes: int) -> Fetched:
-    with open_local(path) as file:
+def _read_local(path: str, max_bytes: int, check: Check) -> Fetched:
+    with open_local(path, check) as file:
         before = os.fstat(file.fileno())
         _check_size(before.st_size, max_bytes)
         data = file.read(before.st_size + 1)  # one more, to see one that grows

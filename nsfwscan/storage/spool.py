@@ -23,7 +23,7 @@ from nsfwscan.errors import ErrorCode, NsfwscanError, RowError
 from nsfwscan.location import Location
 from nsfwscan.storage.failures import NotWhole, Wait, error_code, is_transient, retry, row_error
 from nsfwscan.storage.filesystems import coroutine, filesystem
-from nsfwscan.storage.objects import fetch, open_local, too_large, unquoted
+from nsfwscan.storage.objects import Check, fetch, open_local, too_large, unchecked, unquoted
 from nsfwscan.storage.rate_limit import UNPACED
 
 _PIECE_BYTES = 2**20
@@ -69,6 +69,7 @@ def spool(
     timeout_s: float,
     attempts: int,
     wait: Wait = UNPACED.wait,
+    check: Check = unchecked,
 ) -> Spooled:
     """Copy one object. Raises RowError and NsfwscanError as `fetch`, and NsfwscanError where the disk has no room.
 
@@ -77,11 +78,12 @@ def spool(
         timeout_s: for each attempt to read a range.
         attempts: how often a range, or an object that changes meanwhile, is tried.
         wait: called before each attempt.
+        check: that of `fetch`.
     """
     with tempfile.TemporaryFile(prefix="nsfwscan-") as file:
         for _ in range(attempts):
             with suppress(_Changed):
-                etag = _copied(place, storage, file, max_bytes, timeout_s, attempts, wait)
+                etag = _copied(place, storage, file, max_bytes, timeout_s, attempts, wait, check)
                 file.flush()
                 data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if file.tell() else b""
                 return Spooled(data, etag)
@@ -96,6 +98,7 @@ def _copied(
     timeout_s: float,
     attempts: int,
     wait: Wait,
+    check: Check,
 ) -> str | None:
     """Write the object into an empty file, and return its etag."""
     file.seek(0)
@@ -104,7 +107,9 @@ def _copied(
         found = fetch(place, storage, max_bytes=max_bytes, timeout_s=timeout_s, attempts=attempts, wait=wait)
         _write(file, found.data)
         return found.etag
-    read: _Read = partial(_local_range, place) if place.is_local else partial(_s3_range, place, storage, timeout_s)
+    read: _Read = partial(_s3_range, place, storage, timeout_s)
+    if place.is_local:
+        read = partial(_local_range, place.path, check)
     tag: str | None = None
     size = 1
     while file.tell() < size:
@@ -131,8 +136,8 @@ def _write(file: IO[bytes], data: bytes) -> None:
         raise NsfwscanError(f"{words}; make room there, or set TMPDIR to a folder on a larger disk") from error
 
 
-def _local_range(place: Location, start: int, tag: str | None) -> _Range:
-    with open_local(place.path) as file:
+def _local_range(path: str, check: Check, start: int, tag: str | None) -> _Range:
+    with open_local(path, check) as file:
         before = os.fstat(file.fileno())
         data = os.pread(file.fileno(), RANGE_BYTES, start)
         after = os.fstat(file.fileno())

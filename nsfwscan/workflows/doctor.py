@@ -197,10 +197,13 @@ def _source(uri: str, config: ScanConfig) -> Iterator[Finding]:
     if first is None:
         yield Finding("fail", "source", f"{uri}: lists nothing (with these --include/--exclude)")
         return
-    if (refused := first["refused"][0].as_py()) is not None:
-        yield Finding("fail", "source", f"{uri}: {printable(first['uri'][0].as_py())}: {refused}")
+    allowed = first.filter(pc.is_null(first["refused"]))  # others are not opened here, either
+    for other in first.filter(pc.is_valid(first["refused"])).slice(0, 1).to_pylist():
+        yield Finding(
+            "warn" if allowed.num_rows else "fail", "source", f"{uri}: {printable(other['uri'])}: {other['refused']}"
+        )
+    if not allowed.num_rows:
         return
-    allowed = first.filter(pc.is_null(first["refused"]))  # URIs that a list must not name are not opened here, either
     listed, limits = allowed["uri"].to_pylist(), config.read
     example = listed[0]
     name = printable(example)

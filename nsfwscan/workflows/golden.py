@@ -72,7 +72,7 @@ class Golden:
         uri = job.config.golden.uri
         if uri is None:
             return cls(job)
-        source = SourceConfig(uris=(uri,), truth="none")
+        source = SourceConfig(uris=(uri,), truth="none", allow=job.config.source.allow)
         listed = listed_once(list(list_sources(source, job.config.storage, store=job.run.store.uri)))
         if not 0 < listed.num_rows <= MOST_OBJECTS:
             raise ConfigError(

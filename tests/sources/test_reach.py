@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from nsfwscan.config import ScanConfig, SourceConfig, StorageConfig
 from nsfwscan.demo.media import DemoObject
@@ -14,7 +15,7 @@ from nsfwscan.execution.inline import run_inline
 from nsfwscan.location import Location
 from nsfwscan.reports.progress import Silent
 from nsfwscan.sources.listing import list_sources
-from nsfwscan.sources.reach import Reach, is_of_this_machine
+from nsfwscan.sources.reach import Links, Reach, is_of_this_machine
 from nsfwscan.workflows.scan import run_scan
 
 BUCKET = "s3://media/lists/night.jsonl"
@@ -156,3 +157,38 @@ def test_what_two_sources_name_is_refused_by_neither_alone(tmp_path: Path) -> No
     (tmp_path / "a.csv").write_text("uri\n/etc/shadow\ns3://b/k\n")
     [table] = list_sources(SourceConfig(uris=(str(tmp_path / "a.csv"),)), StorageConfig())
     assert [reason is None for reason in table["refused"].to_pylist()] == [False, True]
+
+
+def test_where_a_link_may_lead(tmp_path: Path) -> None:
+    """Within the sources and what is allowed; what only a list on this machine names, to anything but the system's."""
+    (tmp_path / "media").symlink_to("disk")
+    links = Links((f"{tmp_path}/media", "s3://b/x"), (f"{tmp_path}/more",))
+    assert links.refusal(f"{tmp_path}/media/a", f"{tmp_path}/disk/a") is None
+    assert links.refusal(f"{tmp_path}/media/a", f"{tmp_path}/more/a") is None
+    assert links.refusal(f"{tmp_path}/media/a", f"{tmp_path}/disk-2/a")
+    assert links.refusal(f"{tmp_path}/more/a", f"{tmp_path}/other")
+    assert links.refusal("/srv/listed.jpg", "/srv/blobs/a") is None
+    assert "/proc is the system's" in (links.refusal("/srv/listed.jpg", "/proc/1/environ") or "")
+    assert Links(("/",)).refusal("/a", "/etc/passwd") is None
+
+
+def test_a_link_that_comes_after_the_listing_is_not_followed(tmp_path: Path) -> None:
+    """Between listing and reading a stranger has time to put a link in a file's place, or in that of its folder."""
+    picture = Image.new("RGB", (40, 40), (9, 99, 199))
+    for folder in ("media/album", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        picture.save(tmp_path / folder / "a.png")
+    picture.save(tmp_path / "media" / "b.png")
+    config = ScanConfig.of({
+        "source": {"uris": [str(tmp_path / "media")]}, "out": str(tmp_path / "out"), "report": {"max_error_rate": 1.0}
+    })  # fmt: skip
+
+    def swapped(*arguments: Any) -> Any:
+        for place, target in (("b.png", "elsewhere/a.png"), ("album", "elsewhere")):
+            (tmp_path / "media" / place).rename(tmp_path / place)
+            (tmp_path / "media" / place).symlink_to(tmp_path / target)
+        return run_inline(*arguments)
+
+    record = run_scan(config, "r", swapped, Silent()).record
+    assert record.summary.status == {"denied": 2}
+    assert all(f"leads to {tmp_path}/elsewhere/a.png" in error.message for error in record.summary.errors)

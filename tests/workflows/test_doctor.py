@@ -114,8 +114,8 @@ def test_a_source_without_images_is_warned_of(tmp_path: Path) -> None:
     folder.mkdir()
     for i in range(3):
         (folder / f"{i}.jpg").write_bytes(pointer)
-    (folder / "pipe.jpg").symlink_to(tmp_path / "pipe")
-    os.mkfifo(tmp_path / "pipe")
+    (folder / "pipe.jpg").symlink_to("pipe")
+    os.mkfifo(folder / "pipe")
     [warned] = [f for f in examined(folder, None) if f.subject == "source" and f.verdict == "warn"]
     assert "of the first 3 objects, 3 are no images (3 × a Git LFS pointer" in warned.detail
     Image.new("RGB", (8, 8)).save(folder / "image.png")
