@@ -39,7 +39,8 @@ class Call(Generic[_Result]):
         self._error: BaseException | None = None
 
     def expect_within(self, seconds: float) -> None:
-        """Say from within the call in how many seconds it must be back; `inf` while it only waits for something."""
+        """Say from within the call, or as it is submitted, in how many seconds it must be back; `inf` while it only
+        waits for something."""
         self._due = time.monotonic() + seconds
 
     def cancel(self) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from nsfwscan.config import NotifyConfig
 from nsfwscan.errors import ConfigError
 from nsfwscan.runs.run import Run
+from nsfwscan.storage.threads import Hung, Threads
 from nsfwscan.text import plural, redacted
 from nsfwscan.workflows.finalize import now
 
@@ -61,6 +62,7 @@ class Notices:
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="notices")
         if self._url is not None:
+            self._calls = Threads(1, "notice")
             self._thread.start()
 
     def started(self, run: Run) -> None:
@@ -110,13 +112,28 @@ class Notices:
     def _work(self) -> None:
         while (notice := self._waiting.get()) is not None:
             for attempt in range(1, self._config.attempts + 1):
-                problem, is_final = self._deliver(notice)
+                problem, is_final = self._in_time(notice)
                 if problem is None or is_final or attempt == self._config.attempts:
                     break
                 time.sleep(_AGAIN_S * 2 ** (attempt - 1))
             if problem is not None:
                 host = urlsplit(str(self._url)).hostname
                 self._tell(f"notify   {host} did not take the notice of the {notice['event']}: {problem}")
+
+    def _in_time(self, notice: dict[str, Any]) -> tuple[str | None, bool]:
+        """Deliver a notice as `_deliver` does, and give it up where that takes too long: the time-out of a connection
+        starts anew with each byte of an answer, and has no hold over the search for a host's address."""
+        call = self._calls.submit(lambda _: self._deliver(notice))
+        call.expect_within(self._config.timeout_s)
+        try:
+            return call.result()
+        except Hung:
+            self._calls.replace(call)
+            return self._no_answer, False
+
+    @property
+    def _no_answer(self) -> str:
+        return f"no answer within {self._config.timeout_s:g} s"
 
     def _deliver(self, notice: dict[str, Any]) -> tuple[str | None, bool]:
         """Return why a notice was not taken, in words; None where it was; and whether another attempt is in vain."""
@@ -132,7 +149,7 @@ class Notices:
         except urllib.error.HTTPError as error:
             return f"it answered {error.code}", error.code < 500 and error.code != 429
         except TimeoutError:
-            return f"no answer within {self._config.timeout_s:g} s", False
+            return self._no_answer, False
         except Exception as error:  # noqa: BLE001  # the words of some name the URL
             return _words(error), False
         return None, True
@@ -161,16 +178,19 @@ def _checked(url: str) -> str:
 def noticed(config: NotifyConfig, kind: str, store: str, tell: Callable[[str], None]) -> Iterator[Notices]:
     """Yield the notices of a run; tell of a failure that ends the block, and wait for delivery.
 
+    A signal that comes while it waits at the end of a block that did its work only ends the waiting.
+
     Raises:
         ConfigError: the webhook's URL is none.
     """
     notices = Notices(config, kind, store, tell)
-    wait_s = notices.longest_s
     try:
         yield notices
     except BaseException as error:
         notices.failed(error)
-        wait_s = _STOPPED_S if isinstance(error, KeyboardInterrupt) else wait_s
+        notices.close(_STOPPED_S if isinstance(error, KeyboardInterrupt) else notices.longest_s)
         raise
-    finally:
-        notices.close(wait_s)
+    try:
+        notices.close(notices.longest_s)
+    except KeyboardInterrupt:  # all else is done
+        tell("notify   stopped waiting for the delivery of notices")

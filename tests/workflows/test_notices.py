@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -166,3 +168,47 @@ def test_what_is_no_webhook(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="no http or https URL") as raised:
         night(tmp_path, url)
     assert "XSECRETX" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """A server that answers with a byte now and then, and never comes to an end."""
+    ended = Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            with suppress(OSError):
+                while not ended.wait(0.05):
+                    self.wfile.write(b"H")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/XSECRETX"
+    ended.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_webhook_that_answers_byte_by_byte_is_given_up(dripping: str, tmp_path: Path) -> None:
+    """The time-out is of an attempt as a whole, not of each byte."""
+    began = time.monotonic()
+    lines = night(tmp_path, dripping, notify={"url": dripping, "timeout_s": 0.3, "attempts": 2})
+    assert [line for line in lines if line.startswith("notify")] == [
+        f"notify   127.0.0.1 did not take the notice of the {event}: no answer within 0.3 s"
+        for event in ("start", "commit")
+    ]
+    assert time.monotonic() - began < 30
+
+
+def test_a_signal_that_comes_while_notices_are_delivered_undoes_no_commit(
+    webhook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is committed, so the command ends as if they had been delivered."""
+
+    def close(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notices.Notices, "close", close)
+    lines = night(tmp_path, f"http://{webhook.place}")
+    assert "notify   stopped waiting for the delivery of notices" in lines
+    assert (tmp_path / "out" / "runs" / "made" / "_SUCCESS").exists()
