@@ -94,10 +94,12 @@ def forget(store: Store, by: str, reason: str, uri: str | None = None, sha256: s
     Raises:
         ConfigError: the store does not know it, or it matches an illegal bank.
         RunConflict: a run is not finished, or another command is at work.
+        StoreError: the store fails; or what a dead process left in it cannot be removed, and nothing is forgotten.
         BrokenRecord: a file is not what was recorded; what was done until then stands.
     """
     with Run(store, LEASE).lease():
         _check_finished(store)
+        _clear_leftovers(store)
         paths = _parquet_files(store)
         uris, contents = _objects(store, paths, uri, sha256)
         record = _record(store, uris, by, reason)
@@ -128,9 +130,17 @@ def _check_finished(store: Store) -> None:
             raise RunConflict(f"run {run.run_id} is not finished: finish it, or remove it (`nsfwscan gc`), then forget")
 
 
+def _clear_leftovers(store: Store) -> None:
+    """Remove the rows of committed runs that are still staged, and files that were never whole: a process that was
+    killed, or may not delete, left them, and they may name an object. Raises StoreError where one cannot be removed."""
+    for run in runs_of(store, "staging"):
+        store.delete(f"staging/{run.run_id}")
+    store.delete_files(list(store.leftovers("")))
+
+
 def _parquet_files(store: Store) -> list[str]:
-    """Return the paths of all Parquet files that may name an object: those of all folders but `staging/`, where only
-    runs are at work that are not finished, and of which there are none."""
+    """Return the paths of all Parquet files that may name an object: those of all folders but `staging/`, where no
+    run has anything left."""
     return sorted(path for path in store.sizes("") if path.endswith(".parquet") and not path.startswith("staging/"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from nsfwscan.config import StorageConfig
 from nsfwscan.policy.rules import load_policy
 from nsfwscan.runs.run import Run
 from nsfwscan.storage import store as storing
+from nsfwscan.storage.confined import Confined
 from nsfwscan.storage.store import Store
 from nsfwscan.workflows.replay import commit_replay
 from tests.runs.rows import ILLEGAL_MATCH, Row, begun, scanned, staged_row
@@ -247,3 +249,25 @@ def test_what_is_not_reached_is_said_and_what_is_forgotten_is_in_no_plan(made: P
     assert plan.exit_code == 0 and "forgotten:" not in plan.output and plan.output.count('"action"') == len(NAMES) - 1
     page = run("review", folder / "out" / "runs" / "2", "--where", "true", "--no-covers", "--out", folder / "page")
     assert page.exit_code == 0 and "forgotten:" not in (folder / "page" / "index.html").read_text(), page.output
+
+
+def test_what_dead_processes_left_is_removed(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a committed run that are still staged, and half-written files, name the object, too. Where they may not be
+    removed, nothing is forgotten, and it says so."""
+    uri = str(made / "media" / "07.jpg")
+    left = [folder / "out/staging/2/00000-0000.arrow", folder / "out/runs/2/report/.tmp-0123"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"a row of {uri}")
+    with monkeypatch.context() as denied:
+        denied.setattr(Confined, "remove", lambda self, name: raise_denied(name))
+        refused = forget(folder, "--uri", uri)
+    assert refused.exit_code == 1 and "cannot delete" in refused.output and "staging/2: Permission" in refused.output
+    assert uri in texts(folder)
+    assert forget(folder, "--uri", uri).exit_code == 0
+    assert uri not in texts(folder) and not any(path.exists() for path in left)
+
+
+def raise_denied(name: str) -> None:
+    if name.lstrip("/").startswith("staging/2"):
+        raise PermissionError(errno.EACCES, "Permission denied")
