@@ -71,6 +71,12 @@ class WarningKind(StrEnum):
         "a time of change that no calendar has; `modified_at` is null",
         "No object is lost, but these are read again every night, unless their store gives versions. Mend their times.",
     )
+    CLOCK_BEHIND = (
+        "clock_behind",
+        "a run that was committed later than it is now, by this machine's clock",
+        "The clock is wrong, or it was then. Set it. Until it has passed that time, what takes a store's newest run "
+        "takes that one: name runs by their ids.",
+    )
     UNCONFINED = (
         "unconfined",
         "a file that was decoded in a process whose sandbox does not hold wholly",

@@ -44,12 +44,14 @@ class Attempts:
     """Notes of a run's attempts; this process's is one of them."""
 
     def __init__(self, staging: Store) -> None:
-        self._notes = staging.inside(FOLDER)
+        self._staging, self._notes = staging, staging.inside(FOLDER)
         self._name = f"{uuid.uuid4().hex}.json"
 
     def note(self, attempt: Attempt) -> None:
-        """Write this process's note."""
+        """Write this process's note, unless the run's folder is gone: it would be made anew."""
         with suppress(NsfwscanError):
+            if not self._staging.names(""):
+                return
             self._notes.write(self._name, attempt.model_dump_json().encode())
 
     def earlier(self) -> list[Attempt]:

@@ -111,7 +111,11 @@ class Chain:
             if other.run_id in link.named.passed_over or any(other in self._missed(one, _SAME_TIME) for one in told):
                 continue
             apart, at = link.committed_at - other.committed_at, other.committed_at.isoformat()
-            if apart <= _SAME_TIME:
+            if link.run_id in self.behind(other):
+                yield note(
+                    f"run {other.run_id} goes on from this one, but is dated {apart} before it: a clock went back"
+                )
+            elif apart <= _SAME_TIME:
                 yield note(f"run {other.run_id} was committed at the same time ({at}): neither names the other")
             else:
                 yield tampered(

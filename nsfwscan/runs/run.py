@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -240,8 +241,11 @@ class Run:
         return Begun(self, settings, done, sum(shard.rows for shard in shards))
 
     @contextmanager
-    def lease(self, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    def lease(self, tell: Callable[[str], None] = lambda line: None) -> Iterator[Callable[[], None]]:
         """Hold the run for this process, with a heartbeat. Raises RunConflict where another process holds it.
+
+        Yield a function that raises where this process holds it no more: RunConflict where another one took it over,
+        StoreError where the run's staging is gone.
 
         Args:
             tell: called with a message where an invalid lease is taken over.
@@ -254,7 +258,7 @@ class Run:
             thread = threading.Thread(target=_keep_alive, args=(staging, token, stop), daemon=True, name="lease")
             thread.start()
             try:
-                yield
+                yield partial(self._check_held, token)
             finally:
                 stop.set()
                 thread.join()
@@ -264,6 +268,23 @@ class Run:
                     self.store.delete(f"staging/{self.run_id}")
         finally:
             _HELD_HERE.discard(token)
+
+    def _check_held(self, token: str) -> None:
+        try:
+            lease = _Held.of(self.staging).lease
+        except StoreError:  # away for a moment; if it stays away, the next write says so
+            return
+        if lease is None:
+            raise StoreError(
+                f"{self.staging.locate('alive.json')} is gone: the report store was moved or deleted while the run was "
+                "at work, so the run stops. If it was moved: remove what lies there now, move it back, and go on with "
+                f"--run-id {self.run_id}. If it was deleted: the same command begins anew"
+            )
+        if lease.token != token:
+            raise RunConflict(
+                f"run {self.run_id} was taken over by process {lease.pid} on {printable(lease.host)}, which goes on "
+                "with it: this one had given no sign of life for too long"
+            )
 
     def clear_staging(self) -> None:
         """Remove all staged files but the lease, which the caller must hold. Raises StoreError if the store fails."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import nsfwscan
 from nsfwscan.banks.bank import BankSpec
 from nsfwscan.banks.matcher import BankSet
 from nsfwscan.config import NotifyConfig, ScanConfig, SourceConfig, StorageConfig
-from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled
+from nsfwscan.errors import BalanceError, BrokenRecord, ConfigError, DeadlineReached, NsfwscanError, Stalled, StoreError
 from nsfwscan.execution.deadline import Deadline, deadline_of
 from nsfwscan.execution.gpu_decoding import refuse_undecodable
 from nsfwscan.execution.layout import Fleet
@@ -80,6 +81,8 @@ Engine = Callable[[Job, Sequence[Shard], Deadline], Iterable[ShardResult]]
 """A function that runs shards until a deadline: on Ray (`ray_data.run_shards`) or here (`inline.run_inline`)."""
 
 _NO_TRUTH = {"path", "none"}
+_CLOCKS_DIFFER = timedelta(seconds=90)
+"""By so much the clocks of two machines may differ."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -233,7 +236,7 @@ def _run_scan(
     job = replace(job, calibration=calibration)
     if calibration is not None:
         progress.say(f"model    calibration {calibration.number} of the store: {calibration.map}")
-    with run.lease(progress.say), _resumable(run):
+    with run.lease(progress.say) as check_held, _resumable(run):
         if run.folder.exists("run.json"):  # a commit was cut off before it wrote _SUCCESS
             unproved = complete(run, evidence)
             return notices.committed(ScanResult.of(run, run.record(), unproved, already_committed=True))
@@ -249,7 +252,8 @@ def _run_scan(
         plan = begun or _plan(job, progress, deadline)
         with effort.noted():
             effort.begin("scan_s")
-            worked = _work(job, plan, golden, engine, progress, deadline, effort)
+            worked = _work(job, plan, golden, engine, progress, deadline, effort, check_held)
+            check_held()
             effort.begin("commit_s")
             previous = PreviousReports.of(store, plan.previous_runs, _within(config))
             report = _write(job, plan, previous, shadows, known, progress)
@@ -333,15 +337,36 @@ def _tell_of(begun: Begun) -> str:
 
 @contextmanager
 def _resumable(run: Run) -> Iterator[None]:
-    """Add to the error of a run that a deadline or the watchdog stopped how to resume the run."""
+    """Add to the error of a run that a deadline, the watchdog or its own store stopped how to resume the run."""
     try:
         yield
-    except (DeadlineReached, Stalled) as error:
-        begun = run.begun()
+    except BrokenRecord:  # which says itself what to do
+        raise
+    except (DeadlineReached, Stalled, StoreError) as error:
+        begun = _begun(run)
+        if begun is None and isinstance(error, StoreError):
+            raise
         if begun is None:
             raise type(error)(f"{error}\nit was still listing: the same command begins anew") from error
         far = f"{begun.done:,} of {begun.total:,} objects are done"
         raise type(error)(f"{error}\n{far}; --run-id {run.run_id} or --resume last goes on from there") from error
+
+
+@contextmanager
+def _while_held(check_held: Callable[[], None]) -> Iterator[None]:
+    """Say of a failure of the store that the run is not held any more, where that is why."""
+    try:
+        yield
+    except StoreError:
+        check_held()
+        raise
+
+
+def _begun(run: Run) -> Begun | None:
+    try:
+        return run.begun()
+    except StoreError:
+        return None
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -367,6 +392,7 @@ def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     previous_runs = _whole_previous(run, config, progress)
     if previous_runs:
         _tell_differences(job, previous_runs[0].record, progress)
+        _tell_clock(previous_runs, warnings)
     known = PreviousReports(previous_runs, _within(config)).known(_reuse_policy(job)) if previous_runs else Known()
     check = partial(check_losses, config=config, base=previous_runs[0]) if previous_runs else None
     bound, shard_rows = _bound(config.source), config.engine.shard_rows
@@ -385,6 +411,15 @@ def _tell_differences(job: Job, before: RunRecord, progress: Progress) -> None:
         progress.say(f"differs  from run {before.run_id}, whose rows and decisions were made with other settings:")
     for line in lines:
         progress.say(f"differs  {line}")
+
+
+def _tell_clock(previous: Sequence[PreviousRun], warnings: Warnings) -> None:
+    """Count the previous runs that were committed later than it is now."""
+    now = datetime.now(UTC) + _CLOCKS_DIFFER
+    for run in previous:
+        at = datetime.fromisoformat(run.record.committed_at)
+        if at > now:
+            warnings.add(WarningKind.CLOCK_BEHIND, run.run.run_id, detail=f"at {at.isoformat(timespec='seconds')}")
 
 
 def _sections(job: Job) -> Settings:
@@ -454,7 +489,14 @@ def _until(tables: Iterable[pa.Table], deadline: Deadline) -> Iterator[pa.Table]
 
 
 def _work(
-    job: Job, plan: Plan, golden: Golden, engine: Engine, progress: Progress, deadline: Deadline, effort: Effort
+    job: Job,
+    plan: Plan,
+    golden: Golden,
+    engine: Engine,
+    progress: Progress,
+    deadline: Deadline,
+    effort: Effort,
+    check_held: Callable[[], None],
 ) -> Sequence[Shard]:
     """Run the shards that are not staged yet, those of the golden set first, and return those of the plan."""
     done = staged_shards(job.run.staging)
@@ -463,8 +505,9 @@ def _work(
     todo = [shard for shard in plan.handed_out(job.config.engine.seed) if shard.name not in done]
     total = plan.distinct - plan.carried
     if first or todo:
-        with progress.working(total, total - sum(shard.rows for shard in todo)):
+        with progress.working(total, total - sum(shard.rows for shard in todo)), _while_held(check_held):
             for result in engine(job, [*first, *todo], deadline):
+                check_held()
                 effort.scanned(result.rows)
                 done.add(result.shard)
                 if golden.holds(result.shard):

@@ -165,6 +165,15 @@ def test_a_run_that_was_put_in_between(tmp_path: Path) -> None:
     assert run_id == "c" and text.startswith("tampered: a fork: run b was committed at 2026-11-20T02:10:00+00:00")
 
 
+def test_a_clock_that_goes_back(tmp_path: Path) -> None:
+    """A run that names the one before it came after it, whatever its clock said: that is noted, and no fork."""
+    for run_id, minute in (("a", 0), ("b", 40), ("c", 20), ("d", 30), ("e", 50)):
+        put(tmp_path, committed(tmp_path, run_id, minute))
+    said = "goes on from this one, but is dated 0:{}:00 before it: a clock went back"
+    assert forks(tmp_path) == [("b", f"note: run {run_id} {said.format(by)}") for run_id, by in (("c", 20), ("d", 10))]
+    assert after(tmp_path, "e") == ["d"]
+
+
 def test_a_run_that_could_not_be_read(tmp_path: Path) -> None:
     """A commit passes over a broken record and says so; once it is back, it is no fork, and the next run names it."""
     put(tmp_path, committed(tmp_path, "a", 0))

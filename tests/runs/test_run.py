@@ -147,6 +147,18 @@ def test_the_heartbeat_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         assert holder(run)["token"] == first["token"]
 
 
+def test_a_lease_that_is_lost_is_noticed(run: Run) -> None:
+    """Who works on a run can ask whether it still has it: not where another took it over, nor where it was moved."""
+    with run.lease() as check_held:
+        check_held()
+        left_behind(run, host="another-machine", pid=7)
+        with pytest.raises(RunConflict, match="night-1 was taken over by process 7 on another-machine"):
+            check_held()
+        run.staging.delete("alive.json")
+        with pytest.raises(StoreError, match=r"the report store was moved or deleted while the run was at work"):
+            check_held()
+
+
 def test_of_several_that_begin_at_once_one_wins(run: Run) -> None:
     """Ten threads that want the lease of a new run at the same moment: exactly one gets it."""
     begun_together, all_tried = threading.Barrier(10), threading.Barrier(10)

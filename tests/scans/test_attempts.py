@@ -112,6 +112,7 @@ def test_an_attempt_that_is_killed_has_left_a_note(tmp_path: Path, monkeypatch: 
 def test_the_cost_is_that_of_all_attempts(tmp_path: Path) -> None:
     """Each on its own machines, for its own time; of different machines there is no rate."""
     store = Store.at(str(tmp_path), StorageConfig())
+    store.write("alive.json", b"{}")  # as while a run is held
     small, large = (Fleet((Node(cpus=cpus),), Layout("fused", 1)) for cpus in (4.0, 8.0))
 
     def work(earlier: effort.Effort) -> None:

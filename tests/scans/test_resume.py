@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nsfwscan.config import StorageConfig
-from nsfwscan.errors import ConfigError, DeadlineReached, RunConflict, Stalled
+from nsfwscan.errors import ConfigError, DeadlineReached, RunConflict, Stalled, StoreError
 from nsfwscan.execution.deadline import Deadline
 from nsfwscan.execution.pipeline import Job
 from nsfwscan.reports.progress import Silent
@@ -243,3 +243,31 @@ def test_a_stalled_run_says_how_to_go_on(media: Path, out: Path) -> None:
     with pytest.raises(Stalled, match=r"nothing moves\n6 of 10 objects are done; --run-id r or --resume last"):
         scanned(media, out, run_id="r", run_shards=cut_after(2, Stalled("nothing moves")), **SMALL)
     assert resume(media, out).run_id == "r"
+
+
+def test_a_store_that_is_moved_meanwhile_stops_the_run_at_once(media: Path, tmp_path: Path) -> None:
+    """At the next shard, and not at the commit, with the way to go on: nothing that was staged is lost."""
+    out, away, begun = tmp_path / "out", tmp_path / "away", list[str]()
+
+    def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        for number, shard in enumerate(shards):
+            begun.append(shard.name)
+            if number == 1:
+                out.rename(away)
+            yield from engine()(job, [shard], deadline)
+
+    with pytest.raises(StoreError, match=r"moved or deleted while the run was at work.*go on with --run-id r"):
+        scanned(media, out, run_id="r", run_shards=run_shards, **SMALL)
+    assert len(begun) == 2
+    assert not out.exists()  # so that it can be moved back
+    away.rename(out)
+    assert (unfinished := Run(Store.at(str(out), StorageConfig()), "r").begun()) and unfinished.done == 4
+    assert resume(media, out).record.balance.listed == 10
+
+
+def test_a_store_that_fails_meanwhile_says_how_to_go_on(media: Path, tmp_path: Path) -> None:
+    """A disk that became read-only or full stops the run with the cause, what is done, and the way to resume."""
+    failing = cut_after(1, StoreError("cannot write x: Read-only file system"))
+    said = r"cannot write x: Read-only file system\n4 of 10 objects are done; --run-id r or --resume last goes on"
+    with pytest.raises(StoreError, match=said):
+        scanned(media, tmp_path / "out", run_id="r", run_shards=failing, **SMALL)
