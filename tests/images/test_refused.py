@@ -142,6 +142,17 @@ def test_a_kind_that_is_not_decoded_is_not_called_damaged(fmt: str, old: bytes, 
     assert error.values["format"] == fmt
 
 
+def test_a_height_behind_the_picture_is_named() -> None:
+    """A JPEG of 0 rows whose number follows its first scan, which no decoder here waits for (ITU-T T.81, B.2.5)."""
+    whole = encode(SCENE, "JPEG")
+    at = whole.index(b"\xff\xc0") + 5
+    without = whole[:at] + bytes(2) + whole[at + 2 :]
+    error = failure(without[:-2] + b"\xff\xdc\0\4" + whole[at : at + 2] + b"\xff\xd9")
+    assert (error.status, error.values["format"]) == (Status.UNSUPPORTED, "JPEG")
+    assert error.message == "a JPEG that gives its height behind its picture (DNL) is not supported"
+    assert failure(without).status == Status.DECODE_ERROR
+
+
 # --- anything at all ------------------------------------------------------------------------------------------------
 
 _VALID: dict[str, bytes] = {

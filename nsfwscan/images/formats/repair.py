@@ -26,6 +26,8 @@ _RESTARTS, _MORE = b"\xff\xdd", (b"\xda", b"\xc4", b"\xdb", b"\xdd")
 """The definition of restart intervals; what may follow a scan: another scan, or tables for it."""
 _KEPT = (*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEB, 0xEE)
 """Segments that are kept: tables; JFIF, EXIF and XMP, profiles, C2PA's manifests, Adobe's colours."""
+_LEAST_BYTES = {b"JFIF\0": 14, b"Adobe": 12, b"ICC_PROFILE\0": 14}
+"""Of segments by their marks, without the marker and the length (ITU-T T.871, 10.1; T.872, 6.5.3; ICC.1, B.4)."""
 _NOISE = bytes(byte % 251 for byte in hashlib.shake_128(b"in place of what is missing").digest(4096))
 """Never 0xFF, which would begin a marker of a JPEG."""
 _PADDING_BYTES = 2**25
@@ -111,12 +113,17 @@ def _jpeg_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == _SOS:
             start = at
-        elif marker in _KEPT:
+        elif marker in _KEPT and not _is_short(data[at + 4 : end]):
             kept.append(data[at:end])
         at = end
     if start:
         yield data[:start], data[start:]
         yield b"".join(kept), data[start:]
+
+
+def _is_short(body: bytes) -> bool:
+    """Return whether a segment ends before what its mark announces; browsers pass over it."""
+    return any(body.startswith(mark) and len(body) < least for mark, least in _LEAST_BYTES.items())
 
 
 def webp(data: bytes) -> Iterator[Repaired]:

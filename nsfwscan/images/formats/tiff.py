@@ -21,6 +21,7 @@ from nsfwscan.images.formats.tiff_layout import BYTEWISE, CHANNELS, MOST_SAMPLES
 from nsfwscan.images.formats.tiff_samples import draw
 
 _DEPTHS = {1: (*range(1, 17), 24, 32, 64), 2: (8, 16, 32, 64), 3: (16, 24, 32, 64), 4: (*range(1, 17), 24, 32, 64)}
+_WEBP = 50001
 _BIG_ENDIAN_BIG = b"MM\0\x2b"
 _BEGINNINGS = tuple(TiffImagePlugin.PREFIXES)
 
@@ -48,6 +49,7 @@ class TiffFile(TiffImageFile):
         if raw := raw_name(self.tag_v2, self.fp):
             raise RowError(ErrorCode.CODEC_MISSING, f"not a format that is scanned: looks like {raw}")
         self._layout = layout = read_layout(self.tag_v2)
+        self.tag_v2.setdefault(Tag.PHOTOMETRIC, layout.photometric)  # or Pillow takes it for grey
         self._is_plain = is_plain(layout)
         if self._is_plain or layout.compression not in BYTEWISE:
             self._setup_pillow(layout)
@@ -74,15 +76,33 @@ class TiffFile(TiffImageFile):
 
     def load(self) -> Any:
         """Decode the pixels, and turn them as the page says."""
-        if self.tile or self._im is not None or self._layout is None:
+        if self._im is not None or self._layout is None:
             return super().load()
+        if self.tile:
+            return self._load_pillow(self._layout)
         assert self.fp is not None
         self.fp.seek(0)
         drawn = draw(self.fp.read(), self._layout)
         self._mode, self.im, self.readonly = drawn.mode, drawn.im, 0
         self._size = drawn.size
+        self._drop_empty_alpha()
         self.load_end()
         return Image.Image.load(self)
+
+    def _load_pillow(self, layout: Layout) -> Any:
+        try:
+            super().load()
+        except OSError as error:
+            if layout.compression == _WEBP:  # which most builds of libtiff leave out
+                raise _unsupported(layout) from error
+            raise
+        self._drop_empty_alpha()
+        return Image.Image.load(self)
+
+    def _drop_empty_alpha(self) -> None:
+        """Make a page opaque whose fourth sample, of which it says nothing, is 0 everywhere: that hides nothing."""
+        if self.mode == "RGBA" and Tag.EXTRA not in self.tag_v2 and self.im.getband(3).getextrema() == (0, 0):
+            self.im, self._mode = self.im.convert("RGB"), "RGB"
 
 
 def _check_kind(layout: Layout) -> None:

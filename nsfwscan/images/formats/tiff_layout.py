@@ -47,6 +47,7 @@ BYTEWISE = {1: "none", 5: "LZW", 8: "Deflate", 32946: "Deflate", 32773: "PackBit
 """Compressions of bytes, whatever the bytes mean."""
 _COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "ICC Lab", 10: "ITU Lab",
             32844: "LogL", 32845: "LogLuv"}  # fmt: skip
+_RGB = 2
 CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 8: 3, 9: 3}
 """Samples of the colours, for those that are assembled here."""
 _KINDS = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex"}
@@ -133,10 +134,12 @@ def is_plain(layout: Layout) -> bool:
 def read_layout(tags: ImageFileDirectory_v2) -> Layout:
     """Return the layout of a page. Raises `KeyError` where it has no size."""
     width, height = number(tags, Tag.WIDTH), number(tags, Tag.LENGTH)
-    photometric, compression = number(tags, Tag.PHOTOMETRIC, 0), number(tags, Tag.COMPRESSION, 1)
+    compression = number(tags, Tag.COMPRESSION, 1)
     if width is None or height is None or width <= 0 or height <= 0:
         raise KeyError("no size")
-    samples = number(tags, Tag.SAMPLES, 3 if compression == 7 and photometric in (2, 6) else 1)
+    stated = number(tags, Tag.PHOTOMETRIC)
+    samples = number(tags, Tag.SAMPLES, 3 if compression == 7 and stated in (2, 6) else 1)
+    photometric = stated if stated is not None else (_RGB if samples >= CHANNELS[_RGB] else 0)
     bits, kinds = _each(tags, Tag.BITS, samples, 1), _each(tags, Tag.FORMAT, samples, 1)
     tiled = Tag.TILES in tags
     chunk = (number(tags, Tag.TILE_WIDTH, 0), number(tags, Tag.TILE_LENGTH, 0)) if tiled else (width, 0)

@@ -16,6 +16,7 @@ _FRAMES = {
     0xF7: "a JPEG-LS image",
 }
 """Kinds by the marker of a frame (ITU-T T.81, table B.1; T.87, C.1.1)."""
+_NUMBER_OF_LINES = b"\xff\xdc\0\4"
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _CODINGS = {
     b"vvc1": "VVC",
@@ -50,6 +51,8 @@ def _of_jpeg(data: bytes) -> str | None:
             return _FRAMES[marker]
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
             bits = data[at + 4]
+            if not any(data[at + 5 : at + 7]) and _NUMBER_OF_LINES in data:
+                return "a JPEG that gives its height behind its picture (DNL)"
             return f"a JPEG of {bits} bits a sample" if bits in (12, 16) else None
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None

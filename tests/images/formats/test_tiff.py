@@ -42,6 +42,16 @@ def retagged(data: bytes, tag: int, value: int) -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
+def without(data: bytes, tag: int) -> bytes:
+    """Without a tag of a little-endian file's first page: it becomes one that nobody knows."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entry = next(
+        entry for entry in range(at + 2, at + 2 + 12 * count, 12) if data[entry : entry + 2] == struct.pack("<H", tag)
+    )
+    return data[:entry] + struct.pack("<H", 40_000) + data[entry + 2 :]
+
+
 def off_by(data: bytes, picture: NDArray[np.uint8]) -> int:
     """Return the largest difference from what the file is to show."""
     found = truth(decode(data, max_pixels=PLENTY).image)
@@ -247,6 +257,29 @@ def test_alpha_of_any_depth_lies_over_white() -> None:
         assert off_by(written(times, photometric="rgb", extrasamples=["assocalpha"]), on_white) <= 2
 
 
+@pytest.mark.parametrize("depth", ["u1", "u2"])
+@pytest.mark.parametrize("samples", [1, 3, 4])
+def test_a_page_that_does_not_say_what_its_samples_are(samples: int, depth: str) -> None:
+    """Three samples are RGB, as libtiff has it; a fourth one that is 0 everywhere hides nothing."""
+    picture = GREY[..., None] if samples == 1 else np.dstack([PHOTO, np.zeros_like(GREY)])[..., :samples]
+    scaled = picture.astype(depth) * (257 if depth == "u2" else 1)
+    options: dict[str, Any] = {"photometric": "minisblack"} if samples == 1 else {"photometric": "rgb"}
+    data = written(scaled[..., 0] if samples == 1 else scaled, **options)
+    data = without(data, 338) if samples == 4 else data
+    assert off_by(data, GREY if samples == 1 else PHOTO) == 0
+    assert off_by(without(data, 262), 255 - GREY if samples == 1 else PHOTO) == 0
+
+
+def test_a_fourth_sample_that_is_said_to_be_alpha_is() -> None:
+    """Where the page says that it is, or where it is not 0 everywhere, it lies over white."""
+    clear = np.dstack([PHOTO, np.zeros_like(GREY)])
+    assert off_by(written(clear, photometric="rgb", extrasamples=["unassalpha"]), np.full_like(PHOTO, 255)) == 0
+    clear[0, 0, 3] = 255
+    shown = np.full_like(PHOTO, 255)
+    shown[0, 0] = PHOTO[0, 0]
+    assert off_by(without(written(clear, photometric="rgb"), 338), shown) == 0
+
+
 def test_highlights_do_not_darken_a_picture() -> None:
     """Floats of which a few are brighter than white keep their levels; the few are white."""
     bright = (PHOTO / 255).astype("f4")
@@ -329,6 +362,7 @@ def test_what_is_not_supported_is_named() -> None:
     complex_grey = written(GREY.astype("c8"), photometric="minisblack")
     bands = written(np.stack([GREY] * 5, -1).astype("f4"), photometric="minisblack", extrasamples=["unspecified"] * 4)
     unknown = retagged(written(PHOTO, photometric="rgb", compression="zlib"), 259, 33003)
+    webp = retagged(written(PHOTO, photometric="rgb", compression="zlib"), 259, 50001)
     luv = retagged(written(PHOTO, photometric="rgb"), 262, 32845)
     big = refusal(written(GREY, photometric="minisblack", bigtiff=True, byteorder=">"))
     assert (big.status, big.message) == (Status.UNSUPPORTED, "a big-endian BigTIFF is not supported")
@@ -336,6 +370,7 @@ def test_what_is_not_supported_is_named() -> None:
         (complex_grey, "a TIFF of 64-bit complex samples with 1 channel, grey, is not supported"),
         (bands, "a TIFF of 32-bit float samples with 5 channels, grey, is not supported"),
         (unknown, "a TIFF of 8-bit unsigned samples with 3 channels, RGB, with compression 33003, is not supported"),
+        (webp, "a TIFF of 8-bit unsigned samples with 3 channels, RGB, with compression 50001, is not supported"),
         (luv, "a TIFF of 8-bit unsigned samples with 3 channels, LogLuv, is not supported"),
     ):
         error = refusal(data)
