@@ -28,7 +28,7 @@ from nsfwscan.images.sandbox import child
 from nsfwscan.models import registry
 from nsfwscan.models.spec import Classifier, Hardware, ModelSpec, Score
 from nsfwscan.storage import duckdb_temp
-from tests.decode_children import LentZygote
+from tests.decode_children import ForkedZygote
 from tests.lent_duckdb import Lender
 from tests.s3.servers import FaultyProxy, S3Endpoint, moto_server
 
@@ -125,10 +125,11 @@ def each_batch_is_scored_once() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def decode_children_are_kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan in this process decodes in a child that an earlier one has started, but for the tests of that child."""
+def decode_children_are_forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan in this process forks its decode children from a process with their imports, but for the tests of such a
+    child."""
     if "sandbox" not in request.path.parts:
-        monkeypatch.setattr(child, "Zygote", LentZygote)
+        monkeypatch.setattr(child, "Zygote", ForkedZygote)
 
 
 @pytest.fixture(scope="session")

@@ -1,68 +1,147 @@
-"""Decode children whose first process is kept for the next one with the same settings: it starts in a third of a second of
-CPU time, hundreds of tests scan a few pictures each, and what it forks is a worker of its own for each of them all the same.
+"""Decode children that start in a seventh of their time: their first process is forked from one that has imported the
+decoders, where a new one takes three quarters of a second of CPU time for that, and hundreds of tests scan a few pictures.
+
+    python -m tests.decode_children SOCKET
+
+The process that forks them ends with the one that tests, as its socket ends.
 """
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import socket
+import struct
+import subprocess
 import sys
-import weakref
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import NoReturn, cast
 
-from nsfwscan.images.sandbox.wire import Area, Settings
-from nsfwscan.images.sandbox.zygote import Zygote
+from nsfwscan.images.sandbox.zygote import Zygote, _environment
 
-_MOST = 6
-"""Kept at a time; each is a process of 50 MB."""
-_kept: list[tuple[str, Zygote]] = []
-
-
-class LentZygote:
-    """A `Zygote` of before, with a new worker, or else a new one; kept again when nobody uses it any more."""
-
-    def __init__(self, settings: Settings) -> None:
-        key = repr((settings, sys.path))
-        self._zygote = _taken(key) or Zygote(settings)
-        self._used: list[str] = []
-        self._end = weakref.finalize(self, _keep, key, self._zygote, self._used)
-
-    @property
-    def area(self) -> Area:
-        return self._zygote.area
-
-    def fork(self) -> object:
-        self._used.append("broken")  # unless all of this goes well
-        forked = self._zygote.fork()
-        self._used[:] = ["worker"]
-        return forked
-
-    def reap(self) -> tuple[int, int]:
-        self._used.append("broken")
-        reaped = self._zygote.reap()
-        self._used.clear()
-        return reaped
-
-    def close(self) -> str:
-        return str(self._end() or "")
+_FORK, _WAIT = b"f", b"w"
+_ANSWER = struct.Struct("!qq")
 
 
-def _taken(key: str) -> Zygote | None:
-    for number, (kept, _) in enumerate(_kept):
-        if kept == key:
-            return _kept.pop(number)[1]
-    return None
+class ForkedZygote(Zygote):
+    """A `Zygote` whose process has its imports from the beginning."""
+
+    def _start(self, control: int, area: int) -> subprocess.Popen[bytes]:
+        return cast("subprocess.Popen[bytes]", _Forked(_mother(tuple(sys.path)), control, area))
 
 
-def _keep(key: str, zygote: Zygote, used: list[str]) -> str:
-    """Keep a process that is well and has no worker; return the last words of one that is not."""
+class _Mother:
+    """The process that has imported the decoders."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._turn = threading.Lock()
+        command = [sys.executable, "-P", "-m", "tests.decode_children", str(theirs.fileno())]
+        nothing = subprocess.DEVNULL
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=nothing, stdout=nothing, env=_environment()
+            )
+
+    def fork(self, fds: list[int]) -> int:
+        """Return the id of a new process with these descriptors: its socket, its area, its standard error."""
+        return self._asked(_FORK, 0, fds)[0]
+
+    def wait(self, pid: int) -> int | None:
+        """Return how a process has ended; None while it has not."""
+        there, status = self._asked(_WAIT, pid, [])
+        return os.waitstatus_to_exitcode(status) if there else None
+
+    def _asked(self, what: bytes, pid: int, fds: list[int]) -> tuple[int, int]:
+        with self._turn:
+            socket.send_fds(self._socket, [what + _ANSWER.pack(pid, 0)], fds)
+            answer = self._socket.recv(_ANSWER.size, socket.MSG_WAITALL)
+        if len(answer) < _ANSWER.size:
+            raise EOFError("the process that forks decode children is gone")
+        first, second = _ANSWER.unpack(answer)
+        return first, second
+
+
+@cache
+def _mother(path: tuple[str, ...]) -> _Mother:
+    """Return the process that has the decoders from these folders."""
+    return _Mother()
+
+
+class _Forked:
+    """A process that another one has forked, as a `subprocess.Popen`."""
+
+    def __init__(self, mother: _Mother, control: int, area: int) -> None:
+        self._mother = mother
+        self.returncode: int | None = None
+        said, stderr = os.pipe()
+        self.stderr = open(said, "rb", buffering=0)  # noqa: SIM115  # the zygote closes it
+        try:
+            self.pid = mother.fork([control, area, stderr])
+        finally:
+            os.close(stderr)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._mother.wait(self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        until = time.monotonic() + (60 if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() >= until:
+                raise subprocess.TimeoutExpired("a forked process", timeout or 60)
+            time.sleep(0.002)
+        return cast("int", self.returncode)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def _fork_on_demand(control: socket.socket) -> None:
+    from nsfwscan.images.formats.containers import videos_are_decoded
+    from nsfwscan.images.sandbox import worker
+
+    if videos_are_decoded():
+        import nsfwscan.images.video_views  # noqa: F401
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side decides when it ends
+    gc.freeze()
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 1 + _ANSWER.size, 3)
+        if not message:
+            return
+        pid, _ = _ANSWER.unpack(message[1:])
+        if message[:1] == _WAIT:
+            control.sendall(_ANSWER.pack(*os.waitpid(pid, os.WNOHANG)))
+            continue
+        child = os.fork()
+        if not child:
+            control.close()
+            _be_a_zygote(worker.main, *fds)
+        for fd in fds:
+            os.close(fd)
+        control.sendall(_ANSWER.pack(child, 0))
+
+
+def _be_a_zygote(main: Callable[[int, int], None], control: int, area: int, stderr: int) -> NoReturn:
+    code = 1
     try:
-        if used == ["worker"]:
-            zygote.reap()
-        elif used:
-            return zygote.close()
-    except (EOFError, OSError, ValueError):
-        return zygote.close()
-    if zygote._process.poll() is not None:
-        return zygote.close()
-    _kept.append((key, zygote))
-    if len(_kept) > _MOST:
-        _kept.pop(0)[1].close()
-    return ""
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        main(control, area)
+        code = 0
+    except BaseException:  # noqa: BLE001  # said as Python says it
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _fork_on_demand(socket.socket(fileno=int(sys.argv[1])))

@@ -48,14 +48,7 @@ class Zygote:
             area = file.fileno()
             self.area = Area(area)
             try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "nsfwscan.images.sandbox.worker", str(theirs.fileno()), str(area)],
-                    pass_fds=[theirs.fileno(), area],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    env=_environment(),
-                )
+                self._process = self._start(theirs.fileno(), area)
             except OSError as error:
                 self._control.close()
                 raise NsfwscanError(f"cannot start a process to decode images in: {error}") from error
@@ -64,6 +57,17 @@ class Zygote:
         self._ready = False
         with suppress(OSError):  # what is wrong shows when it should be ready
             wire.send(self._control, *settings.said())
+
+    def _start(self, control: int, area: int) -> subprocess.Popen[bytes]:
+        """Start the process, which inherits these two descriptors."""
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "nsfwscan.images.sandbox.worker", str(control), str(area)],
+            pass_fds=[control, area],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+        )
 
     def fork(self) -> tuple[socket.socket, tuple[str, ...]]:
         """Return the socket of a new worker, and the layers of its sandbox that hold. Raises NsfwscanError where the
