@@ -68,7 +68,7 @@ def write_folders(folder: Path, each: int, seed: int = 0, labels: Sequence[str] 
         (folder / label).mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng((seed, number))
         for i in range(each):
-            draw(label, random).save(folder / label / f"{i:04d}.png")
+            draw(label, random).save(folder / label / f"{i:04d}.png", compress_level=0)  # noise: nothing is gained
     return folder
 
 
