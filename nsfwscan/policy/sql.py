@@ -136,6 +136,8 @@ def parse_all(connection: duckdb.DuckDBPyConnection, conditions: Iterable[str]) 
     if len(_TREES) > _KEPT_TREES:
         _TREES.clear()
     new = [when for when in dict.fromkeys(conditions) if when not in _TREES]
+    if not new:
+        return
     for when in new:
         _check_bounds(when)
     texts = [f"SELECT (\n{when}\n)" for when in new]

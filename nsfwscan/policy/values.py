@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any
 
@@ -88,13 +89,18 @@ def signal_of(operand: str) -> str | None:
 def asked_by(policy: Policy) -> dict[str, list[str]]:
     """Return what a policy's rules ask for, columns and `signals['NAME']`, and which rules ask for each, in order."""
     found: dict[str, list[str]] = {}
-    with connect() as connection:
-        for rule in policy.under().rules:
-            operands = map(_operand, nodes_of(parsed(connection, rule.when)))
-            signals = {one.column for one in operands if one is not None and signal_of(one.column)}
-            for name in sorted(columns_of(connection, rule.when) | signals):
-                found.setdefault(name, []).append(rule.name)
+    for rule in policy.under().rules:
+        for name in _asked(rule.when):
+            found.setdefault(name, []).append(rule.name)
     return found
+
+
+@lru_cache(maxsize=1000)
+def _asked(when: str) -> tuple[str, ...]:
+    with connect() as connection:
+        operands = map(_operand, nodes_of(parsed(connection, when)))
+        signals = {one.column for one in operands if one is not None and signal_of(one.column)}
+        return tuple(sorted(columns_of(connection, when) | signals))
 
 
 Holds = Callable[[Row], bool | None]

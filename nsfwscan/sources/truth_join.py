@@ -37,6 +37,7 @@ _MEET = """
         SELECT f.listed, j.truth, j.uri FROM (FROM judged ANTI JOIN met ON judged.uri = met.judged) j
         JOIN forms f ON nfc_normalize(j.uri) = f.form ANTI JOIN met ON f.listed = met.listed;
 """
+_NONE_MET = "CREATE TEMP TABLE met (listed VARCHAR, truth VARCHAR, judged VARCHAR)"
 _COUNT = """
     SELECT (SELECT count(*) FROM judged), (SELECT count(*) FROM met), count(*), coalesce(sum(inside::INT), 0) FROM (
         SELECT len($places) = 0 OR len(list_filter($places, lambda p: starts_with(uri, p))) > 0 AS inside
@@ -95,11 +96,12 @@ def meet(
         given: rows of the truth file.
         warnings: where it is counted what was not listed.
     """
+    if not given:
+        connection.execute(_NONE_MET)
+        return None
     for statement in _MEET.split(";")[:-1]:
         named = {name: path for name, path in (("truth", truth), ("listed", listed)) if f"${name}" in statement}
         connection.execute(statement, named)
-    if not given:
-        return None
     [(judged, met, missing, inside)] = connection.execute(_COUNT, {"places": list(bound.places)}).fetchall()
     examples = _examples(connection, listed, bound.places) if missing else []
     shown = "; ".join(examples)
