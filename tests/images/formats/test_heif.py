@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from nsfwscan.errors import ErrorCode, RowError
+from nsfwscan.images.formats.unsupported_kinds import undecoded_kind
 from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.views import ViewLimits, to_views
 
@@ -128,3 +129,15 @@ def test_a_file_behind_another_hides_neither(before: str, behind: str) -> None:
     assert (facts["format"], facts["frames"]) == (before, 2)
     first, second = ({"HEIF": "red", "AVIF": "blue"}[name] for name in (before, behind))
     assert colours == ([first] if before == behind else [first, second])
+
+
+def test_a_part_that_is_not_decoded_is_not_called_damaged() -> None:
+    """libheif 1.23.0 has no room for a picture of which a small part is shown; where a later one decodes it, it is `ok`."""
+    whole = pictures("blue")
+    size = whole.index(b"ispe") - 4
+    clap = struct.pack(">I4s8i", 40, b"clap", 8, 1, 6, 1, 0, 2, 0, 2)
+    assert undecoded_kind(whole) is None
+    kind = undecoded_kind(whole[:size] + clap + whole[size:])
+    assert kind == "an HEIF image of which a small part is shown (clap)"
+    clap = struct.pack(">I4s8i", 40, b"clap", 94, 1, 62, 1, 0, 2, 0, 2)
+    assert undecoded_kind(whole[:size] + clap + whole[size:]) is None
