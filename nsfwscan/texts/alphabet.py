@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nsfwscan.errors import ModelError
 from nsfwscan.texts import ocr
-from nsfwscan.texts.folding import letters_of, plain
+from nsfwscan.texts.folding import lacking_in, plain
 from nsfwscan.texts.patterns import PatternList
 
 SCRIPTS = "Latin, Greek, Chinese and kana"
@@ -26,7 +26,7 @@ def unread_notes(lists: Sequence[PatternList]) -> Iterator[str]:
     """Yield one sentence for each list with patterns whose letters the reader cannot give, and what to do. Raises
     ModelError where the letters are not known."""
     for one in lists:
-        unread = {pattern: lacking for pattern in one.patterns if (lacking := letters_of(pattern) - letters())}
+        unread = {pattern: lacking for pattern in one.patterns if (lacking := lacking_in(pattern, letters()))}
         if unread:
             signs = sorted(frozenset[str]().union(*unread.values()))
             named = unicodedata.name(signs[0], "a sign without a name")

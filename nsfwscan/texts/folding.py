@@ -19,6 +19,9 @@ _SPACED = re.compile(r"(?<!\w)\w(?:[\s.\-_*]\w){2,}(?!\w)")
 _LONG = re.compile(r"(.)\1{2,}")
 _SYNTAX = re.compile(r"\\(?:[pP]\{[^}]*\}|x\{[^}]*\}|x..|[pP]?.)|\(\?P?<[^>]*>|\(\?[imsU-]+[:)]|\[:\^?\w+:\]", re.S)
 """Parts of RE2's regular expressions in which letters do not mean themselves: escapes, names, flags, classes."""
+_CLASS = re.compile(r"\[(.[^\]]*)\]", re.S)
+_MEANS_OTHERS = "\0"
+"""Stands for a part of the syntax."""
 _LEET = str.maketrans("013457@$!|€", "oieastasiie")
 
 
@@ -40,10 +43,18 @@ def pattern_of(expression: str) -> str:
     return "".join(syntax + letters for syntax, letters in _split(expression))
 
 
-def letters_of(expression: str) -> frozenset[str]:
-    """Return what a regular expression (RE2's) asks for by itself, as `pattern_of` has it: letters, digits and signs,
-    also those that have a meaning in its syntax."""
-    return frozenset(letter for _, letters in _split(expression) for letter in letters if not letter.isspace())
+def lacking_in(expression: str, known: frozenset[str]) -> frozenset[str]:
+    """Return the letters, digits and signs without which a regular expression (RE2's) finds nothing, and that are not
+    among those known. Of a class, one known member is enough: `[аa]` with a Cyrillic and a Latin letter lacks neither.
+
+    Args:
+        known: letters as `plain` has them.
+    """
+    text = "".join(_MEANS_OTHERS + letters for _, letters in _split(expression))
+    classes = [set(inside) - {"-"} for inside in _CLASS.findall(text)]
+    lacking = [members for members in classes if not members & {*known, _MEANS_OTHERS, "^"}]
+    alone = set(_CLASS.sub("", text)) - {_MEANS_OTHERS}
+    return frozenset(letter for letter in alone.union(*lacking) - known if not letter.isspace())
 
 
 def _split(expression: str) -> Iterator[tuple[str, str]]:

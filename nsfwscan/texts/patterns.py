@@ -33,6 +33,7 @@ EXAMPLES = Path(__file__).with_name("examples")
 _NAME = r"^[a-z][a-z0-9-]{0,39}$"
 _TAKEN = frozenset({"chars", "lines", "profanity"})
 _MOST_BYTES = 2**20
+_MERGE = "<<"
 Name = Annotated[str, Field(pattern=_NAME)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -194,8 +195,18 @@ def _refuse(one: PatternList, topic: str, group: str, pattern: str, why: str) ->
 
 
 def _line_of(text: str, keys: Sequence[str], pattern: str) -> int:
-    """Return the line of a pattern below some keys of a YAML text, from 1."""
+    """Return the line of a pattern below some keys of a YAML text, from 1; that of its group where it is not found."""
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     for key in keys:
-        node = next(value for name, value in node.value if name.value == key)
-    return int(next(item.start_mark.line for item in node.value if item.value == pattern)) + 1
+        node = next(value for name, value in _entries(node) if name == key)
+    found = next((item for item in node.value if item.value == pattern), node)
+    return int(found.start_mark.line) + 1
+
+
+def _entries(mapping: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and the nodes of a mapping, then those of the mappings that it merges (`<<`)."""
+    yield from ((name.value, value) for name, value in mapping.value if name.value != _MERGE)
+    for name, value in mapping.value:
+        if name.value == _MERGE:
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _entries(merged)

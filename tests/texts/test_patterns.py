@@ -96,6 +96,17 @@ def test_a_bad_pattern_stops_with_its_line(tmp_path: Path, pattern: str, why: st
     assert f"own.yaml, line {line}: the pattern" in str(refused.value)
 
 
+@pytest.mark.parametrize("merged", ["{words: [fine, '(']}", "[{more: [fine]}, {words: [fine, '(']}]"])
+def test_a_bad_pattern_that_yaml_merges_has_its_line(tmp_path: Path, merged: str) -> None:
+    """A group may come from another mapping (`<<`), as an alias does."""
+    (tmp_path / "own.yaml").write_text(
+        "name: own\nversion: 1\nlanguage: en\nowner: me\ntopics:\n  asks:\n    combine: [0.5]\n    groups:\n"
+        f"      first: [harmless]\n      <<: {merged}\n"
+    )
+    with pytest.raises(ConfigError, match=r"own\.yaml, line 10: the pattern '\(' of asks\.words cannot be used"):
+        read_list(str(tmp_path / "own.yaml"), StorageConfig())
+
+
 def test_no_pattern_hangs(tmp_path: Path) -> None:
     """What takes other engines years takes a moment of this process."""
     search = Search([read_list(written(tmp_path, "(a|a)+b", "(x+x+)+y"), StorageConfig())])

@@ -34,7 +34,7 @@ _DECODED = (b"hvc1", b"av01")
 _ITEM = re.compile(rb"infe[\2\3].{3}(?:.{4}|.{6})(....)", re.DOTALL)
 _SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
 _PART = re.compile(rb"clap(.{16})", re.DOTALL)
-"""Width and height of a picture (ISO 23008-12, 6.5.3); those of the part that is shown, as fractions (14496-12, 12.1.4)."""
+"""Width and height of a picture (ISO 23008-12, 6.5.3), and of what is shown of it, as fractions (14496-12, 12.1.4)."""
 _MARGIN = 64
 _HEAD = 2**20
 
