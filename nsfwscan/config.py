@@ -160,8 +160,11 @@ class SourceConfig(Frozen):
     truth: Uri = "path"
     """`path` (class folders), `none`, or a file with `uri` and `truth` columns."""
     allow: tuple[Uri, ...] = ()
-    """Prefixes that rows of lists may have, and to which links may lead, beside those that the place of the list and
-    the sources allow, see `sources/reach.py`."""
+    """Prefixes that rows of lists may have, and to which links may lead, beside those that the list's own place and
+    `links` allow, see `sources/reach.py`."""
+    links: Literal["follow", "within"] = "follow"
+    """Symbolic links in folders. `follow`: they may lead anywhere but to the system's own places; `within`: only to
+    places within the sources."""
     max_unmatched_truth: float = Field(0.5, ge=0, le=1)
     """Share of the truth file's objects within the sources that may be missing in the listing; if more are missing,
     nothing is scanned. Not used with a limit or filters, which leave objects out on purpose."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 _OPTIONS = {
-    "Objects": "include exclude limit truth max_unmatched_truth allow max_bytes max_requests_per_s anonymous "
+    "Objects": "include exclude limit truth max_unmatched_truth allow links max_bytes max_requests_per_s anonymous "
     "requester_pays",
     "Models": "preset model labels detectors dtype batch_size compile cascade tiles",
     "Decoding": "max_pixels decode pdq screenshots c2pa c2pa_trust",

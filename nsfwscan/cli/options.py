@@ -160,7 +160,7 @@ def reading_options(command: Command) -> Command:
 
 
 _SECTIONS = {
-    "source": ("include", "exclude", "limit", "truth", "max_unmatched_truth", "allow"),
+    "source": ("include", "exclude", "limit", "truth", "max_unmatched_truth", "allow", "links"),
     "storage": (
         "endpoint_url",
         "region",

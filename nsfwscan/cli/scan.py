@@ -56,7 +56,13 @@ _RESUMED = "the same command with --resume last goes on where it stopped"
     multiple=True,
     metavar="PREFIX",
     help="Allow lists to name objects with this prefix, and symbolic links to lead there. Without it, a list in a "
-    "bucket names only objects there, and a link leads only to places within the sources. Repeatable.",
+    "bucket names only objects there. Repeatable.",
+)
+@click.option(
+    "--links",
+    type=click.Choice(["follow", "within"]),
+    help="Where symbolic links in folders may lead: anywhere but to the system's places such as /etc and /dev, or only "
+    "to places within the sources (default follow).",
 )
 @click.option(
     "--full",

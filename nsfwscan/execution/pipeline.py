@@ -110,9 +110,9 @@ def cpu_stages(
 
 
 def read_stage(config: ScanConfig, pace: Pace = UNPACED) -> Read:
-    """Return the stage that reads objects, and follows no link out of the sources and the golden set."""
+    """Return the stage that reads objects, and follows links where they may lead."""
     golden = [] if config.golden.uri is None else [config.golden.uri]
-    links = Links((*config.source.uris, *golden), config.source.allow)
+    links = Links.of(config.source, golden)
     return Read(config.read, config.storage, pace, check=links.check)
 
 

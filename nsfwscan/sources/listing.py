@@ -134,7 +134,7 @@ class _Lister:
             raise SourceError(f"{path}: no such file or directory")
         if os.path.isdir(path):
             above = len(path.rstrip("/")) + 1
-            links = Links(self.choice.source.uris, self.choice.source.allow)
+            links = Links.of(self.choice.source)
             for found in Walk(path, self.choice, links, self.warnings).files():
                 name = found.path[above:]
                 if found.refused is None:

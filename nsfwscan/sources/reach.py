@@ -13,8 +13,9 @@ Nothing is read here, and no host's name is resolved.
   `/sys`, `/dev`, `/run`, `/boot`), and objects of any store; and no web server on this machine or on its link, where
   clouds keep credentials.
 
-- A link in a folder that is scanned leads to places within the sources, or to those that are allowed, and nowhere else;
-  so does a file that an allowed prefix lets a list name. A file that a list on this machine names may be a link to any
+- A link in a folder that is scanned leads anywhere but to the system's places, which may be devices. Where the
+  configuration says so (`source.links: within`), it leads to places within the sources, or to those that are allowed.
+  So does a file that an allowed prefix lets a list name. A file that a list on this machine names may be a link to any
   place but the system's.
 
 Not checked: to which address a name of a web server resolves, and where a server redirects to. See README.md here.
@@ -28,6 +29,7 @@ import re
 import socket
 from collections.abc import Iterable, Iterator
 
+from nsfwscan.config import SourceConfig
 from nsfwscan.errors import ErrorCode, RowError
 from nsfwscan.location import Location
 from nsfwscan.text import printable
@@ -98,11 +100,18 @@ class Links:
     Args:
         sources: URIs of the sources; those elsewhere do not count.
         allowed: prefixes that a person allows beside.
+        within: whether they may lead to these places alone.
     """
 
-    def __init__(self, sources: Iterable[str], allowed: Iterable[str] = ()) -> None:
+    def __init__(self, sources: Iterable[str], allowed: Iterable[str] = (), *, within: bool = False) -> None:
+        self._within = within
         self._written = tuple(map(_as_folder, _local_paths((*sources, *allowed))))
         self._real = tuple(_as_folder(os.path.realpath(path)) for path in self._written)
+
+    @classmethod
+    def of(cls, config: SourceConfig, more: Iterable[str] = ()) -> Links:
+        """Return what the configuration says of its sources, and of more."""
+        return cls((*config.uris, *more), config.allow, within=config.links == "within")
 
     def refusal(self, path: str, real: str) -> str | None:
         """Return why a file must not be read, or None.
@@ -113,9 +122,10 @@ class Links:
         """
         if _as_folder(real).startswith(self._real):
             return None
-        if _as_folder(path).startswith(self._written):
-            return f"not read: a symbolic link leads to {printable(real)}, out of the sources; {_HELP}"
-        return _refusal_of_system(real)
+        if not _as_folder(path).startswith(self._written):
+            return _refusal_of_system(real)
+        where = "out of the sources" if self._within else "which is the system's" if _system_of(real) else None
+        return f"not read: a symbolic link leads to {printable(real)}, {where}; {_HELP}" if where else None
 
     def check(self, path: str, real: str) -> None:
         """Raise RowError for a file that must not be read; arguments are those of `refusal`."""
@@ -132,8 +142,12 @@ def _as_folder(path: str) -> str:
 
 
 def _refusal_of_system(path: str) -> str | None:
-    system = next((root for root in _SYSTEM if _as_folder(path).startswith(f"{root}/")), None)
+    system = _system_of(path)
     return f"not read: {system} is the system's; {_HELP}" if system else None
+
+
+def _system_of(path: str) -> str | None:
+    return next((root for root in _SYSTEM if _as_folder(path).startswith(f"{root}/")), None)
 
 
 def _own_places(home: Location) -> tuple[str, ...]:

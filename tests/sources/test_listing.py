@@ -106,33 +106,46 @@ def test_an_empty_folder_lists_nothing(tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_entered_and_loops_are_not(tmp_path: Path) -> None:
-    """A link to a folder that is allowed is followed; one that leads back to where we are ends there."""
+    """A link to a folder is followed; one that leads back to where we are ends there, and listing ends."""
     fill(tmp_path / "elsewhere", "b.jpg")
     root = fill(tmp_path / "media", "a.jpg")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "self").symlink_to(root)
     (tmp_path / "elsewhere" / "up").symlink_to(root)
-    assert names_in(root, allow=[str(tmp_path)]) == ["a.jpg", "linked/b.jpg"]
+    assert names_in(root) == ["a.jpg", "linked/b.jpg"]
 
 
-def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
-    """A stranger may have put it there: it is one refused row, of which nothing but the link is known."""
+def test_where_a_link_leads_that_is_not_followed(tmp_path: Path) -> None:
+    """To the system's places, and with `within` out of the sources: it is one refused row, of which nothing but the link is
+    known."""
     fill(tmp_path / "elsewhere", "secret.jpg", "deep/x.jpg")
     root = fill(tmp_path / "media", "a.jpg", "own/b.jpg")
     links = {"file.jpg": tmp_path / "elsewhere/secret.jpg", "folder": tmp_path / "elsewhere", "zero": "/dev/zero"}
-    links |= {"mem": "/proc/self/mem", "gone": tmp_path / "nowhere", "inside": "own/b.jpg", "up": "../elsewhere"}
+    links |= {"mem": "/proc/self/mem", "etc": "/etc", "inside": "own/b.jpg", "up": "../elsewhere"}
     for name, target in links.items():
         (root / name).symlink_to(target)
-    found = {os.path.relpath(row.pop("uri"), root): row for row in rows(root)}
-    refused = {name: row for name, row in found.items() if row["refused"]}
-    assert found.keys() - refused.keys() == {"a.jpg", "own/b.jpg", "inside"}
-    assert refused.keys() == {"file.jpg", "folder", "zero", "mem", "gone", "up"}
-    assert all(row["size"] is None and row["modified_at"] is None for row in refused.values())
-    assert refused["up"]["refused"] == (
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+
+    def refused(**options: Any) -> dict[str, dict[str, Any]]:
+        listed = {os.path.relpath(row.pop("uri"), root): row for row in rows(root, **options)}
+        found = {name: row for name, row in listed.items() if row["refused"]}
+        assert {"a.jpg", "own/b.jpg", "inside"} <= listed.keys() - found.keys()
+        assert all(row["size"] is None and row["modified_at"] is None for row in found.values())
+        return found
+
+    assert refused().keys() == {"zero", "mem", "etc"}
+    assert refused()["etc"]["refused"] == (
+        "not read: a symbolic link leads to /etc, which is the system's; --allow-source PREFIX allows more"
+    )
+    strict = refused(links="within")
+    assert strict.keys() == {"file.jpg", "folder", "zero", "mem", "etc", "gone", "up"}
+    assert strict["up"]["refused"] == (
         f"not read: a symbolic link leads to {tmp_path}/elsewhere, out of the sources; --allow-source PREFIX allows more"
     )
-    assert "folder/deep/x.jpg" in names_in(root, allow=[f"{tmp_path}/elsewhere"])
-    assert "folder/deep/x.jpg" in [os.path.relpath(uri, root) for uri in uris_in(root, tmp_path / "elsewhere")]
+    assert refused(links="within", allow=[f"{tmp_path}/elsewhere"]).keys() == {"zero", "mem", "etc", "gone"}
+    assert "folder/deep/x.jpg" in names_in(root, links="within", allow=[f"{tmp_path}/elsewhere"])
+    both = uris_in(root, tmp_path / "elsewhere", links="within")
+    assert "folder/deep/x.jpg" in [os.path.relpath(uri, root) for uri in both]
 
 
 def test_a_source_may_be_a_link_itself(tmp_path: Path) -> None:
@@ -149,8 +162,9 @@ def test_a_link_to_a_folder_elsewhere_is_a_row_where_something_below_it_may_be_w
     fill(tmp_path / "elsewhere", "x.jpg")
     root = fill(tmp_path / "media", "own.jpg")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    assert names_in(root, include=["*.jpg"]) == ["linked", "own.jpg"]
-    assert names_in(root, include=["own*"]) == names_in(root, exclude=["linked/*"]) == ["own.jpg"]
+    strict = {"links": "within"}
+    assert names_in(root, include=["*.jpg"], **strict) == ["linked", "own.jpg"]
+    assert names_in(root, include=["own*"], **strict) == names_in(root, exclude=["linked/*"], **strict) == ["own.jpg"]
 
 
 def test_a_broken_link_is_listed(tmp_path: Path) -> None:
@@ -201,7 +215,7 @@ def test_many_links_are_not_many_more_objects(tmp_path: Path) -> None:
     fill(tmp_path / "level20", "a.jpg")
     root.symlink_to(tmp_path / "level0")
     warnings = Warnings()
-    assert len(uris_in(root, warnings=warnings, allow=[str(tmp_path)])) == 21
+    assert len(uris_in(root, warnings=warnings)) == 21
     assert noticed(warnings)["linked_again"][0] == 20
 
 
@@ -211,9 +225,8 @@ def test_a_link_that_is_not_wanted_hides_no_other(tmp_path: Path) -> None:
     root = fill(tmp_path / "media", "own.jpg")
     for name in ("a", "b"):
         (root / name).symlink_to(tmp_path / "elsewhere")
-    allow = [str(tmp_path)]
-    assert names_in(root, exclude=["a/*"], allow=allow) == ["b/x.jpg", "own.jpg"]
-    assert names_in(root, include=["b/*"], allow=allow) == ["b/x.jpg"]
+    assert names_in(root, exclude=["a/*"]) == ["b/x.jpg", "own.jpg"]
+    assert names_in(root, include=["b/*"]) == ["b/x.jpg"]
 
 
 # What cannot be seen

@@ -160,16 +160,20 @@ def test_what_two_sources_name_is_refused_by_neither_alone(tmp_path: Path) -> No
 
 
 def test_where_a_link_may_lead(tmp_path: Path) -> None:
-    """Within the sources and what is allowed; what only a list on this machine names, to anything but the system's."""
+    """Anywhere but to the system's places; or only within the sources and what is allowed."""
     (tmp_path / "media").symlink_to("disk")
-    links = Links((f"{tmp_path}/media", "s3://b/x"), (f"{tmp_path}/more",))
-    assert links.refusal(f"{tmp_path}/media/a", f"{tmp_path}/disk/a") is None
-    assert links.refusal(f"{tmp_path}/media/a", f"{tmp_path}/more/a") is None
-    assert links.refusal(f"{tmp_path}/media/a", f"{tmp_path}/disk-2/a")
-    assert links.refusal(f"{tmp_path}/more/a", f"{tmp_path}/other")
-    assert links.refusal("/srv/listed.jpg", "/srv/blobs/a") is None
-    assert "/proc is the system's" in (links.refusal("/srv/listed.jpg", "/proc/1/environ") or "")
-    assert Links(("/",)).refusal("/a", "/etc/passwd") is None
+    places = (f"{tmp_path}/media", "s3://b/x"), (f"{tmp_path}/more",)
+    links, strict = Links(*places), Links(*places, within=True)
+    for one in (links, strict):
+        assert one.refusal(f"{tmp_path}/media/a", f"{tmp_path}/disk/a") is None
+        assert one.refusal(f"{tmp_path}/media/a", f"{tmp_path}/more/a") is None
+        assert one.refusal(f"{tmp_path}/media/a", "/dev/zero")
+        assert one.refusal("/srv/listed.jpg", "/srv/blobs/a") is None
+        assert "/proc is the system's" in (one.refusal("/srv/listed.jpg", "/proc/1/environ") or "")
+    for path, real in (("media/a", "disk-2/a"), ("more/a", "other")):
+        assert links.refusal(f"{tmp_path}/{path}", f"{tmp_path}/{real}") is None
+        assert strict.refusal(f"{tmp_path}/{path}", f"{tmp_path}/{real}")
+    assert Links(("/",), within=True).refusal("/a", "/etc/passwd") is None
 
 
 def test_a_link_that_comes_after_the_listing_is_not_followed(tmp_path: Path) -> None:
@@ -180,7 +184,8 @@ def test_a_link_that_comes_after_the_listing_is_not_followed(tmp_path: Path) -> 
         picture.save(tmp_path / folder / "a.png")
     picture.save(tmp_path / "media" / "b.png")
     config = ScanConfig.of({
-        "source": {"uris": [str(tmp_path / "media")]}, "out": str(tmp_path / "out"), "report": {"max_error_rate": 1.0}
+        "source": {"uris": [str(tmp_path / "media")], "links": "within"}, "out": str(tmp_path / "out"),
+        "report": {"max_error_rate": 1.0},
     })  # fmt: skip
 
     def swapped(*arguments: Any) -> Any:

@@ -31,8 +31,6 @@ from training.data.tables import Disagreement, LabelRow, is_table, kind_of, late
 
 _STATS_AT_ONCE = 16
 _MOST_METADATA_BYTES = 2**30
-_ANYWHERE = ("/",)
-"""Where links in a folder of labelled images may lead: who trains put them there, as to images that are kept once."""
 """Limit of a list of labels within a zip."""
 
 
@@ -161,7 +159,7 @@ def _from_folders(uri: str, config: DataConfig, storage: StorageConfig, listing:
     files: list[_File] = []
     metadata = Metadata(config.labels)
     noticed = _FolderMarkers()
-    source = SourceConfig(uris=(uri if place.is_local else f"{root}/",), truth="none", allow=_ANYWHERE)
+    source = SourceConfig(uris=(uri if place.is_local else f"{root}/",), truth="none")
     for table in list_sources(source, storage, warnings=noticed):
         for row in table.to_pylist():
             name = _place(row["uri"], root)
