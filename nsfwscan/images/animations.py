@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import chain, count
 
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from nsfwscan.images.formats.gif_blocks import EXTENSION, HEAD_BYTES, blocks_of, palette_bytes
+from nsfwscan.images.formats.gif_blocks import CONTROL, EXTENSION, HEAD_BYTES, blocks_of, palette_bytes
 from nsfwscan.images.formats.heif import TrackFile, open_heif, track_frames
 from nsfwscan.images.formats.registry import plugin_of, register_formats
 from nsfwscan.images.formats.svg import SvgFile
@@ -69,7 +70,9 @@ def frames_of(data: bytes, name: str, enclosed: Iterable[tuple[bytes, str]] = ()
         yield Frame(index, at_s, lasts_s, image, data)
         at_s += lasts_s
     for frame in chain.from_iterable(frames_of(*picture) for picture in enclosed):
-        index += 1
+        if index < 0:  # the first picture took a second try: the walk does not show it, and its place is not another's
+            yield Frame(0, None, None, Image.new("RGB", (1, 1)), data)
+        index = max(index, 0) + 1
         yield Frame(index, None, None, frame.image, frame.data)
 
 
@@ -97,6 +100,8 @@ def _pillow_frames(data: bytes, name: str) -> _Walked:
     hidden = 1 if getattr(image, "default_image", False) else 0  # an animated PNG may hide its first image
     for index in range(1) if name == "MPO" else count(hidden):  # a damaged file does not know its number
         image.seek(index)
+        if isinstance(image, PngImageFile):
+            image.decoderconfig = ()  # else Pillow adds its flag for interlaced pixels with each frame, and fails
         image.load()
         yield image, max(0.0, float(image.info.get("duration") or 0)) / 1000 if name in _ANIMATED else None
 
@@ -161,7 +166,7 @@ def _gif_images(data: bytes) -> Iterator[_GifImage]:
     control = b"\0\0\0\0"
     for at, end in blocks_of(data):
         if data[at] == EXTENSION:
-            if data[at + 1] == 0xF9 and data[at + 2] == 4:
+            if data[at + 1 : at + 3] == CONTROL:
                 control = data[at + 3 : at + 7]
             continue
         left, top, width, height, own = struct.unpack_from("<4HB", data, at + 1)

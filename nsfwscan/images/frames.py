@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 
 from PIL import Image
 
+from nsfwscan.images.formats.gif_blocks import first_is_opaque
 from nsfwscan.images.formats.heif import track_length
 from nsfwscan.images.formats.png_chunks import HEAD_BYTES, hidden_default
 from nsfwscan.images.formats.registry import load, plugin_of
@@ -46,6 +48,10 @@ def first_frame(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image
 
 def load_frame(image: Image.Image, data: bytes) -> None:
     """Decode the pixels. What the first frame of a GIF leaves of its screen becomes transparent."""
+    if image.format == "GIF" and "transparency" in image.info:
+        with suppress(IndexError, ValueError):  # of a damaged one, what Pillow says
+            if first_is_opaque(data):
+                image.info.pop("transparency")
     boxes = _around(image)
     load(image, data)
     if boxes:

@@ -19,7 +19,7 @@ PHOTO = Image.fromarray((_RAMPS + _GRAIN).clip(0, 255).astype(np.uint8))
 """Grain keeps every row from being guessed from others."""
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 """First row, first column, and steps of each pass (PNG Specification, 8.1)."""
 
 
@@ -42,7 +42,7 @@ def with_chunks(png: bytes, *added: Chunk, spoiled: bytes = b"") -> bytes:
 def interlaced_png() -> bytes:
     """Return the photograph in seven passes, which Pillow does not write."""
     pixels, rows = np.asarray(PHOTO), []
-    for top, left, down, across in _ADAM7:
+    for top, left, down, across in ADAM7:
         rows += [b"\0" + row.tobytes() for row in pixels[top::down, left::across]]
     header = struct.pack(">IIBBBBB", *PHOTO.size, 8, 2, 0, 0, 1)
     parts = Chunk(b"IHDR", header), Chunk(b"IDAT", zlib.compress(b"".join(rows))), Chunk(b"IEND", b"")

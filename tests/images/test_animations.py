@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ import pytest
 from PIL import Image, ImageDraw
 
 from nsfwscan.images.animations import Frame, frames_of
+from nsfwscan.images.formats.png_chunks import SIGNATURE, Chunk
+from nsfwscan.images.preprocessing import Geometry
 from nsfwscan.images.srgb import to_srgb
 from nsfwscan.images.views import ViewLimits, to_views
 from tests.images.chromium import frames_shown
+from tests.images.damage import ADAM7
+from tests.images.decoding import encode, rgb
 from tests.images.decoding import pixels as decoded_pixels
-from tests.images.decoding import rgb
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -95,6 +99,26 @@ def webp(images: Sequence[tuple[Image.Image, int, int, bool]]) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def interlaced(images: Sequence[Image.Image], *, hidden: bool = False) -> bytes:
+    """An animated PNG of pixels in seven passes, which Pillow does not write; the first image may not be part of it."""
+    parts = [
+        Chunk(b"IHDR", struct.pack(">2I5B", *_SIZE, 8, 6, 0, 0, 1)),
+        Chunk(b"acTL", struct.pack(">2I", len(images) - hidden, 0)),
+    ]
+    number = 0
+    for place, image in enumerate(images):
+        pixels = np.asarray(image)
+        rows = [b"\0" + row.tobytes() for top, left, down, across in ADAM7 for row in pixels[top::down, left::across]]
+        packed = zlib.compress(b"".join(rows))
+        if place or not hidden:
+            parts.append(Chunk(b"fcTL", struct.pack(">5I2H2B", number, *_SIZE, 0, 0, 1, 10, 0, 0)))
+            number += 1
+        if place:
+            packed, number = struct.pack(">I", number) + packed, number + 1
+        parts.append(Chunk(b"fdAT" if place else b"IDAT", packed))
+    return SIGNATURE + b"".join(part.packed() for part in [*parts, Chunk(b"IEND", b"")])
+
+
 def saved(fmt: str, images: Sequence[Image.Image], **how: Any) -> bytes:
     buffer = io.BytesIO()
     images[0].save(buffer, fmt, save_all=True, append_images=images[1:], **how)
@@ -137,7 +161,12 @@ _ANIMATIONS = {
         [(patch("red", _SMALL), 4, 2, False), (patch("lime", _SMALL), 8, 8, False), (patch("blue"), 0, 0, False)]
     ),
     "a WebP without alpha that clears": webp([(patch("red"), 0, 0, True), (patch("lime", _SMALL), 8, 8, False)]),
+    "a GIF with two controls": before_first_image(
+        gif([(patch("red"), 0, 0, 1, 10), (patch("lime", hole=True), 0, 0, 1, 10)]), b"\x21\xf9\4\1\x0a\0\1\0"
+    ),
     "a PNG": saved("PNG", [patch("red"), patch("lime", hole=True), patch("blue")], duration=[100, 250, 40], blend=1),
+    "a PNG in passes": interlaced([patch("red"), patch("lime", hole=True), patch("blue")]),
+    "a PNG in passes with a hidden image": interlaced([patch("red"), patch("lime"), patch("blue")], hidden=True),
     "a PNG that disposes": saved(
         "PNG", [patch("red"), patch("lime", hole=True), patch("blue", hole=True)], duration=80, disposal=1, blend=1
     ),
@@ -206,3 +235,26 @@ def test_a_gif_that_begins_with_nothing_is_decoded() -> None:
     facts, views, _ = to_views(data, limits=ViewLimits(8, 10**8, 60.0), max_pixels=10**8)
     assert (facts["frames"], len(views)) == (2, 2)
     assert facts["signals"] == {"decode.salvaged": 1.0, "decode.complete": 1.0}
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_of_two_controls_before_an_image_the_last_one_counts(index: int) -> None:
+    """A colour that only the first control makes transparent is shown, as in browsers."""
+    control = b"\x21\xf9\4\1\x0a\0" + bytes([index, 0])
+    data = before_first_image(gif([(patch("red"), 0, 0, 1, 10)]), control)
+    assert np.abs(decoded_pixels(data) - rgb(patch("red"))).max() == 0
+
+
+def test_a_picture_behind_a_damaged_one_is_a_view() -> None:
+    """The first picture takes a second try, and keeps its place: what is enclosed is looked at beside it, not lost for it."""
+    whole = gif([(patch("red"), 0, 0, 1, 10)])
+    block = next(at for at in range(13, len(whole)) if whole[at] == len(whole) - 3 - at > 20)  # the only one of pixels
+    damaged = whole[:block] + b"\x14" + whole[block + 1 : block + 21] + b"\0\x3b"
+    geometry = Geometry((8, 8), Image.Resampling.BILINEAR)
+    facts, views, pixels = to_views(
+        damaged + encode(patch("blue")), geometry, limits=ViewLimits(8, 10**8, 60.0), max_pixels=10**8
+    )
+    assert (facts["frames"], facts["signals"]["decode.salvaged"]) == (2, 1.0)
+    assert [view["index"] for view in views] == [0, 1]
+    shown = np.frombuffer(pixels, np.uint8).reshape(2, 64, 3).mean(axis=1)
+    assert np.argmax(shown, axis=1).tolist() == [0, 2]

@@ -18,6 +18,7 @@ from nsfwscan.demo.media import (
 from nsfwscan.errors import ErrorCode, RowError, Status
 from nsfwscan.images.decoder import Decoded, decode, to_pixels
 from nsfwscan.images.formats.endings import is_cut_off
+from nsfwscan.images.formats.png_chunks import SIGNATURE, Chunk, chunks_of
 from nsfwscan.images.formats.registry import FORMATS
 from nsfwscan.images.preprocessing import Geometry
 from tests.images.decoding import EXIF_HEAD, PLENTY, SCENE, TINY, Demo, encode, encode_heif, failure
@@ -151,6 +152,17 @@ def test_a_height_behind_the_picture_is_named() -> None:
     assert (error.status, error.values["format"]) == (Status.UNSUPPORTED, "JPEG")
     assert error.message == "a JPEG that gives its height behind its picture (DNL) is not supported"
     assert failure(without).status == Status.DECODE_ERROR
+
+
+def test_a_png_of_an_app_is_named() -> None:
+    """Xcode takes zlib's head and sum from the pixels; iPhones alone show such a file."""
+    parts = []
+    for chunk in chunks_of(encode(SCENE)):
+        body = chunk.body[2:-4] if chunk.kind == b"IDAT" else chunk.body
+        parts.append(Chunk(chunk.kind, body).packed())
+    error = failure(SIGNATURE + Chunk(b"CgBI", b"\x50\0\x20\6").packed() + b"".join(parts))
+    assert (error.status, error.values["format"]) == (Status.UNSUPPORTED, "PNG")
+    assert error.message == "a PNG as Apple's tools pack it for apps (CgBI) is not supported"
 
 
 # --- anything at all ------------------------------------------------------------------------------------------------

@@ -110,6 +110,14 @@ def refusal(data: bytes, **how: Any) -> RowError:
     return caught.value
 
 
+@pytest.mark.parametrize("boxes", [b"\0\0\0\x08free", b"\0\0\0\x0cskipabcd" * 3])
+def test_a_video_may_begin_with_spare_boxes(boxes: bytes) -> None:
+    """Players pass over them; the index of a fragmented video counts from its fragments, so that nothing moves."""
+    pictures = [np.full((64, 96, 3), RED, np.uint8)] * 3
+    facts, _, pixels = views_of(boxes + video(pictures, movflags="frag_keyframe+empty_moov+default_base_moof"))
+    assert (facts["format"], facts["frames"], seen_red(pixels)) == ("MP4", 3, [True])
+
+
 @pytest.mark.parametrize(
     ("container", "codec", "name"),
     [

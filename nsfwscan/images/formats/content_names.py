@@ -72,6 +72,7 @@ PLAIN_TEXT = Content(ContentKind.TEXT, "plain text")
 
 _HEAD = 65536
 _NAME_LIMIT = 120
+_SPARE = (b"free", b"skip")
 _REPEATED = 8
 """So many bytes of one value are worth naming."""
 _PUREMAGIC_BYTES = 4
@@ -138,8 +139,11 @@ def _packed(data: bytes) -> Content | None:
 
 
 def _media(data: bytes) -> Content | None:
-    """Name an ISO media file by its brands: the major one first, then the compatible ones."""
+    """Name an ISO media file by its brands: the major one first, then the compatible ones. Players pass over spare
+    boxes before them."""
     head = data[:_HEAD]
+    while head[4:8] in _SPARE and (size := int.from_bytes(head[:4], "big")) >= 8:
+        head = head[size:]
     if head[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(head[:4], "big"), 256)

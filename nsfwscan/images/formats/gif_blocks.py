@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 
 EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
+CONTROL = b"\xf9\4"
+"""Label and length of a graphic control extension."""
 HEAD_BYTES = 13
 """Signature and logical screen descriptor, before the global palette."""
 
@@ -28,6 +30,17 @@ def blocks_of(data: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
 def palette_bytes(flags: int) -> int:
     """Return the length of the palette that the flags of a screen or of an image announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def first_is_opaque(data: bytes) -> bool:
+    """Return whether the first image has no transparent colour: of several controls before it, the last one counts."""
+    opaque = True
+    for at, _ in blocks_of(data):
+        if data[at] == IMAGE:
+            break
+        if data[at + 1 : at + 3] == CONTROL:
+            opaque = not data[at + 3] & 1
+    return opaque
 
 
 def without_empty_images(data: bytes) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""Name the kinds of JPEG and HEIF that are not decoded, so that a whole file of such a kind is not called damaged."""
+"""Name the kinds of JPEG, PNG and HEIF that are not decoded, so that a whole file of one is not called damaged."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _FRAMES = {
     0xF7: "a JPEG-LS image",
 }
 """Kinds by the marker of a frame (ITU-T T.81, table B.1; T.87, C.1.1)."""
+_APPLE_CHUNK = b"CgBI"
+"""In place of a PNG's header: pixels without zlib's head, and blue before red."""
 _NUMBER_OF_LINES = b"\xff\xdc\0\4"
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _CODINGS = {
@@ -43,6 +45,8 @@ def undecoded_kind(data: bytes) -> str | None:
     """Return the kind of a file ("a lossless JPEG") that is not decoded; None where its kind is. Never raises."""
     if data[:2] == b"\xff\xd8":
         return _of_jpeg(data)
+    if data[12:16] == _APPLE_CHUNK:
+        return "a PNG as Apple's tools pack it for apps (CgBI)"
     return _of_boxes(data[:_HEAD]) if data[4:8] == b"ftyp" else None
 
 
