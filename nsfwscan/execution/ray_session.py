@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,7 +86,7 @@ def _connected(address: str | None, options: dict[str, Any], meanwhile: Callable
     beside.start()
     try:
         with nullcontext() if address else _few_processes(log_to_driver=options["log_to_driver"]):
-            ray.init(address=address or "local", **options)
+            began = ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise NsfwscanError(
             f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}"
@@ -96,6 +97,8 @@ def _connected(address: str | None, options: dict[str, Any], meanwhile: Callable
         yield
     finally:
         ray.shutdown()
+    if not address and not options["log_to_driver"]:  # where it failed, or with --verbose, somebody may want Ray's logs
+        shutil.rmtree(began.address_info["session_dir"], ignore_errors=True)
 
 
 @contextmanager

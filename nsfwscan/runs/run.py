@@ -262,12 +262,18 @@ class Run:
             finally:
                 stop.set()
                 thread.join()
-                if _holds(staging, token):  # a process that slept too long may have lost it
-                    staging.delete("alive.json")
-                if not staging.names(""):  # on local disk an empty folder would stay
-                    self.store.delete(f"staging/{self.run_id}")
+                self._release(staging, token, tell)
         finally:
             _HELD_HERE.discard(token)
+
+    def _release(self, staging: Store, token: str, tell: Callable[[str], None]) -> None:
+        try:
+            if _holds(staging, token):  # a process that slept too long may have lost it
+                staging.delete("alive.json")
+            if not staging.names(""):  # on local disk an empty folder would stay
+                self.store.delete(f"staging/{self.run_id}")
+        except StoreError as error:  # what was done stands, and the lease ends with its heartbeat
+            tell(f"run {self.run_id}: its lease stays behind: {error}")
 
     def _check_held(self, token: str) -> None:
         try:

@@ -292,11 +292,10 @@ class Store:
             try:
                 if not set(path) & set("*?["):  # `rm` would take it for a glob
                     self._fs.rm(path, recursive=True)
-                    return
             except STORE_ERRORS as error:
                 if not is_unknown_to_store(error):
                     raise
-            for found in self._fs.find(path):  # one by one: the store does not delete many with one request
+            for found in self._fs.find(path, refresh=True):  # what a bulk request leaves, of which s3fs says nothing
                 self._fs.rm_file(found)
 
     def delete_files(self, names: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import psutil
 import pytest
@@ -29,7 +31,8 @@ with ray_session(None, verbose=False, num_cpus=1, store_bytes=100 * 2**20):
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 found.add((process.name(), connection.laddr.ip))
-print(json.dumps([sorted(found), sorted(names)]))
+    session = ray.get_runtime_context().get_session_name()
+print(json.dumps([sorted(found), sorted(names), session]))
 """
 
 
@@ -40,7 +43,8 @@ def test_a_local_ray_listens_on_loopback_alone() -> None:
     them than it needs: each takes a second from the workers that start at the same time."""
     shown = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
-    found, names = json.loads(shown.stdout.splitlines()[-1])
+    found, names, session = json.loads(shown.stdout.splitlines()[-1])
+    assert not list(Path(tempfile.gettempdir(), "ray").glob(f"{session}*")), "its folder of logs stayed"
     assert {name.split(":")[0] for name, _ in found} >= {"gcs_server", "raylet"}
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}
     others = {name for name in names if not name.startswith("python")}  # this program, and workers that begin
@@ -75,8 +79,9 @@ def test_sigterm_stays_the_programs() -> None:
         "mine = signal.getsignal(signal.SIGTERM)",
         "start = ray.init",
         "def started(**given):",
-        "    start(**given)",
+        "    began = start(**given)",
         "    assert signal.getsignal(signal.SIGTERM) is mine",
+        "    return began",
         "ray.init = started",
         "with module.ray_session(None, verbose=False, num_cpus=1, store_bytes=80_000_000):",
         "    print('a notice')",

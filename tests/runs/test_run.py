@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from nsfwscan.runs import run as run_module
 from nsfwscan.runs.plan import Known, ShardReader, make_plan
 from nsfwscan.runs.run import Begun, Run, runs_of, unfinished
 from nsfwscan.schema import LISTING_SCHEMA
+from nsfwscan.storage.confined import Confined
 from nsfwscan.storage.store import Store, to_json
 from tests.runs.rows import as_record, begun, finished, record_of
 
@@ -86,6 +88,21 @@ def test_a_lease_is_held_and_given_back(run: Run) -> None:
         raise ZeroDivisionError
     assert not run.staging.exists("alive.json")
     assert [thread for thread in threading.enumerate() if thread.name == "lease"] == []
+
+
+def test_a_lease_that_may_not_be_deleted_undoes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work was done; that the lease stays behind is told, and it ends with its heartbeat."""
+
+    def denied(self: Confined, name: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    told: list[str] = []
+    monkeypatch.setattr(Confined, "remove", denied)
+    with run.lease(told.append):
+        pass
+    [line] = told
+    assert line.startswith("run night-1: its lease stays behind: cannot delete ") and "Permission denied" in line
+    assert run.state() == "unfinished"
 
 
 def test_a_run_alive_in_this_process_is_refused(run: Run) -> None:

@@ -96,6 +96,26 @@ def test_delete_takes_a_file_or_a_folder_with_all_in_it(store: Store) -> None:
     assert not store.exists("staging/d")
 
 
+@pytest.mark.usefixtures("s3")
+def test_a_folder_that_may_not_be_deleted_is_an_error(
+    through: StorageConfig, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers a bulk request with 200 and a list of what it denied, and s3fs says nothing of that: we look."""
+    store = Store.at(f"s3://{BUCKET}/denied", through)
+    store.write("staging/1/a", b"x")
+
+    async def denied(*_: object, **__: object) -> list[str]:
+        return []
+
+    monkeypatch.setattr("s3fs.S3FileSystem._bulk_delete", denied)
+    store.delete("staging/1")
+    assert store.names("staging/1") == []
+    store.write("staging/1/a", b"x")
+    proxy.fail(lambda method, path: method == "DELETE", status=403, code="AccessDenied")
+    with pytest.raises(StoreError, match=r"cannot delete .*/denied/staging/1: permission denied"):
+        store.delete("staging/1")
+
+
 def test_many_files_go_at_once(store: Store) -> None:
     """The files that are named are gone, whatever their names and whether they were all there; the others stay."""
     for name in ("a", "b", "c[1]", "kept", "folder/a"):
