@@ -42,7 +42,7 @@ class Progress(Protocol):
 
 
 class Tally:
-    """Counts, rate and ETA of the work so far. The rate counts only this process's work."""
+    """Counts, rate and ETA of the work so far. All but the objects done count only this process's work."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.done, self.flagged, self.errors = total, done, 0, 0
@@ -59,7 +59,7 @@ class Tally:
         rate = (self.done - self._before) / elapsed if elapsed else 0.0
         left = f"ETA {clock((self.total - self.done) / rate)}" if rate else "ETA …"
         share = self.done / self.total if self.total else 1.0
-        found = f"flagged {self.flagged:,}  errors {self.errors:,}"
+        found = f"flagged {self.flagged:,}  errors {self.errors:,}{' since it was resumed' if self._before else ''}"
         return f"{self.done:,} of {self.total:,} ({share:.0%})  {rate:,.1f}/s  {left}  {found}"
 
 

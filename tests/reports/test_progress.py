@@ -52,10 +52,11 @@ def test_a_tally_counts_and_extrapolates(monkeypatch: pytest.MonkeyPatch) -> Non
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     tally = Tally(1000, 400)
-    assert str(tally) == "400 of 1,000 (40%)  0.0/s  ETA …  flagged 0  errors 0"
+    assert str(tally) == "400 of 1,000 (40%)  0.0/s  ETA …  flagged 0  errors 0 since it was resumed"
     now[0] += 10
     tally.add(ShardResult("a", 100, 2, 3))
-    assert str(tally) == "500 of 1,000 (50%)  10.0/s  ETA 0:50  flagged 3  errors 2"
+    assert str(tally) == "500 of 1,000 (50%)  10.0/s  ETA 0:50  flagged 3  errors 2 since it was resumed"
+    assert str(Tally(10, 0)).endswith("flagged 0  errors 0")
     assert "(100%)" in str(Tally(0, 0))
 
 
@@ -68,7 +69,9 @@ def test_lines_for_a_log(written: io.StringIO) -> None:
         "resuming 5 objects were done before",
         lines(written)[-1],
     ]
-    assert re.fullmatch(r"scanned  7 of 7 \(100%\)  [\d,.]+/s  ETA 0:00  flagged 1  errors 1", lines(written)[-1])
+    assert re.fullmatch(
+        r"scanned  7 of 7 \(100%\)  [\d,.]+/s  ETA 0:00  flagged 1  errors 1 since it was resumed", lines(written)[-1]
+    )
 
 
 def test_lines_come_now_and_then(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
