@@ -65,6 +65,12 @@ def staged_shards(staging: Store) -> set[str]:
     return {name.removesuffix(PART_SUFFIX) for name in staging.names("") if name.endswith(PART_SUFFIX)}
 
 
+def clear_parts(staging: Store) -> None:
+    """Remove the rows of all finished shards. Raises StoreError where the store fails."""
+    if parts := [f"{shard}{PART_SUFFIX}" for shard in sorted(staged_shards(staging))]:
+        staging.delete_files(parts)
+
+
 def read_part(staging: Store, shard: Shard) -> pa.Table:
     """Return the rows of a staged shard. Raises FileNotFoundError where the shard is not finished; and
     pyarrow.ArrowException, OSError or UnicodeDecodeError where its part is damaged."""

@@ -54,7 +54,7 @@ from nsfwscan.runs.record.inputs import (
 from nsfwscan.runs.record.run import RunRecord, recorded_config
 from nsfwscan.runs.reuse import ReusePolicy
 from nsfwscan.runs.run import Begun, Run, read_records, runs_of, unfinished
-from nsfwscan.runs.staging import ShardResult, staged_shards
+from nsfwscan.runs.staging import ShardResult, clear_parts, staged_shards
 from nsfwscan.sources.listing import list_sources
 from nsfwscan.sources.manifests import is_manifest, list_shape
 from nsfwscan.sources.truth import read_truth
@@ -384,6 +384,7 @@ def _known(job: Job) -> KnownIllegal:
 
 def _plan(job: Job, progress: Progress, deadline: Deadline) -> Plan:
     config, run, warnings = job.config, job.run, Warnings()
+    clear_parts(run.staging)  # which are of a plan that is gone
     truth = config.source.truth
     judged = [] if truth in _NO_TRUTH else read_truth(Location.of(truth), config.storage, warnings)
     pace = Pace(config.read.max_requests_per_s)

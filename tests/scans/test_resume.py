@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -271,3 +272,19 @@ def test_a_store_that_fails_meanwhile_says_how_to_go_on(media: Path, tmp_path: P
     said = r"cannot write x: Read-only file system\n4 of 10 objects are done; --run-id r or --resume last goes on"
     with pytest.raises(StoreError, match=said):
         scanned(media, tmp_path / "out", run_id="r", run_shards=failing, **SMALL)
+
+
+def test_a_new_plan_takes_no_rows_of_one_that_is_gone(media: Path, tmp_path: Path) -> None:
+    """Where somebody deleted a run's folder, and not its staging, the run begins anew with nothing done."""
+    out = tmp_path / "out"
+    cut(media, out, "r", done=2)
+    shutil.rmtree(out / "runs" / "r")
+    (media / "0000.jpg").unlink()
+    handed: list[str] = []
+
+    def run_shards(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
+        handed.extend(shard.name for shard in shards)
+        yield from engine()(job, shards, deadline)
+
+    balance = scanned(media, out, run_id="r", run_shards=run_shards, **SMALL).record.balance
+    assert balance.listed == 9 and len(handed) == 3
