@@ -86,7 +86,7 @@ def _connected(address: str | None, options: dict[str, Any], meanwhile: Callable
     beside.start()
     try:
         with nullcontext() if address else _few_processes(log_to_driver=options["log_to_driver"]):
-            began = ray.init(address=address or "local", **options)
+            began: Any = ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise NsfwscanError(
             f"cannot reach Ray at {address or 'a local address'}: {str(error).splitlines()[0]}"
