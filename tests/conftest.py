@@ -57,12 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
-class _OneRay(LoadScopeScheduling):
-    """Hands out whole files, for the fixtures that their tests share; all tests that need Ray to one process."""
+class _Shared(LoadScopeScheduling):
+    """Hands out whole files, for the fixtures that their tests share; to one process all tests that need Ray, and to one
+    those of training, for which it imports torch and all that trains, in ten seconds of CPU time."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        return "ray" if test.partition("[")[0] in _tests_on_ray(file) else file
+        if test.partition("[")[0] in _tests_on_ray(file):
+            return "ray"
+        return "training" if file.startswith("tests/training/") else file
 
 
 @cache
@@ -78,9 +81,9 @@ def _tests_on_ray(file: str) -> set[str]:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _OneRay | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Shared | None:
     """Take part in `--dist loadfile` alone: every other distribution is as pytest-xdist has it."""
-    return _OneRay(config, log) if config.getoption("dist") == "loadfile" else None
+    return _Shared(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,14 +117,51 @@ def one_thread_a_model() -> Iterator[None]:
         yield
 
 
+class Scores:
+    """Loads the embedded model once in this process, and remembers what it said of each picture, or of each batch."""
+
+    def __init__(self) -> None:
+        self.of_batches = False
+        self._loaded: dict[str, Classifier] = {}
+
+    def loading(self, load: Load) -> Load:
+        def load_once(spec: ModelSpec, graph: Path, hardware: Hardware) -> Classifier:
+            key = repr((spec, hardware))
+            if key not in self._loaded:
+                self._loaded[key] = Classifier(self._remembering(load(spec, graph, hardware)))
+            return self._loaded[key]
+
+        return load_once
+
+    def _remembering(self, score: Score) -> Score:
+        scored: dict[tuple[bool, bytes], NDArray[np.float32]] = {}
+
+        def remembered(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            parts = [pixels] if self.of_batches or not len(pixels) else np.split(pixels, len(pixels))
+            keys = [(self.of_batches, hashlib.sha256(part).digest()) for part in parts]
+            new = {key: part for key, part in zip(keys, parts, strict=True) if key not in scored}
+            if new:
+                found = score(np.concatenate(list(new.values())))
+                scored.update(zip(new, np.split(found, len(new)), strict=True))
+            return np.concatenate([scored[key] for key in keys])
+
+        return remembered
+
+
 @pytest.fixture(scope="session", autouse=True)
-def each_batch_is_scored_once() -> Iterator[None]:
-    """Load the embedded model once in this process, and score a batch of the very same pixels once: hundreds of
-    tests scan the same pictures, and without this half of the suite's time goes into it. What Ray's workers and
-    commands in processes of their own do is as ever."""
+def scores() -> Iterator[Scores]:
+    """Score the very same pixels once: hundreds of tests scan the same pictures, each of which takes as long as a
+    tenth of the rest of a scan. What Ray's workers and commands in processes of their own do is as ever."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load_onnx", _load_once(registry.load_onnx))
-        yield
+        remembered = Scores()
+        patch.setattr(registry, "load_onnx", remembered.loading(registry.load_onnx))
+        yield remembered
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scored_in_batches(request: pytest.FixtureRequest, scores: Scores) -> None:
+    """Remember whole batches alone in the rooms that hold that a score does not depend on its batch."""
+    scores.of_batches = request.path.relative_to(ROOT).parts[1] in ("execution", "models", "stages")
 
 
 @pytest.fixture(autouse=True)
@@ -143,30 +183,6 @@ def one_duckdb(request: pytest.FixtureRequest, lender: Lender, monkeypatch: pyte
     """Plans and commits share a DuckDB, but in tests of what they do with it, or leave on disk."""
     if request.path.stem not in ("test_duckdb_temp", "test_duplicates", "test_plan", "test_illegal"):
         monkeypatch.setattr(duckdb_temp, "open_database", lender.open)
-
-
-def _load_once(load: Load) -> Load:
-    loaded: dict[str, Classifier] = {}
-
-    def load_once(spec: ModelSpec, graph: Path, hardware: Hardware) -> Classifier:
-        key = repr((spec, hardware))
-        if key not in loaded:
-            loaded[key] = Classifier(_score_once(load(spec, graph, hardware)))
-        return loaded[key]
-
-    return load_once
-
-
-def _score_once(score: Score) -> Score:
-    scored: dict[bytes, NDArray[np.float32]] = {}
-
-    def score_once(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        key = hashlib.sha256(pixels).digest()
-        if key not in scored:
-            scored[key] = score(pixels)
-        return scored[key].copy()
-
-    return score_once
 
 
 @pytest.fixture(scope="session")
