@@ -28,7 +28,14 @@ Demo = tuple[Path, list[DemoObject]]
 
 
 def config(media: Path | str, out: Path, **sections: Any) -> ScanConfig:
-    return ScanConfig.load(None, merge({"source": {"uris": [str(media)]}, "out": str(out)}, sections))
+    few = {"engine": {"shard_rows": 4}}
+    return ScanConfig.load(None, merge({"source": {"uris": [str(media)]}, "out": str(out), **few}, sections))
+
+
+@pytest.fixture(scope="module")
+def drawings(demo: Demo) -> Demo:
+    """The drawings of the demo store, which are three shards."""
+    return demo[0] / "drawings", [one for one in demo[1] if one.path.startswith("drawings/")]
 
 
 class Counting:
@@ -50,17 +57,17 @@ def scan(settings: ScanConfig, engine: Any = run_inline) -> ScanResult:
     return run_scan(settings, "r", engine, Silent())
 
 
-def test_resume(demo: Demo, tmp_path: Path) -> None:
+def test_resume(drawings: Demo, tmp_path: Path) -> None:
     """The same run id goes on where it stopped: no finished shard is run again, and the report is whole."""
-    settings = config(demo[0], tmp_path)
+    settings = config(drawings[0], tmp_path)
     first, second = Counting(dies_at=2), Counting()
     with pytest.raises(NsfwscanError, match="power failed"):
         scan(settings, first)
     run = Run(Store.at(str(tmp_path), settings.storage), "r")
     assert run.state() == "unfinished"
     result = scan(settings, second)
-    assert len(first.ran) == 2 and not set(first.ran) & set(second.ran)
-    assert result.record.balance.listed == len(demo[1])
+    assert len(first.ran) == 2 and second.ran and not set(first.ran) & set(second.ran)
+    assert result.record.balance.listed == len(drawings[1])
     assert result.record.timings.resumed_shards == 2
     assert run.state() == "committed"
 
@@ -79,7 +86,7 @@ def test_resume_keeps_the_first_listing(tmp_path: Path) -> None:
 
 def test_committed_run_is_left_alone(demo: Demo, tmp_path: Path) -> None:
     """A committed run is said to be so, with its own exit code; nothing is read or written."""
-    settings = config(demo[0], tmp_path, report={"max_error_rate": 0.01})
+    settings = config(demo[0] / "broken", tmp_path, report={"max_error_rate": 0.01})
     first = scan(settings)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     again = run_scan(settings, "r", Counting(dies_at=0), Silent())
@@ -103,34 +110,34 @@ _OTHERWISE: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-def test_other_settings_are_refused(demo: Demo, tmp_path: Path) -> None:
+def test_other_settings_are_refused(drawings: Demo, tmp_path: Path) -> None:
     """Resuming with other settings is refused with exactly what differs; the old settings still go on."""
     with pytest.raises(NsfwscanError):
-        scan(config(demo[0], tmp_path), Counting(dies_at=1))
+        scan(config(drawings[0], tmp_path), Counting(dies_at=1))
     for change, differs in _OTHERWISE:
         with pytest.raises(RunConflict) as caught:
-            scan(config(demo[0], tmp_path, **change))
+            scan(config(drawings[0], tmp_path, **change))
         head, *lines = str(caught.value).splitlines()
         assert head == "run r was begun with other settings; use those, or a new --run-id:", change
         assert re.fullmatch("\n".join(f"  {line}" for line in differs), "\n".join(lines)), change
-    assert scan(config(demo[0], tmp_path)).record.timings.resumed_shards == 1
+    assert scan(config(drawings[0], tmp_path)).record.timings.resumed_shards == 1
 
 
-def test_lost_part_is_not_committed(demo: Demo, tmp_path: Path) -> None:
+def test_lost_part_is_not_committed(drawings: Demo, tmp_path: Path) -> None:
     """A shard whose part vanished before the commit: exit code 3 with the reason on file; the next start heals it."""
 
     def lose_one(job: Job, shards: Sequence[Shard], deadline: Deadline) -> Iterator[ShardResult]:
         yield from run_inline(job, shards, deadline)
         (tmp_path / "staging" / "r" / shards[0].part).unlink()
 
-    settings, folder = config(demo[0], tmp_path), tmp_path / "runs" / "r"
+    settings, folder = config(drawings[0], tmp_path), tmp_path / "runs" / "r"
     with pytest.raises(BalanceError, match="never finished"):
         scan(settings, lose_one)
     failure = json.loads((folder / "failure.json").read_text())
     assert failure["exit_code"] == 3 and "never finished" in failure["reason"]
     assert not (folder / "run.json").exists() and not (folder / "_SUCCESS").exists()
     counting = Counting()
-    assert scan(settings, counting).record.balance.listed == len(demo[1])
+    assert scan(settings, counting).record.balance.listed == len(drawings[1])
     assert len(counting.ran) == 1 and not (folder / "failure.json").exists()
 
 
@@ -141,23 +148,24 @@ def test_wrong_source_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_overlapping_sources_count_once(demo: Demo, tmp_path: Path) -> None:
+def test_overlapping_sources_count_once(tmp_path: Path) -> None:
     """An object that two sources list has one row, and is counted as repeated."""
-    settings = ScanConfig.load(
-        None, {"source": {"uris": [str(demo[0]), str(demo[0] / "neutral")]}, "out": str(tmp_path)}
-    )
-    record = scan(settings).record
-    repeated = sum(o.path.startswith("neutral/") for o in demo[1])
-    assert (record.plan.distinct, record.plan.repeated) == (len(demo[1]), repeated)
-    assert record.balance.listed == len(demo[1])
+    inner = tmp_path / "media" / "inner"
+    inner.mkdir(parents=True)
+    for path in (inner / "a", inner / "b", inner.parent / "c"):
+        path.write_bytes(b"no image")
+    source = {"uris": [str(inner.parent), str(inner)]}
+    record = scan(config(inner, tmp_path / "out", source=source)).record
+    assert (record.plan.distinct, record.plan.repeated) == (3, 2)
+    assert record.balance.listed == 3
 
 
-def test_record_names_what_stood_behind_the_rows(demo: Demo, tmp_path: Path) -> None:
+def test_record_names_what_stood_behind_the_rows(drawings: Demo, tmp_path: Path) -> None:
     """run.json names model, policy, versions and every file with its digest, and holds no storage secrets."""
     storage = {"options": {"key": "AKIA-SECRET", "secret": "hush"}}
-    record = scan(config(demo[0], tmp_path, storage=storage)).record
+    record = scan(config(drawings[0], tmp_path, storage=storage)).record
     assert record.as_json() == json.loads((tmp_path / "runs" / "r" / "run.json").read_text())
     assert record.model.sha256.startswith(record.model.identity.split("@")[1])
     assert record.policy.rules and record.libraries["pyarrow"] and record.config.source.uris
-    assert record.rows_in("report") == len(demo[1])
+    assert record.rows_in("report") == len(drawings[1])
     assert "hush" not in json.dumps(record.as_json()) and "AKIA" not in json.dumps(record.as_json())
