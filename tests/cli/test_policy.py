@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["policy", *map(str, arguments)])
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a run over eight objects: two scores each of 0.1, 0.5, 0.75 and 0.9, but one that was denied."""
 
     def row(uri: str) -> Row:
@@ -41,8 +42,15 @@ def out(tmp_path: Path) -> Path:
             else staged_row(uri, status="denied")
         )
 
-    scanned(files(tmp_path / "media", 8), tmp_path / "out", row, run_id="first", report={"max_error_rate": 1})
-    return tmp_path / "out"
+    folder = tmp_path_factory.mktemp("made")
+    scanned(files(folder / "media", 8), folder / "out", row, run_id="first", report={"max_error_rate": 1})
+    return folder / "out"
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    """A copy of that store."""
+    return Path(shutil.copytree(made, tmp_path / "out"))
 
 
 @pytest.fixture
@@ -174,9 +182,9 @@ def test_a_replay_is_committed(out: Path, strict: Path) -> None:
     assert again.exit_code == 0 and "already committed: run second" in again.output
 
 
-def test_a_delta_says_that_it_is_one(tmp_path: Path, out: Path, strict: Path) -> None:
+def test_a_delta_says_that_it_is_one(made: Path, out: Path, strict: Path) -> None:
     """Its report does not hold all that was listed: counts are of what it holds."""
-    scanned(tmp_path / "media", out, run_id="tonight", report={"mode": "delta", "max_error_rate": 1})
+    scanned(made.parent / "media", out, run_id="tonight", report={"mode": "delta", "max_error_rate": 1})
     for done in (call("replay", out, "--policy", strict), call("check", strict, "--on", out)):
         assert "run tonight is a delta: these are the rows that it holds, not all 8 that it listed" in done.output
     assert "is a delta" not in call("replay", out / "runs/first", "--policy", strict).output

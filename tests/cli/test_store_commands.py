@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import boto3
@@ -11,29 +12,42 @@ import pytest
 from click.testing import CliRunner
 
 from nsfwscan.cli.main import main
+from nsfwscan.config import StorageConfig
 from nsfwscan.runs.run import Run
 from nsfwscan.storage.filesystems import filesystem
 from nsfwscan.storage.store import Store, to_json
 from tests.cli.commands import assert_one_clear_line, call
-from tests.runs.rows import begun, finished, scanned
+from tests.runs.rows import begun, files, finished, scanned
 
 # verify and gc
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.long)])
-def reports(request: pytest.FixtureRequest, media: Path, tmp_path: Path) -> Store:
-    """A report store, on local disk or S3, with two nights and a run that was cut off after one of its shards."""
-    out = str(tmp_path / "out")
-    if request.param == "s3":
-        request.getfixturevalue("moto")
-        bucket = re.sub("[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
-        boto3.client("s3").create_bucket(Bucket=bucket)
-        out = f"s3://{bucket}/reports"
+def nights(media: Path, out: str) -> Store:
+    """A report store with two nights and a run that was cut off after one of its shards."""
     for run_id in ("1", "2"):
         scanned(media, out, run_id=run_id)
     run, plan = begun(out, ["/a", "/b"], shard_rows=1, run_id="cut-off")
     finished(run, plan.shards[:1])
     return run.store
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a store."""
+    folder = tmp_path_factory.mktemp("made")
+    return Path(nights(files(folder / "media", 4), str(folder / "out")).uri)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.long)])
+def reports(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Such a store on S3, or a copy of one on local disk."""
+    if request.param == "local":
+        made = request.getfixturevalue("made")
+        return Store.at(str(shutil.copytree(made, tmp_path / "out")), StorageConfig())
+    request.getfixturevalue("moto")
+    bucket = re.sub("[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return nights(files(tmp_path / "media", 4), f"s3://{bucket}/reports")
 
 
 def everything(store: Store) -> dict[str, bytes]:

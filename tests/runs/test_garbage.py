@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import time
 from datetime import timedelta
@@ -23,14 +24,20 @@ DAY_S = 86_400
 URIS = [f"/media/{i}.jpg" for i in range(6)]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store with a committed run and one in the making, of three shards, two of which are staged."""
-    out = tmp_path / "out"
-    scanned(files(tmp_path / "media", 4), out, run_id="committed")
-    run, plan = begun(out, URIS, shard_rows=2, run_id="unfinished")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with a committed run and one in the making, of three shards, two of which are staged."""
+    folder = tmp_path_factory.mktemp("made")
+    scanned(files(folder / "media", 4), folder / "out", run_id="committed")
+    run, plan = begun(folder / "out", URIS, shard_rows=2, run_id="unfinished")
     finished(run, plan.shards[:2])
-    return Store.at(str(out), StorageConfig())
+    return folder / "out"
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    """A copy of that store."""
+    return Store.at(str(shutil.copytree(made, tmp_path / "out")), StorageConfig())
 
 
 def tree(store: Store) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from nsfwscan.workflows.replay import commit_replay, replay
 from nsfwscan.workflows.scan import ScanResult
 from tests.scans.test_nightly import backdate, night
 
-PHOTOS = {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "coffee", "chelsea", "rocket")}
+
+@cache
+def photos() -> dict[str, Image.Image]:
+    return {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "coffee", "chelsea", "rocket")}
 
 
 def encoded(image: Image.Image, fmt: str = "JPEG", **options: Any) -> bytes:
@@ -44,9 +48,9 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "media"
     folder.mkdir()
-    for name, photo in PHOTOS.items():
+    for name, photo in photos().items():
         (folder / f"{name}.jpg").write_bytes(encoded(photo))
-    rocket = encoded(PHOTOS["rocket"])
+    rocket = encoded(photos()["rocket"])
     (folder / "broken.jpg").write_bytes(rocket[: rocket.index(b"\xff\xda")])
     (folder / "notes.txt").write_text("no image")
     for path in folder.iterdir():
@@ -76,7 +80,7 @@ def test_new_banks_over_carried_rows(media: Path, tmp_path: Path, monkeypatch: p
     out = tmp_path / "out"
     night(media, out, "one")
     banks = bank(tmp_path, "bad", f"sha256 {sha(media / 'coffee.jpg')}", f"sha256 {sha(media / 'broken.jpg')}")
-    banks |= bank(tmp_path, "csam", f"pdq {pdq_of(PHOTOS['chelsea'])[0]}", kind="illegal")
+    banks |= bank(tmp_path, "csam", f"pdq {pdq_of(photos()['chelsea'])[0]}", kind="illegal")
     result, looked_at = night(media, out, "two", banks=banks)
     assert looked_at == set()
     rows = rows_of(result)
@@ -183,7 +187,7 @@ def test_banks_that_cannot_be_used_stop_the_scan_before_it_starts(media: Path, t
     """One that is not there; one of looks, where no looks are hashed."""
     with pytest.raises(BankError, match="bank none: "):
         night(media, tmp_path / "out", "one", banks={"none": {"uri": str(tmp_path / "none.csv")}})
-    looks = bank(tmp_path, "bad", f"pdq {pdq_of(PHOTOS['coffee'])[0]}")
+    looks = bank(tmp_path, "bad", f"pdq {pdq_of(photos()['coffee'])[0]}")
     with pytest.raises(ConfigError, match=r"bank bad holds PDQ hashes, and decode\.pdq is off"):
         night(media, tmp_path / "out", "one", banks=looks, decode={"pdq": "off"})
     assert not (tmp_path / "out" / "runs").exists() or not os.listdir(tmp_path / "out" / "runs")
@@ -209,9 +213,9 @@ def test_a_replay_decides_matches_as_the_scan_did(media: Path, tmp_path: Path) -
 
 def test_one_image_is_matched_as_in_a_scan(media: Path, tmp_path: Path) -> None:
     """`classify` says which bank it is in, and gives no score."""
-    banks = bank(tmp_path, "bad", f"pdq {pdq_of(PHOTOS['chelsea'])[0]}")
+    banks = bank(tmp_path, "bad", f"pdq {pdq_of(photos()['chelsea'])[0]}")
     small = tmp_path / "small.png"
-    small.write_bytes(encoded(PHOTOS["chelsea"].resize((200, 140)), "PNG"))
+    small.write_bytes(encoded(photos()["chelsea"].resize((200, 140)), "PNG"))
     uris = [str(small), str(media / "coffee.jpg")]
     found, other = classify_images(uris, ScanConfig.of({"source": {"uris": uris}, "out": "", "banks": banks}))
     assert found.match is not None and found.match.bank == "bad" and 0 < found.match.distance <= 31
@@ -259,14 +263,14 @@ def test_transformed_copies_are_found_as_pdq_promises(tmp_path: Path, monkeypatc
     monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
     media = tmp_path / "media"
     media.mkdir()
-    for name, photo in PHOTOS.items():
+    for name, photo in photos().items():
         for i, (change, _) in enumerate(TRANSFORMS.values()):
             (media / f"{name}-{i}.img").write_bytes(change(photo))
-    banks = bank(tmp_path, "photos", *(f"pdq {pdq_of(photo)[0]}" for photo in PHOTOS.values()))
+    banks = bank(tmp_path, "photos", *(f"pdq {pdq_of(photo)[0]}" for photo in photos().values()))
     result, _ = night(media, tmp_path / "out", "one", banks=banks)
     rows = rows_of(result)
     for i, (what, (_, is_found)) in enumerate(TRANSFORMS.items()):
-        for name, photo in PHOTOS.items():
+        for name, photo in photos().items():
             row = rows[f"{name}-{i}"]
             off = (int(row["pdq"], 16) ^ int(pdq_of(photo)[0], 16)).bit_count()
             assert (off <= 31) == is_found == (row["match_bank"] is not None), (what, name, off)

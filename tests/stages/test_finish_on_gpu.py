@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,13 @@ def finish() -> FinishOnGpu:
     return stage
 
 
+@cache
+def coffee() -> Image.Image:
+    return Image.fromarray(skimage.data.coffee())
+
+
 def photograph(size: tuple[int, int] = (301, 199)) -> Image.Image:
-    return Image.fromarray(skimage.data.coffee()).resize(size)
+    return coffee().resize(size)
 
 
 def encoded(image: Image.Image | None = None, kind: str = "JPEG", **how: Any) -> bytes:

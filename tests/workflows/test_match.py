@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,25 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSFWSCAN_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store that has seen 300 objects, and lost the objects since."""
-    media = files(tmp_path / "media", 300)
-    scanned(media, tmp_path / "out", row, run_id="first")
+def lost(folder: Path) -> Path:
+    """Return the folder of a store that has seen 300 objects in `media`, and lost them since."""
+    media = files(folder / "media", 300)
+    scanned(media, folder / "out", row, run_id="first")
     for path in media.iterdir():
         path.unlink()
-    return Store.at(str(tmp_path / "out"), StorageConfig())
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store that has seen 300 objects, and lost them since."""
+    return lost(tmp_path_factory.mktemp("seen"))
+
+
+@pytest.fixture
+def store(seen: Path, tmp_path: Path) -> Store:
+    """A copy of that store."""
+    return Store.at(str(shutil.copytree(seen, tmp_path / "out")), StorageConfig())
 
 
 @pytest.fixture
@@ -130,17 +142,24 @@ def plain(uri: str, looks: str) -> dict[str, Any]:
     return staged_row(uri, sha256=sha(uri), pdq=looks, pdq_quality=90)
 
 
-@pytest.fixture
-def meme(tmp_path: Path) -> Store:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 of 350 objects look the same; 30 of those are in steps of one bit closer to another entry."""
-    media = files(tmp_path / "many", 350)
+    folder = tmp_path_factory.mktemp("many")
+    media = files(folder / "media", 350)
 
     def looks(uri: str) -> dict[str, Any]:
         number = int(Path(uri).stem)
         return plain(uri, near(PDQ[0], 10) if number < 30 else PDQ[0] if number < 120 else PDQ[number])
 
-    scanned(media, tmp_path / "out2", looks, run_id="first")
-    return Store.at(str(tmp_path / "out2"), StorageConfig())
+    scanned(media, folder / "out", looks, run_id="first")
+    return folder / "out"
+
+
+@pytest.fixture
+def meme(many: Path, tmp_path: Path) -> Store:
+    """A copy of the store that has seen them."""
+    return Store.at(str(shutil.copytree(many, tmp_path / "out")), StorageConfig())
 
 
 def test_an_entry_that_floods_is_quarantined(meme: Store, bank: Callable[..., BankConfig]) -> None:
@@ -183,11 +202,9 @@ def test_an_illegal_entry_is_never_quarantined(meme: Store, bank: Callable[..., 
     assert "floods, kept" in describe_scan(result)
 
 
-def test_every_object_counts_once_by_what_is_known_last(
-    store: Store, bank: Callable[..., BankConfig], tmp_path: Path
-) -> None:
+def test_every_object_counts_once_by_what_is_known_last(bank: Callable[..., BankConfig], tmp_path: Path) -> None:
     """Of several runs the newest row; what it reported gone is not looked at; what another source has, is."""
-    media = tmp_path / "media"
+    store, media = Store.at(str(lost(tmp_path)), StorageConfig()), tmp_path / "media"
     for number in range(10):
         (media / f"{number:04}.jpg").write_bytes(b"changed")
     scanned(
@@ -228,10 +245,10 @@ def test_the_policy_is_the_newest_runs_or_the_one_given(store: Store, bank: Call
     assert (found["decision"], found["rule"], found["policy"]) == ("review", "known", own.identity)
 
 
-def test_a_match_is_nothing_to_go_on_from(store: Store, bank: Callable[..., BankConfig]) -> None:
+def test_a_match_is_nothing_to_go_on_from(seen: Path, store: Store, bank: Callable[..., BankConfig]) -> None:
     """The next night goes on from the scan; the store's newest report is the scan's; a match is not matched again."""
     match(store, bank("block", f"pdq {PDQ[3]}"))
-    config = ScanConfig.of({"source": {"uris": [str(Path(store.uri).parent / "media")]}, "out": store.uri})
+    config = ScanConfig.of({"source": {"uris": [str(seen.parent / "media")]}, "out": store.uri})
     assert [base.run.run_id for base in find_previous(Run.named(store, "next"), config)] == ["first"]
     assert find_run(store.uri, StorageConfig()).run_id == "first"
     assert [base.run.run_id for base in live_runs(store)] == ["first"]
