@@ -157,16 +157,16 @@ def _with_alpha() -> list[Case]:
     half[:, 20:] = 0
     on_white = np.where(half[..., None] > 0, photo, np.uint8(255))
     none = np.zeros(photo.shape[:2], np.uint8)
-    for length in (40, 108, 124):
-        for compression in (0, 3):
-            after = struct.pack("<III", *mask[:3]) if length == 40 and compression else b""
+    for length in (40, 56, 108, 124):
+        for compression in (0, 3, 6):
+            after = struct.pack("<4I", *mask)[: 16 if compression == 6 else 12] if length == 40 and compression else b""
             head = info(37, 23, 32, length=length, compression=compression, masks=mask)
-            shown = on_white if length > 40 else photo
+            shown = on_white if length > 56 or compression == 6 or (length, compression) == (56, 3) else photo
             name = f"header {length}, compression {compression}"
             cases.append(Case(f"alpha, {name}", file_of(head, words(photo, 32, mask, half), after), shown))
-            cases.append(
-                Case(f"alpha 0, {name}", file_of(head, words(photo, 32, mask, none), after), photo, 0, length == 40)
-            )
+            if length != 56 and compression != 6:
+                empty = file_of(head, words(photo, 32, mask, none), after)
+                cases.append(Case(f"alpha 0, {name}", empty, photo, 0, shown is photo))
     small = (0x7C00, 0x3E0, 0x1F, 0x8000)
     head = info(37, 23, 16, length=124, compression=3, masks=small)
     cases.append(Case("alpha of a bit", file_of(head, words(photo, 16, small, half)), on_white, 5))

@@ -1,9 +1,9 @@
 """Decode BMP as browsers show it: every header, depth, mask, palette and run-length encoding.
 
-A picture in an icon is a BMP without a file header. Alpha counts only where browsers make it count: with a header of
-version 4 or 5, or in an icon; an alpha that is 0 everywhere hides nothing, as in Firefox and in viewers. Raises
-`RowError` (`unsupported`) for another format inside a BMP (a JPEG, a PNG, a fax), `SyntaxError` for a header that is no
-BMP's, `OSError` for damaged data.
+A picture in an icon is a BMP without a file header. Alpha counts only where browsers make it count: with a mask of its
+own, with a header of version 4 or 5, or in an icon; an alpha that is 0 everywhere hides nothing, as in Firefox and in
+viewers. Raises `RowError` (`unsupported`) for another format inside a BMP (a JPEG, a PNG, a fax), `SyntaxError` for a
+header that is no BMP's, `OSError` for damaged data.
 
 The headers are those of Microsoft's "Bitmap Storage" and of the OS/2 2.0 toolkit.
 """
@@ -145,12 +145,13 @@ def _check_kind(bits: int, compression: int, *, os2: bool) -> None:
 
 
 def _masks(data: bytes, header: Header, *, in_icon: bool) -> tuple[tuple[int, int, int, int], int]:
-    """Return the masks of the channels, and where they end. Browsers ignore the alpha of older headers, which is often
+    """Return the masks of the channels, and where they end. Browsers ignore an alpha without a mask, which is often
     noise; an icon's counts."""
     start, after, alpha = header.start, header.start + header.length, 0
-    if header.length >= _V4:
+    has_masks = header.compression in (_BITFIELDS, _ALPHABITFIELDS)
+    if header.length >= (_V3 if has_masks else _V4) or header.compression == _ALPHABITFIELDS:
         alpha = int.from_bytes(data[start + 52 : start + 56], "little")
-    if header.compression not in (_BITFIELDS, _ALPHABITFIELDS):
+    if not has_masks:
         width = 5 if header.bits == 16 else 8
         full = (1 << width) - 1
         if in_icon and header.bits == 32 and header.length < _V4:
