@@ -123,7 +123,7 @@ def decode(
         except RowError as error:
             if error.status != Status.DECODE_ERROR:
                 raise
-            if kind := undecoded_kind(data):
+            if kind := undecoded_kind(data, error.message):
                 raise RowError(ErrorCode.CODEC_MISSING, f"{kind} is not supported", error.values) from error
             code = ErrorCode.TRUNCATED if is_cut_off(data, error.values.get("format")) else error.code
             damage = RowError(code, error.message, error.values)  # without what holds the first try's memory

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterator
 
 _FRAMES = {
     0xC3: "a lossless JPEG",
@@ -34,20 +32,22 @@ _CODINGS = {
 """Types of HEIF's items that are not decoded (ISO 23008-12, its annexes; ISO 23001-17)."""
 _DECODED = (b"hvc1", b"av01")
 _ITEM = re.compile(rb"infe[\2\3].{3}(?:.{4}|.{6})(....)", re.DOTALL)
-_SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
-_PART = re.compile(rb"clap(.{16})", re.DOTALL)
-"""Width and height of a picture (ISO 23008-12, 6.5.3), and of what is shown of it, as fractions (14496-12, 12.1.4)."""
-_MARGIN = 64
+_NO_ROOM = "Security limit exceeded"
+"""What libheif 1.23.0 says of a picture of which a small part is shown (`clap`): it has room for that part alone."""
 _HEAD = 2**20
 
 
-def undecoded_kind(data: bytes) -> str | None:
-    """Return the kind of a file ("a lossless JPEG") that is not decoded; None where its kind is. Never raises."""
+def undecoded_kind(data: bytes, said: str) -> str | None:
+    """Return the kind of a file ("a lossless JPEG") that is not decoded; None where its kind is. Never raises.
+
+    Args:
+        said: what its decoder said of it.
+    """
     if data[:2] == b"\xff\xd8":
         return _of_jpeg(data)
     if data[12:16] == _APPLE_CHUNK:
         return "a PNG as Apple's tools pack it for apps (CgBI)"
-    return _of_boxes(data[:_HEAD]) if data[4:8] == b"ftyp" else None
+    return _of_boxes(data[:_HEAD], said) if data[4:8] == b"ftyp" else None
 
 
 def _of_jpeg(data: bytes) -> str | None:
@@ -68,22 +68,9 @@ def _of_jpeg(data: bytes) -> str | None:
     return None
 
 
-def _of_boxes(head: bytes) -> str | None:
+def _of_boxes(head: bytes, said: str) -> str | None:
     items = [match[1] for match in _ITEM.finditer(head)]
     if any(item in _DECODED for item in items):
-        return "an HEIF image of which a small part is shown (clap)" if _is_cropped(head) else None
+        return "an HEIF image of which a small part is shown (clap)" if _NO_ROOM in said and b"clap" in head else None
     coding = next((_CODINGS[item] for item in items if item in _CODINGS), None)
     return None if coding is None else f"an HEIF image coded as {coding}"
-
-
-def _is_cropped(head: bytes) -> bool:
-    """Return whether libheif 1.23.0 refuses a picture since a part of it is shown: it has room for that part alone."""
-    whole = max((across * down for across, down in _numbers(_SIZE, head)), default=0)
-    parts = ((across / (by or 1), down / (of or 1)) for across, by, down, of in _numbers(_PART, head))
-    return any((across + _MARGIN) * (down + _MARGIN) < whole for across, down in parts)
-
-
-def _numbers(box: re.Pattern[bytes], head: bytes) -> Iterator[tuple[int, ...]]:
-    """Yield the 32-bit numbers of each box of a kind."""
-    for found in box.finditer(head):
-        yield struct.unpack(f">{len(found[1]) // 4}I", found[1])
