@@ -195,7 +195,7 @@ def test_duplicates_score_alike(demo: tuple[Path, list[DemoObject]], inline: pa.
 def test_worker_error_is_itself(demo: tuple[Path, list[DemoObject]], tmp_path: Path) -> None:
     """A set-up that breaks on a worker stops the run with the worker's own message, and stages nothing."""
     with pytest.raises(ModelError, match="float32 only"):
-        _scan(demo[0], tmp_path, ray_data.run_shards, model={"dtype": "float16"})
+        _scan(demo[0] / "drawings", tmp_path, ray_data.run_shards, model={"dtype": "float16"})
     assert list((tmp_path / "staging").rglob("*.arrow")) == []  # but for the note of the attempt
 
 
@@ -206,7 +206,7 @@ def test_full_disk_is_not_success(
     (tmp_path / "staging").mkdir()
     engine = partial(_with_staging_in_the_way, tmp_path)
     with pytest.raises(NsfwscanError, match=r"cannot (read|write)"):
-        _scan(demo[0], tmp_path, engine)
+        _scan(demo[0] / "drawings", tmp_path, engine)
     assert not (tmp_path / "runs" / "test" / "_SUCCESS").exists()
     assert not list((tmp_path / "staging").rglob(".tmp-*"))
 
