@@ -149,7 +149,7 @@ class Scores:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def scores() -> Iterator[Scores]:
+def remembered_scores() -> Iterator[Scores]:
     """Score the very same pixels once: hundreds of tests scan the same pictures, each of which takes as long as a
     tenth of the rest of a scan. What Ray's workers and commands in processes of their own do is as ever."""
     with pytest.MonkeyPatch.context() as patch:
@@ -159,9 +159,9 @@ def scores() -> Iterator[Scores]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def scored_in_batches(request: pytest.FixtureRequest, scores: Scores) -> None:
+def scored_in_batches(request: pytest.FixtureRequest, remembered_scores: Scores) -> None:
     """Remember whole batches alone in the rooms that hold that a score does not depend on its batch."""
-    scores.of_batches = request.path.relative_to(ROOT).parts[1] in ("execution", "models", "stages")
+    remembered_scores.of_batches = request.path.relative_to(ROOT).parts[1] in ("execution", "models", "stages")
 
 
 @pytest.fixture(autouse=True)
