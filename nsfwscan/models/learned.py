@@ -81,7 +81,7 @@ def in_words(contents: int, unknown: Iterable[str]) -> Iterator[str]:
         unknown: as in `Learned`.
     """
     if contents:
-        yield f"{plural(contents, 'drawn content')} are left out: a model of the run learned from them"
+        yield f"left out: {plural(contents, 'drawn content')} that a model of the run learned from"
     for uri in unknown:
         yield (
             f"nothing says what {uri} learned from (it has no {LEARNED}): if drawn objects are among it, the model is "

@@ -4,9 +4,9 @@ A folder that cannot be read is a `SourceError` with what to do; pipes, sockets 
 counted as warnings.
 
 A link that leads where it must not (`reach.py`) is not followed: it is listed as refused, whether it leads to a file or
-to a folder. Other links to folders are entered, each folder once, however many links lead to it: a few dozen
-links can make millions of paths. At most a million folders behind links are entered; more are a `SourceError`. A link
-that leads nowhere is a file like any other, and ends as a row that says so.
+to a folder. Other links to folders are entered, each folder once, however many links lead to it: a few dozen links can
+make millions of paths. At most a million folders behind links are entered; more are a `SourceError`. A link that leads
+nowhere is a file like any other, and ends as a row that says so.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A failed read becomes the row's `status` and `error`. An object over the size limit is not read, unless it begins as a
 video and is within the limit of those: it is copied to a temporary file, range by range, which is mapped into memory.
-Nor is one that the listing refuses (`refused`), or a local file to which a link leads from
-where it must not (`check`): they become `denied`. Refused credentials stop the run.
+Nor is one that the listing refuses (`refused`), or a local file to which a link must not lead (`check`): they become
+`denied`. Refused credentials stop the run.
 
 Every read ends. Reads from S3 and other asynchronous filesystems end by themselves; one that hangs in a blocking
 filesystem leaves its thread behind and becomes a `timeout`. Where too many hang, the run stops.

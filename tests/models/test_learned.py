@@ -33,7 +33,7 @@ def test_the_lists_of_several_models(tmp_path: Path) -> None:
     kept, contents = found.without(rows)
     assert kept["sha256"].to_pylist() == [THIRD, None] and contents == 2
     said = list(in_words(contents, found.unknown))
-    assert said[0] == "2 drawn contents are left out: a model of the run learned from them"
+    assert said[0] == "left out: 2 drawn contents that a model of the run learned from"
     assert f"nothing says what {strange} learned from (it has no {LEARNED})" in said[1]
     assert not list(in_words(0, ()))
 

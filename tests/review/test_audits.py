@@ -243,7 +243,7 @@ def test_what_the_model_learned_from_is_left_out(tmp_path: Path) -> None:
     )
     assert (of_others["learned"], of_others["decided"], of_others["unknown"]) == (50, 50, [])
     shown = run("audit", "estimate", tmp_path / "out", audit_id)
-    assert "50 drawn contents are left out: a model of the run learned from them" in shown.output
+    assert "left out: 50 drawn contents that a model of the run learned from" in shown.output
     none_left = estimated(*range(0, 100, 5))
     assert none_left["exit_code"] == 2 and "but for what a model learned from (20 contents)" in none_left["error"]
     (tmp_path / LEARNED).unlink()

@@ -261,9 +261,13 @@ def test_what_the_model_learned_from_does_not_count(store: Path) -> None:
     (store.parent / LEARNED).write_bytes(learned_parquet({"train": learned}))
     made = done("calibrate", store, "--page", store.parent / "page.html")
     assert (made["origin"]["objects"], made["origin"]["learned"], made["origin"]["unknown"]) == (160, 80, [])
-    assert "80 drawn contents are left out" in (store.parent / "page.html").read_text()
-    assert "80 drawn contents are left out" in run("calibrate", store, "--show").output
+    assert (
+        "left out: 80 drawn contents that a model of the run learned from" in (store.parent / "page.html").read_text()
+    )
+    assert (
+        "left out: 80 drawn contents that a model of the run learned from" in run("calibrate", store, "--show").output
+    )
     (store.parent / LEARNED).write_bytes(learned_parquet({"train": [sha256(number) for number in range(OBJECTS)]}))
     refused = run("calibrate", store)
     assert refused.exit_code == 1 and "there are 0 and 0" in refused.stderr
-    assert "240 drawn contents are left out: a model of the run learned from them" in refused.stderr
+    assert "left out: 240 drawn contents that a model of the run learned from" in refused.stderr

@@ -22,8 +22,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-
-
 _ENDIANS = {b"II*\0": "<", b"MM\0*": ">"}
 _SHORT = 3
 _EXIF = b"Exif\0"
